@@ -1,0 +1,31 @@
+"""bitnet_jit: JIT-compiled kernels, layers and inference for neural networks with ternary weights.
+
+Importing this package imports neither torch nor a kernel language and asks no device: names load when they are first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from bitnet_jit.errors import BitNetError, CheckpointError, InvalidInput, UnsupportedProblem
+
+_HOMES = {
+    "BitNetError": "bitnet_jit.errors",
+    "CheckpointError": "bitnet_jit.errors",
+    "InvalidInput": "bitnet_jit.errors",
+    "UnsupportedProblem": "bitnet_jit.errors",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bitnet_jit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

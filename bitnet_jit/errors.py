@@ -1,0 +1,24 @@
+"""What can go wrong: one root, and each branch is also the built-in exception that a caller would expect."""
+
+from collections.abc import Mapping
+
+
+class BitNetError(Exception):
+    """The root of every error that this package raises on purpose."""
+
+
+class InvalidInput(BitNetError, ValueError):
+    """An argument has a wrong shape, dtype, device or value; the message names the argument and the value."""
+
+
+class CheckpointError(BitNetError, ValueError):
+    """A model file is missing something, holds something wrong, or is of an unknown kind."""
+
+
+class UnsupportedProblem(BitNetError, NotImplementedError):
+    """No kernel takes a problem. `refusals` maps each kernel's name to its reason in words."""
+
+    def __init__(self, what: str, refusals: Mapping[str, str]) -> None:
+        self.refusals = dict(refusals)
+        reasons = "".join(f"\n  {name}: {reason}" for name, reason in self.refusals.items()) or "\n  (no kernel at all)"
+        super().__init__(f"no kernel can run {what}; each one's reason:{reasons}")

@@ -1,0 +1,49 @@
+"""The record that every kernel fills in: what it computes, how it is tuned, and when it must not be asked."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bitnet_jit.packing.layout import Layout
+from bitnet_jit.problem import Problem
+
+Config = Any  # a frozen dataclass of the kernel's own file
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One implementation of an op in one backend.
+
+    Attributes:
+        name: unique, "backend.what".
+        op: the op it implements.
+        bind: (problem, config) -> a callable that runs the kernel on its backend's arrays. All decisions and
+            compilation happen here, so that the callable only allocates and launches.
+        configs: problem -> its configs, likeliest best first: the first is what runs untuned.
+        why_not: problem -> None, or the reason in words.
+        version: raised when results or configs change meaning; tuned choices of another version are stale.
+    """
+
+    name: str
+    op: str
+    bind: Callable[[Problem, Config], Callable[..., Any]]
+    configs: Callable[[Problem], tuple[Config, ...]]
+    why_not: Callable[[Problem], str | None]
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class Backend:
+    """All kernels of one domain-specific language.
+
+    Attributes:
+        name: the folder under `kernels/`.
+        why_not: device type -> None, or why nothing of this backend can run there.
+        kernels: in order of preference.
+        layouts: how it wants packed weights, one a format.
+    """
+
+    name: str
+    why_not: Callable[[str], str | None]
+    kernels: tuple[Kernel, ...]
+    layouts: tuple[Layout, ...]

@@ -1,0 +1,12 @@
+"""Plain torch kernels: the last choice in the register, and the one that every device of torch can run."""
+
+from bitnet_jit.kernels.kernel import Backend
+from bitnet_jit.kernels.torch import linear, norm
+from bitnet_jit.packing import CANONICAL
+
+BACKEND = Backend(
+    name="torch",
+    why_not=lambda device_type: None,
+    kernels=(*linear.KERNELS, *norm.KERNELS),
+    layouts=tuple(CANONICAL.values()),
+)

@@ -1,0 +1,115 @@
+"""Ternary matmul and linear layers in plain torch operations: slow, exact, and at home on every device that torch has.
+
+Products of codes are whole numbers, so a float32 matmul is exact while its partial sums stay under 2^24: K is cut into
+pieces of 65,536 inputs, N into pieces that bound the memory of the unpacked weight.
+"""
+
+from collections.abc import Iterator
+
+import torch
+
+from bitnet_jit.kernels.kernel import Config, Kernel
+from bitnet_jit.kernels.torch.norm import quantize_rows
+from bitnet_jit.packing import FORMATS
+from bitnet_jit.problem import Problem
+
+EXACT_INPUTS = 2**16  # 128 * 2^16 < 2^24
+CHUNK_ELEMENTS = 2**24  # of the unpacked weight
+
+
+def unpacked_chunks(w_packed: torch.Tensor, problem: Problem) -> Iterator[tuple[int, torch.Tensor]]:
+    """(first output, codes -1..1 (n, K) int8), piece by piece."""
+    step = max(1, CHUNK_ELEMENTS // problem.in_features)
+    for start in range(0, problem.out_features, step):
+        yield start, FORMATS[problem.layout].unpack(w_packed[start : start + step], problem.in_features)
+
+
+def accumulate(x_q: torch.Tensor, w_q: torch.Tensor) -> torch.Tensor:
+    """x_q (M, K) int8, w_q (n, K) int8 -> (M, n) int32, exact."""
+    acc = torch.zeros(x_q.shape[0], w_q.shape[0], dtype=torch.int32, device=x_q.device)
+    for start in range(0, x_q.shape[1], EXACT_INPUTS):
+        part = slice(start, start + EXACT_INPUTS)
+        acc += (x_q[:, part].float() @ w_q[:, part].float().T).to(torch.int32)
+    return acc
+
+
+def bind_ternary_matmul(problem: Problem, config: Config):
+    def run(x_q: torch.Tensor, w_packed: torch.Tensor) -> torch.Tensor:
+        return torch.cat([accumulate(x_q, w_q) for _, w_q in unpacked_chunks(w_packed, problem)], 1)
+
+    return run
+
+
+def scaled(x_q: torch.Tensor, x_scale: torch.Tensor, w_q: torch.Tensor, w_scale: torch.Tensor, group_size: int):
+    """float32 (M, n) without bias; w_scale is (), (n,) or (n, groups)."""
+    if w_scale.dim() < 2:
+        return accumulate(x_q, w_q).float() * (x_scale[:, None] * w_scale)
+    y = torch.zeros(x_q.shape[0], w_q.shape[0], device=x_q.device)
+    for group in range(w_scale.shape[1]):
+        part = slice(group * group_size, (group + 1) * group_size)
+        y += accumulate(x_q[:, part], w_q[:, part]).float() * w_scale[:, group]
+    return y * x_scale[:, None]
+
+
+def bind_quantized_linear(problem: Problem, config: Config):
+    def run(x_q, x_scale, w_packed, w_scale, bias) -> torch.Tensor:
+        y = torch.empty(x_q.shape[0], problem.out_features, dtype=torch.float32, device=x_q.device)
+        for start, w_q in unpacked_chunks(w_packed, problem):
+            part = slice(start, start + w_q.shape[0])
+            y[:, part] = scaled(x_q, x_scale, w_q, w_scale[part] if w_scale.dim() else w_scale, problem.group_size)
+        y = y if bias is None else y + bias.float()
+        return y.to(getattr(torch, problem.y_dtype))
+
+    return run
+
+
+def bind_bit_linear(problem: Problem, config: Config):
+    linear = bind_quantized_linear(problem, config)
+
+    def run(x, w_packed, w_scale, bias) -> torch.Tensor:
+        return linear(*quantize_rows(x.float()), w_packed, w_scale, bias)
+
+    return run
+
+
+def bind_bit_linear_a16(problem: Problem, config: Config):
+    def run(x, w_packed, w_scale, bias) -> torch.Tensor:
+        y = torch.empty(x.shape[0], problem.out_features, dtype=torch.float32, device=x.device)
+        for start, w_q in unpacked_chunks(w_packed, problem):
+            part = slice(start, start + w_q.shape[0])
+            scale = w_scale[part] if w_scale.dim() else w_scale
+            if scale.dim() == 2:
+                wide = scale.repeat_interleave(problem.group_size, 1)[:, : problem.in_features]
+                y[:, part] = x.float() @ (w_q * wide).T
+            else:
+                y[:, part] = (x.float() @ w_q.float().T) * scale
+        y = y if bias is None else y + bias.float()
+        return y.to(getattr(torch, problem.y_dtype))
+
+    return run
+
+
+def needs_canonical(problem: Problem) -> str | None:
+    if problem.layout not in FORMATS:
+        return f"reads canonical weights only, not the layout {problem.layout!r}"
+    return None
+
+
+def why_not_a8(problem: Problem) -> str | None:
+    return "serves activation='a8'" if problem.activation == "a16" else needs_canonical(problem)
+
+
+def why_not_a16(problem: Problem) -> str | None:
+    return "serves activation='a16'" if problem.activation == "a8" else needs_canonical(problem)
+
+
+def no_configs(problem: Problem) -> tuple[Config, ...]:
+    return (None,)
+
+
+KERNELS = (
+    Kernel("torch.ternary_matmul", "ternary_matmul", bind_ternary_matmul, no_configs, needs_canonical),
+    Kernel("torch.quantized_linear", "quantized_linear", bind_quantized_linear, no_configs, needs_canonical),
+    Kernel("torch.bit_linear", "bit_linear", bind_bit_linear, no_configs, why_not_a8),
+    Kernel("torch.bit_linear_a16", "bit_linear", bind_bit_linear_a16, no_configs, why_not_a16),
+)

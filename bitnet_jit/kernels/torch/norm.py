@@ -1,0 +1,62 @@
+"""Row-wise ops in plain torch: activation quantization, RMSNorm and their fusions, as `reference.py` has them."""
+
+import torch
+
+from bitnet_jit.kernels.kernel import Config, Kernel
+from bitnet_jit.problem import Problem
+
+EPS = 1e-5
+
+
+def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """x (M, K) float32 -> x_q (M, K) int8, x_scale (M,) float32; a row with NaN or infinity: codes 0, scale NaN."""
+    absmax = x.abs().amax(1) if x.shape[1] else x.new_zeros(x.shape[0])
+    bad = ~torch.isfinite(absmax)
+    absmax = torch.where(bad, 1.0, absmax.clamp(min=EPS))
+    # a division by a float32 tensor: torch turns division by a Python number into a product on some devices
+    scaled = torch.where(bad[:, None], 0.0, x) * (torch.full_like(absmax, 127) / absmax)[:, None]
+    x_scale = absmax / torch.full_like(absmax, 127)
+    return scaled.round().clamp(-128, 127).to(torch.int8), torch.where(bad, torch.nan, x_scale)
+
+
+def norm_rows(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """x (M, K) float32, weight (K,) -> (M, K) float32."""
+    mean = (x * x).mean(1, keepdim=True) if x.shape[1] else x.new_zeros(x.shape[0], 1)
+    return x * (torch.ones_like(mean) / (mean + eps).sqrt()) * weight.float()
+
+
+def bind_quantize_activation(problem: Problem, config: Config):
+    return lambda x: quantize_rows(x.float())
+
+
+def bind_rms_norm(problem: Problem, config: Config):
+    return lambda x, weight, eps: norm_rows(x.float(), weight, eps).to(x.dtype)
+
+
+def bind_rms_norm_quantize(problem: Problem, config: Config):
+    return lambda x, weight, eps: quantize_rows(norm_rows(x.float(), weight, eps))
+
+
+def bind_relu2_mul_norm_quantize(problem: Problem, config: Config):
+    def run(gate, up, weight, eps):
+        return quantize_rows(norm_rows(gate.float().relu() ** 2 * up.float(), weight, eps))
+
+    return run
+
+
+def always(problem: Problem) -> str | None:
+    return None
+
+
+def no_configs(problem: Problem) -> tuple[Config, ...]:
+    return (None,)
+
+
+KERNELS = (
+    Kernel("torch.quantize_activation", "quantize_activation", bind_quantize_activation, no_configs, always),
+    Kernel("torch.rms_norm", "rms_norm", bind_rms_norm, no_configs, always),
+    Kernel("torch.rms_norm_quantize", "rms_norm_quantize", bind_rms_norm_quantize, no_configs, always),
+    Kernel(
+        "torch.relu2_mul_norm_quantize", "relu2_mul_norm_quantize", bind_relu2_mul_norm_quantize, no_configs, always
+    ),
+)

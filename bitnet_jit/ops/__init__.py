@@ -1,0 +1,4 @@
+"""Torch ops `torch.ops.bitnet_jit.*`: importing this package registers them."""
+
+from bitnet_jit.ops import linear as linear
+from bitnet_jit.ops import norm as norm

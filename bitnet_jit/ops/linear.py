@@ -1,0 +1,222 @@
+"""`bit_linear`, `quantized_linear` and `ternary_matmul` as torch sees them."""
+
+from typing import Any
+
+import torch
+
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.kernels import registry
+from bitnet_jit.ops.library import define
+from bitnet_jit.ops.plans import Plan, describe, dtype_name, make_plan
+from bitnet_jit.problem import MAX_IN_FEATURES, rows_bucket
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+SCALES = ("tensor", "row", "group")
+
+
+class LinearPlans:
+    """The plans of one linear op, by what a call looks like, and the shapes that its other arguments must have."""
+
+    def __init__(self, op: str) -> None:
+        self.op = op
+        self._plans: dict[tuple[Any, ...], tuple[Plan, torch.Size, torch.Size]] = {}
+
+    def find(self, x, w_packed, w_scale, bias, out_features, layout, group_size, activation, y_dtype) -> Plan:
+        """The plan for a call. Raises InvalidInput where an argument does not fit the others."""
+        shape = x.shape
+        rows = x.numel() // (shape[-1] or 1) if shape else 0
+        key = (
+            rows_bucket(rows),
+            shape[-1] if shape else None,
+            out_features,
+            layout,
+            group_size,
+            activation,
+            x.dtype,
+            y_dtype,
+            x.device,
+            w_scale.dim() if w_scale is not None else None,
+            None if bias is None else bias.dtype,
+        )
+        found = self._plans.get(key)
+        if found is None:
+            found = self._make(key, x, w_packed, w_scale, bias)
+        plan, packed_shape, scale_shape = found
+        if w_packed.shape != packed_shape or (w_scale is not None and w_scale.shape != scale_shape):
+            check_weight(x, w_packed, w_scale, out_features, layout, group_size)
+        if w_packed.device != x.device or (bias is not None and bias.shape != (out_features,)):
+            check_others(x, w_packed=w_packed, w_scale=w_scale, bias=bias)
+            check_bias(bias, out_features)
+        return plan
+
+    def _make(self, key, x, w_packed, w_scale, bias):
+        bucket, in_features, out_features, layout, group_size, activation, _, y_dtype, *_ = key
+        check_x(self.op, x)
+        check_weight(x, w_packed, w_scale, out_features, layout, group_size)
+        check_others(x, w_packed=w_packed, w_scale=w_scale, bias=bias)
+        check_bias(bias, out_features)
+        problem = describe(
+            self.op,
+            x,
+            bucket,
+            out_features,
+            layout=layout,
+            activation=activation,
+            y_dtype=dtype_name(y_dtype),
+            scale="" if w_scale is None else SCALES[w_scale.dim()],
+            group_size=group_size,
+            bias=bias is not None,
+        )
+        scale_shape = torch.Size() if w_scale is None else w_scale.shape
+        found = self._plans[key] = make_plan(problem), w_packed.shape, scale_shape
+        return found
+
+
+def check_x(op: str, x: torch.Tensor) -> None:
+    """Raise InvalidInput unless x is an input that the op takes."""
+    allowed = FLOATS if op == "bit_linear" else (torch.int8,)
+    if x.dtype not in allowed:
+        raise InvalidInput(f"x: {op} takes {', '.join(map(str, allowed))}, got {x.dtype}")
+    if x.dim() < 1 or not 1 <= x.shape[-1] <= MAX_IN_FEATURES:
+        raise InvalidInput(f"x: expected (..., K) with K from 1 to {MAX_IN_FEATURES}, got {tuple(x.shape)}")
+
+
+def check_weight(x, w_packed, w_scale, out_features: int, layout: str, group_size: int) -> None:
+    """Raise InvalidInput unless the packed weight and its scale have the dtypes and shapes that the layer needs."""
+    in_features = x.shape[-1]
+    if out_features < 1:
+        raise InvalidInput(f"out_features: expected at least 1, got {out_features}")
+    registry.get_layout(layout).check(w_packed, out_features, in_features)
+    if w_scale is None:
+        return
+    shapes = [(), (out_features,), (out_features, -(-in_features // group_size) if group_size > 0 else 0)]
+    if w_scale.dtype != torch.float32 or w_scale.dim() > 2 or tuple(w_scale.shape) != shapes[w_scale.dim()]:
+        raise InvalidInput(
+            f"w_scale: expected float32 (), ({out_features},) or ({out_features}, ceil({in_features} / group_size)) "
+            f"with group_size={group_size}, got {w_scale.dtype} {tuple(w_scale.shape)}"
+        )
+
+
+def check_others(x: torch.Tensor, **others: torch.Tensor | None) -> None:
+    """Raise InvalidInput unless every tensor is on x's device."""
+    for name, tensor in others.items():
+        if tensor is not None and tensor.device != x.device:
+            raise InvalidInput(f"{name}: is on {tensor.device}, x on {x.device}; move one of them")
+
+
+def check_bias(bias: torch.Tensor | None, out_features: int) -> None:
+    """Raise InvalidInput unless the bias is (out_features,) of a floating dtype."""
+    if bias is not None and (bias.shape != (out_features,) or bias.dtype not in FLOATS):
+        raise InvalidInput(f"bias: expected floating point ({out_features},), got {bias.dtype} {tuple(bias.shape)}")
+
+
+BIT_LINEAR = LinearPlans("bit_linear")
+QUANTIZED_LINEAR = LinearPlans("quantized_linear")
+TERNARY_MATMUL = LinearPlans("ternary_matmul")
+
+
+def bit_linear(x, w_packed, w_scale, bias, out_features, layout, group_size, activation):
+    plan = BIT_LINEAR.find(x, w_packed, w_scale, bias, out_features, layout, group_size, activation, x.dtype)
+    return plan(x, w_packed, w_scale, bias)
+
+
+def fake_bit_linear(x, w_packed, w_scale, bias, out_features, layout, group_size, activation):
+    return x.new_empty((*x.shape[:-1], out_features))
+
+
+def quantized_linear(x_q, x_scale, w_packed, w_scale, bias, out_features, layout, group_size, y_dtype):
+    if x_scale.dtype != torch.float32 or x_scale.shape != x_q.shape[:-1] or x_scale.device != x_q.device:
+        raise InvalidInput(
+            f"x_scale: expected float32 {tuple(x_q.shape[:-1])} on {x_q.device}, "
+            f"got {x_scale.dtype} {tuple(x_scale.shape)} on {x_scale.device}"
+        )
+    plan = QUANTIZED_LINEAR.find(x_q, w_packed, w_scale, bias, out_features, layout, group_size, "a8", y_dtype)
+    return plan(x_q, x_scale, w_packed, w_scale, bias)
+
+
+def fake_quantized_linear(x_q, x_scale, w_packed, w_scale, bias, out_features, layout, group_size, y_dtype):
+    return x_q.new_empty((*x_q.shape[:-1], out_features), dtype=y_dtype)
+
+
+def ternary_matmul(x_q, w_packed, out_features, layout):
+    plan = TERNARY_MATMUL.find(x_q, w_packed, None, None, out_features, layout, 0, "a8", torch.int32)
+    return plan(x_q, w_packed)
+
+
+def fake_ternary_matmul(x_q, w_packed, out_features, layout):
+    return x_q.new_empty((*x_q.shape[:-1], out_features), dtype=torch.int32)
+
+
+def bit_linear_input_grad(dy, w_packed, w_scale, in_features, out_features, layout, group_size):
+    """dX = dY @ (w_q * w_scale), in float32 and rounded once; dY (..., N) -> (..., K)."""
+    found = registry.get_layout(layout)
+    packed = found.to_canonical(w_packed, out_features, in_features)
+    dx = torch.zeros(*dy.shape[:-1], in_features, dtype=torch.float32, device=dy.device)
+    step = max(1, 2**24 // in_features)
+    for start in range(0, out_features, step):
+        part = slice(start, start + step)
+        w = found.format.unpack(packed[part], in_features).float()
+        scale = w_scale[part] if w_scale.dim() else w_scale
+        if scale.dim() == 2:
+            scale = scale.repeat_interleave(group_size, 1)[:, :in_features]
+        dx += dy[..., part].float() @ (w * (scale[:, None] if scale.dim() == 1 else scale))
+    return dx.to(dy.dtype)
+
+
+def fake_bit_linear_input_grad(dy, w_packed, w_scale, in_features, out_features, layout, group_size):
+    return dy.new_empty((*dy.shape[:-1], in_features))
+
+
+class BitLinearFunction(torch.autograd.Function):
+    """Gradients of a packed layer: through the weight as it is, straight through the activation quantizer."""
+
+    @staticmethod
+    def forward(ctx, x, w_packed, w_scale, bias, *options):
+        if w_scale.requires_grad:
+            raise InvalidInput(
+                "w_scale: requires_grad=True, but a packed layer's scale is frozen; pass w_scale.detach()"
+            )
+        ctx.save_for_backward(w_packed, w_scale)
+        ctx.in_features, ctx.options = x.shape[-1], options
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.bitnet_jit.bit_linear(x, w_packed, w_scale, bias, *options)
+
+    @staticmethod
+    def backward(ctx, dy):
+        w_packed, w_scale = ctx.saved_tensors
+        out_features, layout, group_size, _ = ctx.options
+        dx = dbias = None
+        if ctx.needs_input_grad[0]:
+            dx = torch.ops.bitnet_jit.bit_linear_input_grad(
+                dy, w_packed, w_scale, ctx.in_features, out_features, layout, group_size
+            )
+        if ctx.needs_input_grad[3]:
+            dbias = dy.float().reshape(-1, out_features).sum(0).to(ctx.bias_dtype)
+        return dx, None, None, dbias, None, None, None, None
+
+
+define(
+    "bit_linear(Tensor x, Tensor w_packed, Tensor w_scale, Tensor? bias, int out_features, str layout, "
+    "int group_size, str activation) -> Tensor",
+    bit_linear,
+    fake_bit_linear,
+    BitLinearFunction,
+)
+define(
+    "quantized_linear(Tensor x_q, Tensor x_scale, Tensor w_packed, Tensor w_scale, Tensor? bias, int out_features, "
+    "str layout, int group_size, ScalarType y_dtype) -> Tensor",
+    quantized_linear,
+    fake_quantized_linear,
+)
+define(
+    "ternary_matmul(Tensor x_q, Tensor w_packed, int out_features, str layout) -> Tensor",
+    ternary_matmul,
+    fake_ternary_matmul,
+)
+define(
+    "bit_linear_input_grad(Tensor dy, Tensor w_packed, Tensor w_scale, int in_features, int out_features, "
+    "str layout, int group_size) -> Tensor",
+    bit_linear_input_grad,
+    fake_bit_linear_input_grad,
+)

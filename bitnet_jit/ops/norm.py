@@ -1,0 +1,108 @@
+"""Row-wise ops as torch sees them: activation quantization, RMSNorm and their fusions."""
+
+from typing import Any
+
+import torch
+
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.ops.library import define
+from bitnet_jit.ops.plans import Plan, describe, dtype_name, make_plan
+from bitnet_jit.problem import MAX_IN_FEATURES, rows_bucket
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class RowPlans:
+    """The plans of one row-wise op, by what a call looks like."""
+
+    def __init__(self, op: str) -> None:
+        self.op = op
+        self._plans: dict[tuple[Any, ...], Plan] = {}
+
+    def find(self, x: torch.Tensor, weight: torch.Tensor | None) -> Plan:
+        """The plan for a call. Raises InvalidInput where x or the weight do not fit."""
+        if x.dtype not in FLOATS or x.dim() < 1 or not 1 <= x.shape[-1] <= MAX_IN_FEATURES:
+            raise InvalidInput(
+                f"x: {self.op} takes floating point (..., K) with K from 1 to {MAX_IN_FEATURES}, "
+                f"got {x.dtype} {tuple(x.shape)}"
+            )
+        features = x.shape[-1]
+        if weight is not None and (
+            weight.shape != (features,) or weight.dtype not in FLOATS or weight.device != x.device
+        ):
+            raise InvalidInput(
+                f"weight: expected floating point ({features},) on {x.device}, "
+                f"got {weight.dtype} {tuple(weight.shape)} on {weight.device}"
+            )
+        key = (rows_bucket(x.numel() // features), features, x.dtype, x.device)
+        plan = self._plans.get(key)
+        if plan is None:
+            y_dtype = dtype_name(x.dtype) if self.op == "rms_norm" else "int8"
+            plan = self._plans[key] = make_plan(describe(self.op, x, key[0], features, y_dtype=y_dtype))
+        return plan
+
+
+QUANTIZE_ACTIVATION = RowPlans("quantize_activation")
+RMS_NORM = RowPlans("rms_norm")
+RMS_NORM_QUANTIZE = RowPlans("rms_norm_quantize")
+RELU2_MUL_NORM_QUANTIZE = RowPlans("relu2_mul_norm_quantize")
+
+
+def quantize_activation(x):
+    return QUANTIZE_ACTIVATION.find(x, None)(x)
+
+
+def rms_norm(x, weight, eps):
+    return RMS_NORM.find(x, weight)(x, weight, eps)
+
+
+def rms_norm_quantize(x, weight, eps):
+    return RMS_NORM_QUANTIZE.find(x, weight)(x, weight, eps)
+
+
+def relu2_mul_norm_quantize(gate, up, weight, eps):
+    if gate.shape != up.shape or gate.dtype != up.dtype or gate.device != up.device:
+        raise InvalidInput(
+            f"up: expected {gate.dtype} {tuple(gate.shape)} on {gate.device} as gate, "
+            f"got {up.dtype} {tuple(up.shape)} on {up.device}"
+        )
+    return RELU2_MUL_NORM_QUANTIZE.find(gate, weight)(gate, up, weight, eps)
+
+
+def fake_codes(x, *others):
+    return x.new_empty(x.shape, dtype=torch.int8), x.new_empty(x.shape[:-1], dtype=torch.float32)
+
+
+class RmsNormFunction(torch.autograd.Function):
+    """d(x r w) with r = 1 / sqrt(mean x^2 + eps):  dx = r (dy w - x r^2 mean(dy w x)),  dw = sum over rows of dy x r."""
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.bitnet_jit.rms_norm(x, weight, eps)
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, weight = ctx.saved_tensors
+        wide, dyw = x.float(), dy.float() * weight.float()
+        r = (wide.square().mean(-1, keepdim=True) + ctx.eps).rsqrt()
+        dx = r * (dyw - wide * r.square() * (dyw * wide).mean(-1, keepdim=True))
+        dw = (dy.float() * wide * r).reshape(-1, x.shape[-1]).sum(0)
+        return dx.to(x.dtype), dw.to(weight.dtype), None
+
+
+define("quantize_activation(Tensor x) -> (Tensor, Tensor)", quantize_activation, fake_codes)
+define(
+    "rms_norm(Tensor x, Tensor weight, float eps) -> Tensor",
+    rms_norm,
+    lambda x, weight, eps: torch.empty_like(x, memory_format=torch.contiguous_format),
+    RmsNormFunction,
+)
+define("rms_norm_quantize(Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)", rms_norm_quantize, fake_codes)
+define(
+    "relu2_mul_norm_quantize(Tensor gate, Tensor up, Tensor weight, float eps) -> (Tensor, Tensor)",
+    relu2_mul_norm_quantize,
+    fake_codes,
+)

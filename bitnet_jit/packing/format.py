@@ -1,0 +1,116 @@
+"""What a packing is: how many codes a byte holds and how they get in and out of it.
+
+Codes are w + 1 in {0, 1, 2}. A packed weight is canonical when it is uint8 (N, ceil(K / codes_per_byte)) with the codes
+of a row in ascending order of K, the first of a byte in its lowest digit; missing codes of the last byte are 1 (weight 0).
+Both functions take and return NumPy arrays or torch tensors alike: they use only what the two share.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from bitnet_jit.errors import InvalidInput
+
+Array = Any  # numpy.ndarray or torch.Tensor
+
+
+@dataclass(frozen=True)
+class Format:
+    """A packing of ternary codes.
+
+    Attributes:
+        name: as it is saved, such as "i2".
+        codes_per_byte: inputs in one byte.
+        digits: packed (...,) uint8 -> list of `codes_per_byte` arrays (...,) uint8, the codes from the lowest digit up.
+        join: the inverse of `digits`.
+    """
+
+    name: str
+    codes_per_byte: int
+    digits: Callable[[Array], list[Array]]
+    join: Callable[[list[Array]], Array]
+
+    def packed_shape(self, out_features: int, in_features: int) -> tuple[int, int]:
+        """Shape of the canonical packed weight of an (out_features, in_features) layer."""
+        return out_features, -(-in_features // self.codes_per_byte)
+
+    def num_bytes(self, out_features: int, in_features: int) -> int:
+        """Bytes of the canonical packed weight."""
+        rows, columns = self.packed_shape(out_features, in_features)
+        return rows * columns
+
+    def pack(self, w_q: Array) -> Array:
+        """w_q (N, K) int8 in {-1, 0, 1} -> canonical packed weight, uint8 (N, ceil(K / codes_per_byte)).
+
+        Raises:
+            InvalidInput: w_q is not two-dimensional int8, or holds another value.
+
+        >>> from bitnet_jit.packing import FORMATS
+        >>> FORMATS["i2"].pack(np.array([[-1, 0, 1, 1, 1]], np.int8)).tolist()
+        [[164, 86]]
+        """
+        xp = array_module(w_q)
+        check_codes(w_q)
+        rows, columns = self.packed_shape(*w_q.shape)
+        codes = xp.ones((rows, columns * self.codes_per_byte), dtype=xp.uint8, **device_of(w_q))
+        codes[:, : w_q.shape[1]] = (w_q + 1).view(xp.uint8)
+        codes = codes.reshape(rows, columns, self.codes_per_byte)
+        return self.join([codes[:, :, digit] for digit in range(self.codes_per_byte)])
+
+    def unpack(self, packed: Array, in_features: int) -> Array:
+        """Canonical packed weight -> w_q (N, in_features) int8 in {-1, 0, 1}.
+
+        Raises:
+            InvalidInput: `packed` has another dtype or shape, or holds a code 3.
+
+        >>> from bitnet_jit.packing import FORMATS
+        >>> FORMATS["i2"].unpack(np.array([[164, 86]], np.uint8), 5).tolist()
+        [[-1, 0, 1, 1, 1]]
+        """
+        xp = array_module(packed)
+        self.check(packed, in_features)
+        codes = xp.stack(self.digits(packed), -1).reshape(packed.shape[0], -1)[:, :in_features]
+        if codes.size if xp is np else codes.numel():
+            self.check_largest(int(codes.max()))
+        return codes.view(xp.int8) - 1
+
+    def check(self, packed: Array, in_features: int) -> None:
+        """Raise InvalidInput unless `packed` has the dtype and shape of a canonical weight with `in_features` inputs."""
+        columns = self.packed_shape(1, in_features)[1]
+        if packed.ndim != 2 or str(packed.dtype).removeprefix("torch.") != "uint8" or packed.shape[1] != columns:
+            raise InvalidInput(
+                f"packed: expected uint8 (N, {columns}) in format {self.name} for in_features={in_features}, "
+                f"got {packed.dtype} {tuple(packed.shape)}"
+            )
+
+    def check_largest(self, code: int) -> None:
+        """Raise InvalidInput where the largest code found is above 2."""
+        if code > 2:
+            raise InvalidInput(f"packed: found the code {code} in format {self.name}; ternary codes are 0, 1 and 2")
+
+
+def array_module(a: Array) -> ModuleType | Any:
+    """numpy for an array, torch for a tensor; torch is not imported for the former."""
+    if isinstance(a, np.ndarray):
+        return np
+    import torch
+
+    if isinstance(a, torch.Tensor):
+        return torch
+    raise InvalidInput(f"expected a NumPy array or a torch tensor, got {type(a).__name__}")
+
+
+def device_of(a: Array) -> dict[str, Any]:
+    """Keyword arguments that make a new array on the device of `a`."""
+    return {} if isinstance(a, np.ndarray) else {"device": a.device}
+
+
+def check_codes(w_q: Array) -> None:
+    """Raise InvalidInput unless w_q is (N, K) int8 with values -1, 0 and 1."""
+    if w_q.ndim != 2 or str(w_q.dtype).removeprefix("torch.") != "int8":
+        raise InvalidInput(f"w_q: expected int8 (N, K), got {w_q.dtype} {tuple(w_q.shape)}")
+    if 0 not in w_q.shape and (int(w_q.min()) < -1 or int(w_q.max()) > 1):
+        raise InvalidInput(f"w_q: expected values -1, 0 and 1, got {int(w_q.min())}..{int(w_q.max())}")

@@ -1,0 +1,16 @@
+"""`t5`: five codes a byte in base 3, 1.6 bits a weight. byte = c0 + 3 c1 + 9 c2 + 27 c3 + 81 c4, at most 242."""
+
+from bitnet_jit.packing.format import Array, Format
+
+
+def digits(packed: Array) -> list[Array]:
+    """The four lower digits are below 3 by construction; a byte above 242 shows as a fifth digit of 3."""
+    lower = [packed // 3**digit % 3 for digit in range(4)]
+    return [*lower, packed // 81]
+
+
+def join(codes: list[Array]) -> Array:
+    return codes[0] + codes[1] * 3 + codes[2] * 9 + codes[3] * 27 + codes[4] * 81
+
+
+T5 = Format("t5", codes_per_byte=5, digits=digits, join=join)

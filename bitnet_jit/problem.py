@@ -1,0 +1,57 @@
+"""One call of an op without its tensors: what the register is asked, what the tuner keys its choices by."""
+
+from dataclasses import dataclass
+
+MAX_IN_FEATURES = 2**18  # below this no int32 accumulator of any kernel can overflow
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is asked of a kernel.
+
+    Attributes:
+        op: the op's name, as under `torch.ops.bitnet_jit`.
+        device_type: torch's word for the device: "cpu", "cuda", "mps", ...
+        rows: the bucket of M, a power of two (see `rows_bucket`).
+        out_features: N; the number of features for the norms.
+        in_features: K; the number of features for the norms.
+        layout: name of the packed weight's layout, such as "i2" (canonical) or "i2/n64k16"; "" where there is no weight.
+        activation: "a8" (per-row int8) or "a16" (floating point); "" where it does not apply.
+        x_dtype: dtype of the input, in torch's and NumPy's words: "float32", "bfloat16", "int8", ...
+        y_dtype: dtype of the output.
+        scale: "tensor", "row", "group", or "" where there is none.
+        group_size: inputs that share a scale; 0 unless `scale` is "group".
+        bias: whether a bias is added.
+        device: fingerprint of the device; two unlike devices never share one.
+    """
+
+    op: str
+    device_type: str
+    rows: int
+    out_features: int
+    in_features: int
+    layout: str = ""
+    activation: str = ""
+    x_dtype: str = "float32"
+    y_dtype: str = "float32"
+    scale: str = ""
+    group_size: int = 0
+    bias: bool = False
+    device: str = ""
+
+    def __str__(self) -> str:
+        words = [f"{self.op} of {self.rows} x {self.in_features} -> {self.out_features}", f"on {self.device_type}"]
+        words += [f"{self.x_dtype} -> {self.y_dtype}"]
+        words += [f"layout {self.layout}"] if self.layout else []
+        words += [f"{self.scale} scales"] if self.scale else []
+        words += [self.activation] if self.activation else []
+        return ", ".join(words)
+
+
+def rows_bucket(rows: int) -> int:
+    """The power of two at or above `rows` (1 for 0 rows): shapes in one bucket share a kernel and a config.
+
+    >>> [rows_bucket(m) for m in (0, 1, 2, 3, 512, 513)]
+    [1, 1, 2, 4, 512, 1024]
+    """
+    return 1 << max(rows - 1, 0).bit_length()

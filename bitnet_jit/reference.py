@@ -1,0 +1,183 @@
+"""Every op in plain NumPy, rounding by rounding: the numeric contract of all backends and the oracle of all tests.
+
+Notation: x (M, K) activations, w (N, K) weights, codes x_q and w_q int8, scales float32. A scale always multiplies:
+x is about x_q * x_scale, w about w_q * w_scale. Every operation is float32 and rounds once, unless a line says otherwise.
+
+    w_scale = max(mean|w|, 1e-5)                  summed in float64, rounded once (BitNet b1.58, arXiv 2402.17764, eq. 1-3)
+    w_q     = clip(rint(w / w_scale), -1, 1)      rint rounds half to even
+    x_q     = clip(rint(x * (127 / max|x|)))      per row, max|x| at least 1e-5
+    y       = float32(x_q @ w_q.T) * (x_scale * w_scale), then + bias: each rounded, no fused multiply-add
+
+So y of a row depends on nothing but that row: not on M, the kernel, its config, the number of threads, or the device.
+The `*_float64` functions are the same ops where sums of floats may run in any order: they bound what a backend may give.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+F32 = np.float32
+EPS = F32(1e-5)
+
+
+def quantize_weight(w: ArrayLike) -> tuple[NDArray[np.int8], np.float32]:
+    """Absmean quantization of a weight.
+
+    Args:
+        w: (N, K) floating point.
+
+    Returns:
+        w_q (N, K) int8 in {-1, 0, 1} and w_scale, a float32 scalar.
+
+    >>> w_q, w_scale = quantize_weight([[2.0, -0.1], [-3.0, 0.9]])
+    >>> w_q.tolist(), float(w_scale)
+    ([[1, 0], [-1, 1]], 1.5)
+    """
+    w = np.asarray(w, F32)
+    w_scale = max(F32(np.abs(w).astype(np.float64).mean()), EPS) if w.size else EPS
+    return np.clip(np.rint(w / w_scale), -1, 1).astype(np.int8), F32(w_scale)
+
+
+def quantize_activation(x: ArrayLike) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Absmax quantization of each row to int8; a row that holds NaN or infinity gets codes 0 and the scale NaN.
+
+    Args:
+        x: (M, K) floating point; half types are widened to float32 first.
+
+    Returns:
+        x_q (M, K) int8 and x_scale (M,) float32.
+
+    >>> x_q, x_scale = quantize_activation([[1.27, -0.5, 0.005]])
+    >>> x_q.tolist(), x_scale.tolist() == [float(F32(1.27) / F32(127))]
+    ([[127, -50, 0]], True)
+    """
+    x = np.asarray(x, F32)
+    absmax = np.abs(x).max(axis=1) if x.shape[1] else np.zeros(len(x), F32)
+    bad = ~np.isfinite(absmax)
+    absmax = np.where(bad, F32(1), np.maximum(absmax, EPS)).astype(F32)
+    scaled = np.where(bad[:, None], F32(0), x) * (F32(127) / absmax)[:, None]
+    return np.clip(np.rint(scaled), -128, 127).astype(np.int8), np.where(bad, F32(np.nan), absmax / F32(127)).astype(
+        F32
+    )
+
+
+def ternary_matmul(x_q: ArrayLike, w_q: ArrayLike) -> NDArray[np.int32]:
+    """x_q (M, K) int8 times w_q (N, K) int8 transposed -> (M, N) int32, exact."""
+    return (np.asarray(x_q, np.int64) @ np.asarray(w_q, np.int64).T).astype(np.int32)
+
+
+def quantized_linear(
+    x_q: NDArray[np.int8],
+    x_scale: NDArray[np.float32],
+    w_q: NDArray[np.int8],
+    w_scale: ArrayLike,
+    bias: ArrayLike | None = None,
+    group_size: int = 0,
+) -> NDArray[np.float32]:
+    """The linear layer on codes: (M, K) int8 and (M,) float32 -> (M, N) float32.
+
+    Args:
+        x_q: (M, K) int8.
+        x_scale: (M,) float32.
+        w_q: (N, K) int8 in {-1, 0, 1}.
+        w_scale: () per tensor, (N,) per row, or (N, ceil(K / group_size)) per group of inputs; the last may be short.
+        bias: (N,) or None.
+        group_size: inputs in a group; used with two-dimensional scales only.
+
+    With group scales the sum over groups runs in ascending order here; a backend may differ in the last bits.
+    """
+    w_scale = np.asarray(w_scale, F32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        if w_scale.ndim < 2:
+            y = ternary_matmul(x_q, w_q).astype(F32) * (x_scale[:, None] * w_scale)
+        else:
+            y = np.zeros((len(x_q), len(w_q)), F32)
+            for group in range(w_scale.shape[1]):
+                part = slice(group * group_size, (group + 1) * group_size)
+                y += ternary_matmul(x_q[:, part], w_q[:, part]).astype(F32) * w_scale[None, :, group]
+            y *= x_scale[:, None]
+        return y if bias is None else y + np.asarray(bias, F32)
+
+
+def bit_linear(
+    x: ArrayLike,
+    w_q: NDArray[np.int8],
+    w_scale: ArrayLike,
+    bias: ArrayLike | None = None,
+    group_size: int = 0,
+) -> NDArray[np.float32]:
+    """x (M, K) floating point -> (M, N) float32 through int8 activations; the other arguments as `quantized_linear`.
+
+    >>> bit_linear([[1.0, -1.0]], np.array([[1, -1], [0, 1]], np.int8), 0.5, bias=[0.0, 1.0]).tolist()
+    [[1.0, 0.5]]
+    """
+    return quantized_linear(*quantize_activation(x), w_q, w_scale, bias, group_size)
+
+
+def bit_linear_a16_float64(
+    x: ArrayLike,
+    w_q: NDArray[np.int8],
+    w_scale: ArrayLike,
+    bias: ArrayLike | None = None,
+    group_size: int = 0,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The weight-only layer (float activations), and sum |x| |w| + |bias|: a backend's error is at most c * eps * that."""
+    w = np.asarray(w_q, np.float64) * expand_scale(w_scale, w_q.shape, group_size)
+    x = np.asarray(x, np.float64)
+    offset = np.zeros(len(w)) if bias is None else np.asarray(bias, np.float64)
+    with np.errstate(invalid="ignore"):
+        return x @ w.T + offset, np.abs(x) @ np.abs(w).T + np.abs(offset)
+
+
+def expand_scale(w_scale: ArrayLike, shape: tuple[int, ...], group_size: int) -> NDArray[np.float64]:
+    """A scale of any layout, as float64 that broadcasts against w of `shape` (N, K)."""
+    w_scale = np.asarray(w_scale, np.float64)
+    if w_scale.ndim == 2:
+        return np.repeat(w_scale, group_size, axis=1)[:, : shape[1]]
+    return w_scale[:, None] if w_scale.ndim == 1 else w_scale
+
+
+def rms_norm(x: ArrayLike, weight: ArrayLike, eps: float) -> NDArray[np.float32]:
+    """RMSNorm (arXiv 1910.07467): x (M, K) / sqrt(mean x^2 + eps) * weight (K,), in float32; the sum in any order."""
+    x = np.asarray(x, F32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean = np.mean(x * x, axis=1, keepdims=True, dtype=F32) if x.shape[1] else np.zeros((len(x), 1), F32)
+        return x * (F32(1) / np.sqrt(mean + F32(eps))) * np.asarray(weight, F32)
+
+
+def rms_norm_float64(x: ArrayLike, weight: ArrayLike, eps: float) -> NDArray[np.float64]:
+    """`rms_norm` in float64, of the float32 input."""
+    x = np.asarray(x, F32).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        mean = np.mean(x * x, axis=1, keepdims=True) if x.shape[1] else np.zeros((len(x), 1))
+        return x / np.sqrt(mean + float(F32(eps))) * np.asarray(weight, np.float64)
+
+
+def rms_norm_quantize(x: ArrayLike, weight: ArrayLike, eps: float) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """RMSNorm, then `quantize_activation`. A backend's code may differ by one near a half-integer (`codes_agree`)."""
+    return quantize_activation(rms_norm(x, weight, eps))
+
+
+def relu2_mul(gate: ArrayLike, up: ArrayLike) -> NDArray[np.float32]:
+    """relu(gate)^2 * up, element by element in float32 (the square overflows float16). NaN passes through."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.maximum(np.asarray(gate, F32), F32(0)) ** 2 * np.asarray(up, F32)
+
+
+def relu2_mul_norm_quantize(
+    gate: ArrayLike, up: ArrayLike, weight: ArrayLike, eps: float
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """The middle of BitNet's feed-forward block (arXiv 2504.12285, 2.1): relu(gate)^2 * up, sub-norm, quantize."""
+    return rms_norm_quantize(relu2_mul(gate, up), weight, eps)
+
+
+def codes_agree(x_q: NDArray[np.int8], y: NDArray[np.float64], margin: float = 1e-3) -> NDArray[np.bool_]:
+    """Which codes of a fused norm + quantize are right: equal to the exact ones, or one off near a half-integer.
+
+    Args:
+        x_q: (M, K) int8, a backend's codes.
+        y: (M, K) float64, the exact normalized values (finite rows).
+        margin: how near y * 127 / absmax must lie to a half-integer for a code to be one off.
+    """
+    exact = y * (127 / np.maximum(np.abs(y).max(axis=1, keepdims=True, initial=0), float(EPS)))
+    low, high = np.clip(np.rint(exact - margin), -128, 127), np.clip(np.rint(exact + margin), -128, 127)
+    return (x_q >= low) & (x_q <= high)

@@ -1,0 +1,52 @@
+"""Which kernel and config runs a problem: asked once a problem, then a dictionary hit."""
+
+import logging
+from dataclasses import dataclass
+
+from bitnet_jit.errors import UnsupportedProblem
+from bitnet_jit.kernels import registry
+from bitnet_jit.kernels.kernel import Config, Kernel
+from bitnet_jit.problem import Problem
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kernel, its config, and why every other kernel that was asked refused."""
+
+    kernel: Kernel
+    config: Config
+    refusals: dict[str, str]
+
+
+class Dispatcher:
+    """Chooses the first kernel of the register that fits, with its default config."""
+
+    def __init__(self) -> None:
+        self._choices: dict[Problem, Choice] = {}
+        self._told: set[tuple[str, str]] = set()
+
+    def choose(self, problem: Problem) -> Choice:
+        """The choice for a problem.
+
+        Raises:
+            UnsupportedProblem: every kernel refuses; the error lists the reasons.
+        """
+        choice = self._choices.get(problem)
+        if choice is None:
+            fitting, refusals = registry.candidates(problem)
+            if not fitting:
+                raise UnsupportedProblem(str(problem), refusals)
+            choice = Choice(fitting[0], fitting[0].configs(problem)[0], refusals)
+            self._tell_of_fallback(problem, choice)
+            self._choices[problem] = choice
+        return choice
+
+    def _tell_of_fallback(self, problem: Problem, choice: Choice) -> None:
+        """Say once an op and device that the plain torch kernel runs, and why nothing faster does."""
+        key = (problem.op, problem.device_type)
+        if choice.kernel.name.startswith("torch.") and key not in self._told:
+            self._told.add(key)
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in choice.refusals.items())
+            logger.warning("%s runs on the plain torch kernel, which is slow (%s)", problem, reasons)

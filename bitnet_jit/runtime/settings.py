@@ -1,0 +1,38 @@
+"""Every environment variable that the package reads, in one place."""
+
+import os
+from dataclasses import dataclass
+
+from bitnet_jit.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What BITNET_JIT_* variables say.
+
+    Attributes:
+        num_threads: BITNET_JIT_NUM_THREADS, CPU threads of our kernels; None follows torch.
+        isa: BITNET_JIT_ISA, an instruction set to use instead of the best that the CPU has; None chooses.
+    """
+
+    num_threads: int | None = None
+    isa: str | None = None
+
+
+def read_settings(environ: dict[str, str] | None = None) -> Settings:
+    """Settings from the environment.
+
+    Raises:
+        InvalidInput: a variable holds something that cannot be meant.
+    """
+    environ = dict(os.environ) if environ is None else environ
+    return Settings(num_threads=_positive(environ, "BITNET_JIT_NUM_THREADS"), isa=environ.get("BITNET_JIT_ISA") or None)
+
+
+def _positive(environ: dict[str, str], name: str) -> int | None:
+    value = environ.get(name)
+    if not value:
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        raise InvalidInput(f"{name}: expected a positive whole number, got {value!r}")
+    return int(value)
