@@ -1,6 +1,6 @@
 """bitnet_jit: JIT-compiled kernels, layers and inference for neural networks with ternary weights.
 
-Importing this package imports neither torch nor a kernel language and asks no device: names load when they are first used.
+Importing this package imports neither torch nor a kernel language and asks no device: names load when first used.
 """
 
 import importlib
@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from bitnet_jit.errors import BitNetError, CheckpointError, InvalidInput, UnsupportedProblem
+    from bitnet_jit.errors import BitNetError as BitNetError
+    from bitnet_jit.errors import CheckpointError as CheckpointError
+    from bitnet_jit.errors import InvalidInput as InvalidInput
+    from bitnet_jit.errors import UnsupportedProblem as UnsupportedProblem
 
 _HOMES = {
     "BitNetError": "bitnet_jit.errors",

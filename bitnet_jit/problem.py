@@ -15,7 +15,7 @@ class Problem:
         rows: the bucket of M, a power of two (see `rows_bucket`).
         out_features: N; the number of features for the norms.
         in_features: K; the number of features for the norms.
-        layout: name of the packed weight's layout, such as "i2" (canonical) or "i2/n64k16"; "" where there is no weight.
+        layout: name of the packed weight's layout, such as "i2" (canonical) or "i2/n64k16"; "" without a weight.
         activation: "a8" (per-row int8) or "a16" (floating point); "" where it does not apply.
         x_dtype: dtype of the input, in torch's and NumPy's words: "float32", "bfloat16", "int8", ...
         y_dtype: dtype of the output.

@@ -1,15 +1,15 @@
 """Every op in plain NumPy, rounding by rounding: the numeric contract of all backends and the oracle of all tests.
 
 Notation: x (M, K) activations, w (N, K) weights, codes x_q and w_q int8, scales float32. A scale always multiplies:
-x is about x_q * x_scale, w about w_q * w_scale. Every operation is float32 and rounds once, unless a line says otherwise.
+x is about x_q * x_scale, w about w_q * w_scale. Operations are float32 and round once, unless a line says otherwise.
 
-    w_scale = max(mean|w|, 1e-5)                  summed in float64, rounded once (BitNet b1.58, arXiv 2402.17764, eq. 1-3)
+    w_scale = max(mean|w|, 1e-5)                  in float64, rounded once (BitNet b1.58, arXiv 2402.17764, eq. 1-3)
     w_q     = clip(rint(w / w_scale), -1, 1)      rint rounds half to even
     x_q     = clip(rint(x * (127 / max|x|)))      per row, max|x| at least 1e-5
     y       = float32(x_q @ w_q.T) * (x_scale * w_scale), then + bias: each rounded, no fused multiply-add
 
 So y of a row depends on nothing but that row: not on M, the kernel, its config, the number of threads, or the device.
-The `*_float64` functions are the same ops where sums of floats may run in any order: they bound what a backend may give.
+The `*_float64` functions are the same ops where sums of floats may run in any order: they bound a backend's result.
 """
 
 import numpy as np
@@ -55,9 +55,8 @@ def quantize_activation(x: ArrayLike) -> tuple[NDArray[np.int8], NDArray[np.floa
     bad = ~np.isfinite(absmax)
     absmax = np.where(bad, F32(1), np.maximum(absmax, EPS)).astype(F32)
     scaled = np.where(bad[:, None], F32(0), x) * (F32(127) / absmax)[:, None]
-    return np.clip(np.rint(scaled), -128, 127).astype(np.int8), np.where(bad, F32(np.nan), absmax / F32(127)).astype(
-        F32
-    )
+    x_scale = np.where(bad, F32(np.nan), absmax / F32(127)).astype(F32)
+    return np.clip(np.rint(scaled), -128, 127).astype(np.int8), x_scale
 
 
 def ternary_matmul(x_q: ArrayLike, w_q: ArrayLike) -> NDArray[np.int32]:
@@ -86,11 +85,11 @@ def quantized_linear(
     With group scales the sum over groups runs in ascending order here; a backend may differ in the last bits.
     """
     w_scale = np.asarray(w_scale, F32)
+    y = np.zeros((len(x_q), len(w_q)), F32)
     with np.errstate(invalid="ignore", over="ignore"):
         if w_scale.ndim < 2:
             y = ternary_matmul(x_q, w_q).astype(F32) * (x_scale[:, None] * w_scale)
         else:
-            y = np.zeros((len(x_q), len(w_q)), F32)
             for group in range(w_scale.shape[1]):
                 part = slice(group * group_size, (group + 1) * group_size)
                 y += ternary_matmul(x_q[:, part], w_q[:, part]).astype(F32) * w_scale[None, :, group]
@@ -120,7 +119,7 @@ def bit_linear_a16_float64(
     bias: ArrayLike | None = None,
     group_size: int = 0,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The weight-only layer (float activations), and sum |x| |w| + |bias|: a backend's error is at most c * eps * that."""
+    """The weight-only layer (float activations), and sum |x| |w| + |bias|: a backend errs by at most c * eps * that."""
     w = np.asarray(w_q, np.float64) * expand_scale(w_scale, w_q.shape, group_size)
     x = np.asarray(x, np.float64)
     offset = np.zeros(len(w)) if bias is None else np.asarray(bias, np.float64)
@@ -141,15 +140,17 @@ def rms_norm(x: ArrayLike, weight: ArrayLike, eps: float) -> NDArray[np.float32]
     x = np.asarray(x, F32)
     with np.errstate(invalid="ignore", over="ignore"):
         mean = np.mean(x * x, axis=1, keepdims=True, dtype=F32) if x.shape[1] else np.zeros((len(x), 1), F32)
-        return x * (F32(1) / np.sqrt(mean + F32(eps))) * np.asarray(weight, F32)
+        y: NDArray[np.float32] = x * (F32(1) / np.sqrt(mean + F32(eps))) * np.asarray(weight, F32)
+    return y
 
 
 def rms_norm_float64(x: ArrayLike, weight: ArrayLike, eps: float) -> NDArray[np.float64]:
     """`rms_norm` in float64, of the float32 input."""
-    x = np.asarray(x, F32).astype(np.float64)
+    wide: NDArray[np.float64] = np.asarray(x, F32).astype(np.float64)
     with np.errstate(invalid="ignore"):
-        mean = np.mean(x * x, axis=1, keepdims=True) if x.shape[1] else np.zeros((len(x), 1))
-        return x / np.sqrt(mean + float(F32(eps))) * np.asarray(weight, np.float64)
+        mean = np.mean(wide * wide, axis=1, keepdims=True) if wide.shape[1] else np.zeros((len(wide), 1))
+        y: NDArray[np.float64] = wide / np.sqrt(mean + float(F32(eps))) * np.asarray(weight, np.float64)
+    return y
 
 
 def rms_norm_quantize(x: ArrayLike, weight: ArrayLike, eps: float) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -160,7 +161,8 @@ def rms_norm_quantize(x: ArrayLike, weight: ArrayLike, eps: float) -> tuple[NDAr
 def relu2_mul(gate: ArrayLike, up: ArrayLike) -> NDArray[np.float32]:
     """relu(gate)^2 * up, element by element in float32 (the square overflows float16). NaN passes through."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.maximum(np.asarray(gate, F32), F32(0)) ** 2 * np.asarray(up, F32)
+        kept = np.maximum(np.asarray(gate, F32), 0).astype(F32, copy=False)
+        return kept * kept * np.asarray(up, F32)
 
 
 def relu2_mul_norm_quantize(
@@ -180,4 +182,5 @@ def codes_agree(x_q: NDArray[np.int8], y: NDArray[np.float64], margin: float = 1
     """
     exact = y * (127 / np.maximum(np.abs(y).max(axis=1, keepdims=True, initial=0), float(EPS)))
     low, high = np.clip(np.rint(exact - margin), -128, 127), np.clip(np.rint(exact + margin), -128, 127)
-    return (x_q >= low) & (x_q <= high)
+    agree: NDArray[np.bool_] = (x_q >= low) & (x_q <= high)
+    return agree

@@ -1,7 +1,7 @@
 """The register of backends and kernels: the one place that knows which there are.
 
-A backend is a folder here that holds BACKEND, and a word in BACKENDS. Its package (Numba, Triton, ...) is imported when a
-problem first needs it; a package that is absent is a refusal in words, a broken module of ours raises.
+A backend is a folder here that holds BACKEND, and a word in BACKENDS. Its package (Numba, Triton, ...) is imported when
+a problem first needs it; a package that is absent is a refusal in words, a broken module of ours raises.
 """
 
 import importlib

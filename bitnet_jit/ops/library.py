@@ -1,8 +1,8 @@
 """How an op is told to torch: a schema, one implementation for every device, a fake one for tracing, and its gradient.
 
-`torch.library.custom_op` costs 4 to 9 us a call and `register_autograd` 4 more; a plain `Library` costs 2.5, which at M = 1
-is a tenth of a layer. So gradients are registered by hand: the autograd kernel looks whether one is wanted at all, and
-calls the implementation straight where no tracing mode could want to see the call.
+`torch.library.custom_op` costs 4 to 9 us a call and `register_autograd` 4 more; a plain `Library` costs 2.5, which at
+M = 1 is a tenth of a layer. So gradients are registered by hand: the autograd kernel looks whether one is wanted at
+all, and calls the implementation straight where no tracing mode could want to see the call.
 """
 
 from collections.abc import Callable

@@ -74,7 +74,7 @@ def fake_codes(x, *others):
 
 
 class RmsNormFunction(torch.autograd.Function):
-    """d(x r w) with r = 1 / sqrt(mean x^2 + eps):  dx = r (dy w - x r^2 mean(dy w x)),  dw = sum over rows of dy x r."""
+    """d(x r w), r = 1 / sqrt(mean x^2 + eps): dx = r (dy w - x r^2 mean(dy w x)), dw = sum over rows of dy x r."""
 
     @staticmethod
     def forward(ctx, x, weight, eps):

@@ -1,4 +1,4 @@
-"""Packings of ternary weights: bits in, bits out, never a number changed. A new packing is a file and a name in FORMATS."""
+"""Packings of ternary weights: bits in, bits out, no number changed. A new packing is a file and a name in FORMATS."""
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.packing.format import Format

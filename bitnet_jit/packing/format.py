@@ -1,8 +1,8 @@
 """What a packing is: how many codes a byte holds and how they get in and out of it.
 
-Codes are w + 1 in {0, 1, 2}. A packed weight is canonical when it is uint8 (N, ceil(K / codes_per_byte)) with the codes
-of a row in ascending order of K, the first of a byte in its lowest digit; missing codes of the last byte are 1 (weight 0).
-Both functions take and return NumPy arrays or torch tensors alike: they use only what the two share.
+Codes are w + 1 in {0, 1, 2}. A packed weight is canonical when it is uint8 (N, ceil(K / codes_per_byte)) with the
+codes of a row in ascending order of K, the first of a byte in its lowest digit; missing codes of the last byte are 1
+(weight 0). Both functions take and return NumPy arrays or torch tensors alike: they use only what the two share.
 """
 
 from collections.abc import Callable
@@ -72,13 +72,14 @@ class Format:
         """
         xp = array_module(packed)
         self.check(packed, in_features)
-        codes = xp.stack(self.digits(packed), -1).reshape(packed.shape[0], -1)[:, :in_features]
+        rows, columns = packed.shape
+        codes = xp.stack(self.digits(packed), -1).reshape(rows, columns * self.codes_per_byte)[:, :in_features]
         if codes.size if xp is np else codes.numel():
             self.check_largest(int(codes.max()))
         return codes.view(xp.int8) - 1
 
     def check(self, packed: Array, in_features: int) -> None:
-        """Raise InvalidInput unless `packed` has the dtype and shape of a canonical weight with `in_features` inputs."""
+        """Raise InvalidInput unless `packed` is, in dtype and shape, a canonical weight with `in_features` inputs."""
         columns = self.packed_shape(1, in_features)[1]
         if packed.ndim != 2 or str(packed.dtype).removeprefix("torch.") != "uint8" or packed.shape[1] != columns:
             raise InvalidInput(
