@@ -139,16 +139,16 @@ def rms_norm(x: ArrayLike, weight: ArrayLike, eps: float) -> NDArray[np.float32]
     """RMSNorm (arXiv 1910.07467): x (M, K) / sqrt(mean x^2 + eps) * weight (K,), in float32; the sum in any order."""
     x = np.asarray(x, F32)
     with np.errstate(invalid="ignore", over="ignore"):
-        mean = np.mean(x * x, axis=1, keepdims=True, dtype=F32) if x.shape[1] else np.zeros((len(x), 1), F32)
-        y: NDArray[np.float32] = x * (F32(1) / np.sqrt(mean + F32(eps))) * np.asarray(weight, F32)
-    return y
+        mean = np.mean(x * x, axis=1, keepdims=True, dtype=F32) if x.shape[1] else F32(0)
+        inverse = (F32(1) / np.sqrt(mean + F32(eps))).astype(F32, copy=False)
+        return x * inverse * np.asarray(weight, F32)
 
 
 def rms_norm_float64(x: ArrayLike, weight: ArrayLike, eps: float) -> NDArray[np.float64]:
     """`rms_norm` in float64, of the float32 input."""
     wide: NDArray[np.float64] = np.asarray(x, F32).astype(np.float64)
     with np.errstate(invalid="ignore"):
-        mean = np.mean(wide * wide, axis=1, keepdims=True) if wide.shape[1] else np.zeros((len(wide), 1))
+        mean = np.mean(wide * wide, axis=1, keepdims=True) if wide.shape[1] else 0.0
         y: NDArray[np.float64] = wide / np.sqrt(mean + float(F32(eps))) * np.asarray(weight, np.float64)
     return y
 
