@@ -1,0 +1,43 @@
+# `make setup test` is what CI does; `make bench` measures this machine.
+
+BIN := .venv/bin
+RESULTS ?= benchmarks/results
+
+.PHONY: help setup check format test test-arm bench table constraints clean
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 14
+
+setup: .venv/ready ## a virtual environment with the pinned versions
+
+.venv/ready: constraints.txt pyproject.toml
+	python3 -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+check: setup ## lint, formatting, types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: setup ## rewrite what the linter and the formatter can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+test: setup ## every test that this machine can run
+	$(BIN)/pytest
+
+test-arm: ## the Numba suite on an emulated ARM CPU (needs root, debootstrap, qemu-user-static)
+	tools/test_arm.sh
+
+bench: setup ## every benchmark on this CPU, into benchmarks/results/
+	$(BIN)/python benchmarks/run_all.py --results $(RESULTS)
+
+table: setup ## the README's table of figures from the newest results
+	$(BIN)/python benchmarks/readme_table.py --results $(RESULTS)
+
+constraints: ## renew constraints.txt from a fresh environment
+	tools/pin_versions.sh
+
+clean: ## caches and builds
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
