@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 LIBRARY = torch.library.Library("bitnet_jit", "DEF")
+AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def define(
@@ -18,14 +19,26 @@ def define(
     implementation: Callable[..., Any],
     fake: Callable[..., Any],
     function: type[torch.autograd.Function] | None = None,
+    autocast: bool = False,
 ) -> None:
-    """Register `bitnet_jit::<schema>`; `function` is its autograd twin, whose apply takes the op's arguments."""
+    """Register `bitnet_jit::<schema>`.
+
+    Args:
+        schema: the op and its arguments, as `torch.library` writes them.
+        implementation: computes on any device; the arguments are positional.
+        fake: computes shapes and dtypes only.
+        function: the op's autograd twin, whose apply takes the op's arguments.
+        autocast: whether the first argument is cast to autocast's dtype, as nn.Linear does with its input.
+    """
     name = schema.partition("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.needs_contiguous_strides, torch.Tag.pt2_compliant_tag))
     LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"bitnet_jit::{name}", fake, lib=LIBRARY)
+    overload = getattr(torch.ops.bitnet_jit, name).default
+    for device_type in AUTOCAST_DEVICES:
+        key = f"Autocast{torch._C._dispatch_key_for_device(device_type)}"
+        LIBRARY.impl(name, autocast_kernel(overload, key, device_type if autocast else None), key)
     if function is not None:
-        overload = getattr(torch.ops.bitnet_jit, name).default
         LIBRARY.impl(name, autograd_kernel(overload, implementation, function), "Autograd", with_keyset=True)
 
 
@@ -40,5 +53,18 @@ def autograd_kernel(overload, implementation, function) -> Callable[..., Any]:
         if type(args[0]) is torch.Tensor and not num_modes():
             return implementation(*args)
         return overload.redispatch(keyset & after_autograd, *args)
+
+    return kernel
+
+
+def autocast_kernel(overload, key: str, cast_device: str | None) -> Callable[..., Any]:
+    """The kernel for an autocast key: the op with autocast off, so that no product inside it loses its exactness."""
+    excluded = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
+    def kernel(x, *others):
+        if cast_device is not None and x.is_floating_point() and x.dtype != torch.float64:
+            x = x.to(torch.get_autocast_dtype(cast_device))
+        with torch._C._ExcludeDispatchKeyGuard(excluded):
+            return overload(x, *others)
 
     return kernel

@@ -202,6 +202,7 @@ define(
     bit_linear,
     fake_bit_linear,
     BitLinearFunction,
+    autocast=True,
 )
 define(
     "quantized_linear(Tensor x_q, Tensor x_scale, Tensor w_packed, Tensor w_scale, Tensor? bias, int out_features, "
