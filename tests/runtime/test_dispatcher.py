@@ -1,0 +1,82 @@
+"""The dispatcher: asks the register once a problem, and says once when only the plain torch kernel is left."""
+
+import dataclasses
+import logging
+
+import pytest
+
+from bitnet_jit.errors import UnsupportedProblem
+from bitnet_jit.kernels import registry
+from bitnet_jit.kernels.kernel import Kernel
+from bitnet_jit.problem import Problem
+from bitnet_jit.runtime.dispatcher import Dispatcher
+
+PROBLEM = Problem("rms_norm", "cpu", 1, 64, 64)
+
+
+def kernel(name, configs=("best", "second")):
+    return Kernel(name, "rms_norm", lambda problem, config: None, lambda problem: configs, lambda problem: None)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The problems that the register was asked; it answers with `asked.answer`."""
+
+    class Asked(list):
+        answer = ([kernel("numba.a"), kernel("torch.a")], {})
+
+        def __call__(self, problem):
+            self.append(problem)
+            return self.answer
+
+    found = Asked()
+    monkeypatch.setattr(registry, "candidates", found)
+    return found
+
+
+def test_the_first_kernel_with_its_first_config(asked):
+    choice = Dispatcher().choose(PROBLEM)
+    assert (choice.kernel.name, choice.config, choice.refusals) == ("numba.a", "best", {})
+
+
+def test_a_problem_is_asked_once_and_each_problem_apart(asked):
+    dispatcher = Dispatcher()
+    wider = dataclasses.replace(PROBLEM, in_features=128)
+    choices = [dispatcher.choose(problem) for problem in (PROBLEM, PROBLEM, wider, PROBLEM, wider)]
+    assert asked == [PROBLEM, wider]
+    assert choices[0] is choices[1] is choices[3]
+
+
+def test_unlike_devices_do_not_share_a_choice(asked):
+    dispatcher = Dispatcher()
+    dispatcher.choose(dataclasses.replace(PROBLEM, device="one"))
+    dispatcher.choose(dataclasses.replace(PROBLEM, device="another"))
+    assert len(asked) == 2
+
+
+def test_a_refused_problem_is_not_kept(asked):
+    asked.answer = ([], {"torch.a": "not today"})
+    dispatcher = Dispatcher()
+    for _ in range(2):
+        with pytest.raises(UnsupportedProblem, match="torch.a: not today"):
+            dispatcher.choose(PROBLEM)
+    assert len(asked) == 2
+
+
+def test_the_fallback_is_told_once_an_op_and_device(asked, caplog):
+    asked.answer = ([kernel("torch.a")], {"numba": "the package numba is not installed (pip install numba)"})
+    dispatcher = Dispatcher()
+    with caplog.at_level(logging.WARNING, "bitnet_jit"):
+        for rows in (1, 2, 4):
+            dispatcher.choose(dataclasses.replace(PROBLEM, rows=rows))
+        assert len(caplog.records) == 1
+        dispatcher.choose(dataclasses.replace(PROBLEM, device_type="cuda"))
+    assert len(caplog.records) == 2
+    assert "plain torch kernel" in caplog.messages[0]
+    assert "numba: the package numba is not installed" in caplog.messages[0]
+
+
+def test_a_fast_kernel_is_not_worth_a_word(asked, caplog):
+    with caplog.at_level(logging.DEBUG, "bitnet_jit"):
+        Dispatcher().choose(PROBLEM)
+    assert caplog.messages == []

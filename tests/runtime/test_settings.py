@@ -1,0 +1,27 @@
+"""Environment variables: what they mean and what they refuse."""
+
+import pytest
+
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.runtime.settings import Settings, read_settings
+
+
+def test_nothing_set_leaves_every_choice_open():
+    assert read_settings({}) == Settings(num_threads=None, isa=None)
+    assert read_settings({"BITNET_JIT_NUM_THREADS": "", "BITNET_JIT_ISA": ""}) == Settings()
+
+
+def test_what_is_set_is_read():
+    settings = read_settings({"BITNET_JIT_NUM_THREADS": "3", "BITNET_JIT_ISA": "avx2", "OTHER": "x"})
+    assert (settings.num_threads, settings.isa) == (3, "avx2")
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", " 2"])
+def test_a_thread_count_that_cannot_be_meant_is_refused(value):
+    with pytest.raises(InvalidInput, match=f"BITNET_JIT_NUM_THREADS: .*{value!r}"):
+        read_settings({"BITNET_JIT_NUM_THREADS": value})
+
+
+def test_the_process_environment_is_the_default(monkeypatch):
+    monkeypatch.setenv("BITNET_JIT_NUM_THREADS", "5")
+    assert read_settings().num_threads == 5

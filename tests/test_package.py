@@ -1,0 +1,81 @@
+"""The package as a whole: imports that cost nothing, names that resolve, examples that run, errors of one root."""
+
+import doctest
+import importlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import bitnet_jit
+from bitnet_jit.errors import BitNetError, CheckpointError, InvalidInput, UnsupportedProblem
+
+HEAVY = ("torch", "numba", "llvmlite", "triton", "mlx", "transformers", "numpy", "tokenizers", "safetensors")
+SIDE_EFFECTS = "bitnet_jit.__main__"
+
+MODULES = sorted(
+    name
+    for _, name, _ in pkgutil.walk_packages(bitnet_jit.__path__, "bitnet_jit.")
+    if name != SIDE_EFFECTS and not name.startswith(("bitnet_jit.kernels.triton", "bitnet_jit.kernels.mlx"))
+)
+
+
+def in_a_new_process(code: str) -> str:
+    """What a fresh interpreter prints."""
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    found = in_a_new_process(f"import sys, bitnet_jit; print([name for name in {HEAVY} if name in sys.modules])")
+    assert found.strip() == "[]"
+
+
+def test_listing_the_names_imports_nothing_heavy():
+    found = in_a_new_process(
+        f"import sys, bitnet_jit; dir(bitnet_jit); print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    assert found.strip() == "[]"
+
+
+def test_the_register_imports_no_torch():
+    found = in_a_new_process("import sys, bitnet_jit.kernels.registry; print('torch' in sys.modules)")
+    assert found.strip() == "False"
+
+
+@pytest.mark.parametrize("name", bitnet_jit.__all__)
+def test_every_public_name_resolves(name):
+    assert getattr(bitnet_jit, name) is not None
+    assert name in dir(bitnet_jit)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no_such_name"):
+        bitnet_jit.no_such_name  # noqa: B018
+
+
+def test_the_version_is_that_of_the_installed_package():
+    from importlib.metadata import version
+
+    assert bitnet_jit.__version__ == version("bitnet-jit")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_run(name):
+    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert result.failed == 0
+
+
+def test_the_package_has_examples():
+    finder = doctest.DocTestFinder()
+    examples = [test for name in MODULES for test in finder.find(importlib.import_module(name)) if test.examples]
+    assert len(examples) >= 5
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [(InvalidInput, ValueError), (CheckpointError, ValueError), (UnsupportedProblem, NotImplementedError)],
+)
+def test_errors_are_ours_and_also_the_expected_builtin(error, builtin):
+    assert issubclass(error, BitNetError)
+    assert issubclass(error, builtin)
