@@ -49,7 +49,7 @@ unpack_wheels() {
         platforms+=(--platform "${platform}_aarch64")
     done
     "$python" -m pip install --quiet --no-compile --only-binary=:all: --python-version "$1" "${platforms[@]}" \
-        --constraint constraints.txt --target "$site" numba numpy pytest hypothesis
+        --constraint constraints.txt --target "$site" numba numpy platformdirs pytest hypothesis
     cp constraints.txt "$site/constraints.txt"
 }
 
