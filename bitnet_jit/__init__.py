@@ -15,10 +15,16 @@ if TYPE_CHECKING:
     from bitnet_jit.errors import UnsupportedProblem as UnsupportedProblem
 
 _HOMES = {
+    "BitLinear": "bitnet_jit.nn",
     "BitNetError": "bitnet_jit.errors",
     "CheckpointError": "bitnet_jit.errors",
     "InvalidInput": "bitnet_jit.errors",
+    "PackedBitLinear": "bitnet_jit.nn",
+    "RMSNorm": "bitnet_jit.nn",
     "UnsupportedProblem": "bitnet_jit.errors",
+    "convert": "bitnet_jit.nn",
+    "pack": "bitnet_jit.nn",
+    "patch": "bitnet_jit.integrations.transformers",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -1,10 +1,10 @@
-"""`bit_linear_train`: the layer on its float weight, with the straight-through gradients of BitNet b1.58 (arXiv 2402.17764).
+"""`bit_linear_train`: the layer on its float weight, with BitNet's straight-through gradients (arXiv 2402.17764).
 
     y  = float32(x_q @ w_q.T) * (x_scale * w_scale) + bias     as the packed layer gives it, bit for bit
     dX = dY @ (w_q * w_scale)       dW = dY.T @ (x_q * x_scale)       dbias = sum of dY over the rows
 
-Both quantizers count as the identity in the backward pass. What it needs is kept as int8 codes, a quarter of float32.
-Its matrix products run in dY's dtype. Every step is an opaque op, so eager and compiled training compute the same numbers.
+Both quantizers count as the identity in the backward pass. What it needs is kept as int8 codes, a quarter of float32;
+its matrix products run in dY's dtype. Every step is an opaque op, so eager and compiled training give the same numbers.
 """
 
 import torch
@@ -37,7 +37,9 @@ def check_train(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 
 def bit_linear_train(x, weight, bias):
     check_train(x, weight, bias)
-    return codes_linear(*quantize_activation(x), *quantize_weight(weight), bias, x.dtype)
+    x_q, x_scale = quantize_activation(x)
+    w_q, w_scale = quantize_weight(weight)
+    return codes_linear(x_q, x_scale, w_q, w_scale, bias, x.dtype)
 
 
 def fake_bit_linear_train(x, weight, bias):

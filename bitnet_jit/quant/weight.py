@@ -3,8 +3,9 @@
     w_scale = max(mean|w|, 1e-5)                  summed in float64, rounded once to float32
     w_q     = clip(round(w / w_scale), -1, 1)     IEEE division, half to even
 
-The mean is taken over the whole weight, over each row, or over each group of a row's inputs. For one scale a tensor this is
-`reference.quantize_weight` bit for bit, on every device; a row or group is quantized as a tensor of its own would be.
+The mean is taken over the whole weight, over each row, or over each group of a row's inputs. With one scale for the
+tensor this is `reference.quantize_weight` bit for bit, on every device; a row or a group is quantized as a tensor of
+its own would be.
 """
 
 from collections.abc import Iterator
@@ -18,9 +19,7 @@ SCALES = ("tensor", "row", "group")
 CHUNK_ELEMENTS = 2**17  # of float64 that stay in a CPU's cache: three times as fast as one long pass
 
 
-def quantize_weight(
-    w: torch.Tensor, scale: str = "tensor", group_size: int = 0
-) -> tuple[torch.Tensor, torch.Tensor]:
+def quantize_weight(w: torch.Tensor, scale: str = "tensor", group_size: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Absmean quantization of a weight.
 
     Args:
@@ -75,7 +74,7 @@ def absmean(w: torch.Tensor, scale: str, group_size: int) -> torch.Tensor:
 
 def row_means(w: torch.Tensor, group_size: int) -> torch.Tensor:
     """(n, K) float64 -> the mean of each group of each row, (n, ceil(K / group_size)); the last group may be short."""
-    return torch.stack([group.sum(1) / max(group.shape[1], 1) for group in w.split(group_size, 1)], 1)
+    return torch.stack([group.sum(1) / max(group.shape[1], 1) for group in torch.split(w, group_size, 1)], 1)
 
 
 def wide_pieces(w: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -83,7 +82,7 @@ def wide_pieces(w: torch.Tensor) -> Iterator[torch.Tensor]:
     if w.device.type == "mps":
         w = w.cpu()  # Apple's GPUs have no float64
     rows = max(1, CHUNK_ELEMENTS // max(w.shape[1], 1)) if w.device.type == "cpu" else max(len(w), 1)
-    return (piece.double() for piece in w.split(rows))
+    return (piece.double() for piece in torch.split(w, rows))
 
 
 def check_weight(w: torch.Tensor, scale: str, group_size: int) -> None:
@@ -93,4 +92,6 @@ def check_weight(w: torch.Tensor, scale: str, group_size: int) -> None:
     if scale not in SCALES:
         raise InvalidInput(f"scale: expected one of {', '.join(SCALES)}, got {scale!r}")
     if (group_size > 0) != (scale == "group") or group_size < 0:
-        raise InvalidInput(f"group_size: at least 1 with scale='group' and 0 otherwise, got {group_size} with {scale!r}")
+        raise InvalidInput(
+            f"group_size: at least 1 with scale='group' and 0 otherwise, got {group_size} with {scale!r}"
+        )

@@ -1,0 +1,71 @@
+"""`BitLinear`: nn.Linear that trains with a ternary weight and int8 activations (BitNet b1.58, arXiv 2402.17764)."""
+
+import torch
+from torch import nn
+
+import bitnet_jit.ops  # noqa: F401  registers torch.ops.bitnet_jit
+from bitnet_jit.nn import checks
+from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
+from bitnet_jit.quant import quantize_weight
+
+bit_linear_train = torch.ops.bitnet_jit.bit_linear_train.default
+
+
+class BitLinear(nn.Linear):
+    """A linear layer whose weight is rounded to {-1, 0, 1} times mean|weight| in every forward.
+
+    The float weight is what the optimizer sees; gradients pass both quantizers straight through. Its signature,
+    initialization, state_dict and behaviour are those of nn.Linear. Weight and input may differ in dtype; the output
+    has the input's. float64 is refused in words.
+
+    Args:
+        in_features: K, up to 2**18.
+        out_features: N.
+        bias: whether to add one.
+        device: where the parameters live.
+        dtype: of the parameters: float32 masters, or bfloat16 or float16.
+
+    Raises:
+        InvalidInput: a size is out of range.
+
+    >>> layer, x = BitLinear(4, 2), torch.randn(3, 4)
+    >>> layer(x).sum().backward()
+    >>> layer.weight.grad.shape, torch.equal(layer.pack()(x), layer(x))
+    (torch.Size([2, 4]), True)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        checks.check_features(in_features, out_features)
+        super().__init__(in_features, out_features, bias, device, dtype)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """(..., K) float32, bfloat16 or float16 -> (..., N) of the same dtype; under autocast, of autocast's."""
+        parameters = self._parameters
+        y: torch.Tensor = bit_linear_train(input, parameters["weight"], parameters["bias"])
+        return y
+
+    def pack(self, format: str = "i2") -> PackedBitLinear:
+        """The layer as it runs, with the same output bit for bit; the weight is quantized here, the bias is copied.
+
+        Args:
+            format: "i2" (2 bits a weight) or "t5" (1.6).
+
+        Raises:
+            InvalidInput: the weight holds NaN or infinity, or the format is unknown.
+        """
+        if self.weight.is_meta:
+            with_bias = self.bias is not None
+            packed = PackedBitLinear(
+                self.in_features, self.out_features, with_bias, "meta", self.weight.dtype, format=format
+            )
+        else:
+            bias = None if self.bias is None else self.bias.detach().clone()
+            packed = PackedBitLinear.from_codes(*quantize_weight(self.weight), bias, format=format)
+        return packed.train(self.training)

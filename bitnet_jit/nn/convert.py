@@ -1,0 +1,129 @@
+"""Whole models: `convert` makes their linear layers trainable ternary ones, `pack` makes those ready to run."""
+
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+from torch import nn
+
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.nn import checks
+from bitnet_jit.nn.bit_linear import BitLinear
+from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
+
+Model = TypeVar("Model", bound=nn.Module)
+
+OUTPUT_HEADS = ("lm_head", "*.lm_head")  # BitNet keeps embeddings and the output head in full precision
+
+
+def convert(model: Model, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None) -> Model:
+    """Turn nn.Linear layers into `BitLinear`, in place.
+
+    Each layer stays the same object with the same parameters, so optimizers, hooks and tied weights stay valid.
+    Subclasses of nn.Linear have a behaviour of their own and are left alone.
+
+    Args:
+        model: any module.
+        include: shell patterns (`*`, `?`, `[...]`) of qualified names, such as "layers.*.mlp.*"; None takes all.
+        exclude: patterns of names to leave alone, even where `include` takes them; None leaves heads named "lm_head".
+
+    Returns:
+        The model.
+
+    Raises:
+        InvalidInput: a pattern matches no nn.Linear, nothing is left to convert, or a layer is too large.
+
+    >>> model = convert(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2)), exclude=["2"])
+    >>> [type(module).__name__ for module in model]
+    ['BitLinear', 'ReLU', 'Linear']
+    """
+    layers = {name: module for name, module in model.named_modules(remove_duplicate=False) if type(module) is nn.Linear}
+    left = matching(layers, exclude, "exclude") if exclude is not None else matching_any(layers, OUTPUT_HEADS)
+    taken = set(layers) if include is None else matching(layers, include, "include")
+    left_ids = {id(layers[name]) for name in left}
+    chosen = [layers[name] for name in layers if name in taken and id(layers[name]) not in left_ids]
+    if not chosen:
+        raise InvalidInput(f"model: no nn.Linear of {type(model).__name__} is left to convert, out of {len(layers)}")
+    for module in chosen:
+        checks.check_features(module.in_features, module.out_features)
+    for module in chosen:
+        # a BitLinear adds methods and no state: a new class keeps the object that everybody else holds
+        module.__class__ = BitLinear
+    return model
+
+
+def pack(model: nn.Module, format: str = "i2") -> nn.Module:
+    """Replace every `BitLinear` of a model by its `PackedBitLinear`, in place.
+
+    Layers that share one weight share its packed copy. An embedding tied to a layer keeps the dense weight.
+
+    Args:
+        model: a module that holds BitLinear layers, or one itself.
+        format: "i2" or "t5".
+
+    Returns:
+        The model; where it is a BitLinear itself, the packed layer.
+
+    Raises:
+        InvalidInput: there is no BitLinear, a weight holds NaN or infinity, or the format is unknown. Then nothing is
+            replaced.
+
+    >>> pack(nn.Sequential(BitLinear(8, 4, bias=False)))
+    Sequential(
+      (0): PackedBitLinear(in_features=8, out_features=4, bias=False, format=i2, scale=tensor, activation=a8)
+    )
+    """
+    packed_by_weight: dict[int, PackedBitLinear] = {}
+
+    def pack_layer(name: str, layer: BitLinear) -> PackedBitLinear:
+        try:
+            packed = layer.pack(format)
+        except InvalidInput as error:
+            raise InvalidInput(f"{name or 'model'}: {error}") from None
+        first = packed_by_weight.setdefault(id(layer.weight), packed)
+        packed.w_packed, packed.w_scale = first.w_packed, first.w_scale
+        return packed
+
+    return replace(model, BitLinear, pack_layer)
+
+
+def replace(model: nn.Module, kind: type[nn.Module], make: Callable[..., nn.Module]) -> nn.Module:
+    """Replace every module of a kind by make(name, module); all are made first, so an error leaves the model as it was.
+
+    What is reached by several names is made once. Returns the model, or its replacement where it is of the kind itself.
+
+    Raises:
+        InvalidInput: the model holds none.
+    """
+    found = {name: module for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, kind)}
+    if not found:
+        raise InvalidInput(f"model: {type(model).__name__} holds no {kind.__name__}")
+    made: dict[int, nn.Module] = {}
+    for name, module in found.items():
+        if id(module) not in made:
+            made[id(module)] = make(name, module)
+    for name, module in found.items():
+        if not name:
+            return made[id(module)]
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, made[id(module)])
+    return model
+
+
+def matching(layers: Mapping[str, nn.Module], patterns: Iterable[str], argument: str) -> set[str]:
+    """The names that any pattern matches; a pattern that matches none raises InvalidInput."""
+    if isinstance(patterns, str):
+        raise InvalidInput(f"{argument}: expected a list of patterns, got the string {patterns!r}")
+    found: set[str] = set()
+    for pattern in patterns:
+        names = matching_any(layers, (pattern,))
+        if not names:
+            some = ", ".join(list(layers)[:5]) or "none at all"
+            raise InvalidInput(f"{argument}: the pattern {pattern!r} matches no nn.Linear; their names begin: {some}")
+        found |= names
+    return found
+
+
+def matching_any(layers: Mapping[str, nn.Module], patterns: Iterable[str]) -> set[str]:
+    """The names that any of the patterns matches."""
+    return {name for name in layers for pattern in patterns if fnmatchcase(name, pattern)}

@@ -1,0 +1,56 @@
+"""`RMSNorm` on the rms_norm kernel (arXiv 1910.07467)."""
+
+import torch
+from torch import nn
+
+import bitnet_jit.ops  # noqa: F401  registers torch.ops.bitnet_jit
+from bitnet_jit.errors import InvalidInput
+
+rms_norm = torch.ops.bitnet_jit.rms_norm.default
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean x^2 + eps) * weight over the last dimension, computed in float32 and rounded once to x's dtype.
+
+    Args:
+        hidden_size: size of the last dimension.
+        eps: added to the mean of squares.
+        device: where the weight lives.
+        dtype: of the weight.
+
+    Raises:
+        InvalidInput: hidden_size or eps is out of range.
+
+    >>> RMSNorm(2, eps=0.0)(torch.tensor([3.0, 3.0])).tolist()
+    [1.0, 1.0]
+    """
+
+    weight: nn.Parameter
+
+    def __init__(
+        self,
+        hidden_size: int,
+        eps: float = 1e-6,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if hidden_size < 1:
+            raise InvalidInput(f"hidden_size: expected at least 1, got {hidden_size}")
+        if not 0 <= eps < float("inf"):
+            raise InvalidInput(f"eps: expected a finite number of at least 0, got {eps}")
+        self.hidden_size, self.eps = hidden_size, float(eps)
+        self.weight = nn.Parameter(torch.empty(hidden_size, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the weight to ones."""
+        nn.init.ones_(self.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (..., hidden_size) float32, bfloat16 or float16 -> the same shape and dtype."""
+        y: torch.Tensor = rms_norm(x, self._parameters["weight"], self.eps)
+        return y
+
+    def extra_repr(self) -> str:
+        return f"{self.hidden_size}, eps={self.eps}"
