@@ -23,6 +23,8 @@ def bind_torch(kernel: Kernel, config: Config, problem: Problem) -> Plan:
     def plan(x: torch.Tensor, *others: Any) -> Any:
         leading = x.shape[:-1]
         rows = [a.reshape(-1, x.shape[-1]) if isinstance(a, torch.Tensor) and a.shape == x.shape else a for a in others]
+        if problem.op == "quantized_linear":
+            rows[0] = rows[0].reshape(-1)  # x_scale (...)
         result = run(x.reshape(leading.numel(), x.shape[-1]), *rows)
         if isinstance(result, tuple):
             x_q, x_scale = result
