@@ -84,20 +84,21 @@ def pack(model: nn.Module, format: str = "i2") -> nn.Module:
         packed.w_packed, packed.w_scale = first.w_packed, first.w_scale
         return packed
 
-    return replace(model, BitLinear, pack_layer)
+    return replace(model, (BitLinear,), pack_layer)
 
 
-def replace(model: nn.Module, kind: type[nn.Module], make: Callable[..., nn.Module]) -> nn.Module:
-    """Replace every module of a kind by make(name, module); all are made first, so an error leaves the model as it was.
+def replace(model: nn.Module, kinds: tuple[type[nn.Module], ...], make: Callable[..., nn.Module]) -> nn.Module:
+    """Replace every module of some kinds by make(name, module); all are made first, so an error leaves the model whole.
 
-    What is reached by several names is made once. Returns the model, or its replacement where it is of the kind itself.
+    What is reached by several names is made once. Returns the model, or its replacement where it is of such a kind.
 
     Raises:
         InvalidInput: the model holds none.
     """
-    found = {name: module for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, kind)}
+    found = {name: module for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, kinds)}
     if not found:
-        raise InvalidInput(f"model: {type(model).__name__} holds no {kind.__name__}")
+        expected = " or ".join(f"{kind.__module__}.{kind.__name__}" for kind in kinds)
+        raise InvalidInput(f"model: {type(model).__name__} holds no {expected}")
     made: dict[int, nn.Module] = {}
     for name, module in found.items():
         if id(module) not in made:

@@ -82,7 +82,7 @@ def wide_pieces(w: torch.Tensor) -> Iterator[torch.Tensor]:
     if w.device.type == "mps":
         w = w.cpu()  # Apple's GPUs have no float64
     rows = max(1, CHUNK_ELEMENTS // max(w.shape[1], 1)) if w.device.type == "cpu" else max(len(w), 1)
-    return (piece.double() for piece in torch.split(w, rows))
+    return (piece.to(torch.float64, copy=True) for piece in torch.split(w, rows))
 
 
 def check_weight(w: torch.Tensor, scale: str, group_size: int) -> None:
