@@ -15,6 +15,10 @@ class CheckpointError(BitNetError, ValueError):
     """A model file is missing something, holds something wrong, or is of an unknown kind."""
 
 
+class CheckpointWarning(UserWarning):
+    """A model file can be read, but something in it is unlikely to be meant; the message names tensor and value."""
+
+
 class UnsupportedProblem(BitNetError, NotImplementedError):
     """No kernel takes a problem. `refusals` maps each kernel's name to its reason in words."""
 

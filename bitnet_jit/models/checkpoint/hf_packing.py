@@ -1,0 +1,79 @@
+"""The Hugging Face packing of ternary codes, turned into our canonical `i2` without unpacking the weight.
+
+There, uint8 (R, K) with R = ceil(N / 4) holds row i * R + j of the weight in bits 2i, 2i + 1 of byte row j. Here, uint8
+(N, ceil(K / 4)) holds four inputs of one row in a byte. Both have 2-bit codes w + 1. So four neighbouring bytes there,
+read as one 32-bit word, hold a byte of each of four rows here: shift by 2i, keep the lowest two bits of each byte, push
+them together.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+SLICE_BYTES = 2**22  # of the source, converted at a time
+PAD = 0b01010101  # four codes of weight 0
+
+
+@dataclass
+class CodeCount:
+    """How many codes were seen, how many of them were 1 (weight 0), and how many 3 (no ternary code)."""
+
+    codes: int = 0
+    zeros: int = 0
+    threes: int = 0
+
+    @property
+    def density(self) -> float:
+        """The share of weights that are not zero."""
+        return 1 - self.zeros / self.codes
+
+    def add(self, packed: torch.Tensor, in_features: int) -> None:
+        """Count the codes of canonical rows (n, ceil(K / 4)), without those that fill up the last byte."""
+        low, high = packed & 0b01010101, (packed >> 1) & 0b01010101
+        padding = packed.shape[0] * (4 * packed.shape[1] - in_features)
+        self.codes += packed.shape[0] * in_features
+        self.zeros += count_bits(low & ~high) - padding
+        self.threes += count_bits(low & high)
+
+
+def count_bits(bits: torch.Tensor) -> int:
+    """The number of ones in uint8 of which only the even bits may be set."""
+    pairs = (bits & 0b00010001) + ((bits >> 2) & 0b00010001)
+    return int(((pairs & 15) + (pairs >> 4)).sum())
+
+
+def repack(source: torch.Tensor, out: torch.Tensor, in_features: int) -> CodeCount:
+    """Fill `out`, canonical i2 (N, ceil(K / 4)), from `source`, uint8 (ceil(N / 4), K), slice by slice.
+
+    >>> source = torch.tensor([[0b10_00_01_00, 0b00_01_10_01]], dtype=torch.uint8)
+    >>> out = torch.empty(4, 1, dtype=torch.uint8)
+    >>> repack(source, out, 2)
+    CodeCount(codes=8, zeros=3, threes=0)
+    >>> [f"{byte:08b}" for byte in out.flatten().tolist()]
+    ['01010100', '01011001', '01010100', '01010010']
+    """
+    count = CodeCount()
+    height = source.shape[0]
+    step = max(1, SLICE_BYTES // in_features)
+    for start in range(0, height, step):
+        words = as_words(source[start : start + step])
+        for digit in range(4):
+            first = digit * height + start
+            rows = out[first : min(first + words.shape[0], out.shape[0])]
+            push_together((words[: rows.shape[0]] >> 2 * digit) & 0x03030303, rows)
+            count.add(rows, in_features)
+    return count
+
+
+def as_words(piece: torch.Tensor) -> torch.Tensor:
+    """uint8 (n, K) -> int32 (n, ceil(K / 4)), the first byte lowest; missing bytes hold weights 0."""
+    missing = -piece.shape[1] % 4
+    padded = F.pad(piece, (0, missing), value=PAD) if missing else piece.contiguous()
+    return (padded if padded.storage_offset() % 4 == 0 else padded.clone()).view(torch.int32)
+
+
+def push_together(codes: torch.Tensor, out: torch.Tensor) -> None:
+    """int32 with a code in the lowest bits of each byte -> uint8 with the four codes side by side."""
+    pairs = codes | codes >> 6
+    out.copy_((pairs | pairs >> 12) & 255)

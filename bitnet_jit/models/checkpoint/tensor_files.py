@@ -1,0 +1,131 @@
+"""The safetensors files of a directory, one or several: which tensors there are, and views into the mapped files.
+
+Nothing is read before it is asked for, and nothing is copied: a tensor is a view of its file until a caller copies it.
+"""
+
+import reprlib
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from bitnet_jit.errors import CheckpointError
+from bitnet_jit.models.checkpoint.fields import Fields, read_json
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+DTYPES = {"U8": torch.uint8, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+FLOATS = ("F32", "BF16", "F16")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a tensor lies and what its file says of it; dtype in safetensors' words, such as "BF16"."""
+
+    file: Path
+    handle: Any
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class TensorFiles:
+    """The tensors of a checkpoint directory; a context manager that closes its files.
+
+    Raises:
+        CheckpointError: no safetensors file, a damaged one, or an index that does not fit its files.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.entries: dict[str, Entry] = {}
+        self._open_files = ExitStack()
+        with ExitStack() as opened:
+            for file, expected in find_files(directory).items():
+                self._add(file, opened.enter_context(open_file(file)), expected)
+            self._open_files = opened.pop_all()
+
+    def __enter__(self) -> "TensorFiles":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.entries.clear()
+        self._open_files.close()
+
+    def _add(self, file: Path, handle: Any, expected: list[str]) -> None:
+        for name in handle.keys():  # noqa: SIM118 (no mapping: it has keys() and no __iter__)
+            if name in self.entries:
+                raise CheckpointError(f"{file}: {name}: a second one, the first is in {self.entries[name].file.name}")
+            part = handle.get_slice(name)
+            self.entries[name] = Entry(file, handle, part.get_dtype(), tuple(part.get_shape()))
+        for name in expected:
+            if name not in self.entries or self.entries[name].file != file:
+                raise CheckpointError(f"{file}: {name}: expected it here, as {INDEX} says, found no such tensor")
+
+    def require(self, name: str, shape: tuple[int, ...], dtypes: Iterable[str] = FLOATS) -> Entry:
+        """The entry of a tensor that must be there, with this shape and one of these dtypes.
+
+        Raises:
+            CheckpointError: it is missing or another; the message names file, tensor, found and expected.
+        """
+        expected = f"{' or '.join(dtypes)} {shape}"
+        entry = self.entries.get(name)
+        if entry is None:
+            raise CheckpointError(f"{self.directory}: {name}: expected {expected}, found no such tensor")
+        if entry.shape != shape or entry.dtype not in dtypes:
+            raise CheckpointError(f"{entry.file}: {name}: expected {expected}, found {entry.dtype} {entry.shape}")
+        return entry
+
+    def view(self, name: str) -> torch.Tensor:
+        """The tensor as a view of its file, valid while the files are open; `require` it before."""
+        entry = self.entries[name]
+        try:
+            found: torch.Tensor = entry.handle.get_tensor(name)
+        except SafetensorError as error:
+            raise CheckpointError(f"{entry.file}: {name}: cannot be read ({error})") from error
+        return found
+
+    def error(self, name: str, expected: str, found: str) -> CheckpointError:
+        """The error for a tensor whose contents are wrong."""
+        return CheckpointError(f"{self.entries[name].file}: {name}: expected {expected}, found {found}")
+
+
+def open_file(file: Path) -> Any:
+    """A safetensors file, mapped; CheckpointError where it is damaged or cannot be read."""
+    try:
+        return safe_open(file, framework="pt")
+    except SafetensorError as error:
+        raise CheckpointError(f"{file}: expected a whole safetensors file, found: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error})") from error
+
+
+def find_files(directory: Path) -> dict[Path, list[str]]:
+    """The safetensors files of a directory, each with the tensors that the index, if there is one, expects in it."""
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: expected a directory with config.json and {SINGLE}, found none")
+    if (directory / INDEX).is_file():
+        return indexed_files(directory / INDEX)
+    if (directory / SINGLE).is_file():
+        return {directory / SINGLE: []}
+    there = reprlib.repr(sorted(path.name for path in directory.iterdir()))
+    raise CheckpointError(f"{directory}: expected {SINGLE} or {INDEX}, found {there} (pickled weights are never read)")
+
+
+def indexed_files(index: Path) -> dict[Path, list[str]]:
+    """The files that an index names. A name with a folder in it is refused: it could lead anywhere."""
+    weight_map = Fields(read_json(index), str(index)).inner("weight_map")
+    if weight_map is None or not weight_map.values:
+        raise CheckpointError(f"{index}: weight_map: expected an object that names a file a tensor, found none")
+    files: dict[Path, list[str]] = {}
+    for name, file in weight_map.values.items():
+        if not isinstance(file, str) or not file.endswith(".safetensors") or Path(file).name != file or "\\" in file:
+            raise weight_map.refuse(name, "the name of a safetensors file beside the index")
+        files.setdefault(index.with_name(file), []).append(name)
+    return files

@@ -1,0 +1,74 @@
+"""What a decoder looks like, in our own words: sizes, activation, norms, positions."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3.1's stretching of rotary positions: long wavelengths slow down by `factor`, short ones stay.
+
+    Attributes:
+        factor: how much longer the context became.
+        low_freq_factor: wavelengths above original_context / low_freq_factor are divided by `factor` entirely.
+        high_freq_factor: wavelengths below original_context / high_freq_factor stay as they were.
+        original_context: tokens that the model was trained on before.
+    """
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_context: int
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The architecture of a decoder with ternary linear layers.
+
+    Attributes:
+        vocab_size: rows of the embedding.
+        hidden_size: width of the residual stream.
+        intermediate_size: width of the feed-forward middle.
+        num_layers: blocks.
+        num_heads: query heads.
+        num_kv_heads: key and value heads; divides `num_heads`.
+        head_dim: width of a head, even.
+        context_length: most tokens of prompt and continuation together.
+        norm_eps: added to the mean square in every RMSNorm.
+        rope_theta: base of the rotary frequencies.
+        rope_scaling: None for plain rotary positions.
+        activation: "relu2" is relu(gate)^2 * up, "silu" is silu(gate) * up.
+        sub_norms: BitNet's two further norms, before o_proj and before down_proj.
+        tied_embeddings: the output head is the embedding.
+        attention_bias: q, k, v and o have biases.
+        mlp_bias: gate, up and down have biases.
+        eos_ids: tokens that end a text.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    context_length: int
+    norm_eps: float
+    rope_theta: float
+    rope_scaling: RopeScaling | None
+    activation: Literal["relu2", "silu"]
+    sub_norms: bool
+    tied_embeddings: bool
+    attention_bias: bool
+    mlp_bias: bool
+    eos_ids: tuple[int, ...]
+
+    @property
+    def q_features(self) -> int:
+        """Outputs of q_proj, inputs of o_proj."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_features(self) -> int:
+        """Outputs of k_proj, and of v_proj."""
+        return self.num_kv_heads * self.head_dim

@@ -1,0 +1,10 @@
+"""The small model that comes with the package."""
+
+from pathlib import Path
+
+import bitnet_jit
+
+
+def embedded_model() -> Path:
+    """The directory of the model that is used where none is named; its MODEL_CARD.md says what it is."""
+    return Path(bitnet_jit.__file__).parent / "assets" / "tiny-bitnet"

@@ -1,0 +1,71 @@
+"""Keys and values of the tokens seen so far, so that a new token computes its own only."""
+
+import torch
+
+from bitnet_jit.models.config import DecoderConfig
+
+SMALLEST_CAPACITY = 64  # tokens
+
+
+class KVCache:
+    """Keys and values of every layer, preallocated; the capacity doubles when it is full.
+
+    Args:
+        config: the decoder's.
+        batch_size: prompts that are continued together.
+        capacity: tokens to make room for at once.
+        dtype: of keys and values.
+        device: where they live.
+    """
+
+    def __init__(
+        self, config: DecoderConfig, batch_size: int, capacity: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.length = 0
+        self._limit = config.context_length
+        rows = self._rounded(capacity)
+        shape = (config.num_layers, 2, batch_size, config.num_kv_heads, rows, config.head_dim)
+        self._storage = torch.empty(shape, dtype=dtype, device=device)
+
+    @property
+    def batch_size(self) -> int:
+        return self._storage.shape[2]
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that fit without a further allocation."""
+        return self._storage.shape[4]
+
+    @property
+    def num_bytes(self) -> int:
+        return self._storage.nbytes
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for `tokens` more."""
+        needed = self.length + tokens
+        if needed > self.capacity:
+            shape = list(self._storage.shape)
+            shape[4] = self._rounded(needed)
+            grown = torch.empty(shape, dtype=self._storage.dtype, device=self._storage.device)
+            grown[:, :, :, :, : self.length] = self._storage[:, :, :, :, : self.length]
+            self._storage = grown
+
+    def put(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store a layer's new keys and values (B, T, kv_heads, D) behind the old ones, for which `reserve` made room.
+
+        Returns:
+            Views of all keys and values so far, each (B, kv_heads, length + T, D).
+        """
+        stop = self.length + keys.shape[1]
+        all_keys, all_values = self._storage[layer, :, :, :, :stop].unbind()
+        all_keys[:, :, self.length :].copy_(keys.transpose(1, 2))
+        all_values[:, :, self.length :].copy_(values.transpose(1, 2))
+        return all_keys, all_values
+
+    def advance(self, tokens: int) -> None:
+        """Count `tokens` as seen, once every layer has put them."""
+        self.length += tokens
+
+    def _rounded(self, tokens: int) -> int:
+        """The power of two at or above, but no more than a context."""
+        return min(max(SMALLEST_CAPACITY, 1 << max(tokens - 1, 0).bit_length()), max(self._limit, tokens))
