@@ -21,7 +21,7 @@ class Problem:
         y_dtype: dtype of the output.
         scale: "tensor", "row", "group", or "" where there is none.
         group_size: inputs that share a scale; 0 unless `scale` is "group".
-        bias: whether a bias is added.
+        bias: dtype of the bias, or of a norm's weight; "" where there is none.
         device: fingerprint of the device; two unlike devices never share one.
     """
 
@@ -36,7 +36,7 @@ class Problem:
     y_dtype: str = "float32"
     scale: str = ""
     group_size: int = 0
-    bias: bool = False
+    bias: str = ""
     device: str = ""
 
     def __str__(self) -> str:

@@ -14,7 +14,7 @@ from bitnet_jit.kernels.kernel import Backend, Kernel
 from bitnet_jit.packing import CANONICAL, Layout, get_format
 from bitnet_jit.problem import Problem
 
-BACKENDS = {"torch": ("torch",)}  # in order of preference; the packages that each one needs
+BACKENDS = {"numba": ("numba",), "torch": ("torch",)}  # in order of preference; the packages that each one needs
 
 
 @cache

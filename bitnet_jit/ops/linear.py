@@ -65,7 +65,7 @@ class LinearPlans:
             y_dtype=dtype_name(y_dtype),
             scale="" if w_scale is None else SCALES[w_scale.dim()],
             group_size=group_size,
-            bias=bias is not None,
+            bias="" if bias is None else dtype_name(bias.dtype),
         )
         scale_shape = torch.Size() if w_scale is None else w_scale.shape
         found = self._plans[key] = make_plan(problem), w_packed.shape, scale_shape

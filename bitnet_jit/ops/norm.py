@@ -34,11 +34,13 @@ class RowPlans:
                 f"weight: expected floating point ({features},) on {x.device}, "
                 f"got {weight.dtype} {tuple(weight.shape)} on {weight.device}"
             )
-        key = (rows_bucket(x.numel() // features), features, x.dtype, x.device)
+        weight_dtype = None if weight is None else weight.dtype
+        key = (rows_bucket(x.numel() // features), features, x.dtype, x.device, weight_dtype)
         plan = self._plans.get(key)
         if plan is None:
             y_dtype = dtype_name(x.dtype) if self.op == "rms_norm" else "int8"
-            plan = self._plans[key] = make_plan(describe(self.op, x, key[0], features, y_dtype=y_dtype))
+            bias = "" if weight is None else dtype_name(weight.dtype)
+            plan = self._plans[key] = make_plan(describe(self.op, x, key[0], features, y_dtype=y_dtype, bias=bias))
         return plan
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 from bitnet_jit.kernels.kernel import Config, Kernel
-from bitnet_jit.ops import numba_tensors
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.device import fingerprint
 from bitnet_jit.runtime.dispatcher import Dispatcher
@@ -34,7 +33,14 @@ def bind_torch(kernel: Kernel, config: Config, problem: Problem) -> Plan:
     return plan
 
 
-BINDERS: dict[str, Callable[[Kernel, Config, Problem], Plan]] = {"torch": bind_torch, "numba": numba_tensors.bind}
+def bind_numba(kernel: Kernel, config: Config, problem: Problem) -> Plan:
+    """A Numba kernel as a plan; Numba is imported with the first one."""
+    from bitnet_jit.ops import numba_tensors
+
+    return numba_tensors.bind(kernel, config, problem)
+
+
+BINDERS: dict[str, Callable[[Kernel, Config, Problem], Plan]] = {"torch": bind_torch, "numba": bind_numba}
 
 
 def make_plan(problem: Problem) -> Plan:

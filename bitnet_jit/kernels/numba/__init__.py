@@ -1,0 +1,22 @@
+"""Numba kernels for CPUs: every instruction set by one spelling, and no torch in sight."""
+
+from bitnet_jit.kernels.kernel import Backend
+from bitnet_jit.kernels.numba import linear
+from bitnet_jit.kernels.numba.isa import chosen_isa, machine, usable_isas
+from bitnet_jit.kernels.numba.layout import LAYOUTS
+
+
+def why_not(device_type: str) -> str | None:
+    return None if device_type == "cpu" else f"serves the CPU, not {device_type!r}"
+
+
+def describe() -> dict[str, str]:
+    """What this backend has found on this machine, for people."""
+    return {
+        "architecture": machine(),
+        "instruction set": chosen_isa().name,
+        "usable instruction sets": ", ".join(usable_isas()),
+    }
+
+
+BACKEND = Backend(name="numba", why_not=why_not, kernels=(*linear.KERNELS,), layouts=LAYOUTS)

@@ -1,0 +1,156 @@
+"""One call of a linear kernel: its operands as addresses, and how its workspace and its rows are prepared.
+
+All kernels of this package share this part; they differ in how they multiply (`linear.py`, `amx.py`).
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from numba.extending import register_jitable
+
+from bitnet_jit.kernels.numba.elements import ELEMENT_BYTES
+from bitnet_jit.kernels.numba.jit import jit
+from bitnet_jit.kernels.numba.parallel import COUNTER_BYTES, COUNTERS, done, draw, wait
+from bitnet_jit.kernels.numba.quantize import copy_codes, quantize_row, sum_codes
+
+TENSOR, ROW, GROUP = 0, 1, 2  # dimensions of w_scale
+ALIGN = 64
+CHUNK_ELEMENTS = 16384  # of x in one piece of the first phase
+SMALL_WORK = 2**19  # products under which a second thread costs more than it brings
+PREPARE, MULTIPLY = 0, 1  # phases of a team
+
+
+@dataclass(frozen=True)
+class LinearSpec:
+    """What a linear kernel is compiled for.
+
+    Attributes:
+        tile: the shape of its tile: a frozen dataclass of the kernel's file.
+        x_dtype: "int8" for codes, or a floating dtype.
+        y_dtype: "int32" for bare sums, or a floating dtype.
+        bias_dtype: a floating dtype, where there is a bias.
+    """
+
+    tile: Any
+    x_dtype: str
+    y_dtype: str
+    bias_dtype: str = "float32"
+
+    @property
+    def x_is_codes(self) -> bool:
+        return self.x_dtype == "int8"
+
+    @property
+    def y_is_sums(self) -> bool:
+        return self.y_dtype == "int32"
+
+    @property
+    def x_bytes(self) -> int:
+        return ELEMENT_BYTES[self.x_dtype]
+
+    @property
+    def y_bytes(self) -> int:
+        return ELEMENT_BYTES[self.y_dtype]
+
+
+class Job(NamedTuple):
+    """Operands of one call, all int64; what is not used is 0."""
+
+    x: int  # (rows, in_features) contiguous, spec.x_dtype
+    x_scale: int  # (rows,) float32: given with codes, else in the workspace
+    w: int  # blocks of the layout
+    w_scale: int  # float32 (), (N,) or (N, groups)
+    bias: int  # (N,) spec.bias_dtype
+    y: int  # (rows, out_features) contiguous, spec.y_dtype
+    rows: int
+    in_features: int
+    out_features: int
+    scale_kind: int  # TENSOR, ROW or GROUP
+    group_size: int  # inputs that share a scale and a sum; in_features where there is one group
+    groups: int
+    counters: int  # workspace
+    x_sum: int  # workspace: (rows, groups) int32
+    x_q: int  # workspace: (rows, x_stride) int8, zero beyond in_features
+    x_stride: int
+
+
+@register_jitable
+def round_up(value, multiple):
+    return (value + multiple - 1) // multiple * multiple
+
+
+@register_jitable
+def x_stride_of(in_features):
+    """Bytes between rows of codes: whole steps of K for every kernel, and never a multiple of 1 KiB, whose rows collide."""
+    stride = round_up(round_up(in_features, 20), 64)
+    return stride + 64 if stride % 1024 == 0 else stride
+
+
+@register_jitable
+def workspace_parts(rows, in_features, groups):
+    """Offsets behind the counters of x_scale, x_sum and x_q, and the size of it all in bytes."""
+    x_scale = COUNTERS * COUNTER_BYTES
+    x_sum = round_up(x_scale + 4 * rows, ALIGN)
+    x_q = round_up(x_sum + 4 * rows * groups, ALIGN)
+    return x_scale, x_sum, x_q, x_q + rows * x_stride_of(in_features)
+
+
+@jit
+def make_job(
+    spec, x, x_scale, w, w_scale, bias, y, rows, in_features, out_features, scale_kind, group_size, workspace
+):
+    """A Job from the arguments of a call and the address of its workspace."""
+    group = group_size if scale_kind == GROUP else in_features
+    groups = (in_features + group - 1) // group
+    scale_at, sum_at, codes_at, _ = workspace_parts(rows, in_features, groups)
+    scales = x_scale if spec.x_is_codes else workspace + scale_at
+    return Job(
+        x,
+        scales,
+        w,
+        w_scale,
+        bias,
+        y,
+        rows,
+        in_features,
+        out_features,
+        scale_kind,
+        group,
+        groups,
+        workspace,
+        workspace + sum_at,
+        workspace + codes_at,
+        x_stride_of(in_features),
+    )
+
+
+@jit
+def useful_threads(job, threads):
+    """One thread where the work is small."""
+    return 1 if job.rows * job.in_features * job.out_features < SMALL_WORK else threads
+
+
+@jit
+def prepare_row(spec, job, row):
+    """Codes, scale and sums of one row of x."""
+    codes = job.x_q + row * job.x_stride
+    x = job.x + row * job.in_features * spec.x_bytes
+    if spec.x_is_codes:
+        copy_codes(x, job.in_features, codes, job.x_stride)
+    else:
+        quantize_row(spec.x_dtype, x, job.in_features, codes, job.x_stride, job.x_scale, row)
+    sum_codes(codes, job.in_features, job.group_size, job.x_sum, row * job.groups)
+
+
+@jit
+def prepare(spec, job):
+    """The first phase of a team: all rows of x, drawn in chunks; returns when every row is ready."""
+    chunk = max(1, CHUNK_ELEMENTS // job.in_features)
+    pieces = (job.rows + chunk - 1) // chunk
+    piece = draw(job.counters, PREPARE)
+    while piece < pieces:
+        for row in range(piece * chunk, min((piece + 1) * chunk, job.rows)):
+            prepare_row(spec, job, row)
+        done(job.counters, PREPARE)
+        piece = draw(job.counters, PREPARE)
+    wait(job.counters, PREPARE, pieces)

@@ -1,0 +1,98 @@
+"""How Numba kernels want packed weights: 64 outputs by one step of K (16 inputs of `i2`, 20 of `t5`) in 256 bytes.
+
+    i2/n64k16   (ceil(N / 64), ceil(K / 16), 4, 64) uint8
+    t5/n64k20   (ceil(N / 64), ceil(K / 20), 4, 64) uint8
+
+`decode.py` has the order inside a step. Missing outputs and inputs hold the code 1, weight 0. A canonical row has the same
+codes of a step in the same four bytes, so re-laying shuffles digits within 32-bit words, then transposes words.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from bitnet_jit.packing import FORMATS
+from bitnet_jit.packing.format import Array, Format, array_module, device_of
+from bitnet_jit.packing.layout import Layout
+
+OUTPUTS = 64  # a block of the layout
+WORDS = 4  # bytes of a canonical row in one step of K
+
+
+def tiles_shape(format: Format, out_features: int, in_features: int) -> tuple[int, ...]:
+    """Shape of a weight in this layout."""
+    return -(-out_features // OUTPUTS), -(-in_features // (WORDS * format.codes_per_byte)), 4, 64
+
+
+def from_canonical(
+    format: Format, shuffle: Callable[[Array], Array], packed: Array, out_features: int, in_features: int
+) -> Array:
+    """Canonical uint8 (N, ceil(K / codes_per_byte)) -> tiles, uint8."""
+    xp = array_module(packed)
+    blocks, steps, *_ = tiles_shape(format, out_features, in_features)
+    ones = int(format.join([xp.ones((1,), dtype=xp.uint8)] * format.codes_per_byte)[0])
+    padded = xp.full((blocks * OUTPUTS, steps * WORDS), ones, dtype=xp.uint8, **device_of(packed))
+    padded[:out_features, : packed.shape[1]] = packed
+    tail = in_features % format.codes_per_byte
+    if tail:  # canonical rows may end in any digits: here they are always 1
+        last = [digit[:, None] for digit in format.digits(packed[:, -1])]
+        last[tail:] = [last[0] * 0 + 1] * (format.codes_per_byte - tail)
+        padded[:out_features, packed.shape[1] - 1] = format.join(last)[:, 0]
+    words = shuffle(padded).view(xp.int32).reshape(blocks, OUTPUTS, steps).swapaxes(1, 2)
+    return compact(words).reshape(-1).view(xp.uint8).reshape(blocks, steps, 4, 64)
+
+
+def to_canonical(
+    format: Format, unshuffle: Callable[[Array], Array], tiles: Array, out_features: int, in_features: int
+) -> Array:
+    """The inverse of `from_canonical`."""
+    xp = array_module(tiles)
+    blocks, steps, *_ = tiles.shape
+    words = tiles.reshape(blocks, steps, 256).view(xp.int32).swapaxes(1, 2)
+    packed = unshuffle(compact(words).reshape(-1).view(xp.uint8).reshape(blocks * OUTPUTS, steps * WORDS))
+    rows, columns = format.packed_shape(out_features, in_features)
+    return compact(packed[:rows, :columns])
+
+
+def compact(array: Array) -> Array:
+    """The same array, contiguous."""
+    return np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array.contiguous()
+
+
+def transpose_i2(packed: Array) -> Array:
+    """Transpose each 32-bit word as 4 x 4 fields of two bits, in two swaps; its own inverse."""
+    xp = array_module(packed)
+    words = packed.view(xp.int32)
+    for distance, mask in ((12, 0x0000F0F0), (6, 0x00CC00CC)):
+        change = ((words >> distance) ^ words) & mask
+        words = words ^ change ^ (change << distance)
+    return words.view(xp.uint8)
+
+
+def transpose_t5(packed: Array) -> Array:
+    """Canonical bytes (k = 5 b + digit) -> bytes of a step (k = 4 digit + kk), the digit of weight 81 last."""
+    xp = array_module(packed)
+    codes = xp.stack(FORMATS["t5"].digits(packed), -1).reshape(packed.shape[0], -1, 5, 4)
+    t0, t1, t2, t3, t4 = (codes[:, :, digit] for digit in range(5))
+    return (t4 * 81 + t0 * 27 + t1 * 9 + t2 * 3 + t3).reshape(packed.shape)
+
+
+def untranspose_t5(tiles: Array) -> Array:
+    """The inverse of `transpose_t5`."""
+    xp = array_module(tiles)
+    digits = [tiles // 27 % 3, tiles // 9 % 3, tiles // 3 % 3, tiles % 3, tiles // 81]
+    codes = xp.stack([digit.reshape(tiles.shape[0], -1, 4) for digit in digits], 2).reshape(*tiles.shape, 5)
+    return FORMATS["t5"].join([codes[:, :, digit] for digit in range(5)])
+
+
+def tiles_layout(name: str, format: Format, shuffle: Callable, unshuffle: Callable) -> Layout:
+    return Layout(
+        name, format, partial(tiles_shape, format), partial(from_canonical, format, shuffle), partial(to_canonical, format, unshuffle)
+    )
+
+
+I2_TILES = tiles_layout("i2/n64k16", FORMATS["i2"], transpose_i2, transpose_i2)
+T5_TILES = tiles_layout("t5/n64k20", FORMATS["t5"], transpose_t5, untranspose_t5)
+LAYOUTS = (I2_TILES, T5_TILES)
+INPUTS_OF_LAYOUT = {layout.name: WORDS * layout.format.codes_per_byte for layout in LAYOUTS}

@@ -1,0 +1,195 @@
+"""Ternary linear layers for any M, N and K by register tiles: the kernel that every CPU runs.
+
+Three ops share it: `bit_linear` (float x), `quantized_linear` (codes and scales) and `ternary_matmul` (codes -> int32).
+A piece of work is a block of 64 outputs and some rows of x; inside it a strip of packed weights stays in the first cache
+while the rows pass. The last tile of a piece may overlap the one before: it computes the same numbers again.
+"""
+
+from dataclasses import replace
+from functools import cache
+
+from numba import types
+
+from bitnet_jit.kernels.kernel import Kernel
+from bitnet_jit.kernels.numba.bound import BoundLinear, Entry
+from bitnet_jit.kernels.numba.elements import load_float32, load_int32
+from bitnet_jit.kernels.numba.isa import chosen_isa
+from bitnet_jit.kernels.numba.jit import StaticType, compiled, jit
+from bitnet_jit.kernels.numba.job import GROUP, MULTIPLY, LinearSpec, make_job, prepare, useful_threads
+from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
+from bitnet_jit.kernels.numba.parallel import draw, reset, run_team
+from bitnet_jit.kernels.numba.simd import Tile, registers_type, stack_bytes
+from bitnet_jit.kernels.numba.tile import (
+    accumulate,
+    add_group,
+    clear,
+    finish_floats,
+    finish_row,
+    finish_sums,
+    scale_row,
+)
+from bitnet_jit.problem import Problem
+
+PIECES_PER_THREAD = 8
+BLOCK = 64  # outputs of a block of the layout
+STEP_BYTES = 256  # of a block, in one step of K
+
+
+@jit
+def multiply_tile(spec, job, first_row, w, output, count):
+    """Tile of rows first_row.. by `count` outputs from number `output`, whose codes begin at address w."""
+    tile = spec.tile
+    acc = stack_bytes(spec.tile)
+    steps = (job.in_features + tile.inputs - 1) // tile.inputs
+    accumulate(tile, job.x_q + first_row * job.x_stride, job.x_stride, w, steps, acc)
+    for r in range(tile.rows):
+        row = first_row + r
+        sums, first = acc + 4 * tile.width * r, row * job.out_features + output
+        if spec.y_is_sums:
+            finish_sums(sums, load_int32(job.x_sum, row), job.y, first, count)
+        else:
+            finish_row(
+                spec,
+                sums,
+                load_int32(job.x_sum, row),
+                load_float32(job.x_scale, row),
+                job.w_scale,
+                job.scale_kind,
+                job.bias,
+                job.y,
+                output,
+                first,
+                count,
+            )
+
+
+@jit
+def multiply_tile_by_groups(spec, job, first_row, w, output, count):
+    """The same with one scale for each group of inputs."""
+    tile = spec.tile
+    acc, sums = stack_bytes(spec.tile), stack_bytes(spec.tile)
+    clear(sums, tile.rows * tile.width)
+    for group in range(job.groups):
+        first_input = group * job.group_size
+        inputs = min(job.group_size, job.in_features - first_input)
+        steps = (inputs + tile.inputs - 1) // tile.inputs
+        x = job.x_q + first_row * job.x_stride + first_input
+        accumulate(tile, x, job.x_stride, w + first_input // tile.inputs * STEP_BYTES, steps, acc)
+        for r in range(tile.rows):
+            part = 4 * tile.width * r
+            x_sum = load_int32(job.x_sum, (first_row + r) * job.groups + group)
+            add_group(acc + part, x_sum, job.w_scale, job.groups, group, output, sums + part, count)
+    for r in range(tile.rows):
+        row, part = first_row + r, sums + 4 * tile.width * r
+        scale_row(part, load_float32(job.x_scale, row), count)
+        finish_floats(spec, part, job.bias, job.y, output, row * job.out_features + output, count)
+
+
+@jit
+def multiply_block(spec, job, block, first_row, last_row):
+    """A block of outputs for rows first_row..last_row-1, at least one tile high."""
+    tile = spec.tile
+    steps = (job.in_features + tile.inputs - 1) // tile.inputs
+    for strip in range(0, BLOCK, tile.width):
+        output = block * BLOCK + strip
+        count = min(tile.width, job.out_features - output)
+        if count > 0:
+            w = job.w + block * steps * STEP_BYTES + 4 * strip
+            for row in range(first_row, last_row, tile.rows):
+                start = min(row, last_row - tile.rows)
+                if job.scale_kind == GROUP:
+                    multiply_tile_by_groups(spec, job, start, w, output, count)
+                else:
+                    multiply_tile(spec, job, start, w, output, count)
+
+
+@jit
+def team(spec, job, threads):
+    """What each thread does: prepare rows, then draw blocks."""
+    prepare(spec, job)
+    blocks = (job.out_features + BLOCK - 1) // BLOCK
+    tiles = (job.rows + spec.tile.rows - 1) // spec.tile.rows
+    parts = min(tiles, max(1, PIECES_PER_THREAD * threads // blocks))
+    piece = draw(job.counters, MULTIPLY)
+    while piece < blocks * parts:
+        block, part = piece // parts, piece % parts
+        first = tiles * part // parts * spec.tile.rows
+        last = min(tiles * (part + 1) // parts * spec.tile.rows, job.rows)
+        multiply_block(spec, job, block, min(first, last - spec.tile.rows), last)
+        piece = draw(job.counters, MULTIPLY)
+
+
+@jit
+def run(
+    spec,
+    fork,
+    threads,
+    x,
+    x_scale,
+    w,
+    w_scale,
+    bias,
+    y,
+    rows,
+    in_features,
+    out_features,
+    scale_kind,
+    group_size,
+    workspace,
+):
+    """The whole op; every argument but `spec` is int64, an address or a number."""
+    job = make_job(
+        spec, x, x_scale, w, w_scale, bias, y, rows, in_features, out_features, scale_kind, group_size, workspace
+    )
+    count = useful_threads(job, threads)
+    reset(job.counters)
+    run_team(fork, count, team, (spec, job, count))
+
+
+RUN_SIGNATURE = (types.int64,) * 14
+
+
+def balanced_rows(rows: int, height: int) -> int:
+    """Rows of a tile, at most `height`, so that the tiles of a call are as equal as can be: 17 by 12 is 9 and 8."""
+    tiles = -(-rows // height)
+    return -(-rows // tiles)
+
+
+def bind(problem: Problem, config: Tile) -> BoundLinear:
+    """The compiled kernel for a problem: one for each height of tile that the calls turn out to need."""
+
+    @cache
+    def compile_for(rows: int) -> Entry:
+        tile = replace(config, rows=balanced_rows(rows, config.rows))
+        spec = LinearSpec(tile, problem.x_dtype, problem.y_dtype, problem.bias or "float32")
+        return compiled(run, StaticType(spec), *RUN_SIGNATURE)
+
+    return BoundLinear(problem, compile_for)
+
+
+def configs(problem: Problem) -> tuple[Tile, ...]:
+    """Tiles that fit the registers, the likeliest best first."""
+    isa, format = chosen_isa(), problem.layout.partition("/")[0]
+    shapes = [(1, 4), (1, 2), (1, 1)] if problem.rows == 1 else [(rows, 2) for rows in (12, 8, 4)]
+    shapes += [] if problem.rows == 1 else [(6, 4), (4, 4), (24, 1), (16, 1), (8, 1)]
+    tiles = [Tile(isa.name, format, rows, columns) for rows, columns in shapes]
+    return tuple(tile for tile in tiles if registers_type(tile).count <= isa.registers) or (
+        Tile(isa.name, format, 1, 1),
+    )
+
+
+def why_not(problem: Problem) -> str | None:
+    """What this kernel refuses, in words."""
+    if problem.layout not in INPUTS_OF_LAYOUT:
+        return f"reads the layouts {', '.join(INPUTS_OF_LAYOUT)}, not {problem.layout!r}"
+    if problem.activation == "a16":
+        return "serves activation='a8'"
+    if problem.scale == "group" and problem.group_size % INPUTS_OF_LAYOUT[problem.layout]:
+        step = INPUTS_OF_LAYOUT[problem.layout]
+        return f"takes groups of a multiple of {step} inputs in layout {problem.layout!r}, not {problem.group_size}"
+    return None
+
+
+KERNELS = tuple(
+    Kernel(f"numba.{op}", op, bind, configs, why_not) for op in ("bit_linear", "quantized_linear", "ternary_matmul")
+)

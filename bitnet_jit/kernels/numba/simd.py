@@ -1,0 +1,215 @@
+"""Registers and register tiles as Numba types, and the few operations on them that the loops of the kernels are made of.
+
+A tile is `rows` rows of x by `columns` x 16 outputs: its accumulators live in one LLVM array of vectors, which LLVM keeps in
+registers. The packed weight's layout is the same for every instruction set: 64 bytes hold 16 outputs, four neighbouring
+bytes one output's codes of one step of K, so that a register of any width holds whole outputs.
+"""
+
+from dataclasses import dataclass
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, models, register_model
+
+from bitnet_jit.kernels.numba.decode import DECODERS
+from bitnet_jit.kernels.numba.isa import I8, I32, ISAS, Isa, splat_constant
+
+I64 = ir.IntType(64)
+F32 = ir.FloatType()
+GROUP_BYTES = 64  # of packed weights: 16 outputs
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The shape of a register tile: a kernel's config.
+
+    Attributes:
+        isa: name of the instruction set.
+        format: name of the packing.
+        rows: rows of x.
+        columns: groups of 16 outputs: 1, 2 or 4.
+    """
+
+    isa: str
+    format: str
+    rows: int
+    columns: int
+
+    @property
+    def width(self) -> int:
+        """Outputs in the tile."""
+        return 16 * self.columns
+
+    @property
+    def inputs(self) -> int:
+        """Inputs in one step of K."""
+        return DECODERS[self.format].inputs
+
+
+class RegistersType(types.Type):
+    """`count` vector registers."""
+
+    def __init__(self, isa: str, count: int) -> None:
+        self.isa, self.count = isa, count
+        super().__init__(name=f"Registers({isa}, {count})")
+
+    @property
+    def llvm(self) -> ir.ArrayType:
+        return ir.ArrayType(ISAS[self.isa].vector, self.count)
+
+
+@register_model(RegistersType)
+class RegistersModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type):
+        super().__init__(dmm, fe_type, fe_type.llvm)
+
+
+def vectors_per_group(isa: Isa) -> int:
+    """Registers that hold the accumulators of 16 outputs."""
+    return 16 // isa.lanes
+
+
+def accumulators(tile: Tile) -> tuple[Isa, int, int]:
+    """The instruction set, the vectors of a row, and the bit planes with accumulators of their own.
+
+    With one row nothing shares an unpacked code, so codes stay where they lie in their bytes (4^j times themselves) and
+    each bit plane sums apart: two operations less a vector.
+    """
+    isa = ISAS[tile.isa]
+    planes = len(DECODERS[tile.format].scales(isa)) if tile.rows == 1 else 1
+    return isa, tile.columns * vectors_per_group(isa), planes
+
+
+def registers_type(tile: Tile) -> RegistersType:
+    isa, vectors, planes = accumulators(tile)
+    return RegistersType(isa.name, tile.rows * vectors * planes)
+
+
+def at(builder, address: ir.Value, offset: int, kind: ir.Type) -> ir.Value:
+    """A pointer to `kind`, `offset` bytes behind an address."""
+    moved = builder.add(address, ir.Constant(I64, offset)) if offset else address
+    return builder.inttoptr(moved, kind.as_pointer())
+
+
+def load(builder, address: ir.Value, offset: int, kind: ir.Type) -> ir.Value:
+    """Load from any alignment."""
+    return builder.load(at(builder, address, offset, kind), align=1)
+
+
+def splat(builder, scalar: ir.Value, vector: ir.VectorType) -> ir.Value:
+    """The scalar in every lane."""
+    undefined = ir.Constant(vector, ir.Undefined)
+    one = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
+    return builder.shuffle_vector(one, undefined, splat_constant(ir.VectorType(I32, vector.count), 0))
+
+
+@intrinsic
+def zero(typingctx, tile):
+    """Registers of a tile, all zero."""
+    kind = registers_type(tile.value)
+    return kind(tile), lambda context, builder, signature, args: ir.Constant(kind.llvm, None)
+
+
+@intrinsic
+def step(typingctx, tile, registers, x, x_stride, w):
+    """One step of K: registers += codes at address w times x at address x, whose rows are x_stride bytes apart."""
+    isa, vectors, planes = accumulators(tile.value)
+    decoder = DECODERS[tile.value.format]
+
+    def codegen(context, builder, signature, args):
+        _, registers, x, x_stride, w = args
+        regs = [builder.extract_value(registers, i) for i in range(registers.type.count)]
+        rows = [builder.add(x, builder.mul(x_stride, ir.Constant(I64, r))) for r in range(tile.value.rows)]
+        packed = [load(builder, w, 4 * isa.lanes * v, isa.vector) for v in range(vectors)]
+        codes = [decoder.codes(builder, isa, p, in_place=planes > 1) for p in packed]
+        for j in range(decoder.inputs // 4):
+            for r, row in enumerate(rows):
+                x4 = splat(builder, load(builder, row, 4 * j, I32), isa.vector)
+                for v in range(vectors):
+                    i = (r * vectors + v) * planes + (j if planes > 1 else 0)
+                    regs[i] = isa.dot4(builder, regs[i], codes[v][j], x4)
+        for i, reg in enumerate(regs):
+            registers = builder.insert_value(registers, reg, i)
+        return registers
+
+    return registers(tile, registers, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def spill(typingctx, tile, registers, acc):
+    """Write a tile's sums to address acc, int32 (rows, 16 * columns)."""
+    isa, vectors, planes = accumulators(tile.value)
+    scales = DECODERS[tile.value.format].scales(isa)
+
+    def codegen(context, builder, signature, args):
+        _, registers, acc = args
+        for i in range(tile.value.rows * vectors):
+            total = builder.extract_value(registers, i * planes)
+            for plane in range(1, planes):
+                part = builder.extract_value(registers, i * planes + plane)
+                shift = splat_constant(isa.vector, scales[plane].bit_length() - 1)
+                total = builder.add(total, builder.ashr(part, shift) if scales[plane] > 1 else part)
+            builder.store(total, at(builder, acc, 4 * isa.lanes * i, isa.vector), align=4)
+        return context.get_dummy_value()
+
+    return types.void(tile, registers, types.int64), codegen
+
+
+@intrinsic
+def stack_bytes(typingctx, tile):
+    """The address of uninitialized int32 (rows, width) for a tile on the stack; alive until the function returns."""
+    count = 4 * tile.value.rows * tile.value.width
+
+    def codegen(context, builder, signature, args):
+        with builder.goto_entry_block():
+            buffer = builder.alloca(ir.ArrayType(I8, count))
+        buffer.align = 64
+        return builder.ptrtoint(buffer, I64)
+
+    return types.int64(tile), codegen
+
+
+@intrinsic
+def pointer(typingctx, address, dtype):
+    """An address as a typed pointer: p[i] reads and writes."""
+    kind = dtype.dtype if isinstance(dtype, types.DType) else dtype.instance_type
+    result = types.CPointer(kind)
+
+    def codegen(context, builder, signature, args):
+        return builder.inttoptr(args[0], context.get_value_type(result))
+
+    return result(types.int64, dtype), codegen
+
+
+@intrinsic
+def float_from_bits(typingctx, bits):
+    """uint32 -> the float32 with those bits."""
+    return types.float32(types.uint32), lambda context, builder, signature, args: builder.bitcast(args[0], F32)
+
+
+@intrinsic
+def bits_of_float(typingctx, value):
+    """float32 -> its bits as uint32."""
+    return types.uint32(types.float32), lambda context, builder, signature, args: builder.bitcast(args[0], I32)
+
+
+@intrinsic
+def atomic_add(typingctx, address, value):
+    """Add to the int64 at an address, sequentially consistent; gives the value before."""
+
+    def codegen(context, builder, signature, args):
+        return builder.atomic_rmw("add", at(builder, args[0], 0, I64), args[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def atomic_load(typingctx, address):
+    """Read the int64 at an address that another thread may be writing; later reads stay behind it."""
+
+    def codegen(context, builder, signature, args):
+        return builder.load_atomic(at(builder, args[0], 0, I64), "acquire", 8)
+
+    return types.int64(types.int64), codegen
+
+

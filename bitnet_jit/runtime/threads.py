@@ -1,0 +1,54 @@
+"""How many CPU threads our kernels use, and where they come from."""
+
+import sys
+
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.runtime.device import available_cores
+from bitnet_jit.runtime.settings import read_settings
+
+
+class Threads:
+    """The number of threads of a process: set by hand, else by BITNET_JIT_NUM_THREADS, else as torch has it."""
+
+    def __init__(self) -> None:
+        self._number = read_settings().num_threads
+
+    def set(self, number: int | None) -> None:
+        """Use `number` threads; None follows torch again."""
+        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+            raise InvalidInput(f"number: expected a positive whole number or None, got {number!r}")
+        self._number = number
+
+    def get(self) -> int:
+        """Threads that the next call will ask for."""
+        if self._number is not None:
+            return self._number
+        torch = sys.modules.get("torch")
+        number: int = torch.get_num_threads() if torch else available_cores()
+        return number
+
+
+THREADS = Threads()
+
+
+def set_num_threads(number: int | None) -> None:
+    """Set the number of CPU threads of this library's kernels.
+
+    Args:
+        number: at least 1, or None to follow `torch.get_num_threads()`, which is the default.
+
+    Raises:
+        InvalidInput: another value.
+
+    >>> import bitnet_jit
+    >>> bitnet_jit.set_num_threads(2)
+    >>> bitnet_jit.get_num_threads()
+    2
+    >>> bitnet_jit.set_num_threads(None)
+    """
+    THREADS.set(number)
+
+
+def get_num_threads() -> int:
+    """The number of CPU threads that the next call of a kernel will ask for."""
+    return THREADS.get()
