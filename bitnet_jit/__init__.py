@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from bitnet_jit.errors import BitNetError as BitNetError
     from bitnet_jit.errors import CheckpointError as CheckpointError
+    from bitnet_jit.errors import CheckpointWarning as CheckpointWarning
     from bitnet_jit.errors import InvalidInput as InvalidInput
     from bitnet_jit.errors import UnsupportedProblem as UnsupportedProblem
 
@@ -18,11 +19,14 @@ _HOMES = {
     "BitLinear": "bitnet_jit.nn",
     "BitNetError": "bitnet_jit.errors",
     "CheckpointError": "bitnet_jit.errors",
+    "CheckpointWarning": "bitnet_jit.errors",
+    "Decoder": "bitnet_jit.models.decoder",
     "InvalidInput": "bitnet_jit.errors",
     "PackedBitLinear": "bitnet_jit.nn",
     "RMSNorm": "bitnet_jit.nn",
     "UnsupportedProblem": "bitnet_jit.errors",
     "convert": "bitnet_jit.nn",
+    "load": "bitnet_jit.models.loading",
     "pack": "bitnet_jit.nn",
     "patch": "bitnet_jit.integrations.transformers",
 }
