@@ -1,0 +1,88 @@
+"""Our own contenders: the whole layer as torch calls it, and the matmul kernel alone, on codes that are there."""
+
+from functools import partial
+
+import torch
+
+from bitnet_jit.kernels import registry
+from bitnet_jit.ops import plans
+from bitnet_jit.packing import FORMATS
+from bitnet_jit.problem import rows_bucket
+from shapes import Shape
+from work import Contender, Provider, Work
+
+
+def packed_copies(work: Work, format_name: str, copies: int) -> tuple[str, list[torch.Tensor]]:
+    """The layout's name, and copies of the weight in it."""
+    layout = registry.preferred_layout(format_name, torch.device(work.device).type)
+    canonical = torch.from_numpy(FORMATS[format_name].pack(work.w_q))
+    packed = layout.from_canonical(canonical, work.shape.out_features, work.shape.in_features).to(work.device)
+    return layout.name, [packed, *(packed.clone() for _ in range(copies - 1))]
+
+
+def build_layer(name: str, format_name: str, work: Work, copies: int) -> Contender:
+    """The op bit_linear, float32 in and out."""
+    layout, weights = packed_copies(work, format_name, copies)
+    x = torch.from_numpy(work.x).to(work.device)
+    w_scale = torch.tensor(work.w_scale, device=work.device)
+    last = x.new_empty(0)
+
+    def run(number: int) -> None:
+        nonlocal last
+        weight = weights[number % copies]
+        last = torch.ops.bitnet_jit.bit_linear(x, weight, w_scale, None, work.shape.out_features, layout, 0, "a8")
+
+    return contender(name, run, lambda: last.cpu().numpy(), num_bytes(format_name, work.shape), work)
+
+
+def build_kernel(name: str, format_name: str, work: Work, copies: int) -> Contender:
+    """The kernel that the dispatcher chooses for ternary_matmul, called without torch's dispatch."""
+    layout, weights = packed_copies(work, format_name, copies)
+    x_q = torch.from_numpy(work.codes[0]).to(work.device)
+    problem = plans.describe(
+        "ternary_matmul",
+        x_q,
+        rows_bucket(work.rows),
+        work.shape.out_features,
+        layout=layout,
+        activation="a8",
+        y_dtype="int32",
+    )
+    plan = plans.make_plan(problem)
+    last = x_q.new_empty(0)
+
+    def run(number: int) -> None:
+        nonlocal last
+        last = plan(x_q, weights[number % copies])
+
+    return contender(name, run, lambda: last.cpu().numpy(), num_bytes(format_name, work.shape), work)
+
+
+def contender(name: str, run, result, num_bytes: int, work: Work) -> Contender:
+    """Our kernels follow torch's number of threads."""
+    return Contender(name, run, result, num_bytes, work.num_ops, torch.set_num_threads)
+
+
+def layer_provider(name: str, format_name: str) -> Provider:
+    """The layer on a format; right to the last bit or refused."""
+    build = partial(build_layer, name, format_name)
+    return Provider(name, build, lambda work: work.y, 0, partial(num_bytes, format_name))
+
+
+def kernel_provider(name: str, format_name: str) -> Provider:
+    """The matmul kernel on a format; right to the last bit or refused."""
+    build = partial(build_kernel, name, format_name)
+    return Provider(name, build, lambda work: work.acc, 0, partial(num_bytes, format_name))
+
+
+def num_bytes(format_name: str, shape: Shape) -> int:
+    """Bytes of a packed weight, padding of its layout apart."""
+    return FORMATS[format_name].num_bytes(shape.out_features, shape.in_features)
+
+
+PROVIDERS = (
+    layer_provider("bitnet_jit", "i2"),
+    layer_provider("bitnet_jit_t5", "t5"),
+    kernel_provider("kernel", "i2"),
+    kernel_provider("kernel_t5", "t5"),
+)

@@ -1,0 +1,134 @@
+"""What a benchmark runs: a piece of work with its numbers and right answers, and who competes at it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitnet_jit import reference
+from shapes import Shape
+
+SEED = 20240227
+
+
+@dataclass(frozen=True)
+class Work:
+    """One shape with a number of rows, on one device; the data are drawn when first asked for.
+
+    Attributes:
+        shape: of the weight; row-wise work uses the inputs only.
+        rows: M.
+        device: in torch's words.
+    """
+
+    shape: Shape
+    rows: int
+    device: str = "cpu"
+
+    @cached_property
+    def x(self) -> NDArray[np.float32]:
+        """(M, K) activations."""
+        rng = np.random.default_rng(SEED + self.rows)
+        return rng.standard_normal((self.rows, self.shape.in_features), dtype=np.float32)
+
+    @cached_property
+    def w_q(self) -> NDArray[np.int8]:
+        """(N, K) ternary codes."""
+        rng = np.random.default_rng(SEED)
+        return rng.integers(-1, 2, (self.shape.out_features, self.shape.in_features), dtype=np.int8)
+
+    @property
+    def w_scale(self) -> np.float32:
+        return np.float32(0.02)
+
+    @property
+    def w(self) -> NDArray[np.float32]:
+        """(N, K), what the codes and the scale stand for."""
+        return self.w_q * self.w_scale
+
+    @cached_property
+    def codes(self) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        """x_q (M, K) and x_scale (M,)."""
+        return reference.quantize_activation(self.x)
+
+    @cached_property
+    def acc(self) -> NDArray[np.int32]:
+        """(M, N), exact: a float32 matmul of whole numbers is, up to 2^24, and far faster than an integer one."""
+        assert 128 * self.shape.in_features < 2**24
+        return (self.codes[0].astype(np.float32) @ self.w_q.astype(np.float32).T).astype(np.int32)
+
+    @cached_property
+    def y(self) -> NDArray[np.float32]:
+        """(M, N), the layer's output by the numeric contract."""
+        return self.acc.astype(np.float32) * (self.codes[1][:, None] * self.w_scale)
+
+    @cached_property
+    def y_unquantized(self) -> NDArray[np.float32]:
+        """(M, N), the output with the activations as they are."""
+        return self.x @ self.w.T
+
+    @property
+    def num_ops(self) -> int:
+        """Multiplications and additions of the matmul."""
+        return 2 * self.rows * self.shape.out_features * self.shape.in_features
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A provider bound to a piece of work.
+
+    Attributes:
+        run: does the work once, on the weight copy of that number (any whole number).
+        result: what the last run gave, as a NumPy array.
+        num_bytes: read from memory in one run: the packed weight, or all tensors of row-wise work.
+        num_ops: multiplications and additions in one run; 0 where nobody counts them.
+        set_threads: how many CPU threads the next runs take.
+        most_calls: in a turn; limits run long and need few.
+    """
+
+    name: str
+    run: Callable[[int], Any]
+    result: Callable[[], NDArray[Any]]
+    num_bytes: int
+    num_ops: int
+    set_threads: Callable[[int], None]
+    most_calls: int = 2000
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One way to do the work.
+
+    Attributes:
+        name: as in --providers.
+        build: (work, copies of the weight) -> Contender.
+        expected: work -> the right answer.
+        tolerance: largest relative error in the Frobenius norm; 0 asks for equality bit for bit.
+        num_bytes: shape -> bytes of a weight.
+        why_not: work -> None, or why it cannot be done.
+    """
+
+    name: str
+    build: Callable[[Work, int], Contender]
+    expected: Callable[[Work], NDArray[Any]]
+    tolerance: float
+    num_bytes: Callable[[Shape], int]
+    why_not: Callable[[Work], str | None] = field(default=lambda _: None)
+
+
+def why_wrong(provider: Provider, contender: Contender, work: Work) -> str | None:
+    """Run once and compare: None where the result is right, else what is wrong with it."""
+    contender.run(0)
+    result, expected = contender.result(), provider.expected(work)
+    if result.shape != expected.shape:
+        return f"wrong result: shape {result.shape}, expected {expected.shape}"
+    if provider.tolerance == 0:
+        different = np.count_nonzero(result != expected)
+        return f"wrong result: {different} of {result.size} values differ" if different else None
+    error = np.linalg.norm((result - expected).astype(np.float64)) / np.linalg.norm(expected.astype(np.float64))
+    if not error <= provider.tolerance:
+        return f"wrong result: relative error {error:.2g}, at most {provider.tolerance:.2g} is allowed"
+    return None
