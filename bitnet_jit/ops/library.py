@@ -55,7 +55,7 @@ def autograd_kernel(overload, implementation, function) -> Callable[..., Any]:
                 tensor = args[position]
                 if tensor is not None and tensor.requires_grad:
                     return function.apply(*args)
-        if type(args[0]) is torch.Tensor and not num_modes():
+        if type(args[0]) is torch.Tensor and not num_modes() and not args[0].is_meta:
             return implementation(*args)
         return overload.redispatch(keyset & after_autograd, *args)
 

@@ -1,0 +1,162 @@
+"""What torch asks of an op, asked of every op of ours: opcheck, torch.compile(fullgraph=True), autocast, meta."""
+
+import pytest
+import torch
+from torch.library import opcheck
+
+import bitnet_jit.ops  # noqa: F401
+from bitnet_jit.kernels import registry
+
+ROWS, IN, OUT = 5, 70, 37  # none of them a multiple of anything
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def floats(*shape, dtype=torch.float32):
+    return torch.randn(shape, generator=generator()).to(dtype)
+
+
+def codes(*shape, low=-128, high=128):
+    return torch.randint(low, high, shape, generator=generator(), dtype=torch.int8)
+
+
+def layout(format):
+    return registry.preferred_layout(format, "cpu")
+
+
+def packed(format="i2"):
+    found = layout(format)
+    return found.from_canonical(found.format.pack(codes(OUT, IN, low=-1, high=2)), OUT, IN)
+
+
+def scale(kind):
+    return {"tensor": torch.tensor(0.5), "row": floats(OUT).abs(), "group": floats(OUT, 3).abs()}[kind]
+
+
+def linear(x, kind="tensor", format="i2", bias=True, activation="a8"):
+    group_size = 32 if kind == "group" else 0
+    bias = floats(OUT) if bias else None
+    return (x, packed(format), scale(kind), bias, OUT, layout(format).name, group_size, activation)
+
+
+def quantized(y_dtype, kind="tensor"):
+    _, w_packed, w_scale, bias, *options, _ = linear(None, kind)
+    return (codes(2, ROWS, IN), floats(2, ROWS).abs(), w_packed, w_scale, bias, *options, y_dtype)
+
+
+CASES = {
+    "bit_linear": [
+        linear(floats(2, ROWS, IN)),
+        linear(floats(ROWS, IN, dtype=torch.bfloat16), "row", bias=False),
+        linear(floats(IN, dtype=torch.float16), "group"),
+        linear(floats(ROWS, IN), format="t5"),
+        linear(floats(ROWS, IN), activation="a16"),
+        linear(floats(0, IN)),
+    ],
+    "quantized_linear": [quantized(torch.float32), quantized(torch.bfloat16, "row"), quantized(torch.float16, "group")],
+    "ternary_matmul": [(codes(2, ROWS, IN), packed(), OUT, layout("i2").name)],
+    "bit_linear_input_grad": [(floats(2, ROWS, OUT), packed(), scale("row"), IN, OUT, layout("i2").name, 0)],
+    "quantize_activation": [(floats(2, ROWS, IN),), (floats(IN, dtype=torch.bfloat16),)],
+    "rms_norm": [(floats(2, ROWS, IN), floats(IN), 1e-5), (floats(ROWS, IN, dtype=torch.bfloat16), floats(IN), 1e-5)],
+    "rms_norm_quantize": [(floats(2, ROWS, IN), floats(IN), 1e-5)],
+    "relu2_mul_norm_quantize": [(floats(2, ROWS, IN), floats(2, ROWS, IN) + 1, floats(IN), 1e-5)],
+    "bit_linear_train": [
+        (floats(2, ROWS, IN), floats(OUT, IN), floats(OUT)),
+        (floats(ROWS, IN, dtype=torch.bfloat16), floats(OUT, IN), None),
+    ],
+    "quantize_weight": [(floats(OUT, IN),)],
+    "codes_linear": [
+        (codes(2, ROWS, IN), floats(2, ROWS), codes(OUT, IN, low=-1, high=2), scale("tensor"), None, torch.bfloat16)
+    ],
+    "bit_linear_train_input_grad": [(floats(2, ROWS, OUT), codes(OUT, IN, low=-1, high=2), scale("tensor"))],
+    "bit_linear_train_weight_grad": [(floats(2, ROWS, OUT), codes(2, ROWS, IN), floats(2, ROWS), torch.float32)],
+}
+EACH = [pytest.param(name, case, id=f"{name}-{i}") for name, cases in CASES.items() for i, case in enumerate(cases)]
+TRAINABLE = {"bit_linear": (0, 3), "rms_norm": (0, 1), "bit_linear_train": (0, 1, 2)}  # arguments with a gradient
+
+
+@pytest.fixture(autouse=True)
+def _forget_compiled_code():
+    """Dynamo counts recompilations of a line of code over the whole process."""
+    torch._dynamo.reset()
+
+
+def op(name):
+    return getattr(torch.ops.bitnet_jit, name).default
+
+
+def with_gradients(name, case):
+    """The case with fresh leaves where the op has gradients."""
+    return tuple(
+        value.detach().clone().requires_grad_() if i in TRAINABLE.get(name, ()) and value is not None else value
+        for i, value in enumerate(case)
+    )
+
+
+def outputs(result):
+    return result if isinstance(result, tuple) else (result,)
+
+
+def assert_same(found, expected):
+    for a, b in zip(outputs(found), outputs(expected), strict=True):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
+
+
+def test_no_op_is_forgotten_here():
+    registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("bitnet_jit::")}
+    assert registered == {f"bitnet_jit::{name}" for name in CASES}
+
+
+@pytest.mark.parametrize(("name", "case"), EACH)
+def test_opcheck(name, case):
+    opcheck(op(name), with_gradients(name, case))
+
+
+@pytest.mark.parametrize(("name", "case"), EACH)
+def test_meta_tensors_give_the_right_shapes(name, case):
+    expected = op(name)(*case)
+    found = op(name)(*(value.to("meta") if isinstance(value, torch.Tensor) else value for value in case))
+    for a, b in zip(outputs(found), outputs(expected), strict=True):
+        assert a.is_meta
+        assert (a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride())
+
+
+@pytest.mark.parametrize(("name", "case"), EACH)
+def test_compiled_whole_it_gives_the_same(name, case):
+    compiled = torch.compile(lambda *args: op(name)(*args), fullgraph=True, backend="aot_eager")
+    eager_args, compiled_args = with_gradients(name, case), with_gradients(name, case)
+    expected, found = op(name)(*eager_args), compiled(*compiled_args)
+    assert_same(found, expected)
+    if name in TRAINABLE:
+        for y in (expected, found):
+            y.backward(torch.linspace(-1, 1, y.numel()).reshape(y.shape).to(y.dtype))
+        for position in TRAINABLE[name]:
+            if eager_args[position] is not None:
+                assert_same(compiled_args[position].grad, eager_args[position].grad)
+
+
+def test_compiled_once_for_any_number_of_rows():
+    w_packed, w_scale, bias, *options = linear(floats(IN))[1:]
+    compiled = torch.compile(
+        lambda x: op("bit_linear")(x, w_packed, w_scale, bias, *options),
+        fullgraph=True,
+        backend="aot_eager",
+        dynamic=True,
+    )
+    compiled(floats(2, IN))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for rows in (3, 4, 17, 600):
+            x = floats(rows, IN)
+            assert_same(compiled(x), op("bit_linear")(x, w_packed, w_scale, bias, *options))
+
+
+@pytest.mark.parametrize(("name", "case"), EACH)
+def test_autocast_changes_no_number_but_the_input(name, case):
+    """Products inside an op stay exact under autocast; the layers cast their input, as nn.Linear does."""
+    casts = name in ("bit_linear", "bit_linear_train")
+    expected = op(name)(case[0].bfloat16() if casts else case[0], *case[1:])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_same(op(name)(*case), expected)
