@@ -70,7 +70,8 @@ def as_words(piece: torch.Tensor) -> torch.Tensor:
     """uint8 (n, K) -> int32 (n, ceil(K / 4)), the first byte lowest; missing bytes hold weights 0."""
     missing = -piece.shape[1] % 4
     padded = F.pad(piece, (0, missing), value=PAD) if missing else piece.contiguous()
-    return (padded if padded.storage_offset() % 4 == 0 else padded.clone()).view(torch.int32)
+    aligned = padded.storage_offset() % 4 == 0 and padded.data_ptr() % 4 == 0
+    return (padded if aligned else padded.clone()).view(torch.int32)
 
 
 def push_together(codes: torch.Tensor, out: torch.Tensor) -> None:

@@ -1,0 +1,130 @@
+"""Every kind of checkpoint against transformers' own layers in float32: layer by layer, then the whole model."""
+
+import pytest
+import torch
+
+import bitnet_jit
+from bitnet_jit.models.embedded import embedded_model
+
+DIVISOR = {"quant_method": "bitnet"}
+MULTIPLIER = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"}
+ONLINE = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online"}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+KINDS = {
+    "bitnet, multiplier": {"quantization": MULTIPLIER},
+    "bitnet, online, tied": {"quantization": ONLINE, "tie_word_embeddings": True},
+    "bitnet, divisor, biases": {"quantization": DIVISOR, "attention_bias": True},
+    "bitnet, rope_parameters": {"rope_parameters": {"rope_type": "default", "rope_theta": 777.0}},
+    "llama, divisor": {"quantization": DIVISOR, "model_type": "llama"},
+    "llama, online": {"quantization": ONLINE, "model_type": "llama", "dtype": torch.float32},
+    "llama, llama3 rope": {"quantization": DIVISOR, "model_type": "llama", "rope_parameters": LLAMA3},
+    "llama, old rope_scaling": {
+        "quantization": DIVISOR,
+        "model_type": "llama",
+        "rope_theta": 5000.0,
+        "rope_scaling": {key: value for key, value in LLAMA3.items() if key != "rope_theta"},
+    },
+    "llama, multiplier, biases, wide heads": {
+        "model_type": "llama",
+        "quantization": MULTIPLIER,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "head_dim": 24,
+        "intermediate_size": 76,
+    },
+    "llama, one head a group": {"quantization": DIVISOR, "model_type": "llama", "num_key_value_heads": 4},
+}
+
+
+@pytest.fixture(params=[*KINDS, "embedded"])
+def pair(request, write_checkpoint, make_twin):
+    """Our decoder and transformers' model of the same files."""
+    directory = embedded_model() if request.param == "embedded" else write_checkpoint(**KINDS[request.param])
+    return bitnet_jit.load(directory), make_twin(directory)
+
+
+def our_layer(decoder, name: str):
+    """The packed layer that holds transformers' layer of that name, and where its rows lie."""
+    _, _, index, _, projection = name.split(".")
+    attention, feed_forward = decoder.blocks[int(index)].attention, decoder.blocks[int(index)].feed_forward
+    q, kv, middle = decoder.config.q_features, decoder.config.kv_features, decoder.config.intermediate_size
+    places = {
+        "q_proj": (attention.qkv, 0, q),
+        "k_proj": (attention.qkv, q, kv),
+        "v_proj": (attention.qkv, q + kv, kv),
+        "o_proj": (attention.output, 0, attention.output.out_features),
+        "gate_proj": (feed_forward.gate_up, 0, middle),
+        "up_proj": (feed_forward.gate_up, middle, middle),
+        "down_proj": (feed_forward.down, 0, feed_forward.down.out_features),
+    }
+    layer, start, rows = places[projection]
+    return layer, slice(start, start + rows)
+
+
+def seen_layers(model, input_ids):
+    """(name, input, output) of every ternary layer in one forward of transformers' model."""
+    seen = []
+    for name, module in model.named_modules():
+        if type(module).__name__ in ("BitLinear", "AutoBitLinear"):
+            module.register_forward_hook(lambda _, x, y, name=name: seen.append((name, x[0], y)))
+    with torch.no_grad():
+        model(input_ids)
+    return seen
+
+
+def prompt(tokens: int) -> torch.Tensor:
+    return torch.randint(0, 256, (2, tokens), generator=torch.Generator().manual_seed(tokens))
+
+
+def flipped_codes(x: torch.Tensor) -> torch.Tensor:
+    """bool, like x: where transformers' int8 code differs from the contract's.
+
+    `127 / tensor` is 127 * (1 / tensor) in torch, rounded twice, where the contract divides once: the two scales differ
+    in their last bit at times, and a code at a half-integer follows.
+    """
+    absmax = x.abs().amax(-1, keepdim=True).clamp(min=1e-5)
+    once = x * (torch.full_like(absmax, 127) / absmax)
+    flipped = once.round() != (x * (127 / absmax)).round()
+    assert ((once[flipped] % 1 - 0.5).abs() < 1e-4).all()
+    return flipped
+
+
+def test_every_layer_gives_the_same_output(pair):
+    decoder, model = pair
+    seen = seen_layers(model, prompt(33))
+    assert len(seen) == 7 * decoder.config.num_layers
+    number_flipped = number = 0
+    for name, x, expected in seen:
+        layer, rows = our_layer(decoder, name)
+        flipped = flipped_codes(x)
+        difference = (layer(x)[..., rows] - expected).abs()[~flipped.any(-1)]
+        assert difference.max() <= 1e-5 * expected.abs().max(), name
+        number_flipped, number = number_flipped + int(flipped.sum()), number + x.numel()
+    assert number_flipped < 1e-4 * number
+
+
+def test_logits_are_near(pair):
+    decoder, model = pair
+    with torch.no_grad():
+        expected = model(prompt(40)).logits
+    difference = (decoder(prompt(40)) - expected).abs() / (expected.std() / 6.4)
+    assert difference.mean() < 0.1
+    assert difference.max() < 0.6
+
+
+def test_greedy_continuation_forks_at_near_ties_only(pair):
+    decoder, model = pair
+    start = prompt(12)[:1]
+    found = decoder.generate(start, max_new_tokens=24)
+    with torch.no_grad():
+        logits = model(found).logits[0, start.shape[1] - 1 : -1]
+    chosen = logits.gather(1, found[0, start.shape[1] :, None])[:, 0]
+    # where the choice differs, transformers' best logit is no more than a near tie above the chosen one
+    assert (logits.amax(1) - chosen).max() < 0.3 * float(logits.std() / 6.4) + 1e-6
