@@ -54,4 +54,4 @@ def rows_bucket(rows: int) -> int:
     >>> [rows_bucket(m) for m in (0, 1, 2, 3, 512, 513)]
     [1, 1, 2, 4, 512, 1024]
     """
-    return 1 << max(rows - 1, 0).bit_length()
+    return 1 << (rows - 1).bit_length() if rows > 1 else 1

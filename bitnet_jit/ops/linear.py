@@ -12,46 +12,45 @@ from bitnet_jit.problem import MAX_IN_FEATURES, rows_bucket
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 SCALES = ("tensor", "row", "group")
+ACTIVATIONS = ("a8", "a16")
 
 
 class LinearPlans:
-    """The plans of one linear op, by what a call looks like, and the shapes that its other arguments must have."""
+    """The plans of one linear op, each by all that its kernel relies on: kernels take addresses and check nothing."""
 
     def __init__(self, op: str) -> None:
         self.op = op
-        self._plans: dict[tuple[Any, ...], tuple[Plan, torch.Size, torch.Size]] = {}
+        self._plans: dict[tuple[Any, ...], Plan] = {}
 
     def find(self, x, w_packed, w_scale, bias, out_features, layout, group_size, activation, y_dtype) -> Plan:
         """The plan for a call. Raises InvalidInput where an argument does not fit the others."""
         shape = x.shape
-        rows = x.numel() // (shape[-1] or 1) if shape else 0
+        in_features = shape[-1] if shape else 0
         key = (
-            rows_bucket(rows),
-            shape[-1] if shape else None,
+            rows_bucket(x.numel() // in_features) if in_features else 0,
+            in_features,
             out_features,
             layout,
             group_size,
             activation,
-            x.dtype,
             y_dtype,
+            x.dtype,
             x.device,
-            w_scale.dim() if w_scale is not None else None,
-            None if bias is None else bias.dtype,
+            w_packed.shape,
+            w_packed.dtype,
+            w_packed.device,
+            None if w_scale is None else (w_scale.shape, w_scale.dtype, w_scale.device),
+            None if bias is None else (bias.shape, bias.dtype, bias.device),
         )
-        found = self._plans.get(key)
-        if found is None:
-            found = self._make(key, x, w_packed, w_scale, bias)
-        plan, packed_shape, scale_shape = found
-        if w_packed.shape != packed_shape or (w_scale is not None and w_scale.shape != scale_shape):
-            check_weight(x, w_packed, w_scale, out_features, layout, group_size)
-        if w_packed.device != x.device or (bias is not None and bias.shape != (out_features,)):
-            check_others(x, w_packed=w_packed, w_scale=w_scale, bias=bias)
-            check_bias(bias, out_features)
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = self._make(key, x, w_packed, w_scale, bias)
         return plan
 
-    def _make(self, key, x, w_packed, w_scale, bias):
-        bucket, in_features, out_features, layout, group_size, activation, _, y_dtype, *_ = key
+    def _make(self, key, x, w_packed, w_scale, bias) -> Plan:
+        bucket, _, out_features, layout, group_size, activation, y_dtype, *_ = key
         check_x(self.op, x)
+        check_options(self.op, activation, y_dtype)
         check_weight(x, w_packed, w_scale, out_features, layout, group_size)
         check_others(x, w_packed=w_packed, w_scale=w_scale, bias=bias)
         check_bias(bias, out_features)
@@ -67,18 +66,24 @@ class LinearPlans:
             group_size=group_size,
             bias="" if bias is None else dtype_name(bias.dtype),
         )
-        scale_shape = torch.Size() if w_scale is None else w_scale.shape
-        found = self._plans[key] = make_plan(problem), w_packed.shape, scale_shape
-        return found
+        return make_plan(problem)
 
 
 def check_x(op: str, x: torch.Tensor) -> None:
     """Raise InvalidInput unless x is an input that the op takes."""
-    allowed = FLOATS if op == "bit_linear" else (torch.int8,)
+    name, allowed = ("x", FLOATS) if op == "bit_linear" else ("x_q", (torch.int8,))
     if x.dtype not in allowed:
-        raise InvalidInput(f"x: {op} takes {', '.join(map(str, allowed))}, got {x.dtype}")
+        raise InvalidInput(f"{name}: {op} takes {', '.join(map(str, allowed))}, got {x.dtype}")
     if x.dim() < 1 or not 1 <= x.shape[-1] <= MAX_IN_FEATURES:
-        raise InvalidInput(f"x: expected (..., K) with K from 1 to {MAX_IN_FEATURES}, got {tuple(x.shape)}")
+        raise InvalidInput(f"{name}: expected (..., K) with K from 1 to {MAX_IN_FEATURES}, got {tuple(x.shape)}")
+
+
+def check_options(op: str, activation: str, y_dtype: torch.dtype) -> None:
+    """Raise InvalidInput unless the activation mode and the output's dtype are such that there are."""
+    if activation not in ACTIVATIONS:
+        raise InvalidInput(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    if op == "quantized_linear" and y_dtype not in FLOATS:
+        raise InvalidInput(f"y_dtype: expected one of {', '.join(map(str, FLOATS))}, got {y_dtype}")
 
 
 def check_weight(x, w_packed, w_scale, out_features: int, layout: str, group_size: int) -> None:
@@ -89,6 +94,10 @@ def check_weight(x, w_packed, w_scale, out_features: int, layout: str, group_siz
     registry.get_layout(layout).check(w_packed, out_features, in_features)
     if w_scale is None:
         return
+    if group_size and (w_scale.dim() != 2 or group_size < 0):
+        raise InvalidInput(
+            f"group_size: expected 0 unless w_scale is (N, groups), got {group_size} with {tuple(w_scale.shape)}"
+        )
     shapes = [(), (out_features,), (out_features, -(-in_features // group_size) if group_size > 0 else 0)]
     if w_scale.dtype != torch.float32 or w_scale.dim() > 2 or tuple(w_scale.shape) != shapes[w_scale.dim()]:
         raise InvalidInput(
