@@ -115,7 +115,7 @@ class Decoder(nn.Module):
     def generate(
         self,
         input_ids: TokenIds,
-        max_new_tokens: int = 128,
+        max_new_tokens: int | None = None,
         temperature: float = 0.0,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -126,7 +126,7 @@ class Decoder(nn.Module):
 
         Args:
             input_ids: (B, T) or (T,) integers: a tensor, or lists.
-            max_new_tokens: most tokens to add; with the prompt they must fit the context.
+            max_new_tokens: most tokens to add; with the prompt they must fit the context. None is 128, or what fits.
             temperature: 0 takes the likeliest token, more makes the text more varied.
             top_k: draw from the k likeliest tokens only.
             top_p: draw from the likeliest tokens that together reach this probability.
@@ -145,7 +145,7 @@ class Decoder(nn.Module):
     def stream(
         self,
         input_ids: TokenIds,
-        max_new_tokens: int = 128,
+        max_new_tokens: int | None = None,
         temperature: float = 0.0,
         top_k: int | None = None,
         top_p: float | None = None,

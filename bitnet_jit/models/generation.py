@@ -13,6 +13,8 @@ from bitnet_jit.models.tokens import TokenIds, as_batch
 if TYPE_CHECKING:
     from bitnet_jit.models.decoder import Decoder
 
+DEFAULT_NEW_TOKENS = 128
+
 Stop = int | str | Sequence[int | str]
 
 
@@ -66,28 +68,30 @@ def steps(decoder: "Decoder", batch: torch.Tensor, max_new_tokens: int, sampler:
         batch = tokens[:, None]
 
 
-def checked(decoder: "Decoder", input_ids: TokenIds, max_new_tokens: int) -> torch.Tensor:
-    """The prompts as int64 (B, T), of which T and max_new_tokens together fit the context; else InvalidInput."""
+def checked(decoder: "Decoder", input_ids: TokenIds, max_new_tokens: int | None) -> tuple[torch.Tensor, int]:
+    """The prompts as int64 (B, T), and how many tokens to add; together they fit the context, else InvalidInput."""
     context = decoder.config.context_length
     batch = as_batch(input_ids, decoder.config.vocab_size, context, decoder.device)
     room = context - batch.shape[1]
+    if max_new_tokens is None and room:
+        return batch, min(DEFAULT_NEW_TOKENS, room)
     if not is_whole(max_new_tokens) or not 1 <= max_new_tokens <= room:
         raise InvalidInput(
             f"max_new_tokens: expected 1 to {room}, as a prompt of {batch.shape[1]} tokens leaves of the model's "
             f"context of {context}, got {max_new_tokens!r}"
         )
-    return batch
+    return batch, max_new_tokens
 
 
 def generate(
-    decoder: "Decoder", input_ids: TokenIds, max_new_tokens: int, sampling: Sampling, stop: Stop
+    decoder: "Decoder", input_ids: TokenIds, max_new_tokens: int | None, sampling: Sampling, stop: Stop
 ) -> torch.Tensor:
     """`Decoder.generate` with its options gathered."""
-    batch = checked(decoder, input_ids, max_new_tokens)
+    batch, new_tokens = checked(decoder, input_ids, max_new_tokens)
     rules = stop_rules(stop, decoder.config.eos_ids, decoder.tokenizer, len(batch))
     ended = torch.zeros(len(batch), dtype=torch.bool)
     columns = [batch]
-    for tokens in steps(decoder, batch, max_new_tokens, Sampler(sampling)):
+    for tokens in steps(decoder, batch, new_tokens, Sampler(sampling)):
         tokens = torch.where(ended.to(tokens.device), columns[-1][:, -1], tokens)
         columns.append(tokens[:, None])
         for row, token in enumerate(tokens.tolist()):
@@ -104,16 +108,16 @@ def is_flat(input_ids: TokenIds) -> bool:
 
 
 def stream(
-    decoder: "Decoder", input_ids: TokenIds, max_new_tokens: int, sampling: Sampling, stop: Stop
+    decoder: "Decoder", input_ids: TokenIds, max_new_tokens: int | None, sampling: Sampling, stop: Stop
 ) -> Iterator[int]:
     """`Decoder.stream` with its options gathered; they are checked at the call, not at the first token."""
-    batch = checked(decoder, input_ids, max_new_tokens)
+    batch, new_tokens = checked(decoder, input_ids, max_new_tokens)
     if len(batch) != 1:
         raise InvalidInput(f"input_ids: stream takes one prompt, got a batch of {len(batch)}; use generate")
     (rule,) = stop_rules(stop, decoder.config.eos_ids, decoder.tokenizer, 1)
 
     def tokens() -> Iterator[int]:
-        for chosen in steps(decoder, batch, max_new_tokens, Sampler(sampling)):
+        for chosen in steps(decoder, batch, new_tokens, Sampler(sampling)):
             token = int(chosen)
             yield token
             if rule.ends_with(token):

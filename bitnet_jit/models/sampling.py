@@ -5,6 +5,7 @@ Draws use a generator of their own: a seed gives the same tokens again, and torc
 
 import math
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 
@@ -85,7 +86,7 @@ def kept_probabilities(logits: torch.Tensor, options: Sampling) -> torch.Tensor:
     return torch.zeros_like(probabilities).scatter(-1, tokens, probabilities)
 
 
-def is_whole(value: object) -> bool:
+def is_whole(value: object) -> TypeGuard[int]:
     """A whole number, which a bool is not meant to be."""
     return isinstance(value, int) and not isinstance(value, bool)
 

@@ -25,9 +25,9 @@ def as_batch(input_ids: TokenIds, vocab_size: int, room: int, device: torch.devi
     found = input_ids if isinstance(input_ids, torch.Tensor) else from_lists(input_ids)
     if found.dtype not in INTEGERS or found.dim() not in (1, 2):
         raise InvalidInput(f"input_ids: expected integers (T,) or (B, T), got {found.dtype} {tuple(found.shape)}")
-    batch = found.reshape(-1, found.shape[-1]).to(device, torch.int64)
-    if batch.numel() == 0:
+    if found.numel() == 0:
         raise InvalidInput(f"input_ids: expected at least one token, got the shape {tuple(found.shape)}")
+    batch = found.reshape(-1, found.shape[-1]).to(device, torch.int64)
     if batch.shape[1] > room:
         raise InvalidInput(f"input_ids: {batch.shape[1]} tokens, but the model's context has room for {room}")
     low, high = int(batch.min()), int(batch.max())
