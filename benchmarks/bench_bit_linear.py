@@ -13,7 +13,7 @@ from runner import main
 
 
 def run(arguments: Sequence[str] | None = None) -> Report:
-    return main("bit_linear", __doc__, PROVIDERS, ("bitnet_jit", "kernel", *LAYER[1:]), arguments)
+    return main(__doc__, {"bit_linear": list(PROVIDERS.values())}, ("bitnet_jit", "kernel", *LAYER[1:]), arguments)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from runner import main
 
 
 def run(arguments: Sequence[str] | None = None) -> Report:
-    return main("ternary_matmul", __doc__, {name: PROVIDERS[name] for name in MATMUL}, MATMUL, arguments)
+    return main(__doc__, {"ternary_matmul": [PROVIDERS[name] for name in MATMUL]}, MATMUL, arguments)
 
 
 if __name__ == "__main__":

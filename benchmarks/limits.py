@@ -25,6 +25,7 @@ from work import Contender
 PEAK_STEPS = 2_000_000  # several milliseconds
 CALL_BYTES = 1 << 27  # read in a call and thread: starting the threads must not count
 STREAMS = 8
+MEMORY_SHARE = 0.85  # for the copies of all contenders
 MOST_CALLS = 4  # in a turn
 PAGE = 512  # int64 that are read from one stream before the next one's turn
 
@@ -187,6 +188,16 @@ def reading(name: str, reader: Callable[..., int], pieces: list[NDArray[np.int64
     return Contender(name, run, lambda: np.array([run(0)]), 8 * size * repeats, 0, pool.set_threads, MOST_CALLS)
 
 
+def available_memory_bytes() -> int:
+    """Memory that processes can still have: MemAvailable, or all of it where the system does not say."""
+    info = Path("/proc/meminfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def last_level_cache_bytes() -> int:
     """Size of the largest cache that the operating system names; 32 MiB where it names none."""
     sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
@@ -196,11 +207,11 @@ def last_level_cache_bytes() -> int:
 def cold_bytes(contenders: int) -> tuple[int, bool]:
     """Bytes that each contender rotates over so that every run finds its weight in memory, not in a cache.
 
-    Four times the last level cache, but all contenders together at most half of the free memory.
+    Four times the last level cache, but all contenders together at most MEMORY_SHARE of the available memory.
 
     Returns:
         The bytes, and whether memory has cut them short.
     """
     wanted = 4 * last_level_cache_bytes()
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min(wanted, free // 2 // max(contenders, 1)), free // 2 // max(contenders, 1) < wanted
+    allowed = int(MEMORY_SHARE * available_memory_bytes() / max(contenders, 1))
+    return min(wanted, allowed), allowed < wanted

@@ -11,19 +11,24 @@ BAR_INCHES = 0.16
 
 
 def draw(report: Report, file: Path) -> None:
-    """Write bars of the medians, in microseconds on a logarithmic scale; the format is the file's suffix."""
+    """Write bars of the medians, in microseconds on a logarithmic scale; the format is the file's suffix.
+
+    Raises:
+        ValueError: the report has no rows.
+    """
     rows = [row for row in report.rows if not row.provider.startswith(LIMIT)]
+    if not rows:
+        raise ValueError(f"{file}: nothing to draw, every provider was refused")
     panels = list(dict.fromkeys((row.threads, row.cache) for row in rows))
     providers = list(dict.fromkeys(row.provider for row in rows))
     counts = [len(cases(panel_rows(rows, panel))) for panel in panels]
-    width = max(6.0, 1.5 + BAR_INCHES * max(counts, default=1) * (len(providers) + 2))
-    figure = Figure(figsize=(width, 3.2 * max(len(panels), 1)), layout="constrained")
-    for axes, panel in zip(figure.subplots(len(panels), squeeze=False)[:, 0] if panels else [], panels, strict=True):
+    width = max(6.0, 1.5 + BAR_INCHES * max(counts) * (len(providers) + 2))
+    figure = Figure(figsize=(width, 3.2 * len(panels)), layout="constrained")
+    for axes, panel in zip(figure.subplots(len(panels), sharey=True, squeeze=False)[:, 0], panels, strict=True):
         draw_panel(axes, panel_rows(rows, panel), providers)
-        axes.set_title(f"{panel[0]} threads, {panel[1]} weights", loc="left", fontsize=9)
-    if panels:
-        figure.axes[0].legend(fontsize=7, ncols=4)
-    figure.suptitle(f"{rows[0].op if rows else ''}, {report.header['cpu']}", fontsize=10)
+        axes.set_title(f"{panel[0]} threads, {panel[1]}", loc="left", fontsize=9)
+    figure.axes[0].legend(fontsize=7, ncols=4)
+    figure.suptitle(report.header["cpu"], fontsize=10)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=120)
 

@@ -3,7 +3,6 @@
 from functools import partial
 
 import ggml
-from shapes import Shape
 from work import Contender, Provider, Work
 
 TOLERANCES = {
@@ -30,9 +29,9 @@ def why_not(kind: str, work: Work) -> str | None:
     return None
 
 
-def num_bytes(kind: str, shape: Shape) -> int:
+def num_bytes(kind: str, work: Work) -> int:
     inputs, size = BLOCKS[kind]
-    return shape.out_features * -(-shape.in_features // inputs) * size
+    return work.shape.out_features * -(-work.shape.in_features // inputs) * size
 
 
 PROVIDERS = tuple(

@@ -8,7 +8,6 @@ from bitnet_jit.kernels import registry
 from bitnet_jit.ops import plans
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.problem import rows_bucket
-from shapes import Shape
 from work import Contender, Provider, Work
 
 
@@ -32,7 +31,7 @@ def build_layer(name: str, format_name: str, work: Work, copies: int) -> Contend
         weight = weights[number % copies]
         last = torch.ops.bitnet_jit.bit_linear(x, weight, w_scale, None, work.shape.out_features, layout, 0, "a8")
 
-    return contender(name, run, lambda: last.cpu().numpy(), num_bytes(format_name, work.shape), work)
+    return contender(name, run, lambda: last.cpu().numpy(), num_bytes(format_name, work), work)
 
 
 def build_kernel(name: str, format_name: str, work: Work, copies: int) -> Contender:
@@ -55,7 +54,7 @@ def build_kernel(name: str, format_name: str, work: Work, copies: int) -> Conten
         nonlocal last
         last = plan(x_q, weights[number % copies])
 
-    return contender(name, run, lambda: last.cpu().numpy(), num_bytes(format_name, work.shape), work)
+    return contender(name, run, lambda: last.cpu().numpy(), num_bytes(format_name, work), work)
 
 
 def contender(name: str, run, result, num_bytes: int, work: Work) -> Contender:
@@ -75,9 +74,9 @@ def kernel_provider(name: str, format_name: str) -> Provider:
     return Provider(name, build, lambda work: work.acc, 0, partial(num_bytes, format_name))
 
 
-def num_bytes(format_name: str, shape: Shape) -> int:
+def num_bytes(format_name: str, work: Work) -> int:
     """Bytes of a packed weight, padding of its layout apart."""
-    return FORMATS[format_name].num_bytes(shape.out_features, shape.in_features)
+    return FORMATS[format_name].num_bytes(work.shape.out_features, work.shape.in_features)
 
 
 PROVIDERS = (

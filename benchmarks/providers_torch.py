@@ -49,7 +49,7 @@ def dynamic_int8(work: Work) -> torch.nn.Module:
     layer = torch.nn.Linear(work.shape.in_features, work.shape.out_features, bias=False)
     layer.weight = torch.nn.Parameter(torch.from_numpy(work.w), requires_grad=False)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")  # torch says on many lines that this will move to another package
         from torch.ao.quantization import quantize_dynamic
 
         quantized = quantize_dynamic(torch.nn.Sequential(layer), {torch.nn.Linear}, dtype=torch.qint8)
@@ -84,7 +84,7 @@ def float_provider(name: str, dtype: torch.dtype, tolerance: float) -> Provider:
         build,
         lambda work: work.y_unquantized,
         tolerance,
-        lambda shape: size * shape.out_features * shape.in_features,
+        lambda work: size * work.w_q.size,
     )
 
 
@@ -96,7 +96,7 @@ def int8_provider(engine: str) -> Provider:
         partial(build_dynamic_int8, name, engine),
         lambda work: work.y_unquantized,
         0.05,
-        lambda shape: shape.out_features * shape.in_features,
+        lambda work: work.w_q.size,
         partial(why_not_engine, engine),
     )
 
@@ -110,6 +110,6 @@ PROVIDERS = (
         partial(build_int_mm, "torch_int_mm"),
         lambda work: work.acc,
         0,
-        lambda shape: shape.out_features * shape.in_features,
+        lambda work: work.w_q.size,
     ),
 )

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from work import Contender
 
 PACKAGES = ("bitnet-jit", "torch", "numba", "numpy", "llama-cpp-python")
 LIMIT = "limit:"
+FILE_WIDTH = 120  # characters of a table that goes to a file
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,9 @@ def make_row(
     )
 
 
-def print_report(report: Report, console: Console) -> None:
+def print_report(report: Report) -> None:
     """A table for every case; the last column tells how many times as long as the first contender each one takes."""
+    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
     for case, group in groupby(report.rows, key=lambda row: (row.op, row.shape, row.rows, row.threads, row.cache)):
         op, shape, rows, threads, cache = case
         found = list(group)

@@ -12,19 +12,18 @@ import limits
 from options import Options, parse
 from picture import draw
 from report import Refusal, Report, Row, best_rates, header, make_row, print_report, write
-from timing import TURNS, measure
+from timing import measure
 from work import Contender, Provider, Work, why_wrong
 
 
 class Run:
     """One benchmark's rows and refusals as they come in."""
 
-    def __init__(self, op: str, providers: Mapping[str, Provider], options: Options, progress: Progress) -> None:
-        self.op, self.options, self.progress = op, options, progress
-        self.providers = [providers[name] for name in options.providers]
+    def __init__(self, options: Options, progress: Progress) -> None:
+        self.options, self.progress = options, progress
         self.rows: list[Row] = []
         self.refusals: list[Refusal] = []
-        self.cold_bytes, self.cut_short = limits.cold_bytes(len(self.providers) + 1)
+        self.cold_bytes, self.cut_short = limits.cold_bytes(len(options.providers) + 1)
         self._cold_readers: list[Contender] = []
 
     def cases(self) -> Iterator[tuple[Work, str]]:
@@ -35,57 +34,58 @@ class Run:
                     if cache == "hot" or rows <= self.options.cold_rows:
                         yield Work(shape, rows, self.options.device), cache
 
-    def run_all(self) -> None:
+    def run_op(self, op: str, providers: Sequence[Provider]) -> None:
+        """All cases of an op."""
         cases = list(self.cases())
-        task = self.progress.add_task(self.op, total=len(cases) * len(self.options.threads) * TURNS)
+        task = self.progress.add_task(op, total=len(cases) * len(self.options.threads))
         for work, cache in cases:
-            contenders = self.build(work, cache)
+            self.progress.update(task, description=f"{op} {work.shape}, {work.rows} rows, {cache}")
+            contenders = self.build(work, cache, providers)
             for threads in self.options.threads:
-                self.progress.update(task, description=f"{self.op} {work.shape}, {work.rows} rows, {cache}")
-                self.time(work, cache, contenders, threads)
-                self.progress.advance(task, TURNS)
+                if contenders:
+                    self.time(op, work, cache, contenders, threads)
+                self.progress.advance(task)
 
-    def build(self, work: Work, cache: str) -> list[Contender]:
+    def build(self, work: Work, cache: str, providers: Sequence[Provider]) -> list[Contender]:
         """The contenders that can do the work and do it right; every other provider becomes a refusal."""
         contenders = []
-        for provider in self.providers:
+        for provider in providers:
             reason = provider.why_not(work)
             if reason is None:
-                size = provider.num_bytes(work.shape)
+                size = provider.num_bytes(work)
                 contender = provider.build(work, 1 if cache == "hot" else max(2, -(-self.cold_bytes // size)))
                 reason = why_wrong(provider, contender, work)
             if reason is None:
                 contenders.append(contender)
-            elif not any(
-                (r.shape, r.rows, r.provider) == (str(work.shape), work.rows, provider.name) for r in self.refusals
-            ):
-                self.refusals.append(Refusal(str(work.shape), work.rows, provider.name, reason))
+            else:
+                self.refuse(Refusal(str(work.shape), work.rows, provider.name, reason))
         return contenders
 
-    def limits(self, work: Work, cache: str, threads: int) -> list[Contender]:
-        """The limits that stand beside the contenders; none on devices other than the CPU."""
-        if self.options.device != "cpu":
-            return []
-        return [limits.peak(threads), *self.readers(work, cache)]
+    def refuse(self, refusal: Refusal) -> None:
+        """Keep a refusal, once."""
+        if refusal not in self.refusals:
+            self.refusals.append(refusal)
 
-    def readers(self, work: Work, cache: str) -> list[Contender]:
-        """Reads of as many bytes as a packed weight has, again and again, or of all the cold bytes."""
+    def limits(self, num_bytes: int, cache: str, threads: int) -> list[Contender]:
+        """The limits that stand beside the contenders; none on devices other than the CPU."""
+        return [limits.peak(threads), *self.readers(num_bytes, cache)] if self.options.device == "cpu" else []
+
+    def readers(self, num_bytes: int, cache: str) -> list[Contender]:
+        """Reads of `num_bytes`, again and again, or of all the cold bytes in turn."""
         if cache == "hot":
-            size = -(-work.shape.out_features * work.shape.in_features // 4)
-            return limits.readers(size, size)
+            return limits.readers(num_bytes, num_bytes)
         if not self._cold_readers:
             self._cold_readers = limits.readers(2 * limits.CALL_BYTES, self.cold_bytes)
         return self._cold_readers
 
-    def time(self, work: Work, cache: str, contenders: Sequence[Contender], threads: int) -> None:
+    def time(self, op: str, work: Work, cache: str, contenders: Sequence[Contender], threads: int) -> None:
         """Add the rows of one case at one number of threads."""
-        everyone = [*contenders, *self.limits(work, cache, threads)]
+        everyone = [*contenders, *self.limits(contenders[0].num_bytes, cache, threads)]
         times = measure(everyone, self.options.seconds, threads, self.synchronize())
         rates = best_rates(everyone, times)
         for contender in everyone:
-            found = times[contender.name]
-            row = make_row(self.op, str(work.shape), work.rows, threads, cache, contender, found, rates)
-            self.rows.append(row)
+            case = (op, str(work.shape), work.rows, threads, cache)
+            self.rows.append(make_row(*case, contender, times[contender.name], rates))
 
     def synchronize(self) -> Callable[[], object]:
         return (lambda: None) if self.options.device == "cpu" else torch.accelerator.synchronize
@@ -102,19 +102,28 @@ class Run:
 
 
 def main(
-    op: str,
     description: str,
-    providers: Mapping[str, Provider],
+    providers: Mapping[str, Sequence[Provider]],
     usual: Sequence[str],
     arguments: Sequence[str] | None = None,
 ) -> Report:
-    """Run a benchmark: parse the arguments, show progress, print the table, write the files that were asked for."""
-    options = parse(description, list(providers), usual, arguments)
+    """Run a benchmark: parse the arguments, show progress, print the table, write the files that were asked for.
+
+    Args:
+        description: for --help.
+        providers: those of each op.
+        usual: names of the providers that run by default; the first is what ratios refer to.
+        arguments: as in sys.argv[1:], which None means.
+    """
+    known = list(dict.fromkeys(provider.name for found in providers.values() for provider in found))
+    options = parse(description, known, usual, arguments)
     with Progress(console=Console(stderr=True), transient=True) as progress, torch.inference_mode():
-        run = Run(op, providers, options, progress)
-        run.run_all()
+        run = Run(options, progress)
+        for op, found in providers.items():
+            by_name = {provider.name: provider for provider in found}
+            run.run_op(op, [by_name[name] for name in options.providers if name in by_name])
     report = run.report()
-    print_report(report, Console())
+    print_report(report)
     if options.json:
         write(report, options.json)
     if options.picture:

@@ -16,7 +16,7 @@ SEED = 20240227
 
 @dataclass(frozen=True)
 class Work:
-    """One shape with a number of rows, on one device; the data are drawn when first asked for.
+    """One shape with a number of rows, on one device; the data are drawn when first asked for, always the same.
 
     Attributes:
         shape: of the weight; row-wise work uses the inputs only.
@@ -107,7 +107,7 @@ class Provider:
         build: (work, copies of the weight) -> Contender.
         expected: work -> the right answer.
         tolerance: largest relative error in the Frobenius norm; 0 asks for equality bit for bit.
-        num_bytes: shape -> bytes of a weight.
+        num_bytes: work -> what Contender.num_bytes will be, before it is built.
         why_not: work -> None, or why it cannot be done.
     """
 
@@ -115,7 +115,7 @@ class Provider:
     build: Callable[[Work, int], Contender]
     expected: Callable[[Work], NDArray[Any]]
     tolerance: float
-    num_bytes: Callable[[Shape], int]
+    num_bytes: Callable[[Work], int]
     why_not: Callable[[Work], str | None] = field(default=lambda _: None)
 
 

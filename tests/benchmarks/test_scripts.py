@@ -1,0 +1,179 @@
+"""Every benchmark from its command line, on shapes so small that only the fields count."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+import bench_bit_linear
+import bench_model
+import bench_rms_norm
+import bench_ternary_matmul
+import ggml
+import picture
+import readme_table
+import report
+import run_all
+from report import Row, read
+
+BENCHMARKS = Path(report.__file__).parent
+FIELDS = {"shape", "rows", "provider", "threads", "median_us", "least_us", "gb_per_s", "gop_per_s", "share_of_limit"}
+TINY = ["--shapes", "64x256", "--threads", "1", "--seconds", "0.001"]
+
+
+@pytest.fixture(autouse=True)
+def small_limits(monkeypatch):
+    """Limits that take no time; what they say is not looked at here."""
+    import limits
+
+    monkeypatch.setattr(limits, "PEAK_STEPS", 100)
+    monkeypatch.setattr(limits, "CALL_BYTES", 1 << 16)
+    monkeypatch.setattr(limits, "cold_bytes", lambda contenders: (1 << 17, True))
+
+
+def run(script, arguments, folder):
+    """The rows that a script wrote, and its whole report."""
+    files = folder / "figures.json", folder / "figures.png"
+    returned = script.run([*arguments, "--json", str(files[0]), "--picture", str(files[1])])
+    assert returned == read(files[0])
+    assert files[1].read_bytes().startswith(b"\x89PNG")
+    rows = json.loads(files[0].read_text())["rows"]
+    for row in rows:
+        assert set(row) >= FIELDS
+        assert 0 < row["least_us"] <= row["median_us"]
+        assert row["gb_per_s"] >= 0 <= row["gop_per_s"]
+        assert row["share_of_limit"] > 0
+    return rows, returned
+
+
+def case(found, provider, /, **fields):
+    """The one row of a provider with those fields."""
+    wanted = fields | {"provider": provider}
+    (one,) = [row for row in found if wanted.items() <= row.items()]
+    return one
+
+
+def test_bit_linear(tmp_path, capsys):
+    rows, found = run(bench_bit_linear, [*TINY, "--rows", "1", "3", "20"], tmp_path)
+    for provider in ("bitnet_jit", "bitnet_jit_t5", "kernel", "torch_float32", "torch_bf16"):
+        hot = case(rows, provider, rows=3, cache="hot")
+        assert (hot["shape"], hot["threads"], hot["op"]) == ("64x256", 1, "bit_linear")
+        assert case(rows, provider, rows=1, cache="cold")
+    assert not any(row["cache"] == "cold" and row["rows"] == 20 for row in rows)
+    ours = case(rows, "bitnet_jit", rows=20, cache="hot")
+    assert ours["gop_per_s"] == pytest.approx(2 * 20 * 64 * 256 / ours["median_us"] / 1e3, rel=0.01)
+    assert ours["gb_per_s"] == pytest.approx(64 * 256 / 4 / ours["median_us"] / 1e3, abs=0.02)
+    assert {"cpu", "cores", "date", "versions", "command", "cold_bytes"} <= set(found.header)
+    assert "bit_linear 64x256, 20 rows, 1 threads, hot" in capsys.readouterr().out
+
+
+def test_ternary_matmul_on_ragged_shapes(tmp_path):
+    rows, found = run(bench_ternary_matmul, [*TINY[2:], "--shapes", "33x77", "--rows", "5", "--cache", "hot"], tmp_path)
+    assert {row["provider"] for row in rows if not row["provider"].startswith("limit:")} == {
+        "kernel",
+        "kernel_t5",
+        "torch_int_mm",
+    }
+    assert found.refusals == ()
+
+
+def test_rms_norm_runs_every_row_wise_op(tmp_path):
+    rows, found = run(bench_rms_norm, [*TINY, "--rows", "2", "--cache", "hot"], tmp_path)
+    assert {row["op"] for row in rows} == {
+        "quantize_activation",
+        "rms_norm",
+        "rms_norm_quantize",
+        "relu2_mul_norm_quantize",
+    }
+    assert found.refusals == ()
+
+
+def test_a_model_reads_and_writes(tmp_path):
+    small = ["--prompt-tokens", "3", "--new-tokens", "2", "--threads", "1", "--seconds", "0.001"]
+    rows, _ = run(bench_model, [*small, "--providers", "bitnet_jit"], tmp_path)
+    written = case(rows, "bitnet_jit", op="decode")
+    assert written["rows_per_s"] == pytest.approx(2e6 / written["median_us"], abs=1)
+    assert case(rows, "bitnet_jit", op="prefill")["rows"] == 3
+
+
+def test_what_cannot_run_is_refused_in_words(tmp_path):
+    arguments = [*TINY[2:], "--shapes", "8x100", "--rows", "1", "--cache", "hot"]
+    _, found = run(bench_bit_linear, [*arguments, "--providers", "bitnet_jit", "ggml_tq2_0"], tmp_path)
+    (refusal,) = found.refusals
+    assert (refusal.provider, refusal.shape) == ("ggml_tq2_0", "8x100")
+    assert ("multiple of 256, got 100" if ggml.load() else "pip install llama-cpp-python") in refusal.reason
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in BENCHMARKS.glob("bench_*.py")))
+def test_help_says_what_a_script_measures(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--json" in shown
+    assert "--threads" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--shapes", "64by256"], "OUTxIN such as 2560x6912"),
+        (["--rows", "0"], "positive whole number, got '0'"),
+        (["--providers", "nobody"], "invalid choice: 'nobody'"),
+        (["--seconds", "nan"], "positive number, got 'nan'"),
+    ],
+)
+def test_arguments_that_cannot_be_meant_are_named(arguments, said, capsys):
+    with pytest.raises(SystemExit):
+        bench_bit_linear.run(arguments)
+    assert said in capsys.readouterr().err
+
+
+def row(provider, median, **fields):
+    given = {"op": "bit_linear", "shape": "8x8", "rows": 1, "threads": 2, "cache": "hot"} | fields
+    return Row(
+        provider=provider,
+        median_us=median,
+        least_us=median,
+        gb_per_s=1,
+        gop_per_s=1,
+        rows_per_s=1,
+        limit="read",
+        share_of_limit=0.5,
+        **given,
+    )
+
+
+def test_the_readme_table_takes_the_better_peer_and_the_most_threads():
+    rows = (
+        row("bitnet_jit", 10.0),
+        row("torch_int8_x86", 30.0),
+        row("torch_int8_onednn", 20.0),
+        row("bitnet_jit", 17.0, threads=1),
+        row("torch_bf16", 99.0, threads=1),
+    )
+    header = {"cpu": "A CPU", "cores": 2, "date": "2026-01-02T03", "versions": {"torch": "2", "numba": "0"}}
+    shown = readme_table.table(report.Report(header, rows, ()))
+    assert shown.startswith("A CPU, 2 cores, 2026-01-02, torch 2, numba 0;")
+    assert shown.splitlines()[-1] == "| 8x8 | 1 | 2 | cache | 10 | 50% (read) |  | 20 (2.0 x) |  |  |"
+    assert len(shown.splitlines()) == 5
+
+
+def test_the_readme_has_a_place_for_the_table(tmp_path):
+    readme = BENCHMARKS.parent / "README.md"
+    changed = readme_table.replace_between(readme.read_text(), r"a \table")
+    assert f"{readme_table.BEGIN}\na \\table\n{readme_table.END}" in changed
+    with pytest.raises(ValueError, match="expected the comments"):
+        readme_table.replace_between("nothing", "table")
+
+
+def test_nothing_to_draw_is_said(tmp_path):
+    with pytest.raises(ValueError, match="every provider was refused"):
+        picture.draw(report.Report({"cpu": ""}, (), ()), tmp_path / "empty.png")
+
+
+def test_folders_are_named_by_the_cpu():
+    assert run_all.folder_name("Intel(R) Xeon(R) 8481C CPU @ 2.70GHz") == "intel-xeon-8481c-cpu-2-70ghz"
