@@ -1,0 +1,37 @@
+"""The commands of `bitnet-jit`, and the options before them."""
+
+from typing import Annotated
+
+import typer
+
+import bitnet_jit
+from bitnet_jit.cli.bench import bench
+from bitnet_jit.cli.generate import generate
+from bitnet_jit.cli.info import info
+
+app = typer.Typer(
+    help="Ternary neural networks (BitNet b1.58) on this machine: write text, look at it, measure it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and end."""
+    if wanted:
+        typer.echo(f"bitnet-jit {bitnet_jit.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
+for command in (generate, info, bench):
+    app.command()(command)

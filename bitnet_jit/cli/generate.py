@@ -1,0 +1,66 @@
+"""`bitnet-jit generate`: text to stdout as it is written, everything else to stderr."""
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bitnet_jit.cli.patience import Patience
+
+if TYPE_CHECKING:
+    from bitnet_jit.models.decoder import Decoder
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The text to continue.", show_default=False)],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A directory, or a hub id such as microsoft/bitnet-b1.58-2B-4T. [default: the embedded model]"
+        ),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens to add. [default: 128, or what the context leaves]")
+    ] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Draw from the K likeliest tokens only.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Draw from the likeliest tokens that together reach P.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Makes the draws repeatable.")] = None,
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0. [default: cpu]")] = None,
+) -> None:
+    """Continue PROMPT with a ternary model: prints it and the continuation."""
+    decoder = load_model(model, device)
+    from bitnet_jit.models.text import stream_text
+
+    start = time.perf_counter()
+    pieces = stream_text(decoder, prompt, max_new_tokens, temperature, top_k, top_p, seed)
+    typer.echo(prompt, nl=False)
+    times = []
+    with Patience("preparing kernels, which takes a while the first time") as patience:
+        for piece in pieces:
+            patience.end()
+            times.append(time.perf_counter())
+            typer.echo(piece, nl=False)
+    typer.echo()
+    typer.echo(rates(start, times[:-1]), err=True)  # the last piece is what was held back, no token
+
+
+def load_model(model: str | None, device: str | None) -> "Decoder":
+    """The model of that name, or the embedded one; says how far it is where that takes over two seconds."""
+    from bitnet_jit.models.checkpoint.hub import find_model
+    from bitnet_jit.models.embedded import embedded_model
+
+    directory = embedded_model() if model is None else find_model(model)
+    with Patience("loading") as patience:
+        from bitnet_jit.models.loading import load
+
+        return load(directory, device, progress=lambda done, total: patience.update(f"loading block {done} of {total}"))
+
+
+def rates(start: float, times: list[float]) -> str:
+    """What was measured, of the moment of the start and that of each token, in seconds."""
+    text = f"{len(times)} tokens, the first after {times[0] - start:.2f} s"
+    seconds = times[-1] - times[0]
+    return text if len(times) < 2 or seconds <= 0 else f"{text}, then {(len(times) - 1) / seconds:.1f} tokens/s"

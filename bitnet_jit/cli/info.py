@@ -1,0 +1,86 @@
+"""`bitnet-jit info`: what there is on this machine, what is used of it, and why the rest is not."""
+
+import importlib.metadata
+import platform
+from collections.abc import Iterator
+
+import typer
+
+PACKAGES = ("torch", "numpy", "numba", "llvmlite", "triton", "mlx", "safetensors", "tokenizers", "transformers")
+
+
+def info() -> None:
+    """Show versions, the CPU, threads, backends and the layouts of packed weights."""
+    for section, lines in sections():
+        typer.echo(section)
+        for name, value in lines:
+            typer.echo(f"  {name:<24} {value}")
+
+
+def sections() -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Headings, each with names and values."""
+    import bitnet_jit
+    from bitnet_jit.kernels import registry
+    from bitnet_jit.runtime.device import available_cores, cpu_name
+    from bitnet_jit.runtime.threads import get_num_threads
+
+    yield (
+        "versions",
+        [
+            ("bitnet-jit", bitnet_jit.__version__),
+            ("python", f"{platform.python_version()} on {platform.platform()}"),
+            *((name, version(name)) for name in PACKAGES),
+        ],
+    )
+    yield (
+        "cpu",
+        [("name", cpu_name()), ("cores", str(available_cores())), ("threads", str(get_num_threads()))],
+    )
+    devices = device_types()
+    for name in registry.BACKENDS:
+        yield f"backend {name}", backend_lines(name, devices)
+    yield "layouts of packed weights", layout_lines(devices)
+
+
+def version(package: str) -> str:
+    """The installed version of a package, or that there is none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def device_types() -> list[str]:
+    """Types of devices that torch can use here."""
+    import torch
+
+    found = ["cpu"]
+    found += ["cuda"] if torch.cuda.is_available() else []
+    return found + (["mps"] if torch.backends.mps.is_available() else [])
+
+
+def backend_lines(name: str, devices: list[str]) -> list[tuple[str, str]]:
+    """Whether a backend is usable on each type of device, and what it says of itself."""
+    from bitnet_jit.kernels import registry
+
+    lines = []
+    for device in devices:
+        reason = registry.why_not_backend(name, device)
+        lines.append((f"on {device}", f"not usable: {reason}" if reason else "usable"))
+    if name == "numba" and registry.why_absent(name) is None:
+        from bitnet_jit.kernels.numba import describe
+
+        lines += describe().items()
+    return lines
+
+
+def layout_lines(devices: list[str]) -> list[tuple[str, str]]:
+    """The layout in which each packing is resident on each type of device."""
+    from bitnet_jit.kernels import registry
+    from bitnet_jit.packing import FORMATS
+
+    return [
+        (f"{format} on {device}", registry.preferred_layout(format, device).name)
+        for device in devices
+        for format in FORMATS
+    ]

@@ -1,0 +1,62 @@
+"""A word on stderr for whoever waits, once the wait is long enough to wonder."""
+
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+import typer
+
+SECONDS = 2.0  # before the first word
+PAUSE = 2.0  # between words where stderr is no terminal, and a line cannot be written over
+
+
+class Patience:
+    """Tells what is going on, while its block runs for more than two seconds.
+
+    On a terminal the words replace one another and vanish in the end; elsewhere each is a line of its own.
+
+    Args:
+        words: what is going on; `update` changes it.
+    """
+
+    def __init__(self, words: str) -> None:
+        self._words = words
+        self._told = 0.0
+        self._lock = threading.Lock()
+        self._ended = False
+        self._timer = threading.Timer(SECONDS, self._tell)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        self._timer.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def update(self, words: str) -> None:
+        """Say something else from now on."""
+        self._words = words
+        if self._told and (sys.stderr.isatty() or time.monotonic() - self._told > PAUSE):
+            self._tell()
+
+    def end(self) -> None:
+        """Say no more, and wipe the terminal's line."""
+        self._timer.cancel()
+        with self._lock:
+            if self._told and not self._ended and sys.stderr.isatty():
+                typer.echo("\r\x1b[K", nl=False, err=True)
+            self._ended = True
+
+    def _tell(self) -> None:
+        with self._lock:
+            if not self._ended:
+                self._told = time.monotonic()
+                terminal = sys.stderr.isatty()
+                typer.echo(
+                    f"\r\x1b[K{self._words} ..." if terminal else f"{self._words} ...", nl=not terminal, err=True
+                )

@@ -1,0 +1,57 @@
+"""Text in, text out: a decoder with its tokenizer, giving out each character as soon as it is certain."""
+
+from collections.abc import Iterator
+
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.models.decoder import Decoder
+from bitnet_jit.models.generation import Stop
+from bitnet_jit.models.tokenizer import Tokenizer
+
+
+def encode_prompt(decoder: Decoder, prompt: str) -> tuple[Tokenizer, list[int]]:
+    """The decoder's tokenizer, and the prompt in its tokens.
+
+    Raises:
+        InvalidInput: the prompt is empty, or the model came without a tokenizer.
+    """
+    if decoder.tokenizer is None:
+        raise InvalidInput("prompt: this model came without a tokenizer.json, so it takes token ids only")
+    if not prompt:
+        raise InvalidInput("prompt: expected at least one character, got ''")
+    return decoder.tokenizer, decoder.tokenizer.encode(prompt)
+
+
+def stream_text(
+    decoder: Decoder,
+    prompt: str,
+    max_new_tokens: int | None = None,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    stop: Stop = (),
+) -> Iterator[str]:
+    """Continue a text; the arguments beside the prompt are those of `Decoder.stream`.
+
+    Yields:
+        A piece of text for each new token, "" where the token leaves a character unfinished, and what was held back at
+        last. The token that ends a text is no part of it; a string that ends it is.
+
+    Raises:
+        InvalidInput: an argument cannot be meant; at the call, before anything is computed.
+
+    >>> from bitnet_jit.models.embedded import embedded_model
+    >>> from bitnet_jit.models.loading import load
+    >>> "".join(stream_text(load(embedded_model()), "And it came to pass ", max_new_tokens=10))
+    'after the '
+    """
+    tokenizer, tokens = encode_prompt(decoder, prompt)
+    chosen = decoder.stream(tokens, max_new_tokens, temperature, top_k, top_p, seed, stop)
+
+    def pieces() -> Iterator[str]:
+        text = tokenizer.stream()
+        for token in chosen:
+            yield "" if token in decoder.config.eos_ids else text.push(token)
+        yield text.finish()
+
+    return pieces()

@@ -1,0 +1,174 @@
+"""The commands, run in this process; what a shell sees of them is in test_process.py."""
+
+import json
+import re
+import shutil
+import threading
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+import bitnet_jit
+from bitnet_jit.cli import bench, generate, patience
+from bitnet_jit.cli.app import app
+from bitnet_jit.errors import CheckpointError, InvalidInput
+from bitnet_jit.models.checkpoint import hub
+from bitnet_jit.models.embedded import embedded_model
+from bitnet_jit.runtime.threads import get_num_threads, set_num_threads
+
+VERSE = "And it came to pass "
+
+
+def run(*arguments: str):
+    """Run the command line; exceptions come through."""
+    return CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_generate_writes_the_prompt_and_its_continuation():
+    result = run("generate", VERSE, "--max-new-tokens", "30")
+    assert result.exit_code == 0
+    assert result.stdout == "And it came to pass after the manner of the manner\n"
+    assert re.search(r"30 tokens, the first after \d+\.\d\d s, then \d+\.\d tokens/s\n$", result.stderr)
+
+
+def test_generate_by_seed():
+    options = ("--max-new-tokens", "20", "--temperature", "1", "--top-k", "40", "--top-p", "0.95", "--seed")
+    first, again, other = (run("generate", VERSE, *options, seed).stdout for seed in ("1", "1", "2"))
+    assert first == again != other
+
+
+def test_generate_with_a_model_of_its_own(tmp_path):
+    shutil.copytree(embedded_model(), tmp_path / "copy")
+    config = json.loads((tmp_path / "copy" / "config.json").read_text())
+    (tmp_path / "copy" / "config.json").write_text(json.dumps({**config, "eos_token_id": ord("m")}))
+    result = run("generate", VERSE, "--model", str(tmp_path / "copy"))
+    assert result.stdout == "And it came to pass after the \n"
+
+
+def test_one_token_has_no_rate():
+    assert re.search(r"1 tokens, the first after \S+ s\n$", run("generate", VERSE, "--max-new-tokens", "1").stderr)
+    assert generate.rates(1.0, [1.5]) == "1 tokens, the first after 0.50 s"
+    assert generate.rates(1.0, [1.5, 2.0, 2.5]) == "3 tokens, the first after 0.50 s, then 2.0 tokens/s"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        (("",), InvalidInput, "prompt: expected at least one character"),
+        (("x" * 2000,), InvalidInput, "input_ids: 2000 tokens"),
+        (("x", "--max-new-tokens", "1024"), InvalidInput, "max_new_tokens: expected 1 to 1023"),
+        (("x", "--device", "abacus"), InvalidInput, "device: 'abacus'"),
+        (("x", "--model", "no/such/place"), CheckpointError, "no/such/place: expected a directory or a hub id"),
+    ],
+)
+def test_generate_refuses(arguments, error, words):
+    with pytest.raises(error, match=words):
+        run("generate", *arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("generate",),
+        ("generate", "x", "--max-new-tokens", "0"),
+        ("generate", "x", "--temperature", "-1"),
+        ("generate", "x", "--top-p", "2"),
+        ("bench", "--shape", "12"),
+        ("bench", "--shape", "0x4"),
+        ("bench", "--rows", "0"),
+        ("nothing",),
+    ],
+)
+def test_wrong_usage(arguments):
+    assert run(*arguments).exit_code == 2
+
+
+def test_info_names_what_there_is():
+    result = run("info")
+    assert result.exit_code == 0
+    for line in (rf"bitnet-jit +{re.escape(bitnet_jit.__version__)}", "torch +2", r"cores +\d", r"threads +\d"):
+        assert re.search(line, result.stdout), line
+    assert re.search(r"backend torch\n  on cpu +usable", result.stdout)
+    assert re.search(r"i2 on cpu +i2", result.stdout)
+
+
+def test_info_says_why_a_backend_is_not_usable(monkeypatch):
+    from bitnet_jit.kernels import registry
+
+    monkeypatch.setitem(registry.BACKENDS, "abacus", ("beads",))
+    registry.why_absent.cache_clear()
+    try:
+        result = run("info")
+    finally:
+        registry.why_absent.cache_clear()
+    assert re.search(r"backend abacus\n  on cpu +not usable: the package beads is not installed", result.stdout)
+
+
+def test_bench_measures(monkeypatch):
+    monkeypatch.setattr(bench, "SECONDS", 0.0)
+    before = get_num_threads()
+    try:
+        result = run("bench", "--shape", "64x96", "--shape", "100x52", "--rows", "1", "--rows", "3", "--threads", "1")
+    finally:
+        set_num_threads(None)
+    assert get_num_threads() == before
+    assert result.exit_code == 0
+    for line in (r"64 x 96 . +1 ", r"64 x 96 . +3 ", r"100 x 52 . +1 ", "GOP/s", "1 CPU threads"):
+        assert re.search(line, result.stdout), line
+
+
+def test_bench_figures():
+    line = bench.Measured(1000, 2000, rows=4, median_seconds=1e-3, num_bytes=500_000)
+    assert line.gb_per_second == pytest.approx(0.5)
+    assert line.gop_per_second == pytest.approx(16)
+
+
+def test_version():
+    assert run("--version").stdout == f"bitnet-jit {bitnet_jit.__version__}\n"
+
+
+def test_a_hub_id_is_downloaded(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda name, allow_patterns: asked.append((name, allow_patterns)) or tmp_path,
+    )
+    assert hub.find_model("owner/name-1.58") == tmp_path
+    assert asked == [("owner/name-1.58", hub.FILES)]
+    assert not any("bin" in pattern or "py" in pattern for pattern in hub.FILES)
+
+
+def test_offline_is_said_in_words(monkeypatch, tmp_path):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(CheckpointError, match="owner/name: no such directory here, and it cannot be had from"):
+        hub.find_model("owner/name")
+
+
+def test_patience_speaks_after_a_while_only(monkeypatch, capsys):
+    monkeypatch.setattr(patience, "SECONDS", 0.05)
+    monkeypatch.setattr(patience, "PAUSE", 0.0)
+    with patience.Patience("quick"):
+        pass
+    assert capsys.readouterr().err == ""
+    with patience.Patience("slow") as told:
+        wait_until(lambda: told._told)
+        told.update("slower")
+        told.end()
+        told.update("never said")
+    assert capsys.readouterr().err == "slow ...\nslower ...\n"
+    assert threading.active_count() == 1 or not any(isinstance(t, threading.Timer) for t in threading.enumerate())
+
+
+def wait_until(condition) -> None:
+    """Wait for a thread's work, ten seconds at most."""
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
