@@ -19,6 +19,7 @@ from bitnet_jit.packing import get_format
 from bitnet_jit.quant import dequantize_weight
 
 bit_linear = torch.ops.bitnet_jit.bit_linear.default
+LAYOUT = "layout_name"  # an attribute of w_packed: a layer that shares it may have laid it anew
 
 
 class PackedBitLinear(nn.Module):
@@ -209,6 +210,7 @@ class PackedBitLinear(nn.Module):
     def _lay(self, was_meta: bool = False) -> None:
         """Bring w_packed into the layout of the device that it is on."""
         w_packed = self.w_packed
+        self.layout = getattr(w_packed, LAYOUT, self.layout)
         wanted = registry.preferred_layout(self.format, w_packed.device.type)
         if wanted.name != self.layout:
             if w_packed.is_meta or was_meta:  # there are no values to keep
@@ -219,6 +221,7 @@ class PackedBitLinear(nn.Module):
                 laid = wanted.from_canonical(canonical, self.out_features, self.in_features)
             w_packed.data = laid
             self.layout = wanted.name
+        setattr(w_packed, LAYOUT, self.layout)
         self._awaits_device = w_packed.is_meta
 
     def _leave_meta(self) -> None:
@@ -229,6 +232,7 @@ class PackedBitLinear(nn.Module):
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         """`.to()`, `.half()` and their kin: devices change, dtypes of the weight and its scale do not."""
         w_packed, w_scale = self.w_packed.detach(), self.w_scale.detach()
+        self.layout = getattr(self.w_packed, LAYOUT, self.layout)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for parameter, before in ((self.w_packed, w_packed), (self.w_scale, w_scale)):
             if parameter.dtype != before.dtype:

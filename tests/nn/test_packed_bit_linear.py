@@ -279,6 +279,23 @@ class TestMoves:
         assert torch.equal(layer.w_packed, state["w_packed"])
         assert torch.equal(layer(x), expected)
 
+    @pytest.mark.parametrize("swap", [False, True])
+    def test_a_shared_weight_is_laid_once(self, swap, other_layout):
+        first, second = make()[0], make()[0]
+        second.w_packed = first.w_packed
+        model, x = nn.Sequential(first, nn.ReLU(), nn.ConstantPad1d((0, IN - OUT), 0.0), second), torch.randn(3, IN)
+        expected = model(x)
+        other_layout()
+        before = torch.__future__.get_swap_module_params_on_conversion()
+        torch.__future__.set_swap_module_params_on_conversion(swap)
+        try:
+            model.cpu()
+        finally:
+            torch.__future__.set_swap_module_params_on_conversion(before)
+        assert first.w_packed is second.w_packed
+        assert [first.layout, second.layout] == ["i2", "i2"]
+        assert torch.equal(model(x), expected)
+
     @pytest.mark.parametrize("format", FORMATS)
     def test_to_meta_and_back(self, format):
         layer, other = make(format=format)[0], make(format=format)[0]
