@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import torch
 
+from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.kernel import Config, Kernel
 from bitnet_jit.kernels.torch.norm import quantize_rows
-from bitnet_jit.packing import FORMATS
 from bitnet_jit.problem import Problem
 
 EXACT_INPUTS = 2**16  # 128 * 2^16 < 2^24
@@ -18,10 +18,12 @@ CHUNK_ELEMENTS = 2**24  # of the unpacked weight
 
 
 def unpacked_chunks(w_packed: torch.Tensor, problem: Problem) -> Iterator[tuple[int, torch.Tensor]]:
-    """(first output, codes -1..1 (n, K) int8), piece by piece."""
+    """(first output, codes -1..1 (n, K) int8), piece by piece; the layout of another backend is undone first."""
+    layout = registry.get_layout(problem.layout)
+    canonical = layout.to_canonical(w_packed, problem.out_features, problem.in_features)
     step = max(1, CHUNK_ELEMENTS // problem.in_features)
     for start in range(0, problem.out_features, step):
-        yield start, FORMATS[problem.layout].unpack(w_packed[start : start + step], problem.in_features)
+        yield start, layout.format.unpack(canonical[start : start + step], problem.in_features)
 
 
 def accumulate(x_q: torch.Tensor, w_q: torch.Tensor) -> torch.Tensor:
@@ -89,18 +91,16 @@ def bind_bit_linear_a16(problem: Problem, config: Config):
     return run
 
 
-def needs_canonical(problem: Problem) -> str | None:
-    if problem.layout not in FORMATS:
-        return f"reads canonical weights only, not the layout {problem.layout!r}"
+def always(problem: Problem) -> str | None:
     return None
 
 
 def why_not_a8(problem: Problem) -> str | None:
-    return "serves activation='a8'" if problem.activation == "a16" else needs_canonical(problem)
+    return "serves activation='a8'" if problem.activation == "a16" else None
 
 
 def why_not_a16(problem: Problem) -> str | None:
-    return "serves activation='a16'" if problem.activation == "a8" else needs_canonical(problem)
+    return "serves activation='a16'" if problem.activation == "a8" else None
 
 
 def no_configs(problem: Problem) -> tuple[Config, ...]:
@@ -108,8 +108,8 @@ def no_configs(problem: Problem) -> tuple[Config, ...]:
 
 
 KERNELS = (
-    Kernel("torch.ternary_matmul", "ternary_matmul", bind_ternary_matmul, no_configs, needs_canonical),
-    Kernel("torch.quantized_linear", "quantized_linear", bind_quantized_linear, no_configs, needs_canonical),
+    Kernel("torch.ternary_matmul", "ternary_matmul", bind_ternary_matmul, no_configs, always),
+    Kernel("torch.quantized_linear", "quantized_linear", bind_quantized_linear, no_configs, always),
     Kernel("torch.bit_linear", "bit_linear", bind_bit_linear, no_configs, why_not_a8),
     Kernel("torch.bit_linear_a16", "bit_linear", bind_bit_linear_a16, no_configs, why_not_a16),
 )
