@@ -57,8 +57,9 @@ def patch(model: nn.Module, format: str = "i2") -> nn.Module:
     odd: list[str] = []
 
     def make(name: str, layer: Any) -> nn.Module:
-        if layer.weight.is_meta:
-            raise InvalidInput(f"{name}: its weight is on the meta device; load the model before it is patched")
+        for tensor_name, tensor in layer.state_dict().items():
+            if tensor.is_meta:
+                raise InvalidInput(f"{name}.{tensor_name}: is on the meta device; load the model before it is patched")
         if isinstance(layer, BitLinear):
             found = read_packed(name, layer)
         else:
