@@ -25,6 +25,8 @@ _HOMES = {
     "PackedBitLinear": "bitnet_jit.nn",
     "RMSNorm": "bitnet_jit.nn",
     "UnsupportedProblem": "bitnet_jit.errors",
+    "get_num_threads": "bitnet_jit.runtime.threads",
+    "set_num_threads": "bitnet_jit.runtime.threads",
     "convert": "bitnet_jit.nn",
     "load": "bitnet_jit.models.loading",
     "pack": "bitnet_jit.nn",

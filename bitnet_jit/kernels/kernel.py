@@ -17,8 +17,8 @@ class Kernel:
     Attributes:
         name: unique, "backend.what".
         op: the op it implements.
-        bind: (problem, config) -> a callable that runs the kernel on its backend's arrays. All decisions and
-            compilation happen here, so that the callable only allocates and launches.
+        bind: (problem, config) -> what runs the kernel on its backend's arrays: a callable, or a record that `ops/`
+            knows for that backend. All decisions and compilation happen here; running only allocates and launches.
         configs: problem -> its configs, likeliest best first: the first is what runs untuned.
         why_not: problem -> None, or the reason in words.
         version: raised when results or configs change meaning; tuned choices of another version are stale.
@@ -26,7 +26,7 @@ class Kernel:
 
     name: str
     op: str
-    bind: Callable[[Problem, Config], Callable[..., Any]]
+    bind: Callable[[Problem, Config], Any]
     configs: Callable[[Problem], tuple[Config, ...]]
     why_not: Callable[[Problem], str | None]
     version: int = 1

@@ -91,8 +91,48 @@ def bind_ternary_matmul(bound: Any, problem: Problem) -> Callable[..., torch.Ten
     return lambda x_q, w_packed: linear(x_q, no_scale, w_packed, no_scale, None)
 
 
+def bind_rows(bound: Any, problem: Problem) -> Callable[..., Any]:
+    """Row-wise ops: (x), (x, weight, eps) or (gate, up, weight, eps) -> y, or codes and scales."""
+    features, entry = problem.in_features, bound.entry
+    quantizes = problem.op != "rms_norm"
+
+    def run(x, up, weight, eps):
+        x = contiguous(x)
+        up = None if up is None else contiguous(up)
+        weight = None if weight is None else contiguous(weight)
+        y = torch.empty_like(x, dtype=torch.int8 if quantizes else x.dtype)
+        scale = x.new_empty(x.shape[:-1], dtype=torch.float32) if quantizes else None
+        if rows := x.numel() // features:
+            threads = THREADS.get()
+            entry(
+                None,
+                FORK.address,
+                threads,
+                x.data_ptr(),
+                0 if up is None else up.data_ptr(),
+                0 if weight is None else weight.data_ptr(),
+                eps,
+                y.data_ptr(),
+                0 if scale is None else scale.data_ptr(),
+                rows,
+                features,
+                WORKSPACE.take(bound.workspace_bytes(threads)),
+            )
+        return y if scale is None else (y, scale)
+
+    if problem.op == "quantize_activation":
+        return lambda x: run(x, None, None, 0.0)
+    if problem.op == "relu2_mul_norm_quantize":
+        return run
+    return lambda x, weight, eps: run(x, None, weight, eps)
+
+
 BINDERS: dict[str, Callable[[Any, Problem], Callable[..., Any]]] = {
     "bit_linear": bind_bit_linear,
     "quantized_linear": bind_quantized_linear,
     "ternary_matmul": bind_ternary_matmul,
+    "quantize_activation": bind_rows,
+    "rms_norm": bind_rows,
+    "rms_norm_quantize": bind_rows,
+    "relu2_mul_norm_quantize": bind_rows,
 }

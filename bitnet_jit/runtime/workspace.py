@@ -1,4 +1,4 @@
-"""Scratch memory of the CPU kernels: one growing buffer a thread, so that calls from several threads never share one."""
+"""Scratch memory of the CPU kernels: one growing buffer a thread, shared with no other."""
 
 import threading
 

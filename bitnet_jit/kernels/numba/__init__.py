@@ -1,7 +1,8 @@
 """Numba kernels for CPUs: every instruction set by one spelling, and no torch in sight."""
 
 from bitnet_jit.kernels.kernel import Backend
-from bitnet_jit.kernels.numba import linear
+from bitnet_jit.kernels.numba import a16, amx, linear, rows
+from bitnet_jit.kernels.numba.amx_tiles import why_no_amx
 from bitnet_jit.kernels.numba.isa import chosen_isa, machine, usable_isas
 from bitnet_jit.kernels.numba.layout import LAYOUTS
 
@@ -16,7 +17,10 @@ def describe() -> dict[str, str]:
         "architecture": machine(),
         "instruction set": chosen_isa().name,
         "usable instruction sets": ", ".join(usable_isas()),
+        "AMX": why_no_amx() or "used from 2 rows on",
     }
 
 
-BACKEND = Backend(name="numba", why_not=why_not, kernels=(*linear.KERNELS,), layouts=LAYOUTS)
+BACKEND = Backend(
+    name="numba", why_not=why_not, kernels=(*amx.KERNELS, *linear.KERNELS, *a16.KERNELS, *rows.KERNELS), layouts=LAYOUTS
+)

@@ -1,4 +1,4 @@
-"""From packed bytes to codes inside a register, for each packing: vectors of bytes whose lanes are 4 inputs of one output.
+"""From packed bytes to codes inside a register, for each packing: a lane of 4 bytes is 4 inputs of one output.
 
     i2   64 bytes hold 16 outputs x 16 inputs; byte 4 n + kk holds the codes of k = 4 j + kk in bits 2 j, j = 0..3
     t5   64 bytes hold 16 outputs x 20 inputs; byte 4 n + kk = 81 t4 + 27 t0 + 9 t1 + 3 t2 + t3, digit j of k = 4 j + kk
@@ -49,7 +49,7 @@ def two_bit_scales(isa: Isa) -> tuple[int, ...]:
 
 
 def base_three_digits(builder, isa: Isa, packed: ir.Value, in_place: bool) -> list[ir.Value]:
-    """Take off the top digit by two compares; the rest (0..80) is one look-up that gives four 2-bit fields, or arithmetic."""
+    """Two compares take off the top digit; the rest (0..80) is one look-up of four 2-bit fields, or arithmetic."""
     vector = ir.VectorType(I8, 4 * isa.lanes)
     top, rest = take_digit(builder, builder.bitcast(packed, vector), 81)
     if isa.lanes == 16 and "avx512vbmi" in cpu_features():

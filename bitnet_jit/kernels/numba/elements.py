@@ -1,7 +1,7 @@
-"""Reading and writing floating-point elements of any dtype as float32, in integer arithmetic where a CPU has no conversion.
+"""Reading and writing elements of any dtype as float32, in integer arithmetic where a CPU has no conversion.
 
-bfloat16 and float16 have no Numba type: their bits travel as uint16, and a static string says what they mean. Everything
-here is plain LLVM on scalars, so that the loops around it vectorize.
+bfloat16 and float16 have no Numba type: their bits travel as uint16, and a static string says what they mean.
+Everything here is plain LLVM on scalars, so that the loops around it vectorize.
 """
 
 from llvmlite import ir
@@ -9,7 +9,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from bitnet_jit.kernels.numba.isa import I8, I16, I32, cpu_features, machine
-from bitnet_jit.kernels.numba.simd import F32, I64
+from bitnet_jit.kernels.numba.simd import F32
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "int32": 4}
 ROUND = 12582912.0  # 1.5 * 2^23: adding it rounds to a whole number, half to even, and leaves that in the low bits
@@ -110,7 +110,7 @@ def plain_loader(kind: ir.Type, numba_type: types.Type, num_bytes: int, doc: str
     @intrinsic
     def load_plain(typingctx, address, index):
         def codegen(context, builder, signature, args):
-            value = builder.load(element(builder, *args, kind), align=num_bytes)
+            value = builder.load(element(builder, args[0], args[1], kind), align=num_bytes)
             return builder.sext(value, I32) if num_bytes == 1 else value
 
         return numba_type(types.int64, types.int64), codegen

@@ -1,8 +1,9 @@
 """Instruction sets: how each CPU multiplies four codes by four int8 and adds them to an int32 lane.
 
-One spelling for all, `Isa.dot4`: acc (lanes,) int32 += sum over the 4 bytes of each lane of codes (unsigned, at most 128)
-times x (signed). Codes are w + 1, or a code left in place in its byte: 4^j times itself. A set is chosen from the features
-that Numba will compile for, never from the machine alone: LLVM ends the process on an instruction that they do not name.
+One spelling for all, `Isa.dot4`: acc (lanes,) int32 += sum over the 4 bytes of each lane of codes (unsigned, at most
+128) times x (signed). Codes are w + 1, or a code left in place in its byte: 4^j times itself. A set is chosen from
+the features that Numba will compile for, never from the machine alone: LLVM ends the process on an instruction that
+they do not name.
 """
 
 import os
@@ -65,7 +66,7 @@ def vpdpbusd_256(builder, acc, codes, x):
 
 
 def maddubs_madd(builder, acc, codes, x):
-    """Two products meet in int16: at most 128 * 127 * 2 = 32512 and at least -128 * 128 * 2 = -32768, so none is lost."""
+    """Two products meet in int16, from -128 * 128 * 2 = -32768 to 128 * 127 * 2 = 32512: nothing is lost."""
     bytes_, words = ir.VectorType(I8, 32), ir.VectorType(I16, 16)
     codes, x = builder.bitcast(codes, bytes_), builder.bitcast(x, bytes_)
     pairs = call(builder, "llvm.x86.avx2.pmadd.ub.sw", words, codes, x)

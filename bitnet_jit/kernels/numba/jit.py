@@ -1,8 +1,8 @@
 """The decorator of every jitted function here, the disk cache behind it, and compile-time values as Numba types.
 
-Numba's own cache does not see an edit in another file (an intrinsic's), and two processes that compile two signatures at
-once can leave an index that names the other's code. Here each compiled signature is one file, named by a hash of the
-signature, the target and all sources of this package, written beside and renamed.
+Numba's own cache does not see an edit in another file (an intrinsic's), and two processes that compile two signatures
+at once can leave an index that names the other's code. Here each compiled signature is one file, named by a hash of
+the signature, the target and all sources of this package, written beside and renamed.
 """
 
 import hashlib
@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 class StaticType(types.Type):
     """A value known when a kernel is compiled (a frozen dataclass, a string), as the type of an argument without data.
 
-    So one module-level function is compiled once a config, and each is found again in the disk cache (closures never are).
+    So one module-level function is compiled once a config, and each is found again in the disk cache (closures never
+    are).
     """
 
     def __init__(self, value: Any) -> None:

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 from numba.extending import register_jitable
 
-from bitnet_jit.kernels.numba.elements import ELEMENT_BYTES
+from bitnet_jit.kernels.numba.elements import ELEMENT_BYTES, store_int32
 from bitnet_jit.kernels.numba.jit import jit
 from bitnet_jit.kernels.numba.parallel import COUNTER_BYTES, COUNTERS, done, draw, wait
-from bitnet_jit.kernels.numba.quantize import copy_codes, quantize_row, sum_codes
+from bitnet_jit.kernels.numba.quantize import SEGMENT, copy_row, quantize_row, sum_groups
 
 TENSOR, ROW, GROUP = 0, 1, 2  # dimensions of w_scale
 ALIGN = 64
+TILE_BYTES = 1024
 CHUNK_ELEMENTS = 16384  # of x in one piece of the first phase
 SMALL_WORK = 2**19  # products under which a second thread costs more than it brings
 PREPARE, MULTIPLY = 0, 1  # phases of a team
@@ -81,7 +82,7 @@ def round_up(value, multiple):
 
 @register_jitable
 def x_stride_of(in_features):
-    """Bytes between rows of codes: whole steps of K for every kernel, and never a multiple of 1 KiB, whose rows collide."""
+    """Bytes between rows of codes: whole steps of K for every kernel; a multiple of 1 KiB would crowd the cache."""
     stride = round_up(round_up(in_features, 20), 64)
     return stride + 64 if stride % 1024 == 0 else stride
 
@@ -92,13 +93,11 @@ def workspace_parts(rows, in_features, groups):
     x_scale = COUNTERS * COUNTER_BYTES
     x_sum = round_up(x_scale + 4 * rows, ALIGN)
     x_q = round_up(x_sum + 4 * rows * groups, ALIGN)
-    return x_scale, x_sum, x_q, x_q + rows * x_stride_of(in_features)
+    return x_scale, x_sum, x_q, x_q + round_up(rows, 32) * x_stride_of(in_features)
 
 
 @jit
-def make_job(
-    spec, x, x_scale, w, w_scale, bias, y, rows, in_features, out_features, scale_kind, group_size, workspace
-):
+def make_job(spec, x, x_scale, w, w_scale, bias, y, rows, in_features, out_features, scale_kind, group_size, workspace):
     """A Job from the arguments of a call and the address of its workspace."""
     group = group_size if scale_kind == GROUP else in_features
     groups = (in_features + group - 1) // group
@@ -131,26 +130,42 @@ def useful_threads(job, threads):
 
 
 @jit
-def prepare_row(spec, job, row):
-    """Codes, scale and sums of one row of x."""
-    codes = job.x_q + row * job.x_stride
+def prepare_row(spec, job, row, codes, stride):
+    """Codes of one row of x in segments of 64 that begin `stride` bytes apart; its scale and sums."""
     x = job.x + row * job.in_features * spec.x_bytes
+    segments = job.x_stride // SEGMENT
     if spec.x_is_codes:
-        copy_codes(x, job.in_features, codes, job.x_stride)
+        total = copy_row(x, job.in_features, codes, segments, stride)
     else:
-        quantize_row(spec.x_dtype, x, job.in_features, codes, job.x_stride, job.x_scale, row)
-    sum_codes(codes, job.in_features, job.group_size, job.x_sum, row * job.groups)
+        total = quantize_row(spec.x_dtype, x, job.in_features, codes, segments, stride, job.x_scale, row)
+    if job.scale_kind == GROUP:
+        sum_groups(codes, job.in_features, job.group_size, job.x_sum, row * job.groups)
+    else:
+        store_int32(job.x_sum, row, total)
 
 
 @jit
-def prepare(spec, job):
-    """The first phase of a team: all rows of x, drawn in chunks; returns when every row is ready."""
+def place_in_tiles(job, row, tile_rows):
+    """Address of the first segment of a row among tiles of `tile_rows` rows (at most 16) by 64 inputs, 1 KiB each."""
+    tiles = job.x_stride // SEGMENT
+    return job.x_q + row // tile_rows * tiles * TILE_BYTES + row % tile_rows * SEGMENT
+
+
+@jit
+def prepare(spec, job, tile_rows):
+    """The first phase of a team: all rows of x, drawn in chunks; returns when every row is ready.
+
+    Codes lie row after row where `tile_rows` is 0, else in tiles (`place_in_tiles`).
+    """
     chunk = max(1, CHUNK_ELEMENTS // job.in_features)
     pieces = (job.rows + chunk - 1) // chunk
     piece = draw(job.counters, PREPARE)
     while piece < pieces:
         for row in range(piece * chunk, min((piece + 1) * chunk, job.rows)):
-            prepare_row(spec, job, row)
+            if tile_rows == 0:
+                prepare_row(spec, job, row, job.x_q + row * job.x_stride, SEGMENT)
+            else:
+                prepare_row(spec, job, row, place_in_tiles(job, row, tile_rows), TILE_BYTES)
         done(job.counters, PREPARE)
         piece = draw(job.counters, PREPARE)
     wait(job.counters, PREPARE, pieces)

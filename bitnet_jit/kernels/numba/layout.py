@@ -3,8 +3,8 @@
     i2/n64k16   (ceil(N / 64), ceil(K / 16), 4, 64) uint8
     t5/n64k20   (ceil(N / 64), ceil(K / 20), 4, 64) uint8
 
-`decode.py` has the order inside a step. Missing outputs and inputs hold the code 1, weight 0. A canonical row has the same
-codes of a step in the same four bytes, so re-laying shuffles digits within 32-bit words, then transposes words.
+`decode.py` has the order inside a step. Missing outputs and inputs hold the code 1, weight 0. A canonical row has the
+same codes of a step in the same four bytes, so re-laying shuffles digits within 32-bit words, then transposes words.
 """
 
 from collections.abc import Callable
@@ -88,7 +88,11 @@ def untranspose_t5(tiles: Array) -> Array:
 
 def tiles_layout(name: str, format: Format, shuffle: Callable, unshuffle: Callable) -> Layout:
     return Layout(
-        name, format, partial(tiles_shape, format), partial(from_canonical, format, shuffle), partial(to_canonical, format, unshuffle)
+        name,
+        format,
+        partial(tiles_shape, format),
+        partial(from_canonical, format, shuffle),
+        partial(to_canonical, format, unshuffle),
     )
 
 

@@ -1,8 +1,9 @@
 """Ternary linear layers for any M, N and K by register tiles: the kernel that every CPU runs.
 
-Three ops share it: `bit_linear` (float x), `quantized_linear` (codes and scales) and `ternary_matmul` (codes -> int32).
-A piece of work is a block of 64 outputs and some rows of x; inside it a strip of packed weights stays in the first cache
-while the rows pass. The last tile of a piece may overlap the one before: it computes the same numbers again.
+Three ops share it: `bit_linear` (float x), `quantized_linear` (codes and scales) and `ternary_matmul` (codes ->
+int32). A piece of work is a block of 64 outputs and some rows of x; inside it a strip of packed weights stays in the
+first cache while the rows pass. The last tile of a piece may overlap the one before: it computes the same numbers
+again.
 """
 
 from dataclasses import replace
@@ -106,7 +107,7 @@ def multiply_block(spec, job, block, first_row, last_row):
 @jit
 def team(spec, job, threads):
     """What each thread does: prepare rows, then draw blocks."""
-    prepare(spec, job)
+    prepare(spec, job, 0)
     blocks = (job.out_features + BLOCK - 1) // BLOCK
     tiles = (job.rows + spec.tile.rows - 1) // spec.tile.rows
     parts = min(tiles, max(1, PIECES_PER_THREAD * threads // blocks))

@@ -1,10 +1,10 @@
 """Threads: how one jitted function runs on several, and how they share the work.
 
-`run_team` calls a function once a thread, through GOMP_parallel of the libgomp that torch itself brings, so that torch and
-we have one pool: 1.3 us a region. Its address is an argument, because an address held in a global keeps Numba from caching.
-A function of a team is written so that any number of threads finishes it, one included: threads draw numbered pieces of
-work from a shared counter, and wait only for pieces that a running thread has drawn. So nothing can hang where OpenMP
-grants fewer threads than asked for, and a slow or busy core just draws fewer pieces.
+`run_team` calls a function once a thread, through GOMP_parallel of the libgomp that torch itself brings, so that
+torch and we have one pool: 1.3 us a region. Its address is an argument, because an address held in a global keeps
+Numba from caching. A function of a team is written so that any number of threads finishes it, one included: threads
+draw numbered pieces of work from a shared counter, and wait only for pieces that a running thread has drawn. So
+nothing can hang where OpenMP grants fewer threads than asked for, and a slow or busy core just draws fewer pieces.
 """
 
 from llvmlite import ir
@@ -12,9 +12,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from bitnet_jit.kernels.numba.isa import machine
+from bitnet_jit.kernels.numba.isa import I8, I32, machine
 from bitnet_jit.kernels.numba.jit import jit
-from bitnet_jit.kernels.numba.simd import I8, I32, I64, atomic_add, atomic_load, pointer
+from bitnet_jit.kernels.numba.simd import I64, atomic_add, atomic_load, pointer
 
 POINTER = I8.as_pointer()
 COUNTER_BYTES = 64  # a cache line each
@@ -24,7 +24,7 @@ COUNTERS = 2 * PHASES  # of a phase: pieces drawn, pieces done
 
 @intrinsic
 def run_team(typingctx, fork, threads, function, arguments):
-    """Call function(*arguments) on `threads` threads; `fork` is the address of GOMP_parallel, 0 to call it here, once."""
+    """Call function(*arguments) once on each of `threads` threads; `fork` is GOMP_parallel, or 0 for one thread."""
     signature = function.get_call_type(typingctx, arguments.types, {})
 
     def codegen(context, builder, outer, args):
@@ -49,7 +49,7 @@ def run_team(typingctx, fork, threads, function, arguments):
 
 
 def outline(context, builder, function, signature, packed: ir.Type) -> ir.Function:
-    """A C function void(void *arguments) in this module that calls the jitted function with the arguments it points to."""
+    """A C function of one pointer in this module, which calls the jitted function with the arguments it points to."""
     kind = ir.FunctionType(ir.VoidType(), [POINTER])
     team = ir.Function(builder.module, kind, builder.module.get_unique_name("team"))
     team.linkage = "internal"

@@ -24,6 +24,7 @@ MAGNITUDE = np.uint32(0x7FFFFFFF)
 EPS = np.float32(1e-5)
 F127 = np.float32(127)
 MAGIC = np.float32(ROUND)
+SEGMENT = 64
 
 
 @jit
@@ -36,40 +37,81 @@ def absmax_bits(dtype, x, count):
 
 
 @jit
-def quantize_row(dtype, x, count, x_q, padded, x_scale, row):
-    """`count` elements at address x -> codes at address x_q, zeros up to `padded`; scale `row` of x_scale."""
+def quantize_row(dtype, x, count, codes, segments, stride, x_scale, row):
+    """`count` elements at address x -> codes, in segments of 64 that begin `stride` bytes apart.
+
+    Fills up to `segments` with zeros, writes scale `row` of x_scale and returns the sum of the codes.
+    """
     bits = absmax_bits(dtype, x, count)
+    total = np.int32(0)
     if bits >= INFINITY_BITS:
-        for i in range(padded):
-            store_int8(x_q, i, np.int32(0))
+        clear_segments(codes, 0, segments, stride)
+        for i in range(segments * SEGMENT, count):  # a row without padding ends in a part of a segment
+            store_int8(codes, i, np.int32(0))
         store_float32(x_scale, row, np.float32(np.nan))
-        return
+        return total
     absmax = max(float_from_bits(bits), EPS)
     factor = F127 / absmax
-    for i in range(count):
-        code = np.int32(bits_of_float(load_float(dtype, x, i) * factor + MAGIC)) - np.int32(ROUND_BITS)
-        store_int8(x_q, i, min(max(code, np.int32(-128)), np.int32(127)))
-    for i in range(count, padded):
-        store_int8(x_q, i, np.int32(0))
     store_float32(x_scale, row, absmax / F127)
+    whole = count // SEGMENT
+    for s in range(whole):
+        total += quantize_segment(dtype, x, s * SEGMENT, SEGMENT, factor, codes + s * stride)
+    clear_segments(codes, whole, segments, stride)
+    if whole * SEGMENT < count:
+        total += quantize_segment(dtype, x, whole * SEGMENT, count - whole * SEGMENT, factor, codes + whole * stride)
+    return total
 
 
 @jit
-def copy_codes(x, count, x_q, padded):
-    """Codes of a row into its padded place."""
+def quantize_segment(dtype, x, first, count, factor, codes):
+    """Codes of x[first:first + count] to address codes; returns their sum."""
+    total = np.int32(0)
     for i in range(count):
-        store_int8(x_q, i, load_int8(x, i))
-    for i in range(count, padded):
-        store_int8(x_q, i, np.int32(0))
+        code = np.int32(bits_of_float(load_float(dtype, x, first + i) * factor + MAGIC)) - np.int32(ROUND_BITS)
+        code = min(max(code, np.int32(-128)), np.int32(127))
+        store_int8(codes, i, code)
+        total += code
+    return total
 
 
 @jit
-def sum_codes(x_q, count, group_size, x_sum, first):
-    """Sums of a row's codes by groups of inputs (the last may be short), into x_sum[first:]."""
-    group = 0
-    for start in range(0, count, group_size):
+def copy_row(x, count, codes, segments, stride):
+    """Given codes into their segments, as `quantize_row`; returns their sum."""
+    total = np.int32(0)
+    whole = count // SEGMENT
+    for s in range(whole):
+        total += copy_segment(x + s * SEGMENT, SEGMENT, codes + s * stride)
+    clear_segments(codes, whole, segments, stride)
+    if whole * SEGMENT < count:
+        total += copy_segment(x + whole * SEGMENT, count - whole * SEGMENT, codes + whole * stride)
+    return total
+
+
+@jit
+def copy_segment(x, count, codes):
+    """Copy codes; returns their sum."""
+    total = np.int32(0)
+    for i in range(count):
+        code = load_int8(x, i)
+        store_int8(codes, i, code)
+        total += code
+    return total
+
+
+@jit
+def clear_segments(codes, first, last, stride):
+    """Zeros into segments first..last-1."""
+    for s in range(first, last):
+        for i in range(SEGMENT):
+            store_int8(codes + s * stride, i, np.int32(0))
+
+
+@jit
+def sum_groups(codes, count, group_size, x_sum, first):
+    """Sums of a row's codes (one behind the other) by groups of inputs, the last maybe short, into x_sum[first:]."""
+    for group in range((count + group_size - 1) // group_size):
+        start = group * group_size
         total = np.int32(0)
         for i in range(start, min(start + group_size, count)):
-            total += load_int8(x_q, i)
+            total += load_int8(codes, i)
         store_int32(x_sum, first + group, total)
-        group += 1

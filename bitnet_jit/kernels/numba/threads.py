@@ -1,7 +1,8 @@
 """Where a team's threads come from: the address of a function with GOMP_parallel's signature, for `parallel.run_team`.
 
-torch's own libgomp where torch is loaded, so that one pool serves both; else the system's; else Python threads behind the
-same signature, some 50 us a region. A forked child must not touch its parent's OpenMP pool: there the address is 0.
+torch's own libgomp where torch is loaded, so that one pool serves both; else the system's; else Python threads behind
+the same signature, some 50 us a region. A forked child must not touch its parent's OpenMP pool: there the address is
+0.
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""One register tile: `rows` rows of x by `columns` x 16 outputs over a range of K, then scales, bias and the output's dtype.
+"""One register tile, `rows` rows of x by `columns` x 16 outputs; then scales, bias and the output's dtype.
 
     acc = sum over k of x_q * (w + 1), less sum x_q:  the codes w + 1 are unsigned, as the CPUs' instructions want them
     y   = float32(acc) * (x_scale * w_scale) + bias
@@ -8,12 +8,19 @@ Group scales: y = (sum over groups, ascending, of float32(acc of the group) * w_
 
 import numpy as np
 
-from bitnet_jit.kernels.numba.elements import load_float, load_float32, load_int32, store_float, store_float32, store_int32
+from bitnet_jit.kernels.numba.elements import (
+    load_float,
+    load_float32,
+    load_int32,
+    store_float,
+    store_float32,
+    store_int32,
+)
 from bitnet_jit.kernels.numba.jit import jit
 from bitnet_jit.kernels.numba.simd import spill, step, zero
 
 F0 = np.float32(0)
-TENSOR, ROW, GROUP = 0, 1, 2  # dimensions of w_scale
+TENSOR = 0  # w_scale has no dimension
 
 
 @jit
@@ -57,7 +64,9 @@ def finish_floats(spec, values, bias, y, output, first, count):
             store_float(spec.y_dtype, y, first + c, load_float32(values, c))
     else:
         for c in range(count):
-            store_float(spec.y_dtype, y, first + c, load_float32(values, c) + load_float(spec.bias_dtype, bias, output + c))
+            store_float(
+                spec.y_dtype, y, first + c, load_float32(values, c) + load_float(spec.bias_dtype, bias, output + c)
+            )
 
 
 @jit

@@ -1,0 +1,247 @@
+"""`bit_linear` with floating-point activations (A16): weights become -1, 0, 1 in registers, sums run in float32.
+
+    y = (sum of x * w_q) * w_scale + bias;   with group scales: the sum over groups of (sum of the group) * its w_scale
+
+Products are exact. Sums run over parts of 32 steps of K (or a group), then over the parts: the error grows slowly
+with K.
+"""
+
+from functools import cache
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, register_jitable
+
+from bitnet_jit.kernels.kernel import Kernel
+from bitnet_jit.kernels.numba.bound import BoundLinear, Entry
+from bitnet_jit.kernels.numba.decode import DECODERS
+from bitnet_jit.kernels.numba.elements import load_float, load_float32, store_float32
+from bitnet_jit.kernels.numba.isa import ISAS, chosen_isa, splat_constant
+from bitnet_jit.kernels.numba.jit import StaticType, compiled, jit
+from bitnet_jit.kernels.numba.job import ALIGN, GROUP, MULTIPLY, PREPARE, ROW, Job, LinearSpec, round_up, useful_threads
+from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
+from bitnet_jit.kernels.numba.linear import BLOCK, STEP_BYTES, balanced_rows
+from bitnet_jit.kernels.numba.parallel import COUNTER_BYTES, COUNTERS, done, draw, reset, run_team, wait
+from bitnet_jit.kernels.numba.simd import (
+    F32,
+    I64,
+    RegistersType,
+    Tile,
+    at,
+    load,
+    splat,
+    stack_bytes,
+    vectors_per_group,
+)
+from bitnet_jit.kernels.numba.tile import clear, finish_floats
+from bitnet_jit.problem import Problem
+
+PART = 32  # steps of K in one partial sum
+FUSE = ("contract",)
+
+
+@intrinsic
+def zero_sums(typingctx, tile):
+    """Float sums of a tile, all zero, as the bits of integer registers."""
+    isa = ISAS[tile.value.isa]
+    kind = RegistersType(isa.name, tile.value.rows * tile.value.columns * vectors_per_group(isa))
+    return kind(tile), lambda context, builder, signature, args: ir.Constant(kind.llvm, None)
+
+
+@intrinsic
+def add_products(typingctx, tile, registers, x, x_stride, w):
+    """One step of K: sums += x (float32, rows x_stride bytes apart) times the weights at address w."""
+    config, isa = tile.value, ISAS[tile.value.isa]
+    decoder, vectors = DECODERS[config.format], config.columns * vectors_per_group(isa)
+    floats = ir.VectorType(F32, isa.lanes)
+
+    def weight(builder, codes, byte):
+        code = builder.lshr(codes, splat_constant(isa.vector, 8 * byte)) if byte else codes
+        code = builder.and_(code, splat_constant(isa.vector, 3))
+        return builder.sitofp(builder.sub(code, splat_constant(isa.vector, 1)), floats)
+
+    def codegen(context, builder, signature, args):
+        _, registers, x, x_stride, w = args
+        count = registers.type.count
+        sums = [builder.bitcast(builder.extract_value(registers, i), floats) for i in range(count)]
+        rows = [builder.add(x, builder.mul(x_stride, ir.Constant(I64, r))) for r in range(config.rows)]
+        packed = [load(builder, w, 4 * isa.lanes * v, isa.vector) for v in range(vectors)]
+        codes = [decoder.codes(builder, isa, p, in_place=False) for p in packed]
+        for k in range(decoder.inputs):
+            weights = [weight(builder, codes[v][k // 4], k % 4) for v in range(vectors)]
+            for r, row in enumerate(rows):
+                value = splat(builder, load(builder, row, 4 * k, F32), floats)
+                for v in range(vectors):
+                    i = r * vectors + v
+                    sums[i] = builder.fadd(sums[i], builder.fmul(value, weights[v], flags=FUSE), flags=FUSE)
+        for i, total in enumerate(sums):
+            registers = builder.insert_value(registers, builder.bitcast(total, isa.vector), i)
+        return registers
+
+    return registers(tile, registers, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def spill_sums(typingctx, tile, registers, acc):
+    """Write a tile's sums to address acc, float32 (rows, 16 * columns)."""
+    isa = ISAS[tile.value.isa]
+
+    def codegen(context, builder, signature, args):
+        _, registers, acc = args
+        for i in range(registers.type.count):
+            value = builder.extract_value(registers, i)
+            builder.store(value, at(builder, acc, 4 * isa.lanes * i, isa.vector), align=4)
+        return context.get_dummy_value()
+
+    return types.void(tile, registers, types.int64), codegen
+
+
+@register_jitable
+def float_stride(in_features):
+    """Bytes between rows of float32 x: whole steps of K for every packing."""
+    return 4 * round_up(round_up(in_features, 20), 64) + 64
+
+
+@jit
+def prepare(spec, job):
+    """The first phase of a team: rows of x as float32, zero beyond K."""
+    piece = draw(job.counters, PREPARE)
+    while piece < job.rows:
+        row = job.x_q + piece * job.x_stride
+        for i in range(job.in_features):
+            store_float32(row, i, load_float(spec.x_dtype, job.x, piece * job.in_features + i))
+        clear(row + 4 * job.in_features, job.x_stride // 4 - job.in_features)
+        done(job.counters, PREPARE)
+        piece = draw(job.counters, PREPARE)
+    wait(job.counters, PREPARE, job.rows)
+
+
+@jit
+def add_part(job, acc, sums, part, output, count):
+    """One row: sums += acc, times the scale of group number `part` where scales are by group."""
+    if job.scale_kind == GROUP:
+        for c in range(count):
+            scale = load_float32(job.w_scale, (output + c) * job.groups + part)
+            store_float32(sums, c, load_float32(sums, c) + load_float32(acc, c) * scale)
+    else:
+        for c in range(count):
+            store_float32(sums, c, load_float32(sums, c) + load_float32(acc, c))
+
+
+@jit
+def scale_outputs(job, sums, output, count):
+    """One row: sums *= w_scale where it is per tensor or per row."""
+    if job.scale_kind != GROUP:
+        for c in range(count):
+            place = output + c if job.scale_kind == ROW else 0
+            store_float32(sums, c, load_float32(sums, c) * load_float32(job.w_scale, place))
+
+
+@jit
+def multiply_tile(spec, job, first_row, w, output, count):
+    """Tile of rows first_row.. by `count` outputs from number `output`, whose codes begin at address w."""
+    tile = spec.tile
+    acc, sums = stack_bytes(spec.tile), stack_bytes(spec.tile)
+    clear(sums, tile.rows * tile.width)
+    steps = (job.in_features + tile.inputs - 1) // tile.inputs
+    part_steps = job.group_size // tile.inputs if job.scale_kind == GROUP else PART
+    x = job.x_q + first_row * job.x_stride
+    for part in range((steps + part_steps - 1) // part_steps):
+        registers = zero_sums(tile)
+        for s in range(part * part_steps, min((part + 1) * part_steps, steps)):
+            registers = add_products(tile, registers, x + s * tile.inputs * 4, job.x_stride, w + s * STEP_BYTES)
+        spill_sums(tile, registers, acc)
+        for r in range(tile.rows):
+            add_part(job, acc + 4 * tile.width * r, sums + 4 * tile.width * r, part, output, count)
+    for r in range(tile.rows):
+        row, values = first_row + r, sums + 4 * tile.width * r
+        scale_outputs(job, values, output, count)
+        finish_floats(spec, values, job.bias, job.y, output, row * job.out_features + output, count)
+
+
+@jit
+def team(spec, job):
+    """What each thread does: prepare rows, then draw strips of outputs."""
+    tile = spec.tile
+    prepare(spec, job)
+    steps = (job.in_features + tile.inputs - 1) // tile.inputs
+    strips = (job.out_features + tile.width - 1) // tile.width
+    strip = draw(job.counters, MULTIPLY)
+    while strip < strips:
+        output = strip * tile.width
+        w = job.w + output // BLOCK * steps * STEP_BYTES + output % BLOCK * 4
+        count = min(tile.width, job.out_features - output)
+        for row in range(0, job.rows, tile.rows):
+            multiply_tile(spec, job, min(row, job.rows - tile.rows), w, output, count)
+        strip = draw(job.counters, MULTIPLY)
+
+
+@jit
+def run(spec, fork, threads, x, x_scale, w, w_scale, bias, y, rows, in_features, out_features, kind, group, workspace):
+    """The whole op; every argument but `spec` is int64, an address or a number."""
+    groups = (in_features + group - 1) // group if kind == GROUP else 1
+    x_floats = workspace + COUNTERS * COUNTER_BYTES
+    stride = float_stride(in_features)
+    job = Job(
+        x,
+        x_scale,
+        w,
+        w_scale,
+        bias,
+        y,
+        rows,
+        in_features,
+        out_features,
+        kind,
+        group,
+        groups,
+        workspace,
+        0,
+        x_floats,
+        stride,
+    )
+    reset(job.counters)
+    run_team(fork, useful_threads(job, threads), team, (spec, job))
+
+
+RUN_SIGNATURE = (types.int64,) * 14
+
+
+def workspace_bytes(rows: int, in_features: int) -> int:
+    """Scratch memory of a call."""
+    return COUNTERS * COUNTER_BYTES + rows * float_stride(in_features) + ALIGN
+
+
+def bind(problem: Problem, config: Tile) -> BoundLinear:
+    """The compiled kernel for a problem: one for each height of tile that the calls turn out to need."""
+
+    @cache
+    def compile_for(rows: int) -> Entry:
+        tile = Tile(config.isa, config.format, balanced_rows(rows, config.rows), config.columns)
+        spec = LinearSpec(tile, problem.x_dtype, problem.y_dtype, problem.bias or "float32")
+        return compiled(run, StaticType(spec), *RUN_SIGNATURE)
+
+    return BoundLinear(problem, compile_for, lambda rows: workspace_bytes(rows, problem.in_features))
+
+
+def configs(problem: Problem) -> tuple[Tile, ...]:
+    """Tiles that fit the registers, the likeliest best first."""
+    isa, format = chosen_isa(), problem.layout.partition("/")[0]
+    heights = (1,) if problem.rows == 1 else (8, 4, 2)
+    fitting = [h for h in heights if h * vectors_per_group(isa) <= isa.registers] or [1]
+    return tuple(Tile(isa.name, format, rows, 1) for rows in fitting)
+
+
+def why_not(problem: Problem) -> str | None:
+    """What this kernel refuses, in words."""
+    if problem.layout not in INPUTS_OF_LAYOUT:
+        return f"reads the layouts {', '.join(INPUTS_OF_LAYOUT)}, not {problem.layout!r}"
+    if problem.activation != "a16":
+        return "serves activation='a16'"
+    step = INPUTS_OF_LAYOUT[problem.layout]
+    if problem.scale == "group" and problem.group_size % step:
+        return f"takes groups of a multiple of {step} inputs in layout {problem.layout!r}, not {problem.group_size}"
+    return None
+
+
+KERNELS = (Kernel("numba.bit_linear_a16", "bit_linear", bind, configs, why_not),)

@@ -1,0 +1,248 @@
+"""Ternary linear layers on AMX, Intel's matrix unit, from two rows of x on.
+
+The quantizer writes x in tiles of up to 16 rows by 64 inputs, each in one piece. A unit is what the registers hold:
+up to 32 rows by 32 outputs, or 16 by 64; a piece of work is a strip of outputs that wide and some units. With one
+unit, the codes of the next tile are unpacked while this one is multiplied; with more, K passes in chunks, whose
+unpacked codes stay in the first cache while all units pass. Codes beyond K may be anything: there x is zero.
+"""
+
+from functools import cache
+
+import numpy as np
+from numba import types
+
+from bitnet_jit.kernels.kernel import Kernel
+from bitnet_jit.kernels.numba.amx_tiles import (
+    STEP_BYTES,
+    UNITS,
+    AmxTile,
+    configure,
+    load_sums,
+    multiply_add,
+    multiply_add_unpack,
+    release,
+    stack_space,
+    store_sums,
+    unpack_step,
+    why_no_amx,
+    zero_sums,
+)
+from bitnet_jit.kernels.numba.bound import BoundLinear, Entry
+from bitnet_jit.kernels.numba.elements import load_float32, load_int32
+from bitnet_jit.kernels.numba.jit import StaticType, compiled, jit
+from bitnet_jit.kernels.numba.job import MULTIPLY, TILE_BYTES, LinearSpec, make_job, prepare, useful_threads
+from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
+from bitnet_jit.kernels.numba.linear import BLOCK, PIECES_PER_THREAD
+from bitnet_jit.kernels.numba.parallel import draw, reset, run_team
+from bitnet_jit.kernels.numba.quantize import SEGMENT
+from bitnet_jit.kernels.numba.simd import pointer
+from bitnet_jit.kernels.numba.tile import finish_row, finish_sums
+from bitnet_jit.problem import Problem
+
+FEWEST_ROWS = 2  # a single row is faster without
+
+
+@jit
+def write_shapes(config, rows):
+    """The 64 bytes that give tiles 0..5 `rows` rows, 6 and 7 sixteen, all 64 bytes wide."""
+    memory = pointer(config, types.uint8)
+    for i in range(64):
+        memory[i] = np.uint8(0)
+    memory[0] = np.uint8(1)
+    for tile in range(8):
+        memory[16 + 2 * tile] = np.uint8(64)
+        memory[48 + tile] = np.uint8(rows if tile < 6 else 16)
+
+
+@jit
+def unpack_until(tile, w, ring, step, last):
+    """Unpack steps `step`..last-1 of K, from address w; returns the next one."""
+    while step < last:
+        unpack_step(tile, w + step * STEP_BYTES, ring, step * tile.code_rows)
+        step += 1
+    return step
+
+
+@jit
+def steps_until(tile, tiles, steps):
+    """Steps of K that the first `tiles` tiles of 64 inputs need, of `steps` there are."""
+    return min(steps, (tiles * 16 + tile.code_rows - 1) // tile.code_rows)
+
+
+@jit
+def multiply_chunk(tile, x, second, ring, first, last):
+    """sums += tiles first..last-1 of x (addressed from the first of its row) times their codes in the ring."""
+    for t in range(first, last):
+        codes = ring + t % tile.ring * 16 * tile.row_bytes
+        multiply_add(tile, x + t * TILE_BYTES, second, codes)
+
+
+@jit
+def multiply_and_unpack(tile, x, second, w, steps, step, ring, first, last):
+    """`multiply_chunk`, while codes are unpacked from step `step` on, a tile ahead; returns the next step."""
+    for t in range(first, last):
+        codes = ring + t % tile.ring * 16 * tile.row_bytes
+        if step + tile.batch <= steps:
+            row = step * tile.code_rows
+            multiply_add_unpack(tile, x + t * TILE_BYTES, second, codes, w + step * STEP_BYTES, ring, row)
+            step += tile.batch
+        else:
+            multiply_add(tile, x + t * TILE_BYTES, second, codes)
+        step = unpack_until(tile, w, ring, step, steps_until(tile, t + 2, steps))
+    return step
+
+
+@jit
+def multiply_units(tile, x, second, units, w, steps, tiles, ring, acc, tile_bytes):
+    """Sums of some units, all inputs. K passes in chunks, whose codes the first unit unpacks and all use.
+
+    A single unit's chunk is all of K: its sums stay in the registers.
+    """
+    chunk = tiles if units == 1 else tile.chunk
+    step = unpack_until(tile, w, ring, 0, steps_until(tile, 1, steps))
+    for first in range(0, tiles, chunk):
+        last = min(first + chunk, tiles)
+        for unit in range(units):
+            place, x_unit = acc + unit * tile.row_tiles * tile_bytes, x + unit * tile.row_tiles * second
+            if first == 0:
+                zero_sums()
+            else:
+                load_sums(tile, place, tile_bytes)
+            if unit == 0:
+                step = multiply_and_unpack(tile, x_unit, second, w, steps, step, ring, first, last)
+            else:
+                multiply_chunk(tile, x_unit, second, ring, first, last)
+            store_sums(tile, place, tile_bytes)
+
+
+@jit
+def finish_unit(spec, job, acc, first_row, rows, output, count):
+    """Sums of rows first_row.. (as far as there are `rows`) -> outputs."""
+    for r in range(rows):
+        row = first_row + r
+        sums, first = acc + r * spec.tile.row_bytes, row * job.out_features + output
+        if spec.y_is_sums:
+            finish_sums(sums, load_int32(job.x_sum, row), job.y, first, count)
+        else:
+            finish_row(
+                spec,
+                sums,
+                load_int32(job.x_sum, row),
+                load_float32(job.x_scale, row),
+                job.w_scale,
+                job.scale_kind,
+                job.bias,
+                job.y,
+                output,
+                first,
+                count,
+            )
+
+
+@jit
+def multiply_piece(spec, job, strip, first_unit, last_unit, rows, ring, acc):
+    """A strip of outputs for units first_unit..last_unit-1, whose tiles have `rows` rows."""
+    tile = spec.tile
+    tiles = (job.in_features + SEGMENT - 1) // SEGMENT
+    steps = (job.in_features + 4 * tile.code_rows - 1) // (4 * tile.code_rows)
+    width = 16 * tile.groups
+    output = strip * width
+    w = job.w + output // BLOCK * steps * STEP_BYTES + output % BLOCK * 4
+    second = job.x_stride // SEGMENT * TILE_BYTES
+    x = job.x_q + first_unit * tile.row_tiles * second
+    units = last_unit - first_unit
+    multiply_units(tile, x, second, units, w, steps, tiles, ring, acc, rows * tile.row_bytes)
+    first_row = first_unit * tile.row_tiles * rows
+    rows_here = min(units * tile.row_tiles * rows, job.rows - first_row)
+    finish_unit(spec, job, acc, first_row, rows_here, output, min(width, job.out_features - output))
+
+
+@jit
+def team(spec, job, threads):
+    """What each thread does: prepare rows in tiles, then draw pieces."""
+    tile = spec.tile
+    units = (job.rows + tile.height - 1) // tile.height
+    rows = (job.rows + units * tile.row_tiles - 1) // (units * tile.row_tiles)
+    prepare(spec, job, rows)
+    ring, acc = stack_space(tile, "ring_bytes"), stack_space(tile, "acc_bytes")
+    config = stack_space(tile, "config_bytes")
+    write_shapes(config, rows)
+    configure(config)
+    width = 16 * tile.groups
+    strips = (job.out_features + width - 1) // width
+    fewest = (units + UNITS - 1) // UNITS
+    parts = min(units, max(fewest, PIECES_PER_THREAD * threads // strips))
+    piece = draw(job.counters, MULTIPLY)
+    while piece < strips * parts:
+        part = piece % parts
+        multiply_piece(spec, job, piece // parts, units * part // parts, units * (part + 1) // parts, rows, ring, acc)
+        piece = draw(job.counters, MULTIPLY)
+    release()
+
+
+@jit
+def run(
+    spec,
+    fork,
+    threads,
+    x,
+    x_scale,
+    w,
+    w_scale,
+    bias,
+    y,
+    rows,
+    in_features,
+    out_features,
+    scale_kind,
+    group_size,
+    workspace,
+):
+    """The whole op; every argument but `spec` is int64, an address or a number."""
+    job = make_job(
+        spec, x, x_scale, w, w_scale, bias, y, rows, in_features, out_features, scale_kind, group_size, workspace
+    )
+    count = useful_threads(job, threads)
+    reset(job.counters)
+    run_team(fork, count, team, (spec, job, count))
+
+
+RUN_SIGNATURE = (types.int64,) * 14
+
+
+def bind(problem: Problem, config: AmxTile) -> BoundLinear:
+    """The compiled kernel for a problem."""
+
+    @cache
+    def compile_for(row_tiles: int) -> Entry:
+        tile = AmxTile(config.format, row_tiles, config.ring)
+        spec = LinearSpec(tile, problem.x_dtype, problem.y_dtype, problem.bias or "float32")
+        return compiled(run, StaticType(spec), *RUN_SIGNATURE)
+
+    return BoundLinear(problem, lambda rows: compile_for(1 if rows <= 16 else config.row_tiles))
+
+
+def configs(problem: Problem) -> tuple[AmxTile, ...]:
+    """Tiles, the likeliest best first;"""
+    format = problem.layout.partition("/")[0]
+    row_tiles = (1,) if problem.rows <= 16 else (2, 1)
+    rings = (4, 8) if problem.rows <= 32 else (16, 8, 32)
+    return tuple(AmxTile(format, rows, ring) for ring in rings for rows in row_tiles)
+
+
+def why_not(problem: Problem) -> str | None:
+    """What this kernel refuses, in words."""
+    if problem.layout not in INPUTS_OF_LAYOUT:
+        return f"reads the layouts {', '.join(INPUTS_OF_LAYOUT)}, not {problem.layout!r}"
+    if problem.activation == "a16":
+        return "serves activation='a8'"
+    if problem.scale == "group":
+        return "takes tensor and row scales, not group scales"
+    if problem.rows < FEWEST_ROWS:
+        return f"takes {FEWEST_ROWS} rows or more, where it is the faster"
+    return why_no_amx()
+
+
+KERNELS = tuple(
+    Kernel(f"numba.amx_{op}", op, bind, configs, why_not) for op in ("bit_linear", "quantized_linear", "ternary_matmul")
+)
