@@ -1,13 +1,16 @@
 """Our own contenders: the whole layer as torch calls it, and the matmul kernel alone, on codes that are there."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 
 from bitnet_jit.kernels import registry
 from bitnet_jit.ops import plans
 from bitnet_jit.packing import FORMATS
-from bitnet_jit.problem import rows_bucket
+from bitnet_jit.problem import Problem, rows_bucket
+from bitnet_jit.runtime.workspace import Workspace
 from work import Contender, Provider, Work
 
 
@@ -47,14 +50,30 @@ def build_kernel(name: str, format_name: str, work: Work, copies: int) -> Conten
         activation="a8",
         y_dtype="int32",
     )
-    plan = plans.make_plan(problem)
-    last = x_q.new_empty(0)
+    acc = x_q.new_empty((work.rows, work.shape.out_features), dtype=torch.int32)
+    run = launcher(problem, x_q, weights, acc)
+    return contender(name, run, lambda: acc.cpu().numpy(), num_bytes(format_name, work), work)
+
+
+def launcher(
+    problem: Problem, x_q: torch.Tensor, weights: list[torch.Tensor], acc: torch.Tensor
+) -> Callable[[int], Any]:
+    """Runs the chosen kernel on the weight copy of a number; a Numba kernel by its addresses, nothing around it."""
+    choice = plans.DISPATCHER.choose(problem)
+    if not choice.kernel.name.startswith("numba."):
+        plan = plans.make_plan(problem)
+        return lambda number: acc.copy_(plan(x_q, weights[number % len(weights)]))
+    from bitnet_jit.ops.numba_tensors import FORK
+
+    bound, rows = choice.kernel.bind(problem, choice.config), len(x_q)
+    entry, workspace = bound.entry(rows), Workspace()
+    workspace.take(bound.workspace_bytes(rows))
 
     def run(number: int) -> None:
-        nonlocal last
-        last = plan(x_q, weights[number % copies])
+        x, w, y = x_q.data_ptr(), weights[number % len(weights)].data_ptr(), acc.data_ptr()
+        entry(None, FORK.address, torch.get_num_threads(), x, 0, w, 0, 0, y, rows, *bound.sizes, workspace.address)
 
-    return contender(name, run, lambda: last.cpu().numpy(), num_bytes(format_name, work), work)
+    return run
 
 
 def contender(name: str, run, result, num_bytes: int, work: Work) -> Contender:
