@@ -39,6 +39,8 @@ class Decoder(nn.Module):
         tokenizer: as above.
     """
 
+    head: nn.Parameter | None
+
     def __init__(
         self,
         config: DecoderConfig,
@@ -54,7 +56,7 @@ class Decoder(nn.Module):
         self.embedding = nn.Parameter(embedding, requires_grad=False)
         self.blocks = nn.ModuleList(blocks)
         self.norm = norm
-        self.head = None if head is None else nn.Parameter(head, requires_grad=False)
+        self.register_parameter("head", None if head is None else nn.Parameter(head, requires_grad=False))
         self.rope = Rope(config)
         self.eval()
 

@@ -5,6 +5,7 @@ import re
 import shutil
 import threading
 import time
+import warnings
 
 import pytest
 from typer.testing import CliRunner
@@ -122,6 +123,24 @@ def test_bench_figures():
     line = bench.Measured(1000, 2000, rows=4, median_seconds=1e-3, num_bytes=500_000)
     assert line.gb_per_second == pytest.approx(0.5)
     assert line.gop_per_second == pytest.approx(16)
+
+
+def test_main_turns_errors_and_warnings_into_lines(monkeypatch, capsys, tmp_path):
+    import bitnet_jit.cli
+
+    shutil.copytree(embedded_model(), tmp_path / "copy")
+    config = json.loads((tmp_path / "copy" / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitnet"}
+    (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
+    arguments = ["bitnet-jit", "generate", "x", "--max-new-tokens", "5000", "--model", str(tmp_path / "copy")]
+    monkeypatch.setattr("sys.argv", arguments)
+    warnings.simplefilter("always")  # pytest takes it back after the test
+    with pytest.raises(SystemExit) as ended:
+        bitnet_jit.cli.main()
+    assert ended.value.code == 1
+    first, second = capsys.readouterr().err.splitlines()[-2:]
+    assert first.startswith("warning: the scale's sense contradicts its value: model.layers.0.self_attn.q_proj")
+    assert second.startswith("error: max_new_tokens: expected 1 to 1023")
 
 
 def test_version():

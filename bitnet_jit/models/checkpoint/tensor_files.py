@@ -34,7 +34,7 @@ class Entry:
 
 
 class TensorFiles:
-    """The tensors of a checkpoint directory; a context manager that closes its files.
+    """The tensors of a checkpoint directory, which exists; a context manager that closes its files.
 
     Raises:
         CheckpointError: no safetensors file, a damaged one, or an index that does not fit its files.
@@ -108,8 +108,6 @@ def open_file(file: Path) -> Any:
 
 def find_files(directory: Path) -> dict[Path, list[str]]:
     """The safetensors files of a directory, each with the tensors that the index, if there is one, expects in it."""
-    if not directory.is_dir():
-        raise CheckpointError(f"{directory}: expected a directory with config.json and {SINGLE}, found none")
     if (directory / INDEX).is_file():
         return indexed_files(directory / INDEX)
     if (directory / SINGLE).is_file():

@@ -40,10 +40,6 @@ class TernaryWeight:
     bias: torch.Tensor | None
     in_features: int
 
-    @property
-    def out_features(self) -> int:
-        return self.w_packed.shape[0]
-
 
 @dataclass
 class TernaryReader:

@@ -105,6 +105,11 @@ BITNET = {"quant_method": "bitnet"}
         ({"quantization_config": {**BITNET, "use_rms_norm": True}}, ["use_rms_norm", "not supported", "True"]),
         ({"quantization_config": {**BITNET, "modules_to_not_convert": []}}, ["modules_to_not_convert", "lm_head"]),
         (
+            {"quantization_config": {**BITNET, "modules_to_not_convert": "lm_head"}},
+            ["modules_to_not_convert", "a list"],
+        ),
+        ({"model_type": "llama", "hidden_act": "silu", "head_dim": 2**17}, ["num_attention_heads", "at most 262144"]),
+        (
             {"quantization_config": {**BITNET, "modules_to_not_convert": ["lm_head", "mlp.up_proj"]}},
             ["modules_to_not_convert", "mlp.up_proj"],
         ),
