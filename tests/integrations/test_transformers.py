@@ -103,6 +103,19 @@ def record(model):
     return calls, logits
 
 
+def same_codes(x):
+    """Rows of x (..., K) whose int8 codes are ours too, (...): all but a few.
+
+    `127 / tensor` is 127 * (1 / tensor) in torch, rounded twice where the contract divides once; at times the two
+    scales differ in the last bit, and a code near a half-integer with them.
+    """
+    x_q, _ = torch.ops.bitnet_jit.quantize_activation(x)
+    scale = 127 / x.abs().amax(-1, keepdim=True).clamp(min=1e-5)
+    same = ((x * scale).round() == x_q).all(-1)
+    assert same.float().mean() > 0.8
+    return same
+
+
 @pytest.mark.parametrize("use_rms_norm", [False, True])
 @pytest.mark.parametrize("storage", STORAGE)
 @pytest.mark.parametrize("family", FAMILIES)
@@ -114,7 +127,9 @@ def test_every_layer_and_the_logits_agree(family, storage, use_rms_norm):
     assert not theirs(model)
     with torch.no_grad():
         for name, (x, y) in calls.items():
-            assert (model.get_submodule(name)(x) - y).abs().max() <= 1e-5 * y.abs().max()
+            layer = model.get_submodule(name)
+            difference = (layer(x) - y).abs()[same_codes(layer.rms_norm(x) if use_rms_norm else x)]
+            assert difference.max() <= 1e-5 * y.abs().max()
         difference = (model(IDS).logits - logits).abs()
     # a code that flips on the last bit of a norm moves all that follows
     assert difference.mean() <= 0.01 * logits.std()
