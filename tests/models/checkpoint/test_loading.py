@@ -142,15 +142,23 @@ BAD_TENSORS = {
 
 
 @pytest.mark.parametrize("case", BAD_TENSORS)
-def test_wrong_tensors_are_named_and_nothing_stays(write_checkpoint, case):
+def test_wrong_tensors_are_named(write_checkpoint, case):
     change, words = BAD_TENSORS[case]
     directory = write_checkpoint()
     edit(directory, change)
-    before = number_of_layers()
     with pytest.raises(CheckpointError) as caught:
         bitnet_jit.load(directory)
     for word in [str(directory), *words]:
         assert word in str(caught.value)
+
+
+def test_nothing_half_loaded_stays(write_checkpoint):
+    directory = write_checkpoint()
+    edit(directory, lambda tensors: tensors["model.norm.weight"].__setitem__(5, torch.nan))  # it is read last
+    before = number_of_layers()
+    with pytest.raises(CheckpointError, match="model.norm.weight") as caught:
+        bitnet_jit.load(directory)
+    assert number_of_layers() == before + 8  # alive in the error's frames
     del caught
     assert number_of_layers() == before
 
