@@ -1,96 +1,23 @@
-"""What this CPU can do at most, measured beside the contenders: its int8 dot products and its memory reads.
+"""How fast this CPU reads memory, measured beside the contenders, and how much of it makes reads cold.
 
-    peak  a loop of the very instruction that our kernels use, on registers alone
-    read  the best of a NumPy sum, a vector read of one stream, and one of many streams
-
-Both are contenders like any other, timed in the same turns, on as many plain Python threads (the loops hold no lock).
+The limit is the best of a NumPy sum, a vector read of one stream, and one of many streams.
 """
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from bitnet_jit.kernels.numba.isa import chosen_isa, splat_constant
-from bitnet_jit.kernels.numba.simd import RegistersType
+from threads import MOST_CALLS, Threads
 from work import Contender
 
-PEAK_STEPS = 2_000_000  # several milliseconds
 CALL_BYTES = 1 << 27  # read in a call and thread: starting the threads must not count
 STREAMS = 8
 MEMORY_SHARE = 0.85  # for the copies of all contenders
-MOST_CALLS = 4  # in a turn
 PAGE = 512  # int64 that are read from one stream before the next one's turn
-
-
-def registers_type() -> RegistersType:
-    """The accumulators of a full tile, and two operands."""
-    isa = chosen_isa()
-    return RegistersType(isa.name, isa.registers + 2)
-
-
-def opaque(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """The same value, of which the optimizer no longer knows anything; costs no instruction."""
-    letter = "w" if "neon" in chosen_isa().name else "v" if chosen_isa().lanes == 16 else "x"
-    kind = ir.FunctionType(value.type, [value.type])
-    return builder.asm(kind, "", f"={letter},0", [value], side_effect=True)
-
-
-@intrinsic
-def first_registers(typingctx):
-    """All zero, and operands whose products do not vanish."""
-    kind, isa = registers_type(), chosen_isa()
-    values = [0] * isa.registers + [0x01020001, 0x7F80FF01]
-
-    def codegen(context, builder, signature, args):
-        return ir.Constant(kind.llvm, [splat_constant(isa.vector, value) for value in values])
-
-    return kind(), codegen
-
-
-@intrinsic
-def dot4_each(typingctx, registers):
-    """One dot4 onto every accumulator."""
-    isa = chosen_isa()
-
-    def codegen(context, builder, signature, args):
-        (registers,) = args
-        *accumulators, codes, x = (builder.extract_value(registers, i) for i in range(registers.type.count))
-        codes, x = opaque(builder, codes), opaque(builder, x)
-        results = [isa.dot4(builder, accumulator, codes, x) for accumulator in accumulators]
-        for i, result in enumerate([*results, codes, x]):
-            registers = builder.insert_value(registers, result, i)
-        return registers
-
-    return registers(registers), codegen
-
-
-@intrinsic
-def any_lane(typingctx, registers):
-    """A number that depends on every accumulator."""
-
-    def codegen(context, builder, signature, args):
-        total = builder.extract_value(args[0], 0)
-        for i in range(1, args[0].type.count - 2):
-            total = builder.xor(total, builder.extract_value(args[0], i))
-        return builder.sext(builder.extract_element(total, ir.Constant(ir.IntType(32), 0)), ir.IntType(64))
-
-    return types.int64(registers), codegen
-
-
-@numba.njit(nogil=True)
-def dot4_loop(steps: int) -> int:
-    registers = first_registers()
-    for _ in range(steps):
-        registers = dot4_each(registers)
-    return any_lane(registers)
 
 
 @numba.njit(nogil=True)
@@ -126,37 +53,6 @@ READERS = {
     "limit:read one stream": read_one_stream,
     "limit:read many streams": read_many_streams,
 }
-
-
-class Threads:
-    """Runs a function on several parts at once; `set_threads` is a contender's."""
-
-    def __init__(self) -> None:
-        self.count = 1
-        self._pool = ThreadPoolExecutor(os.cpu_count())
-
-    def set_threads(self, threads: int) -> None:
-        self.count = threads
-
-    def run(self, function: Callable[..., int], *arguments: object) -> int:
-        """The sum of `function(part, *arguments)` over the parts 0 .. count - 1."""
-        jobs = [self._pool.submit(function, part, *arguments) for part in range(1, self.count)]
-        return function(0, *arguments) + sum(job.result() for job in jobs)
-
-
-def peak(threads: int) -> Contender:
-    """Multiplications and additions of int8 that the CPU's instruction does with all operands in registers."""
-    isa, pool = chosen_isa(), Threads()
-    dot4_loop(1)
-    return Contender(
-        name="limit:peak",
-        run=lambda number: pool.run(lambda part: dot4_loop(PEAK_STEPS)),
-        result=lambda: np.array([dot4_loop(3)]),
-        num_bytes=0,
-        num_ops=threads * PEAK_STEPS * isa.registers * isa.lanes * 8,
-        set_threads=pool.set_threads,
-        most_calls=MOST_CALLS,
-    )
 
 
 def readers(piece_bytes: int, total_bytes: int) -> list[Contender]:

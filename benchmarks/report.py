@@ -36,8 +36,7 @@ class Row:
         gop_per_s: multiplications and additions over the median, 10^9.
         rows_per_s: rows over the median.
         limit: which limit is the nearer one, "peak" or "read"; None where none was measured.
-        share_of_limit: the time that this limit allows over the median. Above 1 where a contender has instructions
-            that our kernels do not use.
+        share_of_limit: the time that this limit allows over the median.
     """
 
     op: str

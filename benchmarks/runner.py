@@ -10,6 +10,7 @@ from rich.progress import Progress
 
 import limits
 from options import Options, parse
+from peaks import peaks
 from picture import draw
 from report import Refusal, Report, Row, best_rates, header, make_row, print_report, write
 from timing import measure
@@ -68,7 +69,7 @@ class Run:
 
     def limits(self, num_bytes: int, cache: str, threads: int) -> list[Contender]:
         """The limits that stand beside the contenders; none on devices other than the CPU."""
-        return [limits.peak(threads), *self.readers(num_bytes, cache)] if self.options.device == "cpu" else []
+        return [*peaks(threads), *self.readers(num_bytes, cache)] if self.options.device == "cpu" else []
 
     def readers(self, num_bytes: int, cache: str) -> list[Contender]:
         """Reads of `num_bytes`, again and again, or of all the cold bytes in turn."""

@@ -12,6 +12,8 @@ import bench_model
 import bench_rms_norm
 import bench_ternary_matmul
 import ggml
+import limits
+import peaks
 import picture
 import readme_table
 import report
@@ -26,9 +28,8 @@ TINY = ["--shapes", "64x256", "--threads", "1", "--seconds", "0.001"]
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch):
     """Limits that take no time; what they say is not looked at here."""
-    import limits
-
-    monkeypatch.setattr(limits, "PEAK_STEPS", 100)
+    monkeypatch.setattr(peaks, "DOT4_STEPS", 100)
+    monkeypatch.setattr(peaks, "AMX_STEPS", 100)
     monkeypatch.setattr(limits, "CALL_BYTES", 1 << 16)
     monkeypatch.setattr(limits, "cold_bytes", lambda contenders: (1 << 17, True))
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import limits
+import peaks
 import timing
 from bitnet_jit import reference
 from providers import PROVIDERS
@@ -88,11 +89,12 @@ def test_reads_cover_every_byte(threads):
             assert reader.result()[0] == reader.num_bytes // 8, reader.name
 
 
-def test_the_peak_counts_its_operations():
-    one, two = limits.peak(1), limits.peak(2)
-    assert two.num_ops == 2 * one.num_ops > 0
-    two.set_threads(2)
-    two.run(0)
+def test_peaks_count_the_operations_of_all_threads():
+    for one, two in zip(peaks.peaks(1), peaks.peaks(2), strict=True):
+        assert one.name == two.name
+        assert two.num_ops == 2 * one.num_ops > 0
+        two.set_threads(2)
+        two.run(0)
 
 
 def test_cold_bytes_leave_memory_for_all():
