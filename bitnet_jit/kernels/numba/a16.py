@@ -17,7 +17,7 @@ from bitnet_jit.kernels.numba.bound import BoundLinear, Entry
 from bitnet_jit.kernels.numba.decode import DECODERS
 from bitnet_jit.kernels.numba.elements import load_float, load_float32, store_float32
 from bitnet_jit.kernels.numba.isa import ISAS, chosen_isa, splat_constant
-from bitnet_jit.kernels.numba.jit import StaticType, compiled, jit
+from bitnet_jit.kernels.numba.jit import StaticType, compiled, jit, kernel
 from bitnet_jit.kernels.numba.job import ALIGN, GROUP, MULTIPLY, PREPARE, ROW, Job, LinearSpec, round_up, useful_threads
 from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
 from bitnet_jit.kernels.numba.linear import BLOCK, STEP_BYTES, balanced_rows
@@ -176,7 +176,7 @@ def team(spec, job):
         strip = draw(job.counters, MULTIPLY)
 
 
-@jit
+@kernel
 def run(spec, fork, threads, x, x_scale, w, w_scale, bias, y, rows, in_features, out_features, kind, group, workspace):
     """The whole op; every argument but `spec` is int64, an address or a number."""
     groups = (in_features + group - 1) // group if kind == GROUP else 1

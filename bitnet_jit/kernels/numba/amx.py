@@ -29,7 +29,7 @@ from bitnet_jit.kernels.numba.amx_tiles import (
 )
 from bitnet_jit.kernels.numba.bound import BoundLinear, Entry
 from bitnet_jit.kernels.numba.elements import load_float32, load_int32
-from bitnet_jit.kernels.numba.jit import StaticType, compiled, jit
+from bitnet_jit.kernels.numba.jit import StaticType, compiled, jit, kernel
 from bitnet_jit.kernels.numba.job import MULTIPLY, TILE_BYTES, LinearSpec, make_job, prepare, useful_threads
 from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
 from bitnet_jit.kernels.numba.linear import BLOCK, PIECES_PER_THREAD
@@ -180,7 +180,7 @@ def team(spec, job, threads):
     release()
 
 
-@jit
+@kernel
 def run(
     spec,
     fork,

@@ -1,4 +1,4 @@
-"""The decorator of every jitted function here, the disk cache behind it, and compile-time values as Numba types.
+"""The decorators of every jitted function here, the disk cache behind it, and compile-time values as Numba types.
 
 Numba's own cache does not see an edit in another file (an intrinsic's), and two processes that compile two signatures
 at once can leave an index that names the other's code. Here each compiled signature is one file, named by a hash of
@@ -24,6 +24,8 @@ from numba.core import compiler, typing
 from numba.core.caching import _Cache
 from numba.core.imputils import lower_getattr_generic
 from numba.extending import NativeValue, models, register_model, unbox
+
+from bitnet_jit.kernels.numba.once import only_outermost
 
 logger = logging.getLogger(__name__)
 
@@ -70,15 +72,21 @@ def static_attribute(context, builder, typ, value, name):
 
 
 def jit(function: Callable) -> Any:
-    """Compile on first use, without the GIL, cached on disk."""
-    dispatcher = numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=False)(function)
+    """Compile as a part of a kernel, without the GIL."""
+    return numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+
+
+def kernel(function: Callable) -> Any:
+    """Compile a kernel, what Python calls: without the GIL, and kept on disk."""
+    dispatcher = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)
     dispatcher._cache = DiskCache(function)
     return dispatcher
 
 
 def compiled(function: Any, *signature: types.Type) -> Callable:
-    """The entry point of a jitted function for a signature: calling it skips the look-up of argument types."""
-    return function.compile(signature)
+    """The entry point of a kernel for a signature: calling it skips the look-up of argument types."""
+    with only_outermost(function.py_func.__qualname__):
+        return function.compile(signature)
 
 
 class DiskCache(_Cache):

@@ -15,7 +15,7 @@ from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.numba.bound import BoundLinear, Entry
 from bitnet_jit.kernels.numba.elements import load_float32, load_int32
 from bitnet_jit.kernels.numba.isa import chosen_isa
-from bitnet_jit.kernels.numba.jit import StaticType, compiled, jit
+from bitnet_jit.kernels.numba.jit import StaticType, compiled, jit, kernel
 from bitnet_jit.kernels.numba.job import GROUP, MULTIPLY, LinearSpec, make_job, prepare, useful_threads
 from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
 from bitnet_jit.kernels.numba.parallel import draw, reset, run_team
@@ -120,7 +120,7 @@ def team(spec, job, threads):
         piece = draw(job.counters, MULTIPLY)
 
 
-@jit
+@kernel
 def run(
     spec,
     fork,

@@ -22,7 +22,7 @@ from bitnet_jit.kernels.numba.elements import (
     store_float,
     store_float32,
 )
-from bitnet_jit.kernels.numba.jit import StaticType, compiled, jit
+from bitnet_jit.kernels.numba.jit import StaticType, compiled, jit, kernel
 from bitnet_jit.kernels.numba.job import round_up
 from bitnet_jit.kernels.numba.parallel import COUNTER_BYTES, COUNTERS, draw, reset, run_team
 from bitnet_jit.kernels.numba.quantize import SEGMENT, quantize_row
@@ -149,7 +149,7 @@ def team(spec, job):
         piece = draw(job.counters, 1)
 
 
-@jit
+@kernel
 def run(spec, fork, threads, x, up, weight, eps, y, scale, rows, features, workspace):
     """The whole op: addresses and numbers, int64, but eps, float64."""
     job = RowJob(

@@ -1,0 +1,53 @@
+"""Optimize a kernel once, not once a function.
+
+Numba optimizes and emits machine code for every function that it compiles, then links it into its caller and does so
+again: a kernel of thirty small functions costs five times what it must. While `only_outermost` is in force, functions that
+are compiled for the sake of another are left as they are; the outermost, into which all are linked, is optimized whole.
+Where Numba's internals are not as they were when this was written, nothing changes but the time.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from numba.core import codegen
+from numba.core.compiler_lock import global_compiler_lock
+
+LIBRARY, CODEGEN = codegen.CPUCodeLibrary, codegen.JITCPUCodegen
+PATCHED = ((LIBRARY, "_optimize_final_module"), (LIBRARY, "_finalize_final_module"), (CODEGEN, "set_env"))
+
+
+@contextmanager
+def only_outermost(name: str) -> Iterator[None]:
+    """Inside, only libraries of functions with that (qualified) name are optimized and made runnable."""
+    if not all(hasattr(owner, method) for owner, method in PATCHED):
+        yield
+        return
+    optimize, finish, set_env = originals = [getattr(owner, method) for owner, method in PATCHED]
+
+    def optimize_outermost(library) -> None:
+        if library.name == name:
+            optimize(library)
+
+    def finish_outermost(library) -> None:
+        if library.name == name:
+            finish(library)
+        else:
+            library._finalize_dynamic_globals()
+            library._finalized = True
+
+    def set_env_of_outermost(self, env_name, env) -> None:
+        if self._engine.get_global_value_address(env_name):
+            set_env(self, env_name, env)
+
+    with global_compiler_lock:
+        replace((optimize_outermost, finish_outermost, set_env_of_outermost))
+        try:
+            yield
+        finally:
+            replace(originals)
+
+
+def replace(methods: Sequence[Callable[..., None]]) -> None:
+    """Set the patched methods."""
+    for (owner, name), method in zip(PATCHED, methods, strict=True):
+        setattr(owner, name, method)
