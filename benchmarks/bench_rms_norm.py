@@ -12,7 +12,7 @@ from runner import main
 
 
 def run(arguments: Sequence[str] | None = None) -> Report:
-    return main(__doc__, PROVIDERS, USUAL, arguments)
+    return main(__doc__, PROVIDERS, USUAL, arguments, shapes="norms")
 
 
 if __name__ == "__main__":

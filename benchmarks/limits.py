@@ -16,7 +16,7 @@ from work import Contender
 
 CALL_BYTES = 1 << 27  # read in a call and thread: starting the threads must not count
 STREAMS = 8
-MEMORY_SHARE = 0.85  # for the copies of all contenders
+MEMORY_SHARE = 0.6  # for the copies of all contenders
 PAGE = 512  # int64 that are read from one stream before the next one's turn
 
 

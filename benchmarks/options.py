@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitnet_jit.runtime.device import available_cores
-from shapes import DEFAULT, GROUPS, Shape, parse_shapes
+from shapes import GROUPS, Shape, parse_shapes
 
 CACHES = ("hot", "cold")
 
@@ -49,13 +49,16 @@ def positive(text: str) -> float:
     return value
 
 
-def parse(description: str, known: Sequence[str], usual: Sequence[str], arguments: Sequence[str] | None) -> Options:
+def parse(
+    description: str, known: Sequence[str], usual: Sequence[str], shapes: str, arguments: Sequence[str] | None
+) -> Options:
     """Options from the command line.
 
     Args:
         description: what the benchmark is; its docstring.
         known: names of all providers.
         usual: those that run by default.
+        shapes: the group of shapes that runs by default.
         arguments: as in sys.argv[1:], which None means.
     """
     cores = available_cores()
@@ -66,9 +69,9 @@ def parse(description: str, known: Sequence[str], usual: Sequence[str], argument
         "--shapes",
         nargs="+",
         type=parse_shapes,
-        default=[DEFAULT],
+        default=[GROUPS[shapes]],
         metavar="OUTxIN",
-        help=f"such as 2560x6912 for 2560 outputs, or a group: {', '.join(GROUPS)} (default: default)",
+        help=f"such as 2560x6912 for 2560 outputs, or a group: {', '.join(GROUPS)} (default: {shapes})",
     )
     add("--rows", nargs="+", type=at_least_one, default=[1, 16, 128, 512], metavar="M", help="default: 1 16 128 512")
     add(

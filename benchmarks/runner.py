@@ -67,9 +67,11 @@ class Run:
         if refusal not in self.refusals:
             self.refusals.append(refusal)
 
-    def limits(self, num_bytes: int, cache: str, threads: int) -> list[Contender]:
-        """The limits that stand beside the contenders; none on devices other than the CPU."""
-        return [*peaks(threads), *self.readers(num_bytes, cache)] if self.options.device == "cpu" else []
+    def limits(self, first: Contender, cache: str, threads: int) -> list[Contender]:
+        """The limits that stand beside the contenders, of which one is given; none on devices other than the CPU."""
+        if self.options.device != "cpu":
+            return []
+        return [*(peaks(threads) if first.num_ops else []), *self.readers(first.num_bytes, cache)]
 
     def readers(self, num_bytes: int, cache: str) -> list[Contender]:
         """Reads of `num_bytes`, again and again, or of all the cold bytes in turn."""
@@ -81,7 +83,7 @@ class Run:
 
     def time(self, op: str, work: Work, cache: str, contenders: Sequence[Contender], threads: int) -> None:
         """Add the rows of one case at one number of threads."""
-        everyone = [*contenders, *self.limits(contenders[0].num_bytes, cache, threads)]
+        everyone = [*contenders, *self.limits(contenders[0], cache, threads)]
         times = measure(everyone, self.options.seconds, threads, self.synchronize())
         rates = best_rates(everyone, times)
         for contender in everyone:
@@ -107,6 +109,7 @@ def main(
     providers: Mapping[str, Sequence[Provider]],
     usual: Sequence[str],
     arguments: Sequence[str] | None = None,
+    shapes: str = "default",
 ) -> Report:
     """Run a benchmark: parse the arguments, show progress, print the table, write the files that were asked for.
 
@@ -115,9 +118,10 @@ def main(
         providers: those of each op.
         usual: names of the providers that run by default; the first is what ratios refer to.
         arguments: as in sys.argv[1:], which None means.
+        shapes: the group of shapes that runs by default.
     """
     known = list(dict.fromkeys(provider.name for found in providers.values() for provider in found))
-    options = parse(description, known, usual, arguments)
+    options = parse(description, known, usual, shapes, arguments)
     with Progress(console=Console(stderr=True), transient=True) as progress, torch.inference_mode():
         run = Run(options, progress)
         for op, found in providers.items():

@@ -20,8 +20,17 @@ SQUARE = (Shape(4096, 4096), Shape(8192, 8192))
 RAGGED = (Shape(2559, 2561), Shape(1000, 777))  # nothing here is a multiple of anything
 SMALL = (Shape(768, 768),)
 
+NORMS = (Shape(2560, 2560), Shape(2560, 6912))  # the features that BitNet 2B normalizes
+
 DEFAULT = (Shape(2560, 2560), Shape(6912, 2560), Shape(2560, 6912), *SQUARE)
-GROUPS = {"default": DEFAULT, "bitnet-2b": BITNET_2B, "square": SQUARE, "ragged": RAGGED, "small": SMALL}
+GROUPS = {
+    "default": DEFAULT,
+    "bitnet-2b": BITNET_2B,
+    "square": SQUARE,
+    "ragged": RAGGED,
+    "small": SMALL,
+    "norms": NORMS,
+}
 
 
 def parse_shapes(text: str) -> tuple[Shape, ...]:
