@@ -10,15 +10,13 @@ from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.block import Block
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.models.generation import Stop, generate, stream
+from bitnet_jit.models.head import project
 from bitnet_jit.models.kv_cache import KVCache
 from bitnet_jit.models.rope import Rope
 from bitnet_jit.models.sampling import Sampling
 from bitnet_jit.models.tokenizer import Tokenizer
 from bitnet_jit.models.tokens import TokenIds, as_batch
 from bitnet_jit.nn import RMSNorm
-
-HEAD_CHUNK_ELEMENTS = {"cpu": 2**20}  # of the head, widened to float32 at a time: what a CPU's cache holds
-LARGE_CHUNK_ELEMENTS = 2**26  # on other devices
 
 
 class Decoder(nn.Module):
@@ -102,17 +100,9 @@ class Decoder(nn.Module):
             return normalized
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden (..., hidden_size) -> (..., vocab_size) float32, the head widened piece by piece, never as a whole."""
-        head = self.embedding if self.head is None else self.head
-        x = hidden.float()
-        step = max(1, HEAD_CHUNK_ELEMENTS.get(head.device.type, LARGE_CHUNK_ELEMENTS) // head.shape[1])
+        """hidden (..., hidden_size), normalized -> (..., vocab_size) float32."""
         with torch.no_grad():
-            if head.dtype == torch.float32 or len(head) <= step:
-                return F.linear(x, head.float())
-            y = x.new_empty(*x.shape[:-1], len(head))
-            for start in range(0, len(head), step):
-                y[..., start : start + step] = F.linear(x, head[start : start + step].float())
-            return y
+            return project(hidden, self.embedding if self.head is None else self.head)
 
     def generate(
         self,

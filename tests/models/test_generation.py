@@ -24,22 +24,6 @@ def test_cached_logits_are_near_uncached_ones(tiny):
         assert difference.max() < 0.6
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_the_head_in_pieces_is_the_head(tiny, monkeypatch, dtype):
-    from bitnet_jit.models import decoder
-
-    hidden = torch.randn(2, 3, 384, generator=torch.Generator().manual_seed(0))
-    head = torch.randn(1000, 384, generator=torch.Generator().manual_seed(1)).to(dtype)
-    tiny = copy.deepcopy(tiny)
-    tiny.head = torch.nn.Parameter(head, requires_grad=False)
-    expected = hidden.double() @ head.double().T
-    monkeypatch.setitem(decoder.HEAD_CHUNK_ELEMENTS, "cpu", 384 * 64)
-    found = tiny.logits(hidden)
-    assert found.dtype == torch.float32
-    assert torch.allclose(found.double(), expected, atol=1e-3)
-    assert torch.equal(torch.stack([tiny.logits(row) for row in hidden]).argmax(-1), expected.argmax(-1))
-
-
 def test_copies_and_state_dicts(tiny):
     copied = copy.deepcopy(tiny)
     assert copied.generate(PROMPT, max_new_tokens=5).tolist() == tiny.generate(PROMPT, max_new_tokens=5).tolist()

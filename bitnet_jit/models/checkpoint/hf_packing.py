@@ -11,49 +11,47 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-SLICE_BYTES = 2**22  # of the source, converted at a time
+SLICE_BYTES = 2**18  # of the source, converted at a time: what is computed from it stays in the CPU's cache
 PAD = 0b01010101  # four codes of weight 0
 
 
-@dataclass
+@dataclass(frozen=True)
 class CodeCount:
-    """How many codes were seen, how many of them were 1 (weight 0), and how many 3 (no ternary code)."""
+    """How many codes a weight has, how many of them are 1 (weight 0), and how many 3 (no ternary code)."""
 
-    codes: int = 0
-    zeros: int = 0
-    threes: int = 0
+    codes: int
+    zeros: int
+    threes: int
 
     @property
     def density(self) -> float:
         """The share of weights that are not zero."""
         return 1 - self.zeros / self.codes
 
-    def add(self, packed: torch.Tensor, in_features: int) -> None:
-        """Count the codes of canonical rows (n, ceil(K / 4)), without those that fill up the last byte."""
-        low, high = packed & 0b01010101, (packed >> 1) & 0b01010101
-        padding = packed.shape[0] * (4 * packed.shape[1] - in_features)
-        self.codes += packed.shape[0] * in_features
-        self.zeros += count_bits(low & ~high) - padding
-        self.threes += count_bits(low & high)
+
+def count_codes(packed: torch.Tensor, in_features: int) -> CodeCount:
+    """Count the codes of a canonical weight (N, ceil(K / 4)), without those that fill up the last byte of a row.
+
+    >>> count_codes(torch.tensor([[0b01_01_00_11]], dtype=torch.uint8), 3)
+    CodeCount(codes=3, zeros=1, threes=1)
+    """
+    found = [0, 0, 0, 0]
+    for byte, times in enumerate(torch.bincount(packed.reshape(-1), minlength=256).tolist()):
+        for digit in range(4):
+            found[(byte >> 2 * digit) & 3] += times
+    filling = packed.shape[0] * (4 * packed.shape[1] - in_features)
+    return CodeCount(packed.shape[0] * in_features, found[1] - filling, found[3])
 
 
-def count_bits(bits: torch.Tensor) -> int:
-    """The number of ones in uint8 of which only the even bits may be set."""
-    pairs = (bits & 0b00010001) + ((bits >> 2) & 0b00010001)
-    return int(((pairs & 15) + (pairs >> 4)).sum())
-
-
-def repack(source: torch.Tensor, out: torch.Tensor, in_features: int) -> CodeCount:
+def repack(source: torch.Tensor, out: torch.Tensor, in_features: int) -> None:
     """Fill `out`, canonical i2 (N, ceil(K / 4)), from `source`, uint8 (ceil(N / 4), K), slice by slice.
 
     >>> source = torch.tensor([[0b10_00_01_00, 0b00_01_10_01]], dtype=torch.uint8)
     >>> out = torch.empty(4, 1, dtype=torch.uint8)
     >>> repack(source, out, 2)
-    CodeCount(codes=8, zeros=3, threes=0)
     >>> [f"{byte:08b}" for byte in out.flatten().tolist()]
     ['01010100', '01011001', '01010100', '01010010']
     """
-    count = CodeCount()
     height = source.shape[0]
     step = max(1, SLICE_BYTES // in_features)
     for start in range(0, height, step):
@@ -62,8 +60,6 @@ def repack(source: torch.Tensor, out: torch.Tensor, in_features: int) -> CodeCou
             first = digit * height + start
             rows = out[first : min(first + words.shape[0], out.shape[0])]
             push_together((words[: rows.shape[0]] >> 2 * digit) & 0x03030303, rows)
-            count.add(rows, in_features)
-    return count
 
 
 def as_words(piece: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ Layers that share an input (q, k and v; gate and up) come as one weight: their r
 its tensor's scale. That changes no number: a row of the output depends on its own row of the weight alone.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import torch
 
 from bitnet_jit.errors import CheckpointWarning
 from bitnet_jit.models.checkpoint.hf_config import Storage
-from bitnet_jit.models.checkpoint.hf_packing import CodeCount, repack
+from bitnet_jit.models.checkpoint.hf_packing import CodeCount, count_codes, repack
 from bitnet_jit.models.checkpoint.tensor_files import TensorFiles
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.quant.weight import absmean
@@ -20,7 +21,7 @@ from bitnet_jit.quant.weight import absmean
 DENSITY = (0.2, 0.95)  # of the ternary models of the field; outside it the packing was probably misread
 LARGEST_MULTIPLIER = 3.0  # mean|w| of real models lies in 1e-3..1, so a larger stored scale looks like 1 / mean|w|
 SMALLEST_DIVISOR = 1.0
-SLICE_ELEMENTS = 2**20  # of a master weight, quantized at a time
+SLICE_ELEMENTS = 2**18  # of a master weight, quantized at a time
 FORMAT = FORMATS["i2"]
 
 
@@ -90,7 +91,8 @@ class TernaryReader:
 
     def _read_packed(self, name: str, out: torch.Tensor, in_features: int) -> torch.Tensor:
         """Fill `out` with a layer's codes; returns its scale, float32 ()."""
-        count = repack(self.files.view(f"{name}.weight"), out, in_features)
+        repack(self.files.view(f"{name}.weight"), out, in_features)
+        count = count_codes(out, in_features)
         if count.threes:
             raise self.files.error(f"{name}.weight", "codes 0, 1 and 2", f"the code 3 in {count.threes} places")
         self._note_density(f"{name}.weight", count)
@@ -118,13 +120,11 @@ class TernaryReader:
         """Fill `out` with the absmean codes of a master weight; returns its scale, float32 ()."""
         w = checked_floats(self.files, f"{name}.weight")
         scale = absmean(w, "tensor", 0)
-        count = CodeCount()
         step = max(1, SLICE_ELEMENTS // w.shape[1])
         for start in range(0, w.shape[0], step):
             part = slice(start, start + step)
             out[part] = FORMAT.pack((w[part].float() / scale).round_().clamp_(-1, 1).to(torch.int8))
-            count.add(out[part], w.shape[1])
-        self._note_density(f"{name}.weight", count)
+        self._note_density(f"{name}.weight", count_codes(out, w.shape[1]))
         return scale
 
     def _note_density(self, name: str, count: CodeCount) -> None:
@@ -154,8 +154,6 @@ def checked_floats(files: TensorFiles, name: str) -> torch.Tensor:
         CheckpointError: it holds NaN or infinity.
     """
     found = files.view(name)
-    flat = found.reshape(-1)
-    for start in range(0, flat.numel(), SLICE_ELEMENTS):
-        if not bool(torch.isfinite(flat[start : start + SLICE_ELEMENTS]).all()):
-            raise files.error(name, "finite values", "NaN or infinity")
+    if not all(math.isfinite(float(extreme)) for extreme in found.aminmax()):
+        raise files.error(name, "finite values", "NaN or infinity")
     return found
