@@ -43,6 +43,19 @@ def test_the_register_imports_no_torch():
     assert found.strip() == "False"
 
 
+def test_without_torch_the_numba_kernels_are_there_and_torch_is_refused_in_words():
+    code = """
+import sys
+sys.modules["torch"] = None  # as if it were not installed
+from bitnet_jit.kernels import registry
+from bitnet_jit.problem import Problem
+problem = Problem("ternary_matmul", "cpu", 1, 32, 32, registry.preferred_layout("i2", "cpu").name, "a8", "int8", "int32")
+fitting, refusals = registry.candidates(problem)
+print(fitting[0].name.partition(".")[0], "|", refusals["torch"])
+"""
+    assert in_a_new_process(code).strip() == "numba | the package torch is not installed (pip install torch)"
+
+
 @pytest.mark.parametrize("name", bitnet_jit.__all__)
 def test_every_public_name_resolves(name):
     assert getattr(bitnet_jit, name) is not None
