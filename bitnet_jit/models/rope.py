@@ -2,6 +2,9 @@
 
 frequency_i = theta^(-2i / D)                     i = 0 .. D/2 - 1
 (x1, x2)   -> (x1 cos - x2 sin, x2 cos + x1 sin)  with the angle position * frequency, x1 and x2 a head's halves
+
+The tables are as wide as a head, and the sine's first half is negative: so one product with (x1, x2) and one with
+(x2, x1) do it.
 """
 
 import math
@@ -16,24 +19,25 @@ class Rope:
 
     def __init__(self, config: DecoderConfig) -> None:
         self.frequencies = frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
-        self._tables = (torch.empty(0, config.head_dim // 2),) * 2
+        self._tables = (torch.empty(0, config.head_dim),) * 2
 
     def tables(
         self, start: int, stop: int, device: torch.device, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines of positions start..stop-1, each (stop - start, 1, D / 2) of that dtype, on that device."""
+        """Cosines and sines of positions start..stop-1, each (stop - start, 1, D) of that dtype, on that device."""
         cos, sin = self._tables
         if stop > len(cos) or cos.device != device or cos.dtype != dtype:
             length = max(len(cos), 1 << (stop - 1).bit_length())
             angles = torch.arange(length, dtype=torch.float32)[:, None] * self.frequencies
-            cos, sin = self._tables = angles.cos().to(device, dtype), angles.sin().to(device, dtype)
+            cos = angles.cos().repeat(1, 2).to(device, dtype)
+            sin = torch.cat((-angles.sin(), angles.sin()), 1).to(device, dtype)
+            self._tables = cos, sin
         return cos[start:stop, None], sin[start:stop, None]
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """x (..., T, heads, D) turned by the tables (T, 1, D / 2)."""
-    x1, x2 = x.chunk(2, -1)
-    return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), -1)
+    """x (..., T, heads, D) turned by the tables (T, 1, D)."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> torch.Tensor:
