@@ -49,7 +49,8 @@ import sys
 sys.modules["torch"] = None  # as if it were not installed
 from bitnet_jit.kernels import registry
 from bitnet_jit.problem import Problem
-problem = Problem("ternary_matmul", "cpu", 1, 32, 32, registry.preferred_layout("i2", "cpu").name, "a8", "int8", "int32")
+layout = registry.preferred_layout("i2", "cpu").name
+problem = Problem("ternary_matmul", "cpu", 1, 32, 32, layout, "a8", "int8", "int32")
 fitting, refusals = registry.candidates(problem)
 print(fitting[0].name.partition(".")[0], "|", refusals["torch"])
 """
