@@ -1,9 +1,9 @@
 """Optimize a kernel once, not once a function.
 
-Numba optimizes and emits machine code for every function that it compiles, then links it into its caller and does so
-again: a kernel of thirty small functions costs five times what it must. While `only_outermost` is in force, functions that
-are compiled for the sake of another are left as they are; the outermost, into which all are linked, is optimized whole.
-Where Numba's internals are not as they were when this was written, nothing changes but the time.
+Numba optimizes and emits machine code for every function that it compiles, then links it into its caller and does
+so again: a kernel of thirty small functions costs more than twice what it must. While `only_outermost` is in force,
+functions that are compiled for the sake of another are left as they are; the outermost, into which all are linked, is
+optimized whole. Where Numba's internals are not as they were when this was written, nothing changes but the time.
 """
 
 from collections.abc import Callable, Iterator, Sequence

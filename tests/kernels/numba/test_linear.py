@@ -1,0 +1,316 @@
+"""Every linear kernel and config of the Numba backend against the reference; tensor and row scales bit for bit.
+
+No torch here: the same file runs on an emulated ARM CPU. BITNET_JIT_TEST_CONFIGS=first tries one config a kernel there.
+"""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bitnet_jit import reference
+from bitnet_jit.kernels.numba import BACKEND
+from bitnet_jit.kernels.numba.arrays import STORAGE, all_threads, run_linear
+from bitnet_jit.kernels.numba.isa import usable_isas
+from bitnet_jit.kernels.numba.layout import LAYOUTS
+from bitnet_jit.problem import Problem, rows_bucket
+
+LAYOUT = {layout.format.name: layout for layout in LAYOUTS}
+OUT_FEATURES = (1, 3, 17, 33, 64, 65, 130)  # below, at and above a block of 64; primes and one
+IN_FEATURES = (1, 2, 3, 15, 16, 17, 20, 21, 33, 63, 64, 65, 127, 320, 1001)  # around the steps of 16, 20 and 64
+FIRST_ONLY = os.environ.get("BITNET_JIT_TEST_CONFIGS") == "first"
+QUICK = settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+
+
+def problem_of(op, layout, rows, out_features, in_features, **fields):
+    fields = {"activation": "a8", "x_dtype": "int8", "y_dtype": "int32", **fields}
+    return Problem(op, "cpu", rows_bucket(rows), out_features, in_features, layout, **fields)
+
+
+def kernels_of(op, activation="a8"):
+    """(kernel, layout name, rows, config) of every kernel of an op that this CPU can run, at 1 row and at more."""
+    for kernel in BACKEND.kernels:
+        for layout in LAYOUTS:
+            for rows in (1, 64) if kernel.op == op else ():
+                problem = problem_of(op, layout.name, rows, 64, 64, activation=activation)
+                if kernel.why_not(problem) is None:
+                    configs = kernel.configs(problem)
+                    for config in configs[:1] if FIRST_ONLY else configs:
+                        yield pytest.param(
+                            kernel, layout, rows, config, id=f"{kernel.name}-{layout.name}-{rows}-{config}"
+                        )
+
+
+def codes(draw, rows, columns):
+    """int8 of every sort: all values, one extreme, zeros, a few large ones."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    kind = draw(st.sampled_from(["random", "127", "-128", "zeros", "edges"]))
+    if kind == "random":
+        return rng.integers(-128, 128, (rows, columns)).astype(np.int8)
+    if kind == "edges":
+        return rng.choice(np.array([-128, 127, 0], np.int8), (rows, columns))
+    return np.full((rows, columns), 0 if kind == "zeros" else int(kind), np.int8)
+
+
+def weights(draw, rows, columns):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    kind = draw(st.sampled_from(["random", "1", "-1", "0"]))
+    if kind == "random":
+        return rng.integers(-1, 2, (rows, columns)).astype(np.int8)
+    return np.full((rows, columns), int(kind), np.int8)
+
+
+def floats(draw, rows, columns, dtype):
+    """Rows of every sort as float32 that `dtype` holds exactly: NaN, infinity, zeros, denormals, huge, halves."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    x = rng.standard_normal((rows, columns)).astype(np.float32)
+    for row in range(rows):
+        kind = draw(st.sampled_from(["normal", "normal", "zeros", "denormal", "huge", "halves", "nan", "inf", "-inf"]))
+        place = rng.integers(columns)
+        if kind == "zeros":
+            x[row] = 0
+        elif kind == "denormal":
+            x[row] *= 1e-40 if dtype != "float16" else 1e-6
+        elif kind == "huge":
+            x[row] *= 3e37 if dtype != "float16" else 1e4
+        elif kind == "halves":
+            x[row] = rng.integers(-255, 256, columns) / 2
+            x[row, place] = 127
+        elif kind in ("nan", "inf", "-inf"):
+            x[row, place] = float(kind)
+    return stored(x, dtype)
+
+
+def stored(x, dtype):
+    """(the array as a kernel takes it, its values as float32)."""
+    if dtype == "bfloat16":
+        bits = (x.view(np.uint32) >> 16).astype(np.uint16)
+        return bits, (bits.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(over="ignore"):
+        narrow = x.astype(dtype)
+    return narrow, narrow.astype(np.float32)
+
+
+def rounded(y, dtype):
+    """A float32 result as the values of `dtype` nearest to it, half to even."""
+    if dtype != "bfloat16":
+        with np.errstate(over="ignore"):
+            return y.astype(dtype).astype(np.float32)
+    bits = y.view(np.uint32)
+    bits = np.where(np.isnan(y), 0x7FC0, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint32)
+    return (bits << 16).view(np.float32)
+
+
+def values(y, dtype):
+    return (y.astype(np.uint32) << 16).view(np.float32) if dtype == "bfloat16" else y.astype(np.float32)
+
+
+def poisoned(rows, columns, dtype):
+    """An output full of NaN (of 0x5A for integers), inside guard bytes that must not change."""
+    storage = np.dtype(STORAGE[dtype])
+    buffer = np.full((rows * columns + 128) * storage.itemsize, 0x5A if dtype == "int32" else 0xFF, np.uint8)
+    guarded = buffer.view(storage)
+    return guarded, guarded[64 : 64 + rows * columns].reshape(rows, columns)
+
+
+def assert_guarded(guarded):
+    edges = np.concatenate([guarded[:64], guarded[-64:]]).view(np.uint8)
+    assert (edges == edges[0]).all(), "the kernel wrote outside its output"
+
+
+def row_counts(config, rows):
+    """Rows that make few different tiles, to spare compilations: one tile, uneven tiles, none."""
+    height = config.rows if hasattr(config, "rows") else 16
+    return (1,) if rows == 1 else (height, 2 * height + 1, 5 * height, 0)
+
+
+@pytest.mark.parametrize(("kernel", "layout", "rows", "config"), list(kernels_of("ternary_matmul")))
+@QUICK
+@given(data=st.data())
+def test_ternary_matmul_is_exact(kernel, layout, rows, config, data):
+    m = data.draw(st.sampled_from(row_counts(config, rows)))
+    n, k = data.draw(st.sampled_from(OUT_FEATURES)), data.draw(st.sampled_from(IN_FEATURES))
+    x_q, w_q = codes(data.draw, m, k), weights(data.draw, n, k)
+    w_packed = layout.from_canonical(layout.format.pack(w_q), n, k)
+    guarded, y = poisoned(m, n, "int32")
+    team = all_threads(data.draw(st.sampled_from((1, 2))))
+    run_linear(kernel, problem_of(kernel.op, layout.name, rows, n, k), config, x_q, w_packed, y=y, team=team)
+    np.testing.assert_array_equal(y, reference.ternary_matmul(x_q, w_q))
+    assert_guarded(guarded)
+
+
+@pytest.mark.parametrize("k", [4096, 8192, 2**18])
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_long_sums_are_exact(layout, rows, k):
+    rng = np.random.default_rng(k)
+    x_q = np.full((rows, k), -128, np.int8)
+    w_q = np.stack([np.ones(k, np.int8), -np.ones(k, np.int8), rng.integers(-1, 2, k).astype(np.int8)])
+    w_packed = layout.from_canonical(layout.format.pack(w_q), 3, k)
+    problem = problem_of("ternary_matmul", layout.name, rows, 3, k)
+    for kernel in BACKEND.kernels:
+        if kernel.op == problem.op and kernel.why_not(problem) is None:
+            y = run_linear(kernel, problem, kernel.configs(problem)[0], x_q, w_packed)
+            np.testing.assert_array_equal(y, reference.ternary_matmul(x_q, w_q))
+
+
+def first_of(cases, count=1):
+    """The first configs of each kernel, layout and number of rows."""
+    seen: dict[object, int] = {}
+    for case in cases:
+        key = case.values[:3]
+        seen[key] = seen.get(key, 0) + 1
+        if seen[key] <= count:
+            yield case
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(("kernel", "layout", "rows", "config"), list(first_of(kernels_of("bit_linear"))))
+@QUICK
+@given(data=st.data())
+def test_bit_linear_equals_the_contract(kernel, layout, rows, config, dtype, data):
+    m = 1 if rows == 1 else data.draw(st.sampled_from((2, 17)))
+    n, k = data.draw(st.sampled_from(OUT_FEATURES)), data.draw(st.sampled_from(IN_FEATURES))
+    x, x_wide = floats(data.draw, m, k, dtype)
+    w_q = weights(data.draw, n, k)
+    w_packed = layout.from_canonical(layout.format.pack(w_q), n, k)
+    scale = data.draw(st.sampled_from(("tensor", "row")))
+    rng = np.random.default_rng(n)
+    w_scale = np.float32(rng.random() + 1e-3) if scale == "tensor" else rng.random(n).astype(np.float32)
+    w_scale = np.asarray(w_scale, np.float32)
+    bias, bias_wide = (
+        stored(rng.standard_normal(n).astype(np.float32), dtype) if data.draw(st.booleans()) else (None, None)
+    )
+    problem = problem_of(
+        "bit_linear",
+        layout.name,
+        rows,
+        n,
+        k,
+        x_dtype=dtype,
+        y_dtype=dtype,
+        scale=scale,
+        bias=dtype if bias is not None else "",
+    )
+    guarded, y = poisoned(m, n, dtype)
+    team = all_threads(data.draw(st.sampled_from((1, 2))))
+    run_linear(kernel, problem, config, x, w_packed, w_scale, bias, y=y, team=team)
+    expected = reference.bit_linear(x_wide, w_q, w_scale, bias_wide)
+    np.testing.assert_array_equal(values(y, dtype), rounded(expected, dtype))
+    assert_guarded(guarded)
+
+
+@pytest.mark.parametrize(("kernel", "layout", "rows", "config"), list(first_of(kernels_of("bit_linear"))))
+@QUICK
+@given(data=st.data())
+def test_group_scales(kernel, layout, rows, config, data):
+    m = 1 if rows == 1 else data.draw(st.sampled_from((2, 17)))
+    n, k = data.draw(st.sampled_from(OUT_FEATURES)), data.draw(st.sampled_from(IN_FEATURES))
+    group = data.draw(st.sampled_from((20, 40) if layout.format.name == "t5" else (16, 32, 128)))
+    x, _ = floats(data.draw, m, k, "float32")
+    w_q = weights(data.draw, n, k)
+    w_packed = layout.from_canonical(layout.format.pack(w_q), n, k)
+    w_scale = np.random.default_rng(k).random((n, -(-k // group))).astype(np.float32)
+    problem = problem_of(
+        "bit_linear", layout.name, rows, n, k, x_dtype="float32", y_dtype="float32", scale="group", group_size=group
+    )
+    if kernel.why_not(problem) is not None:
+        assert "group" in kernel.why_not(problem)
+        return
+    y = run_linear(kernel, problem, config, x, w_packed, w_scale)
+    expected = reference.bit_linear(x, w_q, w_scale, group_size=group)
+    assert np.isnan(y[~np.isfinite(x).all(1)]).all()
+    finite = np.isfinite(expected).all(1)
+    x_q, x_scale = reference.quantize_activation(x)
+    bound = np.abs(x_q).astype(np.float64) @ np.abs(w_q * reference.expand_scale(w_scale, w_q.shape, group)).T
+    tolerance = 4 * np.finfo(np.float32).eps * bound * x_scale[:, None]
+    assert (np.abs(y[finite] - expected[finite]) <= tolerance[finite] + 1e-40).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(("kernel", "layout", "rows", "config"), list(first_of(kernels_of("bit_linear", "a16"))))
+@QUICK
+@given(data=st.data())
+def test_float_activations(kernel, layout, rows, config, dtype, data):
+    m = 1 if rows == 1 else data.draw(st.sampled_from((2, 17)))
+    n, k = data.draw(st.sampled_from(OUT_FEATURES)), data.draw(st.sampled_from(IN_FEATURES))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    x, x_wide = stored(rng.standard_normal((m, k)).astype(np.float32), dtype)
+    w_q = weights(data.draw, n, k)
+    w_packed = layout.from_canonical(layout.format.pack(w_q), n, k)
+    w_scale = rng.random(n).astype(np.float32)
+    problem = problem_of(
+        "bit_linear", layout.name, rows, n, k, x_dtype=dtype, y_dtype=dtype, scale="row", activation="a16"
+    )
+    guarded, y = poisoned(m, n, dtype)
+    run_linear(kernel, problem, config, x, w_packed, w_scale, y=y)
+    expected, bound = reference.bit_linear_a16_float64(x_wide, w_q, w_scale)
+    eps = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}[dtype]
+    tolerance = 64 * 2.0**-24 * bound + eps * np.abs(expected) * 1.01 + (6e-8 if dtype == "float16" else 0)
+    assert (np.abs(values(y, dtype) - expected) <= tolerance).all()
+    assert_guarded(guarded)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_float_activations_pass_nan_and_infinity_in_their_row_only(bad):
+    layout = LAYOUT["i2"]
+    x = np.ones((3, 40), np.float32)
+    x[1, 7] = bad
+    w_q = np.ones((5, 40), np.int8)
+    problem = problem_of(
+        "bit_linear", layout.name, 3, 5, 40, x_dtype="float32", y_dtype="float32", scale="tensor", activation="a16"
+    )
+    (kernel,) = [k for k in BACKEND.kernels if k.op == "bit_linear" and k.why_not(problem) is None]
+    w_packed = layout.from_canonical(layout.format.pack(w_q), 5, 40)
+    y = run_linear(kernel, problem, kernel.configs(problem)[0], x, w_packed, np.asarray(1, np.float32))
+    assert not np.isfinite(y[1]).any()
+    np.testing.assert_array_equal(y[[0, 2]], 40)
+
+
+@pytest.mark.parametrize("isa", usable_isas())
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_every_instruction_set_of_this_cpu_gives_the_same(layout, isa):
+    """Sets below the best one are what other people's CPUs run; this CPU has them too."""
+    rng = np.random.default_rng(1)
+    for m, n, k in ((1, 70, 333), (3, 65, 100), (8, 17, 64)):
+        x_q = rng.integers(-128, 128, (m, k)).astype(np.int8)
+        x_q[0] = -128
+        w_q = rng.integers(-1, 2, (n, k)).astype(np.int8)
+        w_q[0], w_q[1] = 1, -1
+        w_packed = layout.from_canonical(layout.format.pack(w_q), n, k)
+        problem = problem_of("ternary_matmul", layout.name, m, n, k)
+        (kernel,) = [k for k in BACKEND.kernels if k.name == "numba.ternary_matmul"]
+        config = replace(kernel.configs(problem)[-1], isa=isa, rows=min(m, 4), columns=1)
+        y = run_linear(kernel, problem, config, x_q, w_packed)
+        np.testing.assert_array_equal(y, reference.ternary_matmul(x_q, w_q))
+
+
+def test_a_row_does_not_depend_on_its_batch_kernel_config_or_threads():
+    layout, n, k = LAYOUT["i2"], 200, 500
+    rng = np.random.default_rng(2)
+    w_q = rng.integers(-1, 2, (n, k)).astype(np.int8)
+    w_packed = layout.from_canonical(layout.format.pack(w_q), n, k)
+    w_scale, x = np.asarray(0.37, np.float32), rng.standard_normal((64, k)).astype(np.float32)
+    results = []
+    for rows in (1, 2, 17, 64):
+        fields = {"x_dtype": "float32", "y_dtype": "float32", "scale": "tensor"}
+        problem = problem_of("bit_linear", layout.name, rows, n, k, **fields)
+        for kernel in BACKEND.kernels:
+            if kernel.op == "bit_linear" and kernel.why_not(problem) is None:
+                for config in kernel.configs(problem)[:2]:
+                    for threads in (1, 2):
+                        part = np.ascontiguousarray(x[:rows])
+                        y = run_linear(kernel, problem, config, part, w_packed, w_scale, team=all_threads(threads))
+                        results.append(y[0])
+    assert len(results) >= 8
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+
+
+def test_refusals_are_words():
+    for kernel in BACKEND.kernels:
+        if kernel.op == "ternary_matmul":
+            assert "layout" in kernel.why_not(problem_of(kernel.op, "i2", 4, 64, 64))

@@ -1,0 +1,37 @@
+"""The same tests as if this CPU were a lesser one: Numba compiles for another name and features, in a new process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bitnet_jit.kernels.numba.isa import cpu_features, machine
+
+HERE = Path(__file__).parent
+HASWELL = "+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2"
+BASELINE = "+sse,+sse2"
+CPUS = {"haswell": ("haswell", HASWELL, "avx2"), "baseline": ("x86-64", BASELINE, "generic")}
+SUBSET = "exact or contract or float_activations or norm"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CPUS)
+def test_conformance_as_another_cpu(name):
+    cpu, features, isa = CPUS[name]
+    if machine() not in ("x86_64", "AMD64") or (name == "haswell" and "avx2" not in cpu_features()):
+        pytest.skip(f"this CPU cannot run code for {cpu}")
+    environment = {
+        **os.environ,
+        "NUMBA_CPU_NAME": cpu,
+        "NUMBA_CPU_FEATURES": features,
+        "BITNET_JIT_TEST_CONFIGS": "first",
+    }
+    chosen = "from bitnet_jit.kernels.numba.isa import chosen_isa; print(chosen_isa().name)"
+    found = subprocess.run([sys.executable, "-c", chosen], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == isa
+    tests = [str(HERE / file) for file in ("test_linear.py", "test_rows.py")]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", SUBSET, "-p", "no:cacheprovider", *tests]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=HERE.parents[2])
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]

@@ -1,0 +1,142 @@
+"""Row-wise kernels of the Numba backend against the reference. No torch here."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitnet_jit import reference
+from bitnet_jit.kernels.numba import BACKEND
+from bitnet_jit.kernels.numba.arrays import all_threads, run_rows
+from bitnet_jit.problem import Problem, rows_bucket
+
+FEATURES = (1, 2, 3, 15, 17, 31, 32, 33, 63, 64, 65, 100, 1001)
+DTYPES = ("float32", "bfloat16", "float16")
+EPS = 1e-5
+KERNELS = {kernel.op: kernel for kernel in BACKEND.kernels if kernel.op.endswith(("norm", "quantize", "activation"))}
+QUICK = settings(max_examples=15)
+
+
+def stored(x, dtype):
+    """(the array as a kernel takes it, its values as float32)."""
+    if dtype == "bfloat16":
+        bits = (x.view(np.uint32) >> 16).astype(np.uint16)
+        return bits, (bits.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(over="ignore", under="ignore"):
+        narrow = x.astype(dtype)
+    return narrow, narrow.astype(np.float32)
+
+
+def values(y, dtype):
+    return (y.astype(np.uint32) << 16).view(np.float32) if dtype == "bfloat16" else y.astype(np.float32)
+
+
+def rows_of(draw, rows, features, dtype):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    x = rng.standard_normal((rows, features)).astype(np.float32)
+    for row in range(rows):
+        kind = draw(st.sampled_from(["normal", "normal", "zeros", "denormal", "halves", "nan", "inf"]))
+        if kind == "zeros":
+            x[row] = 0
+        elif kind == "denormal":
+            x[row] *= 1e-40 if dtype != "float16" else 1e-6
+        elif kind == "halves":
+            x[row] = rng.integers(-255, 256, features) / 2
+            x[row, 0] = 127
+        elif kind in ("nan", "inf"):
+            x[row, rng.integers(features)] = float(kind)
+    return stored(x, dtype)
+
+
+def run(op, dtype, x, up=None, weight=None, weight_dtype="float32", threads=1):
+    rows, features = x.shape
+    y_dtype = dtype if op == "rms_norm" else "int8"
+    problem = Problem(
+        op, "cpu", rows_bucket(rows), features, features, x_dtype=dtype, y_dtype=y_dtype, bias=weight_dtype
+    )
+    assert KERNELS[op].why_not(problem) is None
+    return run_rows(KERNELS[op], problem, x, up, weight, EPS, all_threads(threads))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@QUICK
+@given(data=st.data())
+def test_quantize_activation_is_exact(dtype, data):
+    rows, features = data.draw(st.sampled_from((0, 1, 3, 40))), data.draw(st.sampled_from(FEATURES))
+    x, wide = rows_of(data.draw, rows, features, dtype)
+    x_q, x_scale = run("quantize_activation", dtype, x, threads=2)
+    expected_q, expected_scale = reference.quantize_activation(wide)
+    np.testing.assert_array_equal(x_q, expected_q)
+    np.testing.assert_array_equal(x_scale, expected_scale)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@QUICK
+@given(data=st.data())
+def test_rms_norm(dtype, data):
+    rows, features = data.draw(st.sampled_from((0, 1, 3, 40))), data.draw(st.sampled_from(FEATURES))
+    x, wide = rows_of(data.draw, rows, features, dtype)
+    weight, weight_wide = stored(np.random.default_rng(features).random(features).astype(np.float32) + 0.5, dtype)
+    y, _ = run("rms_norm", dtype, x, weight=weight, weight_dtype=dtype, threads=2)
+    expected = reference.rms_norm_float64(wide, weight_wide, EPS)
+    eps = {"float32": 4e-7, "bfloat16": 2.0**-8, "float16": 2.0**-10}[dtype]
+    finite = np.isfinite(wide).all(1)
+    assert not np.isfinite(y[~finite].astype(np.float64)).all(1).any() if dtype != "bfloat16" else True
+    error = np.abs(values(y, dtype)[finite] - expected[finite])
+    assert (error <= eps * np.abs(expected[finite]) + (6e-8 if dtype == "float16" else 1e-44)).all()
+
+
+def assert_codes(x_q, x_scale, exact):
+    """Codes and scales of a fused norm: right where the row is finite, zeros and NaN where it is not."""
+    finite = np.isfinite(exact).all(1)
+    assert reference.codes_agree(x_q[finite], exact[finite]).all()
+    absmax = np.maximum(np.abs(exact[finite]).max(1, initial=0), 1e-5)
+    np.testing.assert_allclose(x_scale[finite], absmax / 127, rtol=1e-6)
+    assert np.isnan(x_scale[~finite]).all()
+    assert (x_q[~finite] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@QUICK
+@given(data=st.data())
+def test_rms_norm_quantize(dtype, data):
+    rows, features = data.draw(st.sampled_from((0, 1, 3, 40))), data.draw(st.sampled_from(FEATURES))
+    x, wide = rows_of(data.draw, rows, features, dtype)
+    weight = np.random.default_rng(features).random(features).astype(np.float32) + 0.5
+    x_q, x_scale = run("rms_norm_quantize", dtype, x, weight=weight, threads=2)
+    exact = reference.rms_norm_float64(wide, weight, EPS)
+    exact[~np.isfinite(wide).all(1)] = np.nan
+    assert_codes(x_q, x_scale, exact)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@QUICK
+@given(data=st.data())
+def test_relu2_mul_norm_quantize(dtype, data):
+    rows, features = data.draw(st.sampled_from((0, 1, 3, 40))), data.draw(st.sampled_from(FEATURES))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    gate, gate_wide = stored(rng.standard_normal((rows, features)).astype(np.float32) * 3, dtype)
+    up, up_wide = stored(rng.standard_normal((rows, features)).astype(np.float32), dtype)
+    weight = rng.random(features).astype(np.float32) + 0.5
+    x_q, x_scale = run("relu2_mul_norm_quantize", dtype, gate, up, weight, threads=2)
+    exact = reference.rms_norm_float64(reference.relu2_mul(gate_wide, up_wide), weight, EPS)
+    assert_codes(x_q, x_scale, exact)
+
+
+def test_relu2_lets_nan_through_and_stops_minus_infinity():
+    gate = np.array([[np.nan, 1, 1], [-np.inf, 2, 1]], np.float32)
+    up, weight = np.ones((2, 3), np.float32), np.ones(3, np.float32)
+    x_q, x_scale = run("relu2_mul_norm_quantize", "float32", gate, up, weight)
+    expected_q, expected_scale = reference.relu2_mul_norm_quantize(gate, up, weight, EPS)
+    np.testing.assert_array_equal(x_q, expected_q)
+    assert np.isnan(x_scale[0])
+    np.testing.assert_allclose(x_scale[1], expected_scale[1], rtol=1e-6)
+
+
+def test_a_row_does_not_depend_on_its_batch_or_threads():
+    x = np.random.default_rng(3).standard_normal((50, 777)).astype(np.float32)
+    weight = np.ones(777, np.float32)
+    alone = run("rms_norm", "float32", x[:1].copy(), weight=weight)[0]
+    for threads in (1, 2):
+        together, _ = run("rms_norm", "float32", x, weight=weight, threads=threads)
+        np.testing.assert_array_equal(together[:1], alone)
