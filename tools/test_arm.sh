@@ -6,9 +6,10 @@
 # usage: tools/test_arm.sh [PYTEST ARGUMENTS]      by default: tests/kernels/numba
 #        tools/test_arm.sh -c CODE                 runs Python code there instead
 #
-# BITNET_JIT_ARM_ROOT   where the root is kept (build/arm64)
-# BITNET_JIT_ARM_SUITE  the Debian release (bookworm)
-# PYTHON                the Python whose pip fetches the wheels (python3)
+# BITNET_JIT_ARM_ROOT       where the root is kept (build/arm64)
+# BITNET_JIT_ARM_SUITE      the Debian release (bookworm)
+# BITNET_JIT_TEST_CONFIGS   "all" tries every config of a kernel, not just the first
+# PYTHON                    the Python whose pip fetches the wheels (python3)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -61,6 +62,7 @@ cmp -s constraints.txt "$root/site-$version/constraints.txt" || unpack_wheels "$
 export NUMBA_CPU_NAME=neoverse-n1 NUMBA_CPU_FEATURES=+neon,+dotprod
 export NUMBA_CACHE_DIR=$root/numba-cache BITNET_JIT_CACHE_DIR=$root/cache
 export PYTHONPATH=$root/site-$version:$PWD PYTHONDONTWRITEBYTECODE=1 PYTHONNOUSERSITE=1
+export BITNET_JIT_TEST_CONFIGS=${BITNET_JIT_TEST_CONFIGS:-first} # of each kernel
 emulated=(qemu-aarch64-static -cpu max -L "$root/debian" "$root/debian/usr/bin/python$version")
 
 if [ "${1:-}" = -c ]; then
