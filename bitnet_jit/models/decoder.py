@@ -35,6 +35,17 @@ class Decoder(nn.Module):
         config: as above.
         dtype: as above.
         tokenizer: as above.
+
+    >>> import bitnet_jit
+    >>> from bitnet_jit.models.embedded import embedded_model
+    >>> decoder = bitnet_jit.load(embedded_model())
+    >>> prompt = decoder.tokenizer.encode("And it came to pass ")
+    >>> decoder([prompt]).shape
+    torch.Size([1, 20, 256])
+    >>> bytes(decoder.stream(prompt, stop="manner")).decode()
+    'after the manner'
+    >>> decoder.generate([prompt, prompt], max_new_tokens=5).shape
+    torch.Size([2, 25])
     """
 
     head: nn.Parameter | None

@@ -13,6 +13,14 @@ import bitnet_jit
 from bitnet_jit.errors import BitNetError, CheckpointWarning
 
 ONLINE = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online"}
+TOKENIZER = json.dumps(
+    {
+        "version": "1.0",
+        "added_tokens": [{"id": 2, "content": "<e>", "special": True}],
+        "decoder": {"type": "ByteLevel"},
+        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 3}, "merges": [["a", "b"]]},
+    }
+)
 FUZZ = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -71,6 +79,21 @@ def test_flipped_bits(checkpoint, where, flips):
             content[first + int(share * (last - first))] ^= 1 << bit
 
     damage(checkpoint, ".json" if where == "config" else ".safetensors", flip)
+
+
+@given(flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7)), min_size=1, max_size=8))
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "tokenizer.json", "generation_config.json"])
+@FUZZ
+def test_flipped_bits_beside_the_weights(write_checkpoint, name, flips):
+    directory = write_checkpoint(name="model", num_hidden_layers=1, num_shards=2)
+    (directory / "tokenizer.json").write_text(TOKENIZER)
+    (directory / "generation_config.json").write_text('{"eos_token_id": [3, 4], "do_sample": true}')
+    content = bytearray((directory / name).read_bytes())
+    for share, bit in flips:
+        content[int(share * len(content))] ^= 1 << bit
+    (directory / name).write_bytes(content)
+    survives(directory)
+    shutil.rmtree(directory)
 
 
 @given(
