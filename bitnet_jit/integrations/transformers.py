@@ -13,14 +13,14 @@ weight that lies within one float32 rounding of half the scale may get another c
 """
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from bitnet_jit.errors import CheckpointError, CheckpointWarning, InvalidInput
-from bitnet_jit.models.checkpoint.hf_packing import repack
+from bitnet_jit.models.checkpoint.hf_packing import count_codes, repack
 from bitnet_jit.models.checkpoint.ternary import DENSITY, LARGEST_MULTIPLIER, SMALLEST_DIVISOR
 from bitnet_jit.nn import PackedBitLinear
 from bitnet_jit.nn.convert import replace
@@ -63,8 +63,8 @@ def patch(model: nn.Module, format: str = "i2") -> nn.Module:
         if isinstance(layer, BitLinear):
             found = read_packed(name, layer)
         else:
-            found = read_online(name, layer) if layer.online_quant else read_offline(name, layer)
-        odd.extend(found.odd)
+            found = read_online(layer) if layer.online_quant else read_offline(name, layer)
+        odd.extend(filter(None, (found.odd, check_codes(name, found.w_packed, layer.in_features))))
         packed: nn.Module = build(name, found, layer, format).train(layer.training)
         return packed if layer.rms_norm is None else NormedLinear(layer.rms_norm, packed)
 
@@ -96,13 +96,13 @@ class Ternary:
         w_packed: canonical i2, uint8 (N, ceil(K / 4)).
         w_scale: float32 (), multiplies.
         bias: (N,) or None, added last.
-        odd: what looks unlikely, in words.
+        odd: what is unlikely about the scale, in words.
     """
 
     w_packed: torch.Tensor
     w_scale: torch.Tensor
     bias: torch.Tensor | None
-    odd: list[str] = field(default_factory=list)
+    odd: str = ""
 
 
 def read_packed(name: str, layer: Any) -> Ternary:
@@ -114,13 +114,11 @@ def read_packed(name: str, layer: Any) -> Ternary:
             f"found {weight.dtype} {tuple(weight.shape)}"
         )
     w_packed = torch.empty(I2.packed_shape(out_features, in_features), dtype=torch.uint8, device=weight.device)
-    count = repack(weight.detach(), w_packed, in_features)
-    if count.threes:
-        raise CheckpointError(f"{name}.weight: expected codes 0, 1 and 2, found the code 3 in {count.threes} places")
+    repack(weight.detach(), w_packed, in_features)
     divisor = stored_scale(name, layer.weight_scale)
-    odd = odd_density(name, count.density)
+    odd = ""
     if divisor < SMALLEST_DIVISOR:
-        odd.append(f"{name}.weight_scale = {divisor.item():g}: BitLinear divides by it, but it looks like a multiplier")
+        odd = f"{name}.weight_scale = {divisor.item():g}: BitLinear divides by it, but it looks like a multiplier"
     return Ternary(w_packed, torch.ones_like(divisor) / divisor, copied(layer.bias), odd)
 
 
@@ -132,18 +130,17 @@ def read_offline(name: str, layer: Any) -> Ternary:
     if others.numel():
         raise CheckpointError(f"{name}.weight: expected values -1, 0 and 1, found {others[0].item():g}")
     w_scale = stored_scale(name, layer.weight_scale)
-    odd = odd_density(name, w_q.count_nonzero().item() / w_q.numel())
+    odd = ""
     if w_scale > LARGEST_MULTIPLIER:
-        odd.append(f"{name}.weight_scale = {w_scale.item():g}: AutoBitLinear multiplies by it, it looks like a divisor")
+        odd = f"{name}.weight_scale = {w_scale.item():g}: AutoBitLinear multiplies by it, but it looks like a divisor"
     bias = None if layer.bias is None else layer.bias.detach().float() * w_scale
     return Ternary(I2.pack(w_q), w_scale, bias, odd)
 
 
-def read_online(name: str, layer: Any) -> Ternary:
+def read_online(layer: Any) -> Ternary:
     """An AutoBitLinear with a float weight that each forward quantizes anew."""
     w_q, w_scale = quantize_weight(layer.weight)
-    odd = odd_density(name, w_q.count_nonzero().item() / w_q.numel())
-    return Ternary(I2.pack(w_q), w_scale, copied(layer.bias), odd)
+    return Ternary(I2.pack(w_q), w_scale, copied(layer.bias))
 
 
 def stored_scale(name: str, weight_scale: torch.Tensor) -> torch.Tensor:
@@ -156,11 +153,14 @@ def stored_scale(name: str, weight_scale: torch.Tensor) -> torch.Tensor:
     return scale.clone()
 
 
-def odd_density(name: str, density: float) -> list[str]:
-    """A remark on a share of non-zero weights that no trained model has."""
-    if DENSITY[0] <= density <= DENSITY[1]:
-        return []
-    return [f"{name}.weight: expected a share of non-zeros in {DENSITY[0]}..{DENSITY[1]}, found {density:.3f}"]
+def check_codes(name: str, w_packed: torch.Tensor, in_features: int) -> str:
+    """CheckpointError where a code is 3; a remark on a share of non-zeros that no trained model has, or ""."""
+    count = count_codes(w_packed, in_features)
+    if count.threes:
+        raise CheckpointError(f"{name}.weight: expected codes 0, 1 and 2, found the code 3 in {count.threes} places")
+    if DENSITY[0] <= count.density <= DENSITY[1]:
+        return ""
+    return f"{name}.weight: expected a share of non-zeros in {DENSITY[0]}..{DENSITY[1]}, found {count.density:.3f}"
 
 
 def copied(bias: torch.Tensor | None) -> torch.Tensor | None:

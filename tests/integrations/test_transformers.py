@@ -64,6 +64,8 @@ def build(family, storage, use_rms_norm=False, dtype=torch.float32):
 
 def fill(layer):
     """Random ternary weights, their scale in the layer's own sense, a bias; or random masters."""
+    if any(tensor.is_meta for tensor in layer.state_dict().values()):
+        layer.to_empty(device="cpu")
     w_q = torch.randint(-1, 2, (layer.out_features, layer.in_features))
     scale = torch.empty(()).uniform_(0.02, 0.2).item()
     with torch.no_grad():
@@ -78,7 +80,7 @@ def fill(layer):
         if layer.bias is not None:
             layer.bias.normal_()
         if layer.rms_norm is not None:
-            layer.rms_norm.to_empty(device="cpu").weight.uniform_(0.5, 2.0)
+            layer.rms_norm.weight.uniform_(0.5, 2.0)
 
 
 def theirs(model):

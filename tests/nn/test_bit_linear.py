@@ -162,6 +162,7 @@ def train(model, run, autocast=False, steps=20):
     return losses
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from what torch.compile imports
 @pytest.mark.parametrize("autocast", [False, True])
 def test_compiled_training_is_eager_training(autocast):
     torch._dynamo.reset()
@@ -173,7 +174,7 @@ def test_compiled_training_is_eager_training(autocast):
         assert torch.equal(found, expected)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from what inductor imports
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from what torch.compile imports
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor compiles with g++, which is not installed")
 @pytest.mark.parametrize("autocast", [False, True])
 def test_inductor_training_is_eager_training(autocast):

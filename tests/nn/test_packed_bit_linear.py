@@ -148,7 +148,7 @@ class TestArguments:
             PackedBitLinear.from_packed(w_packed, torch.tensor(0.5), in_features=IN, format=format)
 
     def test_a_code_of_3_in_the_last_byte_of_many(self):
-        w_packed = torch.zeros(3000, 5000, dtype=torch.uint8)  # several chunks of the check
+        w_packed = torch.zeros(3000, 5000, dtype=torch.uint8)
         w_packed[-1, -1] = 0b11000000
         with pytest.raises(InvalidInput, match="w_packed: .*code 3"):
             PackedBitLinear.from_packed(w_packed, torch.tensor(0.5), in_features=20_000)

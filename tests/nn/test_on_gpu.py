@@ -1,0 +1,123 @@
+"""The layers on a GPU: the CPU's numbers, the same training eagerly and compiled, and moves between the two devices."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bitnet_jit import BitLinear, PackedBitLinear, convert, pack, reference
+from bitnet_jit.kernels import registry
+from bitnet_jit.quant import quantize_weight
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA or ROCm device"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # from what inductor imports
+    pytest.mark.filterwarnings("ignore:.*TensorFloat32:UserWarning"),  # inductor recommends what we do not want
+]
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.mark.parametrize(("scale", "group_size"), [("tensor", 0), ("row", 0), ("group", 64)])
+def test_weights_are_quantized_as_on_the_cpu(scale, group_size):
+    w = torch.randn(700, 513)
+    for found, expected in zip(
+        quantize_weight(w.cuda(), scale, group_size), quantize_weight(w, scale, group_size), strict=True
+    ):
+        assert torch.equal(found.cpu(), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 70), (3, 2560), (130, 513), (0, 70)])
+def test_training_and_packed_outputs_are_the_reference(dtype, shape):
+    layer, x = BitLinear(shape[-1], 37).cuda().eval(), torch.randn(shape).to(dtype)
+    w_q, w_scale = reference.quantize_weight(layer.weight.detach().cpu())
+    expected = torch.from_numpy(reference.bit_linear(x.float(), w_q, w_scale, layer.bias.detach().cpu())).to(dtype)
+    assert torch.equal(layer(x.cuda()).cpu(), expected)
+    for format in ("i2", "t5"):
+        assert torch.equal(layer.pack(format)(x.cuda()).cpu(), expected)
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_gradients_are_the_cpus(tf32):
+    """A wide layer: TF32, where it is allowed, may round gradients, and never the forward."""
+    layer, x, dy = BitLinear(1000, 300), torch.randn(50, 1000), torch.randn(50, 300)
+    on_gpu, x_gpu = copy.deepcopy(layer).cuda(), x.cuda().requires_grad_()
+    x.requires_grad_()
+    y = layer(x)
+    y.backward(dy)
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    try:
+        found = on_gpu(x_gpu)
+        found.backward(dy.cuda())
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+    assert torch.equal(found.cpu(), y)
+    tolerance = 1e-2 if tf32 else 1e-5
+    for a, b in ((x_gpu, x), (on_gpu.weight, layer.weight), (on_gpu.bias, layer.bias)):
+        assert (a.grad.cpu() - b.grad).abs().max() <= tolerance * b.grad.abs().max()
+
+
+def train(model, run, autocast, steps=20):
+    """The losses of some steps of Adam on a fixed regression."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(64, 16, generator=generator).cuda()
+    target = torch.stack([x[:, :4].sum(1), x[:, 4:8].prod(1), x[:, 8].abs(), x[:, 9] * x[:, 10]], 1)
+    optimizer, losses = torch.optim.Adam(model.parameters(), lr=1e-2), []
+    for _ in range(steps):
+        with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+            loss = (run(x).float() - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_compiled_training_is_eager_training(autocast, backend):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    eager = convert(nn.Sequential(nn.Linear(16, 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU(), nn.Linear(32, 4))).cuda()
+    compiled = copy.deepcopy(eager)
+    losses = train(eager, eager, autocast)
+    found = train(compiled, torch.compile(compiled, fullgraph=True, backend=backend), autocast)
+    assert losses[-1] < 0.7 * losses[0]
+    if backend == "aot_eager":
+        np.testing.assert_allclose(found, losses, rtol=1e-5)
+    else:  # a code may flip on the last bit of inductor's SiLU
+        np.testing.assert_allclose(found[:3], losses[:3], rtol=1e-2 if autocast else 1e-4)
+        np.testing.assert_allclose(found[-1], losses[-1], rtol=0.1)
+
+
+@pytest.mark.parametrize("format", ["i2", "t5"])
+def test_moves_between_devices(format):
+    model, x = pack(nn.Sequential(BitLinear(70, 64), nn.ReLU(), BitLinear(64, 37)), format), torch.randn(3, 70)
+    expected, state = model(x), model.state_dict()
+    model.cuda().half()
+    assert model[0].layout == registry.preferred_layout(format, "cuda").name
+    for name, tensor in model.state_dict().items():
+        assert tensor.is_cuda
+        if not name.endswith("bias"):
+            assert torch.equal(tensor.cpu(), state[name])
+    model.float().load_state_dict(state)  # the biases were halves in between
+    assert torch.equal(pickle.loads(pickle.dumps(model))(x.cuda()).cpu(), expected)
+    model.to("cpu")
+    assert model[0].layout == registry.preferred_layout(format, "cpu").name
+    assert torch.equal(copy.deepcopy(model)(x), expected)
+
+
+def test_assigning_a_state_moves_the_layer():
+    layer = PackedBitLinear(70, 37, device="meta")
+    other = BitLinear(70, 37).pack()
+    x = torch.randn(3, 70)
+    expected = other(x)
+    layer.load_state_dict(other.cuda().state_dict(), assign=True)
+    assert layer.w_packed.is_cuda
+    assert torch.equal(layer(x.cuda()).cpu(), expected)
