@@ -13,12 +13,13 @@ import bitnet_jit
 from bitnet_jit.errors import BitNetError, CheckpointWarning
 
 ONLINE = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online"}
+FLAGS = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
 TOKENIZER = json.dumps(
     {
         "version": "1.0",
-        "added_tokens": [{"id": 2, "content": "<e>", "special": True}],
-        "decoder": {"type": "ByteLevel"},
-        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 3}, "merges": [["a", "b"]]},
+        "added_tokens": [{"id": 3, "content": "<e>", "special": True, **FLAGS}],
+        "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False},
+        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]},
     }
 )
 FUZZ = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -111,6 +112,7 @@ def test_config_fields_of_any_value(checkpoint, share, value):
 
 
 def test_the_undamaged_one_works(checkpoint):
+    (checkpoint[1] / "tokenizer.json").write_text(TOKENIZER)
     assert survives(checkpoint[1])
 
 
