@@ -197,8 +197,8 @@ class PackedBitLinear(nn.Module):
     def _adopt(self, w_packed: torch.Tensor, w_scale: torch.Tensor, bias: torch.Tensor | None) -> None:
         """Take tensors that fit as frozen parameters; w_packed is canonical and is laid for its device."""
         self.layout = self.format
-        self.w_packed = nn.Parameter(w_packed.detach(), requires_grad=False)
-        self.w_scale = nn.Parameter(w_scale.detach(), requires_grad=False)
+        self.w_packed = nn.Parameter(w_packed.detach().contiguous(), requires_grad=False)
+        self.w_scale = nn.Parameter(w_scale.detach().contiguous(), requires_grad=False)
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach(), requires_grad=False))
         self._lay()
 
@@ -283,7 +283,7 @@ class PackedBitLinear(nn.Module):
         checks.check_canonical(w_packed, get_format(self.format), self.out_features, self.in_features)
         if assign:
             self.layout = self.format
-            self.w_packed = nn.Parameter(w_packed.detach(), requires_grad=False)
+            self.w_packed = nn.Parameter(w_packed.detach().contiguous(), requires_grad=False)
             self._lay()
             return {prefix + "w_packed": self.w_packed}
         layout = registry.get_layout(self.layout)

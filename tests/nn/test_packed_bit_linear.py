@@ -76,6 +76,20 @@ class TestNumbers:
         x = torch.randn(3, IN)
         assert torch.equal(other(x), layer(x))
 
+    def test_tensors_that_are_not_contiguous(self):
+        w_q, scales = codes(OUT, 2 * IN)[:, ::2], torch.rand(OUT, 2) + 0.1
+        w_packed = FORMATS["i2"].pack(w_q).T.contiguous().T
+        layer = PackedBitLinear.from_packed(w_packed, scales[:, 1], in_features=IN)
+        expected = PackedBitLinear.from_codes(w_q.contiguous(), scales[:, 1].contiguous())
+        assert layer.w_packed.is_contiguous()
+        x = torch.randn(3, IN)
+        assert torch.equal(layer(x), expected(x))
+
+    def test_negative_scales_turn_the_sign(self):
+        layer, w_q, w_scale = make("row", bias=False)
+        x = torch.randn(3, IN)
+        assert torch.equal(PackedBitLinear.from_codes(w_q, -w_scale)(x), -layer(x))
+
     def test_a_new_layer_is_zero(self):
         for format in FORMATS:
             layer = PackedBitLinear(IN, OUT, format=format)
