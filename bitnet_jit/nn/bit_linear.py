@@ -47,8 +47,7 @@ class BitLinear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(..., K) float32, bfloat16 or float16 -> (..., N) of the same dtype; under autocast, of autocast's."""
-        parameters = self._parameters
-        y: torch.Tensor = bit_linear_train(input, parameters["weight"], parameters["bias"])
+        y: torch.Tensor = bit_linear_train(input, self.weight, self.bias)
         return y
 
     def pack(self, format: str = "i2") -> PackedBitLinear:

@@ -49,7 +49,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., hidden_size) float32, bfloat16 or float16 -> the same shape and dtype."""
-        y: torch.Tensor = rms_norm(x, self._parameters["weight"], self.eps)
+        y: torch.Tensor = rms_norm(x, self.weight, self.eps)
         return y
 
     def extra_repr(self) -> str:

@@ -18,6 +18,13 @@ from bitnet_jit.errors import InvalidInput
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
+class Lower(nn.Module):
+    """A parametrization."""
+
+    def forward(self, weight):
+        return weight.tril()
+
+
 def test_signature_of_nn_linear():
     ours, theirs = (inspect.signature(kind.__init__).parameters for kind in (BitLinear, nn.Linear))
     assert [(p.name, p.default, p.kind) for p in ours.values()] == [
@@ -65,6 +72,19 @@ def test_meta_and_to_empty():
     layer.to_empty(device="cpu").load_state_dict(other.state_dict())
     x = torch.randn(3, 12)
     assert torch.equal(layer(x), other(x))
+
+
+def test_a_weight_that_is_computed():
+    """As parametrizations, pruning and sharding leave it: an attribute, and no parameter."""
+    layer, x = BitLinear(12, 5), torch.randn(3, 12)
+    expected = BitLinear(12, 5)
+    expected.load_state_dict({"weight": layer.weight.detach().tril(), "bias": layer.bias.detach()})
+    nn.utils.parametrize.register_parametrization(layer, "weight", Lower())
+    assert torch.equal(layer(x), expected(x))
+    layer(x).sum().backward()
+    expected(x).sum().backward()
+    assert torch.equal(layer.parametrizations.weight.original.grad, expected.weight.grad.tril())
+    assert torch.equal(layer.pack()(x), expected(x))
 
 
 def test_a_copy_has_weights_of_its_own():
