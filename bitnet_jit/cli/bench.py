@@ -1,5 +1,6 @@
 """`bitnet-jit bench`: a quick look at the speed of packed linear layers here; `benchmarks/` measures with care."""
 
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -63,9 +64,9 @@ def bench(
 
 
 def parse_shape(text: str) -> tuple[int, int]:
-    """ "6912x2560" -> (6912, 2560); a wrong one ends the command as wrong usage."""
+    """Outputs and inputs of a shape such as 6912x2560; another text ends the command as wrong usage."""
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isascii() and part.isdecimal() and int(part) > 0 for part in parts):
+    if len(parts) != 2 or not all(re.fullmatch("[1-9][0-9]{0,8}", part) for part in parts):
         raise typer.BadParameter(f"expected outputs x inputs such as 6912x2560, got {text!r}", param_hint="--shape")
     return int(parts[0]), int(parts[1])
 

@@ -45,7 +45,7 @@ def stop_rules(stop: Stop, eos_ids: Sequence[int], tokenizer: Tokenizer | None, 
     Raises:
         InvalidInput: something is neither a token id nor a string, or is a string where there is no tokenizer.
     """
-    found = (stop,) if isinstance(stop, (int, str)) else tuple(stop)
+    found = tuple(stop) if isinstance(stop, (list, tuple, set, frozenset)) else (stop,)
     strings = tuple(item for item in found if isinstance(item, str))
     tokens = [item for item in found if not isinstance(item, str)]
     for item in tokens:
@@ -104,7 +104,7 @@ def generate(
 
 def is_flat(input_ids: TokenIds) -> bool:
     """Whether one prompt was given without a batch dimension."""
-    return input_ids.dim() == 1 if isinstance(input_ids, torch.Tensor) else isinstance(input_ids[0], int)
+    return input_ids.dim() == 1 if isinstance(input_ids, torch.Tensor) else not isinstance(input_ids[0], (list, tuple))
 
 
 def stream(

@@ -1,6 +1,7 @@
 """Prompts as token ids: what callers may pass, and what is wrong with it otherwise."""
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 
@@ -43,7 +44,7 @@ def from_lists(input_ids: Sequence[int] | Sequence[Sequence[int]]) -> torch.Tens
     nested = [isinstance(row, (list, tuple)) for row in input_ids]
     rows: list[Sequence[object]] = list(input_ids) if any(nested) and all(nested) else [input_ids]  # type: ignore[arg-type]
     for token in (token for row in rows for token in row):
-        if not isinstance(token, int) or isinstance(token, bool) or abs(token) >= 2**62:
+        if not isinstance(token, Integral) or isinstance(token, bool) or abs(int(token)) >= 2**62:
             raise InvalidInput(f"input_ids: expected whole numbers, got {token!r}")
     lengths = sorted({len(row) for row in rows})
     if len(lengths) > 1:

@@ -3,6 +3,7 @@
 import copy
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
@@ -61,7 +62,10 @@ def test_rows_of_a_batch_are_continued_as_if_alone(tiny):
         assert alone.tolist() == row.tolist()
 
 
-@pytest.mark.parametrize("kind", [list, tuple, torch.tensor, lambda ids: torch.tensor(ids, dtype=torch.uint8)])
+@pytest.mark.parametrize(
+    "kind",
+    [list, tuple, torch.tensor, lambda ids: list(np.array(ids)), lambda ids: torch.tensor(ids, dtype=torch.uint8)],
+)
 def test_prompts_of_every_kind(tiny, kind):
     expected = tiny.generate(torch.tensor([PROMPT]), max_new_tokens=3)
     found = tiny.generate(kind(PROMPT), max_new_tokens=3)
@@ -147,6 +151,7 @@ BAD = {
     "top_p zero": ({"top_p": 0.0}, "top_p: .* got 0.0"),
     "top_p": ({"top_p": 1.5}, "top_p: .* got 1.5"),
     "seed": ({"seed": -1}, "seed: .* got -1"),
+    "no stop": ({"stop": None}, "stop: expected token ids and strings, got None"),
     "stop": ({"stop": [1.5]}, "stop: expected token ids and strings, got 1.5"),
     "empty stop": ({"stop": ""}, "stop: expected strings of at least one character"),
 }

@@ -19,7 +19,6 @@ from bitnet_jit.models.checkpoint.fields import Fields, read_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-DTYPES = {"U8": torch.uint8, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 FLOATS = ("F32", "BF16", "F16")
 
 

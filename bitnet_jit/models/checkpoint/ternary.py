@@ -55,7 +55,7 @@ class TernaryReader:
         """Raise CheckpointError unless the layer's tensors are there, with the right shapes and dtypes."""
         if self.storage.packed:
             self.files.require(f"{name}.weight", (-(-out_features // 4), in_features), ("U8",))
-            self.scale_entry(name)
+            self._require_scale(f"{name}.weight_scale")
         else:
             self.files.require(f"{name}.weight", (out_features, in_features))
         if has_bias:
@@ -64,11 +64,6 @@ class TernaryReader:
     def tensor_names(self, name: str, has_bias: bool) -> list[str]:
         """The tensors that a layer consists of."""
         return [f"{name}.weight", *[f"{name}.weight_scale"] * self.storage.packed, *[f"{name}.bias"] * has_bias]
-
-    def scale_entry(self, name: str) -> None:
-        """Raise CheckpointError unless the layer has a weight_scale of one element."""
-        entry = self.files.entries.get(f"{name}.weight_scale")
-        self.files.require(f"{name}.weight_scale", () if entry is not None and entry.shape == () else (1,))
 
     def read(self, parts: Sequence[tuple[str, int]], in_features: int, has_bias: bool) -> TernaryWeight:
         """Layers (name, out_features) that share an input, as one weight. `require` each of them before.
@@ -88,6 +83,11 @@ class TernaryReader:
             start += rows
         w_scale = scales[0] if len(parts) == 1 else torch.cat(scales)
         return TernaryWeight(w_packed, w_scale, torch.cat(biases) if has_bias else None, in_features)
+
+    def _require_scale(self, name: str) -> None:
+        """Raise CheckpointError unless there is a scale of one element."""
+        entry = self.files.entries.get(name)
+        self.files.require(name, () if entry is not None and entry.shape == () else (1,))
 
     def _read_packed(self, name: str, out: torch.Tensor, in_features: int) -> torch.Tensor:
         """Fill `out` with a layer's codes; returns its scale, float32 ()."""
