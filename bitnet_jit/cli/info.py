@@ -69,8 +69,9 @@ def backend_lines(name: str, devices: list[str]) -> list[tuple[str, str]]:
         lines.append((f"on {device}", f"not usable: {reason}" if reason else "usable"))
     if name == "numba" and registry.why_absent(name) is None:
         from bitnet_jit.kernels.numba import describe
+        from bitnet_jit.ops.numba_tensors import FORK
 
-        lines += describe().items()
+        lines += [*describe().items(), ("thread layer", FORK.name)]
     return lines
 
 

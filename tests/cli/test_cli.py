@@ -94,6 +94,16 @@ def test_info_names_what_there_is():
     assert re.search(r"i2 on cpu +i2", result.stdout)
 
 
+def test_info_names_the_instruction_set_and_the_thread_layer():
+    from bitnet_jit.kernels import registry
+    from bitnet_jit.kernels.numba.isa import chosen_isa
+
+    assert registry.why_absent("numba") is None
+    result = run("info")
+    assert re.search(rf"instruction set +{chosen_isa().name}\n", result.stdout)
+    assert re.search(r"thread layer +(GOMP_parallel of|Python threads)", result.stdout)
+
+
 def test_info_says_why_a_backend_is_not_usable(monkeypatch):
     from bitnet_jit.kernels import registry
 
