@@ -18,10 +18,21 @@ from bitnet_jit.kernels.numba.decode import DECODERS
 from bitnet_jit.kernels.numba.elements import load_float, load_float32, store_float32
 from bitnet_jit.kernels.numba.isa import ISAS, chosen_isa, splat_constant
 from bitnet_jit.kernels.numba.jit import StaticType, compiled, jit, kernel
-from bitnet_jit.kernels.numba.job import ALIGN, GROUP, MULTIPLY, PREPARE, ROW, Job, LinearSpec, round_up, useful_threads
+from bitnet_jit.kernels.numba.job import ALIGN, GROUP, ROW, Job, LinearSpec, round_up, useful_threads
 from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
 from bitnet_jit.kernels.numba.linear import BLOCK, STEP_BYTES, balanced_rows
-from bitnet_jit.kernels.numba.parallel import COUNTER_BYTES, COUNTERS, done, draw, reset, run_team, wait
+from bitnet_jit.kernels.numba.parallel import (
+    COUNTER_BYTES,
+    COUNTERS,
+    done,
+    draw,
+    member,
+    next_piece,
+    ranges_of,
+    reset,
+    run_team,
+    wait,
+)
 from bitnet_jit.kernels.numba.simd import (
     F32,
     I64,
@@ -105,15 +116,15 @@ def float_stride(in_features):
 @jit
 def prepare(spec, job):
     """The first phase of a team: rows of x as float32, zero beyond K."""
-    piece = draw(job.counters, PREPARE)
+    piece = draw(job.counters)
     while piece < job.rows:
         row = job.x_q + piece * job.x_stride
         for i in range(job.in_features):
             store_float32(row, i, load_float(spec.x_dtype, job.x, piece * job.in_features + i))
         clear(row + 4 * job.in_features, job.x_stride // 4 - job.in_features)
-        done(job.counters, PREPARE)
-        piece = draw(job.counters, PREPARE)
-    wait(job.counters, PREPARE, job.rows)
+        done(job.counters)
+        piece = draw(job.counters)
+    wait(job.counters, job.rows)
 
 
 @jit
@@ -166,14 +177,15 @@ def team(spec, job):
     prepare(spec, job)
     steps = (job.in_features + tile.inputs - 1) // tile.inputs
     strips = (job.out_features + tile.width - 1) // tile.width
-    strip = draw(job.counters, MULTIPLY)
-    while strip < strips:
+    home, ranges = member(job.fork, job.counters) % ranges_of(job.threads), ranges_of(job.threads)
+    strip, offset = next_piece(job.counters, home, 0, ranges, strips)
+    while strip >= 0:
         output = strip * tile.width
         w = job.w + output // BLOCK * steps * STEP_BYTES + output % BLOCK * 4
         count = min(tile.width, job.out_features - output)
         for row in range(0, job.rows, tile.rows):
             multiply_tile(spec, job, min(row, job.rows - tile.rows), w, output, count)
-        strip = draw(job.counters, MULTIPLY)
+        strip, offset = next_piece(job.counters, home, offset, ranges, strips)
 
 
 @kernel
@@ -182,6 +194,7 @@ def run(spec, fork, threads, x, x_scale, w, w_scale, bias, y, rows, in_features,
     groups = (in_features + group - 1) // group if kind == GROUP else 1
     x_floats = workspace + COUNTERS * COUNTER_BYTES
     stride = float_stride(in_features)
+    count = useful_threads(rows * in_features * out_features, threads)
     job = Job(
         x,
         x_scale,
@@ -195,13 +208,15 @@ def run(spec, fork, threads, x, x_scale, w, w_scale, bias, y, rows, in_features,
         kind,
         group,
         groups,
+        fork,
+        count,
         workspace,
         0,
         x_floats,
         stride,
     )
-    reset(job.counters)
-    run_team(fork, useful_threads(job, threads), team, (spec, job))
+    reset(job.counters, count)
+    run_team(fork, count, team, (spec, job))
 
 
 RUN_SIGNATURE = (types.int64,) * 14

@@ -30,10 +30,10 @@ from bitnet_jit.kernels.numba.amx_tiles import (
 from bitnet_jit.kernels.numba.bound import BoundLinear, Entry
 from bitnet_jit.kernels.numba.elements import load_float32, load_int32
 from bitnet_jit.kernels.numba.jit import StaticType, compiled, jit, kernel
-from bitnet_jit.kernels.numba.job import MULTIPLY, TILE_BYTES, LinearSpec, make_job, prepare, useful_threads
+from bitnet_jit.kernels.numba.job import TILE_BYTES, LinearSpec, make_job, prepare
 from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
 from bitnet_jit.kernels.numba.linear import BLOCK, PIECES_PER_THREAD
-from bitnet_jit.kernels.numba.parallel import draw, reset, run_team
+from bitnet_jit.kernels.numba.parallel import member, next_piece, ranges_of, reset, run_team
 from bitnet_jit.kernels.numba.quantize import SEGMENT
 from bitnet_jit.kernels.numba.simd import pointer
 from bitnet_jit.kernels.numba.tile import finish_row, finish_sums
@@ -158,7 +158,7 @@ def multiply_piece(spec, job, strip, first_unit, last_unit, rows, ring, acc):
 
 
 @jit
-def team(spec, job, threads):
+def team(spec, job):
     """What each thread does: prepare rows in tiles, then draw pieces."""
     tile = spec.tile
     units = (job.rows + tile.height - 1) // tile.height
@@ -171,12 +171,13 @@ def team(spec, job, threads):
     width = 16 * tile.groups
     strips = (job.out_features + width - 1) // width
     fewest = (units + UNITS - 1) // UNITS
-    parts = min(units, max(fewest, PIECES_PER_THREAD * threads // strips))
-    piece = draw(job.counters, MULTIPLY)
-    while piece < strips * parts:
+    parts = min(units, max(fewest, PIECES_PER_THREAD * job.threads // strips))
+    home, ranges = member(job.fork, job.counters) % ranges_of(job.threads), ranges_of(job.threads)
+    piece, offset = next_piece(job.counters, home, 0, ranges, strips * parts)
+    while piece >= 0:
         part = piece % parts
         multiply_piece(spec, job, piece // parts, units * part // parts, units * (part + 1) // parts, rows, ring, acc)
-        piece = draw(job.counters, MULTIPLY)
+        piece, offset = next_piece(job.counters, home, offset, ranges, strips * parts)
     release()
 
 
@@ -200,11 +201,24 @@ def run(
 ):
     """The whole op; every argument but `spec` is int64, an address or a number."""
     job = make_job(
-        spec, x, x_scale, w, w_scale, bias, y, rows, in_features, out_features, scale_kind, group_size, workspace
+        spec,
+        fork,
+        threads,
+        x,
+        x_scale,
+        w,
+        w_scale,
+        bias,
+        y,
+        rows,
+        in_features,
+        out_features,
+        scale_kind,
+        group_size,
+        workspace,
     )
-    count = useful_threads(job, threads)
-    reset(job.counters)
-    run_team(fork, count, team, (spec, job, count))
+    reset(job.counters, job.threads)
+    run_team(fork, job.threads, team, (spec, job))
 
 
 RUN_SIGNATURE = (types.int64,) * 14

@@ -18,7 +18,6 @@ ALIGN = 64
 TILE_BYTES = 1024
 CHUNK_ELEMENTS = 16384  # of x in one piece of the first phase
 SMALL_WORK = 2**19  # products under which a second thread costs more than it brings
-PREPARE, MULTIPLY = 0, 1  # phases of a team
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,8 @@ class Job(NamedTuple):
     scale_kind: int  # TENSOR, ROW or GROUP
     group_size: int  # inputs that share a scale and a sum; in_features where there is one group
     groups: int
+    fork: int  # where threads come from
+    threads: int
     counters: int  # workspace
     x_sum: int  # workspace: (rows, groups) int32
     x_q: int  # workspace: (rows, x_stride) int8, zero beyond in_features
@@ -97,9 +98,17 @@ def workspace_parts(rows, in_features, groups):
 
 
 @jit
-def make_job(spec, x, x_scale, w, w_scale, bias, y, rows, in_features, out_features, scale_kind, group_size, workspace):
+def useful_threads(products, threads):
+    """One thread where the work is small."""
+    return 1 if products < SMALL_WORK else threads
+
+
+@jit
+def make_job(
+    spec, fork, threads, x, x_scale, w, w_scale, bias, y, rows, in_features, out_features, kind, group_size, workspace
+):
     """A Job from the arguments of a call and the address of its workspace."""
-    group = group_size if scale_kind == GROUP else in_features
+    group = group_size if kind == GROUP else in_features
     groups = (in_features + group - 1) // group
     scale_at, sum_at, codes_at, _ = workspace_parts(rows, in_features, groups)
     scales = x_scale if spec.x_is_codes else workspace + scale_at
@@ -113,20 +122,16 @@ def make_job(spec, x, x_scale, w, w_scale, bias, y, rows, in_features, out_featu
         rows,
         in_features,
         out_features,
-        scale_kind,
+        kind,
         group,
         groups,
+        fork,
+        useful_threads(rows * in_features * out_features, threads),
         workspace,
         workspace + sum_at,
         workspace + codes_at,
         x_stride_of(in_features),
     )
-
-
-@jit
-def useful_threads(job, threads):
-    """One thread where the work is small."""
-    return 1 if job.rows * job.in_features * job.out_features < SMALL_WORK else threads
 
 
 @jit
@@ -159,13 +164,13 @@ def prepare(spec, job, tile_rows):
     """
     chunk = max(1, CHUNK_ELEMENTS // job.in_features)
     pieces = (job.rows + chunk - 1) // chunk
-    piece = draw(job.counters, PREPARE)
+    piece = draw(job.counters)
     while piece < pieces:
         for row in range(piece * chunk, min((piece + 1) * chunk, job.rows)):
             if tile_rows == 0:
                 prepare_row(spec, job, row, job.x_q + row * job.x_stride, SEGMENT)
             else:
                 prepare_row(spec, job, row, place_in_tiles(job, row, tile_rows), TILE_BYTES)
-        done(job.counters, PREPARE)
-        piece = draw(job.counters, PREPARE)
-    wait(job.counters, PREPARE, pieces)
+        done(job.counters)
+        piece = draw(job.counters)
+    wait(job.counters, pieces)

@@ -16,9 +16,9 @@ from bitnet_jit.kernels.numba.bound import BoundLinear, Entry
 from bitnet_jit.kernels.numba.elements import load_float32, load_int32
 from bitnet_jit.kernels.numba.isa import chosen_isa
 from bitnet_jit.kernels.numba.jit import StaticType, compiled, jit, kernel
-from bitnet_jit.kernels.numba.job import GROUP, MULTIPLY, LinearSpec, make_job, prepare, useful_threads
+from bitnet_jit.kernels.numba.job import GROUP, LinearSpec, make_job, prepare
 from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
-from bitnet_jit.kernels.numba.parallel import draw, reset, run_team
+from bitnet_jit.kernels.numba.parallel import member, next_piece, ranges_of, reset, run_team
 from bitnet_jit.kernels.numba.simd import Tile, registers_type, stack_bytes
 from bitnet_jit.kernels.numba.tile import (
     accumulate,
@@ -105,19 +105,20 @@ def multiply_block(spec, job, block, first_row, last_row):
 
 
 @jit
-def team(spec, job, threads):
+def team(spec, job):
     """What each thread does: prepare rows, then draw blocks."""
     prepare(spec, job, 0)
     blocks = (job.out_features + BLOCK - 1) // BLOCK
     tiles = (job.rows + spec.tile.rows - 1) // spec.tile.rows
-    parts = min(tiles, max(1, PIECES_PER_THREAD * threads // blocks))
-    piece = draw(job.counters, MULTIPLY)
-    while piece < blocks * parts:
+    parts = min(tiles, max(1, PIECES_PER_THREAD * job.threads // blocks))
+    home, ranges = member(job.fork, job.counters) % ranges_of(job.threads), ranges_of(job.threads)
+    piece, offset = next_piece(job.counters, home, 0, ranges, blocks * parts)
+    while piece >= 0:
         block, part = piece // parts, piece % parts
         first = tiles * part // parts * spec.tile.rows
         last = min(tiles * (part + 1) // parts * spec.tile.rows, job.rows)
         multiply_block(spec, job, block, min(first, last - spec.tile.rows), last)
-        piece = draw(job.counters, MULTIPLY)
+        piece, offset = next_piece(job.counters, home, offset, ranges, blocks * parts)
 
 
 @kernel
@@ -140,11 +141,24 @@ def run(
 ):
     """The whole op; every argument but `spec` is int64, an address or a number."""
     job = make_job(
-        spec, x, x_scale, w, w_scale, bias, y, rows, in_features, out_features, scale_kind, group_size, workspace
+        spec,
+        fork,
+        threads,
+        x,
+        x_scale,
+        w,
+        w_scale,
+        bias,
+        y,
+        rows,
+        in_features,
+        out_features,
+        scale_kind,
+        group_size,
+        workspace,
     )
-    count = useful_threads(job, threads)
-    reset(job.counters)
-    run_team(fork, count, team, (spec, job, count))
+    reset(job.counters, job.threads)
+    run_team(fork, job.threads, team, (spec, job))
 
 
 RUN_SIGNATURE = (types.int64,) * 14

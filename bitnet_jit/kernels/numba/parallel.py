@@ -1,10 +1,13 @@
 """Threads: how one jitted function runs on several, and how they share the work.
 
-`run_team` calls a function once a thread, through GOMP_parallel of the libgomp that torch itself brings, so that
-torch and we have one pool: 1.3 us a region. Its address is an argument, because an address held in a global keeps
-Numba from caching. A function of a team is written so that any number of threads finishes it, one included: threads
-draw numbered pieces of work from a shared counter, and wait only for pieces that a running thread has drawn. So
-nothing can hang where OpenMP grants fewer threads than asked for, and a slow or busy core just draws fewer pieces.
+`run_team` calls a function once a thread, through GOMP_parallel of the libgomp that torch itself brings, so that torch
+and we have one pool: 1.3 us a region. Its address is an argument, as an address held in a global keeps Numba from
+caching. A function of a team is written so that any number of threads finishes it, one included: threads draw numbered
+pieces of work from shared counters, and wait only for pieces that a running thread has drawn. So nothing can hang where
+OpenMP grants fewer threads than asked for, and a slow or busy core just draws fewer pieces.
+
+Each thread begins with a range of its own, the same in every call, so that what it needs may still lie in its core's
+cache; when that is done it takes from the others' ranges.
 """
 
 from llvmlite import ir
@@ -14,17 +17,23 @@ from numba.extending import intrinsic
 
 from bitnet_jit.kernels.numba.isa import I8, I32, machine
 from bitnet_jit.kernels.numba.jit import jit
-from bitnet_jit.kernels.numba.simd import I64, atomic_add, atomic_load, pointer
+from bitnet_jit.kernels.numba.simd import I64, atomic_add, atomic_load, load, pointer
 
 POINTER = I8.as_pointer()
 COUNTER_BYTES = 64  # a cache line each
-PHASES = 2
-COUNTERS = 2 * PHASES  # of a phase: pieces drawn, pieces done
+MAX_RANGES = 128  # of pieces: more threads than that share them
+DRAWN, DONE, MEMBERS, RANGES = (
+    0,
+    1,
+    2,
+    3,
+)  # counters: pieces of the first phase, threads that have come, ranges from here
+COUNTERS = RANGES + MAX_RANGES
 
 
 @intrinsic
 def run_team(typingctx, fork, threads, function, arguments):
-    """Call function(*arguments) once on each of `threads` threads; `fork` is GOMP_parallel, or 0 for one thread."""
+    """Call function(*arguments) once on each of `threads` threads; `fork` is `Fork.address`, 0 for one thread."""
     signature = function.get_call_type(typingctx, arguments.types, {})
 
     def codegen(context, builder, outer, args):
@@ -41,7 +50,7 @@ def run_team(typingctx, fork, threads, function, arguments):
                 builder.call(team, [opaque])
             with together:
                 kind = ir.FunctionType(ir.VoidType(), [team.type, POINTER, I32, I32])
-                gomp_parallel = builder.inttoptr(fork, kind.as_pointer())
+                gomp_parallel = builder.inttoptr(load(builder, fork, 0, I64), kind.as_pointer())
                 builder.call(gomp_parallel, [team, opaque, builder.trunc(threads, I32), ir.Constant(I32, 0)])
         return context.get_dummy_value()
 
@@ -78,28 +87,69 @@ def pause(typingctx):
     return types.void(), codegen
 
 
+@intrinsic
+def call_for_number(typingctx, function):
+    """The int that the C function at an address returns."""
+
+    def codegen(context, builder, signature, args):
+        kind = ir.FunctionType(I32, [])
+        number = builder.call(builder.inttoptr(args[0], kind.as_pointer()), [])
+        return builder.sext(number, I64)
+
+    return types.int64(types.int64), codegen
+
+
 @jit
-def reset(counters):
+def reset(counters, threads):
     """Set a team's counters to zero, before it starts."""
     memory = pointer(counters, types.int64)
-    for i in range(COUNTERS * COUNTER_BYTES // 8):
-        memory[i] = 0
+    for i in range(RANGES + ranges_of(threads)):
+        memory[i * COUNTER_BYTES // 8] = 0
 
 
 @jit
-def draw(counters, phase):
-    """The number of the next piece of a phase."""
-    return atomic_add(counters + 2 * phase * COUNTER_BYTES, 1)
+def ranges_of(threads):
+    """Into how many ranges the pieces are cut."""
+    return min(threads, MAX_RANGES)
 
 
 @jit
-def done(counters, phase):
-    """Say that a piece of a phase is finished."""
-    atomic_add(counters + (2 * phase + 1) * COUNTER_BYTES, 1)
+def member(fork, counters):
+    """The number of the calling thread in its team: OpenMP's where it has one, else the order of coming."""
+    if fork == 0:
+        return 0
+    number = pointer(fork, types.int64)[1]
+    if number == 0:
+        return atomic_add(counters + MEMBERS * COUNTER_BYTES, 1)
+    return call_for_number(number)
 
 
 @jit
-def wait(counters, phase, pieces):
-    """Wait until all pieces of a phase are finished; whoever holds one is running."""
-    while atomic_load(counters + (2 * phase + 1) * COUNTER_BYTES) < pieces:
+def next_piece(counters, home, offset, ranges, pieces):
+    """(the next piece, or -1; how many ranges from `home` it was found): first one's own range, then the others'."""
+    while offset < ranges:
+        chosen = (home + offset) % ranges
+        piece = pieces * chosen // ranges + atomic_add(counters + (RANGES + chosen) * COUNTER_BYTES, 1)
+        if piece < pieces * (chosen + 1) // ranges:
+            return piece, offset
+        offset += 1
+    return -1, offset
+
+
+@jit
+def draw(counters):
+    """The number of the next piece of the first phase."""
+    return atomic_add(counters + DRAWN * COUNTER_BYTES, 1)
+
+
+@jit
+def done(counters):
+    """Say that a piece of the first phase is finished."""
+    atomic_add(counters + DONE * COUNTER_BYTES, 1)
+
+
+@jit
+def wait(counters, pieces):
+    """Wait until all pieces of the first phase are finished; whoever holds one is running."""
+    while atomic_load(counters + DONE * COUNTER_BYTES) < pieces:
         pause()

@@ -24,9 +24,9 @@ from bitnet_jit.kernels.numba.elements import (
 )
 from bitnet_jit.kernels.numba.jit import StaticType, compiled, jit, kernel
 from bitnet_jit.kernels.numba.job import round_up
-from bitnet_jit.kernels.numba.parallel import COUNTER_BYTES, COUNTERS, draw, reset, run_team
+from bitnet_jit.kernels.numba.parallel import COUNTER_BYTES, COUNTERS, MEMBERS, draw, reset, run_team
 from bitnet_jit.kernels.numba.quantize import SEGMENT, quantize_row
-from bitnet_jit.kernels.numba.simd import FLOAT_LANES, add_lanes, add_squares, zero_floats
+from bitnet_jit.kernels.numba.simd import FLOAT_LANES, add_lanes, add_squares, atomic_add, zero_floats
 from bitnet_jit.problem import Problem
 
 F0, F1 = np.float32(0), np.float32(1)
@@ -139,14 +139,14 @@ def run_row(spec, job, row, values):
 @jit
 def team(spec, job):
     """What each thread does: take scratch memory, then draw chunks of rows."""
-    values = job.scratch + draw(job.counters, 0) * round_up(4 * job.features, 64)
+    values = job.scratch + atomic_add(job.counters + MEMBERS * COUNTER_BYTES, 1) * round_up(4 * job.features, 64)
     chunk = max(1, CHUNK_ELEMENTS // job.features)
     pieces = (job.rows + chunk - 1) // chunk
-    piece = draw(job.counters, 1)
+    piece = draw(job.counters)
     while piece < pieces:
         for row in range(piece * chunk, min((piece + 1) * chunk, job.rows)):
             run_row(spec, job, row, values)
-        piece = draw(job.counters, 1)
+        piece = draw(job.counters)
 
 
 @kernel
@@ -155,7 +155,7 @@ def run(spec, fork, threads, x, up, weight, eps, y, scale, rows, features, works
     job = RowJob(
         x, up, weight, np.float32(eps), y, scale, rows, features, workspace, workspace + COUNTERS * COUNTER_BYTES
     )
-    reset(job.counters)
+    reset(job.counters, 1)
     run_team(fork, 1 if rows * features < SMALL_WORK else threads, team, (spec, job))
 
 

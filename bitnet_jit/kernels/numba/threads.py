@@ -1,4 +1,4 @@
-"""Where a team's threads come from: the address of a function with GOMP_parallel's signature, for `parallel.run_team`.
+"""Where a team's threads come from: two C functions, GOMP_parallel and omp_get_thread_num, for `parallel.run_team`.
 
 torch's own libgomp where torch is loaded, so that one pool serves both; else the system's; else Python threads behind
 the same signature, some 50 us a region. A forked child must not touch its parent's OpenMP pool: there the address is
@@ -21,26 +21,32 @@ class Fork:
 
     Attributes:
         name: what it is, in words.
-        address: of a function like GOMP_parallel; 0 where only the calling thread may run.
+        address: of two pointers: to a function like GOMP_parallel, and to one that numbers a team's threads (or null);
+            0 where only the calling thread may run.
     """
 
     def __init__(self) -> None:
         self._keep: list[object] = []
-        self.name, self.address = self._find()
+        self.name, functions = self._find()
+        self._functions = (ctypes.c_void_p * 2)(*functions)
+        self.address = ctypes.addressof(self._functions)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._become_single)
 
-    def _find(self) -> tuple[str, int]:
+    def _find(self) -> tuple[str, tuple[int, int]]:
         for name in libgomp_candidates():
             try:
                 library = ctypes.CDLL(name)
             except OSError:
                 continue
             self._keep.append(library)
-            return f"GOMP_parallel of {name}", address_of(library.GOMP_parallel)
+            return f"GOMP_parallel of {name}", (
+                address_of(library.GOMP_parallel),
+                address_of(library.omp_get_thread_num),
+            )
         pool = PythonTeam()
         self._keep.append(pool)
-        return "Python threads (no libgomp found)", pool.address
+        return "Python threads (no libgomp found)", (pool.address, 0)
 
     def _become_single(self) -> None:
         self.name, self.address = "one thread (a forked child)", 0
