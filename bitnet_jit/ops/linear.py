@@ -24,8 +24,7 @@ class LinearPlans:
 
     def find(self, x, w_packed, w_scale, bias, out_features, layout, group_size, activation, y_dtype) -> Plan:
         """The plan for a call. Raises InvalidInput where an argument does not fit the others."""
-        shape = x.shape
-        in_features = shape[-1] if shape else 0
+        in_features = x.shape[-1] if x.dim() else 0
         key = (
             rows_bucket(x.numel() // in_features) if in_features else 0,
             in_features,

@@ -6,31 +6,29 @@ Products are exact. Sums run over parts of 32 steps of K (or a group), then over
 with K.
 """
 
+from dataclasses import dataclass, replace
 from functools import cache
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, register_jitable
+from numba.extending import intrinsic
 
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.kernels.numba.bound import BoundLinear, Entry
+from bitnet_jit.kernels.numba.bound import BoundLinear
 from bitnet_jit.kernels.numba.decode import DECODERS
 from bitnet_jit.kernels.numba.elements import load_float, load_float32, store_float32
 from bitnet_jit.kernels.numba.isa import ISAS, chosen_isa, splat_constant
-from bitnet_jit.kernels.numba.jit import StaticType, compiled, jit, kernel
-from bitnet_jit.kernels.numba.job import ALIGN, GROUP, ROW, Job, LinearSpec, round_up, useful_threads
+from bitnet_jit.kernels.numba.jit import jit
+from bitnet_jit.kernels.numba.job import GROUP, ROW
+from bitnet_jit.kernels.numba.launch import Entry, compile_linear, works_on
 from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
 from bitnet_jit.kernels.numba.linear import BLOCK, STEP_BYTES, balanced_rows
 from bitnet_jit.kernels.numba.parallel import (
-    COUNTER_BYTES,
-    COUNTERS,
     done,
     draw,
     member,
     next_piece,
     ranges_of,
-    reset,
-    run_team,
     wait,
 )
 from bitnet_jit.kernels.numba.simd import (
@@ -107,10 +105,9 @@ def spill_sums(typingctx, tile, registers, acc):
     return types.void(tile, registers, types.int64), codegen
 
 
-@register_jitable
-def float_stride(in_features):
-    """Bytes between rows of float32 x: whole steps of K for every packing."""
-    return 4 * round_up(round_up(in_features, 20), 64) + 64
+@dataclass(frozen=True)
+class FloatTile(Tile):
+    """A register tile whose sums are float32."""
 
 
 @jit
@@ -170,8 +167,9 @@ def multiply_tile(spec, job, first_row, w, output, count):
         finish_floats(spec, values, job.bias, job.y, output, row * job.out_features + output, count)
 
 
+@works_on(FloatTile)
 @jit
-def team(spec, job):
+def work(spec, job):
     """What each thread does: prepare rows, then draw strips of outputs."""
     tile = spec.tile
     prepare(spec, job)
@@ -188,63 +186,22 @@ def team(spec, job):
         strip, offset = next_piece(job.counters, home, offset, ranges, strips)
 
 
-@kernel
-def run(spec, fork, threads, x, x_scale, w, w_scale, bias, y, rows, in_features, out_features, kind, group, workspace):
-    """The whole op; every argument but `spec` is int64, an address or a number."""
-    groups = (in_features + group - 1) // group if kind == GROUP else 1
-    x_floats = workspace + COUNTERS * COUNTER_BYTES
-    stride = float_stride(in_features)
-    count = useful_threads(rows * in_features * out_features, threads)
-    job = Job(
-        x,
-        x_scale,
-        w,
-        w_scale,
-        bias,
-        y,
-        rows,
-        in_features,
-        out_features,
-        kind,
-        group,
-        groups,
-        fork,
-        count,
-        workspace,
-        0,
-        x_floats,
-        stride,
-    )
-    reset(job.counters, count)
-    run_team(fork, count, team, (spec, job))
-
-
-RUN_SIGNATURE = (types.int64,) * 14
-
-
-def workspace_bytes(rows: int, in_features: int) -> int:
-    """Scratch memory of a call."""
-    return COUNTERS * COUNTER_BYTES + rows * float_stride(in_features) + ALIGN
-
-
-def bind(problem: Problem, config: Tile) -> BoundLinear:
+def bind(problem: Problem, config: FloatTile) -> BoundLinear:
     """The compiled kernel for a problem: one for each height of tile that the calls turn out to need."""
 
     @cache
-    def compile_for(rows: int) -> Entry:
-        tile = Tile(config.isa, config.format, balanced_rows(rows, config.rows), config.columns)
-        spec = LinearSpec(tile, problem.x_dtype, problem.y_dtype, problem.bias or "float32")
-        return compiled(run, StaticType(spec), *RUN_SIGNATURE)
+    def compile_for(height: int) -> Entry:
+        return compile_linear(problem, replace(config, rows=height))
 
-    return BoundLinear(problem, compile_for, lambda rows: workspace_bytes(rows, problem.in_features))
+    return BoundLinear(problem, lambda rows: compile_for(balanced_rows(rows, config.rows)))
 
 
-def configs(problem: Problem) -> tuple[Tile, ...]:
+def configs(problem: Problem) -> tuple[FloatTile, ...]:
     """Tiles that fit the registers, the likeliest best first."""
     isa, format = chosen_isa(), problem.layout.partition("/")[0]
     heights = (1,) if problem.rows == 1 else (8, 4, 2)
     fitting = [h for h in heights if h * vectors_per_group(isa) <= isa.registers] or [1]
-    return tuple(Tile(isa.name, format, rows, 1) for rows in fitting)
+    return tuple(FloatTile(isa.name, format, rows, 1) for rows in fitting)
 
 
 def why_not(problem: Problem) -> str | None:

@@ -6,6 +6,7 @@ unit, the codes of the next tile are unpacked while this one is multiplied; with
 unpacked codes stay in the first cache while all units pass. Codes beyond K may be anything: there x is zero.
 """
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -27,13 +28,14 @@ from bitnet_jit.kernels.numba.amx_tiles import (
     why_no_amx,
     zero_sums,
 )
-from bitnet_jit.kernels.numba.bound import BoundLinear, Entry
+from bitnet_jit.kernels.numba.bound import BoundLinear
 from bitnet_jit.kernels.numba.elements import load_float32, load_int32
-from bitnet_jit.kernels.numba.jit import StaticType, compiled, jit, kernel
-from bitnet_jit.kernels.numba.job import TILE_BYTES, LinearSpec, make_job, prepare
+from bitnet_jit.kernels.numba.jit import jit
+from bitnet_jit.kernels.numba.job import TILE_BYTES, prepare
+from bitnet_jit.kernels.numba.launch import Entry, compile_linear, works_on
 from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
 from bitnet_jit.kernels.numba.linear import BLOCK, PIECES_PER_THREAD
-from bitnet_jit.kernels.numba.parallel import member, next_piece, ranges_of, reset, run_team
+from bitnet_jit.kernels.numba.parallel import member, next_piece, ranges_of
 from bitnet_jit.kernels.numba.quantize import SEGMENT
 from bitnet_jit.kernels.numba.simd import pointer
 from bitnet_jit.kernels.numba.tile import finish_row, finish_sums
@@ -157,8 +159,9 @@ def multiply_piece(spec, job, strip, first_unit, last_unit, rows, ring, acc):
     finish_unit(spec, job, acc, first_row, rows_here, output, min(width, job.out_features - output))
 
 
+@works_on(AmxTile)
 @jit
-def team(spec, job):
+def work(spec, job):
     """What each thread does: prepare rows in tiles, then draw pieces."""
     tile = spec.tile
     units = (job.rows + tile.height - 1) // tile.height
@@ -181,57 +184,12 @@ def team(spec, job):
     release()
 
 
-@kernel
-def run(
-    spec,
-    fork,
-    threads,
-    x,
-    x_scale,
-    w,
-    w_scale,
-    bias,
-    y,
-    rows,
-    in_features,
-    out_features,
-    scale_kind,
-    group_size,
-    workspace,
-):
-    """The whole op; every argument but `spec` is int64, an address or a number."""
-    job = make_job(
-        spec,
-        fork,
-        threads,
-        x,
-        x_scale,
-        w,
-        w_scale,
-        bias,
-        y,
-        rows,
-        in_features,
-        out_features,
-        scale_kind,
-        group_size,
-        workspace,
-    )
-    reset(job.counters, job.threads)
-    run_team(fork, job.threads, team, (spec, job))
-
-
-RUN_SIGNATURE = (types.int64,) * 14
-
-
 def bind(problem: Problem, config: AmxTile) -> BoundLinear:
     """The compiled kernel for a problem."""
 
     @cache
     def compile_for(row_tiles: int) -> Entry:
-        tile = AmxTile(config.format, row_tiles, config.ring)
-        spec = LinearSpec(tile, problem.x_dtype, problem.y_dtype, problem.bias or "float32")
-        return compiled(run, StaticType(spec), *RUN_SIGNATURE)
+        return compile_linear(problem, replace(config, row_tiles=row_tiles))
 
     return BoundLinear(problem, lambda rows: compile_for(1 if rows <= 16 else config.row_tiles))
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import cache
 
-from bitnet_jit.kernels.numba.job import workspace_parts
+from bitnet_jit.kernels.numba.job import inner_bytes, workspace_parts
 from bitnet_jit.problem import Problem
 
 Entry = Callable[..., None]
@@ -21,18 +21,12 @@ class BoundLinear:
         sizes: (in_features, out_features, kind of scale, group size), the constants of every call.
     """
 
-    def __init__(
-        self,
-        problem: Problem,
-        compile_for: Callable[[int], Entry],
-        workspace_bytes: Callable[[int], int] | None = None,
-    ) -> None:
+    def __init__(self, problem: Problem, compile_for: Callable[[int], Entry]) -> None:
         groups = -(-problem.in_features // problem.group_size) if problem.scale == "group" else 1
+        size = inner_bytes(problem.activation)
         self.sizes = (problem.in_features, problem.out_features, SCALE_KINDS[problem.scale], problem.group_size)
         self.entry = cache(compile_for)
-        self.workspace_bytes = cache(
-            workspace_bytes or (lambda rows: workspace_parts(rows, problem.in_features, groups)[3])
-        )
+        self.workspace_bytes = cache(lambda rows: workspace_parts(rows, problem.in_features, groups, size)[3])
 
 
 class BoundRows:

@@ -20,18 +20,25 @@ CHUNK_ELEMENTS = 16384  # of x in one piece of the first phase
 SMALL_WORK = 2**19  # products under which a second thread costs more than it brings
 
 
+def inner_bytes(activation: str) -> int:
+    """Bytes of an element of x as the inner loops read it: an int8 code, or a float32."""
+    return 4 if activation == "a16" else 1
+
+
 @dataclass(frozen=True)
 class LinearSpec:
     """What a linear kernel is compiled for.
 
     Attributes:
         tile: the shape of its tile: a frozen dataclass of the kernel's file.
+        activation: "a8": x becomes int8 codes; "a16": x becomes float32.
         x_dtype: "int8" for codes, or a floating dtype.
         y_dtype: "int32" for bare sums, or a floating dtype.
         bias_dtype: a floating dtype, where there is a bias.
     """
 
     tile: Any
+    activation: str
     x_dtype: str
     y_dtype: str
     bias_dtype: str = "float32"
@@ -47,6 +54,11 @@ class LinearSpec:
     @property
     def x_bytes(self) -> int:
         return ELEMENT_BYTES[self.x_dtype]
+
+    @property
+    def inner_bytes(self) -> int:
+        """Of an element of x in the workspace."""
+        return inner_bytes(self.activation)
 
     @property
     def y_bytes(self) -> int:
@@ -72,7 +84,7 @@ class Job(NamedTuple):
     threads: int
     counters: int  # workspace
     x_sum: int  # workspace: (rows, groups) int32
-    x_q: int  # workspace: (rows, x_stride) int8, zero beyond in_features
+    x_q: int  # workspace: x as the inner loops read it, zero beyond in_features: rows x_stride bytes apart, or tiles
     x_stride: int
 
 
@@ -82,19 +94,19 @@ def round_up(value, multiple):
 
 
 @register_jitable
-def x_stride_of(in_features):
-    """Bytes between rows of codes: whole steps of K for every kernel; a multiple of 1 KiB would crowd the cache."""
-    stride = round_up(round_up(in_features, 20), 64)
+def x_stride_of(in_features, inner_bytes):
+    """Bytes between rows of x in the workspace: whole steps of K; a multiple of 1 KiB would crowd the cache."""
+    stride = round_up(round_up(in_features, 20), 64) * inner_bytes
     return stride + 64 if stride % 1024 == 0 else stride
 
 
 @register_jitable
-def workspace_parts(rows, in_features, groups):
+def workspace_parts(rows, in_features, groups, inner_bytes):
     """Offsets behind the counters of x_scale, x_sum and x_q, and the size of it all in bytes."""
     x_scale = COUNTERS * COUNTER_BYTES
     x_sum = round_up(x_scale + 4 * rows, ALIGN)
     x_q = round_up(x_sum + 4 * rows * groups, ALIGN)
-    return x_scale, x_sum, x_q, x_q + round_up(rows, 32) * x_stride_of(in_features)
+    return x_scale, x_sum, x_q, x_q + round_up(rows, 32) * x_stride_of(in_features, inner_bytes)
 
 
 @jit
@@ -104,17 +116,15 @@ def useful_threads(products, threads):
 
 
 @jit
-def make_job(
-    spec, fork, threads, x, x_scale, w, w_scale, bias, y, rows, in_features, out_features, kind, group_size, workspace
-):
+def make_job(spec, fork, threads, x, x_scale, w, w_scale, bias, y, sizes, workspace):
     """A Job from the arguments of a call and the address of its workspace."""
+    rows, in_features, out_features, kind, group_size = sizes
     group = group_size if kind == GROUP else in_features
     groups = (in_features + group - 1) // group
-    scale_at, sum_at, codes_at, _ = workspace_parts(rows, in_features, groups)
-    scales = x_scale if spec.x_is_codes else workspace + scale_at
+    scale_at, sum_at, codes_at, _ = workspace_parts(rows, in_features, groups, spec.inner_bytes)
     return Job(
         x,
-        scales,
+        x_scale if spec.x_is_codes else workspace + scale_at,
         w,
         w_scale,
         bias,
@@ -130,7 +140,7 @@ def make_job(
         workspace,
         workspace + sum_at,
         workspace + codes_at,
-        x_stride_of(in_features),
+        x_stride_of(in_features, spec.inner_bytes),
     )
 
 

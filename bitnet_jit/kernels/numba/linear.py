@@ -9,16 +9,15 @@ again.
 from dataclasses import replace
 from functools import cache
 
-from numba import types
-
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.kernels.numba.bound import BoundLinear, Entry
+from bitnet_jit.kernels.numba.bound import BoundLinear
 from bitnet_jit.kernels.numba.elements import load_float32, load_int32
 from bitnet_jit.kernels.numba.isa import chosen_isa
-from bitnet_jit.kernels.numba.jit import StaticType, compiled, jit, kernel
-from bitnet_jit.kernels.numba.job import GROUP, LinearSpec, make_job, prepare
+from bitnet_jit.kernels.numba.jit import jit
+from bitnet_jit.kernels.numba.job import GROUP, prepare
+from bitnet_jit.kernels.numba.launch import Entry, compile_linear, works_on
 from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
-from bitnet_jit.kernels.numba.parallel import member, next_piece, ranges_of, reset, run_team
+from bitnet_jit.kernels.numba.parallel import member, next_piece, ranges_of
 from bitnet_jit.kernels.numba.simd import Tile, registers_type, stack_bytes
 from bitnet_jit.kernels.numba.tile import (
     accumulate,
@@ -104,8 +103,9 @@ def multiply_block(spec, job, block, first_row, last_row):
                     multiply_tile(spec, job, start, w, output, count)
 
 
+@works_on(Tile)
 @jit
-def team(spec, job):
+def work(spec, job):
     """What each thread does: prepare rows, then draw blocks."""
     prepare(spec, job, 0)
     blocks = (job.out_features + BLOCK - 1) // BLOCK
@@ -121,49 +121,6 @@ def team(spec, job):
         piece, offset = next_piece(job.counters, home, offset, ranges, blocks * parts)
 
 
-@kernel
-def run(
-    spec,
-    fork,
-    threads,
-    x,
-    x_scale,
-    w,
-    w_scale,
-    bias,
-    y,
-    rows,
-    in_features,
-    out_features,
-    scale_kind,
-    group_size,
-    workspace,
-):
-    """The whole op; every argument but `spec` is int64, an address or a number."""
-    job = make_job(
-        spec,
-        fork,
-        threads,
-        x,
-        x_scale,
-        w,
-        w_scale,
-        bias,
-        y,
-        rows,
-        in_features,
-        out_features,
-        scale_kind,
-        group_size,
-        workspace,
-    )
-    reset(job.counters, job.threads)
-    run_team(fork, job.threads, team, (spec, job))
-
-
-RUN_SIGNATURE = (types.int64,) * 14
-
-
 def balanced_rows(rows: int, height: int) -> int:
     """Rows of a tile, at most `height`, so that the tiles of a call are as equal as can be: 17 by 12 is 9 and 8."""
     tiles = -(-rows // height)
@@ -174,12 +131,10 @@ def bind(problem: Problem, config: Tile) -> BoundLinear:
     """The compiled kernel for a problem: one for each height of tile that the calls turn out to need."""
 
     @cache
-    def compile_for(rows: int) -> Entry:
-        tile = replace(config, rows=balanced_rows(rows, config.rows))
-        spec = LinearSpec(tile, problem.x_dtype, problem.y_dtype, problem.bias or "float32")
-        return compiled(run, StaticType(spec), *RUN_SIGNATURE)
+    def compile_for(height: int) -> Entry:
+        return compile_linear(problem, replace(config, rows=height))
 
-    return BoundLinear(problem, compile_for)
+    return BoundLinear(problem, lambda rows: compile_for(balanced_rows(rows, config.rows)))
 
 
 def configs(problem: Problem) -> tuple[Tile, ...]:
