@@ -12,11 +12,9 @@ class Settings:
 
     Attributes:
         num_threads: BITNET_JIT_NUM_THREADS, CPU threads of our kernels; None follows torch.
-        isa: BITNET_JIT_ISA, an instruction set to use instead of the best that the CPU has; None chooses.
     """
 
     num_threads: int | None = None
-    isa: str | None = None
 
 
 def read_settings(environ: dict[str, str] | None = None) -> Settings:
@@ -26,7 +24,7 @@ def read_settings(environ: dict[str, str] | None = None) -> Settings:
         InvalidInput: a variable holds something that cannot be meant.
     """
     environ = dict(os.environ) if environ is None else environ
-    return Settings(num_threads=_positive(environ, "BITNET_JIT_NUM_THREADS"), isa=environ.get("BITNET_JIT_ISA") or None)
+    return Settings(num_threads=_positive(environ, "BITNET_JIT_NUM_THREADS"))
 
 
 def _positive(environ: dict[str, str], name: str) -> int | None:

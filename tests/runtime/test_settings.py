@@ -7,13 +7,13 @@ from bitnet_jit.runtime.settings import Settings, read_settings
 
 
 def test_nothing_set_leaves_every_choice_open():
-    assert read_settings({}) == Settings(num_threads=None, isa=None)
-    assert read_settings({"BITNET_JIT_NUM_THREADS": "", "BITNET_JIT_ISA": ""}) == Settings()
+    assert read_settings({}) == Settings(num_threads=None)
+    assert read_settings({"BITNET_JIT_NUM_THREADS": ""}) == Settings()
 
 
 def test_what_is_set_is_read():
-    settings = read_settings({"BITNET_JIT_NUM_THREADS": "3", "BITNET_JIT_ISA": "avx2", "OTHER": "x"})
-    assert (settings.num_threads, settings.isa) == (3, "avx2")
+    settings = read_settings({"BITNET_JIT_NUM_THREADS": "3", "OTHER": "x"})
+    assert settings.num_threads == 3
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", " 2"])

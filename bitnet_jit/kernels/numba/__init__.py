@@ -17,7 +17,7 @@ def describe() -> dict[str, str]:
         "architecture": machine(),
         "instruction set": chosen_isa().name,
         "usable instruction sets": ", ".join(usable_isas()),
-        "AMX": why_no_amx() or "used from 2 rows on",
+        "AMX": why_no_amx() or "used from 3 rows on",
     }
 
 

@@ -1,4 +1,4 @@
-"""Ternary linear layers on AMX, Intel's matrix unit, from two rows of x on.
+"""Ternary linear layers on AMX, Intel's matrix unit, from three rows of x on.
 
 The quantizer writes x in tiles of up to 16 rows by 64 inputs, each in one piece. A unit is what the registers hold:
 up to 32 rows by 32 outputs, or 16 by 64; a piece of work is a strip of outputs that wide and some units. With one
@@ -12,8 +12,10 @@ from functools import cache
 import numpy as np
 from numba import types
 
+from bitnet_jit.errors import UnsupportedProblem
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.numba.amx_tiles import (
+    AHEAD,
     STEP_BYTES,
     UNITS,
     AmxTile,
@@ -41,7 +43,8 @@ from bitnet_jit.kernels.numba.simd import pointer
 from bitnet_jit.kernels.numba.tile import finish_row, finish_sums
 from bitnet_jit.problem import Problem
 
-FEWEST_ROWS = 2  # a single row is faster without
+NEAR_BYTES = 2**20  # of x in a part of the rows: what the second cache keeps while all strips of outputs pass
+FEWEST_ROWS = 4  # of the bucket: fewer are faster without
 
 
 @jit
@@ -81,7 +84,7 @@ def multiply_chunk(tile, x, second, ring, first, last):
 
 @jit
 def multiply_and_unpack(tile, x, second, w, steps, step, ring, first, last):
-    """`multiply_chunk`, while codes are unpacked from step `step` on, a tile ahead; returns the next step."""
+    """`multiply_chunk`, while codes are unpacked from step `step` on, AHEAD tiles early; returns the next step."""
     for t in range(first, last):
         codes = ring + t % tile.ring * 16 * tile.row_bytes
         if step + tile.batch <= steps:
@@ -90,7 +93,7 @@ def multiply_and_unpack(tile, x, second, w, steps, step, ring, first, last):
             step += tile.batch
         else:
             multiply_add(tile, x + t * TILE_BYTES, second, codes)
-        step = unpack_until(tile, w, ring, step, steps_until(tile, t + 2, steps))
+        step = unpack_until(tile, w, ring, step, steps_until(tile, t + 1 + AHEAD, steps))
     return step
 
 
@@ -101,7 +104,7 @@ def multiply_units(tile, x, second, units, w, steps, tiles, ring, acc, tile_byte
     A single unit's chunk is all of K: its sums stay in the registers.
     """
     chunk = tiles if units == 1 else tile.chunk
-    step = unpack_until(tile, w, ring, 0, steps_until(tile, 1, steps))
+    step = unpack_until(tile, w, ring, 0, steps_until(tile, AHEAD, steps))
     for first in range(0, tiles, chunk):
         last = min(first + chunk, tiles)
         for unit in range(units):
@@ -173,19 +176,21 @@ def work(spec, job):
     configure(config)
     width = 16 * tile.groups
     strips = (job.out_features + width - 1) // width
-    fewest = (units + UNITS - 1) // UNITS
+    fewest = max((units + UNITS - 1) // UNITS, job.rows * job.x_stride // NEAR_BYTES)
     parts = min(units, max(fewest, PIECES_PER_THREAD * job.threads // strips))
     home, ranges = member(job.fork, job.counters) % ranges_of(job.threads), ranges_of(job.threads)
     piece, offset = next_piece(job.counters, home, 0, ranges, strips * parts)
     while piece >= 0:
-        part = piece % parts
-        multiply_piece(spec, job, piece // parts, units * part // parts, units * (part + 1) // parts, rows, ring, acc)
+        part = piece // strips
+        multiply_piece(spec, job, piece % strips, units * part // parts, units * (part + 1) // parts, rows, ring, acc)
         piece, offset = next_piece(job.counters, home, offset, ranges, strips * parts)
     release()
 
 
 def bind(problem: Problem, config: AmxTile) -> BoundLinear:
-    """The compiled kernel for a problem."""
+    """The compiled kernel for a problem. Asks `why_not` first: without leave, the first tile ends the process."""
+    if reason := why_not(problem):
+        raise UnsupportedProblem(str(problem), {"numba.amx": reason})
 
     @cache
     def compile_for(row_tiles: int) -> Entry:
@@ -198,7 +203,7 @@ def configs(problem: Problem) -> tuple[AmxTile, ...]:
     """Tiles, the likeliest best first;"""
     format = problem.layout.partition("/")[0]
     row_tiles = (1,) if problem.rows <= 16 else (2, 1)
-    rings = (4, 8) if problem.rows <= 32 else (16, 8, 32)
+    rings = (4, 8) if problem.rows <= 32 else (8, 16, 4)
     return tuple(AmxTile(format, rows, ring) for ring in rings for rows in row_tiles)
 
 

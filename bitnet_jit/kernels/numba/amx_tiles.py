@@ -17,12 +17,13 @@ from numba.extending import intrinsic
 
 from bitnet_jit.kernels.numba.decode import DECODERS
 from bitnet_jit.kernels.numba.isa import AVX512_VNNI, I8, cpu_features
-from bitnet_jit.kernels.numba.simd import I64, at, load
+from bitnet_jit.kernels.numba.simd import I64, at, load, prefetch_weights
 
 ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA = 158, 0x1023, 18
 FEATURES = frozenset({"amx-tile", "amx-int8"}) | AVX512_VNNI.features
 SUMS, X, CODES = 0, 4, 6
 UNITS = 16  # of a piece of work
+AHEAD = 2  # tiles unpacked before their use
 STEP_BYTES = 256  # of a block of the layout, in one step of K
 
 
@@ -67,8 +68,8 @@ class AmxTile:
 
     @property
     def chunk(self) -> int:
-        """Tiles whose codes all units of a piece use in turn, while the next is unpacked."""
-        return self.ring - 2
+        """Tiles whose codes all units of a piece use in turn, beside those unpacked ahead and a step that overhangs."""
+        return self.ring - AHEAD - (1 if 16 % self.code_rows else 0)
 
     @property
     def ring_rows(self) -> int:
@@ -165,6 +166,7 @@ def ring_places(builder, tile: AmxTile, ring: ir.Value, row: ir.Value, count: in
 def unpack_group(builder, tile: AmxTile, w: ir.Value, group: int, steps: int, places: list) -> None:
     """Codes of `steps` steps of K for 16 outputs, from address w -> their rows."""
     for s in range(steps):
+        prefetch_weights(builder, w, STEP_BYTES * s + 64 * group)
         packed = load(builder, w, STEP_BYTES * s + 64 * group, AVX512_VNNI.vector)
         codes = DECODERS[tile.format].codes(builder, AVX512_VNNI, packed, in_place=False)
         for (base, offset), row in zip(places[s * tile.code_rows :], codes, strict=False):

@@ -6,7 +6,6 @@ the features that Numba will compile for, never from the machine alone: LLVM end
 they do not name.
 """
 
-import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ class Isa:
     """An instruction set.
 
     Attributes:
-        name: as in BITNET_JIT_ISA.
+        name: for people, and in the names of configs.
         lanes: int32 lanes of a register.
         registers: registers for a tile's accumulators, so that operands find room beside them.
         signed_codes: dot4 reads codes as signed bytes, so that 128 cannot be one.
@@ -116,17 +115,8 @@ def usable_isas() -> list[str]:
 
 @cache
 def chosen_isa() -> Isa:
-    """The set in use: BITNET_JIT_ISA where it is set and usable, else the fastest.
-
-    Raises:
-        ValueError: BITNET_JIT_ISA names a set that is unknown or that the CPU lacks.
-    """
-    wanted = os.environ.get("BITNET_JIT_ISA")
-    if not wanted:
-        return ISAS[usable_isas()[0]]
-    if wanted not in usable_isas():
-        raise ValueError(f"BITNET_JIT_ISA: expected one of {', '.join(usable_isas())} on this CPU, got {wanted!r}")
-    return ISAS[wanted]
+    """The set in use: the fastest."""
+    return ISAS[usable_isas()[0]]
 
 
 def machine() -> str:

@@ -31,6 +31,9 @@ from bitnet_jit.kernels.numba.tile import (
 from bitnet_jit.problem import Problem
 
 PIECES_PER_THREAD = 8
+# (rows, columns) of tiles by the bucket of M: whole steps of the layout (4 columns) while memory is the limit
+SHAPES = {1: ((1, 4), (1, 2), (1, 1)), 2: ((2, 4), (2, 2), (2, 1)), 4: ((4, 4), (4, 2), (4, 1))}
+MANY_ROWS = ((12, 2), (8, 2), (4, 2), (6, 4), (4, 4), (24, 1), (16, 1), (8, 1))
 BLOCK = 64  # outputs of a block of the layout
 STEP_BYTES = 256  # of a block, in one step of K
 
@@ -140,12 +143,10 @@ def bind(problem: Problem, config: Tile) -> BoundLinear:
 def configs(problem: Problem) -> tuple[Tile, ...]:
     """Tiles that fit the registers, the likeliest best first."""
     isa, format = chosen_isa(), problem.layout.partition("/")[0]
-    shapes = [(1, 4), (1, 2), (1, 1)] if problem.rows == 1 else [(rows, 2) for rows in (12, 8, 4)]
-    shapes += [] if problem.rows == 1 else [(6, 4), (4, 4), (24, 1), (16, 1), (8, 1)]
+    shapes = SHAPES.get(problem.rows, MANY_ROWS)
     tiles = [Tile(isa.name, format, rows, columns) for rows, columns in shapes]
-    return tuple(tile for tile in tiles if registers_type(tile).count <= isa.registers) or (
-        Tile(isa.name, format, 1, 1),
-    )
+    fitting = [tile for tile in tiles if registers_type(tile).count <= isa.registers]
+    return tuple(fitting) or (Tile(isa.name, format, 1, 1),)
 
 
 def why_not(problem: Problem) -> str | None:
