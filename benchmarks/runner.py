@@ -41,11 +41,15 @@ class Run:
         task = self.progress.add_task(op, total=len(cases) * len(self.options.threads))
         for work, cache in cases:
             self.progress.update(task, description=f"{op} {work.shape}, {work.rows} rows, {cache}")
-            contenders = self.build(work, cache, providers)
-            for threads in self.options.threads:
-                if contenders:
-                    self.time(op, work, cache, contenders, threads)
-                self.progress.advance(task)
+            self.run_case(op, work, cache, providers)
+            self.progress.advance(task, len(self.options.threads))
+
+    def run_case(self, op: str, work: Work, cache: str, providers: Sequence[Provider]) -> None:
+        """One case at every number of threads. Its contenders, gigabytes of copies if cold, end with this function."""
+        contenders = self.build(work, cache, providers)
+        for threads in self.options.threads:
+            if contenders:
+                self.time(op, work, cache, contenders, threads)
 
     def build(self, work: Work, cache: str, providers: Sequence[Provider]) -> list[Contender]:
         """The contenders that can do the work and do it right; every other provider becomes a refusal."""
