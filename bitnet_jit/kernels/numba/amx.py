@@ -31,7 +31,6 @@ from bitnet_jit.kernels.numba.amx_tiles import (
     zero_sums,
 )
 from bitnet_jit.kernels.numba.bound import BoundLinear
-from bitnet_jit.kernels.numba.elements import load_float32, load_int32
 from bitnet_jit.kernels.numba.jit import jit
 from bitnet_jit.kernels.numba.job import TILE_BYTES, prepare
 from bitnet_jit.kernels.numba.launch import Entry, compile_linear, works_on
@@ -40,7 +39,7 @@ from bitnet_jit.kernels.numba.linear import BLOCK, PIECES_PER_THREAD
 from bitnet_jit.kernels.numba.parallel import member, next_piece, ranges_of
 from bitnet_jit.kernels.numba.quantize import SEGMENT
 from bitnet_jit.kernels.numba.simd import pointer
-from bitnet_jit.kernels.numba.tile import finish_row, finish_sums
+from bitnet_jit.kernels.numba.tile import finish_rows
 from bitnet_jit.problem import Problem
 
 NEAR_BYTES = 2**20  # of x in a part of the rows: what the second cache keeps while all strips of outputs pass
@@ -121,30 +120,6 @@ def multiply_units(tile, x, second, units, w, steps, tiles, ring, acc, tile_byte
 
 
 @jit
-def finish_unit(spec, job, acc, first_row, rows, output, count):
-    """Sums of rows first_row.. (as far as there are `rows`) -> outputs."""
-    for r in range(rows):
-        row = first_row + r
-        sums, first = acc + r * spec.tile.row_bytes, row * job.out_features + output
-        if spec.y_is_sums:
-            finish_sums(sums, load_int32(job.x_sum, row), job.y, first, count)
-        else:
-            finish_row(
-                spec,
-                sums,
-                load_int32(job.x_sum, row),
-                load_float32(job.x_scale, row),
-                job.w_scale,
-                job.scale_kind,
-                job.bias,
-                job.y,
-                output,
-                first,
-                count,
-            )
-
-
-@jit
 def multiply_piece(spec, job, strip, first_unit, last_unit, rows, ring, acc):
     """A strip of outputs for units first_unit..last_unit-1, whose tiles have `rows` rows."""
     tile = spec.tile
@@ -159,7 +134,8 @@ def multiply_piece(spec, job, strip, first_unit, last_unit, rows, ring, acc):
     multiply_units(tile, x, second, units, w, steps, tiles, ring, acc, rows * tile.row_bytes)
     first_row = first_unit * tile.row_tiles * rows
     rows_here = min(units * tile.row_tiles * rows, job.rows - first_row)
-    finish_unit(spec, job, acc, first_row, rows_here, output, min(width, job.out_features - output))
+    count = min(width, job.out_features - output)
+    finish_rows(spec, job, acc, tile.row_bytes, first_row, rows_here, output, count)
 
 
 @works_on(AmxTile)

@@ -24,8 +24,7 @@ from bitnet_jit.kernels.numba.tile import (
     add_group,
     clear,
     finish_floats,
-    finish_row,
-    finish_sums,
+    finish_rows,
     scale_row,
 )
 from bitnet_jit.problem import Problem
@@ -45,25 +44,7 @@ def multiply_tile(spec, job, first_row, w, output, count):
     acc = stack_bytes(spec.tile)
     steps = (job.in_features + tile.inputs - 1) // tile.inputs
     accumulate(tile, job.x_q + first_row * job.x_stride, job.x_stride, w, steps, acc)
-    for r in range(tile.rows):
-        row = first_row + r
-        sums, first = acc + 4 * tile.width * r, row * job.out_features + output
-        if spec.y_is_sums:
-            finish_sums(sums, load_int32(job.x_sum, row), job.y, first, count)
-        else:
-            finish_row(
-                spec,
-                sums,
-                load_int32(job.x_sum, row),
-                load_float32(job.x_scale, row),
-                job.w_scale,
-                job.scale_kind,
-                job.bias,
-                job.y,
-                output,
-                first,
-                count,
-            )
+    finish_rows(spec, job, acc, 4 * tile.width, first_row, tile.rows, output, count)
 
 
 @jit

@@ -17,10 +17,10 @@ from bitnet_jit.kernels.numba.elements import (
     store_int32,
 )
 from bitnet_jit.kernels.numba.jit import jit
+from bitnet_jit.kernels.numba.job import TENSOR
 from bitnet_jit.kernels.numba.simd import spill, step, zero
 
 F0 = np.float32(0)
-TENSOR = 0  # w_scale has no dimension
 
 
 @jit
@@ -66,6 +66,30 @@ def finish_floats(spec, values, bias, y, output, first, count):
         for c in range(count):
             store_float(
                 spec.y_dtype, y, first + c, load_float32(values, c) + load_float(spec.bias_dtype, bias, output + c)
+            )
+
+
+@jit
+def finish_rows(spec, job, acc, row_bytes, first_row, rows, output, count):
+    """Sums of rows first_row.., row_bytes apart from address acc -> `count` outputs of each row from `output` on."""
+    for r in range(rows):
+        row = first_row + r
+        sums, first = acc + row_bytes * r, row * job.out_features + output
+        if spec.y_is_sums:
+            finish_sums(sums, load_int32(job.x_sum, row), job.y, first, count)
+        else:
+            finish_row(
+                spec,
+                sums,
+                load_int32(job.x_sum, row),
+                load_float32(job.x_scale, row),
+                job.w_scale,
+                job.scale_kind,
+                job.bias,
+                job.y,
+                output,
+                first,
+                count,
             )
 
 
