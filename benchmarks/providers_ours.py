@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from bitnet_jit.kernels import registry
-from bitnet_jit.ops import plans
+from bitnet_jit.ops import calls, eager
 from bitnet_jit.packing import FORMATS
-from bitnet_jit.problem import Problem, rows_bucket
+from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.workspace import Workspace
 from work import Contender, Provider, Work
 
@@ -23,16 +23,16 @@ def packed_copies(work: Work, format_name: str, copies: int) -> tuple[str, list[
 
 
 def build_layer(name: str, format_name: str, work: Work, copies: int) -> Contender:
-    """The op bit_linear, float32 in and out."""
+    """The op bit_linear as our modules call it, float32 in and out."""
     layout, weights = packed_copies(work, format_name, copies)
     x = torch.from_numpy(work.x).to(work.device)
     w_scale = torch.tensor(work.w_scale, device=work.device)
-    last = x.new_empty(0)
+    bit_linear, last = eager("bit_linear"), x.new_empty(0)
 
     def run(number: int) -> None:
         nonlocal last
         weight = weights[number % copies]
-        last = torch.ops.bitnet_jit.bit_linear(x, weight, w_scale, None, work.shape.out_features, layout, 0, "a8")
+        last = bit_linear(x, weight, w_scale, None, work.shape.out_features, layout, 0, "a8")
 
     return contender(name, run, lambda: last.cpu().numpy(), num_bytes(format_name, work), work)
 
@@ -41,10 +41,9 @@ def build_kernel(name: str, format_name: str, work: Work, copies: int) -> Conten
     """The kernel that the dispatcher chooses for ternary_matmul, called without torch's dispatch."""
     layout, weights = packed_copies(work, format_name, copies)
     x_q = torch.from_numpy(work.codes[0]).to(work.device)
-    problem = plans.describe(
+    problem = calls.describe(
         "ternary_matmul",
         x_q,
-        rows_bucket(work.rows),
         work.shape.out_features,
         layout=layout,
         activation="a8",
@@ -59,10 +58,10 @@ def launcher(
     problem: Problem, x_q: torch.Tensor, weights: list[torch.Tensor], acc: torch.Tensor
 ) -> Callable[[int], Any]:
     """Runs the chosen kernel on the weight copy of a number; a Numba kernel by its addresses, nothing around it."""
-    choice = plans.DISPATCHER.choose(problem)
+    choice = calls.DISPATCHER.choose(problem)
     if not choice.kernel.name.startswith("numba."):
-        plan = plans.make_plan(problem)
-        return lambda number: acc.copy_(plan(x_q, weights[number % len(weights)]))
+        call = calls.make_call(problem, x_q.shape)
+        return lambda number: acc.copy_(call(x_q, weights[number % len(weights)]))
     from bitnet_jit.ops.numba_tensors import FORK
 
     bound, rows = choice.kernel.bind(problem, choice.config), len(x_q)

@@ -13,11 +13,12 @@ from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.models.kv_cache import KVCache
 from bitnet_jit.models.rope import rotate
 from bitnet_jit.nn import PackedBitLinear, RMSNorm
+from bitnet_jit.ops import eager
 
-quantize_activation = torch.ops.bitnet_jit.quantize_activation.default
-quantized_linear = torch.ops.bitnet_jit.quantized_linear.default
-relu2_mul_norm_quantize = torch.ops.bitnet_jit.relu2_mul_norm_quantize.default
-rms_norm_quantize = torch.ops.bitnet_jit.rms_norm_quantize.default
+quantize_activation = eager("quantize_activation")
+quantized_linear = eager("quantized_linear")
+relu2_mul_norm_quantize = eager("relu2_mul_norm_quantize")
+rms_norm_quantize = eager("rms_norm_quantize")
 
 Codes = tuple[torch.Tensor, torch.Tensor]  # x_q int8 (..., K), x_scale float32 (...)
 

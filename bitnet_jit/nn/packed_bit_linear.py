@@ -11,14 +11,14 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-import bitnet_jit.ops  # noqa: F401  registers torch.ops.bitnet_jit
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
 from bitnet_jit.nn import checks
+from bitnet_jit.ops import eager
 from bitnet_jit.packing import get_format
 from bitnet_jit.quant import dequantize_weight
 
-bit_linear = torch.ops.bitnet_jit.bit_linear.default
+bit_linear = eager("bit_linear")
 LAYOUT = "layout_name"  # an attribute of w_packed: a layer that shares it may have laid it anew
 
 

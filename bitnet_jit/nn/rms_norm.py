@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-import bitnet_jit.ops  # noqa: F401  registers torch.ops.bitnet_jit
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.ops import eager
 
-rms_norm = torch.ops.bitnet_jit.rms_norm.default
+rms_norm = eager("rms_norm")
 
 
 class RMSNorm(nn.Module):

@@ -3,3 +3,4 @@
 from bitnet_jit.ops import linear as linear
 from bitnet_jit.ops import norm as norm
 from bitnet_jit.ops import training as training
+from bitnet_jit.ops.library import eager as eager

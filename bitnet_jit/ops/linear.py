@@ -6,33 +6,26 @@ import torch
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
+from bitnet_jit.ops.calls import Call, describe, dtype_name, keep, make_call
 from bitnet_jit.ops.library import define
-from bitnet_jit.ops.plans import Plan, describe, dtype_name, make_plan
-from bitnet_jit.problem import MAX_IN_FEATURES, rows_bucket
+from bitnet_jit.problem import MAX_IN_FEATURES
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 SCALES = ("tensor", "row", "group")
 ACTIVATIONS = ("a8", "a16")
 
 
-class LinearPlans:
-    """The plans of one linear op, each by all that its kernel relies on: kernels take addresses and check nothing."""
+class LinearCalls:
+    """The calls of one linear op, each by all that its kernel relies on: kernels take addresses and check nothing."""
 
     def __init__(self, op: str) -> None:
         self.op = op
-        self._plans: dict[tuple[Any, ...], Plan] = {}
+        self._calls: dict[tuple[Any, ...], Call] = {}
 
-    def find(self, x, w_packed, w_scale, bias, out_features, layout, group_size, activation, y_dtype) -> Plan:
-        """The plan for a call. Raises InvalidInput where an argument does not fit the others."""
-        in_features = x.shape[-1] if x.dim() else 0
+    def find(self, x, w_packed, w_scale, bias, out_features, layout, group_size, activation, y_dtype) -> Call:
+        """What runs such arguments. Raises InvalidInput where one does not fit the others."""
         key = (
-            rows_bucket(x.numel() // in_features) if in_features else 0,
-            in_features,
-            out_features,
-            layout,
-            group_size,
-            activation,
-            y_dtype,
+            x.shape,
             x.dtype,
             x.device,
             w_packed.shape,
@@ -40,14 +33,17 @@ class LinearPlans:
             w_packed.device,
             None if w_scale is None else (w_scale.shape, w_scale.dtype, w_scale.device),
             None if bias is None else (bias.shape, bias.dtype, bias.device),
+            out_features,
+            layout,
+            group_size,
+            activation,
+            y_dtype,
         )
-        plan = self._plans.get(key)
-        if plan is None:
-            plan = self._plans[key] = self._make(key, x, w_packed, w_scale, bias)
-        return plan
+        call = self._calls.get(key)
+        return call if call is not None else self._make(key, x, w_packed, w_scale, bias)
 
-    def _make(self, key, x, w_packed, w_scale, bias) -> Plan:
-        bucket, _, out_features, layout, group_size, activation, y_dtype, *_ = key
+    def _make(self, key, x, w_packed, w_scale, bias) -> Call:
+        out_features, layout, group_size, activation, y_dtype = key[-5:]
         check_x(self.op, x)
         check_options(self.op, activation, y_dtype)
         check_weight(x, w_packed, w_scale, out_features, layout, group_size)
@@ -56,7 +52,6 @@ class LinearPlans:
         problem = describe(
             self.op,
             x,
-            bucket,
             out_features,
             layout=layout,
             activation=activation,
@@ -65,7 +60,7 @@ class LinearPlans:
             group_size=group_size,
             bias="" if bias is None else dtype_name(bias.dtype),
         )
-        return make_plan(problem)
+        return keep(self._calls, key, make_call(problem, x.shape))
 
 
 def check_x(op: str, x: torch.Tensor) -> None:
@@ -118,14 +113,14 @@ def check_bias(bias: torch.Tensor | None, out_features: int) -> None:
         raise InvalidInput(f"bias: expected floating point ({out_features},), got {bias.dtype} {tuple(bias.shape)}")
 
 
-BIT_LINEAR = LinearPlans("bit_linear")
-QUANTIZED_LINEAR = LinearPlans("quantized_linear")
-TERNARY_MATMUL = LinearPlans("ternary_matmul")
+BIT_LINEAR = LinearCalls("bit_linear")
+QUANTIZED_LINEAR = LinearCalls("quantized_linear")
+TERNARY_MATMUL = LinearCalls("ternary_matmul")
 
 
 def bit_linear(x, w_packed, w_scale, bias, out_features, layout, group_size, activation):
-    plan = BIT_LINEAR.find(x, w_packed, w_scale, bias, out_features, layout, group_size, activation, x.dtype)
-    return plan(x, w_packed, w_scale, bias)
+    call = BIT_LINEAR.find(x, w_packed, w_scale, bias, out_features, layout, group_size, activation, x.dtype)
+    return call(x, w_packed, w_scale, bias)
 
 
 def fake_bit_linear(x, w_packed, w_scale, bias, out_features, layout, group_size, activation):
@@ -138,8 +133,8 @@ def quantized_linear(x_q, x_scale, w_packed, w_scale, bias, out_features, layout
             f"x_scale: expected float32 {tuple(x_q.shape[:-1])} on {x_q.device}, "
             f"got {x_scale.dtype} {tuple(x_scale.shape)} on {x_scale.device}"
         )
-    plan = QUANTIZED_LINEAR.find(x_q, w_packed, w_scale, bias, out_features, layout, group_size, "a8", y_dtype)
-    return plan(x_q, x_scale, w_packed, w_scale, bias)
+    call = QUANTIZED_LINEAR.find(x_q, w_packed, w_scale, bias, out_features, layout, group_size, "a8", y_dtype)
+    return call(x_q, x_scale, w_packed, w_scale, bias)
 
 
 def fake_quantized_linear(x_q, x_scale, w_packed, w_scale, bias, out_features, layout, group_size, y_dtype):
@@ -147,8 +142,8 @@ def fake_quantized_linear(x_q, x_scale, w_packed, w_scale, bias, out_features, l
 
 
 def ternary_matmul(x_q, w_packed, out_features, layout):
-    plan = TERNARY_MATMUL.find(x_q, w_packed, None, None, out_features, layout, 0, "a8", torch.int32)
-    return plan(x_q, w_packed)
+    call = TERNARY_MATMUL.find(x_q, w_packed, None, None, out_features, layout, 0, "a8", torch.int32)
+    return call(x_q, w_packed)
 
 
 def fake_ternary_matmul(x_q, w_packed, out_features, layout):

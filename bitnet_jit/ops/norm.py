@@ -5,22 +5,27 @@ from typing import Any
 import torch
 
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.ops.calls import Call, describe, dtype_name, keep, make_call
 from bitnet_jit.ops.library import define
-from bitnet_jit.ops.plans import Plan, describe, dtype_name, make_plan
-from bitnet_jit.problem import MAX_IN_FEATURES, rows_bucket
+from bitnet_jit.problem import MAX_IN_FEATURES
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class RowPlans:
-    """The plans of one row-wise op, by what a call looks like."""
+class RowCalls:
+    """The calls of one row-wise op, each by all that its kernel relies on."""
 
     def __init__(self, op: str) -> None:
         self.op = op
-        self._plans: dict[tuple[Any, ...], Plan] = {}
+        self._calls: dict[tuple[Any, ...], Call] = {}
 
-    def find(self, x: torch.Tensor, weight: torch.Tensor | None) -> Plan:
-        """The plan for a call. Raises InvalidInput where x or the weight do not fit."""
+    def find(self, x: torch.Tensor, weight: torch.Tensor | None) -> Call:
+        """What runs such arguments. Raises InvalidInput where x or the weight do not fit."""
+        key = (x.shape, x.dtype, x.device, None if weight is None else (weight.shape, weight.dtype, weight.device))
+        call = self._calls.get(key)
+        return call if call is not None else self._make(key, x, weight)
+
+    def _make(self, key, x: torch.Tensor, weight: torch.Tensor | None) -> Call:
         if x.dtype not in FLOATS or x.dim() < 1 or not 1 <= x.shape[-1] <= MAX_IN_FEATURES:
             raise InvalidInput(
                 f"x: {self.op} takes floating point (..., K) with K from 1 to {MAX_IN_FEATURES}, "
@@ -34,20 +39,16 @@ class RowPlans:
                 f"weight: expected floating point ({features},) on {x.device}, "
                 f"got {weight.dtype} {tuple(weight.shape)} on {weight.device}"
             )
-        weight_dtype = None if weight is None else weight.dtype
-        key = (rows_bucket(x.numel() // features), features, x.dtype, x.device, weight_dtype)
-        plan = self._plans.get(key)
-        if plan is None:
-            y_dtype = dtype_name(x.dtype) if self.op == "rms_norm" else "int8"
-            bias = "" if weight is None else dtype_name(weight.dtype)
-            plan = self._plans[key] = make_plan(describe(self.op, x, key[0], features, y_dtype=y_dtype, bias=bias))
-        return plan
+        y_dtype = dtype_name(x.dtype) if self.op == "rms_norm" else "int8"
+        bias = "" if weight is None else dtype_name(weight.dtype)
+        problem = describe(self.op, x, features, y_dtype=y_dtype, bias=bias)
+        return keep(self._calls, key, make_call(problem, x.shape))
 
 
-QUANTIZE_ACTIVATION = RowPlans("quantize_activation")
-RMS_NORM = RowPlans("rms_norm")
-RMS_NORM_QUANTIZE = RowPlans("rms_norm_quantize")
-RELU2_MUL_NORM_QUANTIZE = RowPlans("relu2_mul_norm_quantize")
+QUANTIZE_ACTIVATION = RowCalls("quantize_activation")
+RMS_NORM = RowCalls("rms_norm")
+RMS_NORM_QUANTIZE = RowCalls("rms_norm_quantize")
+RELU2_MUL_NORM_QUANTIZE = RowCalls("relu2_mul_norm_quantize")
 
 
 def quantize_activation(x):

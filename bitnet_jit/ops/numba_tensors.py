@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from bitnet_jit.kernels.kernel import Config, Kernel
 from bitnet_jit.kernels.numba.threads import Fork
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.threads import THREADS
@@ -15,108 +14,64 @@ FORK = Fork()
 WORKSPACE = Workspace()
 
 
-def contiguous(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor, copied only if it is not contiguous."""
-    return tensor if tensor.is_contiguous() else tensor.contiguous()
+def contiguous(tensor: Any) -> Any:
+    """The tensor (or None), copied only if it is not contiguous."""
+    return tensor if tensor is None or tensor.is_contiguous() else tensor.contiguous()
 
 
-def bind(kernel: Kernel, config: Config, problem: Problem) -> Callable[..., Any]:
-    """A Numba kernel as a plan on tensors."""
-    bound = kernel.bind(problem, config)
-    return BINDERS[problem.op](bound, problem)
-
-
-def bind_bit_linear(bound: Any, problem: Problem) -> Callable[..., torch.Tensor]:
+def bind_bit_linear(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., torch.Tensor]:
     """bit_linear(x, w_packed, w_scale, bias). Every tenth of a microsecond counts here."""
-    in_features, out_features, sizes = problem.in_features, problem.out_features, bound.sizes
-    ready = ReadyCalls(bound)
+    rows, y_shape = shape[:-1].numel(), (*shape[:-1], problem.out_features)
+    y_dtype = None if problem.y_dtype == problem.x_dtype else getattr(torch, problem.y_dtype)
+    if not rows:
+        return lambda x, *others: x.new_empty(y_shape, dtype=y_dtype)
+    entry, num_bytes, sizes = bound.entry(rows), bound.workspace_bytes(rows), (rows, *bound.sizes)
 
-    def plan(x, w_packed, w_scale, bias):
-        if not (x.is_contiguous() and w_packed.is_contiguous() and w_scale.is_contiguous()):
-            x, w_packed, w_scale = x.contiguous(), w_packed.contiguous(), w_scale.contiguous()
-        shape = x.shape
-        rows = shape[0] if len(shape) == 2 else x.numel() // in_features
-        y = x.new_empty((rows, out_features) if len(shape) == 2 else (*shape[:-1], out_features))
-        if rows:
-            entry, num_bytes = ready[rows]
-            entry(
-                None,
-                FORK.address,
-                THREADS.get(),
-                x.data_ptr(),
-                0,
-                w_packed.data_ptr(),
-                w_scale.data_ptr(),
-                0 if bias is None else (bias := contiguous(bias)).data_ptr(),
-                y.data_ptr(),
-                rows,
-                *sizes,
-                WORKSPACE.take(num_bytes),
-            )
+    def call(x, w_packed, w_scale, bias, x_scale=None):
+        if not (x.is_contiguous() and w_packed.is_contiguous()):
+            x, w_packed = x.contiguous(), w_packed.contiguous()
+        # sizes one by one: torch takes 0.4 us more to read a tuple
+        y = x.new_empty(*y_shape) if y_dtype is None else x.new_empty(*y_shape, dtype=y_dtype)
+        entry(
+            None,
+            FORK.address,
+            THREADS.get(),
+            x.data_ptr(),
+            0 if x_scale is None else (x_scale := contiguous(x_scale)).data_ptr(),
+            w_packed.data_ptr(),
+            0 if w_scale is None else (w_scale := contiguous(w_scale)).data_ptr(),
+            0 if bias is None else (bias := contiguous(bias)).data_ptr(),
+            y.data_ptr(),
+            *sizes,
+            WORKSPACE.take(num_bytes),
+        )
         return y
 
-    return plan
+    return call
 
 
-class ReadyCalls(dict[int, tuple[Callable[..., None], int]]):
-    """rows -> the compiled kernel for them and the bytes of its scratch memory, found at the first call."""
-
-    def __init__(self, bound: Any) -> None:
-        super().__init__()
-        self._bound = bound
-
-    def __missing__(self, rows: int) -> tuple[Callable[..., None], int]:
-        ready = self[rows] = self._bound.entry(rows), self._bound.workspace_bytes(rows)
-        return ready
-
-
-def bind_quantized_linear(bound: Any, problem: Problem) -> Callable[..., torch.Tensor]:
+def bind_quantized_linear(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., torch.Tensor]:
     """quantized_linear(x_q, x_scale, w_packed, w_scale, bias)."""
-    in_features, out_features, sizes = problem.in_features, problem.out_features, bound.sizes
-    y_dtype, ready = getattr(torch, problem.y_dtype), ReadyCalls(bound)
-
-    def plan(x_q, x_scale, w_packed, w_scale, bias):
-        x_q, x_scale, w_packed, w_scale = map(contiguous, (x_q, x_scale, w_packed, w_scale))
-        y = x_q.new_empty((*x_q.shape[:-1], out_features), dtype=y_dtype)
-        if rows := x_q.numel() // in_features:
-            entry, num_bytes = ready[rows]
-            entry(
-                None,
-                FORK.address,
-                THREADS.get(),
-                x_q.data_ptr(),
-                x_scale.data_ptr(),
-                w_packed.data_ptr(),
-                w_scale.data_ptr(),
-                0 if bias is None else (bias := contiguous(bias)).data_ptr(),
-                y.data_ptr(),
-                rows,
-                *sizes,
-                WORKSPACE.take(num_bytes),
-            )
-        return y
-
-    return plan
+    call = bind_bit_linear(bound, problem, shape)
+    return lambda x_q, x_scale, w_packed, w_scale, bias: call(x_q, w_packed, w_scale, bias, x_scale)
 
 
-def bind_ternary_matmul(bound: Any, problem: Problem) -> Callable[..., torch.Tensor]:
-    linear = bind_quantized_linear(bound, problem)
-    no_scale = torch.empty(0)
-    return lambda x_q, w_packed: linear(x_q, no_scale, w_packed, no_scale, None)
+def bind_ternary_matmul(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., torch.Tensor]:
+    """ternary_matmul(x_q, w_packed)."""
+    call = bind_bit_linear(bound, problem, shape)
+    return lambda x_q, w_packed: call(x_q, w_packed, None, None)
 
 
-def bind_rows(bound: Any, problem: Problem) -> Callable[..., Any]:
+def bind_rows(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., Any]:
     """Row-wise ops: (x), (x, weight, eps) or (gate, up, weight, eps) -> y, or codes and scales."""
-    features, entry = problem.in_features, bound.entry
+    rows, features, entry = shape[:-1].numel(), shape[-1], bound.entry
     quantizes = problem.op != "rms_norm"
 
     def run(x, up, weight, eps):
-        x = contiguous(x)
-        up = None if up is None else contiguous(up)
-        weight = None if weight is None else contiguous(weight)
-        y = torch.empty_like(x, dtype=torch.int8 if quantizes else x.dtype)
-        scale = x.new_empty(x.shape[:-1], dtype=torch.float32) if quantizes else None
-        if rows := x.numel() // features:
+        x, up, weight = contiguous(x), contiguous(up), contiguous(weight)
+        y = x.new_empty(*shape, dtype=torch.int8) if quantizes else x.new_empty(*shape)
+        scale = x.new_empty(shape[:-1], dtype=torch.float32) if quantizes else None
+        if rows:
             threads = THREADS.get()
             entry(
                 None,
@@ -141,7 +96,7 @@ def bind_rows(bound: Any, problem: Problem) -> Callable[..., Any]:
     return lambda x, weight, eps: run(x, None, weight, eps)
 
 
-BINDERS: dict[str, Callable[[Any, Problem], Callable[..., Any]]] = {
+BINDERS: dict[str, Callable[[Any, Problem, torch.Size], Callable[..., Any]]] = {
     "bit_linear": bind_bit_linear,
     "quantized_linear": bind_quantized_linear,
     "ternary_matmul": bind_ternary_matmul,

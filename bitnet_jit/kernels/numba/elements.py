@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from bitnet_jit.kernels.numba.isa import I8, I16, I32, cpu_features, machine
+from bitnet_jit.kernels.numba.isa import I8, I16, I32, cpu_features, machine, splat_constant
 from bitnet_jit.kernels.numba.simd import F32
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "int32": 4}
@@ -25,17 +25,32 @@ def i32(value: int) -> ir.Constant:
     return ir.Constant(I32, value & 0xFFFFFFFF)
 
 
+def like(value: ir.Value, kind: ir.Type) -> ir.Type:
+    """`kind` as a scalar or a vector, as the value is."""
+    return ir.VectorType(kind, value.type.count) if isinstance(value.type, ir.VectorType) else kind
+
+
+def constant(kind: ir.Type, number: float) -> ir.Constant:
+    """A constant, in every lane where `kind` is a vector."""
+    return splat_constant(kind, number) if isinstance(kind, ir.VectorType) else ir.Constant(kind, number)
+
+
 def widen_half(builder, half: ir.Value) -> ir.Value:
     """float16 bits (i32) -> float: shift into place, then mend the exponent of infinity, NaN and denormals."""
+    ints, floats = half.type, like(half, F32)
+
+    def i32(number: int) -> ir.Constant:
+        return constant(ints, number)
+
     magnitude = builder.shl(builder.and_(half, i32(0x7FFF)), i32(13))
     exponent = builder.and_(magnitude, i32(0x0F800000))
     rebased = builder.add(magnitude, i32(112 << 23))
     infinite = builder.add(rebased, i32(112 << 23))
-    small = builder.bitcast(builder.add(rebased, i32(1 << 23)), F32)
-    small = builder.bitcast(builder.fsub(small, ir.Constant(F32, 2.0**-14)), I32)
+    small = builder.bitcast(builder.add(rebased, i32(1 << 23)), floats)
+    small = builder.bitcast(builder.fsub(small, constant(floats, 2.0**-14)), ints)
     bits = builder.select(builder.icmp_unsigned("==", exponent, i32(0x0F800000)), infinite, rebased)
     bits = builder.select(builder.icmp_unsigned("==", exponent, i32(0)), small, bits)
-    return builder.bitcast(builder.or_(bits, builder.shl(builder.and_(half, i32(0x8000)), i32(16))), F32)
+    return builder.bitcast(builder.or_(bits, builder.shl(builder.and_(half, i32(0x8000)), i32(16))), floats)
 
 
 def narrow_half(builder, value: ir.Value) -> ir.Value:
@@ -69,19 +84,29 @@ def element(builder, address: ir.Value, index: ir.Value, kind: ir.Type) -> ir.Va
     return builder.gep(builder.inttoptr(address, kind.as_pointer()), [index], source_etype=kind)
 
 
+def load_elements(builder, dtype: str, address: ir.Value, index: ir.Value, count: int = 0) -> ir.Value:
+    """Element `index` of an array of a floating dtype as float32; or `count` elements from there on as a vector."""
+    stored = {"float32": F32, "float16": ir.HalfType() if has_half_conversion() else I16, "bfloat16": I16}[dtype]
+    place = element(builder, address, index, stored)
+    if count:
+        place = builder.bitcast(place, ir.VectorType(stored, count).as_pointer())
+    value = builder.load(place, align=ELEMENT_BYTES[dtype])
+    if stored is F32:
+        return value
+    if stored is not I16:
+        return builder.fpext(value, like(value, F32))
+    bits = builder.zext(value, like(value, I32))
+    if dtype == "float16":
+        return widen_half(builder, bits)
+    return builder.bitcast(builder.shl(bits, constant(bits.type, 16)), like(value, F32))
+
+
 @intrinsic
 def load_float(typingctx, dtype, address, index):
     """Element `index` of the array of `dtype` (static) at an address, as float32."""
-    name = dtype.value
 
     def codegen(context, builder, signature, args):
-        _, address, index = args
-        if name == "float32":
-            return builder.load(element(builder, address, index, F32), align=4)
-        if name == "float16" and has_half_conversion():
-            return builder.fpext(builder.load(element(builder, address, index, ir.HalfType()), align=2), F32)
-        bits = builder.zext(builder.load(element(builder, address, index, I16), align=2), I32)
-        return widen_half(builder, bits) if name == "float16" else builder.bitcast(builder.shl(bits, i32(16)), F32)
+        return load_elements(builder, dtype.value, args[1], args[2])
 
     return types.float32(dtype, types.int64, types.int64), codegen
 

@@ -51,7 +51,7 @@ def call(builder, name: str, result: ir.Type, *arguments: ir.Value) -> ir.Value:
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
 
-def splat_constant(vector: ir.VectorType, value: int) -> ir.Constant:
+def splat_constant(vector: ir.VectorType, value: float) -> ir.Constant:
     """A vector that holds one value in every lane."""
     return ir.Constant(vector, [value] * vector.count)
 

@@ -6,7 +6,7 @@ All kernels of this package share this part; they differ in how they multiply (`
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from numba.extending import register_jitable
+from numba.extending import overload, register_jitable
 
 from bitnet_jit.kernels.numba.elements import ELEMENT_BYTES, store_int32
 from bitnet_jit.kernels.numba.jit import jit
@@ -144,15 +144,24 @@ def make_job(spec, fork, threads, x, x_scale, w, w_scale, bias, y, sizes, worksp
     )
 
 
+def write_codes(spec, x, count, codes, segments, stride, x_scale, row):
+    """Codes of one row: those given, or x quantized; returns their sum."""
+
+
+@overload(write_codes)
+def write_codes_of(spec, x, count, codes, segments, stride, x_scale, row):
+    if spec.value.x_is_codes:
+        return lambda spec, x, count, codes, segments, stride, x_scale, row: copy_row(x, count, codes, segments, stride)
+    return lambda spec, x, count, codes, segments, stride, x_scale, row: quantize_row(
+        spec.x_dtype, x, count, codes, segments, stride, x_scale, row
+    )
+
+
 @jit
 def prepare_row(spec, job, row, codes, stride):
     """Codes of one row of x in segments of 64 that begin `stride` bytes apart; its scale and sums."""
     x = job.x + row * job.in_features * spec.x_bytes
-    segments = job.x_stride // SEGMENT
-    if spec.x_is_codes:
-        total = copy_row(x, job.in_features, codes, segments, stride)
-    else:
-        total = quantize_row(spec.x_dtype, x, job.in_features, codes, segments, stride, job.x_scale, row)
+    total = write_codes(spec, x, job.in_features, codes, job.x_stride // SEGMENT, stride, job.x_scale, row)
     if job.scale_kind == GROUP:
         sum_groups(codes, job.in_features, job.group_size, job.x_sum, row * job.groups)
     else:

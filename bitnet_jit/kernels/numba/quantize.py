@@ -17,6 +17,7 @@ from bitnet_jit.kernels.numba.elements import (
     store_int32,
 )
 from bitnet_jit.kernels.numba.jit import jit
+from bitnet_jit.kernels.numba.lanes import LANES, add_lanes, max_lane, max_magnitudes, quantize_lanes, zero_ints
 from bitnet_jit.kernels.numba.simd import bits_of_float, float_from_bits
 
 INFINITY_BITS = np.uint32(0x7F800000)
@@ -30,8 +31,12 @@ SEGMENT = 64
 @jit
 def absmax_bits(dtype, x, count):
     """Bits of the largest |x| of `count` elements at address x; above those of infinity where one is NaN."""
-    largest = np.uint32(0)
-    for i in range(count):
+    whole = count // LANES * LANES
+    lanes = zero_ints()
+    for i in range(0, whole, LANES):
+        lanes = max_magnitudes(lanes, dtype, x, i)
+    largest = max_lane(lanes)
+    for i in range(whole, count):
         largest = max(largest, bits_of_float(load_float(dtype, x, i)) & MAGNITUDE)
     return largest
 
@@ -65,13 +70,16 @@ def quantize_row(dtype, x, count, codes, segments, stride, x_scale, row):
 @jit
 def quantize_segment(dtype, x, first, count, factor, codes):
     """Codes of x[first:first + count] to address codes; returns their sum."""
-    total = np.int32(0)
-    for i in range(count):
-        code = np.int32(bits_of_float(load_float(dtype, x, first + i) * factor + MAGIC)) - np.int32(ROUND_BITS)
-        code = min(max(code, np.int32(-128)), np.int32(127))
-        store_int8(codes, i, code)
-        total += code
-    return total
+    whole = count // LANES * LANES
+    lanes = zero_ints()
+    for i in range(0, whole, LANES):
+        lanes = quantize_lanes(lanes, dtype, x, first + i, factor, codes + i)
+    total = add_lanes(lanes)
+    for i in range(whole, count):
+        bits = np.int32(bits_of_float(load_float(dtype, x, first + i) * factor + MAGIC))
+        store_int8(codes, i, bits)
+        total += bits
+    return np.int32(total - count * ROUND_BITS)
 
 
 @jit

@@ -24,9 +24,10 @@ from bitnet_jit.kernels.numba.elements import (
 )
 from bitnet_jit.kernels.numba.jit import StaticType, compiled, jit, kernel
 from bitnet_jit.kernels.numba.job import round_up
+from bitnet_jit.kernels.numba.lanes import LANES, add_lanes, add_squares, zero_floats
 from bitnet_jit.kernels.numba.parallel import COUNTER_BYTES, COUNTERS, MEMBERS, draw, reset, run_team
 from bitnet_jit.kernels.numba.quantize import SEGMENT, quantize_row
-from bitnet_jit.kernels.numba.simd import FLOAT_LANES, add_lanes, add_squares, atomic_add, zero_floats
+from bitnet_jit.kernels.numba.simd import atomic_add
 from bitnet_jit.problem import Problem
 
 F0, F1 = np.float32(0), np.float32(1)
@@ -85,8 +86,8 @@ class RowJob(NamedTuple):
 def square_sum(values, count):
     """Sum of squares of float32 values: 32 partial sums, added in a fixed order, then the rest one by one."""
     sums = zero_floats()
-    whole = count // FLOAT_LANES * FLOAT_LANES
-    for i in range(0, whole, FLOAT_LANES):
+    whole = count // LANES * LANES
+    for i in range(0, whole, LANES):
         sums = add_squares(sums, values + 4 * i)
     total = add_lanes(sums)
     for i in range(whole, count):

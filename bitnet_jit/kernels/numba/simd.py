@@ -189,60 +189,6 @@ def stack_bytes(typingctx, tile):
     return types.int64(tile), codegen
 
 
-FLOAT_LANES = 32  # of the vector type below: one width for all CPUs, so that sums run in one order
-
-
-class FloatsType(types.Type):
-    """32 float32 lanes, in as many registers as they take."""
-
-    def __init__(self) -> None:
-        super().__init__(name="Floats")
-
-
-FLOATS = ir.VectorType(F32, FLOAT_LANES)
-
-
-@register_model(FloatsType)
-class FloatsModel(models.PrimitiveModel):
-    def __init__(self, dmm, fe_type):
-        super().__init__(dmm, fe_type, FLOATS)
-
-
-@intrinsic
-def zero_floats(typingctx):
-    """Lanes that are all zero."""
-    return FloatsType()(), lambda context, builder, signature, args: ir.Constant(FLOATS, None)
-
-
-@intrinsic
-def add_squares(typingctx, sums, values):
-    """sums += squares of the float32 values at an address, each product and sum rounded."""
-
-    def codegen(context, builder, signature, args):
-        value = load(builder, args[1], 0, FLOATS)
-        return builder.fadd(args[0], builder.fmul(value, value))
-
-    return sums(sums, types.int64), codegen
-
-
-@intrinsic
-def add_lanes(typingctx, sums):
-    """The sum of all lanes: halves, quarters, and so on."""
-
-    def codegen(context, builder, signature, args):
-        value, count = args[0], FLOAT_LANES
-        while count > 1:
-            count //= 2
-            low, high = (ir.Constant(ir.VectorType(I32, count), list(range(i, i + count))) for i in (0, count))
-            undefined = ir.Constant(value.type, ir.Undefined)
-            value = builder.fadd(
-                builder.shuffle_vector(value, undefined, low), builder.shuffle_vector(value, undefined, high)
-            )
-        return builder.extract_element(value, ir.Constant(I32, 0))
-
-    return types.float32(sums), codegen
-
-
 @intrinsic
 def pointer(typingctx, address, dtype):
     """An address as a typed pointer: p[i] reads and writes."""

@@ -1,0 +1,77 @@
+"""From a problem and a shape to a callable on tensors, made once and kept: what stands between an op and a launch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from bitnet_jit.kernels.kernel import Config, Kernel
+from bitnet_jit.problem import Problem, rows_bucket
+from bitnet_jit.runtime.device import fingerprint
+from bitnet_jit.runtime.dispatcher import Dispatcher
+
+Call = Callable[..., Any]
+
+DISPATCHER = Dispatcher()
+MOST_CALLS = 4096  # kept an op: shapes may vary without end
+
+
+def bind_torch(kernel: Kernel, config: Config, problem: Problem, shape: torch.Size) -> Call:
+    """A torch kernel as a call: it computes on rows, the call keeps the leading dimensions."""
+    run, leading = kernel.bind(problem, config), shape[:-1]
+
+    def call(x: torch.Tensor, *others: Any) -> Any:
+        rows = [a.reshape(-1, shape[-1]) if isinstance(a, torch.Tensor) and a.shape == shape else a for a in others]
+        if problem.op == "quantized_linear":
+            rows[0] = rows[0].reshape(-1)  # x_scale (...)
+        result = run(x.reshape(leading.numel(), shape[-1]), *rows)
+        if isinstance(result, tuple):
+            x_q, x_scale = result
+            return x_q.reshape(*leading, x_q.shape[-1]), x_scale.reshape(leading)
+        return result.reshape(*leading, result.shape[-1])
+
+    return call
+
+
+def bind_numba(kernel: Kernel, config: Config, problem: Problem, shape: torch.Size) -> Call:
+    """A Numba kernel as a call; Numba is imported with the first one."""
+    from bitnet_jit.ops import numba_tensors
+
+    return numba_tensors.BINDERS[problem.op](kernel.bind(problem, config), problem, shape)
+
+
+BINDERS: dict[str, Callable[[Kernel, Config, Problem, torch.Size], Call]] = {"torch": bind_torch, "numba": bind_numba}
+
+
+def make_call(problem: Problem, shape: torch.Size) -> Call:
+    """The call for a problem and a shape of x: the dispatcher's choice, bound to its backend's way with tensors."""
+    choice = DISPATCHER.choose(problem)
+    backend = choice.kernel.name.partition(".")[0]
+    return BINDERS[backend](choice.kernel, choice.config, problem, shape)
+
+
+def keep(calls: dict[tuple[Any, ...], Call], key: tuple[Any, ...], call: Call) -> Call:
+    """Remember a call; after very many shapes, forget the others."""
+    if len(calls) >= MOST_CALLS:
+        calls.clear()
+    calls[key] = call
+    return call
+
+
+def describe(op: str, x: torch.Tensor, out_features: int, **fields: Any) -> Problem:
+    """The problem of one call; `fields` are those of Problem that the op decides."""
+    return Problem(
+        op=op,
+        device_type=x.device.type,
+        rows=rows_bucket(x.shape[:-1].numel()),
+        out_features=out_features,
+        in_features=x.shape[-1],
+        x_dtype=dtype_name(x.dtype),
+        device=fingerprint(x.device),
+        **fields,
+    )
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """torch's name of a dtype without the prefix: "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
