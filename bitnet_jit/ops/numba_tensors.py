@@ -25,7 +25,7 @@ def bind_bit_linear(bound: Any, problem: Problem, shape: torch.Size) -> Callable
     y_dtype = None if problem.y_dtype == problem.x_dtype else getattr(torch, problem.y_dtype)
     if not rows:
         return lambda x, *others: x.new_empty(y_shape, dtype=y_dtype)
-    entry, num_bytes, sizes = bound.entry(rows), bound.workspace_bytes(rows), (rows, *bound.sizes)
+    entry, num_bytes, sizes = bound.entry(rows), bound.workspace_bytes(rows), bound.sizes(rows)
 
     def call(x, w_packed, w_scale, bias, x_scale=None):
         if not (x.is_contiguous() and w_packed.is_contiguous()):
@@ -42,7 +42,7 @@ def bind_bit_linear(bound: Any, problem: Problem, shape: torch.Size) -> Callable
             0 if w_scale is None else (w_scale := contiguous(w_scale)).data_ptr(),
             0 if bias is None else (bias := contiguous(bias)).data_ptr(),
             y.data_ptr(),
-            *sizes,
+            sizes,
             WORKSPACE.take(num_bytes),
         )
         return y

@@ -18,8 +18,7 @@ from bitnet_jit.kernels.numba.bound import BoundLinear
 from bitnet_jit.kernels.numba.decode import DECODERS
 from bitnet_jit.kernels.numba.elements import load_float, load_float32, store_float32
 from bitnet_jit.kernels.numba.isa import ISAS, chosen_isa, splat_constant
-from bitnet_jit.kernels.numba.jit import jit
-from bitnet_jit.kernels.numba.job import GROUP, ROW
+from bitnet_jit.kernels.numba.jit import jit, one_of
 from bitnet_jit.kernels.numba.launch import Entry, compile_linear, works_on
 from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
 from bitnet_jit.kernels.numba.linear import BLOCK, STEP_BYTES, balanced_rows
@@ -125,24 +124,29 @@ def prepare(spec, job):
 
 
 @jit
-def add_part(job, acc, sums, part, output, count):
-    """One row: sums += acc, times the scale of group number `part` where scales are by group."""
-    if job.scale_kind == GROUP:
-        for c in range(count):
-            scale = load_float32(job.w_scale, (output + c) * job.groups + part)
-            store_float32(sums, c, load_float32(sums, c) + load_float32(acc, c) * scale)
-    else:
-        for c in range(count):
-            store_float32(sums, c, load_float32(sums, c) + load_float32(acc, c))
+def add_group(spec, job, acc, sums, part, output, count):
+    """One row: sums += acc times the scale of group number `part`."""
+    for c in range(count):
+        scale = load_float32(job.w_scale, (output + c) * job.groups + part)
+        store_float32(sums, c, load_float32(sums, c) + load_float32(acc, c) * scale)
+
+
+@jit
+def add_sums(spec, job, acc, sums, part, output, count):
+    """One row: sums += acc."""
+    for c in range(count):
+        store_float32(sums, c, load_float32(sums, c) + load_float32(acc, c))
+
+
+add_part = one_of(lambda spec: add_group if spec.grouped else add_sums)
 
 
 @jit
 def scale_outputs(job, sums, output, count):
-    """One row: sums *= w_scale where it is per tensor or per row."""
-    if job.scale_kind != GROUP:
-        for c in range(count):
-            place = output + c if job.scale_kind == ROW else 0
-            store_float32(sums, c, load_float32(sums, c) * load_float32(job.w_scale, place))
+    """One row: sums *= w_scale, of the tensor or of each output."""
+    for c in range(count):
+        scale = load_float32(job.w_scale, (output + c) * job.scale_stride)
+        store_float32(sums, c, load_float32(sums, c) * scale)
 
 
 @jit
@@ -152,7 +156,7 @@ def multiply_tile(spec, job, first_row, w, output, count):
     acc, sums = stack_bytes(spec.tile), stack_bytes(spec.tile)
     clear(sums, tile.rows * tile.width)
     steps = (job.in_features + tile.inputs - 1) // tile.inputs
-    part_steps = job.group_size // tile.inputs if job.scale_kind == GROUP else PART
+    part_steps = job.group_size // tile.inputs if spec.grouped else PART
     x = job.x_q + first_row * job.x_stride
     for part in range((steps + part_steps - 1) // part_steps):
         registers = zero_sums(tile)
@@ -160,11 +164,12 @@ def multiply_tile(spec, job, first_row, w, output, count):
             registers = add_products(tile, registers, x + s * tile.inputs * 4, job.x_stride, w + s * STEP_BYTES)
         spill_sums(tile, registers, acc)
         for r in range(tile.rows):
-            add_part(job, acc + 4 * tile.width * r, sums + 4 * tile.width * r, part, output, count)
+            add_part(spec, job, acc + 4 * tile.width * r, sums + 4 * tile.width * r, part, output, count)
     for r in range(tile.rows):
         row, values = first_row + r, sums + 4 * tile.width * r
-        scale_outputs(job, values, output, count)
-        finish_floats(spec, values, job.bias, job.y, output, row * job.out_features + output, count)
+        if not spec.grouped:
+            scale_outputs(job, values, output, count)
+        finish_floats(spec, job, values, row, output, count)
 
 
 @works_on(FloatTile)

@@ -76,7 +76,7 @@ def run_linear(
     if rows:
         workspace = aligned(bound.workspace_bytes(rows))
         operands = map(address, (x, x_scale, w_packed, w_scale, bias, y))
-        bound.entry(rows)(None, team.fork, team.threads, *operands, rows, *bound.sizes, address(workspace))
+        bound.entry(rows)(None, team.fork, team.threads, *operands, bound.sizes(rows), address(workspace))
     return y
 
 

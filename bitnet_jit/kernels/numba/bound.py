@@ -3,30 +3,37 @@
 from collections.abc import Callable
 from functools import cache
 
-from bitnet_jit.kernels.numba.job import inner_bytes, workspace_parts
+import numpy as np
+from numpy.typing import NDArray
+
+from bitnet_jit.kernels.numba.job import sizes_of
 from bitnet_jit.problem import Problem
 
 Entry = Callable[..., None]
-SCALE_KINDS = {"": 0, "tensor": 0, "row": 1, "group": 2}
 
 
 class BoundLinear:
     """A linear kernel for one problem.
 
     `entry(rows)` is compiled on first use; call it as entry(rows)(None, fork, threads, x, x_scale, w, w_scale, bias,
-    y, rows, *sizes, workspace) with addresses of contiguous arrays (0 for what the op lacks) and
+    y, sizes(rows), workspace) with addresses of contiguous arrays (0 for what the op lacks) and
     `workspace_bytes(rows)` bytes of scratch memory.
-
-    Attributes:
-        sizes: (in_features, out_features, kind of scale, group size), the constants of every call.
     """
 
     def __init__(self, problem: Problem, compile_for: Callable[[int], Entry]) -> None:
-        groups = -(-problem.in_features // problem.group_size) if problem.scale == "group" else 1
-        size = inner_bytes(problem.activation)
-        self.sizes = (problem.in_features, problem.out_features, SCALE_KINDS[problem.scale], problem.group_size)
         self.entry = cache(compile_for)
-        self.workspace_bytes = cache(lambda rows: workspace_parts(rows, problem.in_features, groups, size)[3])
+        self._problem = problem
+        self._sizes: dict[int, NDArray[np.int64]] = {}
+
+    def sizes(self, rows: int) -> int:
+        """The address of the `Sizes` of calls with that many rows; it lives as long as this object."""
+        if rows not in self._sizes:
+            self._sizes[rows] = np.array(sizes_of(self._problem, rows), np.int64)
+        return int(self._sizes[rows].ctypes.data)
+
+    def workspace_bytes(self, rows: int) -> int:
+        """Scratch memory for a call with that many rows."""
+        return sizes_of(self._problem, rows).workspace_bytes
 
 
 class BoundRows:

@@ -23,9 +23,9 @@ from numba import types
 from numba.core import compiler, typing
 from numba.core.caching import _Cache
 from numba.core.imputils import lower_getattr_generic
-from numba.extending import NativeValue, models, register_model, unbox
+from numba.extending import NativeValue, models, overload, register_model, unbox
 
-from bitnet_jit.kernels.numba.once import only_outermost
+from bitnet_jit.kernels.numba.once import no_garbage_collection, only_outermost
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +71,32 @@ def static_attribute(context, builder, typ, value, name):
     return ir.Constant(ir.IntType(64), int(found)) if isinstance(found, int) else context.get_dummy_value()
 
 
+OPTIONS = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+
 def jit(function: Callable) -> Any:
-    """Compile as a part of a kernel, without the GIL."""
-    return numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    """Compile as a part of a kernel, without the GIL; once, where Numba would compile anew for each literal."""
+    dispatcher = numba.njit(**OPTIONS)(function)
+    template = dispatcher.get_call_template
+    dispatcher.get_call_template = lambda args, kws: template([types.unliteral(arg) for arg in args], kws)
+    return dispatcher
+
+
+def one_of(choose: Callable[[Any], Any]) -> Any:
+    """A function that stands for one of several jitted ones, so that a kernel compiles only what it runs.
+
+    Args:
+        choose: from the value of the first argument (static) to a jitted function, which takes the same arguments.
+    """
+
+    def stand_in(first, *others):
+        raise TypeError("only jitted code calls this")
+
+    def chosen(first, *others):
+        return choose(first.value).py_func
+
+    overload(stand_in, jit_options=OPTIONS, strict=False)(chosen)
+    return stand_in
 
 
 def kernel(function: Callable) -> Any:
@@ -85,7 +108,7 @@ def kernel(function: Callable) -> Any:
 
 def compiled(function: Any, *signature: types.Type) -> Callable:
     """The entry point of a kernel for a signature: calling it skips the look-up of argument types."""
-    with only_outermost(function.py_func.__qualname__):
+    with only_outermost(function.py_func.__qualname__), no_garbage_collection():
         return function.compile(signature)
 
 

@@ -6,17 +6,19 @@ All kernels of this package share this part; they differ in how they multiply (`
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from numba.extending import overload, register_jitable
+from numba import types
 
 from bitnet_jit.kernels.numba.elements import ELEMENT_BYTES, store_int32
-from bitnet_jit.kernels.numba.jit import jit
+from bitnet_jit.kernels.numba.jit import jit, one_of
 from bitnet_jit.kernels.numba.parallel import COUNTER_BYTES, COUNTERS, done, draw, wait
 from bitnet_jit.kernels.numba.quantize import SEGMENT, copy_row, quantize_row, sum_groups
+from bitnet_jit.kernels.numba.simd import pointer
+from bitnet_jit.problem import Problem
 
-TENSOR, ROW, GROUP = 0, 1, 2  # dimensions of w_scale
 ALIGN = 64
 TILE_BYTES = 1024
 CHUNK_ELEMENTS = 16384  # of x in one piece of the first phase
+MOST_THREADS = 2**16
 SMALL_WORK = 2**19  # products under which a second thread costs more than it brings
 
 
@@ -35,6 +37,7 @@ class LinearSpec:
         x_dtype: "int8" for codes, or a floating dtype.
         y_dtype: "int32" for bare sums, or a floating dtype.
         bias_dtype: a floating dtype, where there is a bias.
+        grouped: groups of inputs have scales of their own.
     """
 
     tile: Any
@@ -42,6 +45,7 @@ class LinearSpec:
     x_dtype: str
     y_dtype: str
     bias_dtype: str = "float32"
+    grouped: bool = False
 
     @property
     def x_is_codes(self) -> bool:
@@ -54,11 +58,6 @@ class LinearSpec:
     @property
     def x_bytes(self) -> int:
         return ELEMENT_BYTES[self.x_dtype]
-
-    @property
-    def inner_bytes(self) -> int:
-        """Of an element of x in the workspace."""
-        return inner_bytes(self.activation)
 
     @property
     def y_bytes(self) -> int:
@@ -77,7 +76,7 @@ class Job(NamedTuple):
     rows: int
     in_features: int
     out_features: int
-    scale_kind: int  # TENSOR, ROW or GROUP
+    scale_stride: int  # of w_scale from output to output: 0 for one scale, 1, or the number of groups
     group_size: int  # inputs that share a scale and a sum; in_features where there is one group
     groups: int
     fork: int  # where threads come from
@@ -88,84 +87,109 @@ class Job(NamedTuple):
     x_stride: int
 
 
-@register_jitable
-def round_up(value, multiple):
-    return (value + multiple - 1) // multiple * multiple
+class Sizes(NamedTuple):
+    """What all calls of one problem with one number of rows share; a kernel reads it from memory, as int64."""
+
+    rows: int
+    in_features: int
+    out_features: int
+    scale_stride: int
+    group_size: int
+    groups: int
+    most_threads: int
+    x_scale_at: int  # in the workspace, behind the counters, as the next two
+    x_sum_at: int
+    x_q_at: int
+    x_stride: int
+    workspace_bytes: int
 
 
-@register_jitable
-def x_stride_of(in_features, inner_bytes):
+def round_up(value: int, multiple: int) -> int:
+    """The next multiple."""
+    return -(-value // multiple) * multiple
+
+
+def x_stride_of(in_features: int, inner_bytes: int) -> int:
     """Bytes between rows of x in the workspace: whole steps of K; a multiple of 1 KiB would crowd the cache."""
     stride = round_up(round_up(in_features, 20), 64) * inner_bytes
     return stride + 64 if stride % 1024 == 0 else stride
 
 
-@register_jitable
-def workspace_parts(rows, in_features, groups, inner_bytes):
-    """Offsets behind the counters of x_scale, x_sum and x_q, and the size of it all in bytes."""
+def sizes_of(problem: Problem, rows: int) -> Sizes:
+    """The sizes of a problem's calls with that many rows."""
+    group_size = problem.group_size if problem.scale == "group" else problem.in_features
+    groups = -(-problem.in_features // group_size)
+    x_stride = x_stride_of(problem.in_features, inner_bytes(problem.activation))
     x_scale = COUNTERS * COUNTER_BYTES
     x_sum = round_up(x_scale + 4 * rows, ALIGN)
     x_q = round_up(x_sum + 4 * rows * groups, ALIGN)
-    return x_scale, x_sum, x_q, x_q + round_up(rows, 32) * x_stride_of(in_features, inner_bytes)
+    return Sizes(
+        rows,
+        problem.in_features,
+        problem.out_features,
+        {"row": 1, "group": groups}.get(problem.scale, 0),
+        group_size,
+        groups,
+        1 if rows * problem.in_features * problem.out_features < SMALL_WORK else MOST_THREADS,
+        x_scale,
+        x_sum,
+        x_q,
+        x_stride,
+        x_q + round_up(rows, 32) * x_stride,
+    )
 
 
 @jit
-def useful_threads(products, threads):
-    """One thread where the work is small."""
-    return 1 if products < SMALL_WORK else threads
-
-
-@jit
-def make_job(spec, fork, threads, x, x_scale, w, w_scale, bias, y, sizes, workspace):
-    """A Job from the arguments of a call and the address of its workspace."""
-    rows, in_features, out_features, kind, group_size = sizes
-    group = group_size if kind == GROUP else in_features
-    groups = (in_features + group - 1) // group
-    scale_at, sum_at, codes_at, _ = workspace_parts(rows, in_features, groups, spec.inner_bytes)
+def make_job(fork, threads, x, x_scale, w, w_scale, bias, y, sizes, workspace):
+    """A Job from the arguments of a call, the address of its `Sizes` and that of its workspace."""
+    size = pointer(sizes, types.int64)
     return Job(
         x,
-        x_scale if spec.x_is_codes else workspace + scale_at,
+        x_scale if x_scale != 0 else workspace + size[7],
         w,
         w_scale,
         bias,
         y,
-        rows,
-        in_features,
-        out_features,
-        kind,
-        group,
-        groups,
+        size[0],
+        size[1],
+        size[2],
+        size[3],
+        size[4],
+        size[5],
         fork,
-        useful_threads(rows * in_features * out_features, threads),
+        threads if threads < size[6] else size[6],
         workspace,
-        workspace + sum_at,
-        workspace + codes_at,
-        x_stride_of(in_features, spec.inner_bytes),
+        workspace + size[8],
+        workspace + size[9],
+        size[10],
     )
 
 
-def write_codes(spec, x, count, codes, segments, stride, x_scale, row):
-    """Codes of one row: those given, or x quantized; returns their sum."""
+write_codes = one_of(lambda dtype: copy_row if dtype == "int8" else quantize_row)
 
 
-@overload(write_codes)
-def write_codes_of(spec, x, count, codes, segments, stride, x_scale, row):
-    if spec.value.x_is_codes:
-        return lambda spec, x, count, codes, segments, stride, x_scale, row: copy_row(x, count, codes, segments, stride)
-    return lambda spec, x, count, codes, segments, stride, x_scale, row: quantize_row(
-        spec.x_dtype, x, count, codes, segments, stride, x_scale, row
-    )
+@jit
+def store_sum(spec, job, row, codes, total):
+    """The sum of a row's codes."""
+    store_int32(job.x_sum, row, total)
+
+
+@jit
+def store_group_sums(spec, job, row, codes, total):
+    """Sums of a row's codes by groups."""
+    sum_groups(codes, job.in_features, job.group_size, job.x_sum, row * job.groups)
+
+
+store_sums = one_of(lambda spec: store_group_sums if spec.grouped else store_sum)
 
 
 @jit
 def prepare_row(spec, job, row, codes, stride):
     """Codes of one row of x in segments of 64 that begin `stride` bytes apart; its scale and sums."""
     x = job.x + row * job.in_features * spec.x_bytes
-    total = write_codes(spec, x, job.in_features, codes, job.x_stride // SEGMENT, stride, job.x_scale, row)
-    if job.scale_kind == GROUP:
-        sum_groups(codes, job.in_features, job.group_size, job.x_sum, row * job.groups)
-    else:
-        store_int32(job.x_sum, row, total)
+    segments = job.x_stride // SEGMENT
+    total = write_codes(spec.x_dtype, x, job.in_features, codes, segments, stride, job.x_scale, row)
+    store_sums(spec, job, row, codes, total)
 
 
 @jit

@@ -7,16 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 from numba import types
-from numba.extending import overload
 
-from bitnet_jit.kernels.numba.jit import StaticType, compiled, jit, kernel
+from bitnet_jit.kernels.numba.jit import StaticType, compiled, jit, kernel, one_of
 from bitnet_jit.kernels.numba.job import LinearSpec, make_job
 from bitnet_jit.kernels.numba.parallel import reset, run_team
 from bitnet_jit.problem import Problem
 
 Entry = Callable[..., None]
 WORK: dict[type, Any] = {}  # type of tile -> jitted function (spec, job): the register that `works_on` fills
-RUN_SIGNATURE = (types.int64,) * 14
+RUN_SIGNATURE = (types.int64,) * 10
 
 
 def works_on(tile: type) -> Callable[[Any], Any]:
@@ -29,14 +28,7 @@ def works_on(tile: type) -> Callable[[Any], Any]:
     return register
 
 
-def work(spec, job):
-    """What each thread does; see `works_on`."""
-
-
-@overload(work)
-def work_of_tile(spec, job):
-    function = WORK[type(spec.value.tile)]
-    return lambda spec, job: function(spec, job)
+work = one_of(lambda spec: WORK[type(spec.tile)])
 
 
 @jit
@@ -46,17 +38,16 @@ def team(spec, job):
 
 
 @kernel
-def run(
-    spec, fork, threads, x, x_scale, w, w_scale, bias, y, rows, in_features, out_features, kind, group_size, workspace
-):
+def run(spec, fork, threads, x, x_scale, w, w_scale, bias, y, sizes, workspace):
     """The whole op; every argument but `spec` is int64, an address or a number."""
-    sizes = rows, in_features, out_features, kind, group_size
-    job = make_job(spec, fork, threads, x, x_scale, w, w_scale, bias, y, sizes, workspace)
+    job = make_job(fork, threads, x, x_scale, w, w_scale, bias, y, sizes, workspace)
     reset(job.counters, job.threads)
     run_team(fork, job.threads, team, (spec, job))
 
 
 def compile_linear(problem: Problem, tile: Any) -> Entry:
     """The entry point of `run` for a problem's dtypes and a tile."""
-    spec = LinearSpec(tile, problem.activation, problem.x_dtype, problem.y_dtype, problem.bias or "float32")
+    spec = LinearSpec(
+        tile, problem.activation, problem.x_dtype, problem.y_dtype, problem.bias or "float32", problem.scale == "group"
+    )
     return compiled(run, StaticType(spec), *RUN_SIGNATURE)

@@ -13,8 +13,8 @@ from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.numba.bound import BoundLinear
 from bitnet_jit.kernels.numba.elements import load_float32, load_int32
 from bitnet_jit.kernels.numba.isa import chosen_isa
-from bitnet_jit.kernels.numba.jit import jit
-from bitnet_jit.kernels.numba.job import GROUP, prepare
+from bitnet_jit.kernels.numba.jit import jit, one_of
+from bitnet_jit.kernels.numba.job import prepare
 from bitnet_jit.kernels.numba.launch import Entry, compile_linear, works_on
 from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
 from bitnet_jit.kernels.numba.parallel import member, next_piece, ranges_of
@@ -38,7 +38,7 @@ STEP_BYTES = 256  # of a block, in one step of K
 
 
 @jit
-def multiply_tile(spec, job, first_row, w, output, count):
+def multiply_whole(spec, job, first_row, w, output, count):
     """Tile of rows first_row.. by `count` outputs from number `output`, whose codes begin at address w."""
     tile = spec.tile
     acc = stack_bytes(spec.tile)
@@ -48,7 +48,7 @@ def multiply_tile(spec, job, first_row, w, output, count):
 
 
 @jit
-def multiply_tile_by_groups(spec, job, first_row, w, output, count):
+def multiply_by_groups(spec, job, first_row, w, output, count):
     """The same with one scale for each group of inputs."""
     tile = spec.tile
     acc, sums = stack_bytes(spec.tile), stack_bytes(spec.tile)
@@ -66,7 +66,10 @@ def multiply_tile_by_groups(spec, job, first_row, w, output, count):
     for r in range(tile.rows):
         row, part = first_row + r, sums + 4 * tile.width * r
         scale_row(part, load_float32(job.x_scale, row), count)
-        finish_floats(spec, part, job.bias, job.y, output, row * job.out_features + output, count)
+        finish_floats(spec, job, part, row, output, count)
+
+
+multiply = one_of(lambda spec: multiply_by_groups if spec.grouped else multiply_whole)
 
 
 @jit
@@ -80,11 +83,7 @@ def multiply_block(spec, job, block, first_row, last_row):
         if count > 0:
             w = job.w + block * steps * STEP_BYTES + 4 * strip
             for row in range(first_row, last_row, tile.rows):
-                start = min(row, last_row - tile.rows)
-                if job.scale_kind == GROUP:
-                    multiply_tile_by_groups(spec, job, start, w, output, count)
-                else:
-                    multiply_tile(spec, job, start, w, output, count)
+                multiply(spec, job, min(row, last_row - tile.rows), w, output, count)
 
 
 @works_on(Tile)

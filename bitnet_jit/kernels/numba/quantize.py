@@ -83,8 +83,8 @@ def quantize_segment(dtype, x, first, count, factor, codes):
 
 
 @jit
-def copy_row(x, count, codes, segments, stride):
-    """Given codes into their segments, as `quantize_row`; returns their sum."""
+def copy_row(dtype, x, count, codes, segments, stride, x_scale, row):
+    """Given codes into their segments, as `quantize_row`, but their scale is given too; returns their sum."""
     total = np.int32(0)
     whole = count // SEGMENT
     for s in range(whole):

@@ -140,7 +140,8 @@ def run_row(spec, job, row, values):
 @jit
 def team(spec, job):
     """What each thread does: take scratch memory, then draw chunks of rows."""
-    values = job.scratch + atomic_add(job.counters + MEMBERS * COUNTER_BYTES, 1) * round_up(4 * job.features, 64)
+    number = atomic_add(job.counters + MEMBERS * COUNTER_BYTES, 1)
+    values = job.scratch + number * ((job.features + 15) // 16 * 64)
     chunk = max(1, CHUNK_ELEMENTS // job.features)
     pieces = (job.rows + chunk - 1) // chunk
     piece = draw(job.counters)

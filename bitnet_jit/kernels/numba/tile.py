@@ -16,8 +16,7 @@ from bitnet_jit.kernels.numba.elements import (
     store_float32,
     store_int32,
 )
-from bitnet_jit.kernels.numba.jit import jit
-from bitnet_jit.kernels.numba.job import TENSOR
+from bitnet_jit.kernels.numba.jit import jit, one_of
 from bitnet_jit.kernels.numba.simd import spill, step, zero
 
 F0 = np.float32(0)
@@ -33,19 +32,21 @@ def accumulate(tile, x, x_stride, w, steps, acc):
 
 
 @jit
-def finish_sums(acc, x_sum, y, first, count):
-    """Sums of one row -> int32 outputs y[first:first + count]."""
+def finish_sums(spec, job, acc, row, output, count):
+    """Sums of one row, `count` outputs from number `output` on -> int32 y."""
+    x_sum, first = load_int32(job.x_sum, row), row * job.out_features + output
     for c in range(count):
-        store_int32(y, first + c, load_int32(acc, c) - x_sum)
+        store_int32(job.y, first + c, load_int32(acc, c) - x_sum)
 
 
 @jit
-def finish_row(spec, acc, x_sum, x_scale, w_scale, scale_kind, bias, y, output, first, count):
-    """Sums of one row -> y[first:first + count]; `output` is the number of the first output.
+def finish_scaled(spec, job, acc, row, output, count):
+    """Sums of one row, `count` outputs from number `output` on -> y, by a scale of all outputs or of each.
 
     Each branch is a bare loop, which vectorizes; every product and sum rounds by itself.
     """
-    if scale_kind == TENSOR:
+    x_sum, x_scale, w_scale = load_int32(job.x_sum, row), load_float32(job.x_scale, row), job.w_scale
+    if job.scale_stride == 0:
         scale = x_scale * load_float32(w_scale, 0)
         for c in range(count):
             store_float32(acc, c, np.float32(load_int32(acc, c) - x_sum) * scale)
@@ -53,44 +54,30 @@ def finish_row(spec, acc, x_sum, x_scale, w_scale, scale_kind, bias, y, output, 
         for c in range(count):
             scale = x_scale * load_float32(w_scale, output + c)
             store_float32(acc, c, np.float32(load_int32(acc, c) - x_sum) * scale)
-    finish_floats(spec, acc, bias, y, output, first, count)
+    finish_floats(spec, job, acc, row, output, count)
+
+
+finish_row = one_of(lambda spec: finish_sums if spec.y_is_sums else finish_scaled)
 
 
 @jit
-def finish_floats(spec, values, bias, y, output, first, count):
+def finish_floats(spec, job, values, row, output, count):
     """float32 values of one row, plus the bias (address 0: none), rounded to the dtype of y."""
-    if bias == 0:
+    first = row * job.out_features + output
+    if job.bias == 0:
         for c in range(count):
-            store_float(spec.y_dtype, y, first + c, load_float32(values, c))
+            store_float(spec.y_dtype, job.y, first + c, load_float32(values, c))
     else:
         for c in range(count):
-            store_float(
-                spec.y_dtype, y, first + c, load_float32(values, c) + load_float(spec.bias_dtype, bias, output + c)
-            )
+            value = load_float32(values, c) + load_float(spec.bias_dtype, job.bias, output + c)
+            store_float(spec.y_dtype, job.y, first + c, value)
 
 
 @jit
 def finish_rows(spec, job, acc, row_bytes, first_row, rows, output, count):
     """Sums of rows first_row.., row_bytes apart from address acc -> `count` outputs of each row from `output` on."""
     for r in range(rows):
-        row = first_row + r
-        sums, first = acc + row_bytes * r, row * job.out_features + output
-        if spec.y_is_sums:
-            finish_sums(sums, load_int32(job.x_sum, row), job.y, first, count)
-        else:
-            finish_row(
-                spec,
-                sums,
-                load_int32(job.x_sum, row),
-                load_float32(job.x_scale, row),
-                job.w_scale,
-                job.scale_kind,
-                job.bias,
-                job.y,
-                output,
-                first,
-                count,
-            )
+        finish_row(spec, job, acc + row_bytes * r, first_row + r, output, count)
 
 
 @jit
