@@ -1,7 +1,10 @@
 """From packed bytes to codes inside a register, for each packing: a lane of 4 bytes is 4 inputs of one output.
 
     i2   64 bytes hold 16 outputs x 16 inputs; byte 4 n + kk holds the codes of k = 4 j + kk in bits 2 j, j = 0..3
-    t5   64 bytes hold 16 outputs x 20 inputs; byte 4 n + kk = 81 t4 + 27 t0 + 9 t1 + 3 t2 + t3, digit j of k = 4 j + kk
+    t5   64 bytes hold 16 outputs x 20 inputs; byte 4 n + kk the digits t_j of k = 4 j + kk: of t0..t3 the number
+         r = 27 t0 + 9 t1 + 3 t2 + t3; the byte is r + 64 t4 where r < 64, else 192 + (r - 64) + 17 t4
+
+So most bytes hold t4 in their upper two bits, and r in six bits, just what a look-up in 64 bytes takes.
 
 "In place" leaves a code in its bits, 4^j times itself, which saves the shift where the sums can be divided at the end.
 """
@@ -14,6 +17,7 @@ from llvmlite import ir
 from bitnet_jit.kernels.numba.isa import I8, Isa, call, cpu_features, splat_constant
 
 LOW = 0x03030303
+LATE, LATE_NUMBERS = 192, 17  # the first byte of those whose four digits make 64..80, and how many these are
 
 
 @dataclass(frozen=True)
@@ -48,18 +52,68 @@ def two_bit_scales(isa: Isa) -> tuple[int, ...]:
     return (1, 4, 16, 1 if isa.signed_codes else 64)
 
 
+def has_byte_permutes(isa: Isa) -> bool:
+    """Whether a look-up in a table of 64 bytes is one instruction."""
+    return isa.lanes == 16 and "avx512vbmi" in cpu_features()
+
+
 def base_three_digits(builder, isa: Isa, packed: ir.Value, in_place: bool) -> list[ir.Value]:
-    """Two compares take off the top digit; the rest (0..80) is one look-up of four 2-bit fields, or arithmetic."""
-    vector = ir.VectorType(I8, 4 * isa.lanes)
-    top, rest = take_digit(builder, builder.bitcast(packed, vector), 81)
-    if isa.lanes == 16 and "avx512vbmi" in cpu_features():
-        fields = builder.bitcast(look_up(builder, rest), isa.vector)
-        return [*two_bit_fields(builder, isa, fields, in_place), builder.bitcast(top, isa.vector)]
+    """Four digits from their number 0..80, by look-ups or arithmetic, and the one beside it, which comes last."""
+    value = builder.bitcast(packed, ir.VectorType(I8, 4 * isa.lanes))
+    if has_byte_permutes(isa):
+        fields, top = look_up_digits(builder, isa, value, in_place)
+        return [*two_bit_fields(builder, isa, builder.bitcast(fields, isa.vector), in_place), top]
+    top, rest = split_number(builder, value)
     digits = []
     for weight in (27, 9, 3):
         digit, rest = take_digit(builder, rest, weight)
         digits.append(digit)
     return [builder.bitcast(digit, isa.vector) for digit in (*digits, rest, top)]
+
+
+def look_up_digits(builder, isa: Isa, value: ir.Value, in_place: bool) -> tuple[ir.Value, ir.Value]:
+    """Bytes -> four digits as 2-bit fields, and the digit beside; a table for each of the two kinds of byte."""
+    kind = value.type
+    late = builder.icmp_unsigned(">=", value, splat_constant(kind, LATE))
+    unit = 64 if in_place else 1  # of the digit beside
+
+    def look_up(entries: list[int]) -> ir.Value:
+        table = ir.Constant(kind, [entry & 0xFF for entry in entries])
+        return call(builder, "llvm.x86.avx512.permvar.qi.512", kind, table, value)
+
+    early_fields = look_up([fields_of(i) for i in range(64)])
+    late_fields = look_up([fields_of(64 + i % LATE_NUMBERS) for i in range(64)])
+    late_top = look_up([unit * (i // LATE_NUMBERS) for i in range(64)])
+    early_top = value if in_place else builder.bitcast(builder.lshr(builder.bitcast(value, isa.vector), six(isa)), kind)
+    early_top = builder.and_(early_top, splat_constant(kind, 0xC0 if in_place else 3))
+    top = builder.select(late, late_top, early_top)
+    return builder.select(late, late_fields, early_fields), builder.bitcast(top, isa.vector)
+
+
+def six(isa: Isa) -> ir.Constant:
+    return splat_constant(isa.vector, 6)
+
+
+def fields_of(number: int) -> int:
+    """The four base-3 digits of a number, the most significant first, as 2-bit fields from the lowest up."""
+    return number // 27 | number // 9 % 3 << 2 | number // 3 % 3 << 4 | number % 3 << 6
+
+
+def split_number(builder, value: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Bytes -> the digit beside, and the number 0..80 of the four others."""
+    kind = value.type
+    late = builder.icmp_unsigned(">=", value, splat_constant(kind, LATE))
+
+    def either(if_late: int, if_early: int) -> ir.Value:
+        return builder.select(late, splat_constant(kind, if_late), splat_constant(kind, if_early))
+
+    value = builder.sub(value, either(LATE - 64, 0))
+    width, nothing = either(LATE_NUMBERS, 64), splat_constant(kind, 0)
+    one = builder.icmp_unsigned(">=", value, either(64 + LATE_NUMBERS, 64))
+    two = builder.icmp_unsigned(">=", value, either(64 + 2 * LATE_NUMBERS, 128))
+    rest = builder.sub(value, builder.select(one, width, nothing))
+    rest = builder.sub(rest, builder.select(two, width, nothing))
+    return builder.add(builder.zext(one, kind), builder.zext(two, kind)), rest
 
 
 def take_digit(builder, value: ir.Value, weight: int) -> tuple[ir.Value, ir.Value]:
@@ -75,16 +129,8 @@ def take_digit(builder, value: ir.Value, weight: int) -> tuple[ir.Value, ir.Valu
     return pick(2, 1), builder.sub(value, pick(2 * weight, weight))
 
 
-def look_up(builder, rest: ir.Value) -> ir.Value:
-    """vpermi2b: 128 entries, each the four digits of its index as 2-bit fields."""
-    table = [i // 27 | i // 9 % 3 << 2 | i // 3 % 3 << 4 | i % 3 << 6 for i in range(128)]
-    halves = [ir.Constant(rest.type, [entry & 0xFF for entry in table[part : part + 64]]) for part in (0, 64)]
-    return call(builder, "llvm.x86.avx512.vpermi2var.qi.512", rest.type, halves[0], rest, halves[1])
-
-
 def base_three_scales(isa: Isa) -> tuple[int, ...]:
-    looked_up = isa.lanes == 16 and "avx512vbmi" in cpu_features()
-    return (*two_bit_scales(isa), 1) if looked_up else (1, 1, 1, 1, 1)
+    return (*two_bit_scales(isa), 64) if has_byte_permutes(isa) else (1, 1, 1, 1, 1)
 
 
 DECODERS = {

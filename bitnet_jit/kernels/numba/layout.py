@@ -12,6 +12,7 @@ from functools import partial
 
 import numpy as np
 
+from bitnet_jit.kernels.numba.decode import LATE, LATE_NUMBERS
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.packing.format import Array, Format, array_module, device_of
 from bitnet_jit.packing.layout import Layout
@@ -71,17 +72,22 @@ def transpose_i2(packed: Array) -> Array:
 
 
 def transpose_t5(packed: Array) -> Array:
-    """Canonical bytes (k = 5 b + digit) -> bytes of a step (k = 4 digit + kk), the digit of weight 81 last."""
+    """Canonical bytes (k = 5 b + digit) -> bytes of a step (k = 4 digit + kk), in the code that `decode.py` reads."""
     xp = array_module(packed)
     codes = xp.stack(FORMATS["t5"].digits(packed), -1).reshape(packed.shape[0], -1, 5, 4)
     t0, t1, t2, t3, t4 = (codes[:, :, digit] for digit in range(5))
-    return (t4 * 81 + t0 * 27 + t1 * 9 + t2 * 3 + t3).reshape(packed.shape)
+    number = t0 * 27 + t1 * 9 + t2 * 3 + t3
+    late_bytes = number - 64 + LATE + t4 * LATE_NUMBERS
+    return xp.where(number < 64, number + t4 * 64, late_bytes).reshape(packed.shape)
 
 
 def untranspose_t5(tiles: Array) -> Array:
     """The inverse of `transpose_t5`."""
     xp = array_module(tiles)
-    digits = [tiles // 27 % 3, tiles // 9 % 3, tiles // 3 % 3, tiles % 3, tiles // 81]
+    late = tiles >= LATE
+    t4 = xp.where(late, (tiles - LATE) // LATE_NUMBERS, tiles // 64)
+    number = xp.where(late, 64 + (tiles - LATE) % LATE_NUMBERS, tiles % 64)
+    digits = [number // 27, number // 9 % 3, number // 3 % 3, number % 3, t4]
     codes = xp.stack([digit.reshape(tiles.shape[0], -1, 4) for digit in digits], 2).reshape(*tiles.shape, 5)
     return FORMATS["t5"].join([codes[:, :, digit] for digit in range(5)])
 

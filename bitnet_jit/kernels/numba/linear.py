@@ -18,7 +18,7 @@ from bitnet_jit.kernels.numba.job import prepare
 from bitnet_jit.kernels.numba.launch import Entry, compile_linear, works_on
 from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
 from bitnet_jit.kernels.numba.parallel import member, next_piece, ranges_of
-from bitnet_jit.kernels.numba.simd import Tile, registers_type, stack_bytes
+from bitnet_jit.kernels.numba.simd import Tile, registers_type, stack_bytes, ticks
 from bitnet_jit.kernels.numba.tile import (
     accumulate,
     add_group,
@@ -35,20 +35,26 @@ SHAPES = {1: ((1, 4), (1, 2), (1, 1)), 2: ((2, 4), (2, 2), (2, 1)), 4: ((4, 4), 
 MANY_ROWS = ((12, 2), (8, 2), (4, 2), (6, 4), (4, 4), (24, 1), (16, 1), (8, 1))
 BLOCK = 64  # outputs of a block of the layout
 STEP_BYTES = 256  # of a block, in one step of K
+LINE_BYTES = 64
+MOST_HOT_TICKS = 6  # a line of weights that lies in the second cache: 3 or 4 on all CPUs seen; from memory 9 and more
 
 
 @jit
-def multiply_whole(spec, job, first_row, w, output, count):
+def multiply_whole(spec, job, first_row, w, output, count, cold):
     """Tile of rows first_row.. by `count` outputs from number `output`, whose codes begin at address w."""
     tile = spec.tile
     acc = stack_bytes(spec.tile)
     steps = (job.in_features + tile.inputs - 1) // tile.inputs
-    accumulate(tile, job.x_q + first_row * job.x_stride, job.x_stride, w, steps, acc)
+    x = job.x_q + first_row * job.x_stride
+    if cold:
+        accumulate(tile, x, job.x_stride, w, steps, acc)
+    else:
+        accumulate(tile.hot, x, job.x_stride, w, steps, acc)
     finish_rows(spec, job, acc, 4 * tile.width, first_row, tile.rows, output, count)
 
 
 @jit
-def multiply_by_groups(spec, job, first_row, w, output, count):
+def multiply_by_groups(spec, job, first_row, w, output, count, cold):
     """The same with one scale for each group of inputs."""
     tile = spec.tile
     acc, sums = stack_bytes(spec.tile), stack_bytes(spec.tile)
@@ -73,7 +79,7 @@ multiply = one_of(lambda spec: multiply_by_groups if spec.grouped else multiply_
 
 
 @jit
-def multiply_block(spec, job, block, first_row, last_row):
+def multiply_block(spec, job, block, first_row, last_row, cold):
     """A block of outputs for rows first_row..last_row-1, at least one tile high."""
     tile = spec.tile
     steps = (job.in_features + tile.inputs - 1) // tile.inputs
@@ -83,7 +89,14 @@ def multiply_block(spec, job, block, first_row, last_row):
         if count > 0:
             w = job.w + block * steps * STEP_BYTES + 4 * strip
             for row in range(first_row, last_row, tile.rows):
-                multiply(spec, job, min(row, last_row - tile.rows), w, output, count)
+                multiply(spec, job, min(row, last_row - tile.rows), w, output, count, cold)
+
+
+@jit
+def is_cold(spec, job, took):
+    """Whether a block's weights came from memory, by the clock; only one row is so fast that memory shows."""
+    lines = (job.in_features + spec.tile.inputs - 1) // spec.tile.inputs * (STEP_BYTES // LINE_BYTES)
+    return spec.tile.rows > 1 or took == 0 or took > MOST_HOT_TICKS * lines
 
 
 @works_on(Tile)
@@ -96,11 +109,14 @@ def work(spec, job):
     parts = min(tiles, max(1, PIECES_PER_THREAD * job.threads // blocks))
     home, ranges = member(job.fork, job.counters) % ranges_of(job.threads), ranges_of(job.threads)
     piece, offset = next_piece(job.counters, home, 0, ranges, blocks * parts)
+    cold = True
     while piece >= 0:
+        start = ticks()
         block, part = piece // parts, piece % parts
         first = tiles * part // parts * spec.tile.rows
         last = min(tiles * (part + 1) // parts * spec.tile.rows, job.rows)
-        multiply_block(spec, job, block, min(first, last - spec.tile.rows), last)
+        multiply_block(spec, job, block, min(first, last - spec.tile.rows), last, cold)
+        cold = is_cold(spec, job, ticks() - start)
         piece, offset = next_piece(job.counters, home, offset, ranges, blocks * parts)
 
 
