@@ -36,6 +36,7 @@ from bitnet_jit.kernels.numba.simd import (
     RegistersType,
     Tile,
     at,
+    least,
     load,
     splat,
     stack_bytes,
@@ -160,7 +161,7 @@ def multiply_tile(spec, job, first_row, w, output, count):
     x = job.x_q + first_row * job.x_stride
     for part in range((steps + part_steps - 1) // part_steps):
         registers = zero_sums(tile)
-        for s in range(part * part_steps, min((part + 1) * part_steps, steps)):
+        for s in range(part * part_steps, least((part + 1) * part_steps, steps)):
             registers = add_products(tile, registers, x + s * tile.inputs * 4, job.x_stride, w + s * STEP_BYTES)
         spill_sums(tile, registers, acc)
         for r in range(tile.rows):
@@ -185,9 +186,9 @@ def work(spec, job):
     while strip >= 0:
         output = strip * tile.width
         w = job.w + output // BLOCK * steps * STEP_BYTES + output % BLOCK * 4
-        count = min(tile.width, job.out_features - output)
+        count = least(tile.width, job.out_features - output)
         for row in range(0, job.rows, tile.rows):
-            multiply_tile(spec, job, min(row, job.rows - tile.rows), w, output, count)
+            multiply_tile(spec, job, least(row, job.rows - tile.rows), w, output, count)
         strip, offset = next_piece(job.counters, home, offset, ranges, strips)
 
 

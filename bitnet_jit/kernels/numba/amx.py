@@ -38,7 +38,7 @@ from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
 from bitnet_jit.kernels.numba.linear import BLOCK, PIECES_PER_THREAD
 from bitnet_jit.kernels.numba.parallel import member, next_piece, ranges_of
 from bitnet_jit.kernels.numba.quantize import SEGMENT
-from bitnet_jit.kernels.numba.simd import pointer
+from bitnet_jit.kernels.numba.simd import least, most, pointer
 from bitnet_jit.kernels.numba.tile import finish_rows
 from bitnet_jit.problem import Problem
 
@@ -70,7 +70,7 @@ def unpack_until(tile, w, ring, step, last):
 @jit
 def steps_until(tile, tiles, steps):
     """Steps of K that the first `tiles` tiles of 64 inputs need, of `steps` there are."""
-    return min(steps, (tiles * 16 + tile.code_rows - 1) // tile.code_rows)
+    return least(steps, (tiles * 16 + tile.code_rows - 1) // tile.code_rows)
 
 
 @jit
@@ -105,7 +105,7 @@ def multiply_units(tile, x, second, units, w, steps, tiles, ring, acc, tile_byte
     chunk = tiles if units == 1 else tile.chunk
     step = unpack_until(tile, w, ring, 0, steps_until(tile, AHEAD, steps))
     for first in range(0, tiles, chunk):
-        last = min(first + chunk, tiles)
+        last = least(first + chunk, tiles)
         for unit in range(units):
             place, x_unit = acc + unit * tile.row_tiles * tile_bytes, x + unit * tile.row_tiles * second
             if first == 0:
@@ -133,8 +133,8 @@ def multiply_piece(spec, job, strip, first_unit, last_unit, rows, ring, acc):
     units = last_unit - first_unit
     multiply_units(tile, x, second, units, w, steps, tiles, ring, acc, rows * tile.row_bytes)
     first_row = first_unit * tile.row_tiles * rows
-    rows_here = min(units * tile.row_tiles * rows, job.rows - first_row)
-    count = min(width, job.out_features - output)
+    rows_here = least(units * tile.row_tiles * rows, job.rows - first_row)
+    count = least(width, job.out_features - output)
     finish_rows(spec, job, acc, tile.row_bytes, first_row, rows_here, output, count)
 
 
@@ -152,8 +152,8 @@ def work(spec, job):
     configure(config)
     width = 16 * tile.groups
     strips = (job.out_features + width - 1) // width
-    fewest = max((units + UNITS - 1) // UNITS, job.rows * job.x_stride // NEAR_BYTES)
-    parts = min(units, max(fewest, PIECES_PER_THREAD * job.threads // strips))
+    fewest = most((units + UNITS - 1) // UNITS, job.rows * job.x_stride // NEAR_BYTES)
+    parts = least(units, most(fewest, PIECES_PER_THREAD * job.threads // strips))
     home, ranges = member(job.fork, job.counters) % ranges_of(job.threads), ranges_of(job.threads)
     piece, offset = next_piece(job.counters, home, 0, ranges, strips * parts)
     while piece >= 0:

@@ -12,7 +12,7 @@ from bitnet_jit.kernels.numba.elements import ELEMENT_BYTES, store_int32
 from bitnet_jit.kernels.numba.jit import jit, one_of
 from bitnet_jit.kernels.numba.parallel import COUNTER_BYTES, COUNTERS, done, draw, wait
 from bitnet_jit.kernels.numba.quantize import SEGMENT, copy_row, quantize_row, sum_groups
-from bitnet_jit.kernels.numba.simd import pointer
+from bitnet_jit.kernels.numba.simd import least, most, pointer
 from bitnet_jit.problem import Problem
 
 ALIGN = 64
@@ -205,11 +205,11 @@ def prepare(spec, job, tile_rows):
 
     Codes lie row after row where `tile_rows` is 0, else in tiles (`place_in_tiles`).
     """
-    chunk = max(1, CHUNK_ELEMENTS // job.in_features)
+    chunk = most(1, CHUNK_ELEMENTS // job.in_features)
     pieces = (job.rows + chunk - 1) // chunk
     piece = draw(job.counters)
     while piece < pieces:
-        for row in range(piece * chunk, min((piece + 1) * chunk, job.rows)):
+        for row in range(piece * chunk, least((piece + 1) * chunk, job.rows)):
             if tile_rows == 0:
                 prepare_row(spec, job, row, job.x_q + row * job.x_stride, SEGMENT)
             else:

@@ -18,7 +18,7 @@ from bitnet_jit.kernels.numba.job import prepare
 from bitnet_jit.kernels.numba.launch import Entry, compile_linear, works_on
 from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
 from bitnet_jit.kernels.numba.parallel import member, next_piece, ranges_of
-from bitnet_jit.kernels.numba.simd import Tile, registers_type, stack_bytes, ticks
+from bitnet_jit.kernels.numba.simd import Tile, least, most, registers_type, stack_bytes, ticks
 from bitnet_jit.kernels.numba.tile import (
     accumulate,
     add_group,
@@ -61,7 +61,7 @@ def multiply_by_groups(spec, job, first_row, w, output, count, cold):
     clear(sums, tile.rows * tile.width)
     for group in range(job.groups):
         first_input = group * job.group_size
-        inputs = min(job.group_size, job.in_features - first_input)
+        inputs = least(job.group_size, job.in_features - first_input)
         steps = (inputs + tile.inputs - 1) // tile.inputs
         x = job.x_q + first_row * job.x_stride + first_input
         accumulate(tile, x, job.x_stride, w + first_input // tile.inputs * STEP_BYTES, steps, acc)
@@ -85,11 +85,11 @@ def multiply_block(spec, job, block, first_row, last_row, cold):
     steps = (job.in_features + tile.inputs - 1) // tile.inputs
     for strip in range(0, BLOCK, tile.width):
         output = block * BLOCK + strip
-        count = min(tile.width, job.out_features - output)
+        count = least(tile.width, job.out_features - output)
         if count > 0:
             w = job.w + block * steps * STEP_BYTES + 4 * strip
             for row in range(first_row, last_row, tile.rows):
-                multiply(spec, job, min(row, last_row - tile.rows), w, output, count, cold)
+                multiply(spec, job, least(row, last_row - tile.rows), w, output, count, cold)
 
 
 @jit
@@ -106,7 +106,7 @@ def work(spec, job):
     prepare(spec, job, 0)
     blocks = (job.out_features + BLOCK - 1) // BLOCK
     tiles = (job.rows + spec.tile.rows - 1) // spec.tile.rows
-    parts = min(tiles, max(1, PIECES_PER_THREAD * job.threads // blocks))
+    parts = least(tiles, most(1, PIECES_PER_THREAD * job.threads // blocks))
     home, ranges = member(job.fork, job.counters) % ranges_of(job.threads), ranges_of(job.threads)
     piece, offset = next_piece(job.counters, home, 0, ranges, blocks * parts)
     cold = True
@@ -114,8 +114,8 @@ def work(spec, job):
         start = ticks()
         block, part = piece // parts, piece % parts
         first = tiles * part // parts * spec.tile.rows
-        last = min(tiles * (part + 1) // parts * spec.tile.rows, job.rows)
-        multiply_block(spec, job, block, min(first, last - spec.tile.rows), last, cold)
+        last = least(tiles * (part + 1) // parts * spec.tile.rows, job.rows)
+        multiply_block(spec, job, block, least(first, last - spec.tile.rows), last, cold)
         cold = is_cold(spec, job, ticks() - start)
         piece, offset = next_piece(job.counters, home, offset, ranges, blocks * parts)
 

@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from bitnet_jit.kernels.numba.isa import I8, I32, machine
 from bitnet_jit.kernels.numba.jit import jit
-from bitnet_jit.kernels.numba.simd import I64, atomic_add, atomic_load, load, pointer
+from bitnet_jit.kernels.numba.simd import I64, atomic_add, atomic_load, least, load, pointer
 
 POINTER = I8.as_pointer()
 COUNTER_BYTES = 64  # a cache line each
@@ -110,7 +110,7 @@ def reset(counters, threads):
 @jit
 def ranges_of(threads):
     """Into how many ranges the pieces are cut."""
-    return min(threads, MAX_RANGES)
+    return least(threads, MAX_RANGES)
 
 
 @jit

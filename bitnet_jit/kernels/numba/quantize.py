@@ -18,7 +18,7 @@ from bitnet_jit.kernels.numba.elements import (
 )
 from bitnet_jit.kernels.numba.jit import jit
 from bitnet_jit.kernels.numba.lanes import LANES, add_lanes, max_lane, max_magnitudes, quantize_lanes, zero_ints
-from bitnet_jit.kernels.numba.simd import bits_of_float, float_from_bits
+from bitnet_jit.kernels.numba.simd import bits_of_float, float_from_bits, least
 
 INFINITY_BITS = np.uint32(0x7F800000)
 MAGNITUDE = np.uint32(0x7FFFFFFF)
@@ -37,7 +37,8 @@ def absmax_bits(dtype, x, count):
         lanes = max_magnitudes(lanes, dtype, x, i)
     largest = max_lane(lanes)
     for i in range(whole, count):
-        largest = max(largest, bits_of_float(load_float(dtype, x, i)) & MAGNITUDE)
+        bits = bits_of_float(load_float(dtype, x, i)) & MAGNITUDE
+        largest = bits if bits > largest else largest
     return largest
 
 
@@ -55,7 +56,8 @@ def quantize_row(dtype, x, count, codes, segments, stride, x_scale, row):
             store_int8(codes, i, np.int32(0))
         store_float32(x_scale, row, np.float32(np.nan))
         return total
-    absmax = max(float_from_bits(bits), EPS)
+    absmax = float_from_bits(bits)
+    absmax = absmax if absmax > EPS else EPS
     factor = F127 / absmax
     store_float32(x_scale, row, absmax / F127)
     whole = count // SEGMENT
@@ -120,6 +122,6 @@ def sum_groups(codes, count, group_size, x_sum, first):
     for group in range((count + group_size - 1) // group_size):
         start = group * group_size
         total = np.int32(0)
-        for i in range(start, min(start + group_size, count)):
+        for i in range(start, least(start + group_size, count)):
             total += load_int8(codes, i)
         store_int32(x_sum, first + group, total)

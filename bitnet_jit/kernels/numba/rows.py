@@ -27,7 +27,7 @@ from bitnet_jit.kernels.numba.job import round_up
 from bitnet_jit.kernels.numba.lanes import LANES, add_lanes, add_squares, zero_floats
 from bitnet_jit.kernels.numba.parallel import COUNTER_BYTES, COUNTERS, MEMBERS, draw, reset, run_team
 from bitnet_jit.kernels.numba.quantize import SEGMENT, quantize_row
-from bitnet_jit.kernels.numba.simd import atomic_add
+from bitnet_jit.kernels.numba.simd import atomic_add, least, most
 from bitnet_jit.problem import Problem
 
 F0, F1 = np.float32(0), np.float32(1)
@@ -142,11 +142,11 @@ def team(spec, job):
     """What each thread does: take scratch memory, then draw chunks of rows."""
     number = atomic_add(job.counters + MEMBERS * COUNTER_BYTES, 1)
     values = job.scratch + number * ((job.features + 15) // 16 * 64)
-    chunk = max(1, CHUNK_ELEMENTS // job.features)
+    chunk = most(1, CHUNK_ELEMENTS // job.features)
     pieces = (job.rows + chunk - 1) // chunk
     piece = draw(job.counters)
     while piece < pieces:
-        for row in range(piece * chunk, min((piece + 1) * chunk, job.rows)):
+        for row in range(piece * chunk, least((piece + 1) * chunk, job.rows)):
             run_row(spec, job, row, values)
         piece = draw(job.counters)
 

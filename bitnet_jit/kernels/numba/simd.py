@@ -245,6 +245,22 @@ def bits_of_float(typingctx, value):
     return types.uint32(types.float32), lambda context, builder, signature, args: builder.bitcast(args[0], I32)
 
 
+def chooser(comparison: str, doc: str):
+    @intrinsic
+    def choose(typingctx, a, b):
+        def codegen(context, builder, signature, args):
+            return builder.select(builder.icmp_signed(comparison, *args), *args)
+
+        return types.int64(types.int64, types.int64), codegen
+
+    choose.__doc__ = doc
+    return choose
+
+
+least = chooser("<", "The smaller of two int64. Numba's min would be a function more to compile.")
+most = chooser(">", "The larger of two int64.")
+
+
 @intrinsic
 def ticks(typingctx):
     """The CPU's clock; always 0 where a program may not read it."""
