@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,19 @@ from bitnet_jit.kernels.numba.job import sizes_of
 from bitnet_jit.problem import Problem
 
 Entry = Callable[..., None]
+
+
+class Address(int):
+    """The address of an array, which lives as long as this number does."""
+
+    owner: NDArray[Any]
+
+    @classmethod
+    def of(cls, array: NDArray[Any]) -> "Address":
+        """The address of a contiguous array."""
+        address = cls(array.ctypes.data)
+        address.owner = array
+        return address
 
 
 class BoundLinear:
@@ -23,13 +37,10 @@ class BoundLinear:
     def __init__(self, problem: Problem, compile_for: Callable[[int], Entry]) -> None:
         self.entry = cache(compile_for)
         self._problem = problem
-        self._sizes: dict[int, NDArray[np.int64]] = {}
 
-    def sizes(self, rows: int) -> int:
-        """The address of the `Sizes` of calls with that many rows; it lives as long as this object."""
-        if rows not in self._sizes:
-            self._sizes[rows] = np.array(sizes_of(self._problem, rows), np.int64)
-        return int(self._sizes[rows].ctypes.data)
+    def sizes(self, rows: int) -> "Address":
+        """The address of the `Sizes` of calls with that many rows."""
+        return Address.of(np.array(sizes_of(self._problem, rows), np.int64))
 
     def workspace_bytes(self, rows: int) -> int:
         """Scratch memory for a call with that many rows."""
