@@ -38,7 +38,7 @@ class BoundLinear:
         self.entry = cache(compile_for)
         self._problem = problem
 
-    def sizes(self, rows: int) -> "Address":
+    def sizes(self, rows: int) -> Address:
         """The address of the `Sizes` of calls with that many rows."""
         return Address.of(np.array(sizes_of(self._problem, rows), np.int64))
 

@@ -84,14 +84,12 @@ def look_up_digits(builder, isa: Isa, value: ir.Value, in_place: bool) -> tuple[
     early_fields = look_up([fields_of(i) for i in range(64)])
     late_fields = look_up([fields_of(64 + i % LATE_NUMBERS) for i in range(64)])
     late_top = look_up([unit * (i // LATE_NUMBERS) for i in range(64)])
-    early_top = value if in_place else builder.bitcast(builder.lshr(builder.bitcast(value, isa.vector), six(isa)), kind)
-    early_top = builder.and_(early_top, splat_constant(kind, 0xC0 if in_place else 3))
+    early_top = builder.and_(value, splat_constant(kind, 0xC0))
+    if not in_place:
+        shifted = builder.lshr(builder.bitcast(early_top, isa.vector), splat_constant(isa.vector, 6))
+        early_top = builder.bitcast(shifted, kind)
     top = builder.select(late, late_top, early_top)
     return builder.select(late, late_fields, early_fields), builder.bitcast(top, isa.vector)
-
-
-def six(isa: Isa) -> ir.Constant:
-    return splat_constant(isa.vector, 6)
 
 
 def fields_of(number: int) -> int:
