@@ -84,10 +84,14 @@ def test_a_warning_is_one_line(tmp_path):
     assert warnings[0].startswith("warning: the scale's sense contradicts its value: model.layers.0.self_attn.q_proj")
 
 
+# a process that a shell starts in the background ignores Ctrl-C, and so do its children
+HEEDING_CONTROL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+
+
 @contextmanager
 def writing(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process that writes a long text, ended whatever happens."""
-    command = [sys.executable, "-c", MAIN, "generate", "And it came to pass ", *arguments]
+    command = [sys.executable, "-c", HEEDING_CONTROL_C + MAIN, "generate", "And it came to pass ", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             yield process
