@@ -33,7 +33,6 @@ class LinearSpec:
 
     Attributes:
         tile: the shape of its tile: a frozen dataclass of the kernel's file.
-        activation: "a8": x becomes int8 codes; "a16": x becomes float32.
         x_dtype: "int8" for codes, or a floating dtype.
         y_dtype: "int32" for bare sums, or a floating dtype.
         bias_dtype: a floating dtype, where there is a bias.
@@ -41,15 +40,10 @@ class LinearSpec:
     """
 
     tile: Any
-    activation: str
     x_dtype: str
     y_dtype: str
     bias_dtype: str = "float32"
     grouped: bool = False
-
-    @property
-    def x_is_codes(self) -> bool:
-        return self.x_dtype == "int8"
 
     @property
     def y_is_sums(self) -> bool:
@@ -58,10 +52,6 @@ class LinearSpec:
     @property
     def x_bytes(self) -> int:
         return ELEMENT_BYTES[self.x_dtype]
-
-    @property
-    def y_bytes(self) -> int:
-        return ELEMENT_BYTES[self.y_dtype]
 
 
 class Job(NamedTuple):
@@ -102,6 +92,23 @@ class Sizes(NamedTuple):
     x_q_at: int
     x_stride: int
     workspace_bytes: int
+
+
+# their places, in that order
+(
+    ROWS,
+    IN_FEATURES,
+    OUT_FEATURES,
+    SCALE_STRIDE,
+    GROUP_SIZE,
+    GROUPS,
+    MOST_THREADS_AT,
+    X_SCALE_AT,
+    X_SUM_AT,
+    X_Q_AT,
+    X_STRIDE,
+    WORKSPACE_BYTES,
+) = range(len(Sizes._fields))
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -145,23 +152,23 @@ def make_job(fork, threads, x, x_scale, w, w_scale, bias, y, sizes, workspace):
     size = pointer(sizes, types.int64)
     return Job(
         x,
-        x_scale if x_scale != 0 else workspace + size[7],
+        x_scale if x_scale != 0 else workspace + size[X_SCALE_AT],
         w,
         w_scale,
         bias,
         y,
-        size[0],
-        size[1],
-        size[2],
-        size[3],
-        size[4],
-        size[5],
+        size[ROWS],
+        size[IN_FEATURES],
+        size[OUT_FEATURES],
+        size[SCALE_STRIDE],
+        size[GROUP_SIZE],
+        size[GROUPS],
         fork,
-        threads if threads < size[6] else size[6],
+        least(threads, size[MOST_THREADS_AT]),
         workspace,
-        workspace + size[8],
-        workspace + size[9],
-        size[10],
+        workspace + size[X_SUM_AT],
+        workspace + size[X_Q_AT],
+        size[X_STRIDE],
     )
 
 

@@ -47,7 +47,6 @@ def run(spec, fork, threads, x, x_scale, w, w_scale, bias, y, sizes, workspace):
 
 def compile_linear(problem: Problem, tile: Any) -> Entry:
     """The entry point of `run` for a problem's dtypes and a tile."""
-    spec = LinearSpec(
-        tile, problem.activation, problem.x_dtype, problem.y_dtype, problem.bias or "float32", problem.scale == "group"
-    )
+    bias_dtype, grouped = problem.bias or "float32", problem.scale == "group"
+    spec = LinearSpec(tile, problem.x_dtype, problem.y_dtype, bias_dtype, grouped)
     return compiled(run, StaticType(spec), *RUN_SIGNATURE)
