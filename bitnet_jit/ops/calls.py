@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from bitnet_jit.kernels.kernel import Config, Kernel
 from bitnet_jit.problem import Problem, rows_bucket
 from bitnet_jit.runtime.device import fingerprint
 from bitnet_jit.runtime.dispatcher import Dispatcher
@@ -16,9 +15,9 @@ DISPATCHER = Dispatcher()
 MOST_CALLS = 4096  # kept an op: shapes may vary without end
 
 
-def bind_torch(kernel: Kernel, config: Config, problem: Problem, shape: torch.Size) -> Call:
+def bind_torch(run: Call, problem: Problem, shape: torch.Size) -> Call:
     """A torch kernel as a call: it computes on rows, the call keeps the leading dimensions."""
-    run, leading = kernel.bind(problem, config), shape[:-1]
+    leading = shape[:-1]
 
     def call(x: torch.Tensor, *others: Any) -> Any:
         rows = [a.reshape(-1, shape[-1]) if isinstance(a, torch.Tensor) and a.shape == shape else a for a in others]
@@ -33,21 +32,21 @@ def bind_torch(kernel: Kernel, config: Config, problem: Problem, shape: torch.Si
     return call
 
 
-def bind_numba(kernel: Kernel, config: Config, problem: Problem, shape: torch.Size) -> Call:
+def bind_numba(bound: Any, problem: Problem, shape: torch.Size) -> Call:
     """A Numba kernel as a call; Numba is imported with the first one."""
     from bitnet_jit.ops import numba_tensors
 
-    return numba_tensors.BINDERS[problem.op](kernel.bind(problem, config), problem, shape)
+    return numba_tensors.BINDERS[problem.op](bound, problem, shape)
 
 
-BINDERS: dict[str, Callable[[Kernel, Config, Problem, torch.Size], Call]] = {"torch": bind_torch, "numba": bind_numba}
+BINDERS: dict[str, Callable[[Any, Problem, torch.Size], Call]] = {"torch": bind_torch, "numba": bind_numba}
 
 
 def make_call(problem: Problem, shape: torch.Size) -> Call:
     """The call for a problem and a shape of x: the dispatcher's choice, bound to its backend's way with tensors."""
     choice = DISPATCHER.choose(problem)
     backend = choice.kernel.name.partition(".")[0]
-    return BINDERS[backend](choice.kernel, choice.config, problem, shape)
+    return BINDERS[backend](choice.bound, problem, shape)
 
 
 def keep(calls: dict[tuple[Any, ...], Call], key: tuple[Any, ...], call: Call) -> Call:

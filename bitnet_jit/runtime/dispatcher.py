@@ -2,6 +2,8 @@
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from bitnet_jit.errors import UnsupportedProblem
 from bitnet_jit.kernels import registry
@@ -13,11 +15,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Choice:
-    """A kernel, its config, and why every other kernel that was asked refused."""
+    """A kernel and its config for a problem, and why every other kernel that was asked refused."""
 
+    problem: Problem
     kernel: Kernel
     config: Config
     refusals: dict[str, str]
+
+    @cached_property
+    def bound(self) -> Any:
+        """The kernel bound to the problem, once: every shape in the problem's bucket of rows shares it."""
+        return self.kernel.bind(self.problem, self.config)
 
 
 class Dispatcher:
@@ -38,7 +46,7 @@ class Dispatcher:
             fitting, refusals = registry.candidates(problem)
             if not fitting:
                 raise UnsupportedProblem(str(problem), refusals)
-            choice = Choice(fitting[0], fitting[0].configs(problem)[0], refusals)
+            choice = Choice(problem, fitting[0], fitting[0].configs(problem)[0], refusals)
             self._tell_of_fallback(problem, choice)
             self._choices[problem] = choice
         return choice
