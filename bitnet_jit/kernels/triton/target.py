@@ -1,0 +1,20 @@
+"""What kernels are compiled for: NVIDIA's assembly or the plain path, a GPU or the interpreter."""
+
+import torch
+import triton
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter runs the kernels, on the CPU (TRITON_INTERPRET=1 before the first import)."""
+    return bool(triton.knobs.runtime.interpret)
+
+
+def uses_assembly() -> bool:
+    """Whether kernels may hold NVIDIA's instructions."""
+    return torch.version.hip is None and not interpreted()
+
+
+def why_not(device_type: str) -> str | None:
+    """Why no kernel of this backend can run on a type of device, or None."""
+    wanted = "cpu" if interpreted() else "cuda"
+    return None if device_type == wanted else f"serves {wanted!r} here, not {device_type!r}"
