@@ -1,4 +1,4 @@
-"""Triton kernels for NVIDIA and AMD GPUs. Not in the register yet: they wait for their first run on a GPU."""
+"""Triton kernels for NVIDIA and AMD GPUs. Not in the register yet (see docs/design.md)."""
 
 from bitnet_jit.kernels.kernel import Backend
 from bitnet_jit.kernels.triton import linear
