@@ -19,6 +19,15 @@ from bitnet_jit.problem import MAX_IN_FEATURES, Problem
 
 MOST_GEMV_ROWS = 4
 MOST_GEMV_STEPS = 16
+MULTIPROCESSORS = 132  # of the GPU that the defaults were measured on
+GEMV_SHAPES = (  # (block_n, block_words, num_warps) by the most words of a row
+    (192, ((8, 64, 2), (16, 32, 2), (2, 64, 1))),
+    (320, ((8, 128, 4), (4, 256, 4), (8, 64, 1))),
+    (448, ((4, 256, 4), (2, 512, 4))),
+    (768, ((8, 128, 4), (16, 128, 4), (4, 128, 1))),
+    (2048, ((2, 128, 1), (4, 128, 2))),
+)
+LARGE_TILES = (GemmConfig(128, 128, 64, 4, 4, 3), GemmConfig(128, 64, 64, 8, 4, 3))
 
 
 def arrange(x_q: torch.Tensor, chunks: bool) -> torch.Tensor:
@@ -71,21 +80,36 @@ def bind_bit_linear(problem: Problem, config: Config):
 
 
 def gemv_configs(problem: Problem) -> tuple[GemvConfig, ...]:
-    """Tiles by the length of a row, in at most 16 steps, the likeliest best first."""
+    """Tiles by the length of a row, in at most 16 steps, the likeliest best first: what won on an H200."""
     words = row_bytes(problem.in_features) // 4
-    block_words = max(64, triton.next_power_of_2(triton.cdiv(words, MOST_GEMV_STEPS)))
-    shapes = ((512, block_words, 2), (1024, 2 * block_words, 4), (128, block_words, 1))
-    return tuple(GemvConfig(max(1, tile // width), width, num_warps) for tile, width, num_warps in shapes)
+    for most_words, shapes in GEMV_SHAPES:
+        if words <= most_words:
+            return tuple(GemvConfig(*shape) for shape in shapes)
+    block_words = triton.next_power_of_2(triton.cdiv(words, MOST_GEMV_STEPS))
+    return GemvConfig(max(1, 1024 // block_words), block_words, 4), GemvConfig(1, block_words, 2)
 
 
 def gemm_configs(problem: Problem) -> tuple[GemmConfig, ...]:
-    """Tiles by the number of rows, the likeliest best first."""
-    if problem.rows >= 1024:
-        return GemmConfig(128, 128, 64, 8, 4, 3), GemmConfig(128, 128, 64, 4, 4, 2), GemmConfig(64, 64, 64, 8, 4, 4)
-    if problem.rows > 64:
-        return GemmConfig(64, 64, 64, 8, 4, 4), GemmConfig(64, 128, 64, 8, 4, 3)
-    block_m = max(16, problem.rows)
-    return GemmConfig(block_m, 64, 128, 8, 4, 4), GemmConfig(block_m, 64, 64, 8, 4, 4), GemmConfig(16, 32, 128, 8, 2, 4)
+    """Tiles by the number of rows and outputs, the likeliest best first: what won on an H200.
+
+    From 128 rows on, the largest tile of which there is one for every multiprocessor; below, one tile high.
+    """
+    rows, out_features, num_bytes = problem.rows, problem.out_features, row_bytes(problem.in_features)
+    if rows >= 128:
+        fitting = [
+            config
+            for config in LARGE_TILES
+            if triton.cdiv(rows, config.block_m) * triton.cdiv(out_features, config.block_n) >= MULTIPROCESSORS
+        ]
+        return (*fitting, *small_tiles(64, num_bytes, 3))
+    high = small_tiles(max(16, rows), num_bytes, 4)
+    return high if rows < 64 or out_features < 8192 else high[::-1]
+
+
+def small_tiles(block_m: int, num_bytes: int, num_stages: int) -> tuple[GemmConfig, ...]:
+    """Tiles of 64 outputs; 128 packed bytes at a time go first where they divide a row."""
+    deep, flat = GemmConfig(block_m, 64, 128, 8, 4, num_stages), GemmConfig(block_m, 64, 64, 8, 4, 4)
+    return (deep, flat) if num_bytes % 128 == 0 else (GemmConfig(block_m, 64, 64, 8, 4, 6), flat)
 
 
 def why_not(problem: Problem) -> str | None:
