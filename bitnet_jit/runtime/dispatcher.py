@@ -47,12 +47,13 @@ class Dispatcher:
             if not fitting:
                 raise UnsupportedProblem(str(problem), refusals)
             choice = Choice(problem, fitting[0], fitting[0].configs(problem)[0], refusals)
-            self._tell_of_fallback(problem, choice)
+            self._tell_of_fallback(choice)
             self._choices[problem] = choice
         return choice
 
-    def _tell_of_fallback(self, problem: Problem, choice: Choice) -> None:
+    def _tell_of_fallback(self, choice: Choice) -> None:
         """Say once an op and device that the plain torch kernel runs, and why nothing faster does."""
+        problem = choice.problem
         key = (problem.op, problem.device_type)
         if choice.kernel.name.startswith("torch.") and key not in self._told:
             self._told.add(key)

@@ -20,12 +20,12 @@ from bitnet_jit.problem import MAX_IN_FEATURES, Problem
 MOST_GEMV_ROWS = 4
 MOST_GEMV_STEPS = 16
 MULTIPROCESSORS = 132  # of the GPU that the defaults were measured on
-GEMV_SHAPES = (  # (block_n, block_words, num_warps) by the most words of a row
-    (192, ((8, 64, 2), (16, 32, 2), (2, 64, 1))),
-    (320, ((8, 128, 4), (4, 256, 4), (8, 64, 1))),
-    (448, ((4, 256, 4), (2, 512, 4))),
-    (768, ((8, 128, 4), (16, 128, 4), (4, 128, 1))),
-    (2048, ((2, 128, 1), (4, 128, 2))),
+GEMV_TILES = (  # by the most words of a row
+    (192, (GemvConfig(8, 64, 2), GemvConfig(16, 32, 2), GemvConfig(2, 64, 1))),
+    (320, (GemvConfig(8, 128, 4), GemvConfig(4, 256, 4), GemvConfig(8, 64, 1))),
+    (448, (GemvConfig(4, 256, 4), GemvConfig(2, 512, 4))),
+    (768, (GemvConfig(8, 128, 4), GemvConfig(16, 128, 4), GemvConfig(4, 128, 1))),
+    (2048, (GemvConfig(2, 128, 1), GemvConfig(4, 128, 2))),
 )
 LARGE_TILES = (GemmConfig(128, 128, 64, 4, 4, 3), GemmConfig(128, 64, 64, 8, 4, 3))
 
@@ -45,7 +45,8 @@ def multiply(x_q, x_scale, w_packed, w_scale, bias, y: torch.Tensor, config: Con
     if not y.numel():
         return y
     run: Any = gemv if isinstance(config, GemvConfig) else gemm
-    return run(x_q, x_scale, w_packed.contiguous(), w_scale, bias, y, config)
+    operands = (None if a is None else a.contiguous() for a in (x_scale, w_packed, w_scale, bias))
+    return run(x_q, *operands, y, config)
 
 
 def bind_ternary_matmul(problem: Problem, config: Config):
@@ -63,7 +64,7 @@ def bind_quantized_linear(problem: Problem, config: Config):
 
     def run(x_q, x_scale, w_packed, w_scale, bias) -> torch.Tensor:
         y = torch.empty(x_q.shape[0], problem.out_features, dtype=y_dtype, device=x_q.device)
-        return multiply(arrange(x_q, chunks), x_scale.contiguous(), w_packed, w_scale.contiguous(), bias, y, config)
+        return multiply(arrange(x_q, chunks), x_scale, w_packed, w_scale, bias, y, config)
 
     return run
 
@@ -74,7 +75,7 @@ def bind_bit_linear(problem: Problem, config: Config):
     def run(x, w_packed, w_scale, bias) -> torch.Tensor:
         x_q, x_scale = quantize(x.contiguous(), quantizer, chunks)
         y = torch.empty(x.shape[0], problem.out_features, dtype=x.dtype, device=x.device)
-        return multiply(x_q, x_scale, w_packed, w_scale.contiguous(), bias, y, config)
+        return multiply(x_q, x_scale, w_packed, w_scale, bias, y, config)
 
     return run
 
@@ -82,9 +83,9 @@ def bind_bit_linear(problem: Problem, config: Config):
 def gemv_configs(problem: Problem) -> tuple[GemvConfig, ...]:
     """Tiles by the length of a row, in at most 16 steps, the likeliest best first: what won on an H200."""
     words = row_bytes(problem.in_features) // 4
-    for most_words, shapes in GEMV_SHAPES:
+    for most_words, tiles in GEMV_TILES:
         if words <= most_words:
-            return tuple(GemvConfig(*shape) for shape in shapes)
+            return tiles
     block_words = triton.next_power_of_2(triton.cdiv(words, MOST_GEMV_STEPS))
     return GemvConfig(max(1, 1024 // block_words), block_words, 4), GemvConfig(1, block_words, 2)
 

@@ -1,12 +1,14 @@
 """What kernels are compiled for: NVIDIA's assembly or the plain path, a GPU or the interpreter."""
 
 import torch
-import triton
+from triton.runtime.jit import JITFunction
+
+from bitnet_jit.kernels.triton.codes import unpack
 
 
 def interpreted() -> bool:
     """Whether Triton's interpreter runs the kernels, on the CPU (TRITON_INTERPRET=1 before the first import)."""
-    return bool(triton.knobs.runtime.interpret)
+    return not isinstance(unpack, JITFunction)
 
 
 def uses_assembly() -> bool:

@@ -3,6 +3,8 @@
 Here `test_interpreter.py` runs this file a second time, with TRITON_INTERPRET=1.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -45,11 +47,11 @@ def poison():
 
 def fitting_rows(kernel):
     """Rows that the kernel takes."""
-    fits = [m for m in ROWS if kernel.why_not(problem_of(kernel.op, (m, 8, 300), "tensor", None, "float32")) is None]
+    fits = [m for m in ROWS if kernel.why_not(problem_of(kernel.op, (m, 8, 300), "tensor", None)) is None]
     return st.sampled_from(fits)
 
 
-def problem_of(op, shape, scale, bias, y_dtype):
+def problem_of(op, shape, scale, bias):
     rows, out_features, in_features = shape
     return Problem(
         op=op,
@@ -60,7 +62,7 @@ def problem_of(op, shape, scale, bias, y_dtype):
         layout=LAYOUT.name,
         activation="a8",
         x_dtype="float32" if op == "bit_linear" else "int8",
-        y_dtype="int32" if op == "ternary_matmul" else y_dtype,
+        y_dtype="int32" if op == "ternary_matmul" else "float32",
         scale="" if op == "ternary_matmul" else scale,
         bias="float32" if bias is not None and op != "ternary_matmul" else "",
     )
@@ -85,7 +87,7 @@ def on_device(*arrays):
 
 
 def arguments(op, x, x_q, x_scale, packed, w_scale, bias):
-    """Tensors of an op, and what the contract says of them."""
+    """The tensors that an op takes."""
     bias_on_device = None if bias is None else on_device(bias)[0]
     if op == "bit_linear":
         return [*on_device(x, packed, w_scale), bias_on_device]
@@ -123,7 +125,7 @@ def test_every_kernel_is_the_contract(kernel, data, features, scale, has_bias, e
     w_scale = rng.random(SCALES[scale](shape[1]), dtype=np.float32) + np.float32(0.01)
     x_scale = rng.random(shape[0], dtype=np.float32)
     bias = rng.standard_normal(shape[1], dtype=np.float32) if has_bias else None
-    problem = problem_of(kernel.op, shape, scale, bias, "float32")
+    problem = problem_of(kernel.op, shape, scale, bias)
     assert kernel.why_not(problem) is None
     configs = kernel.configs(problem)
     packed = LAYOUT.from_canonical(LAYOUT.format.pack(w_q), *shape[1:])
@@ -140,25 +142,40 @@ def test_rows_of_a_hundred_thousand_inputs(kernel):
     x, x_q, w_q = draw(shape, None)
     x_scale, w_scale = np.ones(2, np.float32), np.float32(0.5)
     packed = LAYOUT.from_canonical(LAYOUT.format.pack(w_q), *shape[1:])
-    problem = problem_of(kernel.op, shape, "tensor", None, "float32")
+    problem = problem_of(kernel.op, shape, "tensor", None)
     run = kernel.bind(problem, kernel.configs(problem)[0])
     y = run(*arguments(kernel.op, x, x_q, x_scale, packed, w_scale, None))
     assert np.array_equal(y.cpu().numpy(), expected(kernel.op, x, x_q, x_scale, w_q, w_scale, None))
 
 
+@NEEDS_DEVICE
+@EVERY_KERNEL
+def test_operands_may_have_gaps(kernel):
+    shape = (3, 17, 256)
+    x, x_q, w_q = draw(shape, None)
+    x_scale, w_scale, bias = (np.linspace(0.1, 2, count, dtype=np.float32) for count in (3, 17, 17))
+    packed = LAYOUT.from_canonical(LAYOUT.format.pack(w_q), *shape[1:])
+    problem = problem_of(kernel.op, shape, "row", bias)
+    run = kernel.bind(problem, kernel.configs(problem)[0])
+    spread = [
+        a.repeat_interleave(2, -1)[..., ::2] for a in arguments(kernel.op, x, x_q, x_scale, packed, w_scale, bias)
+    ]
+    assert not any(a.is_contiguous() for a in spread)
+    assert np.array_equal(run(*spread).cpu().numpy(), expected(kernel.op, x, x_q, x_scale, w_q, w_scale, bias))
+
+
 @EVERY_KERNEL
 def test_refusals_are_words(kernel):
     shape = (2, 8, 300)
-    problem = problem_of(kernel.op, shape, "tensor", None, "float32")
+    problem = problem_of(kernel.op, shape, "tensor", None)
     assert kernel.why_not(problem) is None
     for change, words in (
         ({"layout": "i2"}, "reads the layout i2/planes, not 'i2'"),
         ({"activation": "a16"}, "serves activation='a8'"),
         ({"scale": "group", "group_size": 64}, "not group scales"),
     ):
-        fields = {name: getattr(problem, name) for name in Problem.__dataclass_fields__} | change
-        assert words in kernel.why_not(Problem(**fields))
-    longest = problem_of(kernel.op, (2, 8, MAX_IN_FEATURES), "tensor", None, "float32")
+        assert words in kernel.why_not(replace(problem, **change))
+    longest = problem_of(kernel.op, (2, 8, MAX_IN_FEATURES), "tensor", None)
     assert (kernel.why_not(longest) is None) == (kernel.op == "bit_linear")
 
 
