@@ -6,6 +6,23 @@ MAX_IN_FEATURES = 2**18  # below this no int32 accumulator of any kernel can ove
 
 
 @dataclass(frozen=True, slots=True)
+class Gpu:
+    """What a kernel may know of the GPU that it is bound for.
+
+    Attributes:
+        name: the model's, as its driver tells it.
+        arch: compute capability such as "9.0", or AMD's name such as "gfx942".
+        multiprocessors: how many there are.
+        shared_memory: bytes that one program may use.
+    """
+
+    name: str
+    arch: str
+    multiprocessors: int
+    shared_memory: int
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """What is asked of a kernel.
 
@@ -23,6 +40,7 @@ class Problem:
         group_size: inputs that share a scale; 0 unless `scale` is "group".
         bias: dtype of the bias, or of a norm's weight; "" where there is none.
         device: fingerprint of the device; two unlike devices never share one.
+        gpu: the GPU, or None on other devices.
     """
 
     op: str
@@ -38,6 +56,7 @@ class Problem:
     group_size: int = 0
     bias: str = ""
     device: str = ""
+    gpu: Gpu | None = None
 
     def __str__(self) -> str:
         words = [f"{self.op} of {self.rows} x {self.in_features} -> {self.out_features}", f"on {self.device_type}"]

@@ -21,6 +21,7 @@ class Kernel:
             knows for that backend. All decisions and compilation happen here; running only allocates and launches.
         configs: problem -> its configs, likeliest best first: the first is what runs untuned.
         why_not: problem -> None, or the reason in words.
+        rank: problem -> where the kernel stands among those of its backend that fit: the lowest runs untuned.
         version: raised when results or configs change meaning; tuned choices of another version are stale.
     """
 
@@ -29,6 +30,7 @@ class Kernel:
     bind: Callable[[Problem, Config], Any]
     configs: Callable[[Problem], tuple[Config, ...]]
     why_not: Callable[[Problem], str | None]
+    rank: Callable[[Problem], int] = lambda problem: 0
     version: int = 1
 
 
@@ -38,12 +40,10 @@ class Backend:
 
     Attributes:
         name: the folder under `kernels/`.
-        why_not: device type -> None, or why nothing of this backend can run there.
         kernels: in order of preference.
         layouts: how it wants packed weights, one a format.
     """
 
     name: str
-    why_not: Callable[[str], str | None]
     kernels: tuple[Kernel, ...]
     layouts: tuple[Layout, ...]

@@ -1,12 +1,15 @@
 """The register of backends and kernels: the one place that knows which there are.
 
-A backend is a folder here that holds BACKEND, and a word in BACKENDS. Its package (Numba, Triton, ...) is imported when
-a problem first needs it; a package that is absent is a refusal in words, a broken module of ours raises.
+A backend is a folder here that holds BACKEND, and an entry in BACKENDS. The entry tells what must be known before the
+backend is imported, because its package (Numba, Triton, ...) is imported when a problem first needs it. A package that
+is absent is a refusal in words, a broken module of ours raises.
 """
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 
 from bitnet_jit.errors import InvalidInput
@@ -14,13 +17,31 @@ from bitnet_jit.kernels.kernel import Backend, Kernel
 from bitnet_jit.packing import CANONICAL, Layout, get_format
 from bitnet_jit.problem import Problem
 
-BACKENDS = {"numba": ("numba",), "torch": ("torch",)}  # in order of preference; the packages that each one needs
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a backend before it is imported.
+
+    Attributes:
+        packages: what must be installed.
+        device_types: torch's words for the devices that it serves; empty means every device.
+    """
+
+    packages: tuple[str, ...] = ()
+    device_types: tuple[str, ...] = ()
+
+
+BACKENDS = {  # in order of preference
+    "numba": Entry(("numba",), ("cpu",)),
+    "triton": Entry(("triton",), ("cuda",)),
+    "torch": Entry(("torch",)),
+}
 
 
 @cache
 def why_absent(name: str) -> str | None:
     """Why a backend cannot be imported at all, or None."""
-    for package in BACKENDS[name]:
+    for package in BACKENDS[name].packages:
         if importlib.util.find_spec(package) is None:
             return f"the package {package} is not installed (pip install {package})"
     return None
@@ -34,8 +55,11 @@ def backend(name: str) -> Backend:
 
 
 def why_not_backend(name: str, device_type: str) -> str | None:
-    """Why a backend cannot serve a type of device, or None."""
-    return why_absent(name) or backend(name).why_not(device_type)
+    """Why a backend cannot serve a type of device, or None. Imports nothing."""
+    served = BACKENDS[name].device_types
+    if served and device_type not in served:
+        return f"serves {' and '.join(served)}, not {device_type}"
+    return why_absent(name)
 
 
 def kernels(op: str | None = None) -> Iterator[Kernel]:
@@ -53,13 +77,10 @@ def candidates(problem: Problem) -> tuple[list[Kernel], dict[str, str]]:
         if reason := why_not_backend(name, problem.device_type):
             refusals[name] = reason
             continue
-        for kernel in backend(name).kernels:
-            if kernel.op != problem.op:
-                continue
-            if reason := kernel.why_not(problem):
-                refusals[kernel.name] = reason
-            else:
-                fitting.append(kernel)
+        own = [kernel for kernel in backend(name).kernels if kernel.op == problem.op]
+        reasons = {kernel.name: kernel.why_not(problem) for kernel in own}
+        refusals |= {kernel_name: reason for kernel_name, reason in reasons.items() if reason}
+        fitting += sorted((kernel for kernel in own if not reasons[kernel.name]), key=lambda found: found.rank(problem))
     return fitting, refusals
 
 
@@ -77,9 +98,11 @@ def preferred_layout(format_name: str, device_type: str) -> Layout:
 
 @cache
 def get_layout(name: str) -> Layout:
-    """The layout of that name, of any installed backend."""
+    """The layout of that name, of any installed backend; one that is imported already is asked first."""
     known = dict(CANONICAL)
-    for backend_name in BACKENDS:
+    for backend_name in sorted(BACKENDS, key=lambda found: f"bitnet_jit.kernels.{found}" not in sys.modules):
+        if name in known:
+            break
         if why_absent(backend_name) is None:
             known |= {layout.name: layout for layout in backend(backend_name).layouts}
     if name not in known:

@@ -1,5 +1,6 @@
 """Torch ops `torch.ops.bitnet_jit.*`: importing this package registers them."""
 
+from bitnet_jit.ops import input_grad as input_grad
 from bitnet_jit.ops import linear as linear
 from bitnet_jit.ops import norm as norm
 from bitnet_jit.ops import training as training

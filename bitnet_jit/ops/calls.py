@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from bitnet_jit.problem import Problem, rows_bucket
-from bitnet_jit.runtime.device import fingerprint
+from bitnet_jit.runtime.device import find_gpu, fingerprint
 from bitnet_jit.runtime.dispatcher import Dispatcher
 
 Call = Callable[..., Any]
@@ -15,7 +15,7 @@ DISPATCHER = Dispatcher()
 MOST_CALLS = 4096  # kept an op: shapes may vary without end
 
 
-def bind_torch(run: Call, problem: Problem, shape: torch.Size) -> Call:
+def bind_torch(run: Call, problem: Problem, shape: torch.Size, device: torch.device) -> Call:
     """A torch kernel as a call: it computes on rows, the call keeps the leading dimensions."""
     leading = shape[:-1]
 
@@ -32,21 +32,29 @@ def bind_torch(run: Call, problem: Problem, shape: torch.Size) -> Call:
     return call
 
 
-def bind_numba(bound: Any, problem: Problem, shape: torch.Size) -> Call:
+def bind_numba(bound: Any, problem: Problem, shape: torch.Size, device: torch.device) -> Call:
     """A Numba kernel as a call; Numba is imported with the first one."""
     from bitnet_jit.ops import numba_tensors
 
     return numba_tensors.BINDERS[problem.op](bound, problem, shape)
 
 
-BINDERS: dict[str, Callable[[Any, Problem, torch.Size], Call]] = {"torch": bind_torch, "numba": bind_numba}
+def bind_triton(bound: Any, problem: Problem, shape: torch.Size, device: torch.device) -> Call:
+    """A Triton kernel as a call; Triton is imported with the first one."""
+    from bitnet_jit.ops import triton_tensors
+
+    return triton_tensors.bind(bound, problem, shape, device)
 
 
-def make_call(problem: Problem, shape: torch.Size) -> Call:
-    """The call for a problem and a shape of x: the dispatcher's choice, bound to its backend's way with tensors."""
+Binder = Callable[[Any, Problem, torch.Size, torch.device], Call]
+BINDERS: dict[str, Binder] = {"torch": bind_torch, "numba": bind_numba, "triton": bind_triton}
+
+
+def make_call(problem: Problem, x: torch.Tensor) -> Call:
+    """The call for a problem and tensors like x: the dispatcher's choice, bound to its backend's way with tensors."""
     choice = DISPATCHER.choose(problem)
     backend = choice.kernel.name.partition(".")[0]
-    return BINDERS[backend](choice.bound, problem, shape)
+    return BINDERS[backend](choice.bound, problem, x.shape, x.device)
 
 
 def keep(calls: dict[tuple[Any, ...], Call], key: tuple[Any, ...], call: Call) -> Call:
@@ -59,14 +67,15 @@ def keep(calls: dict[tuple[Any, ...], Call], key: tuple[Any, ...], call: Call) -
 
 def describe(op: str, x: torch.Tensor, out_features: int, **fields: Any) -> Problem:
     """The problem of one call; `fields` are those of Problem that the op decides."""
+    fields = {"in_features": x.shape[-1]} | fields
     return Problem(
         op=op,
         device_type=x.device.type,
         rows=rows_bucket(x.shape[:-1].numel()),
         out_features=out_features,
-        in_features=x.shape[-1],
         x_dtype=dtype_name(x.dtype),
         device=fingerprint(x.device),
+        gpu=find_gpu(x.device),
         **fields,
     )
 

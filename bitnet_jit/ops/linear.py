@@ -60,7 +60,7 @@ class LinearCalls:
             group_size=group_size,
             bias="" if bias is None else dtype_name(bias.dtype),
         )
-        return keep(self._calls, key, make_call(problem, x.shape))
+        return keep(self._calls, key, make_call(problem, x))
 
 
 def check_x(op: str, x: torch.Tensor) -> None:
@@ -150,26 +150,6 @@ def fake_ternary_matmul(x_q, w_packed, out_features, layout):
     return x_q.new_empty((*x_q.shape[:-1], out_features), dtype=torch.int32)
 
 
-def bit_linear_input_grad(dy, w_packed, w_scale, in_features, out_features, layout, group_size):
-    """dX = dY @ (w_q * w_scale), in float32 and rounded once; dY (..., N) -> (..., K)."""
-    found = registry.get_layout(layout)
-    packed = found.to_canonical(w_packed, out_features, in_features)
-    dx = torch.zeros(*dy.shape[:-1], in_features, dtype=torch.float32, device=dy.device)
-    step = max(1, 2**24 // in_features)
-    for start in range(0, out_features, step):
-        part = slice(start, start + step)
-        w = found.format.unpack(packed[part], in_features).float()
-        scale = w_scale[part] if w_scale.dim() else w_scale
-        if scale.dim() == 2:
-            scale = scale.repeat_interleave(group_size, 1)[:, :in_features]
-        dx += dy[..., part].float() @ (w * (scale[:, None] if scale.dim() == 1 else scale))
-    return dx.to(dy.dtype)
-
-
-def fake_bit_linear_input_grad(dy, w_packed, w_scale, in_features, out_features, layout, group_size):
-    return dy.new_empty((*dy.shape[:-1], in_features))
-
-
 class BitLinearFunction(torch.autograd.Function):
     """Gradients of a packed layer: through the weight as it is, straight through the activation quantizer."""
 
@@ -217,10 +197,4 @@ define(
     "ternary_matmul(Tensor x_q, Tensor w_packed, int out_features, str layout) -> Tensor",
     ternary_matmul,
     fake_ternary_matmul,
-)
-define(
-    "bit_linear_input_grad(Tensor dy, Tensor w_packed, Tensor w_scale, int in_features, int out_features, "
-    "str layout, int group_size) -> Tensor",
-    bit_linear_input_grad,
-    fake_bit_linear_input_grad,
 )

@@ -42,7 +42,7 @@ class RowCalls:
         y_dtype = dtype_name(x.dtype) if self.op == "rms_norm" else "int8"
         bias = "" if weight is None else dtype_name(weight.dtype)
         problem = describe(self.op, x, features, y_dtype=y_dtype, bias=bias)
-        return keep(self._calls, key, make_call(problem, x.shape))
+        return keep(self._calls, key, make_call(problem, x))
 
 
 QUANTIZE_ACTIVATION = RowCalls("quantize_activation")

@@ -6,6 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bitnet_jit.problem import Gpu
+
 if TYPE_CHECKING:
     import torch
 
@@ -15,12 +17,21 @@ def fingerprint(device: "torch.device") -> str:
     """A name for a device that tells it from every other kind: for the CPU its model and cores, for a GPU its name."""
     if device.type == "cpu":
         return cpu_fingerprint()
-    if device.type == "cuda":
-        import torch
-
-        properties = torch.cuda.get_device_properties(device)
-        return f"{properties.name}/{properties.major}.{properties.minor}/{properties.multi_processor_count}"
+    if found := find_gpu(device):
+        return f"{found.name}/{found.arch}/{found.multiprocessors}"
     return f"{device.type}/{platform.platform()}"
+
+
+@cache
+def find_gpu(device: "torch.device") -> Gpu | None:
+    """What kernels may know of a CUDA or ROCm device; None for every other device."""
+    if device.type != "cuda":
+        return None
+    import torch
+
+    found = torch.cuda.get_device_properties(device)
+    arch = found.gcnArchName.partition(":")[0] if torch.version.hip else f"{found.major}.{found.minor}"
+    return Gpu(found.name, arch, found.multi_processor_count, found.shared_memory_per_block_optin)
 
 
 @cache

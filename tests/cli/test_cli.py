@@ -107,7 +107,7 @@ def test_info_names_the_instruction_set_and_the_thread_layer():
 def test_info_says_why_a_backend_is_not_usable(monkeypatch):
     from bitnet_jit.kernels import registry
 
-    monkeypatch.setitem(registry.BACKENDS, "abacus", ("beads",))
+    monkeypatch.setitem(registry.BACKENDS, "abacus", registry.Entry(("beads",)))
     registry.why_absent.cache_clear()
     try:
         result = run("info")

@@ -23,10 +23,10 @@ def kernel(name, reason=None):
 def register(monkeypatch):
     """Replaces the register by the given backends."""
 
-    def replace(*backends, absent=None):
+    def replace(*backends, **entries):
         by_name = {backend.name: backend for backend in backends}
-        packages = {name: () for name in by_name} | (absent or {})
-        monkeypatch.setattr(registry, "BACKENDS", packages)
+        everywhere = {name: registry.Entry() for name in by_name}
+        monkeypatch.setattr(registry, "BACKENDS", everywhere | entries)
         monkeypatch.setattr(registry, "backend", by_name.__getitem__)
         for cached in (registry.why_absent, registry.preferred_layout, registry.get_layout):
             monkeypatch.setattr(registry, cached.__name__, cached.__wrapped__)
@@ -70,8 +70,8 @@ def test_unknown_names_list_the_known_ones():
 
 
 def test_candidates_come_in_order_and_refusals_in_words(register):
-    fast = Backend("fast", lambda device: None, (kernel("fast.a", "K is odd"), kernel("fast.b")), ())
-    slow = Backend("slow", lambda device: None, (kernel("slow.a"),), ())
+    fast = Backend("fast", (kernel("fast.a", "K is odd"), kernel("fast.b")), ())
+    slow = Backend("slow", (kernel("slow.a"),), ())
     register(fast, slow)
     fitting, refusals = registry.candidates(MATMUL)
     assert [found.name for found in fitting] == ["fast.b", "slow.a"]
@@ -79,12 +79,12 @@ def test_candidates_come_in_order_and_refusals_in_words(register):
 
 
 def test_a_backend_that_cannot_serve_the_device_refuses_as_a_whole(register):
-    register(Backend("gpu", lambda device: f"needs a GPU, not a {device}", (kernel("gpu.a"),), ()))
-    assert registry.candidates(MATMUL) == ([], {"gpu": "needs a GPU, not a cpu"})
+    register(Backend("gpu", (kernel("gpu.a"),), ()), gpu=registry.Entry((), ("cuda", "xpu")))
+    assert registry.candidates(MATMUL) == ([], {"gpu": "serves cuda and xpu, not cpu"})
 
 
 def test_an_absent_package_is_a_refusal_with_its_remedy(register):
-    register(absent={"alien": ("no_such_package_at_all",)})
+    register(alien=registry.Entry(("no_such_package_at_all",)))
     _, refusals = registry.candidates(MATMUL)
     assert "pip install no_such_package_at_all" in refusals["alien"]
     assert list(registry.kernels()) == []
@@ -92,13 +92,14 @@ def test_an_absent_package_is_a_refusal_with_its_remedy(register):
 
 def test_nothing_fits_lists_every_refusal(register):
     register(
-        Backend("gpu", lambda device: "needs a GPU", (), ()),
-        Backend("odd", lambda device: None, (kernel("odd.a", "K is even"), kernel("odd.b", "M is 4")), ()),
+        Backend("gpu", (), ()),
+        Backend("odd", (kernel("odd.a", "K is even"), kernel("odd.b", "M is 4")), ()),
+        gpu=registry.Entry((), ("cuda",)),
     )
     with pytest.raises(UnsupportedProblem) as caught:
         Dispatcher().choose(MATMUL)
-    assert caught.value.refusals == {"gpu": "needs a GPU", "odd.a": "K is even", "odd.b": "M is 4"}
-    for words in ("ternary_matmul of 4 x 48 -> 32", "gpu: needs a GPU", "odd.a: K is even", "odd.b: M is 4"):
+    assert caught.value.refusals == {"gpu": "serves cuda, not cpu", "odd.a": "K is even", "odd.b": "M is 4"}
+    for words in ("ternary_matmul of 4 x 48 -> 32", "gpu: serves cuda, not cpu", "odd.a: K is even", "odd.b: M is 4"):
         assert words in str(caught.value)
 
 

@@ -7,10 +7,6 @@ from bitnet_jit.kernels.numba.isa import chosen_isa, machine, usable_isas
 from bitnet_jit.kernels.numba.layout import LAYOUTS
 
 
-def why_not(device_type: str) -> str | None:
-    return None if device_type == "cpu" else f"serves the CPU, not {device_type!r}"
-
-
 def describe() -> dict[str, str]:
     """What this backend has found on this machine, for people."""
     return {
@@ -22,5 +18,5 @@ def describe() -> dict[str, str]:
 
 
 BACKEND = Backend(
-    name="numba", why_not=why_not, kernels=(*amx.KERNELS, *linear.KERNELS, *a16.KERNELS, *rows.KERNELS), layouts=LAYOUTS
+    name="numba", kernels=(*amx.KERNELS, *linear.KERNELS, *a16.KERNELS, *rows.KERNELS), layouts=LAYOUTS
 )

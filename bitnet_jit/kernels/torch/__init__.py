@@ -6,7 +6,6 @@ from bitnet_jit.packing import CANONICAL
 
 BACKEND = Backend(
     name="torch",
-    why_not=lambda device_type: None,
     kernels=(*linear.KERNELS, *norm.KERNELS),
     layouts=tuple(CANONICAL.values()),
 )

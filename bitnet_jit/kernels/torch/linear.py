@@ -91,6 +91,20 @@ def bind_bit_linear_a16(problem: Problem, config: Config):
     return run
 
 
+def bind_input_grad(problem: Problem, config: Config):
+    def run(dy, w_packed, w_scale) -> torch.Tensor:
+        dx = torch.zeros(dy.shape[0], problem.in_features, dtype=torch.float32, device=dy.device)
+        for start, w_q in unpacked_chunks(w_packed, problem):
+            part = slice(start, start + w_q.shape[0])
+            scale = w_scale[part] if w_scale.dim() else w_scale
+            if scale.dim() == 2:
+                scale = scale.repeat_interleave(problem.group_size, 1)[:, : problem.in_features]
+            dx += dy[:, part].float() @ (w_q.float() * (scale[:, None] if scale.dim() == 1 else scale))
+        return dx.to(dy.dtype)
+
+    return run
+
+
 def always(problem: Problem) -> str | None:
     return None
 
@@ -112,4 +126,5 @@ KERNELS = (
     Kernel("torch.quantized_linear", "quantized_linear", bind_quantized_linear, no_configs, always),
     Kernel("torch.bit_linear", "bit_linear", bind_bit_linear, no_configs, why_not_a8),
     Kernel("torch.bit_linear_a16", "bit_linear", bind_bit_linear_a16, no_configs, why_not_a16),
+    Kernel("torch.bit_linear_input_grad", "bit_linear_input_grad", bind_input_grad, no_configs, always),
 )

@@ -1,39 +1,102 @@
-"""Steps that kernels share: fields to int8, dot products of four bytes, sums to outputs.
+"""Steps that kernels share: fields of packed bytes to operands, the order of K in x, dependent launches.
 
 Inline assembly is NVIDIA's; the plain path beside it is for AMD and for Triton's interpreter.
+
+A kernel that is launched dependently may begin while those ahead of it still run. It may read packed weights at once:
+no kernel that writes them lets others begin early. All else it reads, and whatever it writes, only behind `wait`.
 """
 
 import triton
 import triton.language as tl
 
+from bitnet_jit.problem import Problem
+
 FIELDS = tl.constexpr(-0x3F3F3F40)  # 0xC0C0C0C0: the top field of every byte of a word
+UNPACK = tl.constexpr(  # by the plane: four bytes of fields -> four int8
+    tuple(f"{{ .reg .b32 t; shl.b32 t, $1, {6 - 2 * plane}; and.b32 $0, t, 0xC0C0C0C0; }}" for plane in range(4))
+)
+
+
+def half_codes(table: str) -> tuple[str, ...]:
+    """By the plane: four bytes of fields -> four halves. A field selects the upper byte of its half from a table."""
+    return tuple(
+        f"{{ .reg .b32 t, u; shf.l.wrap.b32 t, $2, $2, {4 - 2 * plane & 31}; and.b32 t, t, 0x30303030; shr.u32 u, t, 16; "
+        f"prmt.b32 $0, {table}, 0, t; prmt.b32 $1, {table}, 0, u; }}"
+        for plane in range(4)
+    )
+
+
+BFLOAT16 = tl.constexpr(half_codes("0xBF003F00"))  # -0.5, unused, 0.5, 0
+FLOAT16 = tl.constexpr(half_codes("0xB8003800"))
+
+
+@triton.jit
+def wait(DEPENDENT: tl.constexpr):
+    """Wait until the kernels ahead have ended and what they wrote can be read."""
+    if DEPENDENT:
+        tl.inline_asm_elementwise("griddepcontrol.wait; // $0", "=r", [], dtype=tl.int32, is_pure=False, pack=1)
+
+
+@triton.jit
+def let_next_begin(DEPENDENT: tl.constexpr):
+    """Let the kernel behind this one begin, once all programs have come here."""
+    if DEPENDENT:
+        tl.inline_asm_elementwise(
+            "griddepcontrol.launch_dependents; // $0", "=r", [], dtype=tl.int32, is_pure=False, pack=1
+        )
 
 
 @triton.jit
 def unpack(packed, PLANE: tl.constexpr, ASM: tl.constexpr):
     """uint8 bytes of four fields -> int8, 64 times the weights of one plane; one shift and one mask for four bytes."""
     if ASM:
-        if PLANE == 0:
-            code: tl.constexpr = "{ .reg .b32 t; shl.b32 t, $1, 6; and.b32 $0, t, 0xC0C0C0C0; }"
-        elif PLANE == 1:
-            code: tl.constexpr = "{ .reg .b32 t; shl.b32 t, $1, 4; and.b32 $0, t, 0xC0C0C0C0; }"
-        elif PLANE == 2:
-            code: tl.constexpr = "{ .reg .b32 t; shl.b32 t, $1, 2; and.b32 $0, t, 0xC0C0C0C0; }"
-        else:
-            code: tl.constexpr = "and.b32 $0, $1, 0xC0C0C0C0;"
-        field = tl.inline_asm_elementwise(code, "=r,r", [packed], dtype=tl.int8, is_pure=True, pack=4)
+        field = tl.inline_asm_elementwise(UNPACK[PLANE], "=r,r", [packed], dtype=tl.int8, is_pure=True, pack=4)
     else:
         field = ((packed << (6 - 2 * PLANE)) & 0xC0).to(tl.uint8).to(tl.int8, bitcast=True)
     return field
 
 
 @triton.jit
-def join_planes(packed, ROWS: tl.constexpr, BYTES: tl.constexpr, CHUNK: tl.constexpr, ASM: tl.constexpr):
-    """(ROWS, BYTES) of packed bytes -> (ROWS, 4 * BYTES) int8 in the order chunk, plane, byte; moves no register."""
-    even = tl.join(unpack(packed, 0, ASM), unpack(packed, 2, ASM))
-    odd = tl.join(unpack(packed, 1, ASM), unpack(packed, 3, ASM))
-    fields = tl.reshape(tl.join(even, odd), (ROWS, BYTES // CHUNK, CHUNK, 2, 2))
-    return tl.reshape(tl.permute(fields, (0, 1, 3, 4, 2)), (ROWS, 4 * BYTES))
+def operand(packed, PLANE: tl.constexpr, TYPE: tl.constexpr, ASM: tl.constexpr):
+    """The weights of one plane as the matrix units want them beside x of TYPE, times `weight_unit`."""
+    if TYPE == tl.int8:
+        field = unpack(packed, PLANE, ASM)
+    elif ASM and TYPE == tl.bfloat16:
+        field = tl.inline_asm_elementwise(BFLOAT16[PLANE], "=&r,=r,r", [packed], dtype=tl.bfloat16, is_pure=True, pack=4)
+    elif ASM and TYPE == tl.float16:
+        field = tl.inline_asm_elementwise(FLOAT16[PLANE], "=&r,=r,r", [packed], dtype=tl.float16, is_pure=True, pack=4)
+    else:
+        field = unpack(packed, PLANE, ASM).to(TYPE)
+    return field
+
+
+def weight_unit(problem: Problem, asm: bool) -> float:
+    """What `operand` gives for a weight of 1."""
+    return 0.5 if asm and problem.activation != "a8" and problem.x_dtype in ("bfloat16", "float16") else 64.0
+
+
+@triton.jit
+def join_planes(packed, BYTES: tl.constexpr, CHUNK: tl.constexpr, TYPE: tl.constexpr, ASM: tl.constexpr):
+    """(..., BYTES) of packed bytes -> (..., 4 * BYTES) of TYPE in the order chunk, plane, byte; moves no register."""
+    even = tl.join(operand(packed, 0, TYPE, ASM), operand(packed, 2, TYPE, ASM))
+    odd = tl.join(operand(packed, 1, TYPE, ASM), operand(packed, 3, TYPE, ASM))
+    fields = tl.join(even, odd)
+    if len(packed.shape) == 2:
+        fields = tl.reshape(fields, (packed.shape[0], BYTES // CHUNK, CHUNK, 2, 2))
+        joined = tl.reshape(tl.permute(fields, (0, 1, 3, 4, 2)), (packed.shape[0], 4 * BYTES))
+    else:
+        fields = tl.reshape(fields, (packed.shape[0], packed.shape[1], BYTES // CHUNK, CHUNK, 2, 2))
+        joined = tl.reshape(tl.permute(fields, (0, 1, 2, 4, 5, 3)), (packed.shape[0], packed.shape[1], 4 * BYTES))
+    return joined
+
+
+@triton.jit
+def inputs_of(BYTES: tl.constexpr, CHUNK: tl.constexpr, B, NATURAL: tl.constexpr):
+    """Where the inputs of joined planes lie in a row of x, from the first byte's on; B is the bytes of a row."""
+    place = tl.arange(0, 4 * BYTES)
+    if NATURAL:
+        place = place % (4 * CHUNK) // CHUNK * B + place // (4 * CHUNK) * CHUNK + place % CHUNK
+    return place
 
 
 @triton.jit
@@ -47,12 +110,3 @@ def dot_bytes(a, b, acc, ASM: tl.constexpr):
         for byte in tl.static_range(4):
             acc += ((a << (24 - 8 * byte)) >> 24) * ((b << (24 - 8 * byte)) >> 24)
     return acc
-
-
-@triton.jit
-def finish(acc, x_scale, w_scale, bias, y_type: tl.constexpr, HAS_BIAS: tl.constexpr):
-    """float32(acc) * (x_scale * w_scale) + bias, each rounded (no fused multiply-add), then in the type of y."""
-    y = acc.to(tl.float32) * (x_scale * w_scale)
-    if HAS_BIAS:
-        y = y + bias.to(tl.float32)
-    return y.to(y_type)

@@ -1,24 +1,27 @@
-"""Ternary layers for many rows of x, on the matrix units: Y^T = W X^T, so that W, unpacked in registers, is the operand
-which they take from registers.
+"""Ternary layers on the matrix units: Y^T = W X^T, so that W, unpacked in registers, is the operand which they take from
+registers.
 
 A program computes `block_m` rows by `block_n` outputs; programs that share weights run `group` tiles of rows at a time,
-so that the tiles of x stay in the second cache. x is in the order of chunks (see quantize.py).
+so that the tiles of x stay in the second cache. x is int8 codes, in the order of chunks (see rows.py) or in natural
+order, which is read in four pieces; or it is floats (A16), and W becomes floats too.
 """
 
 from dataclasses import dataclass
 
-import torch
 import triton
 import triton.language as tl
 
-from bitnet_jit.kernels.triton.codes import finish, join_planes
-from bitnet_jit.kernels.triton.layout import CHUNK
-from bitnet_jit.kernels.triton.target import uses_assembly
+from bitnet_jit.kernels.triton.codes import inputs_of, join_planes, let_next_begin, wait, weight_unit
+from bitnet_jit.kernels.triton.launch import Launch
+from bitnet_jit.kernels.triton.layout import CHUNK, row_bytes
+from bitnet_jit.kernels.triton.outputs import load_scales, scale_operands, store_outputs
+from bitnet_jit.kernels.triton.target import is_dependent, is_nvidia
+from bitnet_jit.problem import Problem
 
 
 @dataclass(frozen=True)
 class GemmConfig:
-    """A tile of `block_m` rows by `block_n` outputs, `block_bytes` packed bytes (a multiple of 64) at a time."""
+    """A tile of `block_m` rows by `block_n` outputs, `block_bytes` packed bytes at a time."""
 
     block_m: int
     block_n: int
@@ -27,10 +30,14 @@ class GemmConfig:
     num_warps: int
     num_stages: int
 
+    def shared_memory(self, element_bytes: int) -> int:
+        """Bytes of shared memory that the pipeline takes for x of such elements."""
+        return self.num_stages * self.block_bytes * (4 * self.block_m * element_bytes + self.block_n)
+
 
 @triton.jit
 def gemm_kernel(
-    x_ptr,  # (M, 4 B) int8, in the order of chunks
+    x_ptr,  # (M, X_STRIDE) int8 codes or floats
     w_ptr,  # (N, B) uint8: i2/planes
     y_ptr,  # (M, N)
     x_scale_ptr,  # (M,) float32
@@ -39,11 +46,13 @@ def gemm_kernel(
     M,
     N,
     B,
-    SUMS: tl.constexpr,  # y is int32 sums
+    X_STRIDE,  # elements of a row of x: 4 B in the order of chunks, K in natural order
+    NATURAL: tl.constexpr,
+    WEIGHT: tl.constexpr,  # what a weight of 1 is worth
     ROW_SCALES: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
     ASM: tl.constexpr,
-    WHOLE: tl.constexpr,  # B is a multiple of BLOCK_B
+    DEPENDENT: tl.constexpr,
+    WHOLE: tl.constexpr,  # neither the bytes nor the inputs of a row end within a tile
     CHUNK: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -51,65 +60,65 @@ def gemm_kernel(
     GROUP: tl.constexpr,
     STAGES: tl.constexpr,
 ):
+    let_next_begin(DEPENDENT)
     program, m_tiles = tl.program_id(0), tl.cdiv(M, BLOCK_M)
     in_group = GROUP * tl.cdiv(N, BLOCK_N)
     first = program // in_group * GROUP
     height = tl.minimum(m_tiles - first, GROUP)
     m = (first + program % in_group % height) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = program % in_group // height * BLOCK_N + tl.arange(0, BLOCK_N)
-    m_inside, n_inside = m < M, n < N
-    packed_byte, k = tl.arange(0, BLOCK_B), tl.arange(0, 4 * BLOCK_B)
+    m_inside, packed_byte = (m < M)[:, None], tl.arange(0, BLOCK_B)[None, :]
+    inputs = inputs_of(BLOCK_B, CHUNK, B, NATURAL)[None, :]
     # rows beyond the last are masked in x, where reading row 0 again and again is slow, and read as row 0 in W
-    x_ptrs = x_ptr + m[:, None].to(tl.int64) * (4 * B) + k[None, :]
-    w_ptrs = w_ptr + tl.where(n_inside, n, 0)[:, None].to(tl.int64) * B + packed_byte[None, :]
-    acc = tl.zeros((BLOCK_N, BLOCK_M), tl.int32)
+    x_ptrs = x_ptr + m[:, None].to(tl.int64) * X_STRIDE + inputs
+    w_ptrs = w_ptr + tl.where(n < N, n, 0)[:, None].to(tl.int64) * B + packed_byte
+    wait(DEPENDENT)
+    x_scale, w_scale, bias = load_scales(m, n, M, N, x_scale_ptr, w_scale_ptr, bias_ptr, ROW_SCALES)
+    TYPE: tl.constexpr = x_ptr.dtype.element_ty
+    SUM: tl.constexpr = tl.int32 if TYPE == tl.int8 else tl.float32
+    X_STEP: tl.constexpr = BLOCK_B if NATURAL else 4 * BLOCK_B
+    acc = tl.zeros((BLOCK_N, BLOCK_M), SUM)
     for start in tl.range(0, B, BLOCK_B, num_stages=STAGES):
         if WHOLE:
             packed = tl.load(w_ptrs)
-            x = tl.load(x_ptrs, mask=m_inside[:, None], other=0)
+            x = tl.load(x_ptrs, mask=m_inside, other=0)
         else:
-            packed = tl.load(w_ptrs, mask=(packed_byte < B - start)[None, :], other=0)
-            x = tl.load(x_ptrs, mask=m_inside[:, None] & (k < 4 * (B - start))[None, :], other=0)
-        w = join_planes(packed, BLOCK_N, BLOCK_B, CHUNK, ASM)
-        acc = tl.dot(w, tl.trans(x), acc, out_dtype=tl.int32)
+            packed = tl.load(w_ptrs, mask=packed_byte < B - start, other=0)
+            x = tl.load(x_ptrs, mask=m_inside & (inputs < X_STRIDE - start * (X_STEP // BLOCK_B)), other=0)
+        w = join_planes(packed, BLOCK_B, CHUNK, TYPE, ASM)
+        acc = tl.dot(w, tl.trans(x), acc, out_dtype=SUM, input_precision="ieee")
         w_ptrs += BLOCK_B
-        x_ptrs += 4 * BLOCK_B
-    y = tl.trans(acc >> 6)
-    if not SUMS:
-        x_scale = tl.load(x_scale_ptr + m, mask=m_inside, other=0.0)[:, None]
-        w_scale = tl.load(w_scale_ptr + n, mask=n_inside, other=0.0)[None, :] if ROW_SCALES else tl.load(w_scale_ptr)
-        bias = tl.load(bias_ptr + n, mask=n_inside, other=0.0)[None, :] if HAS_BIAS else 0.0
-        y = finish(y, x_scale, w_scale, bias, y_ptr.dtype.element_ty, HAS_BIAS)
-    y_ptrs = y_ptr + m[:, None].to(tl.int64) * N + n[None, :]
-    tl.store(y_ptrs, y, mask=m_inside[:, None] & n_inside[None, :])
+        x_ptrs += X_STEP
+    y = tl.trans(acc >> 6 if TYPE == tl.int8 else acc * (1.0 / WEIGHT))
+    store_outputs(y, m, n, M, N, y_ptr, x_scale, w_scale, bias, bias_ptr)
 
 
-def gemm(x_q, x_scale, w_packed, w_scale, bias, y: torch.Tensor, config: GemmConfig) -> torch.Tensor:
-    """x_q (M, 4 B) int8 in the order of chunks, padded; w_packed in i2/planes -> y (M, N), which is returned."""
-    (rows, out_features), num_bytes = y.shape, w_packed.shape[1]
-    grid = (triton.cdiv(rows, config.block_m) * triton.cdiv(out_features, config.block_n),)
-    gemm_kernel[grid](
-        x_q,
-        w_packed,
-        y,
-        y if x_scale is None else x_scale,
-        y if w_scale is None else w_scale,
-        y if bias is None else bias,
-        rows,
-        out_features,
-        num_bytes,
-        SUMS=x_scale is None,
-        ROW_SCALES=w_scale is not None and w_scale.dim() == 1,
-        HAS_BIAS=bias is not None,
-        ASM=uses_assembly(),
-        WHOLE=num_bytes % config.block_bytes == 0,
-        CHUNK=CHUNK,
-        BLOCK_M=config.block_m,
-        BLOCK_N=config.block_n,
-        BLOCK_B=config.block_bytes,
-        GROUP=config.group,
-        STAGES=config.num_stages,
+def launch(problem: Problem, rows: int, config: GemmConfig, x: str, x_stride: int, natural: bool) -> Launch:
+    """x (rows, x_stride), the operand of that name; w_packed in i2/planes -> y (rows, N)."""
+    num_bytes = row_bytes(problem.in_features)
+    whole = num_bytes % config.block_bytes == 0 and x_stride == 4 * num_bytes
+    return Launch(
+        gemm_kernel,
+        programs=triton.cdiv(rows, config.block_m) * triton.cdiv(problem.out_features, config.block_n),
+        operands=(x, "w_packed", "y", *scale_operands(problem)),
+        constants={
+            "M": rows,
+            "N": problem.out_features,
+            "B": num_bytes,
+            "X_STRIDE": x_stride,
+            "NATURAL": natural,
+            "WEIGHT": weight_unit(problem, is_nvidia(problem.gpu)),
+            "ROW_SCALES": problem.scale == "row",
+            "ASM": is_nvidia(problem.gpu),
+            "DEPENDENT": is_dependent(problem.gpu),
+            "WHOLE": whole,
+            "CHUNK": min(CHUNK, config.block_bytes),
+            "BLOCK_M": config.block_m,
+            "BLOCK_N": config.block_n,
+            "BLOCK_B": config.block_bytes,
+            "GROUP": config.group,
+            "STAGES": config.num_stages,
+        },
         num_warps=config.num_warps,
-        enable_fp_fusion=False,
+        dependent=is_dependent(problem.gpu),
     )
-    return y

@@ -7,12 +7,18 @@ A field at the top of its byte counts 64 times the weight: partial sums are shif
 
 from dataclasses import dataclass
 
-import torch
 import triton
 import triton.language as tl
 
-from bitnet_jit.kernels.triton.codes import FIELDS, dot_bytes, finish
-from bitnet_jit.kernels.triton.target import uses_assembly
+from bitnet_jit.kernels.triton.codes import FIELDS, dot_bytes, let_next_begin, wait
+from bitnet_jit.kernels.triton.launch import Launch
+from bitnet_jit.kernels.triton.layout import CHUNK, row_bytes
+from bitnet_jit.kernels.triton.outputs import load_scales, scale_operands, store_outputs
+from bitnet_jit.kernels.triton.target import is_dependent, is_nvidia
+from bitnet_jit.problem import Problem
+
+MOST_ROWS = 4
+MOST_STEPS = 16
 
 
 @dataclass(frozen=True)
@@ -24,9 +30,18 @@ class GemvConfig:
     num_warps: int
 
 
+TILES = (  # by the most words of a row: what won on an H200
+    (192, (GemvConfig(8, 64, 2), GemvConfig(16, 32, 2), GemvConfig(2, 64, 1))),
+    (320, (GemvConfig(8, 128, 4), GemvConfig(4, 256, 4), GemvConfig(8, 64, 1))),
+    (448, (GemvConfig(4, 256, 4), GemvConfig(2, 512, 4))),
+    (768, (GemvConfig(8, 128, 4), GemvConfig(16, 128, 4), GemvConfig(4, 128, 1))),
+    (2048, (GemvConfig(2, 128, 1), GemvConfig(4, 128, 2))),
+)
+
+
 @triton.jit
 def gemv_kernel(
-    x_ptr,  # (M, 4 WORDS) int32: x_q in natural order, four codes a word
+    x_ptr,  # (M, X_WORDS) int32: x_q in natural order, four codes a word
     w_ptr,  # (N, WORDS) int32: i2/planes
     y_ptr,  # (M, N)
     x_scale_ptr,  # (M,) float32
@@ -34,64 +49,83 @@ def gemv_kernel(
     bias_ptr,  # (N,)
     N,
     WORDS: tl.constexpr,
+    X_WORDS: tl.constexpr,  # of a row of x, at most 4 * WORDS
     M: tl.constexpr,
-    SUMS: tl.constexpr,  # y is int32 sums
     ROW_SCALES: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
     ASM: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_WORDS: tl.constexpr,
 ):
+    let_next_begin(DEPENDENT)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    inside = n < N
     # a tile of addresses, not a row of them: x comes in the layout of the weights, without a detour by shared memory
     words = tl.arange(0, BLOCK_WORDS)[None, :] + tl.zeros((BLOCK_N, 1), tl.int32)
     w_ptrs = w_ptr + n[:, None].to(tl.int64) * WORDS + words
-    weights, acc = (), ()
+    weights, scales, acc = (), (), ()
     for start in tl.static_range(0, WORDS, BLOCK_WORDS):
-        mask = (words < WORDS - start) & inside[:, None]
+        mask = (words < WORDS - start) & (n < N)[:, None]
         weights = weights + (tl.load(w_ptrs + start, mask=mask, other=0, eviction_policy="evict_first"),)
-    for _ in tl.static_range(M):
+    wait(DEPENDENT)
+    for m in tl.static_range(M):
+        scales = scales + (
+            load_scales(tl.full((1,), m, tl.int32), n, M, N, x_scale_ptr, w_scale_ptr, bias_ptr, ROW_SCALES),
+        )
         acc = acc + (tl.zeros((BLOCK_N, BLOCK_WORDS), tl.int32),)
     for step in tl.static_range(len(weights)):
-        k = step * BLOCK_WORDS + words
-        sums = ()
+        inside, sums = words < WORDS - step * BLOCK_WORDS, ()
         for m in tl.static_range(M):
             total = acc[m]
             for plane in tl.static_range(4):
-                x = tl.load(x_ptr + (4 * m + plane) * WORDS + k, mask=k < WORDS, other=0)
+                k = plane * WORDS + step * BLOCK_WORDS + words
+                mask = inside if X_WORDS == 4 * WORDS else inside & (k < X_WORDS)
+                x = tl.load(x_ptr + m * X_WORDS + k, mask=mask, other=0)
                 total = dot_bytes((weights[step] << (6 - 2 * plane)) & FIELDS, x, total, ASM)
             sums = sums + (total,)
         acc = sums
     for m in tl.static_range(M):
-        y = tl.sum(acc[m] >> 6, axis=1)
-        if not SUMS:
-            w_scale = tl.load(w_scale_ptr + n, mask=inside, other=0.0) if ROW_SCALES else tl.load(w_scale_ptr)
-            bias = tl.load(bias_ptr + n, mask=inside, other=0.0) if HAS_BIAS else 0.0
-            y = finish(y, tl.load(x_scale_ptr + m), w_scale, bias, y_ptr.dtype.element_ty, HAS_BIAS)
-        tl.store(y_ptr + m * N + n, y, mask=inside)
+        y = tl.sum(acc[m] >> 6, axis=1)[None, :]
+        x_scale, w_scale, bias = scales[m]
+        store_outputs(y, tl.full((1,), m, tl.int32), n, M, N, y_ptr, x_scale, w_scale, bias, bias_ptr)
 
 
-def gemv(x_q, x_scale, w_packed, w_scale, bias, y: torch.Tensor, config: GemvConfig) -> torch.Tensor:
-    """x_q (M, 4 B) int8 in natural order, padded; w_packed in i2/planes -> y (M, N), which is returned."""
-    rows, out_features = y.shape
-    gemv_kernel[(triton.cdiv(out_features, config.block_n),)](
-        x_q.view(torch.int32),
-        w_packed.view(torch.int32),
-        y,
-        y if x_scale is None else x_scale,
-        y if w_scale is None else w_scale,
-        y if bias is None else bias,
-        out_features,
-        WORDS=w_packed.shape[1] // 4,
-        M=rows,
-        SUMS=x_scale is None,
-        ROW_SCALES=w_scale is not None and w_scale.dim() == 1,
-        HAS_BIAS=bias is not None,
-        ASM=uses_assembly(),
-        BLOCK_N=config.block_n,
-        BLOCK_WORDS=config.block_words,
+def launch(problem: Problem, rows: int, config: GemvConfig, x: str, x_stride: int) -> Launch:
+    """x (rows, x_stride) int8, the operand of that name, in natural order, x_stride a multiple of 4; w_packed in i2/planes -> y (rows, N)."""
+    return Launch(
+        gemv_kernel,
+        programs=triton.cdiv(problem.out_features, config.block_n),
+        operands=(f"{x}:int32", "w_packed:int32", "y", *scale_operands(problem)),
+        constants={
+            "N": problem.out_features,
+            "WORDS": row_bytes(problem.in_features) // 4,
+            "X_WORDS": x_stride // 4,
+            "M": rows,
+            "ROW_SCALES": problem.scale == "row",
+            "ASM": is_nvidia(problem.gpu),
+            "DEPENDENT": is_dependent(problem.gpu),
+            "BLOCK_N": config.block_n,
+            "BLOCK_WORDS": config.block_words,
+        },
         num_warps=config.num_warps,
-        enable_fp_fusion=False,
+        dependent=is_dependent(problem.gpu),
     )
-    return y
+
+
+def configs(problem: Problem) -> tuple[GemvConfig, ...]:
+    """Tiles by the length of a row, in at most 16 steps, the likeliest best first."""
+    words = row_bytes(problem.in_features) // 4
+    for most_words, tiles in TILES:
+        if words <= most_words:
+            return tiles
+    block_words = triton.next_power_of_2(triton.cdiv(words, MOST_STEPS))
+    return GemvConfig(max(1, 1024 // block_words), block_words, 4), GemvConfig(1, block_words, 2)
+
+
+def why_not(problem: Problem) -> str | None:
+    """What this kernel refuses, in words."""
+    return f"takes up to {MOST_ROWS} rows" if problem.rows > MOST_ROWS else None
+
+
+def rank(problem: Problem) -> int:
+    """First, but for 3 and 4 rows where `small.py` can take its pieces in pairs."""
+    return 2 if problem.rows == MOST_ROWS and row_bytes(problem.in_features) % (2 * CHUNK) == 0 else 0

@@ -1,110 +1,101 @@
-"""The three linear ops by the two ways to multiply: what `gemv.py` and `gemm.py` need around them.
+"""The linear ops by the kernels that multiply: what becomes of x first, and which kernels are asked for how many rows.
 
-`bit_linear` quantizes x in the order that its product reads. Given codes come in natural order and are padded (and, for
-the matrix units, put in order) by torch first.
+`bit_linear` quantizes x in the order that its product reads. Given codes are in natural order and are read as they lie,
+unless their rows do not begin at whole words.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import torch
 import triton
-from torch.nn.functional import pad
 
 from bitnet_jit.kernels.kernel import Config, Kernel
-from bitnet_jit.kernels.triton.gemm import GemmConfig, gemm
-from bitnet_jit.kernels.triton.gemv import GemvConfig, gemv
-from bitnet_jit.kernels.triton.layout import CHUNK, I2_PLANES, row_bytes
-from bitnet_jit.kernels.triton.quantize import default_config, quantize
+from bitnet_jit.kernels.triton import arrange, gemm, gemv, groups, input_grad, rows, small, target
+from bitnet_jit.kernels.triton.gemm import GemmConfig
+from bitnet_jit.kernels.triton.launch import Bound, Launch
+from bitnet_jit.kernels.triton.layout import I2_PLANES, row_bytes
 from bitnet_jit.problem import MAX_IN_FEATURES, Problem
 
-MOST_GEMV_ROWS = 4
-MOST_GEMV_STEPS = 16
-MULTIPROCESSORS = 132  # of the GPU that the defaults were measured on
-GEMV_TILES = (  # by the most words of a row
-    (192, (GemvConfig(8, 64, 2), GemvConfig(16, 32, 2), GemvConfig(2, 64, 1))),
-    (320, (GemvConfig(8, 128, 4), GemvConfig(4, 256, 4), GemvConfig(8, 64, 1))),
-    (448, (GemvConfig(4, 256, 4), GemvConfig(2, 512, 4))),
-    (768, (GemvConfig(8, 128, 4), GemvConfig(16, 128, 4), GemvConfig(4, 128, 1))),
-    (2048, (GemvConfig(2, 128, 1), GemvConfig(4, 128, 2))),
-)
+ALIGN = 16  # bytes that a row of given codes must begin at a multiple of
 LARGE_TILES = (GemmConfig(128, 128, 64, 4, 4, 3), GemmConfig(128, 64, 64, 8, 4, 3))
+LEAST_TILE = GemmConfig(16, 32, 64, 8, 4, 2)  # for GPUs of little shared memory
+
+Multiply = Callable[[Problem, int, Config, str, int, bool], Launch]  # problem, rows, config, x, its stride, natural
 
 
-def arrange(x_q: torch.Tensor, chunks: bool) -> torch.Tensor:
-    """x_q (M, K) int8 -> (M, 4 B), padded with zeros, in natural order or that of chunks."""
-    rows, in_features = x_q.shape
-    num_bytes = row_bytes(in_features)
-    padded = pad(x_q, (0, 4 * num_bytes - in_features)) if in_features < 4 * num_bytes else x_q.contiguous()
-    if chunks:
-        padded = padded.view(rows, 4, num_bytes // CHUNK, CHUNK).transpose(1, 2).reshape(rows, 4 * num_bytes)
-    return padded
+def bind_codes(problem: Problem, config: Config, multiply: Multiply, chunks: bool) -> Bound:
+    """`quantized_linear` and `ternary_matmul`: x_q (M, K) in natural order."""
+    in_features, stride = problem.in_features, 4 * row_bytes(problem.in_features)
+    if in_features % ALIGN == 0:
+        return Bound(problem, lambda m: (multiply(problem, m, config, "x_q", in_features, True),))
+
+    def launches(m: int) -> tuple[Launch, ...]:
+        product = multiply(problem, m, config, "x_padded", stride, not chunks)
+        return arrange.launch(problem, m, chunks), product
+
+    return Bound(problem, launches, lambda m: {"x_padded": (m * stride, "int8")})
 
 
-def multiply(x_q, x_scale, w_packed, w_scale, bias, y: torch.Tensor, config: Config) -> torch.Tensor:
-    """y (M, N) by the kernel that the config is of."""
-    if not y.numel():
-        return y
-    run: Any = gemv if isinstance(config, GemvConfig) else gemm
-    operands = (None if a is None else a.contiguous() for a in (x_scale, w_packed, w_scale, bias))
-    return run(x_q, *operands, y, config)
+def bind_bit_linear(problem: Problem, config: Config, multiply: Multiply, chunks: bool) -> Bound:
+    """Quantize x, multiply its codes."""
+    stride, quantizer = 4 * row_bytes(problem.in_features), rows.configs(problem)[0]
+
+    def launches(m: int) -> tuple[Launch, ...]:
+        quantize = rows.launch(problem, m, quantizer, "quantize_activation", stride, chunks)
+        return quantize, multiply(problem, m, config, "x_q", stride, not chunks)
+
+    return Bound(problem, launches, lambda m: {"x_q": (m * stride, "int8"), "x_scale": (m, "float32")})
 
 
-def bind_ternary_matmul(problem: Problem, config: Config):
-    chunks = isinstance(config, GemmConfig)
-
-    def run(x_q: torch.Tensor, w_packed: torch.Tensor) -> torch.Tensor:
-        y = torch.empty(x_q.shape[0], problem.out_features, dtype=torch.int32, device=x_q.device)
-        return multiply(arrange(x_q, chunks), None, w_packed, None, None, y, config)
-
-    return run
+def bind_floats(problem: Problem, config: Config, multiply: Multiply) -> Bound:
+    """`bit_linear` with activation="a16": x (M, K) as it is."""
+    return Bound(problem, lambda m: (multiply(problem, m, config, "x", problem.in_features, True),))
 
 
-def bind_quantized_linear(problem: Problem, config: Config):
-    chunks, y_dtype = isinstance(config, GemmConfig), getattr(torch, problem.y_dtype)
-
-    def run(x_q, x_scale, w_packed, w_scale, bias) -> torch.Tensor:
-        y = torch.empty(x_q.shape[0], problem.out_features, dtype=y_dtype, device=x_q.device)
-        return multiply(arrange(x_q, chunks), x_scale, w_packed, w_scale, bias, y, config)
-
-    return run
+def by_gemv(problem: Problem, m: int, config: Config, x: str, x_stride: int, natural: bool) -> Launch:
+    return gemv.launch(problem, m, config, x, x_stride)
 
 
-def bind_bit_linear(problem: Problem, config: Config):
-    chunks, quantizer = isinstance(config, GemmConfig), default_config(problem.in_features)
-
-    def run(x, w_packed, w_scale, bias) -> torch.Tensor:
-        x_q, x_scale = quantize(x.contiguous(), quantizer, chunks)
-        y = torch.empty(x.shape[0], problem.out_features, dtype=x.dtype, device=x.device)
-        return multiply(x_q, x_scale, w_packed, w_scale, bias, y, config)
-
-    return run
-
-
-def gemv_configs(problem: Problem) -> tuple[GemvConfig, ...]:
-    """Tiles by the length of a row, in at most 16 steps, the likeliest best first: what won on an H200."""
-    words = row_bytes(problem.in_features) // 4
-    for most_words, tiles in GEMV_TILES:
-        if words <= most_words:
-            return tiles
-    block_words = triton.next_power_of_2(triton.cdiv(words, MOST_GEMV_STEPS))
-    return GemvConfig(max(1, 1024 // block_words), block_words, 4), GemvConfig(1, block_words, 2)
+def by_groups(problem: Problem, m: int, config: Config, x: str, x_stride: int, natural: bool) -> Launch:
+    return groups.launch(problem, m, config, x, x_stride)
 
 
 def gemm_configs(problem: Problem) -> tuple[GemmConfig, ...]:
-    """Tiles by the number of rows and outputs, the likeliest best first: what won on an H200.
+    """Tiles by the number of rows and outputs, the likeliest best first: what won on an H200, and fits in the GPU.
 
     From 128 rows on, the largest tile of which there is one for every multiprocessor; below, one tile high.
     """
     rows, out_features, num_bytes = problem.rows, problem.out_features, row_bytes(problem.in_features)
+    multiprocessors = 132 if problem.gpu is None else problem.gpu.multiprocessors
     if rows >= 128:
-        fitting = [
+        large = [
             config
             for config in LARGE_TILES
-            if triton.cdiv(rows, config.block_m) * triton.cdiv(out_features, config.block_n) >= MULTIPROCESSORS
+            if triton.cdiv(rows, config.block_m) * triton.cdiv(out_features, config.block_n) >= multiprocessors
         ]
-        return (*fitting, *small_tiles(64, num_bytes, 3))
-    high = small_tiles(max(16, rows), num_bytes, 4)
-    return high if rows < 64 or out_features < 8192 else high[::-1]
+        found = (*large, *small_tiles(64, num_bytes, 3))
+    else:
+        found = small_tiles(max(16, rows), num_bytes, 4)
+        found = found if rows < 64 or out_features < 8192 else found[::-1]
+    return fitting(problem, found, 1)
+
+
+def float_configs(problem: Problem) -> tuple[GemmConfig, ...]:
+    """Tiles for float activations, whose elements take two bytes or four."""
+    if problem.x_dtype == "float32":
+        return GemmConfig(16, 32, 16, 8, 4, 2), GemmConfig(16, 64, 16, 8, 4, 2)
+    block_m = min(128, max(16, problem.rows))
+    found = tuple(GemmConfig(block_m, 64, 64, 8, 4, stages) for stages in (4, 3, 2))
+    return fitting(problem, (*found, GemmConfig(block_m, 64, 32, 8, 4, 3)), 2)
+
+
+def fitting(problem: Problem, found: tuple[GemmConfig, ...], element_bytes: int) -> tuple[GemmConfig, ...]:
+    """Those configs whose tiles fit into the GPU's shared memory, at least the smallest one."""
+    if problem.gpu is None:
+        return found
+    most = problem.gpu.shared_memory
+    return tuple(config for config in found if config.shared_memory(element_bytes) <= most) or (LEAST_TILE,)
 
 
 def small_tiles(block_m: int, num_bytes: int, num_stages: int) -> tuple[GemmConfig, ...]:
@@ -114,31 +105,73 @@ def small_tiles(block_m: int, num_bytes: int, num_stages: int) -> tuple[GemmConf
 
 
 def why_not(problem: Problem) -> str | None:
-    """What both ways refuse, in words."""
+    """What all kernels refuse, in words."""
     if problem.layout != I2_PLANES.name:
         return f"reads the layout {I2_PLANES.name}, not {problem.layout!r}"
+    if problem.in_features >= MAX_IN_FEATURES and problem.op in ("quantized_linear", "ternary_matmul"):
+        return f"takes given codes of fewer than {MAX_IN_FEATURES} inputs: 64 times their sum must fit in 32 bits"
+    return target.why_not(problem.gpu)
+
+
+def why_not_codes(problem: Problem) -> str | None:
+    """What the kernels for codes and scales of tensors or rows refuse."""
     if problem.activation == "a16":
         return "serves activation='a8'"
     if problem.scale == "group":
         return "takes tensor and row scales, not group scales"
-    if problem.in_features >= MAX_IN_FEATURES and problem.op != "bit_linear":
-        return f"takes given codes of fewer than {MAX_IN_FEATURES} inputs: 64 times their sum must fit in 32 bits"
-    return None
-
-
-def why_no_gemv(problem: Problem) -> str | None:
-    """What the kernel for few rows refuses."""
-    if problem.rows > MOST_GEMV_ROWS:
-        return f"takes up to {MOST_GEMV_ROWS} rows"
     return why_not(problem)
 
 
-BINDS = {
-    "bit_linear": bind_bit_linear,
-    "quantized_linear": bind_quantized_linear,
-    "ternary_matmul": bind_ternary_matmul,
-}
+def why_not_floats(problem: Problem) -> str | None:
+    """What the kernel for float activations refuses."""
+    if problem.activation == "a8":
+        return "serves activation='a16'"
+    if problem.scale == "group":
+        return "takes tensor and row scales, not group scales"
+    return why_not(problem)
+
+
+def why_not_groups(problem: Problem) -> str | None:
+    """What the kernel for codes and group scales refuses."""
+    if problem.activation == "a16":
+        return "serves activation='a8'"
+    return groups.why_not(problem) or why_not(problem)
+
+
+def why_not_float_groups(problem: Problem) -> str | None:
+    """What the kernel for float activations and group scales refuses."""
+    if problem.activation == "a8":
+        return "serves activation='a16'"
+    return groups.why_not(problem) or why_not(problem)
+
+
+def why_not_input_grad(problem: Problem) -> str | None:
+    """What the kernel for the input's gradient refuses."""
+    return "takes tensor and row scales, not group scales" if problem.scale == "group" else why_not(problem)
+
+
+def both(first: Callable[[Problem], str | None], second: Callable[[Problem], str | None]) -> Any:
+    """Refuses what either of two refuses."""
+    return lambda problem: first(problem) or second(problem)
+
+
+WAYS = (  # for codes: name, multiply, whether x in chunks, configs, refusals, rank
+    ("gemv", by_gemv, False, gemv.configs, both(gemv.why_not, why_not_codes), gemv.rank),
+    ("small", small.launch, True, small.configs, both(small.why_not, why_not_codes), small.rank),
+    ("gemm", gemm.launch, True, gemm_configs, why_not_codes, lambda problem: 2),
+    ("groups", by_groups, False, groups.configs, why_not_groups, lambda problem: 0),
+)
+OPS = {"bit_linear": bind_bit_linear, "quantized_linear": bind_codes, "ternary_matmul": bind_codes}
 KERNELS = (
-    *(Kernel(f"triton.gemv_{op}", op, bind, gemv_configs, why_no_gemv) for op, bind in BINDS.items()),
-    *(Kernel(f"triton.gemm_{op}", op, bind, gemm_configs, why_not) for op, bind in BINDS.items()),
+    *(
+        Kernel(f"triton.{name}_{op}", op, partial(bind, multiply=multiply, chunks=chunks), configs, refuses, rank)
+        for name, multiply, chunks, configs, refuses, rank in WAYS
+        for op, bind in OPS.items()
+        if (name, op) != ("groups", "ternary_matmul")
+    ),
+    Kernel("triton.a16", "bit_linear", partial(bind_floats, multiply=gemm.launch), float_configs, why_not_floats),
+    Kernel(
+        "triton.a16_groups", "bit_linear", partial(bind_floats, multiply=by_groups), groups.configs, why_not_float_groups
+    ),
+    Kernel("triton.input_grad", "bit_linear_input_grad", input_grad.bind, input_grad.configs, why_not_input_grad),
 )

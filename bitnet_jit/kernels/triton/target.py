@@ -1,9 +1,16 @@
 """What kernels are compiled for: NVIDIA's assembly or the plain path, a GPU or the interpreter."""
 
-import torch
+import importlib.metadata
+from functools import cache
+
 from triton.runtime.jit import JITFunction
 
 from bitnet_jit.kernels.triton.codes import unpack
+from bitnet_jit.problem import Gpu
+
+OLDEST_TRITON = (3, 4)  # compiled kernels take their constants as arguments from here on
+OLDEST_CAPABILITY = 8.0
+DEPENDENT_CAPABILITY = 9.0  # programmatic dependent launch
 
 
 def interpreted() -> bool:
@@ -11,12 +18,22 @@ def interpreted() -> bool:
     return not isinstance(unpack, JITFunction)
 
 
-def uses_assembly() -> bool:
+def is_nvidia(gpu: Gpu | None) -> bool:
     """Whether kernels may hold NVIDIA's instructions."""
-    return torch.version.hip is None and not interpreted()
+    return gpu is not None and not gpu.arch.startswith("gfx") and not interpreted()
 
 
-def why_not(device_type: str) -> str | None:
-    """Why no kernel of this backend can run on a type of device, or None."""
-    wanted = "cpu" if interpreted() else "cuda"
-    return None if device_type == wanted else f"serves {wanted!r} here, not {device_type!r}"
+def is_dependent(gpu: Gpu | None) -> bool:
+    """Whether a kernel may begin before the one ahead of it in the stream has ended, and waits for it by itself."""
+    return gpu is not None and is_nvidia(gpu) and float(gpu.arch) >= DEPENDENT_CAPABILITY
+
+
+@cache
+def why_not(gpu: Gpu | None) -> str | None:
+    """Why no kernel of this backend can run on a GPU, or None."""
+    version = importlib.metadata.version("triton")
+    if tuple(map(int, version.split(".")[:2])) < OLDEST_TRITON:
+        return f"needs Triton {'.'.join(map(str, OLDEST_TRITON))} or newer, found {version}"
+    if gpu is not None and not gpu.arch.startswith("gfx") and float(gpu.arch) < OLDEST_CAPABILITY:
+        return f"needs compute capability {OLDEST_CAPABILITY}, {gpu.name} has {gpu.arch}"
+    return None

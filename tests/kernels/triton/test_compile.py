@@ -1,7 +1,6 @@
-"""Every kernel's default config compiles for every GPU that is promised: no GPU is needed for that.
+"""Every kernel's default config compiles for every GPU that is promised: no GPU is needed for that."""
 
-The kernels are bound and called as ever, on CPU tensors, but each launch is recorded instead of made.
-"""
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,86 +10,95 @@ pytest.importorskip("triton", reason="the package triton is not installed")
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from triton.runtime.jit import JITFunction
+from triton_calls import BACKEND, LAYOUT
 
-from bitnet_jit.kernels.triton import BACKEND, gemm, gemv
+from bitnet_jit.kernels.triton.launch import example
 from bitnet_jit.kernels.triton.target import interpreted
-from bitnet_jit.problem import Problem
+from bitnet_jit.ops.triton_tensors import kinds_of, outputs_of, scratch_of
+from bitnet_jit.problem import Gpu, Problem
 
-CUDA = [GPUTarget("cuda", capability, 32) for capability in (80, 89, 90, 100, 120)]
-AMD = [
-    GPUTarget("hip", name, 64 if name.startswith("gfx9") else 32) for name in ("gfx90a", "gfx942", "gfx1100", "gfx1201")
-]
+GPUS = {
+    "cuda-80": (GPUTarget("cuda", 80, 32), Gpu("A100", "8.0", 108, 166912)),
+    "cuda-89": (GPUTarget("cuda", 89, 32), Gpu("RTX 4090", "8.9", 128, 101376)),
+    "cuda-90": (GPUTarget("cuda", 90, 32), Gpu("H200", "9.0", 132, 232448)),
+    "cuda-100": (GPUTarget("cuda", 100, 32), Gpu("B200", "10.0", 148, 232448)),
+    "cuda-120": (GPUTarget("cuda", 120, 32), Gpu("RTX 5090", "12.0", 170, 101376)),
+    "hip-gfx90a": (GPUTarget("hip", "gfx90a", 64), Gpu("MI250X", "gfx90a", 110, 65536)),
+    "hip-gfx942": (GPUTarget("hip", "gfx942", 64), Gpu("MI300X", "gfx942", 304, 65536)),
+    "hip-gfx1100": (GPUTarget("hip", "gfx1100", 32), Gpu("RX 7900 XTX", "gfx1100", 96, 65536)),
+    "hip-gfx1201": (GPUTarget("hip", "gfx1201", 32), Gpu("RX 9070 XT", "gfx1201", 64, 65536)),
+}
 TYPES = {
     torch.float32: "fp32",
     torch.bfloat16: "bf16",
+    torch.float16: "fp16",
     torch.int8: "i8",
     torch.uint8: "u8",
     torch.int32: "i32",
 }
 ROWS = (1, 4, 16, 128, 2048)  # of the buckets, between which default configs differ
-OUT_FEATURES, IN_FEATURES = 192, 700
-
-pytestmark = pytest.mark.skipif(interpreted(), reason="the interpreter compiles nothing")
-
-
-def launches(kernel, rows, monkeypatch):
-    """(function, arguments by name, options) of every launch of one call."""
-    found = []
-
-    def record(function, *args, grid, warmup, **kwargs):
-        arguments = dict(zip(function.arg_names, args, strict=False)) | kwargs
-        options = {name: arguments.pop(name) for name in list(arguments) if name not in function.arg_names}
-        found.append((function, arguments, options))
-
-    monkeypatch.setattr(JITFunction, "run", record)
-    x_dtype, y_dtype = torch.int8, torch.bfloat16
-    if kernel.op == "bit_linear":
-        x_dtype = torch.bfloat16
-    if kernel.op == "ternary_matmul":
-        y_dtype = torch.int32
-    problem = Problem(
-        kernel.op, "cuda", rows, OUT_FEATURES, IN_FEATURES, "i2/planes", "a8", str(x_dtype)[6:], str(y_dtype)[6:], "row"
-    )
-    if kernel.why_not(problem) is not None:
-        return []
-    layout = BACKEND.layouts[0]
-    x = torch.zeros(rows, IN_FEATURES, dtype=x_dtype)
-    w_packed = torch.zeros(layout.shape(OUT_FEATURES, IN_FEATURES), dtype=torch.uint8)
-    scales = [torch.zeros(rows)] if kernel.op == "quantized_linear" else []
-    others = [] if kernel.op == "ternary_matmul" else [torch.zeros(OUT_FEATURES), torch.zeros(OUT_FEATURES)]
-    kernel.bind(problem, kernel.configs(problem)[0])(x, *scales, w_packed, *others)
-    return found
+OUT_FEATURES, IN_FEATURES = 8192, 1040  # inputs neither in whole chunks nor padded by `arrange`
+A8 = Problem("", "cuda", 1, OUT_FEATURES, IN_FEATURES, LAYOUT.name, "a8", "int8", "bfloat16", "row", bias="float32")
+PROBLEMS = (
+    replace(A8, op="bit_linear", x_dtype="bfloat16"),
+    replace(A8, op="bit_linear", x_dtype="bfloat16", scale="group", group_size=128),
+    replace(A8, op="bit_linear", x_dtype="bfloat16", activation="a16"),
+    replace(A8, op="bit_linear", x_dtype="float16", y_dtype="float16", activation="a16"),
+    replace(A8, op="bit_linear", x_dtype="float32", y_dtype="float32", activation="a16"),
+    replace(A8, op="bit_linear", x_dtype="bfloat16", activation="a16", scale="group", group_size=128),
+    replace(A8, op="quantized_linear"),
+    replace(A8, op="quantized_linear", in_features=IN_FEATURES + 1),
+    replace(A8, op="ternary_matmul", y_dtype="int32", scale="", bias=""),
+    replace(A8, op="bit_linear_input_grad", activation="", x_dtype="bfloat16", bias=""),
+    replace(A8, op="bit_linear_input_grad", activation="", x_dtype="float32", y_dtype="float32", bias=""),
+    *(
+        replace(A8, op=op, layout="", activation="", x_dtype="bfloat16", scale="")
+        for op in ("quantize_activation", "rms_norm", "rms_norm_quantize", "relu2_mul_norm_quantize")
+    ),
+)
 
 
-def compile_for(target, function, arguments, options):
-    constants = {parameter.name for parameter in function.params if parameter.is_constexpr}
-    signature, attributes = {}, {}
-    for place, (name, value) in enumerate(arguments.items()):
-        if name in constants:
-            signature[name] = "constexpr"
+def launches(gpu):
+    """(launch, what its operands are) of every kernel's default config for some problem."""
+    for problem in (replace(problem, gpu=gpu, rows=rows) for problem in PROBLEMS for rows in ROWS):
+        for kernel in BACKEND.kernels:
+            if kernel.op == problem.op and kernel.why_not(problem) is None:
+                bound = kernel.bind(problem, kernel.configs(problem)[0])
+                shape = torch.Size((problem.rows, problem.in_features))
+                kinds = kinds_of(problem) | {name: dtype for name, (_, dtype) in outputs_of(problem, shape).items()}
+                kinds |= {name: dtype for name, (_, _, dtype) in scratch_of(bound, problem.rows)[0].items()}
+                yield from ((launch, example(launch, kinds)) for launch in bound.launches(problem.rows))
+
+
+def compile_for(target, launch, operands):
+    """The compiled kernel of a launch, specialized as Triton does it at a call."""
+    values = [*operands, *launch.constants.values()]
+    signature, constants, attributes = {}, {}, {}
+    for place, (parameter, value) in enumerate(zip(launch.function.params, values, strict=True)):
+        if parameter.is_constexpr or value is None:
+            signature[parameter.name], constants[parameter.name] = "constexpr", value
+        elif isinstance(value, torch.dtype):
+            signature[parameter.name] = f"*{TYPES[value]}"
+            attributes[(place,)] = [["tt.divisibility", 16]]
         else:
-            signature[name] = f"*{TYPES[value.dtype]}" if isinstance(value, torch.Tensor) else "i32"
-            if isinstance(value, torch.Tensor) or value % 16 == 0:
+            signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
+            if isinstance(value, int) and value % 16 == 0:
                 attributes[(place,)] = [["tt.divisibility", 16]]
-    values = {name: arguments[name] for name in constants}
-    source = ASTSource(function, signature, constexprs=values, attrs=attributes)
-    return triton.compile(source, target=target, options=options)
+    source = ASTSource(launch.function, signature, constexprs=constants, attrs=attributes)
+    return triton.compile(source, target=target, options=launch.options)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", CUDA + AMD, ids=lambda target: f"{target.backend}-{target.arch}")
-def test_default_configs_compile(target, monkeypatch):
-    for module in (gemm, gemv):
-        monkeypatch.setattr(module, "uses_assembly", lambda: target.backend == "cuda")
+@pytest.mark.skipif(interpreted(), reason="the interpreter compiles nothing")
+@pytest.mark.parametrize("name", GPUS)
+def test_default_configs_compile(name):
+    target, gpu = GPUS[name]
     compiled = {}
-    for kernel in BACKEND.kernels:
-        for rows in ROWS:
-            for function, arguments, options in launches(kernel, rows, monkeypatch):
-                constants = {p.name: arguments[p.name] for p in function.params if p.is_constexpr}
-                key = (function.__name__, *constants.items(), *options.items())
-                if key not in compiled:
-                    compiled[key] = compile_for(target, function, arguments, options)
-    binary = "cubin" if target.backend == "cuda" else "hsaco"
-    assert {name for name, *_ in compiled} == {"quantize_kernel", "gemv_kernel", "gemm_kernel"}
-    assert all(kernel.asm[binary] for kernel in compiled.values())
+    for launch, operands in launches(gpu):
+        key = (launch.function.__name__, str(operands), *launch.constants.items(), *launch.options.items())
+        if key not in compiled:
+            compiled[key] = compile_for(target, launch, operands)
+    kernels = {"arrange_kernel", "gemm_kernel", "gemv_kernel", "groups_kernel", "input_grad_kernel", "row_kernel"}
+    assert {name for name, *_ in compiled} == kernels | {"small_kernel"}
+    assert all(kernel.asm["cubin" if target.backend == "cuda" else "hsaco"] for kernel in compiled.values())
+    assert all(kernel.metadata.shared <= gpu.shared_memory for kernel in compiled.values())

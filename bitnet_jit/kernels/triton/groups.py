@@ -1,0 +1,120 @@
+"""Ternary layers with one scale for each group of inputs: y = sum over groups of (sums of the group * w_scale).
+
+A chunk of 64 packed bytes holds four runs of 64 inputs, a quarter of a row apart. Where groups are whole runs, each run
+is one product with one scale an output. The groups' floats are added in the order of chunks, so the last bits of y may
+differ from other backends; they are the same for every number of rows. x is in natural order, codes or floats.
+"""
+
+from dataclasses import dataclass
+
+import triton
+import triton.language as tl
+
+from bitnet_jit.kernels.triton.codes import let_next_begin, operand, wait, weight_unit
+from bitnet_jit.kernels.triton.launch import Launch
+from bitnet_jit.kernels.triton.layout import CHUNK, row_bytes
+from bitnet_jit.kernels.triton.outputs import load_scales, scale_operands, store_outputs
+from bitnet_jit.kernels.triton.target import is_dependent, is_nvidia
+from bitnet_jit.problem import Problem
+
+
+@dataclass(frozen=True)
+class GroupsConfig:
+    """A tile of `block_m` rows by `block_n` outputs, one chunk of packed bytes at a time."""
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+@triton.jit
+def groups_kernel(
+    x_ptr,  # (M, X_STRIDE) int8 codes or floats, in natural order
+    w_ptr,  # (N, B) uint8: i2/planes
+    y_ptr,  # (M, N)
+    x_scale_ptr,  # (M,) float32
+    group_scale_ptr,  # (N, GROUPS) float32
+    bias_ptr,  # (N,)
+    M,
+    N,
+    B,
+    X_STRIDE,
+    GROUPS,
+    GROUP_SIZE: tl.constexpr,  # inputs, a multiple of CHUNK
+    WEIGHT: tl.constexpr,  # what a weight of 1 is worth
+    ASM: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    let_next_begin(DEPENDENT)
+    n_tiles = tl.cdiv(N, BLOCK_N)
+    m = tl.program_id(0) // n_tiles * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tl.program_id(0) % n_tiles * BLOCK_N + tl.arange(0, BLOCK_N)
+    k, n_row = tl.arange(0, CHUNK)[None, :], tl.where(n < N, n, 0).to(tl.int64)
+    x_ptrs = x_ptr + m[:, None].to(tl.int64) * X_STRIDE + k
+    w_ptrs = w_ptr + n_row[:, None] * B + k
+    wait(DEPENDENT)
+    x_scale, w_scale, bias = load_scales(m, n, M, N, x_scale_ptr, None, bias_ptr, False)
+    TYPE: tl.constexpr = x_ptr.dtype.element_ty
+    SUM: tl.constexpr = tl.int32 if TYPE == tl.int8 else tl.float32
+    acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    for start in tl.range(0, B, CHUNK, num_stages=STAGES):
+        packed = tl.load(w_ptrs + start)
+        for plane in tl.static_range(4):
+            first = plane * B + start
+            x = tl.load(x_ptrs + first, mask=(m < M)[:, None] & (k < X_STRIDE - first), other=0)
+            w = operand(packed, plane, TYPE, ASM)
+            zeros = tl.zeros((BLOCK_N, BLOCK_M), SUM)
+            sums = tl.dot(w, tl.trans(x), zeros, out_dtype=SUM, input_precision="ieee")
+            group = first // GROUP_SIZE  # behind the last one there are zeros only
+            scale = tl.load(group_scale_ptr + n_row * GROUPS + group, mask=(n < N) & (group < GROUPS), other=0.0)
+            acc += sums.to(tl.float32) * (1.0 / WEIGHT) * scale[:, None]
+    store_outputs(tl.trans(acc), m, n, M, N, y_ptr, x_scale, w_scale, bias, bias_ptr)
+
+
+def launch(problem: Problem, rows: int, config: GroupsConfig, x: str, x_stride: int) -> Launch:
+    """x (rows, x_stride) in natural order, the operand of that name; w_packed in i2/planes -> y (rows, N)."""
+    x_scale, _, bias = scale_operands(problem)
+    return Launch(
+        groups_kernel,
+        programs=triton.cdiv(rows, config.block_m) * triton.cdiv(problem.out_features, config.block_n),
+        operands=(x, "w_packed", "y", x_scale, "w_scale", bias),
+        constants={
+            "M": rows,
+            "N": problem.out_features,
+            "B": row_bytes(problem.in_features),
+            "X_STRIDE": x_stride,
+            "GROUPS": triton.cdiv(problem.in_features, problem.group_size),
+            "GROUP_SIZE": problem.group_size,
+            "WEIGHT": weight_unit(problem, is_nvidia(problem.gpu)),
+            "ASM": is_nvidia(problem.gpu),
+            "DEPENDENT": is_dependent(problem.gpu),
+            "CHUNK": CHUNK,
+            "BLOCK_M": config.block_m,
+            "BLOCK_N": config.block_n,
+            "STAGES": config.num_stages,
+        },
+        num_warps=config.num_warps,
+        dependent=is_dependent(problem.gpu),
+    )
+
+
+def configs(problem: Problem) -> tuple[GroupsConfig, ...]:
+    """By the number of rows, the likeliest best first."""
+    if problem.x_dtype == "float32" and problem.activation == "a16":
+        return GroupsConfig(16, 32, 4, 2), GroupsConfig(16, 16, 2, 2)
+    block_m = min(64, max(16, problem.rows))
+    return GroupsConfig(block_m, 64, 4, 3), GroupsConfig(block_m, 32, 4, 3), GroupsConfig(16, 16, 2, 2)
+
+
+def why_not(problem: Problem) -> str | None:
+    """What this kernel refuses, in words."""
+    if problem.scale != "group":
+        return "takes group scales"
+    if problem.group_size % CHUNK:
+        return f"takes groups of a multiple of {CHUNK} inputs, not of {problem.group_size}"
+    return None

@@ -1,0 +1,110 @@
+"""The gradient of a ternary layer's input, dX = dY (W * scale): the product with the packed weight transposed.
+
+A program computes `block_m` rows by the four runs of inputs that `block_bytes` packed bytes hold, over all outputs. A
+scale for each row of W multiplies dY before the product: what rounding to dY's dtype would lose goes into a second one.
+"""
+
+from dataclasses import dataclass
+
+import triton
+import triton.language as tl
+
+from bitnet_jit.kernels.triton.codes import inputs_of, join_planes, weight_unit
+from bitnet_jit.kernels.triton.launch import Bound, Launch
+from bitnet_jit.kernels.triton.layout import row_bytes
+from bitnet_jit.kernels.triton.target import is_nvidia
+from bitnet_jit.problem import Problem
+
+
+@dataclass(frozen=True)
+class InputGradConfig:
+    """A tile of `block_m` rows by `block_bytes` packed bytes, `block_n` outputs at a time."""
+
+    block_m: int
+    block_bytes: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+@triton.jit
+def input_grad_kernel(
+    dy_ptr,  # (M, N) float
+    w_ptr,  # (N, B) uint8: i2/planes
+    dx_ptr,  # (M, K) float
+    w_scale_ptr,  # () or (N,) float32
+    M,
+    N,
+    K,
+    B,
+    WEIGHT: tl.constexpr,  # what a weight of 1 is worth
+    ROW_SCALES: tl.constexpr,
+    ASM: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    b_tiles = tl.cdiv(B, BLOCK_B)
+    m = tl.program_id(0) // b_tiles * BLOCK_M + tl.arange(0, BLOCK_M)
+    first_byte = tl.program_id(0) % b_tiles * BLOCK_B
+    packed_byte, outputs = first_byte + tl.arange(0, BLOCK_B), tl.arange(0, BLOCK_N)
+    dy_ptrs = dy_ptr + m[:, None].to(tl.int64) * N + outputs[None, :]
+    w_ptrs = w_ptr + outputs[:, None].to(tl.int64) * B + packed_byte[None, :]
+    TYPE: tl.constexpr = dy_ptr.dtype.element_ty
+    acc = tl.zeros((BLOCK_M, 4 * BLOCK_B), tl.float32)
+    for start in tl.range(0, N, BLOCK_N, num_stages=STAGES):
+        inside = outputs < N - start
+        dy = tl.load(dy_ptrs + start, mask=(m < M)[:, None] & inside[None, :], other=0.0)
+        packed = tl.load(w_ptrs, mask=inside[:, None] & (packed_byte < B)[None, :], other=0)
+        w = join_planes(packed, BLOCK_B, BLOCK_B, TYPE, ASM)
+        if ROW_SCALES:
+            scale = tl.load(w_scale_ptr + start + outputs, mask=inside, other=0.0)
+            scaled = dy.to(tl.float32) * scale[None, :]
+            dy = scaled.to(TYPE)
+            if TYPE != tl.float32:
+                acc = tl.dot((scaled - dy.to(tl.float32)).to(TYPE), w, acc)
+        acc = tl.dot(dy, w, acc, input_precision="ieee")
+        w_ptrs += BLOCK_N * B
+    dx = acc * (1.0 / WEIGHT)
+    if not ROW_SCALES:
+        dx = dx * tl.load(w_scale_ptr)
+    k = first_byte + inputs_of(BLOCK_B, BLOCK_B, B, True)
+    # a byte behind the last one of a row would lie on the next plane's first
+    mask = (first_byte + tl.arange(0, 4 * BLOCK_B) % BLOCK_B < B) & (k < K)
+    dx_ptrs = dx_ptr + m[:, None].to(tl.int64) * K + k[None, :]
+    tl.store(dx_ptrs, dx.to(TYPE), mask=(m < M)[:, None] & mask[None, :])
+
+
+def bind(problem: Problem, config: InputGradConfig) -> Bound:
+    """dy (M, N), w_packed, w_scale -> dx (M, K) in dy's dtype."""
+    num_bytes, asm = row_bytes(problem.in_features), is_nvidia(problem.gpu)
+
+    def launches(rows: int) -> tuple[Launch, ...]:
+        programs = triton.cdiv(rows, config.block_m) * triton.cdiv(num_bytes, config.block_bytes)
+        constants = {
+            "M": rows,
+            "N": problem.out_features,
+            "K": problem.in_features,
+            "B": num_bytes,
+            "WEIGHT": weight_unit(problem, asm),
+            "ROW_SCALES": problem.scale == "row",
+            "ASM": asm,
+            "BLOCK_M": config.block_m,
+            "BLOCK_B": config.block_bytes,
+            "BLOCK_N": config.block_n,
+            "STAGES": config.num_stages,
+        }
+        operands = ("dy", "w_packed", "dx", "w_scale")
+        return (Launch(input_grad_kernel, programs, operands, constants, config.num_warps),)
+
+    return Bound(problem, launches)
+
+
+def configs(problem: Problem) -> tuple[InputGradConfig, ...]:
+    """By dtype and number of rows, the likeliest best first."""
+    if problem.x_dtype == "float32":
+        return InputGradConfig(32, 16, 16, 4, 2), InputGradConfig(16, 16, 16, 4, 2)
+    if problem.rows >= 64:
+        return InputGradConfig(64, 32, 64, 4, 3), InputGradConfig(128, 32, 32, 8, 3), InputGradConfig(64, 16, 32, 4, 3)
+    return InputGradConfig(16, 32, 64, 4, 3), InputGradConfig(16, 16, 32, 4, 3)

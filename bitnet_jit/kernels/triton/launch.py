@@ -1,0 +1,104 @@
+"""A launch: one kernel with everything decided but its addresses, so that running it decides nothing.
+
+`Launch` is what the kernels' files give back; `prepare` compiles it for the current device. Operands are named, since the
+tensors of a call, what lies between its launches and its outputs are shared among several of them.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any
+
+import torch
+
+from bitnet_jit.kernels.triton.target import interpreted
+from bitnet_jit.problem import Problem
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel of a call.
+
+    Attributes:
+        function: a @triton.jit function that takes its operands first.
+        programs: how many programs run.
+        operands: for each leading parameter the name of a tensor (or number) of the call, or None where it has none;
+            "name:dtype" sees a tensor's bytes as another dtype.
+        constants: the other parameters by name, in order.
+        num_warps: of a program.
+        dependent: whether the kernel may begin before the one ahead of it has ended (see codes.py).
+    """
+
+    function: Any
+    programs: int
+    operands: tuple[str | None, ...]
+    constants: Mapping[str, Any]
+    num_warps: int
+    dependent: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What Triton's compiler is told: no fused multiply-add, which would round once where the contract rounds twice."""
+        dependent = {"launch_pdl": True} if self.dependent else {}
+        return {"num_warps": self.num_warps, "enable_fp_fusion": False} | dependent
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A kernel bound to a problem, as `ops/` runs it.
+
+    Attributes:
+        problem: what it is bound to.
+        launches: number of rows -> what a call launches, in order.
+        scratch: number of rows -> the name, number of elements and dtype of each tensor that lives between launches.
+    """
+
+    problem: Problem
+    launches: Callable[[int], tuple[Launch, ...]]
+    scratch: Callable[[int], dict[str, tuple[int, str]]] = field(default=lambda rows: {})
+
+
+Run = Callable[[int, tuple[Any, ...]], None]  # (stream, operands in the call's order)
+
+
+def prepare(launch: Launch, names: tuple[str, ...], kinds: Mapping[str, Any]) -> Run:
+    """Compile a launch for the current device.
+
+    Args:
+        launch: what to compile.
+        names: of the operands that a call hands over, in its order; a None stands behind the last.
+        kinds: for each name torch's dtype of the tensor, or a number like the one that will be handed over.
+
+    Returns:
+        (stream, operands) -> None. Tensors are handed over by address, 16-byte aligned; to the interpreter as they are.
+    """
+    places = [len(names) if name is None else names.index(name.partition(":")[0]) for name in launch.operands]
+    constants = tuple(launch.constants.values())
+    grid = (launch.programs, 1, 1)
+    if interpreted():
+        return interpret(launch, places)
+    run = launch.function.warmup(*example(launch, kinds), *constants, grid=grid, **launch.options)[grid]
+    pick = itemgetter(*places)
+    return lambda stream, operands: run(*pick(operands), *constants, stream=stream)
+
+
+def example(launch: Launch, kinds: Mapping[str, Any]) -> list[Any]:
+    """A dtype or number for each operand, or None: what the compiler must know of them."""
+    found: list[Any] = []
+    for operand in launch.operands:
+        name, _, dtype = (operand or "").partition(":")
+        found.append(getattr(torch, dtype) if dtype else kinds.get(name))
+    return found
+
+
+def interpret(launch: Launch, places: list[int]) -> Run:
+    """The launch for Triton's interpreter, which takes tensors."""
+    kernel, constants = launch.function[(launch.programs, 1, 1)], tuple(launch.constants.values())
+    dtypes = [(operand or "").partition(":")[2] for operand in launch.operands]
+
+    def run(stream: int, operands: tuple[Any, ...]) -> None:
+        picked = [operands[place] for place in places]
+        views = [a.view(getattr(torch, dtype)) if dtype else a for a, dtype in zip(picked, dtypes, strict=True)]
+        kernel(*views, *constants, **launch.options)
+
+    return run

@@ -1,0 +1,159 @@
+"""Row-wise ops: activation quantization, RMSNorm, and their fusions; one program a row.
+
+    rms_norm                  y = x * (1 / sqrt(mean x^2 + eps)) * weight                     (arXiv 1910.07467)
+    quantize_activation       x_q = rint(x * (127 / max|x|)), half to even; x_scale = max|x| / 127
+    rms_norm_quantize         both
+    relu2_mul_norm_quantize   the same of relu(gate)^2 * up                                   (arXiv 2504.12285)
+
+A row passes up to three times: squares, largest magnitude, outputs. Where it fits into registers the compiler makes
+that one load. The largest magnitude is found among the bits: there infinity and NaN are simply the largest.
+
+Codes for a linear layer are padded with zeros to whole chunks of its weight's layout, in one of two orders of K: natural,
+or chunks, where position 256 c + 64 s + j holds input s * B + 64 c + j of the layout `i2/planes`, so that a product
+reads whole chunks of x beside whole chunks of weights.
+"""
+
+from dataclasses import dataclass
+
+import triton
+import triton.language as tl
+
+from bitnet_jit.kernels.kernel import Kernel
+from bitnet_jit.kernels.triton import target
+from bitnet_jit.kernels.triton.codes import let_next_begin, wait
+from bitnet_jit.kernels.triton.launch import Bound, Launch
+from bitnet_jit.kernels.triton.layout import CHUNK
+from bitnet_jit.problem import Problem
+
+ROUND = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds to a whole number, half to even
+ROUND_BITS = tl.constexpr(0x4B400000)
+INFINITY_BITS = tl.constexpr(0x7F800000)
+OPERANDS = {
+    "quantize_activation": ("x", None, None, None, "x_q", "x_scale"),
+    "rms_norm": ("x", None, "weight", "eps", "y", None),
+    "rms_norm_quantize": ("x", None, "weight", "eps", "x_q", "x_scale"),
+    "relu2_mul_norm_quantize": ("gate", "up", "weight", "eps", "x_q", "x_scale"),
+}
+
+
+@dataclass(frozen=True)
+class RowConfig:
+    """block: elements of a row at a time, a power of two."""
+
+    block: int
+    num_warps: int
+
+
+@triton.jit
+def place_of(k, B, CHUNKS: tl.constexpr):
+    """Where input k lies in a row of codes: at k, or in the order of chunks of so many bytes of a layout with B a row."""
+    return k % B // CHUNKS * (4 * CHUNKS) + k // B * CHUNKS + k % CHUNKS if CHUNKS else k
+
+
+@triton.jit
+def load_values(x_ptr, up_ptr, k, K):
+    """float32 values of a row at k: x, or relu(x)^2 * up; 0 behind the end."""
+    x = tl.load(x_ptr + k, mask=k < K, other=0.0).to(tl.float32)
+    if up_ptr is not None:
+        x = tl.where(x <= 0.0, 0.0, x)  # NaN stays
+        x = x * x * tl.load(up_ptr + k, mask=k < K, other=0.0).to(tl.float32)
+    return x
+
+
+@triton.jit
+def normalized(x, factor, weight_ptr, k, K):
+    """x * factor * weight, or x where there is no norm."""
+    if weight_ptr is not None:
+        x = x * factor * tl.load(weight_ptr + k, mask=k < K, other=0.0).to(tl.float32)
+    return x
+
+
+@triton.jit
+def row_kernel(
+    x_ptr,  # (M, K) float; the gate of relu2_mul_norm_quantize
+    up_ptr,  # (M, K) float
+    weight_ptr,  # (K,) float
+    eps,
+    y_ptr,  # (M, STRIDE): codes int8, or floats
+    scale_ptr,  # (M,) float32, where y is codes
+    K: tl.constexpr,
+    STRIDE: tl.constexpr,  # of y: K, or 4 B where codes are padded
+    CHUNKS: tl.constexpr,  # the order of K in y: chunks of so many bytes; 0: natural
+    DEPENDENT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    wait(DEPENDENT)
+    let_next_begin(DEPENDENT)
+    row, block = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    x_ptr += row * K
+    up_ptr = up_ptr + row * K if up_ptr is not None else None
+    factor = 1.0
+    if weight_ptr is not None:
+        squares = tl.zeros((BLOCK,), tl.float32)
+        for start in range(0, K, BLOCK):
+            x = load_values(x_ptr, up_ptr, start + block, K)
+            squares += x * x
+        mean = tl.div_rn(tl.sum(squares, axis=0), tl.full((), K, tl.float32))
+        factor = tl.div_rn(tl.full((), 1.0, tl.float32), tl.sqrt_rn(mean + eps))
+    if scale_ptr is None:
+        for start in range(0, K, BLOCK):
+            k = start + block
+            y = normalized(load_values(x_ptr, up_ptr, k, K), factor, weight_ptr, k, K)
+            tl.store(y_ptr + row * STRIDE + k, y.to(y_ptr.dtype.element_ty), mask=k < K)
+    else:
+        largest = tl.zeros((BLOCK,), tl.int32)
+        for start in range(0, K, BLOCK):
+            y = normalized(load_values(x_ptr, up_ptr, start + block, K), factor, weight_ptr, start + block, K)
+            largest = tl.maximum(largest, y.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
+        bits = tl.max(largest, axis=0)
+        bad = bits >= INFINITY_BITS
+        absmax = tl.where(bad, 1.0, tl.maximum(bits.to(tl.float32, bitcast=True), 1e-5))
+        to_codes = tl.div_rn(tl.full((), 127.0, tl.float32), absmax)
+        for start in range(0, STRIDE, BLOCK):
+            k = start + block
+            y = normalized(load_values(x_ptr, up_ptr, k, K), factor, weight_ptr, k, K)
+            rounded = tl.where(bad, 0.0, y) * to_codes + ROUND
+            code = (rounded.to(tl.int32, bitcast=True) - ROUND_BITS).to(tl.int8)
+            tl.store(y_ptr + row * STRIDE + place_of(k, STRIDE // 4, CHUNKS), code, mask=k < STRIDE)
+        scale = tl.div_rn(absmax, tl.full((), 127.0, tl.float32))
+        tl.store(scale_ptr + row, tl.where(bad, float("nan"), scale))
+
+
+def launch(problem: Problem, rows: int, config: RowConfig, op: str, stride: int, chunks: bool) -> Launch:
+    """The operands of `op` -> y (rows, K), or codes (rows, stride) and their scales."""
+    dependent = target.is_dependent(problem.gpu)
+    return Launch(
+        row_kernel,
+        programs=rows,
+        operands=OPERANDS[op],
+        constants={
+            "K": problem.in_features,
+            "STRIDE": stride,
+            "CHUNKS": CHUNK if chunks else 0,
+            "DEPENDENT": dependent,
+            "BLOCK": config.block,
+        },
+        num_warps=config.num_warps,
+        dependent=dependent,
+    )
+
+
+def bind(problem: Problem, config: RowConfig) -> Bound:
+    return Bound(
+        problem, lambda rows: (launch(problem, rows, config, problem.op, problem.in_features, chunks=False),)
+    )
+
+
+def configs(problem: Problem) -> tuple[RowConfig, ...]:
+    """Whole rows at once while they fit the registers of a program."""
+    block = min(16384, max(256, triton.next_power_of_2(problem.in_features)))
+    warps = max(1, min(16, block // 512))
+    return RowConfig(block, warps), RowConfig(block, max(1, warps // 2)), RowConfig(min(block, 4096), 8)
+
+
+def why_not(problem: Problem) -> str | None:
+    """What these kernels refuse, in words."""
+    return target.why_not(problem.gpu)
+
+
+KERNELS = tuple(Kernel(f"triton.{op}", op, bind, configs, why_not) for op in OPERANDS)

@@ -1,0 +1,141 @@
+"""Ternary layers for 3 to 16 rows of x: small tiles on the matrix units, with several pieces of K side by side.
+
+A program computes all rows by `block_n` outputs, `pieces` times `block_bytes` packed bytes at a time. The pieces are the
+batch of a batched product, which lands on different warps; their sums are added up at the end, in the program: K is
+split and nothing passes through memory. x is in the order of chunks or in natural order, as for `gemm.py`.
+"""
+
+from dataclasses import dataclass
+
+import triton
+import triton.language as tl
+
+from bitnet_jit.kernels.triton.codes import inputs_of, join_planes, let_next_begin, wait
+from bitnet_jit.kernels.triton.launch import Launch
+from bitnet_jit.kernels.triton.layout import CHUNK, row_bytes
+from bitnet_jit.kernels.triton.outputs import load_scales, scale_operands, store_outputs
+from bitnet_jit.kernels.triton.target import is_dependent, is_nvidia
+from bitnet_jit.problem import Problem
+
+FEWEST_ROWS, MOST_ROWS = 3, 16
+
+
+@dataclass(frozen=True)
+class SmallConfig:
+    """A tile of all rows by `block_n` outputs, `pieces` times `block_bytes` packed bytes (a multiple of 64) at a time."""
+
+    block_n: int
+    block_bytes: int
+    pieces: int
+    num_warps: int
+    num_stages: int
+
+    def shared_memory(self, block_m: int) -> int:
+        """Bytes of shared memory that the pipeline takes."""
+        return self.num_stages * self.pieces * self.block_bytes * (4 * block_m + self.block_n)
+
+
+@triton.jit
+def small_kernel(
+    x_ptr,  # (M, X_STRIDE) int8 codes
+    w_ptr,  # (N, B) uint8: i2/planes
+    y_ptr,  # (M, N)
+    x_scale_ptr,  # (M,) float32
+    w_scale_ptr,  # () or (N,) float32
+    bias_ptr,  # (N,)
+    M,
+    N,
+    B,
+    X_STRIDE,  # elements of a row of x: 4 B in the order of chunks, K in natural order
+    NATURAL: tl.constexpr,
+    ROW_SCALES: tl.constexpr,
+    ASM: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+    WHOLE: tl.constexpr,  # neither the bytes nor the inputs of a row end within a step
+    CHUNK: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    PIECES: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    let_next_begin(DEPENDENT)
+    m, n = tl.arange(0, BLOCK_M), tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m_inside, X_STEP = (m < M)[None, :, None], 1 if NATURAL else 4  # elements of x that go with a packed byte
+    first_byte = tl.arange(0, PIECES)[:, None, None] * BLOCK_B
+    packed_byte = first_byte + tl.arange(0, BLOCK_B)[None, None, :]
+    inputs = first_byte * X_STEP + inputs_of(BLOCK_B, CHUNK, B, NATURAL)[None, None, :]
+    x_ptrs = x_ptr + m[None, :, None] * X_STRIDE + inputs
+    w_ptrs = w_ptr + tl.where(n < N, n, 0)[None, :, None].to(tl.int64) * B + packed_byte
+    wait(DEPENDENT)
+    x_scale, w_scale, bias = load_scales(m, n, M, N, x_scale_ptr, w_scale_ptr, bias_ptr, ROW_SCALES)
+    acc = tl.zeros((PIECES, BLOCK_N, BLOCK_M), tl.int32)
+    for start in tl.range(0, B, PIECES * BLOCK_B, num_stages=STAGES):
+        if WHOLE:
+            packed = tl.load(w_ptrs)
+            x = tl.load(x_ptrs, mask=m_inside, other=0)
+        else:
+            packed = tl.load(w_ptrs, mask=packed_byte < B - start, other=0)
+            x = tl.load(x_ptrs, mask=m_inside & (inputs < X_STRIDE - start * X_STEP), other=0)
+        w = join_planes(packed, BLOCK_B, CHUNK, tl.int8, ASM)
+        acc = tl.dot(w, tl.permute(x, (0, 2, 1)), acc, out_dtype=tl.int32)
+        w_ptrs += PIECES * BLOCK_B
+        x_ptrs += PIECES * BLOCK_B * X_STEP
+    y = tl.trans(tl.sum(acc >> 6, axis=0))
+    store_outputs(y, m, n, M, N, y_ptr, x_scale, w_scale, bias, bias_ptr)
+
+
+def launch(problem: Problem, rows: int, config: SmallConfig, x: str, x_stride: int, natural: bool) -> Launch:
+    """x (rows, x_stride) int8, the operand of that name; w_packed in i2/planes -> y (rows, N)."""
+    num_bytes = row_bytes(problem.in_features)
+    whole = num_bytes % (config.pieces * config.block_bytes) == 0 and x_stride == 4 * num_bytes
+    return Launch(
+        small_kernel,
+        programs=triton.cdiv(problem.out_features, config.block_n),
+        operands=(x, "w_packed", "y", *scale_operands(problem)),
+        constants={
+            "M": rows,
+            "N": problem.out_features,
+            "B": num_bytes,
+            "X_STRIDE": x_stride,
+            "NATURAL": natural,
+            "ROW_SCALES": problem.scale == "row",
+            "ASM": is_nvidia(problem.gpu),
+            "DEPENDENT": is_dependent(problem.gpu),
+            "WHOLE": whole,
+            "CHUNK": CHUNK,
+            "BLOCK_M": block_m(problem.rows),
+            "BLOCK_N": config.block_n,
+            "BLOCK_B": config.block_bytes,
+            "PIECES": config.pieces,
+            "STAGES": config.num_stages,
+        },
+        num_warps=config.num_warps,
+        dependent=is_dependent(problem.gpu),
+    )
+
+
+def block_m(rows: int) -> int:
+    """Height of the tile: the matrix units take at least 8 rows."""
+    return 8 if rows <= 8 else 16
+
+
+def configs(problem: Problem) -> tuple[SmallConfig, ...]:
+    """The likeliest best first: what won on an H200. Longer pieces where they divide the bytes of a row."""
+    if row_bytes(problem.in_features) % 256 == 0:
+        if problem.out_features >= 16384:
+            return SmallConfig(16, 128, 2, 2, 3), SmallConfig(16, 128, 4, 4, 3)
+        return SmallConfig(16, 128, 4, 4, 3), SmallConfig(16, 128, 2, 2, 3)
+    return SmallConfig(16, 64, 2, 2, 4), SmallConfig(32, 64, 2, 4, 4)
+
+
+def why_not(problem: Problem) -> str | None:
+    """What this kernel refuses, in words."""
+    if not FEWEST_ROWS <= problem.rows <= MOST_ROWS:
+        return f"takes {FEWEST_ROWS} to {MOST_ROWS} rows"
+    return None
+
+
+def rank(problem: Problem) -> int:
+    """Before `gemm.py` up to 8 rows, and up to 16 where few programs would run there or each for long."""
+    return 1 if problem.rows <= 8 or problem.out_features < 1024 or problem.in_features >= 12288 else 3
