@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.util
 import pkgutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ SIDE_EFFECTS = "bitnet_jit.__main__"
 MODULES = sorted(
     name
     for _, name, _ in pkgutil.walk_packages(bitnet_jit.__path__, "bitnet_jit.")
-    if name != SIDE_EFFECTS and not name.startswith(("bitnet_jit.kernels.triton", "bitnet_jit.kernels.mlx"))
+    if name != SIDE_EFFECTS and not ("triton" in name and importlib.util.find_spec("triton") is None)
 )
 
 
@@ -41,6 +42,18 @@ def test_listing_the_names_imports_nothing_heavy():
 def test_the_register_imports_no_torch():
     found = in_a_new_process("import sys, bitnet_jit.kernels.registry; print('torch' in sys.modules)")
     assert found.strip() == "False"
+
+
+def test_a_layer_on_the_cpu_imports_no_triton():
+    code = """
+import sys, torch
+from bitnet_jit.nn import PackedBitLinear
+layer = PackedBitLinear(64, 64)
+layer(torch.randn(1, 64))
+layer.to("meta")
+print([name for name in sys.modules if name.startswith(("triton", "bitnet_jit.kernels.triton"))])
+"""
+    assert in_a_new_process(code).strip() == "[]"
 
 
 def test_without_torch_the_numba_kernels_are_there_and_torch_is_refused_in_words():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_jit.problem import Problem, rows_bucket
+from bitnet_jit.problem import Gpu, Problem, rows_bucket
 
 PROBLEM = Problem(
     "bit_linear", "cpu", 4, 32, 48, "i2", "a8", "bfloat16", "bfloat16", scale="row", bias=True, device="this one"
@@ -27,7 +27,8 @@ def test_no_rows_share_the_bucket_of_one():
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Problem)])
 def test_every_field_tells_problems_apart(field):
     value = getattr(PROBLEM, field)
-    other = dataclasses.replace(PROBLEM, **{field: not value if isinstance(value, bool) else value * 2 or 7})
+    changed = Gpu("H200", "9.0", 132, 232448) if value is None else not value if value is True else value * 2 or 7
+    other = dataclasses.replace(PROBLEM, **{field: changed})
     assert other != PROBLEM
     assert len({PROBLEM, other, dataclasses.replace(PROBLEM)}) == 2
 

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import torch
-
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
 from bitnet_jit.ops.calls import Call, describe, dtype_name, keep, make_call

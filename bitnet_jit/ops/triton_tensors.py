@@ -43,8 +43,8 @@ def bind(bound: Bound, problem: Problem, shape: torch.Size, device: torch.device
     hand_over = as_tensors if interpreted() else as_addresses
     index = device.index or 0
 
-    def call(*inputs):
-        inputs = [a if a is None or type(a) is float else fit(a) for a in inputs]
+    def call(*arguments):
+        inputs = [a if a is None or type(a) is float else fit(a) for a in arguments]
         found = [torch.empty(output_shape, dtype=dtype, device=device) for output_shape, dtype in outputs.values()]
         between = torch.empty(num_bytes, dtype=torch.uint8, device=device) if num_bytes else None
         launch_all(runs, index, hand_over(inputs, found, between, scratch))
@@ -87,9 +87,7 @@ def as_addresses(inputs, outputs, between, scratch) -> tuple[Any, ...]:
 
 def as_tensors(inputs, outputs, between, scratch) -> tuple[Any, ...]:
     """Operands as the interpreter takes them."""
-    views = [
-        between[first : first + count * dtype.itemsize].view(dtype) for first, count, dtype in scratch.values()
-    ]
+    views = [between[first : first + count * dtype.itemsize].view(dtype) for first, count, dtype in scratch.values()]
     return (*inputs, *outputs, *views, None)
 
 

@@ -31,7 +31,9 @@ def find_gpu(device: "torch.device") -> Gpu | None:
 
     found = torch.cuda.get_device_properties(device)
     arch = found.gcnArchName.partition(":")[0] if torch.version.hip else f"{found.major}.{found.minor}"
-    return Gpu(found.name, arch, found.multi_processor_count, found.shared_memory_per_block_optin)
+    # what NVIDIA's GPUs give to those who ask for it; torch has it neither for AMD nor in its older versions
+    shared_memory = getattr(found, "shared_memory_per_block_optin", found.shared_memory_per_block)
+    return Gpu(found.name, arch, found.multi_processor_count, shared_memory)
 
 
 @cache

@@ -17,6 +17,4 @@ def describe() -> dict[str, str]:
     }
 
 
-BACKEND = Backend(
-    name="numba", kernels=(*amx.KERNELS, *linear.KERNELS, *a16.KERNELS, *rows.KERNELS), layouts=LAYOUTS
-)
+BACKEND = Backend(name="numba", kernels=(*amx.KERNELS, *linear.KERNELS, *a16.KERNELS, *rows.KERNELS), layouts=LAYOUTS)

@@ -20,8 +20,8 @@ UNPACK = tl.constexpr(  # by the plane: four bytes of fields -> four int8
 def half_codes(table: str) -> tuple[str, ...]:
     """By the plane: four bytes of fields -> four halves. A field selects the upper byte of its half from a table."""
     return tuple(
-        f"{{ .reg .b32 t, u; shf.l.wrap.b32 t, $2, $2, {4 - 2 * plane & 31}; and.b32 t, t, 0x30303030; shr.u32 u, t, 16; "
-        f"prmt.b32 $0, {table}, 0, t; prmt.b32 $1, {table}, 0, u; }}"
+        f"{{ .reg .b32 t, u; shf.l.wrap.b32 t, $2, $2, {4 - 2 * plane & 31}; and.b32 t, t, 0x30303030; "
+        f"shr.u32 u, t, 16; prmt.b32 $0, {table}, 0, t; prmt.b32 $1, {table}, 0, u; }}"
         for plane in range(4)
     )
 
@@ -59,11 +59,13 @@ def unpack(packed, PLANE: tl.constexpr, ASM: tl.constexpr):
 @triton.jit
 def operand(packed, PLANE: tl.constexpr, TYPE: tl.constexpr, ASM: tl.constexpr):
     """The weights of one plane as the matrix units want them beside x of TYPE, times `weight_unit`."""
-    if TYPE == tl.int8:
+    if tl.int8 == TYPE:
         field = unpack(packed, PLANE, ASM)
-    elif ASM and TYPE == tl.bfloat16:
-        field = tl.inline_asm_elementwise(BFLOAT16[PLANE], "=&r,=r,r", [packed], dtype=tl.bfloat16, is_pure=True, pack=4)
-    elif ASM and TYPE == tl.float16:
+    elif ASM and tl.bfloat16 == TYPE:
+        field = tl.inline_asm_elementwise(
+            BFLOAT16[PLANE], "=&r,=r,r", [packed], dtype=tl.bfloat16, is_pure=True, pack=4
+        )
+    elif ASM and tl.float16 == TYPE:
         field = tl.inline_asm_elementwise(FLOAT16[PLANE], "=&r,=r,r", [packed], dtype=tl.float16, is_pure=True, pack=4)
     else:
         field = unpack(packed, PLANE, ASM).to(TYPE)
@@ -92,10 +94,14 @@ def join_planes(packed, BYTES: tl.constexpr, CHUNK: tl.constexpr, TYPE: tl.const
 
 @triton.jit
 def inputs_of(BYTES: tl.constexpr, CHUNK: tl.constexpr, B, NATURAL: tl.constexpr):
-    """Where the inputs of joined planes lie in a row of x, from the first byte's on; B is the bytes of a row."""
+    """Where the inputs of joined planes lie in a row of x, from the first byte's on; B is the bytes of a row.
+
+    Only whole ranges are divided: Triton follows runs of neighbours through no other division.
+    """
     place = tl.arange(0, 4 * BYTES)
     if NATURAL:
-        place = place % (4 * CHUNK) // CHUNK * B + place // (4 * CHUNK) * CHUNK + place % CHUNK
+        run, chunk = place // CHUNK, place // (4 * CHUNK)
+        place = (run - 4 * chunk) * B + chunk * CHUNK + place % CHUNK
     return place
 
 

@@ -1,5 +1,4 @@
-"""Ternary layers on the matrix units: Y^T = W X^T, so that W, unpacked in registers, is the operand which they take from
-registers.
+"""Ternary layers on the matrix units: Y^T = W X^T, so that W, unpacked in registers, is the operand read from there.
 
 A program computes `block_m` rows by `block_n` outputs; programs that share weights run `group` tiles of rows at a time,
 so that the tiles of x stay in the second cache. x is int8 codes, in the order of chunks (see rows.py) or in natural
@@ -75,7 +74,7 @@ def gemm_kernel(
     wait(DEPENDENT)
     x_scale, w_scale, bias = load_scales(m, n, M, N, x_scale_ptr, w_scale_ptr, bias_ptr, ROW_SCALES)
     TYPE: tl.constexpr = x_ptr.dtype.element_ty
-    SUM: tl.constexpr = tl.int32 if TYPE == tl.int8 else tl.float32
+    SUM: tl.constexpr = tl.int32 if tl.int8 == TYPE else tl.float32
     X_STEP: tl.constexpr = BLOCK_B if NATURAL else 4 * BLOCK_B
     acc = tl.zeros((BLOCK_N, BLOCK_M), SUM)
     for start in tl.range(0, B, BLOCK_B, num_stages=STAGES):
@@ -89,7 +88,7 @@ def gemm_kernel(
         acc = tl.dot(w, tl.trans(x), acc, out_dtype=SUM, input_precision="ieee")
         w_ptrs += BLOCK_B
         x_ptrs += X_STEP
-    y = tl.trans(acc >> 6 if TYPE == tl.int8 else acc * (1.0 / WEIGHT))
+    y = tl.trans(acc >> 6 if tl.int8 == TYPE else acc * (1.0 / WEIGHT))
     store_outputs(y, m, n, M, N, y_ptr, x_scale, w_scale, bias, bias_ptr)
 
 

@@ -90,7 +90,10 @@ def gemv_kernel(
 
 
 def launch(problem: Problem, rows: int, config: GemvConfig, x: str, x_stride: int) -> Launch:
-    """x (rows, x_stride) int8, the operand of that name, in natural order, x_stride a multiple of 4; w_packed in i2/planes -> y (rows, N)."""
+    """x (rows, x_stride) int8 in natural order, the operand of that name; w_packed in i2/planes -> y (rows, N).
+
+    x_stride is a multiple of 4.
+    """
     return Launch(
         gemv_kernel,
         programs=triton.cdiv(problem.out_features, config.block_n),

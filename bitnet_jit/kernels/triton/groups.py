@@ -15,6 +15,7 @@ from bitnet_jit.kernels.triton.launch import Launch
 from bitnet_jit.kernels.triton.layout import CHUNK, row_bytes
 from bitnet_jit.kernels.triton.outputs import load_scales, scale_operands, store_outputs
 from bitnet_jit.kernels.triton.target import is_dependent, is_nvidia
+from bitnet_jit.kernels.triton.tiles import fitting, x_bytes
 from bitnet_jit.problem import Problem
 
 
@@ -26,6 +27,10 @@ class GroupsConfig:
     block_n: int
     num_warps: int
     num_stages: int
+
+    def shared_memory(self, element_bytes: int) -> int:
+        """Bytes of shared memory that the pipeline takes for x of such elements."""
+        return self.num_stages * CHUNK * (4 * self.block_m * element_bytes + self.block_n)
 
 
 @triton.jit
@@ -60,7 +65,7 @@ def groups_kernel(
     wait(DEPENDENT)
     x_scale, w_scale, bias = load_scales(m, n, M, N, x_scale_ptr, None, bias_ptr, False)
     TYPE: tl.constexpr = x_ptr.dtype.element_ty
-    SUM: tl.constexpr = tl.int32 if TYPE == tl.int8 else tl.float32
+    SUM: tl.constexpr = tl.int32 if tl.int8 == TYPE else tl.float32
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     for start in tl.range(0, B, CHUNK, num_stages=STAGES):
         packed = tl.load(w_ptrs + start)
@@ -108,7 +113,8 @@ def configs(problem: Problem) -> tuple[GroupsConfig, ...]:
     if problem.x_dtype == "float32" and problem.activation == "a16":
         return GroupsConfig(16, 32, 4, 2), GroupsConfig(16, 16, 2, 2)
     block_m = min(64, max(16, problem.rows))
-    return GroupsConfig(block_m, 64, 4, 3), GroupsConfig(block_m, 32, 4, 3), GroupsConfig(16, 16, 2, 2)
+    found = GroupsConfig(block_m, 64, 4, 3), GroupsConfig(block_m, 32, 4, 3), GroupsConfig(16, 16, 2, 2)
+    return fitting(problem, found, lambda config: config.shared_memory(x_bytes(problem)))
 
 
 def why_not(problem: Problem) -> str | None:

@@ -13,6 +13,7 @@ from bitnet_jit.kernels.triton.codes import inputs_of, join_planes, weight_unit
 from bitnet_jit.kernels.triton.launch import Bound, Launch
 from bitnet_jit.kernels.triton.layout import row_bytes
 from bitnet_jit.kernels.triton.target import is_nvidia
+from bitnet_jit.kernels.triton.tiles import fitting, x_bytes
 from bitnet_jit.problem import Problem
 
 
@@ -25,6 +26,11 @@ class InputGradConfig:
     block_n: int
     num_warps: int
     num_stages: int
+
+    def shared_memory(self, element_bytes: int) -> int:
+        """Bytes of shared memory: a pipeline of dY and packed bytes, and W unpacked."""
+        pipeline = self.num_stages * self.block_n * (self.block_m * element_bytes + self.block_bytes)
+        return pipeline + 4 * self.block_n * self.block_bytes * element_bytes
 
 
 @triton.jit
@@ -62,7 +68,7 @@ def input_grad_kernel(
             scale = tl.load(w_scale_ptr + start + outputs, mask=inside, other=0.0)
             scaled = dy.to(tl.float32) * scale[None, :]
             dy = scaled.to(TYPE)
-            if TYPE != tl.float32:
+            if tl.float32 != TYPE:
                 acc = tl.dot((scaled - dy.to(tl.float32)).to(TYPE), w, acc)
         acc = tl.dot(dy, w, acc, input_precision="ieee")
         w_ptrs += BLOCK_N * B
@@ -105,6 +111,8 @@ def configs(problem: Problem) -> tuple[InputGradConfig, ...]:
     """By dtype and number of rows, the likeliest best first."""
     if problem.x_dtype == "float32":
         return InputGradConfig(32, 16, 16, 4, 2), InputGradConfig(16, 16, 16, 4, 2)
+    found = InputGradConfig(16, 32, 64, 4, 3), InputGradConfig(16, 16, 32, 4, 3)
     if problem.rows >= 64:
-        return InputGradConfig(64, 32, 64, 4, 3), InputGradConfig(128, 32, 32, 8, 3), InputGradConfig(64, 16, 32, 4, 3)
-    return InputGradConfig(16, 32, 64, 4, 3), InputGradConfig(16, 16, 32, 4, 3)
+        large = InputGradConfig(64, 32, 64, 4, 3), InputGradConfig(128, 32, 32, 8, 3), InputGradConfig(64, 16, 32, 4, 3)
+        found = (*large, *found)
+    return fitting(problem, found, lambda config: config.shared_memory(x_bytes(problem)))

@@ -1,7 +1,7 @@
 """A launch: one kernel with everything decided but its addresses, so that running it decides nothing.
 
-`Launch` is what the kernels' files give back; `prepare` compiles it for the current device. Operands are named, since the
-tensors of a call, what lies between its launches and its outputs are shared among several of them.
+`Launch` is what the kernels' files give back; `prepare` compiles it for the current device. Operands are named, since
+a call's tensors, what lies between its launches and its outputs are shared among them.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,7 +38,7 @@ class Launch:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What Triton's compiler is told: no fused multiply-add, which would round once where the contract rounds twice."""
+        """For Triton's compiler: no fused multiply-add, which rounds once where the contract rounds twice."""
         dependent = {"launch_pdl": True} if self.dependent else {}
         return {"num_warps": self.num_warps, "enable_fp_fusion": False} | dependent
 

@@ -15,11 +15,12 @@ from bitnet_jit.kernels.triton import arrange, gemm, gemv, groups, input_grad, r
 from bitnet_jit.kernels.triton.gemm import GemmConfig
 from bitnet_jit.kernels.triton.launch import Bound, Launch
 from bitnet_jit.kernels.triton.layout import I2_PLANES, row_bytes
+from bitnet_jit.kernels.triton.tiles import fitting
 from bitnet_jit.problem import MAX_IN_FEATURES, Problem
 
 ALIGN = 16  # bytes that a row of given codes must begin at a multiple of
 LARGE_TILES = (GemmConfig(128, 128, 64, 4, 4, 3), GemmConfig(128, 64, 64, 8, 4, 3))
-LEAST_TILE = GemmConfig(16, 32, 64, 8, 4, 2)  # for GPUs of little shared memory
+LEAST_TILE = GemmConfig(16, 32, 64, 8, 4, 2)
 
 Multiply = Callable[[Problem, int, Config, str, int, bool], Launch]  # problem, rows, config, x, its stride, natural
 
@@ -78,7 +79,7 @@ def gemm_configs(problem: Problem) -> tuple[GemmConfig, ...]:
     else:
         found = small_tiles(max(16, rows), num_bytes, 4)
         found = found if rows < 64 or out_features < 8192 else found[::-1]
-    return fitting(problem, found, 1)
+    return fitting(problem, (*found, LEAST_TILE), lambda config: config.shared_memory(1))
 
 
 def float_configs(problem: Problem) -> tuple[GemmConfig, ...]:
@@ -87,15 +88,8 @@ def float_configs(problem: Problem) -> tuple[GemmConfig, ...]:
         return GemmConfig(16, 32, 16, 8, 4, 2), GemmConfig(16, 64, 16, 8, 4, 2)
     block_m = min(128, max(16, problem.rows))
     found = tuple(GemmConfig(block_m, 64, 64, 8, 4, stages) for stages in (4, 3, 2))
-    return fitting(problem, (*found, GemmConfig(block_m, 64, 32, 8, 4, 3)), 2)
-
-
-def fitting(problem: Problem, found: tuple[GemmConfig, ...], element_bytes: int) -> tuple[GemmConfig, ...]:
-    """Those configs whose tiles fit into the GPU's shared memory, at least the smallest one."""
-    if problem.gpu is None:
-        return found
-    most = problem.gpu.shared_memory
-    return tuple(config for config in found if config.shared_memory(element_bytes) <= most) or (LEAST_TILE,)
+    found = (*found, GemmConfig(block_m, 64, 32, 8, 4, 3), LEAST_TILE)
+    return fitting(problem, found, lambda config: config.shared_memory(2))
 
 
 def small_tiles(block_m: int, num_bytes: int, num_stages: int) -> tuple[GemmConfig, ...]:
@@ -171,7 +165,11 @@ KERNELS = (
     ),
     Kernel("triton.a16", "bit_linear", partial(bind_floats, multiply=gemm.launch), float_configs, why_not_floats),
     Kernel(
-        "triton.a16_groups", "bit_linear", partial(bind_floats, multiply=by_groups), groups.configs, why_not_float_groups
+        "triton.a16_groups",
+        "bit_linear",
+        partial(bind_floats, multiply=by_groups),
+        groups.configs,
+        why_not_float_groups,
     ),
     Kernel("triton.input_grad", "bit_linear_input_grad", input_grad.bind, input_grad.configs, why_not_input_grad),
 )

@@ -8,9 +8,9 @@
 A row passes up to three times: squares, largest magnitude, outputs. Where it fits into registers the compiler makes
 that one load. The largest magnitude is found among the bits: there infinity and NaN are simply the largest.
 
-Codes for a linear layer are padded with zeros to whole chunks of its weight's layout, in one of two orders of K: natural,
-or chunks, where position 256 c + 64 s + j holds input s * B + 64 c + j of the layout `i2/planes`, so that a product
-reads whole chunks of x beside whole chunks of weights.
+Codes for a linear layer are padded with zeros to whole chunks of its weight's layout, in one of two orders of K:
+natural, or chunks, where position 256 c + 64 s + j holds input s * B + 64 c + j of the layout `i2/planes`, so that a
+product reads whole chunks of x beside whole chunks of weights.
 """
 
 from dataclasses import dataclass
@@ -46,8 +46,11 @@ class RowConfig:
 
 @triton.jit
 def place_of(k, B, CHUNKS: tl.constexpr):
-    """Where input k lies in a row of codes: at k, or in the order of chunks of so many bytes of a layout with B a row."""
-    return k % B // CHUNKS * (4 * CHUNKS) + k // B * CHUNKS + k % CHUNKS if CHUNKS else k
+    """Where input k lies in a row of codes: at k, or in the order of chunks of so many bytes of a layout with B a row.
+
+    That is 4 CHUNKS c + CHUNKS s + j for k = s B + CHUNKS c + j, written so that only k itself is divided.
+    """
+    return k // CHUNKS * (4 * CHUNKS) + k // B * (CHUNKS - 4 * B) + k % CHUNKS if CHUNKS else k
 
 
 @triton.jit
@@ -139,9 +142,7 @@ def launch(problem: Problem, rows: int, config: RowConfig, op: str, stride: int,
 
 
 def bind(problem: Problem, config: RowConfig) -> Bound:
-    return Bound(
-        problem, lambda rows: (launch(problem, rows, config, problem.op, problem.in_features, chunks=False),)
-    )
+    return Bound(problem, lambda rows: (launch(problem, rows, config, problem.op, problem.in_features, chunks=False),))
 
 
 def configs(problem: Problem) -> tuple[RowConfig, ...]:

@@ -1,8 +1,8 @@
 """Ternary layers for 3 to 16 rows of x: small tiles on the matrix units, with several pieces of K side by side.
 
-A program computes all rows by `block_n` outputs, `pieces` times `block_bytes` packed bytes at a time. The pieces are the
-batch of a batched product, which lands on different warps; their sums are added up at the end, in the program: K is
-split and nothing passes through memory. x is in the order of chunks or in natural order, as for `gemm.py`.
+A program computes all rows by `block_n` outputs, `pieces` times `block_bytes` packed bytes at a time. The pieces are
+the batch of a batched product, which lands on different warps; their sums are added up at the end, in the program: K
+is split and nothing passes through memory. x is in the order of chunks or in natural order, as for `gemm.py`.
 """
 
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from bitnet_jit.kernels.triton.launch import Launch
 from bitnet_jit.kernels.triton.layout import CHUNK, row_bytes
 from bitnet_jit.kernels.triton.outputs import load_scales, scale_operands, store_outputs
 from bitnet_jit.kernels.triton.target import is_dependent, is_nvidia
+from bitnet_jit.kernels.triton.tiles import fitting
 from bitnet_jit.problem import Problem
 
 FEWEST_ROWS, MOST_ROWS = 3, 16
@@ -22,7 +23,7 @@ FEWEST_ROWS, MOST_ROWS = 3, 16
 
 @dataclass(frozen=True)
 class SmallConfig:
-    """A tile of all rows by `block_n` outputs, `pieces` times `block_bytes` packed bytes (a multiple of 64) at a time."""
+    """A tile of all rows by `block_n` outputs, `pieces` times `block_bytes` (a multiple of 64) at a time."""
 
     block_n: int
     block_bytes: int
@@ -122,11 +123,11 @@ def block_m(rows: int) -> int:
 
 def configs(problem: Problem) -> tuple[SmallConfig, ...]:
     """The likeliest best first: what won on an H200. Longer pieces where they divide the bytes of a row."""
+    found = (SmallConfig(16, 64, 2, 2, 4), SmallConfig(32, 64, 2, 4, 4), SmallConfig(16, 64, 2, 2, 2))
     if row_bytes(problem.in_features) % 256 == 0:
-        if problem.out_features >= 16384:
-            return SmallConfig(16, 128, 2, 2, 3), SmallConfig(16, 128, 4, 4, 3)
-        return SmallConfig(16, 128, 4, 4, 3), SmallConfig(16, 128, 2, 2, 3)
-    return SmallConfig(16, 64, 2, 2, 4), SmallConfig(32, 64, 2, 4, 4)
+        four, two = SmallConfig(16, 128, 4, 4, 3), SmallConfig(16, 128, 2, 2, 3)
+        found = (two, four, *found) if problem.out_features >= 16384 else (four, two, *found)
+    return fitting(problem, found, lambda config: config.shared_memory(block_m(problem.rows)))
 
 
 def why_not(problem: Problem) -> str | None:

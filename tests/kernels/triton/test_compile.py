@@ -47,6 +47,7 @@ PROBLEMS = (
     replace(A8, op="bit_linear", x_dtype="float32", y_dtype="float32", activation="a16"),
     replace(A8, op="bit_linear", x_dtype="bfloat16", activation="a16", scale="group", group_size=128),
     replace(A8, op="quantized_linear"),
+    replace(A8, op="quantized_linear", in_features=4096),
     replace(A8, op="quantized_linear", in_features=IN_FEATURES + 1),
     replace(A8, op="ternary_matmul", y_dtype="int32", scale="", bias=""),
     replace(A8, op="bit_linear_input_grad", activation="", x_dtype="bfloat16", bias=""),
@@ -101,4 +102,5 @@ def test_default_configs_compile(name):
     kernels = {"arrange_kernel", "gemm_kernel", "gemv_kernel", "groups_kernel", "input_grad_kernel", "row_kernel"}
     assert {name for name, *_ in compiled} == kernels | {"small_kernel"}
     assert all(kernel.asm["cubin" if target.backend == "cuda" else "hsaco"] for kernel in compiled.values())
-    assert all(kernel.metadata.shared <= gpu.shared_memory for kernel in compiled.values())
+    too_large = {key: k.metadata.shared for key, k in compiled.items() if k.metadata.shared > gpu.shared_memory}
+    assert too_large == {}

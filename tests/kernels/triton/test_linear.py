@@ -10,10 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from triton_calls import call, every, laid, needs_device, on, problem_of
 
 from bitnet_jit import reference
 from bitnet_jit.problem import MAX_IN_FEATURES, Gpu
-from triton_calls import call, every, laid, needs_device, on, problem_of
 
 ROWS = [0, 1, 2, 3, 4, 5, 9, 16, 17, 33, 130]
 OUT_FEATURES = [1, 3, 17, 64, 131]

@@ -1,0 +1,137 @@
+"""The Triton kernels whose sums are floats: float activations, group scales, the input's gradient; within bounds."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from triton_calls import ON_GPU, call, every, laid, needs_device, problem_of
+
+from bitnet_jit import reference
+
+EPSILON = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "float16": 2.0**-12}  # relative error of one rounding
+DTYPES = ["float32", "bfloat16", "float16"] if ON_GPU else ["float32"]  # the interpreter truncates to bfloat16
+GROUP_SIZE = 128
+ROWS = st.sampled_from([0, 1, 2, 3, 5, 17, 33, 70])
+FEATURES = st.tuples(st.sampled_from([1, 3, 17, 64, 131]), st.sampled_from([1, 3, 33, 256, 257, 320, 700, 1040]))
+SCALES = ("tensor", "row", "group")
+
+
+def float_problem(op, shape, scale, activation="", x_dtype="float32", bias=False):
+    group_size = GROUP_SIZE if scale == "group" else 0
+    x = x_dtype if op != "quantized_linear" else "int8"
+    return problem_of(
+        op,
+        shape,
+        layout="i2/planes",
+        activation=activation,
+        x_dtype=x,
+        y_dtype=x_dtype,
+        scale=scale,
+        group_size=group_size,
+        bias="float32" if bias else "",
+    )
+
+
+A16 = every(*(float_problem("bit_linear", (4, 8, 300), scale, "a16") for scale in SCALES))
+GROUPS = every(*(float_problem(op, (4, 8, 300), "group", "a8") for op in ("bit_linear", "quantized_linear")))
+INPUT_GRAD = every(float_problem("bit_linear_input_grad", (4, 8, 300), "row"))
+
+
+def draw(shape, scale, dtype):
+    """x (M, K) of a dtype, w_q (N, K), w_scale, bias (N,)."""
+    rows, out_features, in_features = shape
+    rng = np.random.default_rng(rows * 10007 + out_features * 101 + in_features)
+    x = torch.from_numpy(rng.standard_normal((rows, in_features), dtype=np.float32)).to(getattr(torch, dtype))
+    w_q = rng.integers(-1, 2, (out_features, in_features), dtype=np.int8)
+    w_shape = {"tensor": (), "row": (out_features,), "group": (out_features, -(-in_features // GROUP_SIZE))}[scale]
+    w_scale = np.asarray(rng.random(w_shape, dtype=np.float32) + np.float32(0.01), np.float32)
+    return x, w_q, w_scale, rng.standard_normal(out_features, dtype=np.float32)
+
+
+def assert_within(found, exact, bound, dtype):
+    """|found - exact| is at most what float32 sums may lose of the bound, and one rounding to the dtype."""
+    most = 32 * EPSILON["float32"] * bound + EPSILON[dtype] * np.abs(exact) + 1e-7
+    assert (np.abs(found.astype(np.float64) - exact) <= most).all()
+
+
+@needs_device
+@A16
+@settings(max_examples=25)
+@given(rows=ROWS, features=FEATURES, bias=st.booleans(), data=st.data(), pick=st.integers(0, 3))
+def test_float_activations(kernel, rows, features, bias, data, pick):
+    shape, dtype = (rows, *features), data.draw(st.sampled_from(DTYPES))
+    scale = data.draw(st.sampled_from(["group"] if "group" in kernel.name else ["tensor", "row"]))
+    x, w_q, w_scale, b = draw(shape, scale, dtype)
+    problem = float_problem("bit_linear", shape, scale, "a16", dtype, bias)
+    configs = kernel.configs(problem)
+    y = call(kernel, problem, configs[pick % len(configs)], x, laid(w_q), w_scale, b if bias else None)
+    exact, bound = reference.bit_linear_a16_float64(
+        x.double().numpy(), w_q, w_scale, b if bias else None, GROUP_SIZE if scale == "group" else 0
+    )
+    assert_within(y, exact, bound, dtype)
+
+
+@pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
+@needs_device
+@A16
+def test_nan_and_infinity_stay_in_their_row(kernel):
+    scale = "group" if "group" in kernel.name else "row"
+    x, w_q, w_scale, _ = draw((5, 17, 300), scale, "float32")
+    x[1, 7], x[3, 200] = torch.nan, torch.inf
+    problem = float_problem("bit_linear", (5, 17, 300), scale, "a16")
+    y = call(kernel, problem, kernel.configs(problem)[0], x, laid(w_q), w_scale, None)
+    assert np.isnan(y[1]).all()
+    assert not np.isfinite(y[3]).any()
+    assert np.isfinite(y[[0, 2, 4]]).all()
+
+
+@needs_device
+@GROUPS
+@settings(max_examples=25)
+@given(rows=ROWS, features=FEATURES, bias=st.booleans(), pick=st.integers(0, 2))
+def test_group_scales(kernel, rows, features, bias, pick):
+    shape = (rows, *features)
+    x, w_q, w_scale, b = draw(shape, "group", "float32")
+    x_q, x_scale = reference.quantize_activation(x.numpy())
+    problem = float_problem(kernel.op, shape, "group", "a8", bias=bias)
+    inputs = (x,) if kernel.op == "bit_linear" else (x_q, x_scale)
+    configs = kernel.configs(problem)
+    y = call(kernel, problem, configs[pick % len(configs)], *inputs, laid(w_q), w_scale, b if bias else None)
+    values = x_q.astype(np.float64) * x_scale[:, None]
+    exact, bound = reference.bit_linear_a16_float64(values, w_q, w_scale, b if bias else None, GROUP_SIZE)
+    assert_within(y, exact, bound, "float32")
+
+
+@GROUPS
+def test_groups_are_whole_runs(kernel):
+    from dataclasses import replace
+
+    problem = float_problem(kernel.op, (4, 8, 300), "group", "a8")
+    assert "takes groups of a multiple of 64 inputs, not of 96" in kernel.why_not(replace(problem, group_size=96))
+    assert kernel.why_not(replace(problem, scale="row", group_size=0)) == "takes group scales"
+
+
+@needs_device
+@INPUT_GRAD
+@settings(max_examples=25)
+@given(
+    rows=ROWS,
+    features=FEATURES,
+    scale=st.sampled_from(["tensor", "row"]),
+    dtype=st.sampled_from(DTYPES),
+    pick=st.integers(0, 2),
+)
+def test_the_gradient_of_the_input(kernel, rows, features, scale, dtype, pick):
+    shape = (rows, *features)
+    _, w_q, w_scale, _ = draw(shape, scale, dtype)
+    dy = draw((rows, features[1], features[0]), "tensor", dtype)[0]
+    problem = float_problem(kernel.op, shape, scale, x_dtype=dtype)
+    configs = kernel.configs(problem)
+    dx = call(kernel, problem, configs[pick % len(configs)], dy, laid(w_q), w_scale)
+    exact, bound = reference.bit_linear_a16_float64(
+        dy.double().numpy() * w_scale, np.ascontiguousarray(w_q.T), np.float32(1)
+    )
+    # what rounding dY * scale twice to a half loses is below a float32's own error
+    assert dx.shape == (rows, features[1])
+    assert_within(dx, exact, (1 if dtype == "float32" else 4) * bound, dtype)

@@ -1,0 +1,110 @@
+"""The row-wise Triton kernels by the contract: quantization bit for bit, norms as far as sums of floats agree."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from triton_calls import ON_GPU, call, every, needs_device, problem_of
+
+from bitnet_jit import reference
+
+OPS = ("quantize_activation", "rms_norm", "rms_norm_quantize", "relu2_mul_norm_quantize")
+EPS = 1e-5
+
+
+def row_problem(op, rows, features, x_dtype="float32", weight_dtype="float32"):
+    codes = op != "rms_norm"
+    bias = "" if op == "quantize_activation" else weight_dtype
+    return problem_of(op, (rows, features, features), x_dtype=x_dtype, y_dtype="int8" if codes else x_dtype, bias=bias)
+
+
+EVERY_OP = every(*(row_problem(op, 4, 300) for op in OPS))
+SHAPES = st.tuples(
+    st.sampled_from([0, 1, 2, 3, 17, 33]), st.sampled_from([1, 3, 17, 33, 255, 256, 257, 2560, 6912, 20011])
+)
+EXTREMES = st.sampled_from([None, 0.0, 1e-41, np.nan, np.inf, -3e38])
+
+
+def draw(shape, extreme):
+    """x (M, K), up (M, K), weight (K,); one row of x, but for its first element, is extreme."""
+    rng = np.random.default_rng(shape[0] * 1009 + shape[1])
+    x, up = rng.standard_normal((2, *shape), dtype=np.float32)
+    if extreme is not None and shape[0]:
+        x[shape[0] // 2, 1:] = extreme
+    return x, up, rng.standard_normal(shape[1], dtype=np.float32)
+
+
+def operands(op, x, up, weight):
+    if op == "quantize_activation":
+        return (x,)
+    return (x, up, weight, EPS) if op == "relu2_mul_norm_quantize" else (x, weight, EPS)
+
+
+def normalized(op, x, up, weight):
+    """What a fused op quantizes, in float64 of float32 inputs."""
+    return reference.rms_norm_float64(reference.relu2_mul(x, up) if op.startswith("relu2") else x, weight, EPS)
+
+
+@pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # NumPy in the interpreter, of infinity
+@needs_device
+@EVERY_OP
+@settings(max_examples=40)
+@given(shape=SHAPES, extreme=EXTREMES, pick=st.integers(0, 2))
+def test_every_kernel_is_the_contract(kernel, shape, extreme, pick):
+    op, problem = kernel.op, row_problem(kernel.op, *shape)
+    x, up, weight = draw(shape, extreme)
+    configs = kernel.configs(problem)
+    result = call(kernel, problem, configs[pick % len(configs)], *operands(op, x, up, weight))
+    if op == "quantize_activation":
+        for found, wanted in zip(result, reference.quantize_activation(x), strict=True):
+            assert np.array_equal(found, wanted, equal_nan=True)
+    elif op == "rms_norm":
+        wanted = reference.rms_norm(x, weight, EPS)
+        with np.errstate(invalid="ignore"):
+            np.testing.assert_allclose(result, wanted, rtol=1e-5, atol=1e-6)
+    else:
+        check_codes(result, normalized(op, x, up, weight), getattr(reference, op)(*operands(op, x, up, weight)))
+
+
+def check_codes(result, exact, wanted):
+    """Codes agree with the exact values; where float32 overflows on the way there, with the reference."""
+    np.testing.assert_allclose(result[1], wanted[1], rtol=1e-5)
+    overflowed = ~np.isfinite(wanted[1]) | (np.abs(exact).max(1, initial=0) > 2e5 * wanted[1])
+    assert reference.codes_agree(result[0][~overflowed], exact[~overflowed]).all()
+    assert np.array_equal(result[0][overflowed], wanted[0][overflowed])
+
+
+@needs_device
+@EVERY_OP
+def test_rows_of_a_hundred_thousand_features(kernel):
+    op, shape = kernel.op, (2, 100_003)
+    x, up, weight = draw(shape, None)
+    problem = row_problem(op, *shape)
+    result = call(kernel, problem, kernel.configs(problem)[0], *operands(op, x, up, weight))
+    if op == "rms_norm":
+        np.testing.assert_allclose(result, reference.rms_norm(x, weight, EPS), rtol=1e-4, atol=1e-6)
+    elif op == "quantize_activation":
+        assert np.array_equal(result[0], reference.quantize_activation(x)[0])
+    else:
+        assert reference.codes_agree(result[0], normalized(op, x, up, weight)).all()
+
+
+@pytest.mark.skipif(not ON_GPU, reason="the interpreter truncates floats to bfloat16; this needs a GPU")
+@EVERY_OP
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("shape", [(1, 2560), (7, 6912), (130, 700)])
+def test_halves(kernel, dtype, shape):
+    import torch
+
+    op, torch_dtype = kernel.op, getattr(torch, dtype)
+    x, up, weight = (torch.from_numpy(a).to(torch_dtype) for a in draw(shape, None))
+    problem = row_problem(op, *shape, dtype, dtype)
+    result = call(kernel, problem, kernel.configs(problem)[0], *operands(op, x, up, weight))
+    wide = [a.float().numpy() for a in (x, up, weight)]
+    if op == "quantize_activation":
+        for found, wanted in zip(result, reference.quantize_activation(wide[0]), strict=True):
+            assert np.array_equal(found, wanted)
+    elif op == "rms_norm":
+        np.testing.assert_allclose(result, reference.rms_norm(wide[0], wide[2], EPS), rtol=1e-2)
+    else:
+        check_codes(result, normalized(op, *wide), getattr(reference, op)(*operands(op, *wide)))
