@@ -10,7 +10,7 @@ from bitnet_jit.problem import Problem
 Config = Any  # a frozen dataclass of the kernel's own file
 
 
-def first(problem: Problem) -> int:
+def first(_: Problem) -> int:
     """The rank of a kernel that stands where it is listed."""
     return 0
 

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from bitnet_jit.kernels.triton.codes import let_next_begin, wait
 from bitnet_jit.kernels.triton.launch import Launch
-from bitnet_jit.kernels.triton.layout import CHUNK, row_bytes
+from bitnet_jit.kernels.triton.layout import CHUNK, padded_inputs
 from bitnet_jit.kernels.triton.rows import place_of
 from bitnet_jit.kernels.triton.target import is_dependent
 from bitnet_jit.problem import Problem
@@ -16,32 +16,32 @@ BLOCK = 1024
 @triton.jit
 def arrange_kernel(
     x_ptr,  # (M, K) int8
-    padded_ptr,  # (M, 4 B) int8
+    padded_ptr,  # (M, STRIDE) int8
     K,
-    B,
+    STRIDE,
     CHUNKS: tl.constexpr,  # the order of K: chunks of so many bytes; 0: natural
     DEPENDENT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     wait(DEPENDENT)
     let_next_begin(DEPENDENT)
-    blocks = tl.cdiv(4 * B, BLOCK)
+    blocks = tl.cdiv(STRIDE, BLOCK)
     row = (tl.program_id(0) // blocks).to(tl.int64)
     k = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(x_ptr + row * K + k, mask=k < K, other=0)
-    tl.store(padded_ptr + row * 4 * B + place_of(k, B, CHUNKS), x, mask=k < 4 * B)
+    tl.store(padded_ptr + row * STRIDE + place_of(k, STRIDE // 4, CHUNKS), x, mask=k < STRIDE)
 
 
 def launch(problem: Problem, rows: int, chunks: bool) -> Launch:
-    """x_q (rows, K) int8 -> x_padded (rows, 4 B) int8."""
-    num_bytes = row_bytes(problem.in_features)
+    """x_q (rows, K) int8 -> x_padded (rows, padded_inputs) int8."""
+    stride = padded_inputs(problem)
     return Launch(
         arrange_kernel,
-        programs=rows * triton.cdiv(4 * num_bytes, BLOCK),
+        programs=rows * triton.cdiv(stride, BLOCK),
         operands=("x_q", "x_padded"),
         constants={
             "K": problem.in_features,
-            "B": num_bytes,
+            "STRIDE": stride,
             "CHUNKS": CHUNK if chunks else 0,
             "DEPENDENT": is_dependent(problem.gpu),
             "BLOCK": BLOCK,

@@ -17,6 +17,19 @@ UNPACK = tl.constexpr(  # by the plane: four bytes of fields -> four int8
 )
 
 
+POWERS_OF_3 = tl.constexpr((1, 3, 9, 27, 81, 243))
+ODD_BYTES = tl.constexpr(-0x00FF0100)  # 0xFF00FF00
+DIGIT = tl.constexpr(  # by the plane: four bytes of t5 -> four int8; the products of two bytes at a time fit in halves
+    tuple(
+        "{ .reg .b32 e, o; and.b32 e, $1, 0x00FF00FF; shr.u32 o, $1, 8; and.b32 o, o, 0x00FF00FF; "
+        f"mul.lo.u32 e, e, {power}; and.b32 e, e, 0x00FF00FF; mul.lo.u32 e, e, 3; "
+        f"mul.lo.u32 o, o, {power}; and.b32 o, o, 0x00FF00FF; mul.lo.u32 o, o, 3; "
+        "prmt.b32 e, e, o, 0x7351; add.u32 e, e, 0x7F7F7F7F; xor.b32 $0, e, 0x80808080; }"
+        for power in (1, 3, 9, 27, 81)
+    )
+)
+
+
 def half_codes(table: str) -> tuple[str, ...]:
     """By the plane: four bytes of fields -> four halves. A field selects the upper byte of its half from a table."""
     return tuple(
@@ -75,6 +88,25 @@ def operand(packed, PLANE: tl.constexpr, TYPE: tl.constexpr, ASM: tl.constexpr):
 def weight_unit(problem: Problem, asm: bool) -> float:
     """What `operand` gives for a weight of 1."""
     return 0.5 if asm and problem.activation != "a8" and problem.x_dtype in ("bfloat16", "float16") else 64.0
+
+
+@triton.jit
+def t5_operand(packed, PLANE: tl.constexpr, TYPE: tl.constexpr, ASM: tl.constexpr):
+    """Bytes of t5/planes -> the weights of one plane: the digit that the product with 3 carries out, less 1."""
+    if ASM:
+        weight = tl.inline_asm_elementwise(DIGIT[PLANE], "=r,r", [packed], dtype=tl.int8, is_pure=True, pack=4)
+    else:
+        rest = (packed.to(tl.int32) * POWERS_OF_3[PLANE]) & 0xFF
+        weight = ((rest * 3 >> 8) - 1).to(tl.int8)
+    return weight.to(TYPE)
+
+
+@triton.jit
+def t5_carries(packed, PLANE: tl.constexpr):
+    """Words of t5/planes -> in each byte the number that its first PLANE + 1 digits make."""
+    even = ((packed & 0x00FF00FF) * POWERS_OF_3[PLANE + 1] >> 8) & 0x00FF00FF
+    odd = ((packed >> 8) & 0x00FF00FF) * POWERS_OF_3[PLANE + 1] & ODD_BYTES
+    return even | odd
 
 
 @triton.jit

@@ -89,7 +89,7 @@ def gemv_kernel(
         store_outputs(y, tl.full((1,), m, tl.int32), n, M, N, y_ptr, x_scale, w_scale, bias, bias_ptr)
 
 
-def launch(problem: Problem, rows: int, config: GemvConfig, x: str, x_stride: int) -> Launch:
+def launch(problem: Problem, rows: int, config: GemvConfig, x: str, x_stride: int, natural: bool) -> Launch:
     """x (rows, x_stride) int8 in natural order, the operand of that name; w_packed in i2/planes -> y (rows, N).
 
     x_stride is a multiple of 4.
@@ -125,7 +125,7 @@ def configs(problem: Problem) -> tuple[GemvConfig, ...]:
 
 
 def why_not(problem: Problem) -> str | None:
-    """What this kernel refuses, in words."""
+    """What this kernel refuses of the number of rows, in words."""
     return f"takes up to {MOST_ROWS} rows" if problem.rows > MOST_ROWS else None
 
 

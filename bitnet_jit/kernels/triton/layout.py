@@ -1,45 +1,98 @@
-"""How Triton kernels want packed weights: rows of bytes whose four fields hold inputs a quarter of the row apart.
+"""How Triton kernels want packed weights: rows of bytes whose digits hold inputs a quarter or a fifth of the row apart.
 
     i2/planes   (N, B) uint8, B = 64 * ceil(K / 256); byte j holds at bits 2s, 2s + 1 the weight of input s * B + j
+    t5/planes   (N, B) uint8, B = 64 * ceil(K / 320); byte j holds ceil(v * 256 / 243), where v has the codes w + 1 of
+                inputs j, B + j, ..., 4 B + j as its digits in base 3, the highest first
 
-A field is the weight itself in two's complement (-1 is 3): shifted to the top of its byte, it is 64 times the weight as
-int8. So sums need no correction for an offset of the codes, and missing inputs are zero bits, whatever x holds there.
+A field of i2 is the weight itself in two's complement (-1 is 3): shifted to the top of its byte, it is 64 times the
+    t5/planes   (N, B) uint8, B = 64 * ceil(K / 320); byte j holds ceil(v * 256 / 243), where v has the codes w + 1 of
+there. A byte of t5 gives its digits by multiplication: its product with 3 carries the first one out, and so on.
 """
 
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.packing.format import Array, array_module, device_of
 from bitnet_jit.packing.layout import Layout
+from bitnet_jit.problem import Problem
 
-I2 = FORMATS["i2"]
+I2, T5 = FORMATS["i2"], FORMATS["t5"]
 CHUNK = 64  # bytes of a row that kernels take at a time: B is a multiple
 
 
-def row_bytes(in_features: int) -> int:
-    """B: bytes of a row; a quarter of the inputs with padding."""
-    return CHUNK * -(-in_features // (4 * CHUNK))
+def row_bytes(in_features: int, planes: int = 4) -> int:
+    """B: bytes of a row; the inputs, with padding, by the number of planes."""
+    return CHUNK * -(-in_features // (planes * CHUNK))
 
 
-def planes_shape(out_features: int, in_features: int) -> tuple[int, int]:
-    """Shape of a weight in this layout."""
-    return out_features, row_bytes(in_features)
+def padded_inputs(problem: Problem) -> int:
+    """Inputs of a row with padding."""
+    planes = PLANES[problem.layout]
+    return planes * row_bytes(problem.in_features, planes)
 
 
-def from_canonical(packed: Array, out_features: int, in_features: int) -> Array:
-    """Canonical uint8 (N, ceil(K / 4)) -> planes."""
+def planes_of(codes: Array, planes: int, missing: int) -> list[Array]:
+    """(N, K) uint8 -> arrays (N, B), one a plane, filled up with the code of a missing input."""
+    xp = array_module(codes)
+    out_features, in_features = codes.shape
+    num_bytes = row_bytes(in_features, planes)
+    padded = xp.full((out_features, planes * num_bytes), missing, dtype=xp.uint8, **device_of(codes))
+    padded[:, :in_features] = codes
+    return [padded[:, plane * num_bytes : (plane + 1) * num_bytes] for plane in range(planes)]
+
+
+def joined(planes: list[Array], in_features: int) -> Array:
+    """The inverse of `planes_of`."""
+    return array_module(planes[0]).concatenate(planes, 1)[:, :in_features]
+
+
+def i2_shape(out_features: int, in_features: int) -> tuple[int, int]:
+    return out_features, row_bytes(in_features, 4)
+
+
+def i2_from_canonical(packed: Array, out_features: int, in_features: int) -> Array:
+    """Canonical uint8 (N, ceil(K / 4)) -> i2/planes."""
     xp = array_module(packed)
-    num_bytes = row_bytes(in_features)
-    fields = xp.zeros((out_features, 4 * num_bytes), dtype=xp.uint8, **device_of(packed))
-    fields[:, :in_features] = I2.unpack(packed, in_features).view(xp.uint8) & 3
-    fields = fields.reshape(out_features, 4, num_bytes)
-    return I2.join([fields[:, plane] for plane in range(4)])
+    return I2.join(planes_of(I2.unpack(packed, in_features).view(xp.uint8) & 3, 4, missing=0))
 
 
-def to_canonical(planes: Array, out_features: int, in_features: int) -> Array:
-    """The inverse of `from_canonical`."""
-    xp = array_module(planes)
-    fields = xp.stack(I2.digits(planes), 1).reshape(out_features, -1)[:, :in_features]
+def i2_to_canonical(laid: Array, out_features: int, in_features: int) -> Array:
+    """The inverse of `i2_from_canonical`."""
+    xp = array_module(laid)
+    fields = joined(I2.digits(laid), in_features)
     return I2.pack(((fields + 1) & 3).view(xp.int8) - 1)
 
 
-I2_PLANES = Layout("i2/planes", I2, planes_shape, from_canonical, to_canonical)
-LAYOUTS = (I2_PLANES,)
+def t5_shape(out_features: int, in_features: int) -> tuple[int, int]:
+    return out_features, row_bytes(in_features, 5)
+
+
+def t5_from_canonical(packed: Array, out_features: int, in_features: int) -> Array:
+    """Canonical uint8 (N, ceil(K / 5)) -> t5/planes."""
+    xp = array_module(packed)
+    planes = planes_of((T5.unpack(packed, in_features) + 1).view(xp.uint8), 5, missing=1)
+    value = widened(T5.join(planes[::-1]))
+    return narrowed((value * 256 + 242) // 243)
+
+
+def t5_to_canonical(laid: Array, out_features: int, in_features: int) -> Array:
+    """The inverse of `t5_from_canonical`."""
+    xp = array_module(laid)
+    codes = joined(T5.digits(narrowed(widened(laid) * 243 // 256))[::-1], in_features)
+    return T5.pack(codes.view(xp.int8) - 1)
+
+
+def widened(values: Array) -> Array:
+    """uint8 as int32."""
+    xp = array_module(values)
+    return values.astype(xp.int32) if hasattr(values, "astype") else values.to(xp.int32)
+
+
+def narrowed(values: Array) -> Array:
+    """int32 below 256 as uint8."""
+    xp = array_module(values)
+    return values.astype(xp.uint8) if hasattr(values, "astype") else values.to(xp.uint8)
+
+
+I2_PLANES = Layout("i2/planes", I2, i2_shape, i2_from_canonical, i2_to_canonical)
+T5_PLANES = Layout("t5/planes", T5, t5_shape, t5_from_canonical, t5_to_canonical)
+LAYOUTS = (I2_PLANES, T5_PLANES)
+PLANES = {I2_PLANES.name: 4, T5_PLANES.name: 5}

@@ -11,10 +11,10 @@ from typing import Any
 import triton
 
 from bitnet_jit.kernels.kernel import Config, Kernel
-from bitnet_jit.kernels.triton import arrange, gemm, gemv, groups, input_grad, rows, small, target
+from bitnet_jit.kernels.triton import arrange, gemm, gemv, gemv_t5, input_grad, planes, rows, small, target
 from bitnet_jit.kernels.triton.gemm import GemmConfig
 from bitnet_jit.kernels.triton.launch import Bound, Launch
-from bitnet_jit.kernels.triton.layout import I2_PLANES, row_bytes
+from bitnet_jit.kernels.triton.layout import I2_PLANES, PLANES, padded_inputs, row_bytes
 from bitnet_jit.kernels.triton.tiles import fitting
 from bitnet_jit.problem import MAX_IN_FEATURES, Problem
 
@@ -23,11 +23,12 @@ LARGE_TILES = (GemmConfig(128, 128, 64, 4, 4, 3), GemmConfig(128, 64, 64, 8, 4, 
 LEAST_TILE = GemmConfig(16, 32, 64, 8, 4, 2)
 
 Multiply = Callable[[Problem, int, Config, str, int, bool], Launch]  # problem, rows, config, x, its stride, natural
+Refusal = Callable[[Problem], str | None]
 
 
 def bind_codes(problem: Problem, config: Config, multiply: Multiply, chunks: bool) -> Bound:
     """`quantized_linear` and `ternary_matmul`: x_q (M, K) in natural order."""
-    in_features, stride = problem.in_features, 4 * row_bytes(problem.in_features)
+    in_features, stride = problem.in_features, padded_inputs(problem)
     if in_features % ALIGN == 0:
         return Bound(problem, lambda m: (multiply(problem, m, config, "x_q", in_features, True),))
 
@@ -40,7 +41,7 @@ def bind_codes(problem: Problem, config: Config, multiply: Multiply, chunks: boo
 
 def bind_bit_linear(problem: Problem, config: Config, multiply: Multiply, chunks: bool) -> Bound:
     """Quantize x, multiply its codes."""
-    stride, quantizer = 4 * row_bytes(problem.in_features), rows.configs(problem)[0]
+    stride, quantizer = padded_inputs(problem), rows.configs(problem)[0]
 
     def launches(m: int) -> tuple[Launch, ...]:
         quantize = rows.launch(problem, m, quantizer, "quantize_activation", stride, chunks)
@@ -52,14 +53,6 @@ def bind_bit_linear(problem: Problem, config: Config, multiply: Multiply, chunks
 def bind_floats(problem: Problem, config: Config, multiply: Multiply) -> Bound:
     """`bit_linear` with activation="a16": x (M, K) as it is."""
     return Bound(problem, lambda m: (multiply(problem, m, config, "x", problem.in_features, True),))
-
-
-def by_gemv(problem: Problem, m: int, config: Config, x: str, x_stride: int, natural: bool) -> Launch:
-    return gemv.launch(problem, m, config, x, x_stride)
-
-
-def by_groups(problem: Problem, m: int, config: Config, x: str, x_stride: int, natural: bool) -> Launch:
-    return groups.launch(problem, m, config, x, x_stride)
 
 
 def gemm_configs(problem: Problem) -> tuple[GemmConfig, ...]:
@@ -100,76 +93,74 @@ def small_tiles(block_m: int, num_bytes: int, num_stages: int) -> tuple[GemmConf
 
 def why_not(problem: Problem) -> str | None:
     """What all kernels refuse, in words."""
-    if problem.layout != I2_PLANES.name:
-        return f"reads the layout {I2_PLANES.name}, not {problem.layout!r}"
+    if problem.layout not in PLANES:
+        return f"reads the layouts {' and '.join(PLANES)}, not {problem.layout!r}"
     if problem.in_features >= MAX_IN_FEATURES and problem.op in ("quantized_linear", "ternary_matmul"):
         return f"takes given codes of fewer than {MAX_IN_FEATURES} inputs: 64 times their sum must fit in 32 bits"
     return target.why_not(problem.gpu)
 
 
+def why_not_i2(problem: Problem) -> str | None:
+    """What the kernels for i2 and scales of tensors or rows refuse."""
+    if problem.layout != I2_PLANES.name:
+        return f"reads the layout {I2_PLANES.name}, not {problem.layout!r}"
+    return "takes tensor and row scales, not group scales" if problem.scale == "group" else None
+
+
 def why_not_codes(problem: Problem) -> str | None:
-    """What the kernels for codes and scales of tensors or rows refuse."""
-    if problem.activation == "a16":
-        return "serves activation='a8'"
-    if problem.scale == "group":
-        return "takes tensor and row scales, not group scales"
-    return why_not(problem)
+    """What the kernels that multiply codes refuse."""
+    return "serves activation='a8'" if problem.activation == "a16" else None
 
 
 def why_not_floats(problem: Problem) -> str | None:
-    """What the kernel for float activations refuses."""
-    if problem.activation == "a8":
-        return "serves activation='a16'"
-    if problem.scale == "group":
-        return "takes tensor and row scales, not group scales"
-    return why_not(problem)
+    """What the kernels that multiply floats refuse."""
+    return "serves activation='a16'" if problem.activation == "a8" else None
 
 
-def why_not_groups(problem: Problem) -> str | None:
-    """What the kernel for codes and group scales refuses."""
-    if problem.activation == "a16":
-        return "serves activation='a8'"
-    return groups.why_not(problem) or why_not(problem)
+def all_of(*refusals: Refusal) -> Refusal:
+    """Refuses what any of them refuses, in the words of the first."""
+    return lambda problem: next((reason for refusal in refusals if (reason := refusal(problem))), None)
 
 
-def why_not_float_groups(problem: Problem) -> str | None:
-    """What the kernel for float activations and group scales refuses."""
-    if problem.activation == "a8":
-        return "serves activation='a16'"
-    return groups.why_not(problem) or why_not(problem)
-
-
-def why_not_input_grad(problem: Problem) -> str | None:
-    """What the kernel for the input's gradient refuses."""
-    return "takes tensor and row scales, not group scales" if problem.scale == "group" else why_not(problem)
-
-
-def both(first: Callable[[Problem], str | None], second: Callable[[Problem], str | None]) -> Any:
-    """Refuses what either of two refuses."""
-    return lambda problem: first(problem) or second(problem)
-
-
-WAYS = (  # for codes: name, multiply, whether x in chunks, configs, refusals, rank
-    ("gemv", by_gemv, False, gemv.configs, both(gemv.why_not, why_not_codes), gemv.rank),
-    ("small", small.launch, True, small.configs, both(small.why_not, why_not_codes), small.rank),
-    ("gemm", gemm.launch, True, gemm_configs, why_not_codes, lambda problem: 2),
-    ("groups", by_groups, False, groups.configs, why_not_groups, lambda problem: 0),
+WAYS: tuple[tuple[Any, ...], ...] = (  # for codes: name, multiply, whether x in chunks, configs, refusals, rank
+    ("gemv", gemv.launch, False, gemv.configs, (gemv.why_not, why_not_i2), gemv.rank),
+    ("small", small.launch, True, small.configs, (small.why_not, why_not_i2), small.rank),
+    ("gemm", gemm.launch, True, gemm_configs, (why_not_i2,), lambda problem: 2),
+    ("gemv_t5", gemv_t5.launch, False, gemv_t5.configs, (gemv_t5.why_not,), lambda problem: 0),
+    ("planes", planes.launch, False, planes.configs, (planes.why_not,), lambda problem: 2),
 )
 OPS = {"bit_linear": bind_bit_linear, "quantized_linear": bind_codes, "ternary_matmul": bind_codes}
 KERNELS = (
     *(
-        Kernel(f"triton.{name}_{op}", op, partial(bind, multiply=multiply, chunks=chunks), configs, refuses, rank)
-        for name, multiply, chunks, configs, refuses, rank in WAYS
+        Kernel(
+            f"triton.{name}_{op}",
+            op,
+            partial(bind, multiply=multiply, chunks=chunks),
+            configs,
+            all_of(*refusals, why_not_codes, why_not),
+            rank,
+        )
+        for name, multiply, chunks, configs, refusals, rank in WAYS
         for op, bind in OPS.items()
-        if (name, op) != ("groups", "ternary_matmul")
     ),
-    Kernel("triton.a16", "bit_linear", partial(bind_floats, multiply=gemm.launch), float_configs, why_not_floats),
+    *(
+        Kernel(
+            f"triton.{name}_a16",
+            "bit_linear",
+            partial(bind_floats, multiply=multiply),
+            configs,
+            all_of(refusal, why_not_floats, why_not),
+        )
+        for name, multiply, configs, refusal in (
+            ("gemm", gemm.launch, float_configs, why_not_i2),
+            ("planes", planes.launch, planes.configs, planes.why_not),
+        )
+    ),
     Kernel(
-        "triton.a16_groups",
-        "bit_linear",
-        partial(bind_floats, multiply=by_groups),
-        groups.configs,
-        why_not_float_groups,
+        "triton.input_grad",
+        "bit_linear_input_grad",
+        input_grad.bind,
+        input_grad.configs,
+        all_of(why_not_i2, why_not),
     ),
-    Kernel("triton.input_grad", "bit_linear_input_grad", input_grad.bind, input_grad.configs, why_not_input_grad),
 )

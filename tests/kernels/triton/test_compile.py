@@ -10,7 +10,7 @@ pytest.importorskip("triton", reason="the package triton is not installed")
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from triton_calls import BACKEND, LAYOUT
+from triton_calls import BACKEND
 
 from bitnet_jit.kernels.triton.launch import example
 from bitnet_jit.kernels.triton.target import interpreted
@@ -38,7 +38,7 @@ TYPES = {
 }
 ROWS = (1, 4, 16, 128, 2048)  # of the buckets, between which default configs differ
 OUT_FEATURES, IN_FEATURES = 8192, 1040  # inputs neither in whole chunks nor padded by `arrange`
-A8 = Problem("", "cuda", 1, OUT_FEATURES, IN_FEATURES, LAYOUT.name, "a8", "int8", "bfloat16", "row", bias="float32")
+A8 = Problem("", "cuda", 1, OUT_FEATURES, IN_FEATURES, "i2/planes", "a8", "int8", "bfloat16", "row", bias="float32")
 PROBLEMS = (
     replace(A8, op="bit_linear", x_dtype="bfloat16"),
     replace(A8, op="bit_linear", x_dtype="bfloat16", scale="group", group_size=128),
@@ -50,6 +50,8 @@ PROBLEMS = (
     replace(A8, op="quantized_linear", in_features=4096),
     replace(A8, op="quantized_linear", in_features=IN_FEATURES + 1),
     replace(A8, op="ternary_matmul", y_dtype="int32", scale="", bias=""),
+    replace(A8, op="bit_linear", x_dtype="bfloat16", layout="t5/planes"),
+    replace(A8, op="bit_linear", x_dtype="bfloat16", layout="t5/planes", activation="a16"),
     replace(A8, op="bit_linear_input_grad", activation="", x_dtype="bfloat16", bias=""),
     replace(A8, op="bit_linear_input_grad", activation="", x_dtype="float32", y_dtype="float32", bias=""),
     *(
@@ -99,8 +101,8 @@ def test_default_configs_compile(name):
         key = (launch.function.__name__, str(operands), *launch.constants.items(), *launch.options.items())
         if key not in compiled:
             compiled[key] = compile_for(target, launch, operands)
-    kernels = {"arrange_kernel", "gemm_kernel", "gemv_kernel", "groups_kernel", "input_grad_kernel", "row_kernel"}
-    assert {name for name, *_ in compiled} == kernels | {"small_kernel"}
+    ways = {"gemv", "gemv_t5", "small", "gemm", "planes"}
+    assert {name for name, *_ in compiled} == {f"{name}_kernel" for name in ways | {"arrange", "input_grad", "row"}}
     assert all(kernel.asm["cubin" if target.backend == "cuda" else "hsaco"] for kernel in compiled.values())
     too_large = {key: k.metadata.shared for key, k in compiled.items() if k.metadata.shared > gpu.shared_memory}
     assert too_large == {}

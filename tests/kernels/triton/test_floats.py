@@ -17,13 +17,13 @@ FEATURES = st.tuples(st.sampled_from([1, 3, 17, 64, 131]), st.sampled_from([1, 3
 SCALES = ("tensor", "row", "group")
 
 
-def float_problem(op, shape, scale, activation="", x_dtype="float32", bias=False):
+def float_problem(op, shape, scale, activation="", x_dtype="float32", bias=False, layout="i2/planes"):
     group_size = GROUP_SIZE if scale == "group" else 0
     x = x_dtype if op != "quantized_linear" else "int8"
     return problem_of(
         op,
         shape,
-        layout="i2/planes",
+        layout=layout,
         activation=activation,
         x_dtype=x,
         y_dtype=x_dtype,
@@ -33,6 +33,7 @@ def float_problem(op, shape, scale, activation="", x_dtype="float32", bias=False
     )
 
 
+KINDS = [("i2/planes", scale) for scale in SCALES] + [("t5/planes", "tensor"), ("t5/planes", "row")]
 A16 = every(*(float_problem("bit_linear", (4, 8, 300), scale, "a16") for scale in SCALES))
 GROUPS = every(*(float_problem(op, (4, 8, 300), "group", "a8") for op in ("bit_linear", "quantized_linear")))
 INPUT_GRAD = every(float_problem("bit_linear_input_grad", (4, 8, 300), "row"))
@@ -61,11 +62,12 @@ def assert_within(found, exact, bound, dtype):
 @given(rows=ROWS, features=FEATURES, bias=st.booleans(), data=st.data(), pick=st.integers(0, 3))
 def test_float_activations(kernel, rows, features, bias, data, pick):
     shape, dtype = (rows, *features), data.draw(st.sampled_from(DTYPES))
-    scale = data.draw(st.sampled_from(["group"] if "group" in kernel.name else ["tensor", "row"]))
+    problems = [float_problem("bit_linear", shape, scale, "a16", dtype, bias, layout) for layout, scale in KINDS]
+    problem = data.draw(st.sampled_from([found for found in problems if kernel.why_not(found) is None]))
+    scale, configs = problem.scale, kernel.configs(problem)
     x, w_q, w_scale, b = draw(shape, scale, dtype)
-    problem = float_problem("bit_linear", shape, scale, "a16", dtype, bias)
-    configs = kernel.configs(problem)
-    y = call(kernel, problem, configs[pick % len(configs)], x, laid(w_q), w_scale, b if bias else None)
+    w_packed = laid(w_q, problem.layout)
+    y = call(kernel, problem, configs[pick % len(configs)], x, w_packed, w_scale, b if bias else None)
     exact, bound = reference.bit_linear_a16_float64(
         x.double().numpy(), w_q, w_scale, b if bias else None, GROUP_SIZE if scale == "group" else 0
     )
@@ -76,7 +78,7 @@ def test_float_activations(kernel, rows, features, bias, data, pick):
 @needs_device
 @A16
 def test_nan_and_infinity_stay_in_their_row(kernel):
-    scale = "group" if "group" in kernel.name else "row"
+    scale = "group" if "planes" in kernel.name else "row"
     x, w_q, w_scale, _ = draw((5, 17, 300), scale, "float32")
     x[1, 7], x[3, 200] = torch.nan, torch.inf
     problem = float_problem("bit_linear", (5, 17, 300), scale, "a16")
@@ -109,7 +111,7 @@ def test_groups_are_whole_runs(kernel):
 
     problem = float_problem(kernel.op, (4, 8, 300), "group", "a8")
     assert "takes groups of a multiple of 64 inputs, not of 96" in kernel.why_not(replace(problem, group_size=96))
-    assert kernel.why_not(replace(problem, scale="row", group_size=0)) == "takes group scales"
+    assert kernel.why_not(replace(problem, scale="row", group_size=0)) == "takes i2 with group scales, or t5"
 
 
 @needs_device

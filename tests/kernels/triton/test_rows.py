@@ -48,7 +48,7 @@ def normalized(op, x, up, weight):
 @pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # NumPy in the interpreter, of infinity
 @needs_device
 @EVERY_OP
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(shape=SHAPES, extreme=EXTREMES, pick=st.integers(0, 2))
 def test_every_kernel_is_the_contract(kernel, shape, extreme, pick):
     op, problem = kernel.op, row_problem(kernel.op, *shape)

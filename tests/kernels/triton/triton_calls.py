@@ -14,7 +14,7 @@ from bitnet_jit.runtime.device import find_gpu
 
 DEVICE = torch.device("cpu" if interpreted() else "cuda")
 ON_GPU = not interpreted() and torch.cuda.is_available()
-LAYOUT = BACKEND.layouts[0]
+LAYOUTS = {layout.name: layout for layout in BACKEND.layouts}
 needs_device = pytest.mark.skipif(
     not interpreted() and not torch.cuda.is_available(), reason="there is no GPU, and TRITON_INTERPRET is not set"
 )
@@ -54,6 +54,6 @@ def array(tensor):
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
 
 
-def laid(w_q):
-    """Codes (N, K) in the layout of the kernels."""
-    return LAYOUT.from_canonical(LAYOUT.format.pack(w_q), *w_q.shape)
+def laid(w_q, layout="i2/planes"):
+    """Codes (N, K) in a layout of the kernels."""
+    return LAYOUTS[layout].from_canonical(LAYOUTS[layout].format.pack(w_q), *w_q.shape)

@@ -1,0 +1,140 @@
+"""Ternary layers plane by plane: what the planes of a byte hold is multiplied one after another, each with its own x.
+
+Two things need that. Scales of groups: a chunk of 64 packed bytes holds runs of 64 inputs, and where groups are whole
+runs, each run is one product with one scale an output. The groups' floats are added in the order of chunks, so the last
+bits of y may differ from other backends; they are the same for every number of rows. And t5, whose five planes cannot
+be joined as the four of i2 are. x is in natural order, codes or floats.
+"""
+
+from dataclasses import dataclass
+
+import triton
+import triton.language as tl
+
+from bitnet_jit.kernels.triton.codes import let_next_begin, operand, t5_operand, wait, weight_unit
+from bitnet_jit.kernels.triton.launch import Launch
+from bitnet_jit.kernels.triton.layout import CHUNK, PLANES, row_bytes
+from bitnet_jit.kernels.triton.outputs import load_scales, scale_operands, store_outputs
+from bitnet_jit.kernels.triton.target import is_dependent, is_nvidia
+from bitnet_jit.kernels.triton.tiles import fitting, x_bytes
+from bitnet_jit.problem import Problem
+
+
+@dataclass(frozen=True)
+class PlanesConfig:
+    """A tile of `block_m` rows by `block_n` outputs, one chunk of packed bytes at a time."""
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+    def shared_memory(self, element_bytes: int) -> int:
+        """Bytes of shared memory that the pipeline takes for x of such elements."""
+        return self.num_stages * CHUNK * (5 * self.block_m * element_bytes + self.block_n)
+
+
+@triton.jit
+def planes_kernel(
+    x_ptr,  # (M, X_STRIDE) int8 codes or floats, in natural order
+    w_ptr,  # (N, B) uint8: i2/planes or t5/planes
+    y_ptr,  # (M, N)
+    x_scale_ptr,  # (M,) float32
+    w_scale_ptr,  # () or (N,) float32; None where groups have scales
+    group_scale_ptr,  # (N, GROUPS) float32, or None
+    bias_ptr,  # (N,)
+    M,
+    N,
+    B,
+    X_STRIDE,
+    GROUPS,
+    GROUP_SIZE: tl.constexpr,  # inputs, a multiple of CHUNK
+    PLANES: tl.constexpr,  # 4: i2, 5: t5
+    WEIGHT: tl.constexpr,  # what a weight of 1 is worth
+    ROW_SCALES: tl.constexpr,
+    ASM: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    let_next_begin(DEPENDENT)
+    n_tiles = tl.cdiv(N, BLOCK_N)
+    m = tl.program_id(0) // n_tiles * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tl.program_id(0) % n_tiles * BLOCK_N + tl.arange(0, BLOCK_N)
+    k, n_row = tl.arange(0, CHUNK)[None, :], tl.where(n < N, n, 0).to(tl.int64)
+    x_ptrs = x_ptr + m[:, None].to(tl.int64) * X_STRIDE + k
+    w_ptrs = w_ptr + n_row[:, None] * B + k
+    wait(DEPENDENT)
+    x_scale, w_scale, bias = load_scales(m, n, M, N, x_scale_ptr, w_scale_ptr, bias_ptr, ROW_SCALES)
+    TYPE: tl.constexpr = x_ptr.dtype.element_ty
+    SUM: tl.constexpr = tl.int32 if tl.int8 == TYPE else tl.float32
+    GROUPED: tl.constexpr = group_scale_ptr is not None
+    acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32 if GROUPED else SUM)
+    for start in tl.range(0, B, CHUNK, num_stages=STAGES):
+        packed = tl.load(w_ptrs + start)
+        for plane in tl.static_range(PLANES):
+            first = plane * B + start
+            x = tl.load(x_ptrs + first, mask=(m < M)[:, None] & (k < X_STRIDE - first), other=0)
+            w = operand(packed, plane, TYPE, ASM) if PLANES == 4 else t5_operand(packed, plane, TYPE, ASM)
+            if GROUPED:
+                zeros = tl.zeros((BLOCK_N, BLOCK_M), SUM)
+                sums = tl.dot(w, tl.trans(x), zeros, out_dtype=SUM, input_precision="ieee")
+                group = first // GROUP_SIZE  # behind the last one there are zeros only
+                scale = tl.load(group_scale_ptr + n_row * GROUPS + group, mask=(n < N) & (group < GROUPS), other=0.0)
+                acc += sums.to(tl.float32) * (1.0 / WEIGHT) * scale[:, None]
+            else:
+                acc = tl.dot(w, tl.trans(x), acc, out_dtype=SUM, input_precision="ieee")
+    store_outputs(tl.trans(acc), m, n, M, N, y_ptr, x_scale, w_scale, bias, bias_ptr)
+
+
+def launch(problem: Problem, rows: int, config: PlanesConfig, x: str, x_stride: int, natural: bool) -> Launch:
+    """x (rows, x_stride) in natural order, the operand of that name; w_packed -> y (rows, N)."""
+    x_scale, w_scale, bias = scale_operands(problem)
+    planes, grouped = PLANES[problem.layout], problem.scale == "group"
+    asm, dependent = is_nvidia(problem.gpu), is_dependent(problem.gpu)
+    return Launch(
+        planes_kernel,
+        programs=triton.cdiv(rows, config.block_m) * triton.cdiv(problem.out_features, config.block_n),
+        operands=(x, "w_packed", "y", x_scale, w_scale, "w_scale" if grouped else None, bias),
+        constants={
+            "M": rows,
+            "N": problem.out_features,
+            "B": row_bytes(problem.in_features, planes),
+            "X_STRIDE": x_stride,
+            "GROUPS": triton.cdiv(problem.in_features, problem.group_size) if grouped else 0,
+            "GROUP_SIZE": problem.group_size,
+            "PLANES": planes,
+            "WEIGHT": weight_unit(problem, asm) if planes == 4 else 1.0,
+            "ROW_SCALES": problem.scale == "row",
+            "ASM": asm,
+            "DEPENDENT": dependent,
+            "CHUNK": CHUNK,
+            "BLOCK_M": config.block_m,
+            "BLOCK_N": config.block_n,
+            "STAGES": config.num_stages,
+        },
+        num_warps=config.num_warps,
+        dependent=dependent,
+    )
+
+
+def configs(problem: Problem) -> tuple[PlanesConfig, ...]:
+    """By the number of rows, the likeliest best first."""
+    if problem.x_dtype == "float32" and problem.activation == "a16":
+        return PlanesConfig(16, 32, 4, 2), PlanesConfig(16, 16, 2, 2)
+    block_m = min(64, max(16, problem.rows))
+    found = PlanesConfig(block_m, 64, 4, 3), PlanesConfig(block_m, 32, 4, 3), PlanesConfig(16, 16, 2, 2)
+    return fitting(problem, found, lambda config: config.shared_memory(x_bytes(problem)))
+
+
+def why_not(problem: Problem) -> str | None:
+    """What this kernel refuses, in words."""
+    if problem.layout == "i2/planes" and problem.scale != "group":
+        return "takes i2 with group scales, or t5"
+    if problem.scale == "group" and problem.layout != "i2/planes":
+        return "takes group scales with i2 alone"
+    if problem.group_size % CHUNK:
+        return f"takes groups of a multiple of {CHUNK} inputs, not of {problem.group_size}"
+    return None
