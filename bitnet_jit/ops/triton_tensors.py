@@ -6,6 +6,8 @@ belongs to the graph. Nothing here waits for the device.
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import pairwise
+from math import prod
 from typing import Any
 
 import torch
@@ -23,81 +25,126 @@ INPUTS = {  # the operands of each op in the order of its arguments
     "quantize_activation": ("x",),
     "rms_norm": ("x", "weight", "eps"),
     "rms_norm_quantize": ("x", "weight", "eps"),
-    "relu2_mul_norm_quantize": ("gate", "up", "weight", "eps"),
+    "relu2_mul_norm_quantize": ("gate", "up", "weight", "eps", "row_stride"),  # the last one by `in_rows`
 }
-OF_X = ("x", "x_q", "dy", "gate", "up")  # operands in the dtype of the first
+GATED = ("gate", "up")  # may be parts of a wider tensor
+NUMBERS = {"eps": 1e-5, "row_stride": ALIGN}  # examples
+Call = Callable[..., Any]
+Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 
-def bind(bound: Bound, problem: Problem, shape: torch.Size, device: torch.device) -> Callable[..., Any]:
+def bind(bound: Bound, problem: Problem, shape: torch.Size, device: torch.device) -> Call:
     """The call of an op for a shape of its first argument on one device: (*arguments) -> its output or outputs."""
-    outputs = outputs_of(problem, shape)
-    rows = shape[:-1].numel()
+    outputs, rows = outputs_of(problem, shape), shape[:-1].numel()
     if not rows:
-        return lambda *inputs: allocate(outputs, device)
-    scratch, num_bytes = scratch_of(bound, rows)
-    names = (*INPUTS[problem.op], *outputs, *scratch)
-    kinds = kinds_of(problem) | {name: dtype for name, (_, dtype) in outputs.items()}
-    kinds |= {name: dtype for name, (_, _, dtype) in scratch.items()}
+        return lambda *arguments: allocate(arguments[0], outputs)
+    scratch, inputs = scratch_of(bound, rows), INPUTS[problem.op]
+    names, kinds = (*inputs, *outputs, *scratch), kinds_of(problem, outputs | scratch)
     with on(device):
         runs = [prepare(launch, names, kinds) for launch in bound.launches(rows)]
-    hand_over = as_tensors if interpreted() else as_addresses
-    index = device.index or 0
+    call = make_call(runs, inputs, outputs, scratch, device.index or 0)
+    if "row_stride" not in inputs:
+        return call
+
+    def gated(gate, up, weight, eps):
+        gate, up, stride = in_rows(gate, up)
+        return call(gate, up, weight, eps, stride)
+
+    return gated
+
+
+def make_call(runs: list[Run], inputs: tuple[str, ...], outputs: Shapes, scratch: Shapes, index: int) -> Call:
+    """What a call does; every tenth of a microsecond counts here."""
+    tensors = [(place, name not in GATED) for place, name in enumerate(inputs) if name not in NUMBERS]
+    address = itself if interpreted() else torch.Tensor.data_ptr
+    num_bytes, split = splitter(scratch)
 
     def call(*arguments):
-        inputs = [a if a is None or type(a) is float else fit(a) for a in arguments]
-        found = [torch.empty(output_shape, dtype=dtype, device=device) for output_shape, dtype in outputs.values()]
-        between = torch.empty(num_bytes, dtype=torch.uint8, device=device) if num_bytes else None
-        launch_all(runs, index, hand_over(inputs, found, between, scratch))
-        return found[0] if len(found) == 1 else tuple(found)
+        operands, kept = list(arguments), []
+        for place, whole in tensors:
+            a = arguments[place]
+            if a is not None:
+                if whole and (not a.is_contiguous() or a.data_ptr() % ALIGN):
+                    a = a.clone(memory_format=torch.contiguous_format)
+                    kept.append(a)  # until the launch, or an output would be laid over it
+                operands[place] = address(a)
+        found = allocate(arguments[0], outputs)
+        operands += map(address, found) if type(found) is tuple else (address(found),)
+        if num_bytes:
+            memory = arguments[0].new_empty(num_bytes, dtype=torch.uint8)
+            operands += split(memory)
+        operands.append(None)  # for what a launch has none of
+        launch_all(runs, index, operands)
+        return found
 
     return call
 
 
-def fit(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor as kernels are compiled for it: without gaps, at an aligned address; copied where it is not."""
-    if not tensor.is_contiguous():
-        return tensor.contiguous()
-    return tensor.clone() if tensor.data_ptr() % ALIGN else tensor
-
-
-def launch_all(runs: list[Run], index: int, operands: tuple[Any, ...]) -> None:
+def launch_all(runs: list[Run], index: int, operands: list[Any]) -> None:
     """Launch on the current stream of the tensors' device, which need not be the current device."""
     if interpreted():
-        for run in runs:
-            run(0, operands)
-        return
-    if torch._C._cuda_getDevice() != index:
+        stream = 0
+    elif torch._C._cuda_getDevice() == index:
+        stream = torch._C._cuda_getCurrentRawStream(index)
+    else:
         with torch.cuda.device(index):
             return launch_all(runs, index, operands)
-    stream = torch._C._cuda_getCurrentRawStream(index)
     for run in runs:
         run(stream, operands)
 
 
-def as_addresses(inputs, outputs, between, scratch) -> tuple[Any, ...]:
-    """Operands as compiled kernels take them."""
-    base = between.data_ptr() if between is not None else 0
-    return (
-        *[a.data_ptr() if isinstance(a, torch.Tensor) else a for a in inputs],
-        *[a.data_ptr() for a in outputs],
-        *[base + first for first, _, _ in scratch.values()],
-        None,
-    )
+def in_rows(gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """gate and up (..., K) as rows at one distance, and that distance in elements; copied where they do not lie so."""
+    features, distance = gate.shape[-1], row_distance(gate)
+    fits = distance == features or features % ALIGN == 0 and distance % ALIGN == 0
+    if fits and 0 < distance == row_distance(up) and not (gate.data_ptr() | up.data_ptr()) % ALIGN:
+        return gate, up, distance
+    whole = torch.contiguous_format
+    return gate.clone(memory_format=whole), up.clone(memory_format=whole), features
 
 
-def as_tensors(inputs, outputs, between, scratch) -> tuple[Any, ...]:
-    """Operands as the interpreter takes them."""
-    views = [between[first : first + count * dtype.itemsize].view(dtype) for first, count, dtype in scratch.values()]
-    return (*inputs, *outputs, *views, None)
+def row_distance(a: torch.Tensor) -> int:
+    """The distance of the rows of a (..., K) in elements; 0 where there is no single one."""
+    if a.is_contiguous() or a.stride(-1) != 1:
+        return a.shape[-1] if a.is_contiguous() else 0
+    distances = [(size, stride) for size, stride in zip(a.shape[:-1], a.stride()[:-1], strict=True) if size > 1]
+    for (_, outer), (size, inner) in pairwise(distances):
+        if outer != size * inner:
+            return 0
+    return distances[-1][1]
 
 
-def allocate(outputs: dict[str, tuple[tuple[int, ...], torch.dtype]], device: torch.device) -> Any:
-    """Outputs of no rows."""
-    found = tuple(torch.empty(shape, dtype=dtype, device=device) for shape, dtype in outputs.values())
+def itself(tensor: torch.Tensor) -> torch.Tensor:
+    """The interpreter takes tensors, not addresses."""
+    return tensor
+
+
+def allocate(like: torch.Tensor, outputs: Shapes) -> Any:
+    """An op's output, or its outputs as a tuple, on the device of a tensor."""
+    # sizes one by one: torch takes longer to read a tuple
+    found = tuple([like.new_empty(*shape, dtype=dtype) for shape, dtype in outputs.values()])
     return found if len(found) > 1 else found[0]
 
 
-def outputs_of(problem: Problem, shape: torch.Size) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+def splitter(scratch: Shapes) -> tuple[int, Callable[[torch.Tensor], list[Any]]]:
+    """The bytes that all scratch tensors take in one block of memory, and what gives their operands in a block."""
+    parts, num_bytes = [], 0
+    for shape, dtype in scratch.values():
+        size = prod(shape) * dtype.itemsize
+        parts.append((num_bytes, size, dtype))
+        num_bytes += -(-size // ALIGN) * ALIGN
+    if interpreted():
+        return num_bytes, lambda memory: [memory[first : first + size].view(dtype) for first, size, dtype in parts]
+    offsets = [first for first, _, _ in parts]
+
+    def addresses(memory: torch.Tensor) -> list[int]:
+        base = memory.data_ptr()
+        return [base + offset for offset in offsets]
+
+    return num_bytes, addresses
+
+
+def outputs_of(problem: Problem, shape: torch.Size) -> Shapes:
     """Shape and dtype of each output of an op by the name of its operand."""
     if problem.op in ("quantize_activation", "rms_norm_quantize", "relu2_mul_norm_quantize"):
         return {"x_q": (tuple(shape), torch.int8), "x_scale": (tuple(shape[:-1]), torch.float32)}
@@ -108,21 +155,17 @@ def outputs_of(problem: Problem, shape: torch.Size) -> dict[str, tuple[tuple[int
     return {"y": ((*shape[:-1], problem.out_features), getattr(torch, problem.y_dtype))}
 
 
-def kinds_of(problem: Problem) -> dict[str, Any]:
-    """The dtypes of an op's inputs, and a number for those that are numbers."""
-    fixed = {"w_packed": torch.uint8, "w_scale": torch.float32, "x_scale": torch.float32, "eps": 1e-5}
+def scratch_of(bound: Bound, rows: int) -> Shapes:
+    """Shape and dtype of each tensor that lives between the launches of a call."""
+    return {name: ((count,), getattr(torch, dtype)) for name, (count, dtype) in bound.scratch(rows).items()}
+
+
+def kinds_of(problem: Problem, others: Shapes) -> dict[str, Any]:
+    """The dtype of each operand, and a number for those that are numbers."""
+    fixed = {"w_packed": torch.uint8, "w_scale": torch.float32, "x_scale": torch.float32}
     by_bias = {name: getattr(torch, problem.bias) for name in ("bias", "weight") if problem.bias}
-    return {name: getattr(torch, problem.x_dtype) for name in OF_X} | fixed | by_bias
-
-
-def scratch_of(bound: Bound, rows: int) -> tuple[dict[str, tuple[int, int, torch.dtype]], int]:
-    """First byte, number of elements and dtype of each tensor between launches in one block of memory; its size."""
-    found, num_bytes = {}, 0
-    for name, (count, dtype_name) in bound.scratch(rows).items():
-        dtype = getattr(torch, dtype_name)
-        found[name] = (num_bytes, count, dtype)
-        num_bytes += -(-count * dtype.itemsize // ALIGN) * ALIGN
-    return found, num_bytes
+    of_x = {name: getattr(torch, problem.x_dtype) for name in ("x", "x_q", "dy", "gate", "up")}
+    return NUMBERS | of_x | fixed | by_bias | {name: dtype for name, (_, dtype) in others.items()}
 
 
 def on(device: torch.device) -> Any:

@@ -4,7 +4,7 @@
 a call's tensors, what lies between its launches and its outputs are shared among them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
@@ -58,7 +58,7 @@ class Bound:
     scratch: Callable[[int], dict[str, tuple[int, str]]] = field(default=lambda rows: {})
 
 
-Run = Callable[[int, tuple[Any, ...]], None]  # (stream, operands in the call's order)
+Run = Callable[[int, Sequence[Any]], None]  # (stream, operands in the call's order)
 
 
 def prepare(launch: Launch, names: tuple[str, ...], kinds: Mapping[str, Any]) -> Run:
@@ -96,7 +96,7 @@ def interpret(launch: Launch, places: list[int]) -> Run:
     kernel, constants = launch.function[(launch.programs, 1, 1)], tuple(launch.constants.values())
     dtypes = [(operand or "").partition(":")[2] for operand in launch.operands]
 
-    def run(stream: int, operands: tuple[Any, ...]) -> None:
+    def run(stream: int, operands: Sequence[Any]) -> None:
         picked = [operands[place] for place in places]
         views = [a.view(getattr(torch, dtype)) if dtype else a for a, dtype in zip(picked, dtypes, strict=True)]
         kernel(*views, *constants, **launch.options)

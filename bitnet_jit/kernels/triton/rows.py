@@ -29,11 +29,12 @@ ROUND = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds to a whole numb
 ROUND_BITS = tl.constexpr(0x4B400000)
 INFINITY_BITS = tl.constexpr(0x7F800000)
 OPERANDS = {
-    "quantize_activation": ("x", None, None, None, "x_q", "x_scale"),
-    "rms_norm": ("x", None, "weight", "eps", "y", None),
-    "rms_norm_quantize": ("x", None, "weight", "eps", "x_q", "x_scale"),
-    "relu2_mul_norm_quantize": ("gate", "up", "weight", "eps", "x_q", "x_scale"),
+    "quantize_activation": ("x", None, None, None, None, "x_q", "x_scale"),
+    "rms_norm": ("x", None, None, "weight", "eps", "y", None),
+    "rms_norm_quantize": ("x", None, None, "weight", "eps", "x_q", "x_scale"),
+    "relu2_mul_norm_quantize": ("gate", "up", "row_stride", "weight", "eps", "x_q", "x_scale"),
 }
+ALIGN = 16  # elements that a distance of rows handed over must be a multiple of
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def normalized(x, factor, weight_ptr, k, K):
 def row_kernel(
     x_ptr,  # (M, K) float; the gate of relu2_mul_norm_quantize
     up_ptr,  # (M, K) float
+    x_stride,  # the distance of rows of x and up, in elements; None: K
     weight_ptr,  # (K,) float
     eps,
     y_ptr,  # (M, STRIDE): codes int8, or floats
@@ -88,8 +90,9 @@ def row_kernel(
     wait(DEPENDENT)
     let_next_begin(DEPENDENT)
     row, block = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
-    x_ptr += row * K
-    up_ptr = up_ptr + row * K if up_ptr is not None else None
+    first = row * (K if x_stride is None else x_stride)
+    x_ptr += first
+    up_ptr = up_ptr + first if up_ptr is not None else None
     factor = 1.0
     if weight_ptr is not None:
         squares = tl.zeros((BLOCK,), tl.float32)
@@ -125,10 +128,11 @@ def row_kernel(
 def launch(problem: Problem, rows: int, config: RowConfig, op: str, stride: int, chunks: bool) -> Launch:
     """The operands of `op` -> y (rows, K), or codes (rows, stride) and their scales."""
     dependent = target.is_dependent(problem.gpu)
+    absent = ("row_stride",) if problem.in_features % ALIGN else ()
     return Launch(
         row_kernel,
         programs=rows,
-        operands=OPERANDS[op],
+        operands=tuple(None if name in absent else name for name in OPERANDS[op]),
         constants={
             "K": problem.in_features,
             "STRIDE": stride,

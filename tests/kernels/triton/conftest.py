@@ -1,4 +1,4 @@
-"""What `torch.empty` gives is full of wrong numbers here."""
+"""What `new_empty` gives is full of wrong numbers here."""
 
 import pytest
 import torch
@@ -8,11 +8,12 @@ POISON = {torch.uint8: 99, torch.int8: 99, torch.int32: 77777777}
 
 @pytest.fixture(autouse=True, scope="module")
 def poison():
-    empty = torch.empty
+    new_empty = torch.Tensor.new_empty
 
-    def poisoned(*shape, dtype=torch.float32, **options):
-        return empty(*shape, dtype=dtype, **options).fill_(POISON.get(dtype, torch.nan))
+    def poisoned(self, *shape, dtype=None, **options):
+        fresh = new_empty(self, *shape, dtype=dtype, **options)
+        return fresh.fill_(POISON.get(fresh.dtype, torch.nan))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "empty", poisoned)
+        patch.setattr(torch.Tensor, "new_empty", poisoned)
         yield

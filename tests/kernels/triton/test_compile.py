@@ -68,8 +68,7 @@ def launches(gpu):
             if kernel.op == problem.op and kernel.why_not(problem) is None:
                 bound = kernel.bind(problem, kernel.configs(problem)[0])
                 shape = torch.Size((problem.rows, problem.in_features))
-                kinds = kinds_of(problem) | {name: dtype for name, (_, dtype) in outputs_of(problem, shape).items()}
-                kinds |= {name: dtype for name, (_, _, dtype) in scratch_of(bound, problem.rows)[0].items()}
+                kinds = kinds_of(problem, outputs_of(problem, shape) | scratch_of(bound, problem.rows))
                 yield from ((launch, example(launch, kinds)) for launch in bound.launches(problem.rows))
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from triton_calls import ON_GPU, call, every, needs_device, problem_of
@@ -75,6 +76,22 @@ def check_codes(result, exact, wanted):
 
 
 @needs_device
+@every(row_problem("relu2_mul_norm_quantize", 4, 300))
+@pytest.mark.parametrize("features", [48, 50])
+def test_gate_and_up_may_be_parts_of_one_tensor(kernel, features):
+    both = torch.randn(2, 3, 2 * features + 16)
+    gate, _, up = both.split([features, 16, features], -1)
+    weight = np.linspace(0.5, 1.5, features, dtype=np.float32)
+    problem = row_problem(kernel.op, 6, features)
+    config = kernel.configs(problem)[0]
+    wanted = reference.relu2_mul_norm_quantize(*(a.reshape(6, features).numpy() for a in (gate, up)), weight, EPS)
+    for a, b in ((gate, up), (gate, up.contiguous()), (gate.transpose(0, 1).contiguous().transpose(0, 1), up)):
+        x_q, x_scale = call(kernel, problem, config, a, b, weight, EPS)
+        assert np.array_equal(x_q.reshape(6, features), wanted[0])
+        np.testing.assert_allclose(x_scale.reshape(6), wanted[1], rtol=1e-6)
+
+
+@needs_device
 @EVERY_OP
 def test_rows_of_a_hundred_thousand_features(kernel):
     op, shape = kernel.op, (2, 100_003)
@@ -94,8 +111,6 @@ def test_rows_of_a_hundred_thousand_features(kernel):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("shape", [(1, 2560), (7, 6912), (130, 700)])
 def test_halves(kernel, dtype, shape):
-    import torch
-
     op, torch_dtype = kernel.op, getattr(torch, dtype)
     x, up, weight = (torch.from_numpy(a).to(torch_dtype) for a in draw(shape, None))
     problem = row_problem(op, *shape, dtype, dtype)
