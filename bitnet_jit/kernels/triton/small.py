@@ -105,7 +105,7 @@ def launch(problem: Problem, rows: int, config: SmallConfig, x: str, x_stride: i
             "DEPENDENT": is_dependent(problem.gpu),
             "WHOLE": whole,
             "CHUNK": CHUNK,
-            "BLOCK_M": block_m(problem.rows),
+            "BLOCK_M": block_m(problem),
             "BLOCK_N": config.block_n,
             "BLOCK_B": config.block_bytes,
             "PIECES": config.pieces,
@@ -116,9 +116,9 @@ def launch(problem: Problem, rows: int, config: SmallConfig, x: str, x_stride: i
     )
 
 
-def block_m(rows: int) -> int:
-    """Height of the tile: the matrix units take at least 8 rows."""
-    return 8 if rows <= 8 else 16
+def block_m(problem: Problem) -> int:
+    """Height of the tile: NVIDIA's matrix units take 8 rows, AMD's 16."""
+    return 8 if problem.rows <= 8 and is_nvidia(problem.gpu) else 16
 
 
 def configs(problem: Problem) -> tuple[SmallConfig, ...]:
@@ -127,7 +127,7 @@ def configs(problem: Problem) -> tuple[SmallConfig, ...]:
     if row_bytes(problem.in_features) % 256 == 0:
         four, two = SmallConfig(16, 128, 4, 4, 3), SmallConfig(16, 128, 2, 2, 3)
         found = (two, four, *found) if problem.out_features >= 16384 else (four, two, *found)
-    return fitting(problem, found, lambda config: config.shared_memory(block_m(problem.rows)))
+    return fitting(problem, found, lambda config: config.shared_memory(block_m(problem)))
 
 
 def why_not(problem: Problem) -> str | None:

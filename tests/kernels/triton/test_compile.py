@@ -1,6 +1,8 @@
 """Every kernel's default config compiles for every GPU that is promised: no GPU is needed for that."""
 
+import multiprocessing
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from bitnet_jit.kernels.triton.launch import example
 from bitnet_jit.kernels.triton.target import interpreted
 from bitnet_jit.ops.triton_tensors import kinds_of, outputs_of, scratch_of
 from bitnet_jit.problem import Gpu, Problem
+from bitnet_jit.runtime.device import available_cores
 
 GPUS = {
     "cuda-80": (GPUTarget("cuda", 80, 32), Gpu("A100", "8.0", 108, 166912)),
@@ -72,8 +75,8 @@ def launches(gpu):
                 yield from ((launch, example(launch, kinds)) for launch in bound.launches(problem.rows))
 
 
-def compile_for(target, launch, operands):
-    """The compiled kernel of a launch, specialized as Triton does it at a call."""
+def specialized(launch, operands):
+    """Signature, constants and attributes of a launch, as Triton makes them at a call."""
     values = [*operands, *launch.constants.values()]
     signature, constants, attributes = {}, {}, {}
     for place, (parameter, value) in enumerate(zip(launch.function.params, values, strict=True)):
@@ -86,8 +89,34 @@ def compile_for(target, launch, operands):
             signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
             if isinstance(value, int) and value % 16 == 0:
                 attributes[(place,)] = [["tt.divisibility", 16]]
+    return signature, constants, attributes
+
+
+def compile_for(target, launch, operands):
+    """The compiled kernel of a launch."""
+    signature, constants, attributes = specialized(launch, operands)
     source = ASTSource(launch.function, signature, constexprs=constants, attrs=attributes)
     return triton.compile(source, target=target, options=launch.options)
+
+
+def shared_memory(target, launch, operands):
+    """Bytes of shared memory of the compiled kernel."""
+    kernel = compile_for(target, launch, operands)
+    assert kernel.asm["cubin" if target.backend == "cuda" else "hsaco"]
+    return kernel.metadata.shared
+
+
+def in_processes(work):
+    """The results of functions without arguments, each in one of several processes."""
+    with multiprocessing.get_context("fork").Pool(available_cores(), initializer=WORK.extend, initargs=(work,)) as pool:
+        return pool.map(run_work, range(len(work)), chunksize=1)
+
+
+WORK = []  # of this process: functions cannot be sent to another
+
+
+def run_work(number):
+    return WORK[number]()
 
 
 @pytest.mark.slow
@@ -95,13 +124,11 @@ def compile_for(target, launch, operands):
 @pytest.mark.parametrize("name", GPUS)
 def test_default_configs_compile(name):
     target, gpu = GPUS[name]
-    compiled = {}
+    different = {}
     for launch, operands in launches(gpu):
-        key = (launch.function.__name__, str(operands), *launch.constants.items(), *launch.options.items())
-        if key not in compiled:
-            compiled[key] = compile_for(target, launch, operands)
-    ways = {"gemv", "gemv_t5", "small", "gemm", "planes"}
-    assert {name for name, *_ in compiled} == {f"{name}_kernel" for name in ways | {"arrange", "input_grad", "row"}}
-    assert all(kernel.asm["cubin" if target.backend == "cuda" else "hsaco"] for kernel in compiled.values())
-    too_large = {key: k.metadata.shared for key, k in compiled.items() if k.metadata.shared > gpu.shared_memory}
-    assert too_large == {}
+        key = (launch.function.__name__, *map(str, specialized(launch, operands)), *launch.options.items())
+        different.setdefault(key, partial(shared_memory, target, launch, operands))
+    ways = {"gemv", "gemv_t5", "small", "gemm", "planes", "arrange", "input_grad", "row"}
+    assert {function for function, *_ in different} == {f"{name}_kernel" for name in ways}
+    found = in_processes(list(different.values()))
+    assert {key: most for key, most in zip(different, found, strict=True) if most > gpu.shared_memory} == {}
