@@ -31,10 +31,19 @@ def as_batch(input_ids: TokenIds, vocab_size: int, room: int, device: torch.devi
     batch = found.reshape(-1, found.shape[-1]).to(device, torch.int64)
     if batch.shape[1] > room:
         raise InvalidInput(f"input_ids: {batch.shape[1]} tokens, but the model's context has room for {room}")
+    check_range(batch, vocab_size)
+    return batch
+
+
+def check_range(batch: torch.Tensor, vocab_size: int) -> None:
+    """Raise InvalidInput where an id is not below vocab_size; compiled code, which has no values, stops with torch's."""
+    expected = f"input_ids: expected ids from 0 to {vocab_size - 1}"
+    if torch.compiler.is_compiling():
+        torch._assert_async(((batch >= 0) & (batch < vocab_size)).all(), expected)
+        return
     low, high = int(batch.min()), int(batch.max())
     if low < 0 or high >= vocab_size:
-        raise InvalidInput(f"input_ids: expected ids from 0 to {vocab_size - 1}, got {low if low < 0 else high}")
-    return batch
+        raise InvalidInput(f"{expected}, got {low if low < 0 else high}")
 
 
 def from_lists(input_ids: Sequence[int] | Sequence[Sequence[int]]) -> torch.Tensor:
