@@ -102,14 +102,14 @@ def last_level_cache_bytes() -> int:
     return max((int(size.rstrip("K")) * 1024 for size in sizes if size.endswith("K")), default=32 << 20)
 
 
-def cold_bytes(contenders: int) -> tuple[int, bool]:
+def cold_bytes(contenders: int, cache_bytes: int) -> tuple[int, bool]:
     """Bytes that each contender rotates over so that every run finds its weight in memory, not in a cache.
 
-    Four times the last level cache, but all contenders together at most MEMORY_SHARE of the available memory.
+    Four times the last cache, but all contenders together at most MEMORY_SHARE of the available memory.
 
     Returns:
         The bytes, and whether memory has cut them short.
     """
-    wanted = 4 * last_level_cache_bytes()
+    wanted = 4 * cache_bytes
     allowed = int(MEMORY_SHARE * available_memory_bytes() / max(contenders, 1))
     return min(wanted, allowed), allowed < wanted

@@ -1,7 +1,7 @@
 """The command line that all benchmarks share."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,27 @@ from bitnet_jit.runtime.device import available_cores
 from shapes import GROUPS, Shape, parse_shapes
 
 CACHES = ("hot", "cold")
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What runs by default on a kind of device.
+
+    Attributes:
+        providers: their names; the first is what ratios refer to.
+        shapes: the name of a group.
+        rows: numbers of them.
+        cold_rows: the largest number of rows that is measured cold.
+        cache: states of it.
+        threads: numbers of CPU threads; None is 1 and all.
+    """
+
+    providers: Sequence[str]
+    shapes: str = "default"
+    rows: tuple[int, ...] = (1, 16, 128, 512)
+    cold_rows: int = 16
+    cache: tuple[str, ...] = CACHES
+    threads: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -31,6 +52,7 @@ class Options:
     seconds: float
     json: Path | None
     picture: Path | None
+    roofline: Path | None
 
 
 def at_least_one(text: str) -> int:
@@ -50,18 +72,18 @@ def positive(text: str) -> float:
 
 
 def parse(
-    description: str, known: Sequence[str], usual: Sequence[str], shapes: str, arguments: Sequence[str] | None
+    description: str, known: Sequence[str], usual: Mapping[str, Usual], arguments: Sequence[str] | None
 ) -> Options:
     """Options from the command line.
 
     Args:
         description: what the benchmark is; its docstring.
         known: names of all providers.
-        usual: those that run by default.
-        shapes: the group of shapes that runs by default.
+        usual: what runs by default, by the type of the device; that of "cpu" holds for every other type.
         arguments: as in sys.argv[1:], which None means.
     """
     cores = available_cores()
+    on_cpu = usual["cpu"]
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--device", default="cpu", help='torch\'s word for where to run (default: "cpu")')
@@ -69,25 +91,32 @@ def parse(
         "--shapes",
         nargs="+",
         type=parse_shapes,
-        default=[GROUPS[shapes]],
         metavar="OUTxIN",
-        help=f"such as 2560x6912 for 2560 outputs, or a group: {', '.join(GROUPS)} (default: {shapes})",
+        help=f"such as 2560x6912 for 2560 outputs, or a group: {', '.join(GROUPS)} (default: {on_cpu.shapes})",
     )
-    add("--rows", nargs="+", type=at_least_one, default=[1, 16, 128, 512], metavar="M", help="default: 1 16 128 512")
+    rows = " ".join(map(str, on_cpu.rows))
+    add("--rows", nargs="+", type=at_least_one, metavar="M", help=f"default: {rows}; on a GPU more")
+    add("--threads", nargs="+", type=at_least_one, metavar="T", help=f"CPU threads (default: 1 and all {cores})")
+    add("--providers", nargs="+", choices=known, metavar="NAME", help=f"of {', '.join(known)}")
+    add("--cache", nargs="+", choices=CACHES, help="default: hot and cold; on a GPU cold")
     add(
-        "--threads",
-        nargs="+",
+        "--cold-rows",
         type=at_least_one,
-        default=sorted({1, cores}),
-        metavar="T",
-        help=f"CPU threads (default: 1 and all {cores})",
+        metavar="M",
+        help=f"most rows measured cold (default: {on_cpu.cold_rows}; on a GPU all)",
     )
-    add("--providers", nargs="+", choices=known, default=list(usual), metavar="NAME", help=f"of {', '.join(known)}")
-    add("--cache", nargs="+", choices=CACHES, default=list(CACHES), help="default: hot and cold")
-    add("--cold-rows", type=at_least_one, default=16, metavar="M", help="most rows measured cold (default: 16)")
     add("--seconds", type=positive, default=0.5, help="for each contender of a case (default: 0.5)")
     add("--json", type=Path, metavar="FILE", help="write every figure there")
     add("--picture", type=Path, metavar="FILE", help="draw the medians there, as .png or .svg")
+    add("--roofline", type=Path, metavar="FILE", help="draw operations a second over operations a byte there")
     given = parser.parse_args(arguments)
-    fields = vars(given) | {"shapes": [shape for group in given.shapes for shape in group]}
+    default = usual.get(given.device.partition(":")[0], on_cpu)
+    fields = {
+        name: getattr(default, name) if value is None else value
+        for name, value in vars(given).items()
+        if name in vars(default)
+    }
+    fields = vars(given) | fields
+    fields["shapes"] = GROUPS[default.shapes] if given.shapes is None else [s for group in given.shapes for s in group]
+    fields["threads"] = fields["threads"] or sorted({1, cores})
     return Options(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})

@@ -28,7 +28,7 @@ def draw(report: Report, file: Path) -> None:
         draw_panel(axes, panel_rows(rows, panel), providers)
         axes.set_title(f"{panel[0]} threads, {panel[1]}", loc="left", fontsize=9)
     figure.axes[0].legend(fontsize=7, ncols=4)
-    figure.suptitle(report.header["cpu"], fontsize=10)
+    figure.suptitle(report.header.get("gpu", report.header["cpu"]), fontsize=10)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=120)
 

@@ -75,6 +75,12 @@ def build_int_mm(name: str, work: Work, copies: int) -> Contender:
     return Contender(name, run, lambda: last.cpu().numpy(), work.w_q.size, work.num_ops, torch.set_num_threads)
 
 
+def why_not_int_mm(work: Work) -> str | None:
+    if work.device != "cpu" and work.rows <= 16:
+        return "torch._int_mm takes more than 16 rows on a GPU"
+    return None
+
+
 def float_provider(name: str, dtype: torch.dtype, tolerance: float) -> Provider:
     """A float type's linear layer; bfloat16 rounds the inputs, the weight's scale and the result."""
     build = partial(build_linear, name, dtype)
@@ -111,5 +117,6 @@ PROVIDERS = (
         lambda work: work.acc,
         0,
         lambda work: work.w_q.size,
+        why_not_int_mm,
     ),
 )

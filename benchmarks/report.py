@@ -18,7 +18,7 @@ from bitnet_jit.runtime.device import available_cores, cpu_name
 from timing import Times
 from work import Contender
 
-PACKAGES = ("bitnet-jit", "torch", "numba", "numpy", "llama-cpp-python")
+PACKAGES = ("bitnet-jit", "torch", "numba", "triton", "numpy", "llama-cpp-python", "gemlite")
 LIMIT = "limit:"
 FILE_WIDTH = 120  # characters of a table that goes to a file
 

@@ -2,18 +2,21 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from rich.console import Console
 from rich.progress import Progress
 
+import gpu
 import limits
-from options import Options, parse
+from options import Options, Usual, parse
 from peaks import peaks
 from picture import draw
 from report import Refusal, Report, Row, best_rates, header, make_row, print_report, write
-from timing import measure
+from roofline import draw_roofline
+from timing import Times, measure
 from work import Contender, Provider, Work, why_wrong
 
 
@@ -24,7 +27,10 @@ class Run:
         self.options, self.progress = options, progress
         self.rows: list[Row] = []
         self.refusals: list[Refusal] = []
-        self.cold_bytes, self.cut_short = limits.cold_bytes(len(options.providers) + 1)
+        self.on_gpu = torch.device(options.device).type == "cuda"
+        cache_bytes = gpu.second_cache_bytes(options.device) if self.on_gpu else limits.last_level_cache_bytes()
+        self.cache_bytes = cache_bytes
+        self.cold_bytes, self.cut_short = limits.cold_bytes(len(options.providers) + 1, cache_bytes)
         self._cold_readers: list[Contender] = []
 
     def cases(self) -> Iterator[tuple[Work, str]]:
@@ -58,7 +64,8 @@ class Run:
             reason = provider.why_not(work)
             if reason is None:
                 size = provider.num_bytes(work)
-                contender = provider.build(work, 1 if cache == "hot" else max(2, -(-self.cold_bytes // size)))
+                copies = 1 if cache == "hot" else max(2, -(-self.cold_bytes // size))
+                contender = replace(provider.build(work, copies), copies=copies)
                 reason = why_wrong(provider, contender, work)
             if reason is None:
                 contenders.append(contender)
@@ -72,7 +79,9 @@ class Run:
             self.refusals.append(refusal)
 
     def limits(self, first: Contender, cache: str, threads: int) -> list[Contender]:
-        """The limits that stand beside the contenders, of which one is given; none on devices other than the CPU."""
+        """The limits that stand beside the contenders, of which one is given; none on devices where none is known."""
+        if self.on_gpu:
+            return gpu.limits(self.options.device)
         if self.options.device != "cpu":
             return []
         return [*(peaks(threads) if first.num_ops else []), *self.readers(first.num_bytes, cache)]
@@ -88,44 +97,47 @@ class Run:
     def time(self, op: str, work: Work, cache: str, contenders: Sequence[Contender], threads: int) -> None:
         """Add the rows of one case at one number of threads."""
         everyone = [*contenders, *self.limits(contenders[0], cache, threads)]
-        times = measure(everyone, self.options.seconds, threads, self.synchronize())
+        times = self.measure(everyone, threads)
         rates = best_rates(everyone, times)
         for contender in everyone:
             case = (op, str(work.shape), work.rows, threads, cache)
             self.rows.append(make_row(*case, contender, times[contender.name], rates))
 
-    def synchronize(self) -> Callable[[], object]:
-        return (lambda: None) if self.options.device == "cpu" else torch.accelerator.synchronize
+    def measure(self, contenders: Sequence[Contender], threads: int) -> dict[str, Times]:
+        """Times by name: of single calls on the CPU, of whole graphs on a GPU."""
+        if self.on_gpu:
+            return gpu.measure(contenders, self.options.seconds)
+        synchronize = (lambda: None) if self.options.device == "cpu" else torch.accelerator.synchronize
+        return measure(contenders, self.options.seconds, threads, synchronize)
 
     def report(self) -> Report:
         facts = {
             "command": shlex.join(sys.argv),
             "device": self.options.device,
             "cold_bytes": self.cold_bytes,
-            "last_level_cache_bytes": limits.last_level_cache_bytes(),
+            "last_level_cache_bytes": self.cache_bytes,
             "cold_bytes_cut_short_by_memory": self.cut_short,
         }
+        facts |= gpu.facts(self.options.device) if self.on_gpu else {}
         return Report(header(**facts), tuple(self.rows), tuple(self.refusals))
 
 
 def main(
     description: str,
     providers: Mapping[str, Sequence[Provider]],
-    usual: Sequence[str],
+    usual: Mapping[str, Usual],
     arguments: Sequence[str] | None = None,
-    shapes: str = "default",
 ) -> Report:
     """Run a benchmark: parse the arguments, show progress, print the table, write the files that were asked for.
 
     Args:
         description: for --help.
         providers: those of each op.
-        usual: names of the providers that run by default; the first is what ratios refer to.
+        usual: what runs by default, by the type of the device.
         arguments: as in sys.argv[1:], which None means.
-        shapes: the group of shapes that runs by default.
     """
     known = list(dict.fromkeys(provider.name for found in providers.values() for provider in found))
-    options = parse(description, known, usual, shapes, arguments)
+    options = parse(description, known, usual, arguments)
     with Progress(console=Console(stderr=True), transient=True) as progress, torch.inference_mode():
         run = Run(options, progress)
         for op, found in providers.items():
@@ -137,4 +149,6 @@ def main(
         write(report, options.json)
     if options.picture:
         draw(report, options.picture)
+    if options.roofline:
+        draw_roofline(report, options.roofline)
     return report

@@ -22,6 +22,19 @@ SMALL = (Shape(768, 768),)
 
 NORMS = (Shape(2560, 2560), Shape(2560, 6912))  # the features that BitNet 2B normalizes
 
+PROJECTIONS = (  # of the layers that people run on GPUs, q, k and v or gate and up as one
+    Shape(2560, 2560),
+    Shape(640, 2560),
+    Shape(3840, 2560),
+    Shape(13824, 2560),
+    Shape(2560, 6912),
+    Shape(4096, 4096),
+    Shape(14336, 4096),
+    Shape(4096, 14336),
+    Shape(8192, 8192),
+    Shape(28672, 8192),
+)
+
 DEFAULT = (Shape(2560, 2560), Shape(6912, 2560), Shape(2560, 6912), *SQUARE)
 GROUPS = {
     "default": DEFAULT,
@@ -30,6 +43,7 @@ GROUPS = {
     "ragged": RAGGED,
     "small": SMALL,
     "norms": NORMS,
+    "gpu": PROJECTIONS,
 }
 
 

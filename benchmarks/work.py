@@ -2,16 +2,24 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bitnet_jit import reference
 from shapes import Shape
 
 SEED = 20240227
+
+
+@lru_cache(maxsize=1)
+def ternary_codes(shape: Shape) -> NDArray[np.int8]:
+    """(N, K) codes of a weight; the last one is kept, because it is asked for with many numbers of rows."""
+    rng = np.random.default_rng(SEED)
+    return rng.integers(-1, 2, (shape.out_features, shape.in_features), dtype=np.int8)
 
 
 @dataclass(frozen=True)
@@ -30,15 +38,15 @@ class Work:
 
     @cached_property
     def x(self) -> NDArray[np.float32]:
-        """(M, K) activations."""
+        """(M, K) activations; on a GPU such as bfloat16 can hold, which is what contenders take there."""
         rng = np.random.default_rng(SEED + self.rows)
-        return rng.standard_normal((self.rows, self.shape.in_features), dtype=np.float32)
+        x = rng.standard_normal((self.rows, self.shape.in_features), dtype=np.float32)
+        return x if self.device == "cpu" else as_bfloat16(x)
 
-    @cached_property
+    @property
     def w_q(self) -> NDArray[np.int8]:
         """(N, K) ternary codes."""
-        rng = np.random.default_rng(SEED)
-        return rng.integers(-1, 2, (self.shape.out_features, self.shape.in_features), dtype=np.int8)
+        return ternary_codes(self.shape)
 
     @property
     def w_scale(self) -> np.float32:
@@ -58,22 +66,39 @@ class Work:
     def acc(self) -> NDArray[np.int32]:
         """(M, N), exact: a float32 matmul of whole numbers is, up to 2^24, and far faster than an integer one."""
         assert 128 * self.shape.in_features < 2**24
-        return (self.codes[0].astype(np.float32) @ self.w_q.astype(np.float32).T).astype(np.int32)
+        return self.product(self.codes[0], self.w_q).astype(np.int32)
 
     @cached_property
     def y(self) -> NDArray[np.float32]:
         """(M, N), the layer's output by the numeric contract."""
         return self.acc.astype(np.float32) * (self.codes[1][:, None] * self.w_scale)
 
+    @property
+    def y_bfloat16(self) -> NDArray[np.float32]:
+        """(M, N), the layer's output in bfloat16."""
+        return as_bfloat16(self.y)
+
     @cached_property
     def y_unquantized(self) -> NDArray[np.float32]:
         """(M, N), the output with the activations as they are."""
-        return self.x @ self.w.T
+        return self.product(self.x, self.w)
+
+    def product(self, a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float32]:
+        """a (M, K) @ b (N, K).T in float32: by NumPy on the CPU, elsewhere by torch on the device."""
+        if self.device == "cpu":
+            return a.astype(np.float32) @ b.astype(np.float32).T
+        x, w = (torch.from_numpy(operand).to(self.device).float() for operand in (a, b))
+        return (x @ w.T).cpu().numpy()
 
     @property
     def num_ops(self) -> int:
         """Multiplications and additions of the matmul."""
         return 2 * self.rows * self.shape.out_features * self.shape.in_features
+
+
+def as_bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Values rounded to bfloat16, as float32."""
+    return torch.from_numpy(values).bfloat16().float().numpy()
 
 
 @dataclass(frozen=True)
@@ -87,6 +112,7 @@ class Contender:
         num_ops: multiplications and additions in one run; 0 where nobody counts them.
         set_threads: how many CPU threads the next runs take.
         most_calls: in a turn; limits run long and need few.
+        copies: of the weight, which runs take in turn.
     """
 
     name: str
@@ -96,6 +122,7 @@ class Contender:
     num_ops: int
     set_threads: Callable[[int], None]
     most_calls: int = 2000
+    copies: int = 1
 
 
 @dataclass(frozen=True)

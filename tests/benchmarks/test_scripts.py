@@ -31,7 +31,7 @@ def small_limits(monkeypatch):
     monkeypatch.setattr(peaks, "DOT4_STEPS", 100)
     monkeypatch.setattr(peaks, "AMX_STEPS", 100)
     monkeypatch.setattr(limits, "CALL_BYTES", 1 << 16)
-    monkeypatch.setattr(limits, "cold_bytes", lambda contenders: (1 << 17, True))
+    monkeypatch.setattr(limits, "cold_bytes", lambda contenders, cache_bytes: (1 << 17, True))
 
 
 def run(script, arguments, folder):

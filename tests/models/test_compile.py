@@ -1,4 +1,4 @@
-"""A whole decoder under torch.compile(fullgraph=True): the same logits, any number of tokens, ids out of range found."""
+"""A whole decoder under torch.compile(fullgraph=True): the same logits, any number of tokens, wrong ids found."""
 
 import pytest
 import torch

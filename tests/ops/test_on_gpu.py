@@ -1,4 +1,4 @@
-"""The ops on a GPU: the CPU's bits, graphs, streams, several devices, odd tensors, sizes beyond 32 bits, full memory."""
+"""The ops on a GPU: the CPU's bits, graphs, streams, several devices, odd tensors, large sizes, full memory."""
 
 import numpy as np
 import pytest

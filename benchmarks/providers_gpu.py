@@ -1,0 +1,144 @@
+"""Contenders on a GPU: our products alone and our whole layer in bfloat16, cuBLAS in float8, and gemlite."""
+
+from functools import partial
+from importlib.util import find_spec
+
+import torch
+
+from bitnet_jit.kernels import registry
+from bitnet_jit.ops import calls, eager
+from bitnet_jit.packing import FORMATS
+from providers_ours import contender, num_bytes
+from providers_torch import weight_copies
+from work import Contender, Provider, Work
+
+
+def why_not_gpu(work: Work) -> str | None:
+    return None if torch.device(work.device).type == "cuda" else f"runs on a GPU, not on {work.device}"
+
+
+def packed_copies(work: Work, format_name: str, copies: int) -> tuple[str, list[torch.Tensor]]:
+    """The layout's name, and copies of the weight in it, packed on the device."""
+    layout, codes = registry.preferred_layout(format_name, "cuda"), torch.from_numpy(work.w_q).to(work.device)
+    packed = layout.from_canonical(FORMATS[format_name].pack(codes), *work.w_q.shape)
+    return layout.name, weight_copies(packed, copies)
+
+
+def inputs(work: Work) -> tuple[torch.Tensor, torch.Tensor]:
+    """x (M, K) in bfloat16 and the weight's scale."""
+    x = torch.from_numpy(work.x).to(work.device, torch.bfloat16)
+    return x, torch.tensor(work.w_scale, device=work.device)
+
+
+def build_layer(name: str, format_name: str, work: Work, copies: int) -> Contender:
+    """The op bit_linear as our modules call it, bfloat16 in and out."""
+    layout, weights = packed_copies(work, format_name, copies)
+    (x, w_scale), bit_linear = inputs(work), eager("bit_linear")
+    last = x.new_empty(0)
+
+    def run(number: int) -> None:
+        nonlocal last
+        weight = weights[number % copies]
+        last = bit_linear(x, weight, w_scale, None, work.shape.out_features, layout, 0, "a8")
+
+    return contender(name, run, lambda: last.float().cpu().numpy(), num_bytes(format_name, work), work)
+
+
+def build_product(name: str, format_name: str, work: Work, copies: int) -> Contender:
+    """The second launch of bit_linear alone, on the codes that its first one has written once."""
+    from bitnet_jit.kernels.triton.launch import prepare
+    from bitnet_jit.ops.triton_tensors import kinds_of, outputs_of, scratch_of
+
+    layout, weights = packed_copies(work, format_name, copies)
+    x, w_scale = inputs(work)
+    problem = calls.describe(
+        "bit_linear",
+        x,
+        work.shape.out_features,
+        layout=layout,
+        activation="a8",
+        y_dtype="bfloat16",
+        scale="tensor",
+    )
+    bound = calls.DISPATCHER.choose(problem).bound
+    shapes = outputs_of(problem, x.shape) | scratch_of(bound, work.rows)
+    tensors = {"x": x, "w_scale": w_scale, "w_packed": weights[0]}
+    tensors |= {name: x.new_empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
+    names, kinds = tuple(tensors), kinds_of(problem, shapes)
+    quantize, product = (prepare(launch, names, kinds) for launch in bound.launches(work.rows))
+    operands = [
+        [*(tensor.data_ptr() for tensor in (tensors | {"w_packed": weight}).values()), None] for weight in weights
+    ]
+    quantize(torch.cuda.current_stream().cuda_stream, operands[0])
+
+    def run(number: int) -> None:
+        product(torch.cuda.current_stream().cuda_stream, operands[number % copies])
+
+    return contender(name, run, lambda: tensors["y"].float().cpu().numpy(), num_bytes(format_name, work), work)
+
+
+def build_float8(name: str, work: Work, copies: int) -> Contender:
+    """torch._scaled_mm: both operands in float8 (e4m3) with one scale each, bfloat16 out."""
+    x, w_scale = inputs(work)
+    x_scale = x.abs().max().float() / torch.finfo(torch.float8_e4m3fn).max
+    x_8 = (x / x_scale).to(torch.float8_e4m3fn)
+    weights = weight_copies(torch.from_numpy(work.w_q).to(work.device).to(torch.float8_e4m3fn), copies)
+    last = x.new_empty(0)
+
+    def run(number: int) -> None:
+        nonlocal last
+        weight = weights[number % copies].T
+        last = torch._scaled_mm(x_8, weight, x_scale, w_scale, out_dtype=torch.bfloat16, use_fast_accum=True)
+
+    return contender(name, run, lambda: last.float().cpu().numpy(), work.w_q.size, work)
+
+
+def build_gemlite(name: str, work: Work, copies: int) -> Contender:
+    """gemlite's A8W158 layer, whose call quantizes x too; it tunes itself at the first call of a shape."""
+    from gemlite.helper import A8W158_INT_dynamic
+
+    (x, w_scale), make = inputs(work), A8W158_INT_dynamic(device=work.device, dtype=torch.bfloat16)
+    weight = torch.from_numpy(work.w_q).to(work.device, torch.bfloat16)
+    layers = [make.from_weights(weight.clone(), w_scale) for _ in range(copies)]
+    last = x.new_empty(0)
+
+    def run(number: int) -> None:
+        nonlocal last
+        last = layers[number % copies](x)
+
+    return contender(name, run, lambda: last.float().cpu().numpy(), num_bytes("i2", work), work)
+
+
+def why_not_gemlite(work: Work) -> str | None:
+    if find_spec("gemlite") is None:
+        return "the package gemlite is not installed (pip install gemlite)"
+    return why_not_gpu(work)
+
+
+def ours(name: str, format_name: str, build) -> Provider:
+    """One of our own: right to the last bit or refused."""
+    build = partial(build, name, format_name)
+    return Provider(name, build, lambda work: work.y_bfloat16, 0, partial(num_bytes, format_name), why_not_gpu)
+
+
+PROVIDERS = (
+    ours("layer_bf16", "i2", build_layer),
+    ours("product", "i2", build_product),
+    ours("product_t5", "t5", build_product),
+    Provider(
+        "torch_float8",
+        partial(build_float8, "torch_float8"),
+        lambda work: work.y_unquantized,
+        0.05,
+        lambda work: work.w_q.size,
+        why_not_gpu,
+    ),
+    Provider(
+        "gemlite",
+        partial(build_gemlite, "gemlite"),
+        lambda work: work.y,
+        0.01,
+        partial(num_bytes, "i2"),
+        why_not_gemlite,
+    ),
+)
