@@ -36,7 +36,7 @@ def as_batch(input_ids: TokenIds, vocab_size: int, room: int, device: torch.devi
 
 
 def check_range(batch: torch.Tensor, vocab_size: int) -> None:
-    """Raise InvalidInput where an id is not below vocab_size; compiled code, which has no values, stops with torch's."""
+    """Raise InvalidInput where an id is not below vocab_size; compiled code, which sees no values, asserts it."""
     expected = f"input_ids: expected ids from 0 to {vocab_size - 1}"
     if torch.compiler.is_compiling():
         torch._assert_async(((batch >= 0) & (batch < vocab_size)).all(), expected)

@@ -14,7 +14,7 @@ from bitnet_jit.kernels.triton.codes import inputs_of, join_planes, let_next_beg
 from bitnet_jit.kernels.triton.launch import Launch
 from bitnet_jit.kernels.triton.layout import CHUNK, row_bytes
 from bitnet_jit.kernels.triton.outputs import load_scales, scale_operands, store_outputs
-from bitnet_jit.kernels.triton.target import is_dependent, is_nvidia
+from bitnet_jit.kernels.triton.target import is_dependent, is_nvidia, multiplies_eight_rows
 from bitnet_jit.kernels.triton.tiles import fitting
 from bitnet_jit.problem import Problem
 
@@ -117,8 +117,8 @@ def launch(problem: Problem, rows: int, config: SmallConfig, x: str, x_stride: i
 
 
 def block_m(problem: Problem) -> int:
-    """Height of the tile: NVIDIA's matrix units take 8 rows, AMD's 16."""
-    return 8 if problem.rows <= 8 and is_nvidia(problem.gpu) else 16
+    """Height of the tile."""
+    return 8 if problem.rows <= 8 and multiplies_eight_rows(problem.gpu) else 16
 
 
 def configs(problem: Problem) -> tuple[SmallConfig, ...]:

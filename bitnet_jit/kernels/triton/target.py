@@ -11,6 +11,13 @@ from bitnet_jit.problem import Gpu
 OLDEST_TRITON = (3, 4)  # compiled kernels take their constants as arguments from here on
 OLDEST_CAPABILITY = 8.0
 DEPENDENT_CAPABILITY = 9.0  # programmatic dependent launch
+EIGHT_ROWS_TRITON = (3, 6)  # tl.dot takes operands of 8 rows, as NVIDIA's matrix units do
+
+
+@cache
+def triton_version() -> tuple[int, ...]:
+    """Major and minor number of Triton's version."""
+    return tuple(map(int, importlib.metadata.version("triton").split(".")[:2]))
 
 
 def interpreted() -> bool:
@@ -28,12 +35,17 @@ def is_dependent(gpu: Gpu | None) -> bool:
     return gpu is not None and is_nvidia(gpu) and float(gpu.arch) >= DEPENDENT_CAPABILITY
 
 
+def multiplies_eight_rows(gpu: Gpu | None) -> bool:
+    """Whether a product of tiles may have 8 rows: AMD's matrix units and older versions of Triton take 16 at least."""
+    return is_nvidia(gpu) and triton_version() >= EIGHT_ROWS_TRITON
+
+
 @cache
 def why_not(gpu: Gpu | None) -> str | None:
     """Why no kernel of this backend can run on a GPU, or None."""
-    version = importlib.metadata.version("triton")
-    if tuple(map(int, version.split(".")[:2])) < OLDEST_TRITON:
-        return f"needs Triton {'.'.join(map(str, OLDEST_TRITON))} or newer, found {version}"
+    if triton_version() < OLDEST_TRITON:
+        wanted, found = (".".join(map(str, version)) for version in (OLDEST_TRITON, triton_version()))
+        return f"needs Triton {wanted} or newer, found {found}"
     if gpu is not None and not gpu.arch.startswith("gfx") and float(gpu.arch) < OLDEST_CAPABILITY:
         return f"needs compute capability {OLDEST_CAPABILITY}, {gpu.name} has {gpu.arch}"
     return None

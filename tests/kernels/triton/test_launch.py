@@ -1,0 +1,150 @@
+"""From tensors to what a driver is asked to launch, with a driver that writes it down: no GPU is needed for that.
+
+Kernels are compiled by Triton as at a call on an H200; addresses, numbers and constants must arrive in their places.
+"""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="the package triton is not installed")
+
+from test_compile import GPUS, PROBLEMS
+from triton.runtime.driver import driver
+from triton_calls import BACKEND
+
+from bitnet_jit.kernels.triton.target import interpreted
+from bitnet_jit.ops import triton_tensors
+
+pytestmark = pytest.mark.skipif(interpreted(), reason="the interpreter launches nothing")
+TARGET, GPU = GPUS["cuda-90"]
+STREAM = 4242
+
+
+class WritingDriver:
+    """What Triton asks of a driver."""
+
+    def __init__(self):
+        self.launches = []
+        self.utils = SimpleNamespace(
+            get_device_properties=lambda device: {"max_shared_mem": GPU.shared_memory},
+            load_binary=lambda name, kernel, shared, device: (name, name, 32, 0, 1024),
+        )
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+    def get_current_target(self):
+        return TARGET
+
+    def launcher_cls(self, source, metadata):
+        def launch(x, y, z, stream, function, packed, launch_metadata, enter, leave, *arguments):
+            self.launches.append(
+                (function, (x, y, z), stream, metadata, dict(zip(source.fn.arg_names, arguments, strict=True)))
+            )
+
+        return launch
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """What was launched: function, grid, stream, metadata, arguments by name."""
+    writing = WritingDriver()
+    monkeypatch.setattr(driver, "_active", writing)
+    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: 0, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: STREAM, raising=False)
+    return writing.launches
+
+
+def inputs_of(problem, rows):
+    """Tensors as an op takes them, by name."""
+    dtype = getattr(torch, problem.x_dtype)
+    wide = {"dy": problem.out_features}
+    of_x = {name: torch.zeros(rows, wide.get(name, problem.in_features), dtype=dtype) for name in ("x", "x_q", "dy")}
+    of_x |= {name: torch.zeros(rows, problem.in_features, dtype=dtype) for name in ("gate", "up")}
+    groups = -(-problem.in_features // problem.group_size) if problem.group_size else 0
+    w_shape = {"tensor": (), "row": (problem.out_features,), "group": (problem.out_features, groups), "": ()}
+    layout = {found.name: found for found in BACKEND.layouts}.get(problem.layout)
+    shape = layout.shape(problem.out_features, problem.in_features) if layout else (1,)
+    bias = torch.zeros(problem.out_features if layout else problem.in_features) if problem.bias else None
+    others = {"x_scale": torch.zeros(rows), "w_scale": torch.zeros(w_shape[problem.scale]), "bias": bias}
+    return of_x | others | {"weight": bias, "w_packed": torch.zeros(shape, dtype=torch.uint8), "eps": 1e-5}
+
+
+def cases():
+    """Every kernel's default config for some number of rows of the problems that are compiled everywhere."""
+    for problem in (replace(problem, gpu=GPU, rows=rows) for problem in PROBLEMS for rows in (1, 4, 128)):
+        for kernel in BACKEND.kernels:
+            if kernel.op == problem.op and kernel.why_not(problem) is None:
+                yield kernel, problem
+
+
+@pytest.mark.slow
+def test_arguments_arrive_in_their_places(launches):
+    for kernel, problem in cases():
+        launches.clear()
+        rows, bound = problem.rows, kernel.bind(problem, kernel.configs(problem)[0])
+        inputs = inputs_of(problem, rows)
+        names = [name for name in triton_tensors.INPUTS[problem.op] if name != "row_stride"]
+        shape = torch.Size((rows, problem.out_features if "dy" in names else problem.in_features))
+        call = triton_tensors.bind(bound, problem, shape, torch.device("cpu"))
+        result = call(*(inputs[name] for name in names))
+        names_of_outputs = triton_tensors.outputs_of(problem, shape)
+        outputs = dict(zip(names_of_outputs, result if isinstance(result, tuple) else [result], strict=True))
+        known = {name: a.data_ptr() for name, a in (inputs | outputs).items() if isinstance(a, torch.Tensor)}
+        for launch, found in zip(bound.launches(rows), launches, strict=True):
+            check(launch, found, known | {"eps": 1e-5, "row_stride": problem.in_features, None: None}, problem)
+
+
+def check(launch, found, known, problem):
+    """One launch is what was asked for; tensors between launches are the only ones that are not known here."""
+    function, grid, stream, metadata, arguments = found
+    assert (function, grid, stream) == (launch.function.__name__, (launch.programs, 1, 1), STREAM)
+    assert metadata.num_warps == launch.num_warps
+    assert metadata.launch_pdl == launch.dependent
+    assert list(arguments) == launch.function.arg_names
+    between = {"x_padded"} | ({"x_q", "x_scale"} if problem.op == "bit_linear" else set())
+    values = list(arguments.values())
+    for operand, value in zip(launch.operands, values, strict=False):
+        name = operand.partition(":")[0] if operand else None
+        if name in between:
+            assert value % 16 == 0
+        else:
+            assert value == known[name], (function, name)
+    assert values[len(launch.operands) :] == list(launch.constants.values())
+
+
+def test_operands_that_lie_badly_are_copied_first(launches):
+    kernel = next(kernel for kernel in BACKEND.kernels if kernel.name == "triton.gemv_bit_linear")
+    problem = replace(PROBLEMS[0], gpu=GPU, rows=1, bias="", scale="tensor")
+    bound, inputs = kernel.bind(problem, kernel.configs(problem)[0]), inputs_of(problem, 1)
+    call = triton_tensors.bind(bound, problem, torch.Size((1, problem.in_features)), torch.device("cpu"))
+    for x in (
+        torch.zeros(problem.in_features + 1).bfloat16()[1:][None],
+        torch.zeros(1, 2 * problem.in_features)[:, ::2],
+    ):
+        launches.clear()
+        call(x.bfloat16() if x.dtype == torch.float32 else x, inputs["w_packed"], inputs["w_scale"], None)
+        address = launches[0][-1]["x_ptr"]
+        assert address % 16 == 0
+        assert address != x.data_ptr()
+
+
+def test_parts_of_one_tensor_are_read_where_they_are(launches):
+    kernel = next(kernel for kernel in BACKEND.kernels if kernel.op == "relu2_mul_norm_quantize")
+    problem = next(p for p in PROBLEMS if p.op == kernel.op)
+    problem = replace(problem, gpu=GPU, rows=4, in_features=64, out_features=64)
+    call = triton_tensors.bind(
+        kernel.bind(problem, kernel.configs(problem)[0]), problem, torch.Size((2, 2, 64)), torch.device("cpu")
+    )
+    gate, up = torch.zeros(2, 2, 128, dtype=torch.bfloat16).chunk(2, -1)
+    call(gate, up, torch.ones(64), 1e-6)
+    arguments = launches[0][-1]
+    assert (arguments["x_ptr"], arguments["up_ptr"], arguments["x_stride"]) == (gate.data_ptr(), up.data_ptr(), 128)
+    assert arguments["eps"] == np.float64(1e-6)
