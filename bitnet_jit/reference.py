@@ -172,6 +172,25 @@ def relu2_mul_norm_quantize(
     return rms_norm_quantize(relu2_mul(gate, up), weight, eps)
 
 
+def silu_mul(gate: ArrayLike, up: ArrayLike) -> NDArray[np.float32]:
+    """SwiGLU's product (arXiv 2002.05202): gate / (1 + exp(-gate)) * up, element by element in float32."""
+    wide: NDArray[np.float32] = np.asarray(gate, F32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        inverse: NDArray[np.float32] = F32(1) + np.exp(-wide)
+        return wide / inverse * np.asarray(up, F32)
+
+
+def silu_mul_norm_quantize(
+    gate: ArrayLike, up: ArrayLike, weight: ArrayLike | None, eps: float
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """The middle of Llama's feed-forward block: silu(gate) * up, a norm where there is a weight for one, quantize.
+
+    A backend's code may differ by one near a half-integer (`codes_agree`), for its exponential is its own.
+    """
+    product = silu_mul(gate, up)
+    return quantize_activation(product) if weight is None else rms_norm_quantize(product, weight, eps)
+
+
 def codes_agree(x_q: NDArray[np.int8], y: NDArray[np.float64], margin: float = 1e-3) -> NDArray[np.bool_]:
     """Which codes of a fused norm + quantize are right: equal to the exact ones, or one off near a half-integer.
 

@@ -6,7 +6,6 @@ codes go through one matmul.
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from bitnet_jit.models.attention import attend
 from bitnet_jit.models.config import DecoderConfig
@@ -19,6 +18,7 @@ quantize_activation = eager("quantize_activation")
 quantized_linear = eager("quantized_linear")
 relu2_mul_norm_quantize = eager("relu2_mul_norm_quantize")
 rms_norm_quantize = eager("rms_norm_quantize")
+silu_mul_norm_quantize = eager("silu_mul_norm_quantize")
 
 Codes = tuple[torch.Tensor, torch.Tensor]  # x_q int8 (..., K), x_scale float32 (...)
 
@@ -102,7 +102,7 @@ class FeedForward(nn.Module):
         """x (B, T, hidden) -> what to add to it."""
         gate, up = run_codes(self.gate_up, normalized_codes(self.norm, x), x.dtype).chunk(2, -1)
         if self.sub_norm is None:
-            codes = quantize_activation(F.silu(gate) * up)
+            codes = silu_mul_norm_quantize(gate, up, None, 0.0)
         else:
             codes = relu2_mul_norm_quantize(gate, up, self.sub_norm.weight, self.sub_norm.eps)
         return run_codes(self.down, codes, x.dtype)

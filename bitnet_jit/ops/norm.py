@@ -49,6 +49,7 @@ QUANTIZE_ACTIVATION = RowCalls("quantize_activation")
 RMS_NORM = RowCalls("rms_norm")
 RMS_NORM_QUANTIZE = RowCalls("rms_norm_quantize")
 RELU2_MUL_NORM_QUANTIZE = RowCalls("relu2_mul_norm_quantize")
+SILU_MUL_NORM_QUANTIZE = RowCalls("silu_mul_norm_quantize")
 
 
 def quantize_activation(x):
@@ -63,12 +64,22 @@ def rms_norm_quantize(x, weight, eps):
     return RMS_NORM_QUANTIZE.find(x, weight)(x, weight, eps)
 
 
-def relu2_mul_norm_quantize(gate, up, weight, eps):
+def check_gate_and_up(gate, up):
+    """Raise InvalidInput unless the two are alike."""
     if gate.shape != up.shape or gate.dtype != up.dtype or gate.device != up.device:
         raise InvalidInput(
             f"up: expected {gate.dtype} {tuple(gate.shape)} on {gate.device} as gate, "
             f"got {up.dtype} {tuple(up.shape)} on {up.device}"
         )
+
+
+def silu_mul_norm_quantize(gate, up, weight, eps):
+    check_gate_and_up(gate, up)
+    return SILU_MUL_NORM_QUANTIZE.find(gate, weight)(gate, up, weight, eps)
+
+
+def relu2_mul_norm_quantize(gate, up, weight, eps):
+    check_gate_and_up(gate, up)
     return RELU2_MUL_NORM_QUANTIZE.find(gate, weight)(gate, up, weight, eps)
 
 
@@ -107,5 +118,10 @@ define("rms_norm_quantize(Tensor x, Tensor weight, float eps) -> (Tensor, Tensor
 define(
     "relu2_mul_norm_quantize(Tensor gate, Tensor up, Tensor weight, float eps) -> (Tensor, Tensor)",
     relu2_mul_norm_quantize,
+    fake_codes,
+)
+define(
+    "silu_mul_norm_quantize(Tensor gate, Tensor up, Tensor? weight, float eps) -> (Tensor, Tensor)",
+    silu_mul_norm_quantize,
     fake_codes,
 )

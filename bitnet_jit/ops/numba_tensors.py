@@ -91,7 +91,7 @@ def bind_rows(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., 
 
     if problem.op == "quantize_activation":
         return lambda x: run(x, None, None, 0.0)
-    if problem.op == "relu2_mul_norm_quantize":
+    if problem.op in ("relu2_mul_norm_quantize", "silu_mul_norm_quantize"):
         return run
     return lambda x, weight, eps: run(x, None, weight, eps)
 
@@ -104,4 +104,5 @@ BINDERS: dict[str, Callable[[Any, Problem, torch.Size], Callable[..., Any]]] = {
     "rms_norm": bind_rows,
     "rms_norm_quantize": bind_rows,
     "relu2_mul_norm_quantize": bind_rows,
+    "silu_mul_norm_quantize": bind_rows,
 }

@@ -26,6 +26,7 @@ INPUTS = {  # the operands of each op in the order of its arguments
     "rms_norm": ("x", "weight", "eps"),
     "rms_norm_quantize": ("x", "weight", "eps"),
     "relu2_mul_norm_quantize": ("gate", "up", "weight", "eps", "row_stride"),  # the last one by `in_rows`
+    "silu_mul_norm_quantize": ("gate", "up", "weight", "eps", "row_stride"),
 }
 GATED = ("gate", "up")  # may be parts of a wider tensor
 NUMBERS = {"eps": 1e-5, "row_stride": ALIGN}  # examples
@@ -146,7 +147,7 @@ def splitter(scratch: Shapes) -> tuple[int, Callable[[torch.Tensor], list[Any]]]
 
 def outputs_of(problem: Problem, shape: torch.Size) -> Shapes:
     """Shape and dtype of each output of an op by the name of its operand."""
-    if problem.op in ("quantize_activation", "rms_norm_quantize", "relu2_mul_norm_quantize"):
+    if problem.op == "quantize_activation" or problem.op.endswith("norm_quantize"):
         return {"x_q": (tuple(shape), torch.int8), "x_scale": (tuple(shape[:-1]), torch.float32)}
     if problem.op == "rms_norm":
         return {"y": (tuple(shape), getattr(torch, problem.y_dtype))}

@@ -19,6 +19,7 @@ ROW_WISE = {
     "rms_norm": norm_ops.rms_norm,
     "rms_norm_quantize": norm_ops.rms_norm_quantize,
     "relu2_mul_norm_quantize": norm_ops.relu2_mul_norm_quantize,
+    "silu_mul_norm_quantize": norm_ops.silu_mul_norm_quantize,
 }
 
 ops = torch.ops.bitnet_jit
@@ -149,7 +150,7 @@ BAD_ROWS = {
 @pytest.mark.parametrize("name", list(ROW_WISE)[1:])
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 def test_norms(name, x, weight, words, warm):
-    inputs = 2 if name.startswith("relu2") else 1
+    inputs = 2 if "_mul_" in name else 1
     if warm:
         ROW_WISE[name](*[torch.ones(3, IN)] * inputs, torch.ones(IN), 1e-5)
     weight = torch.ones(x.shape[-1] if x.dim() else 1) if weight is None else weight
@@ -164,6 +165,7 @@ def test_quantize_activation(x, weight, words):
 
 
 @pytest.mark.parametrize("up", [torch.ones(3, IN - 1), torch.ones(3, IN).bfloat16(), torch.ones(3, IN, device="meta")])
-def test_gate_and_up_must_match(up):
+@pytest.mark.parametrize("name", ["relu2_mul_norm_quantize", "silu_mul_norm_quantize"])
+def test_gate_and_up_must_match(name, up):
     with pytest.raises(InvalidInput, match="up: "):
-        ROW_WISE["relu2_mul_norm_quantize"](torch.ones(3, IN), up, torch.ones(IN), 1e-5)
+        ROW_WISE[name](torch.ones(3, IN), up, torch.ones(IN), 1e-5)

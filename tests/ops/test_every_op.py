@@ -62,6 +62,10 @@ CASES = {
     "rms_norm": [(floats(2, ROWS, IN), floats(IN), 1e-5), (floats(ROWS, IN, dtype=torch.bfloat16), floats(IN), 1e-5)],
     "rms_norm_quantize": [(floats(2, ROWS, IN), floats(IN), 1e-5)],
     "relu2_mul_norm_quantize": [(floats(2, ROWS, IN), floats(2, ROWS, IN) + 1, floats(IN), 1e-5)],
+    "silu_mul_norm_quantize": [
+        (floats(2, ROWS, IN), floats(2, ROWS, IN) + 1, floats(IN), 1e-5),
+        (floats(ROWS, IN, dtype=torch.bfloat16), floats(ROWS, IN, dtype=torch.bfloat16), None, 0.0),
+    ],
     "bit_linear_train": [
         (floats(2, ROWS, IN), floats(OUT, IN), floats(OUT)),
         (floats(ROWS, IN, dtype=torch.bfloat16), floats(OUT, IN), None),

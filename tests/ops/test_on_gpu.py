@@ -81,6 +81,7 @@ def cases(rows):
         "rms_norm": lambda: OPS.rms_norm(x, weight, 1e-5),
         "rms_norm_quantize": lambda: OPS.rms_norm_quantize(x, weight, 1e-5),
         "relu2_mul_norm_quantize": lambda: OPS.relu2_mul_norm_quantize(x, up, weight, 1e-5),
+        "silu_mul_norm_quantize": lambda: OPS.silu_mul_norm_quantize(x, up, None, 0.0),
     }
 
 

@@ -101,6 +101,40 @@ def load_elements(builder, dtype: str, address: ir.Value, index: ir.Value, count
     return builder.bitcast(builder.shl(bits, constant(bits.type, 16)), like(value, F32))
 
 
+LOG2_E = 1.44269504
+LN_2 = (0.693359375, -2.12194440e-4)  # in two parts, the first of which has few bits
+EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+
+
+@intrinsic
+def exp_float32(typingctx, x):
+    """exp(x) within two units in the last place, for x cut off at -87 and 88; NaN stays NaN.
+
+    exp(x) = 2^n exp(r) with r = x - n ln 2, and the polynomial of the Cephes library for exp(r).
+    """
+
+    def codegen(context, builder, signature, args):
+        def number(value: float) -> ir.Constant:
+            return ir.Constant(F32, value)
+
+        x = args[0]
+        for order, bound in ((">", 88.0), ("<", -87.0)):
+            x = builder.select(builder.fcmp_ordered(order, x, number(bound)), number(bound), x)
+        shifted = builder.fadd(builder.fmul(x, number(LOG2_E)), number(ROUND))
+        power = builder.fsub(shifted, number(ROUND))
+        rest = x
+        for part in LN_2:
+            rest = builder.fsub(rest, builder.fmul(power, number(part)))
+        value = number(EXP[0])
+        for factor in EXP[1:]:
+            value = builder.fadd(builder.fmul(value, rest), number(factor))
+        value = builder.fadd(builder.fadd(builder.fmul(builder.fmul(value, rest), rest), rest), number(1.0))
+        exponent = builder.add(builder.sub(builder.bitcast(shifted, I32), i32(ROUND_BITS)), i32(127))
+        return builder.fmul(value, builder.bitcast(builder.shl(exponent, i32(23)), F32))
+
+    return types.float32(types.float32), codegen
+
+
 @intrinsic
 def load_float(typingctx, dtype, address, index):
     """Element `index` of the array of `dtype` (static) at an address, as float32."""

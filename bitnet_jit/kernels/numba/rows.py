@@ -3,6 +3,7 @@
     rms_norm                  y = x * (1 / sqrt(mean x^2 + eps)) * weight                     (arXiv 1910.07467)
     rms_norm_quantize         codes and scale of that
     relu2_mul_norm_quantize   the same of relu(gate)^2 * up                                    (arXiv 2504.12285)
+    silu_mul_norm_quantize    the same of silu(gate) * up, with or without the norm            (arXiv 2002.05202)
 
 A fused op keeps a row's float32 values in scratch memory. The sum of squares runs in 32 partial sums, whatever the CPU.
 """
@@ -17,6 +18,7 @@ from bitnet_jit.kernels.kernel import Config, Kernel
 from bitnet_jit.kernels.numba.bound import BoundRows
 from bitnet_jit.kernels.numba.elements import (
     ELEMENT_BYTES,
+    exp_float32,
     load_float,
     load_float32,
     store_float,
@@ -43,11 +45,13 @@ class RowSpec:
         op: the op's name.
         x_dtype: dtype of x, or of gate and up.
         weight_dtype: dtype of the norm's weight.
+        normalizes: whether there is a norm.
     """
 
     op: str
     x_dtype: str
     weight_dtype: str
+    normalizes: bool
     float32: str = "float32"  # the dtype of values in scratch memory
 
     @property
@@ -55,16 +59,20 @@ class RowSpec:
         return ELEMENT_BYTES[self.x_dtype]
 
     @property
-    def normalizes(self) -> bool:
-        return self.op != "quantize_activation"
-
-    @property
     def quantizes(self) -> bool:
         return self.op != "rms_norm"
 
     @property
     def multiplies(self) -> bool:
-        return self.op == "relu2_mul_norm_quantize"
+        return self.op in ("relu2_mul_norm_quantize", "silu_mul_norm_quantize")
+
+    @property
+    def takes_silu(self) -> bool:
+        return self.op == "silu_mul_norm_quantize"
+
+    @property
+    def widens(self) -> bool:
+        return self.multiplies or self.normalizes
 
 
 class RowJob(NamedTuple):
@@ -102,8 +110,12 @@ def widen(spec, job, first, values):
     if spec.multiplies:
         for i in range(job.features):
             gate = load_float(spec.x_dtype, job.x, first + i)
-            gate = F0 if gate <= F0 else gate  # NaN stays
-            store_float32(values, i, gate * gate * load_float(spec.x_dtype, job.up, first + i))
+            if spec.takes_silu:
+                gate = gate / (F1 + exp_float32(-gate))
+            else:
+                gate = F0 if gate <= F0 else gate  # NaN stays
+                gate = gate * gate
+            store_float32(values, i, gate * load_float(spec.x_dtype, job.up, first + i))
     else:
         for i in range(job.features):
             store_float32(values, i, load_float(spec.x_dtype, job.x, first + i))
@@ -123,14 +135,15 @@ def normalize(spec, job, values):
 def run_row(spec, job, row, values):
     """One row; `values` is the address of this thread's scratch memory."""
     first = row * job.features
-    if spec.normalizes:
+    if spec.widens:
         widen(spec, job, first, values)
+    if spec.normalizes:
         normalize(spec, job, values)
     whole = job.features // SEGMENT
     if not spec.quantizes:
         for i in range(job.features):
             store_float(spec.x_dtype, job.y, first + i, load_float32(values, i))
-    elif spec.normalizes:
+    elif spec.widens:
         quantize_row(spec.float32, values, job.features, job.y + first, whole, SEGMENT, job.scale, row)
     else:
         x = job.x + first * spec.x_bytes
@@ -167,7 +180,12 @@ RUN_SIGNATURE = (INT, INT, INT, INT, INT, FLOAT, INT, INT, INT, INT, INT)
 
 def bind(problem: Problem, config: Config) -> BoundRows:
     """The compiled kernel for a problem."""
-    spec = RowSpec(problem.op, problem.x_dtype, problem.bias or "float32")
+    spec = RowSpec(
+        problem.op,
+        problem.x_dtype,
+        problem.bias or "float32",  # both branches are compiled, whether there is a norm or not
+        problem.op != "quantize_activation" and problem.bias != "",
+    )
     entry = compiled(run, StaticType(spec), *RUN_SIGNATURE)
     return BoundRows(entry, COUNTERS * COUNTER_BYTES, round_up(4 * problem.in_features, 64))
 
@@ -182,5 +200,11 @@ def why_not(problem: Problem) -> str | None:
     return None
 
 
-OPS = ("quantize_activation", "rms_norm", "rms_norm_quantize", "relu2_mul_norm_quantize")
+OPS = (
+    "quantize_activation",
+    "rms_norm",
+    "rms_norm_quantize",
+    "relu2_mul_norm_quantize",
+    "silu_mul_norm_quantize",
+)
 KERNELS = tuple(Kernel(f"numba.{op}", op, bind, configs, why_not) for op in OPS)

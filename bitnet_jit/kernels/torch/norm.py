@@ -44,6 +44,14 @@ def bind_relu2_mul_norm_quantize(problem: Problem, config: Config):
     return run
 
 
+def bind_silu_mul_norm_quantize(problem: Problem, config: Config):
+    def run(gate, up, weight, eps):
+        product = torch.nn.functional.silu(gate.float()) * up.float()
+        return quantize_rows(product if weight is None else norm_rows(product, weight, eps))
+
+    return run
+
+
 def always(problem: Problem) -> str | None:
     return None
 
@@ -59,4 +67,5 @@ KERNELS = (
     Kernel(
         "torch.relu2_mul_norm_quantize", "relu2_mul_norm_quantize", bind_relu2_mul_norm_quantize, no_configs, always
     ),
+    Kernel("torch.silu_mul_norm_quantize", "silu_mul_norm_quantize", bind_silu_mul_norm_quantize, no_configs, always),
 )

@@ -4,6 +4,7 @@
     quantize_activation       x_q = rint(x * (127 / max|x|)), half to even; x_scale = max|x| / 127
     rms_norm_quantize         both
     relu2_mul_norm_quantize   the same of relu(gate)^2 * up                                   (arXiv 2504.12285)
+    silu_mul_norm_quantize    the same of gate / (1 + exp(-gate)) * up; the norm may be absent
 
 A row passes up to three times: squares, largest magnitude, outputs. Where it fits into registers the compiler makes
 that one load. The largest magnitude is found among the bits: there infinity and NaN are simply the largest.
@@ -33,6 +34,7 @@ OPERANDS = {
     "rms_norm": ("x", None, None, "weight", "eps", "y", None),
     "rms_norm_quantize": ("x", None, None, "weight", "eps", "x_q", "x_scale"),
     "relu2_mul_norm_quantize": ("gate", "up", "row_stride", "weight", "eps", "x_q", "x_scale"),
+    "silu_mul_norm_quantize": ("gate", "up", "row_stride", "weight", "eps", "x_q", "x_scale"),
 }
 ALIGN = 16  # elements that a distance of rows handed over must be a multiple of
 
@@ -55,12 +57,16 @@ def place_of(k, B, CHUNKS: tl.constexpr):
 
 
 @triton.jit
-def load_values(x_ptr, up_ptr, k, K):
-    """float32 values of a row at k: x, or relu(x)^2 * up; 0 behind the end."""
+def load_values(x_ptr, up_ptr, k, K, SILU: tl.constexpr):
+    """float32 values of a row at k: x, or relu(x)^2 * up, or silu(x) * up; 0 behind the end."""
     x = tl.load(x_ptr + k, mask=k < K, other=0.0).to(tl.float32)
     if up_ptr is not None:
-        x = tl.where(x <= 0.0, 0.0, x)  # NaN stays
-        x = x * x * tl.load(up_ptr + k, mask=k < K, other=0.0).to(tl.float32)
+        if SILU:
+            x = tl.div_rn(x, 1.0 + tl.exp(-x))
+        else:
+            x = tl.where(x <= 0.0, 0.0, x)  # NaN stays
+            x = x * x
+        x = x * tl.load(up_ptr + k, mask=k < K, other=0.0).to(tl.float32)
     return x
 
 
@@ -74,7 +80,7 @@ def normalized(x, factor, weight_ptr, k, K):
 
 @triton.jit
 def row_kernel(
-    x_ptr,  # (M, K) float; the gate of relu2_mul_norm_quantize
+    x_ptr,  # (M, K) float; the gate where there is an up
     up_ptr,  # (M, K) float
     x_stride,  # the distance of rows of x and up, in elements; None: K
     weight_ptr,  # (K,) float
@@ -84,6 +90,7 @@ def row_kernel(
     K: tl.constexpr,
     STRIDE: tl.constexpr,  # of y: K, or 4 B where codes are padded
     CHUNKS: tl.constexpr,  # the order of K in y: chunks of so many bytes; 0: natural
+    SILU: tl.constexpr,
     DEPENDENT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -97,19 +104,19 @@ def row_kernel(
     if weight_ptr is not None:
         squares = tl.zeros((BLOCK,), tl.float32)
         for start in range(0, K, BLOCK):
-            x = load_values(x_ptr, up_ptr, start + block, K)
+            x = load_values(x_ptr, up_ptr, start + block, K, SILU)
             squares += x * x
         mean = tl.div_rn(tl.sum(squares, axis=0), tl.full((), K, tl.float32))
         factor = tl.div_rn(tl.full((), 1.0, tl.float32), tl.sqrt_rn(mean + eps))
     if scale_ptr is None:
         for start in range(0, K, BLOCK):
             k = start + block
-            y = normalized(load_values(x_ptr, up_ptr, k, K), factor, weight_ptr, k, K)
+            y = normalized(load_values(x_ptr, up_ptr, k, K, SILU), factor, weight_ptr, k, K)
             tl.store(y_ptr + row * STRIDE + k, y.to(y_ptr.dtype.element_ty), mask=k < K)
     else:
         largest = tl.zeros((BLOCK,), tl.int32)
         for start in range(0, K, BLOCK):
-            y = normalized(load_values(x_ptr, up_ptr, start + block, K), factor, weight_ptr, start + block, K)
+            y = normalized(load_values(x_ptr, up_ptr, start + block, K, SILU), factor, weight_ptr, start + block, K)
             largest = tl.maximum(largest, y.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
         bits = tl.max(largest, axis=0)
         bad = bits >= INFINITY_BITS
@@ -117,7 +124,7 @@ def row_kernel(
         to_codes = tl.div_rn(tl.full((), 127.0, tl.float32), absmax)
         for start in range(0, STRIDE, BLOCK):
             k = start + block
-            y = normalized(load_values(x_ptr, up_ptr, k, K), factor, weight_ptr, k, K)
+            y = normalized(load_values(x_ptr, up_ptr, k, K, SILU), factor, weight_ptr, k, K)
             rounded = tl.where(bad, 0.0, y) * to_codes + ROUND
             code = (rounded.to(tl.int32, bitcast=True) - ROUND_BITS).to(tl.int8)
             tl.store(y_ptr + row * STRIDE + place_of(k, STRIDE // 4, CHUNKS), code, mask=k < STRIDE)
@@ -128,7 +135,8 @@ def row_kernel(
 def launch(problem: Problem, rows: int, config: RowConfig, op: str, stride: int, chunks: bool) -> Launch:
     """The operands of `op` -> y (rows, K), or codes (rows, stride) and their scales."""
     dependent = target.is_dependent(problem.gpu)
-    absent = ("row_stride",) if problem.in_features % ALIGN else ()
+    absent = {"row_stride"} if problem.in_features % ALIGN else set()
+    absent |= set() if problem.bias else {"weight", "eps"}
     return Launch(
         row_kernel,
         programs=rows,
@@ -137,6 +145,7 @@ def launch(problem: Problem, rows: int, config: RowConfig, op: str, stride: int,
             "K": problem.in_features,
             "STRIDE": stride,
             "CHUNKS": CHUNK if chunks else 0,
+            "SILU": op.startswith("silu"),
             "DEPENDENT": dependent,
             "BLOCK": config.block,
         },

@@ -123,6 +123,34 @@ def test_relu2_mul_norm_quantize(dtype, data):
     assert_codes(x_q, x_scale, exact)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("with_norm", [False, True])
+@QUICK
+@given(data=st.data())
+def test_silu_mul_norm_quantize(with_norm, dtype, data):
+    rows, features = data.draw(st.sampled_from((0, 1, 3, 40))), data.draw(st.sampled_from(FEATURES))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    spread = data.draw(st.sampled_from((0.1, 3.0, 60.0)))
+    gate, gate_wide = stored(rng.standard_normal((rows, features)).astype(np.float32) * np.float32(spread), dtype)
+    up, up_wide = stored(rng.standard_normal((rows, features)).astype(np.float32), dtype)
+    weight = rng.random(features).astype(np.float32) + 0.5 if with_norm else None
+    kind = "float32" if with_norm else ""
+    x_q, x_scale = run("silu_mul_norm_quantize", dtype, gate, up, weight, weight_dtype=kind, threads=2)
+    wide = gate_wide.astype(np.float64)
+    exact = wide / (1 + np.exp(-wide)) * up_wide
+    assert_codes(x_q, x_scale, exact if weight is None else reference.rms_norm_float64(exact, weight, EPS))
+
+
+def test_silu_of_extreme_values():
+    gate = np.array([[np.nan, 1], [np.inf, 1], [-np.inf, 1], [-200, 1], [200, 1], [0, -0.0]], np.float32)
+    up = np.ones_like(gate)
+    x_q, x_scale = run("silu_mul_norm_quantize", "float32", gate, up, weight_dtype="")
+    with np.errstate(invalid="ignore"):
+        expected_q, expected_scale = reference.silu_mul_norm_quantize(gate, up, None, 0.0)
+    np.testing.assert_array_equal(x_q, expected_q)
+    np.testing.assert_allclose(x_scale, expected_scale, rtol=1e-6)
+
+
 def test_relu2_lets_nan_through_and_stops_minus_infinity():
     gate = np.array([[np.nan, 1, 1], [-np.inf, 2, 1]], np.float32)
     up, weight = np.ones((2, 3), np.float32), np.ones(3, np.float32)

@@ -59,7 +59,13 @@ PROBLEMS = (
     replace(A8, op="bit_linear_input_grad", activation="", x_dtype="float32", y_dtype="float32", bias=""),
     *(
         replace(A8, op=op, layout="", activation="", x_dtype="bfloat16", scale="")
-        for op in ("quantize_activation", "rms_norm", "rms_norm_quantize", "relu2_mul_norm_quantize")
+        for op in (
+            "quantize_activation",
+            "rms_norm",
+            "rms_norm_quantize",
+            "relu2_mul_norm_quantize",
+            "silu_mul_norm_quantize",
+        )
     ),
 )
 

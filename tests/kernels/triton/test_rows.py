@@ -1,5 +1,7 @@
 """The row-wise Triton kernels by the contract: quantization bit for bit, norms as far as sums of floats agree."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,14 @@ from triton_calls import ON_GPU, call, every, needs_device, problem_of
 
 from bitnet_jit import reference
 
-OPS = ("quantize_activation", "rms_norm", "rms_norm_quantize", "relu2_mul_norm_quantize")
+OPS = (
+    "quantize_activation",
+    "rms_norm",
+    "rms_norm_quantize",
+    "relu2_mul_norm_quantize",
+    "silu_mul_norm_quantize",
+)
+GATES = {"relu2_mul_norm_quantize": reference.relu2_mul, "silu_mul_norm_quantize": reference.silu_mul}
 EPS = 1e-5
 
 
@@ -38,12 +47,12 @@ def draw(shape, extreme):
 def operands(op, x, up, weight):
     if op == "quantize_activation":
         return (x,)
-    return (x, up, weight, EPS) if op == "relu2_mul_norm_quantize" else (x, weight, EPS)
+    return (x, up, weight, EPS) if op in GATES else (x, weight, EPS)
 
 
 def normalized(op, x, up, weight):
     """What a fused op quantizes, in float64 of float32 inputs."""
-    return reference.rms_norm_float64(reference.relu2_mul(x, up) if op.startswith("relu2") else x, weight, EPS)
+    return reference.rms_norm_float64(GATES[op](x, up) if op in GATES else x, weight, EPS)
 
 
 @pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # NumPy in the interpreter, of infinity
@@ -89,6 +98,22 @@ def test_gate_and_up_may_be_parts_of_one_tensor(kernel, features):
         x_q, x_scale = call(kernel, problem, config, a, b, weight, EPS)
         assert np.array_equal(x_q.reshape(6, features), wanted[0])
         np.testing.assert_allclose(x_scale.reshape(6), wanted[1], rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
+@needs_device
+@every(row_problem("silu_mul_norm_quantize", 4, 300))
+def test_silu_without_a_norm(kernel):
+    gate = np.random.default_rng(0).standard_normal((7, 700), dtype=np.float32) * 10
+    gate[1, 3], gate[2, 4], gate[3, 5], gate[4] = np.nan, np.inf, -np.inf, -200
+    up = np.random.default_rng(1).standard_normal((7, 700), dtype=np.float32)
+    problem = replace(row_problem(kernel.op, 7, 700), bias="")
+    x_q, x_scale = call(kernel, problem, kernel.configs(problem)[0], gate, up, None, 0.0)
+    wanted = reference.silu_mul_norm_quantize(gate, up, None, 0.0)
+    np.testing.assert_allclose(x_scale, wanted[1], rtol=1e-5)
+    finite = np.isfinite(wanted[1])
+    assert reference.codes_agree(x_q[finite], reference.silu_mul(gate, up)[finite].astype(np.float64)).all()
+    assert not x_q[~finite].any()
 
 
 @needs_device
