@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# What CI cannot do, on a machine with a GPU: the suite there, compute-sanitizer over its kernels, and the benchmarks.
+# What it prints and measures goes to a folder: tools/test_gpu.sh [benchmarks/results/h200]
+set -uo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+results=${1:-benchmarks/results/h200}
+mkdir -p "$results"
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+gpu_tests="tests/kernels/triton/test_linear.py tests/kernels/triton/test_floats.py tests/kernels/triton/test_rows.py
+    tests/ops/test_on_gpu.py tests/nn/test_on_gpu.py tests/models/test_on_gpu.py tests/models/test_compile.py"
+failed=0
+
+suite() {
+    "$python" -c 'import torch, triton; print(torch.cuda.get_device_name(), "torch", torch.__version__, "triton", triton.__version__)'
+    # kernels are compiled for most examples, so several processes share the work where pytest-xdist is installed
+    parallel=$("$python" -c 'import xdist' 2>/dev/null && echo "-n 8")
+    # shellcheck disable=SC2086
+    "$python" -m pytest -q -p no:cacheprovider $parallel $gpu_tests
+}
+
+sanitizers() {
+    for tool in memcheck racecheck; do
+        echo "compute-sanitizer --tool $tool"
+        compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m pytest -q -p no:cacheprovider \
+            tests/ops/test_on_gpu.py -k "tiny_shapes or sums_of_extreme or norms_are_near" || return
+    done
+}
+
+benchmarks() {
+    "$python" benchmarks/bench_ternary_matmul.py --device cuda --seconds 0.05 --json "$results/ternary_matmul.json" \
+        --picture "$results/ternary_matmul.png" --roofline "$results/roofline.png" &&
+        "$python" benchmarks/bench_rms_norm.py --device cuda --json "$results/rms_norm.json" \
+            --picture "$results/rms_norm.png"
+}
+
+for part in suite sanitizers benchmarks; do
+    echo "== $part"
+    "$part" >"$results/$part.log" 2>&1 || { echo "$part failed, see $results/$part.log"; failed=1; }
+    tail -n 3 "$results/$part.log"
+done
+exit $failed
