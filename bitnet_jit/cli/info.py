@@ -36,10 +36,31 @@ def sections() -> Iterator[tuple[str, list[tuple[str, str]]]]:
         "cpu",
         [("name", cpu_name()), ("cores", str(available_cores())), ("threads", str(get_num_threads()))],
     )
+    yield from gpu_sections()
     devices = device_types()
     for name in registry.BACKENDS:
         yield f"backend {name}", backend_lines(name, devices)
     yield "layouts of packed weights", layout_lines(devices)
+
+
+def gpu_sections() -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """What kernels know of each GPU that torch can use."""
+    import torch
+
+    from bitnet_jit.runtime.device import find_gpu
+
+    for index in range(torch.cuda.device_count()):
+        gpu = find_gpu(torch.device("cuda", index))
+        assert gpu is not None
+        yield (
+            f"gpu {index}",
+            [
+                ("name", gpu.name),
+                ("architecture", gpu.arch),
+                ("multiprocessors", str(gpu.multiprocessors)),
+                ("shared memory", f"{gpu.shared_memory / 1024:.0f} KiB a program"),
+            ],
+        )
 
 
 def version(package: str) -> str:

@@ -104,6 +104,19 @@ def test_info_names_the_instruction_set_and_the_thread_layer():
     assert re.search(r"thread layer +(GOMP_parallel of|Python threads)", result.stdout)
 
 
+def test_info_names_the_gpus(monkeypatch):
+    import torch
+
+    from bitnet_jit.problem import Gpu
+    from bitnet_jit.runtime import device
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(device, "find_gpu", lambda found: Gpu("NVIDIA H200", "9.0", 132, 232448))
+    result = run("info")
+    assert re.search(r"gpu 0\n  name +NVIDIA H200\n  architecture +9.0\n", result.stdout)
+    assert re.search(r"shared memory +227 KiB a program", result.stdout)
+
+
 def test_info_says_why_a_backend_is_not_usable(monkeypatch):
     from bitnet_jit.kernels import registry
 

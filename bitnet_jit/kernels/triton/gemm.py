@@ -15,6 +15,7 @@ from bitnet_jit.kernels.triton.launch import Launch
 from bitnet_jit.kernels.triton.layout import CHUNK, row_bytes
 from bitnet_jit.kernels.triton.outputs import load_scales, scale_operands, store_outputs
 from bitnet_jit.kernels.triton.target import is_dependent, is_nvidia
+from bitnet_jit.kernels.triton.tiles import fitting
 from bitnet_jit.problem import Problem
 
 
@@ -34,7 +35,11 @@ class GemmConfig:
         return self.num_stages * self.block_bytes * (4 * self.block_m * element_bytes + self.block_n)
 
 
-@triton.jit
+LARGE_TILES = (GemmConfig(128, 128, 64, 4, 4, 3), GemmConfig(128, 64, 64, 8, 4, 3))
+LEAST_TILE = GemmConfig(16, 32, 64, 8, 4, 2)
+
+
+@triton.jit(do_not_specialize=["M"])  # one form for every number of rows
 def gemm_kernel(
     x_ptr,  # (M, X_STRIDE) int8 codes or floats
     w_ptr,  # (N, B) uint8: i2/planes
@@ -121,3 +126,39 @@ def launch(problem: Problem, rows: int, config: GemmConfig, x: str, x_stride: in
         num_warps=config.num_warps,
         dependent=is_dependent(problem.gpu),
     )
+
+
+def configs(problem: Problem) -> tuple[GemmConfig, ...]:
+    """Tiles by the number of rows and outputs, the likeliest best first: what won on an H200, and fits in the GPU.
+
+    From 128 rows on, the largest tile of which there is one for every multiprocessor; below, one tile high.
+    """
+    rows, out_features, num_bytes = problem.rows, problem.out_features, row_bytes(problem.in_features)
+    multiprocessors = 132 if problem.gpu is None else problem.gpu.multiprocessors
+    if rows >= 128:
+        large = [
+            config
+            for config in LARGE_TILES
+            if triton.cdiv(rows, config.block_m) * triton.cdiv(out_features, config.block_n) >= multiprocessors
+        ]
+        found = (*large, *small_tiles(64, num_bytes, 3))
+    else:
+        found = small_tiles(max(16, rows), num_bytes, 4)
+        found = found if rows < 64 or out_features < 8192 else found[::-1]
+    return fitting(problem, (*found, LEAST_TILE), lambda config: config.shared_memory(1))
+
+
+def float_configs(problem: Problem) -> tuple[GemmConfig, ...]:
+    """Tiles for float activations, whose elements take two bytes or four."""
+    if problem.x_dtype == "float32":
+        return GemmConfig(16, 32, 16, 8, 4, 2), GemmConfig(16, 64, 16, 8, 4, 2)
+    block_m = min(128, max(16, problem.rows))
+    found = tuple(GemmConfig(block_m, 64, 64, 8, 4, stages) for stages in (4, 3, 2))
+    found = (*found, GemmConfig(block_m, 64, 32, 8, 4, 3), LEAST_TILE)
+    return fitting(problem, found, lambda config: config.shared_memory(2))
+
+
+def small_tiles(block_m: int, num_bytes: int, num_stages: int) -> tuple[GemmConfig, ...]:
+    """Tiles of 64 outputs; 128 packed bytes at a time go first where they divide a row."""
+    deep, flat = GemmConfig(block_m, 64, 128, 8, 4, num_stages), GemmConfig(block_m, 64, 64, 8, 4, 4)
+    return (deep, flat) if num_bytes % 128 == 0 else (GemmConfig(block_m, 64, 64, 8, 4, 6), flat)

@@ -33,7 +33,7 @@ class InputGradConfig:
         return pipeline + 4 * self.block_n * self.block_bytes * element_bytes
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])  # one form for every number of rows
 def input_grad_kernel(
     dy_ptr,  # (M, N) float
     w_ptr,  # (N, B) uint8: i2/planes

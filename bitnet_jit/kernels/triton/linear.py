@@ -8,19 +8,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import triton
-
 from bitnet_jit.kernels.kernel import Config, Kernel
 from bitnet_jit.kernels.triton import arrange, gemm, gemv, gemv_t5, input_grad, planes, rows, small, target
-from bitnet_jit.kernels.triton.gemm import GemmConfig
 from bitnet_jit.kernels.triton.launch import Bound, Launch
-from bitnet_jit.kernels.triton.layout import I2_PLANES, PLANES, padded_inputs, row_bytes
-from bitnet_jit.kernels.triton.tiles import fitting
+from bitnet_jit.kernels.triton.layout import I2_PLANES, PLANES, padded_inputs
 from bitnet_jit.problem import MAX_IN_FEATURES, Problem
 
 ALIGN = 16  # bytes that a row of given codes must begin at a multiple of
-LARGE_TILES = (GemmConfig(128, 128, 64, 4, 4, 3), GemmConfig(128, 64, 64, 8, 4, 3))
-LEAST_TILE = GemmConfig(16, 32, 64, 8, 4, 2)
 
 Multiply = Callable[[Problem, int, Config, str, int, bool], Launch]  # problem, rows, config, x, its stride, natural
 Refusal = Callable[[Problem], str | None]
@@ -53,42 +47,6 @@ def bind_bit_linear(problem: Problem, config: Config, multiply: Multiply, chunks
 def bind_floats(problem: Problem, config: Config, multiply: Multiply) -> Bound:
     """`bit_linear` with activation="a16": x (M, K) as it is."""
     return Bound(problem, lambda m: (multiply(problem, m, config, "x", problem.in_features, True),))
-
-
-def gemm_configs(problem: Problem) -> tuple[GemmConfig, ...]:
-    """Tiles by the number of rows and outputs, the likeliest best first: what won on an H200, and fits in the GPU.
-
-    From 128 rows on, the largest tile of which there is one for every multiprocessor; below, one tile high.
-    """
-    rows, out_features, num_bytes = problem.rows, problem.out_features, row_bytes(problem.in_features)
-    multiprocessors = 132 if problem.gpu is None else problem.gpu.multiprocessors
-    if rows >= 128:
-        large = [
-            config
-            for config in LARGE_TILES
-            if triton.cdiv(rows, config.block_m) * triton.cdiv(out_features, config.block_n) >= multiprocessors
-        ]
-        found = (*large, *small_tiles(64, num_bytes, 3))
-    else:
-        found = small_tiles(max(16, rows), num_bytes, 4)
-        found = found if rows < 64 or out_features < 8192 else found[::-1]
-    return fitting(problem, (*found, LEAST_TILE), lambda config: config.shared_memory(1))
-
-
-def float_configs(problem: Problem) -> tuple[GemmConfig, ...]:
-    """Tiles for float activations, whose elements take two bytes or four."""
-    if problem.x_dtype == "float32":
-        return GemmConfig(16, 32, 16, 8, 4, 2), GemmConfig(16, 64, 16, 8, 4, 2)
-    block_m = min(128, max(16, problem.rows))
-    found = tuple(GemmConfig(block_m, 64, 64, 8, 4, stages) for stages in (4, 3, 2))
-    found = (*found, GemmConfig(block_m, 64, 32, 8, 4, 3), LEAST_TILE)
-    return fitting(problem, found, lambda config: config.shared_memory(2))
-
-
-def small_tiles(block_m: int, num_bytes: int, num_stages: int) -> tuple[GemmConfig, ...]:
-    """Tiles of 64 outputs; 128 packed bytes at a time go first where they divide a row."""
-    deep, flat = GemmConfig(block_m, 64, 128, 8, 4, num_stages), GemmConfig(block_m, 64, 64, 8, 4, 4)
-    return (deep, flat) if num_bytes % 128 == 0 else (GemmConfig(block_m, 64, 64, 8, 4, 6), flat)
 
 
 def why_not(problem: Problem) -> str | None:
@@ -125,7 +83,7 @@ def all_of(*refusals: Refusal) -> Refusal:
 WAYS: tuple[tuple[Any, ...], ...] = (  # for codes: name, multiply, whether x in chunks, configs, refusals, rank
     ("gemv", gemv.launch, False, gemv.configs, (gemv.why_not, why_not_i2), gemv.rank),
     ("small", small.launch, True, small.configs, (small.why_not, why_not_i2), small.rank),
-    ("gemm", gemm.launch, True, gemm_configs, (why_not_i2,), lambda problem: 2),
+    ("gemm", gemm.launch, True, gemm.configs, (why_not_i2,), lambda problem: 2),
     ("gemv_t5", gemv_t5.launch, False, gemv_t5.configs, (gemv_t5.why_not,), lambda problem: 0),
     ("planes", planes.launch, False, planes.configs, (planes.why_not,), lambda problem: 2),
 )
@@ -152,7 +110,7 @@ KERNELS = (
             all_of(refusal, why_not_floats, why_not),
         )
         for name, multiply, configs, refusal in (
-            ("gemm", gemm.launch, float_configs, why_not_i2),
+            ("gemm", gemm.launch, gemm.float_configs, why_not_i2),
             ("planes", planes.launch, planes.configs, planes.why_not),
         )
     ),

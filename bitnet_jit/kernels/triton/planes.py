@@ -34,7 +34,7 @@ class PlanesConfig:
         return self.num_stages * CHUNK * (5 * self.block_m * element_bytes + self.block_n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])  # one form for every number of rows
 def planes_kernel(
     x_ptr,  # (M, X_STRIDE) int8 codes or floats, in natural order
     w_ptr,  # (N, B) uint8: i2/planes or t5/planes

@@ -36,7 +36,7 @@ class SmallConfig:
         return self.num_stages * self.pieces * self.block_bytes * (4 * block_m + self.block_n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])  # one form for every number of rows
 def small_kernel(
     x_ptr,  # (M, X_STRIDE) int8 codes
     w_ptr,  # (N, B) uint8: i2/planes

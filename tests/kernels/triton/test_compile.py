@@ -93,7 +93,7 @@ def specialized(launch, operands):
             attributes[(place,)] = [["tt.divisibility", 16]]
         else:
             signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
-            if isinstance(value, int) and value % 16 == 0:
+            if isinstance(value, int) and value % 16 == 0 and not parameter.do_not_specialize:
                 attributes[(place,)] = [["tt.divisibility", 16]]
     return signature, constants, attributes
 
