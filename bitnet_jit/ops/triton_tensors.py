@@ -122,8 +122,8 @@ def itself(tensor: torch.Tensor) -> torch.Tensor:
 
 def allocate(like: torch.Tensor, outputs: Shapes) -> Any:
     """An op's output, or its outputs as a tuple, on the device of a tensor."""
-    # sizes one by one: torch takes longer to read a tuple
-    found = tuple([like.new_empty(*shape, dtype=dtype) for shape, dtype in outputs.values()])
+    # sizes one by one, where there are any: torch takes longer to read a tuple
+    found = tuple([like.new_empty(*shape or ((),), dtype=dtype) for shape, dtype in outputs.values()])
     return found if len(found) > 1 else found[0]
 
 

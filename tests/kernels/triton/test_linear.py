@@ -3,6 +3,7 @@
 `test_interpreter.py` runs the files of this folder a second time, with TRITON_INTERPRET=1.
 """
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -136,6 +137,22 @@ def test_operands_may_have_gaps_and_begin_anywhere(kernel, in_features):
     assert any(a.data_ptr() % 16 for a in shifted)
     assert np.array_equal(call(kernel, problem, config, *spread), wanted)
     assert np.array_equal(call(kernel, problem, config, *shifted), wanted)
+
+
+@needs_device
+@EXACT
+@pytest.mark.parametrize("leading", [(), (1,), (3, 1), (0, 2)])
+def test_any_leading_dimensions(kernel, leading):
+    rows = max(4, math.prod(leading)) if "small" in kernel.name else math.prod(leading)
+    leading = (2, 2) if "small" in kernel.name and rows != math.prod(leading) else leading
+    x, x_q, w_q = draw((rows, 5, 33), None)
+    x_scale, w_scale = scales_of("row", (rows, 5, 33))
+    operands = (x, x_q, x_scale, w_q, w_scale, None)
+    wanted = expected(kernel.op, *operands).reshape(*leading, 5)
+    shaped = (x.reshape(*leading, 33), x_q.reshape(*leading, 33), x_scale.reshape(leading), w_q, w_scale, None)
+    problem = exact_problem(kernel.op, (rows, 5, 33), layout_of(kernel), "row")
+    found = call(kernel, problem, kernel.configs(problem)[0], *arguments(kernel, *shaped))
+    assert np.array_equal(found, wanted)
 
 
 @EXACT

@@ -100,6 +100,21 @@ def test_gate_and_up_may_be_parts_of_one_tensor(kernel, features):
         np.testing.assert_allclose(x_scale.reshape(6), wanted[1], rtol=1e-6)
 
 
+@needs_device
+@EVERY_OP
+@pytest.mark.parametrize("leading", [(), (1,), (3, 1), (0, 2)])
+def test_any_leading_dimensions(kernel, leading):
+    rows = int(np.prod(leading))
+    problem = row_problem(kernel.op, rows, 33)
+    config, (x, up, weight) = kernel.configs(problem)[0], draw((rows, 33), None)
+    wanted = call(kernel, problem, config, *operands(kernel.op, x, up, weight))
+    shaped = operands(kernel.op, x.reshape(*leading, 33), up.reshape(*leading, 33), weight)
+    found = call(kernel, problem, config, *shaped)
+    wanted, found = ((a,) if isinstance(a, np.ndarray) else a for a in (wanted, found))
+    assert [a.shape for a in found] == [(*leading, 33), leading][: len(found)]
+    assert all(np.array_equal(a.reshape(b.shape), b) for a, b in zip(found, wanted, strict=True))
+
+
 @pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
 @needs_device
 @every(row_problem("silu_mul_norm_quantize", 4, 300))
