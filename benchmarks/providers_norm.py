@@ -1,9 +1,10 @@
-"""Row-wise work: our ops against the same formulas in plain torch operations, and torch's own rms_norm.
+"""Row-wise work: our ops against the same formulas in plain torch operations, eager and compiled, and torch's rms_norm.
 
 The features are the shape's inputs; bytes are those of every tensor read and written once.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,8 @@ from work import Contender, Provider, Work
 EPS = 1e-5
 SUMS = 1e-6  # relative error of float32 sums in another order
 FLIPS = 1e-3  # of codes, a few of which may differ by one (reference.codes_agree says which)
-FLOAT_BYTES, CODE_BYTES = 4, 1
+HALF_FLIPS = 2e-3  # of bfloat16 outputs, that are rounded from such sums
+CODE_BYTES = 1
 
 Op = Callable[..., torch.Tensor | tuple[torch.Tensor, torch.Tensor]]
 
@@ -30,8 +32,9 @@ def norm_weight(work: Work) -> NDArray[np.float32]:
 
 
 def build(name: str, op: Op, inputs: int, codes: bool, work: Work, copies: int) -> Contender:
-    """`op(*inputs, weight)` on copies of its inputs, each (M, K) float32."""
-    tensors = [[torch.from_numpy(a).to(work.device) for a in input_arrays(work, inputs)] for _ in range(copies)]
+    """`op(*inputs, weight)` on copies of its inputs, each (M, K) of the work's dtype."""
+    arrays = input_arrays(work, inputs)
+    tensors = [[torch.from_numpy(a).to(work.device, work.dtype) for a in arrays] for _ in range(copies)]
     tensors = [[tensor.clone() for tensor in group] for group in tensors]
     weight = torch.from_numpy(norm_weight(work)).to(work.device)
     last: Any = None
@@ -41,7 +44,7 @@ def build(name: str, op: Op, inputs: int, codes: bool, work: Work, copies: int) 
         last = op(*tensors[number % copies], weight)
 
     def result() -> NDArray[Any]:
-        return (last[0] if codes else last).cpu().numpy()
+        return last[0].cpu().numpy() if codes else last.float().cpu().numpy()
 
     return Contender(name, run, result, num_bytes(inputs, codes, work), 0, torch.set_num_threads)
 
@@ -52,31 +55,51 @@ def input_arrays(work: Work, inputs: int) -> list[NDArray[np.float32]]:
 
 
 def num_bytes(inputs: int, codes: bool, work: Work) -> int:
-    return work.x.size * (inputs * FLOAT_BYTES + (CODE_BYTES if codes else FLOAT_BYTES))
+    float_bytes = work.dtype.itemsize
+    return work.x.size * (inputs * float_bytes + (CODE_BYTES if codes else float_bytes))
 
 
-def provider(name: str, op: Op, inputs: int, expected: Callable[..., Any], tolerance: float, codes: bool) -> Provider:
+def provider(
+    name: str,
+    op: Op,
+    inputs: int,
+    expected: Callable[..., Any],
+    tolerance: float,
+    codes: bool,
+) -> Provider:
     """`expected(*inputs, weight)` gives the right answer in NumPy."""
 
     def answer(work: Work) -> NDArray[Any]:
         return expected(*input_arrays(work, inputs), norm_weight(work))
 
-    return Provider(name, partial(build, name, op, inputs, codes), answer, tolerance, partial(num_bytes, inputs, codes))
+    size, half_tolerance = partial(num_bytes, inputs, codes), None if codes else HALF_FLIPS
+    make = partial(build, name, op, inputs, codes)
+    return Provider(name, make, answer, tolerance, size, half_tolerance=half_tolerance)
+
+
+def compiled(op: Op, inputs: int, expected: Callable[..., Any], tolerance: float, codes: bool) -> Provider:
+    """torch.compile of such operations, on a GPU."""
+
+    def why_not(work: Work) -> str | None:
+        return None if torch.device(work.device).type == "cuda" else f"is measured on a GPU, not on {work.device}"
+
+    def make(work: Work, copies: int) -> Contender:
+        return build("torch_compiled", torch.compile(op), inputs, codes, work, copies)
+
+    return replace(provider("torch_compiled", op, inputs, expected, tolerance, codes), build=make, why_not=why_not)
 
 
 def both(ours: Op, plain: Op, inputs: int, expected: Callable[..., Any], tolerance: float, codes: bool = True):
-    """Our op and plain torch operations."""
-    return [
-        provider("bitnet_jit", ours, inputs, expected, tolerance, codes),
-        provider("torch_plain", plain, inputs, expected, tolerance, codes),
-    ]
+    """Our op and plain torch operations, as they are and compiled."""
+    case = (inputs, expected, tolerance, codes)
+    return [provider("bitnet_jit", ours, *case), provider("torch_plain", plain, *case), compiled(plain, *case)]
 
 
 OPS = torch.ops.bitnet_jit
 PROVIDERS: dict[str, list[Provider]] = {
     "quantize_activation": both(
         lambda x, w: OPS.quantize_activation(x),
-        lambda x, w: quantize_rows(x),
+        lambda x, w: quantize_rows(x.float()),
         1,
         lambda x, w: reference.quantize_activation(x)[0],
         0,
@@ -84,7 +107,7 @@ PROVIDERS: dict[str, list[Provider]] = {
     "rms_norm": [
         *both(
             lambda x, w: OPS.rms_norm(x, w, EPS),
-            lambda x, w: norm_rows(x, w, EPS),
+            lambda x, w: norm_rows(x.float(), w, EPS).to(x.dtype),
             1,
             lambda x, w: reference.rms_norm(x, w, EPS),
             SUMS,
@@ -92,7 +115,7 @@ PROVIDERS: dict[str, list[Provider]] = {
         ),
         provider(
             "torch_rms_norm",
-            lambda x, w: rms_norm(x, w.shape, w, EPS),
+            lambda x, w: rms_norm(x, w.shape, w.to(x.dtype), EPS),
             1,
             lambda x, w: reference.rms_norm(x, w, EPS),
             SUMS,
@@ -101,17 +124,25 @@ PROVIDERS: dict[str, list[Provider]] = {
     ],
     "rms_norm_quantize": both(
         lambda x, w: OPS.rms_norm_quantize(x, w, EPS),
-        lambda x, w: quantize_rows(norm_rows(x, w, EPS)),
+        lambda x, w: quantize_rows(norm_rows(x.float(), w, EPS)),
         1,
         lambda x, w: reference.rms_norm_quantize(x, w, EPS)[0],
         FLIPS,
     ),
+    "silu_mul_norm_quantize": both(
+        lambda gate, up, w: OPS.silu_mul_norm_quantize(gate, up, None, 0.0),
+        lambda gate, up, w: quantize_rows(torch.nn.functional.silu(gate.float()) * up.float()),
+        2,
+        lambda gate, up, w: reference.silu_mul_norm_quantize(gate, up, None, 0.0)[0],
+        FLIPS,
+    ),
     "relu2_mul_norm_quantize": both(
         lambda gate, up, w: OPS.relu2_mul_norm_quantize(gate, up, w, EPS),
-        lambda gate, up, w: quantize_rows(norm_rows(gate.relu() ** 2 * up, w, EPS)),
+        lambda gate, up, w: quantize_rows(norm_rows(gate.float().relu() ** 2 * up.float(), w, EPS)),
         2,
         lambda gate, up, w: reference.relu2_mul_norm_quantize(gate, up, w, EPS)[0],
         FLIPS,
     ),
 }
 USUAL = ("bitnet_jit", "torch_plain", "torch_rms_norm")
+ON_GPU = ("bitnet_jit", "torch_compiled", "torch_rms_norm")

@@ -20,7 +20,7 @@ SQUARE = (Shape(4096, 4096), Shape(8192, 8192))
 RAGGED = (Shape(2559, 2561), Shape(1000, 777))  # nothing here is a multiple of anything
 SMALL = (Shape(768, 768),)
 
-NORMS = (Shape(2560, 2560), Shape(2560, 6912))  # the features that BitNet 2B normalizes
+NORMS = (Shape(2560, 2560), Shape(2560, 6912), Shape(8192, 8192))  # features: what BitNet 2B normalizes, and 8192
 
 PROJECTIONS = (  # of the layers that people run on GPUs, q, k and v or gate and up as one
     Shape(2560, 2560),

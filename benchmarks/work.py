@@ -44,6 +44,11 @@ class Work:
         return x if self.device == "cpu" else as_bfloat16(x)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of row-wise work: float32 on the CPU, bfloat16 elsewhere."""
+        return torch.float32 if self.device == "cpu" else torch.bfloat16
+
+    @property
     def w_q(self) -> NDArray[np.int8]:
         """(N, K) ternary codes."""
         return ternary_codes(self.shape)
@@ -134,6 +139,7 @@ class Provider:
         build: (work, copies of the weight) -> Contender.
         expected: work -> the right answer.
         tolerance: largest relative error in the Frobenius norm; 0 asks for equality bit for bit.
+        half_tolerance: the same where work is done in bfloat16, if it differs.
         num_bytes: work -> what Contender.num_bytes will be, before it is built.
         why_not: work -> None, or why it cannot be done.
     """
@@ -144,6 +150,7 @@ class Provider:
     tolerance: float
     num_bytes: Callable[[Work], int]
     why_not: Callable[[Work], str | None] = field(default=lambda _: None)
+    half_tolerance: float | None = None
 
 
 def why_wrong(provider: Provider, contender: Contender, work: Work) -> str | None:
@@ -152,10 +159,12 @@ def why_wrong(provider: Provider, contender: Contender, work: Work) -> str | Non
     result, expected = contender.result(), provider.expected(work)
     if result.shape != expected.shape:
         return f"wrong result: shape {result.shape}, expected {expected.shape}"
-    if provider.tolerance == 0:
+    in_halves = provider.half_tolerance is not None and work.dtype == torch.bfloat16
+    tolerance = provider.half_tolerance if in_halves else provider.tolerance
+    if tolerance == 0:
         different = np.count_nonzero(result != expected)
         return f"wrong result: {different} of {result.size} values differ" if different else None
     error = np.linalg.norm((result - expected).astype(np.float64)) / np.linalg.norm(expected.astype(np.float64))
-    if not error <= provider.tolerance:
-        return f"wrong result: relative error {error:.2g}, at most {provider.tolerance:.2g} is allowed"
+    if not error <= tolerance:
+        return f"wrong result: relative error {error:.2g}, at most {tolerance:.2g} is allowed"
     return None

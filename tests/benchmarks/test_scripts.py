@@ -87,6 +87,7 @@ def test_rms_norm_runs_every_row_wise_op(tmp_path):
         "rms_norm",
         "rms_norm_quantize",
         "relu2_mul_norm_quantize",
+        "silu_mul_norm_quantize",
     }
     assert found.refusals == ()
 
