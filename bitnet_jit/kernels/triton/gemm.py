@@ -43,7 +43,7 @@ LEAST_TILE = GemmConfig(16, 32, 64, 8, 4, 2)
 def gemm_kernel(
     x_ptr,  # (M, X_STRIDE) int8 codes or floats
     w_ptr,  # (N, B) uint8: i2/planes
-    y_ptr,  # (M, N)
+    y_ptr,  # (M, N), or (SPLITS, M, N) int32
     x_scale_ptr,  # (M,) float32
     w_scale_ptr,  # () or (N,) float32
     bias_ptr,  # (N,)
@@ -56,6 +56,7 @@ def gemm_kernel(
     ROW_SCALES: tl.constexpr,
     ASM: tl.constexpr,
     DEPENDENT: tl.constexpr,
+    SPLITS: tl.constexpr,  # of K, each summed by itself (see split.py)
     WHOLE: tl.constexpr,  # neither the bytes nor the inputs of a row end within a tile
     CHUNK: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -65,46 +66,55 @@ def gemm_kernel(
     STAGES: tl.constexpr,
 ):
     let_next_begin(DEPENDENT)
-    program, m_tiles = tl.program_id(0), tl.cdiv(M, BLOCK_M)
-    in_group = GROUP * tl.cdiv(N, BLOCK_N)
+    m_tiles, n_tiles = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
+    split, program = tl.program_id(0) // (m_tiles * n_tiles), tl.program_id(0) % (m_tiles * n_tiles)
+    in_group = GROUP * n_tiles
     first = program // in_group * GROUP
     height = tl.minimum(m_tiles - first, GROUP)
     m = (first + program % in_group % height) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = program % in_group // height * BLOCK_N + tl.arange(0, BLOCK_N)
     m_inside, packed_byte = (m < M)[:, None], tl.arange(0, BLOCK_B)[None, :]
     inputs = inputs_of(BLOCK_B, CHUNK, B, NATURAL)[None, :]
+    X_STEP: tl.constexpr = 1 if NATURAL else 4  # elements of x that go with a packed byte
+    length = tl.cdiv(tl.cdiv(B, BLOCK_B), SPLITS) * BLOCK_B
+    first_byte = split * length
     # rows beyond the last are masked in x, where reading row 0 again and again is slow, and read as row 0 in W
-    x_ptrs = x_ptr + m[:, None].to(tl.int64) * X_STRIDE + inputs
-    w_ptrs = w_ptr + tl.where(n < N, n, 0)[:, None].to(tl.int64) * B + packed_byte
+    x_ptrs = x_ptr + m[:, None].to(tl.int64) * X_STRIDE + first_byte * X_STEP + inputs
+    w_ptrs = w_ptr + tl.where(n < N, n, 0)[:, None].to(tl.int64) * B + first_byte + packed_byte
     wait(DEPENDENT)
     x_scale, w_scale, bias = load_scales(m, n, M, N, x_scale_ptr, w_scale_ptr, bias_ptr, ROW_SCALES)
     TYPE: tl.constexpr = x_ptr.dtype.element_ty
     SUM: tl.constexpr = tl.int32 if tl.int8 == TYPE else tl.float32
-    X_STEP: tl.constexpr = BLOCK_B if NATURAL else 4 * BLOCK_B
     acc = tl.zeros((BLOCK_N, BLOCK_M), SUM)
-    for start in tl.range(0, B, BLOCK_B, num_stages=STAGES):
+    for start in tl.range(first_byte, tl.minimum(first_byte + length, B), BLOCK_B, num_stages=STAGES):
         if WHOLE:
             packed = tl.load(w_ptrs)
             x = tl.load(x_ptrs, mask=m_inside, other=0)
         else:
             packed = tl.load(w_ptrs, mask=packed_byte < B - start, other=0)
-            x = tl.load(x_ptrs, mask=m_inside & (inputs < X_STRIDE - start * (X_STEP // BLOCK_B)), other=0)
+            x = tl.load(x_ptrs, mask=m_inside & (inputs < X_STRIDE - start * X_STEP), other=0)
         w = join_planes(packed, BLOCK_B, CHUNK, TYPE, ASM)
         acc = tl.dot(w, tl.trans(x), acc, out_dtype=SUM, input_precision="ieee")
         w_ptrs += BLOCK_B
-        x_ptrs += X_STEP
+        x_ptrs += BLOCK_B * X_STEP
     y = tl.trans(acc >> 6 if tl.int8 == TYPE else acc * (1.0 / WEIGHT))
+    y_ptr += split.to(tl.int64) * M * N
     store_outputs(y, m, n, M, N, y_ptr, x_scale, w_scale, bias, bias_ptr)
 
 
-def launch(problem: Problem, rows: int, config: GemmConfig, x: str, x_stride: int, natural: bool) -> Launch:
-    """x (rows, x_stride), the operand of that name; w_packed in i2/planes -> y (rows, N)."""
+def launch(
+    problem: Problem, rows: int, config: GemmConfig, x: str, x_stride: int, natural: bool, splits: int = 1
+) -> Launch:
+    """x (rows, x_stride), the operand of that name; w_packed in i2/planes -> y (rows, N).
+
+    With several splits of K, their sums go to the operand partials (splits, rows, N) int32 instead.
+    """
     num_bytes = row_bytes(problem.in_features)
     whole = num_bytes % config.block_bytes == 0 and x_stride == 4 * num_bytes
     return Launch(
         gemm_kernel,
-        programs=triton.cdiv(rows, config.block_m) * triton.cdiv(problem.out_features, config.block_n),
-        operands=(x, "w_packed", "y", *scale_operands(problem)),
+        programs=triton.cdiv(rows, config.block_m) * triton.cdiv(problem.out_features, config.block_n) * splits,
+        operands=(x, "w_packed", *(("y", *scale_operands(problem)) if splits == 1 else ("partials", None, None, None))),
         constants={
             "M": rows,
             "N": problem.out_features,
@@ -115,6 +125,7 @@ def launch(problem: Problem, rows: int, config: GemmConfig, x: str, x_stride: in
             "ROW_SCALES": problem.scale == "row",
             "ASM": is_nvidia(problem.gpu),
             "DEPENDENT": is_dependent(problem.gpu),
+            "SPLITS": splits,
             "WHOLE": whole,
             "CHUNK": min(CHUNK, config.block_bytes),
             "BLOCK_M": config.block_m,

@@ -5,48 +5,89 @@ unless their rows do not begin at whole words.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from bitnet_jit.kernels.kernel import Config, Kernel
-from bitnet_jit.kernels.triton import arrange, gemm, gemv, gemv_t5, input_grad, planes, rows, small, target
+from bitnet_jit.kernels.triton import arrange, gemm, gemv, gemv_t5, input_grad, planes, rows, small, split, target
 from bitnet_jit.kernels.triton.launch import Bound, Launch
 from bitnet_jit.kernels.triton.layout import I2_PLANES, PLANES, padded_inputs
 from bitnet_jit.problem import MAX_IN_FEATURES, Problem
 
 ALIGN = 16  # bytes that a row of given codes must begin at a multiple of
 
-Multiply = Callable[[Problem, int, Config, str, int, bool], Launch]  # problem, rows, config, x, its stride, natural
 Refusal = Callable[[Problem], str | None]
+Scratch = dict[str, tuple[int, str]]
 
 
-def bind_codes(problem: Problem, config: Config, multiply: Multiply, chunks: bool) -> Bound:
+def no_scratch(problem: Problem, m: int, config: Config) -> Scratch:
+    """What most ways to multiply need."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to multiply x and packed weights.
+
+    Attributes:
+        name: of its kernels, with the op behind it.
+        launches: (problem, rows, config, the operand of x, its stride, whether that is in natural order) -> launches.
+        chunks: whether it wants x in the order of chunks where x has to be written anyhow.
+        configs: as for a kernel.
+        refusals: as for a kernel, the most telling first.
+        rank: as for a kernel.
+        scratch: (problem, rows, config) -> what lies between its own launches.
+    """
+
+    name: str
+    launches: Callable[[Problem, int, Config, str, int, bool], tuple[Launch, ...]]
+    chunks: bool
+    configs: Callable[[Problem], tuple[Config, ...]]
+    refusals: tuple[Refusal, ...]
+    rank: Callable[[Problem], int] = lambda problem: 2
+    scratch: Callable[[Problem, int, Config], Scratch] = no_scratch
+
+
+def single(launch: Callable[..., Launch]) -> Callable[..., tuple[Launch, ...]]:
+    """A launch as the only one of a way."""
+    return lambda *arguments: (launch(*arguments),)
+
+
+def bind_codes(problem: Problem, config: Config, way: Way) -> Bound:
     """`quantized_linear` and `ternary_matmul`: x_q (M, K) in natural order."""
     in_features, stride = problem.in_features, padded_inputs(problem)
-    if in_features % ALIGN == 0:
-        return Bound(problem, lambda m: (multiply(problem, m, config, "x_q", in_features, True),))
+    whole = in_features % ALIGN == 0
 
     def launches(m: int) -> tuple[Launch, ...]:
-        product = multiply(problem, m, config, "x_padded", stride, not chunks)
-        return arrange.launch(problem, m, chunks), product
+        if whole:
+            return way.launches(problem, m, config, "x_q", in_features, True)
+        product = way.launches(problem, m, config, "x_padded", stride, not way.chunks)
+        return arrange.launch(problem, m, way.chunks), *product
 
-    return Bound(problem, launches, lambda m: {"x_padded": (m * stride, "int8")})
+    def scratch(m: int) -> Scratch:
+        padded = {} if whole else {"x_padded": (m * stride, "int8")}
+        return padded | way.scratch(problem, m, config)
+
+    return Bound(problem, launches, scratch)
 
 
-def bind_bit_linear(problem: Problem, config: Config, multiply: Multiply, chunks: bool) -> Bound:
+def bind_bit_linear(problem: Problem, config: Config, way: Way) -> Bound:
     """Quantize x, multiply its codes."""
     stride, quantizer = padded_inputs(problem), rows.configs(problem)[0]
 
     def launches(m: int) -> tuple[Launch, ...]:
-        quantize = rows.launch(problem, m, quantizer, "quantize_activation", stride, chunks)
-        return quantize, multiply(problem, m, config, "x_q", stride, not chunks)
+        quantize = rows.launch(problem, m, quantizer, "quantize_activation", stride, way.chunks)
+        return quantize, *way.launches(problem, m, config, "x_q", stride, not way.chunks)
 
-    return Bound(problem, launches, lambda m: {"x_q": (m * stride, "int8"), "x_scale": (m, "float32")})
+    def scratch(m: int) -> Scratch:
+        return {"x_q": (m * stride, "int8"), "x_scale": (m, "float32"), **way.scratch(problem, m, config)}
+
+    return Bound(problem, launches, scratch)
 
 
-def bind_floats(problem: Problem, config: Config, multiply: Multiply) -> Bound:
+def bind_floats(problem: Problem, config: Config, way: Way) -> Bound:
     """`bit_linear` with activation="a16": x (M, K) as it is."""
-    return Bound(problem, lambda m: (multiply(problem, m, config, "x", problem.in_features, True),))
+    return Bound(problem, lambda m: way.launches(problem, m, config, "x", problem.in_features, True))
 
 
 def why_not(problem: Problem) -> str | None:
@@ -80,39 +121,42 @@ def all_of(*refusals: Refusal) -> Refusal:
     return lambda problem: next((reason for refusal in refusals if (reason := refusal(problem))), None)
 
 
-WAYS: tuple[tuple[Any, ...], ...] = (  # for codes: name, multiply, whether x in chunks, configs, refusals, rank
-    ("gemv", gemv.launch, False, gemv.configs, (gemv.why_not, why_not_i2), gemv.rank),
-    ("small", small.launch, True, small.configs, (small.why_not, why_not_i2), small.rank),
-    ("gemm", gemm.launch, True, gemm.configs, (why_not_i2,), lambda problem: 2),
-    ("gemv_t5", gemv_t5.launch, False, gemv_t5.configs, (gemv_t5.why_not,), lambda problem: 0),
-    ("planes", planes.launch, False, planes.configs, (planes.why_not,), lambda problem: 2),
+FOR_CODES = (
+    Way("gemv", single(gemv.launch), False, gemv.configs, (gemv.why_not, why_not_i2), gemv.rank),
+    Way("small", single(small.launch), True, small.configs, (small.why_not, why_not_i2), small.rank),
+    Way("gemm", single(gemm.launch), True, gemm.configs, (why_not_i2,)),
+    Way("split", split.launches, True, split.configs, (split.why_not, why_not_i2), split.rank, split.scratch),
+    Way("gemv_t5", single(gemv_t5.launch), False, gemv_t5.configs, (gemv_t5.why_not,), lambda problem: 0),
+    Way("planes", single(planes.launch), False, planes.configs, (planes.why_not,)),
+)
+FOR_FLOATS = (
+    Way("gemm", single(gemm.launch), False, gemm.float_configs, (why_not_i2,)),
+    Way("planes", single(planes.launch), False, planes.configs, (planes.why_not,)),
 )
 OPS = {"bit_linear": bind_bit_linear, "quantized_linear": bind_codes, "ternary_matmul": bind_codes}
 KERNELS = (
     *(
         Kernel(
-            f"triton.{name}_{op}",
+            f"triton.{way.name}_{op}",
             op,
-            partial(bind, multiply=multiply, chunks=chunks),
-            configs,
-            all_of(*refusals, why_not_codes, why_not),
-            rank,
+            partial(bind, way=way),
+            way.configs,
+            all_of(*way.refusals, why_not_codes, why_not),
+            way.rank,
         )
-        for name, multiply, chunks, configs, refusals, rank in WAYS
+        for way in FOR_CODES
         for op, bind in OPS.items()
     ),
     *(
         Kernel(
-            f"triton.{name}_a16",
+            f"triton.{way.name}_a16",
             "bit_linear",
-            partial(bind_floats, multiply=multiply),
-            configs,
-            all_of(refusal, why_not_floats, why_not),
+            partial(bind_floats, way=way),
+            way.configs,
+            all_of(*way.refusals, why_not_floats, why_not),
+            way.rank,
         )
-        for name, multiply, configs, refusal in (
-            ("gemm", gemm.launch, gemm.float_configs, why_not_i2),
-            ("planes", planes.launch, planes.configs, planes.why_not),
-        )
+        for way in FOR_FLOATS
     ),
     Kernel(
         "triton.input_grad",

@@ -109,7 +109,7 @@ def check(launch, found, known, problem):
     assert metadata.num_warps == launch.num_warps
     assert metadata.launch_pdl == launch.dependent
     assert list(arguments) == launch.function.arg_names
-    between = {"x_padded"} | ({"x_q", "x_scale"} if problem.op == "bit_linear" else set())
+    between = {"x_padded", "partials"} | ({"x_q", "x_scale"} if problem.op == "bit_linear" else set())
     values = list(arguments.values())
     for operand, value in zip(launch.operands, values, strict=False):
         name = operand.partition(":")[0] if operand else None
