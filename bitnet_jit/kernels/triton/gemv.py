@@ -1,8 +1,9 @@
 """Ternary layers for a few rows of x: dot products of four bytes, every weight loaded before the first is used.
 
-    y[m, n] = float32(sum over words w and planes s of dot4(field s of W[n, w], x[m, s B + 4 w ..])) * scales + bias
+    y[m, n] = float32(sum over words w and planes s of dot4(weights s of W[n, w], x[m, s B + 4 w ..])) * scales + bias
 
-A field at the top of its byte counts 64 times the weight: partial sums are shifted back before they are added up.
+A field of i2 at the top of its byte counts 64 times the weight: partial sums are shifted back before they are added up.
+A digit of t5 is the weight + 1: a second product, of x with bytes of -1, takes the 1 off.
 """
 
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ from dataclasses import dataclass
 import triton
 import triton.language as tl
 
-from bitnet_jit.kernels.triton.codes import FIELDS, dot_bytes, let_next_begin, wait
+from bitnet_jit.kernels.triton.codes import FIELDS, dot_bytes, let_next_begin, t5_carries, wait
 from bitnet_jit.kernels.triton.launch import Launch
-from bitnet_jit.kernels.triton.layout import CHUNK, row_bytes
+from bitnet_jit.kernels.triton.layout import CHUNK, I2_PLANES, PLANES, row_bytes
 from bitnet_jit.kernels.triton.outputs import load_scales, scale_operands, store_outputs
 from bitnet_jit.kernels.triton.target import is_dependent, is_nvidia
 from bitnet_jit.problem import Problem
@@ -23,7 +24,7 @@ MOST_STEPS = 16
 
 @dataclass(frozen=True)
 class GemvConfig:
-    """A program computes `block_n` outputs, `block_words` words of 16 weights at a time; its loop is unrolled."""
+    """A program computes `block_n` outputs, `block_words` words of 16 or 20 weights at a time; its loop is unrolled."""
 
     block_n: int
     block_words: int
@@ -40,16 +41,29 @@ TILES = (  # by the most words of a row: what won on an H200
 
 
 @triton.jit
+def codes_of(words, before, PLANE: tl.constexpr, PLANES: tl.constexpr):
+    """The bytes to multiply of one plane in words, and what the next plane needs of this one."""
+    if PLANES == 4:
+        codes = (words << (6 - 2 * PLANE)) & FIELDS
+    else:
+        carries = t5_carries(words, PLANE)
+        codes = carries - 3 * before  # no borrow crosses a byte
+        before = carries
+    return codes, before
+
+
+@triton.jit
 def gemv_kernel(
     x_ptr,  # (M, X_WORDS) int32: x_q in natural order, four codes a word
-    w_ptr,  # (N, WORDS) int32: i2/planes
+    w_ptr,  # (N, WORDS) int32: i2/planes or t5/planes
     y_ptr,  # (M, N)
     x_scale_ptr,  # (M,) float32
     w_scale_ptr,  # () or (N,) float32
     bias_ptr,  # (N,)
     N,
     WORDS: tl.constexpr,
-    X_WORDS: tl.constexpr,  # of a row of x, at most 4 * WORDS
+    X_WORDS: tl.constexpr,  # of a row of x, at most PLANES * WORDS
+    PLANES: tl.constexpr,
     M: tl.constexpr,
     ROW_SCALES: tl.constexpr,
     ASM: tl.constexpr,
@@ -72,36 +86,39 @@ def gemv_kernel(
             load_scales(tl.full((1,), m, tl.int32), n, M, N, x_scale_ptr, w_scale_ptr, bias_ptr, ROW_SCALES),
         )
         acc = acc + (tl.zeros((BLOCK_N, BLOCK_WORDS), tl.int32),)
+    minus_one = tl.full((BLOCK_N, BLOCK_WORDS), -1, tl.int32)  # in each byte
     for step in tl.static_range(len(weights)):
-        inside, sums = words < WORDS - step * BLOCK_WORDS, ()
-        for m in tl.static_range(M):
-            total = acc[m]
-            for plane in tl.static_range(4):
-                k = plane * WORDS + step * BLOCK_WORDS + words
-                mask = inside if X_WORDS == 4 * WORDS else inside & (k < X_WORDS)
+        inside, before = words < WORDS - step * BLOCK_WORDS, tl.zeros((BLOCK_N, BLOCK_WORDS), tl.int32)
+        for plane in tl.static_range(PLANES):
+            codes, before = codes_of(weights[step], before, plane, PLANES)
+            k, sums = plane * WORDS + step * BLOCK_WORDS + words, ()
+            mask = inside if X_WORDS == PLANES * WORDS else inside & (k < X_WORDS)
+            for m in tl.static_range(M):
                 x = tl.load(x_ptr + m * X_WORDS + k, mask=mask, other=0)
-                total = dot_bytes((weights[step] << (6 - 2 * plane)) & FIELDS, x, total, ASM)
-            sums = sums + (total,)
-        acc = sums
+                total = dot_bytes(codes, x, acc[m], ASM)
+                sums = sums + (total if PLANES == 4 else dot_bytes(minus_one, x, total, ASM),)
+            acc = sums
     for m in tl.static_range(M):
-        y = tl.sum(acc[m] >> 6, axis=1)[None, :]
+        y = tl.sum(acc[m] >> 6 if PLANES == 4 else acc[m], axis=1)[None, :]
         x_scale, w_scale, bias = scales[m]
         store_outputs(y, tl.full((1,), m, tl.int32), n, M, N, y_ptr, x_scale, w_scale, bias, bias_ptr)
 
 
 def launch(problem: Problem, rows: int, config: GemvConfig, x: str, x_stride: int, natural: bool) -> Launch:
-    """x (rows, x_stride) int8 in natural order, the operand of that name; w_packed in i2/planes -> y (rows, N).
+    """x (rows, x_stride) int8 in natural order, the operand of that name; w_packed -> y (rows, N).
 
     x_stride is a multiple of 4.
     """
+    planes = PLANES[problem.layout]
     return Launch(
         gemv_kernel,
         programs=triton.cdiv(problem.out_features, config.block_n),
         operands=(f"{x}:int32", "w_packed:int32", "y", *scale_operands(problem)),
         constants={
             "N": problem.out_features,
-            "WORDS": row_bytes(problem.in_features) // 4,
+            "WORDS": row_bytes(problem.in_features, planes) // 4,
             "X_WORDS": x_stride // 4,
+            "PLANES": planes,
             "M": rows,
             "ROW_SCALES": problem.scale == "row",
             "ASM": is_nvidia(problem.gpu),
@@ -116,19 +133,24 @@ def launch(problem: Problem, rows: int, config: GemvConfig, x: str, x_stride: in
 
 def configs(problem: Problem) -> tuple[GemvConfig, ...]:
     """Tiles by the length of a row, in at most 16 steps, the likeliest best first."""
-    words = row_bytes(problem.in_features) // 4
-    for most_words, tiles in TILES:
+    planes = PLANES[problem.layout]
+    words = row_bytes(problem.in_features, planes) // 4
+    for most_words, tiles in TILES if planes == 4 else ():
         if words <= most_words:
             return tiles
-    block_words = triton.next_power_of_2(triton.cdiv(words, MOST_STEPS))
-    return GemvConfig(max(1, 1024 // block_words), block_words, 4), GemvConfig(1, block_words, 2)
+    block_words = max(64, triton.next_power_of_2(triton.cdiv(words, MOST_STEPS)))
+    block_n = max(1, 512 // block_words)
+    return GemvConfig(block_n, block_words, 2), GemvConfig(2 * block_n, block_words, 4)
 
 
 def why_not(problem: Problem) -> str | None:
-    """What this kernel refuses of the number of rows, in words."""
-    return f"takes up to {MOST_ROWS} rows" if problem.rows > MOST_ROWS else None
+    """What this kernel refuses, in words."""
+    if problem.rows > MOST_ROWS:
+        return f"takes up to {MOST_ROWS} rows"
+    return "takes tensor and row scales, not group scales" if problem.scale == "group" else None
 
 
 def rank(problem: Problem) -> int:
     """First, but for 3 and 4 rows where `small.py` can take its pieces in pairs."""
-    return 2 if problem.rows == MOST_ROWS and row_bytes(problem.in_features) % (2 * CHUNK) == 0 else 0
+    paired = problem.layout == I2_PLANES.name and row_bytes(problem.in_features) % (2 * CHUNK) == 0
+    return 3 if problem.rows == MOST_ROWS and paired else 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from bitnet_jit.kernels.kernel import Config, Kernel
-from bitnet_jit.kernels.triton import arrange, gemm, gemv, gemv_t5, input_grad, planes, rows, small, split, target
+from bitnet_jit.kernels.triton import arrange, gemm, gemv, input_grad, planes, rows, small, split, target
 from bitnet_jit.kernels.triton.launch import Bound, Launch
 from bitnet_jit.kernels.triton.layout import I2_PLANES, PLANES, padded_inputs
 from bitnet_jit.problem import MAX_IN_FEATURES, Problem
@@ -122,11 +122,10 @@ def all_of(*refusals: Refusal) -> Refusal:
 
 
 FOR_CODES = (
-    Way("gemv", single(gemv.launch), False, gemv.configs, (gemv.why_not, why_not_i2), gemv.rank),
+    Way("gemv", single(gemv.launch), False, gemv.configs, (gemv.why_not,), gemv.rank),
     Way("small", single(small.launch), True, small.configs, (small.why_not, why_not_i2), small.rank),
     Way("gemm", single(gemm.launch), True, gemm.configs, (why_not_i2,)),
     Way("split", split.launches, True, split.configs, (split.why_not, why_not_i2), split.rank, split.scratch),
-    Way("gemv_t5", single(gemv_t5.launch), False, gemv_t5.configs, (gemv_t5.why_not,), lambda problem: 0),
     Way("planes", single(planes.launch), False, planes.configs, (planes.why_not,)),
 )
 FOR_FLOATS = (

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from triton_calls import LAYOUTS, call, every, laid, needs_device, on, problem_of
+from triton_calls import BACKEND, LAYOUTS, call, laid, needs_device, on, problem_of
 
 from bitnet_jit import reference
 from bitnet_jit.problem import MAX_IN_FEATURES, Gpu
@@ -35,20 +35,23 @@ def exact_problem(op, shape, layout, scale="tensor", bias=None, x_dtype="float32
 
 
 OPS = ("bit_linear", "quantized_linear", "ternary_matmul")
-EXACT = every(
-    *(exact_problem(op, (rows, 8, 300), layout) for op in OPS for rows in (1, 4, 16, 128) for layout in LAYOUTS)
-)
 
 
-def layout_of(kernel):
-    """The layout that a kernel reads."""
-    problems = {name: exact_problem(kernel.op, (4, 8, 300), name) for name in LAYOUTS}
-    return next(name for name, problem in problems.items() if kernel.why_not(problem) is None)
+def pairs():
+    """Every kernel with each layout that it reads."""
+    for kernel in BACKEND.kernels:
+        for layout in LAYOUTS:
+            problems = (exact_problem(kernel.op, (rows, 8, 300), layout) for rows in (1, 4, 16, 128))
+            if kernel.op in OPS and any(kernel.why_not(problem) is None for problem in problems):
+                yield pytest.param(kernel, layout, id=f"{kernel.name}-{layout}")
 
 
-def taken(kernel, rows):
+EXACT = pytest.mark.parametrize(("kernel", "layout"), list(pairs()))
+
+
+def taken(kernel, layout, rows):
     """The number of rows, or the fewest that the kernel takes if it takes no such few."""
-    return rows if kernel.why_not(exact_problem(kernel.op, (rows, 8, 300), layout_of(kernel))) is None else 4
+    return rows if kernel.why_not(exact_problem(kernel.op, (rows, 8, 300), layout)) is None else 4
 
 
 def draw(shape, extreme):
@@ -65,12 +68,12 @@ def draw(shape, extreme):
     return x, x_q, w_q
 
 
-def arguments(kernel, x, x_q, x_scale, w_q, w_scale, bias):
-    """What a kernel's op takes."""
-    w_packed = laid(w_q, layout_of(kernel))
-    if kernel.op == "bit_linear":
+def arguments(op, layout, x, x_q, x_scale, w_q, w_scale, bias):
+    """What an op takes."""
+    w_packed = laid(w_q, layout)
+    if op == "bit_linear":
         return x, w_packed, w_scale, bias
-    return (x_q, x_scale, w_packed, w_scale, bias) if kernel.op == "quantized_linear" else (x_q, w_packed)
+    return (x_q, x_scale, w_packed, w_scale, bias) if op == "quantized_linear" else (x_q, w_packed)
 
 
 def expected(op, x, x_q, x_scale, w_q, w_scale, bias):
@@ -101,8 +104,7 @@ def scales_of(scale, shape):
     extreme=st.sampled_from([None, 0.0, 1e-41, np.nan, np.inf, -3e38]),
     pick=st.integers(0, 3),
 )
-def test_every_kernel_is_the_contract(kernel, data, features, scale, has_bias, extreme, pick):
-    layout = layout_of(kernel)
+def test_every_kernel_is_the_contract(kernel, layout, data, features, scale, has_bias, extreme, pick):
     fitting = [m for m in ROWS if kernel.why_not(exact_problem(kernel.op, (m, *features), layout)) is None]
     shape = (data.draw(st.sampled_from(fitting), "rows"), *features)
     x, x_q, w_q = draw(shape, extreme)
@@ -111,33 +113,33 @@ def test_every_kernel_is_the_contract(kernel, data, features, scale, has_bias, e
     problem = exact_problem(kernel.op, shape, layout, scale, bias)
     configs = kernel.configs(problem)
     operands = (x, x_q, x_scale, w_q, w_scale, bias)
-    y = call(kernel, problem, configs[pick % len(configs)], *arguments(kernel, *operands))
+    y = call(kernel, problem, configs[pick % len(configs)], *arguments(kernel.op, layout, *operands))
     assert np.array_equal(y, expected(kernel.op, *operands), equal_nan=True)
 
 
 @needs_device
 @EXACT
-def test_rows_of_a_hundred_thousand_inputs(kernel):
-    shape = (taken(kernel, 2), 3, 100_003)
+def test_rows_of_a_hundred_thousand_inputs(kernel, layout):
+    shape = (taken(kernel, layout, 2), 3, 100_003)
     x, x_q, w_q = draw(shape, None)
     x_scale, w_scale = np.ones(shape[0], np.float32), np.float32(0.5)
-    problem = exact_problem(kernel.op, shape, layout_of(kernel))
+    problem = exact_problem(kernel.op, shape, layout)
     operands = (x, x_q, x_scale, w_q, w_scale, None)
-    y = call(kernel, problem, kernel.configs(problem)[0], *arguments(kernel, *operands))
+    y = call(kernel, problem, kernel.configs(problem)[0], *arguments(kernel.op, layout, *operands))
     assert np.array_equal(y, expected(kernel.op, *operands))
 
 
 @needs_device
 @EXACT
 @pytest.mark.parametrize("in_features", [256, 260])
-def test_operands_may_have_gaps_and_begin_anywhere(kernel, in_features):
+def test_operands_may_have_gaps_and_begin_anywhere(kernel, layout, in_features):
     shape = (3, 17, in_features)
     x, x_q, w_q = draw(shape, None)
     x_scale, w_scale, bias = (np.linspace(0.1, 2, count, dtype=np.float32) for count in (3, 17, 17))
-    problem = exact_problem(kernel.op, shape, layout_of(kernel), "row", bias)
+    problem = exact_problem(kernel.op, shape, layout, "row", bias)
     operands = (x, x_q, x_scale, w_q, w_scale, bias)
     wanted, config = expected(kernel.op, *operands), kernel.configs(problem)[0]
-    tensors = [on(a) for a in arguments(kernel, *operands)]
+    tensors = [on(a) for a in arguments(kernel.op, layout, *operands)]
     spread = [a.repeat_interleave(2, -1)[..., ::2] for a in tensors]
     shifted = [torch.cat([a.flatten()[:1], a.flatten()])[1:].view(a.shape) for a in tensors]
     assert not any(a.is_contiguous() for a in spread)
@@ -149,22 +151,22 @@ def test_operands_may_have_gaps_and_begin_anywhere(kernel, in_features):
 @needs_device
 @EXACT
 @pytest.mark.parametrize("leading", [(), (1,), (3, 1), (0, 2)])
-def test_any_leading_dimensions(kernel, leading):
-    rows = taken(kernel, math.prod(leading))
+def test_any_leading_dimensions(kernel, layout, leading):
+    rows = taken(kernel, layout, math.prod(leading))
     leading = leading if rows == math.prod(leading) else (2, 2)
     x, x_q, w_q = draw((rows, 5, 33), None)
     x_scale, w_scale = scales_of("row", (rows, 5, 33))
     operands = (x, x_q, x_scale, w_q, w_scale, None)
     wanted = expected(kernel.op, *operands).reshape(*leading, 5)
     shaped = (x.reshape(*leading, 33), x_q.reshape(*leading, 33), x_scale.reshape(leading), w_q, w_scale, None)
-    problem = exact_problem(kernel.op, (rows, 5, 33), layout_of(kernel), "row")
-    found = call(kernel, problem, kernel.configs(problem)[0], *arguments(kernel, *shaped))
+    problem = exact_problem(kernel.op, (rows, 5, 33), layout, "row")
+    found = call(kernel, problem, kernel.configs(problem)[0], *arguments(kernel.op, layout, *shaped))
     assert np.array_equal(found, wanted)
 
 
 @EXACT
-def test_refusals_are_words(kernel):
-    problem = exact_problem(kernel.op, (4, 8, 300), layout_of(kernel))
+def test_refusals_are_words(kernel, layout):
+    problem = exact_problem(kernel.op, (4, 8, 300), layout)
     assert kernel.why_not(problem) is None
     for change, words in (
         ({"layout": "t5"}, "not 't5'"),
@@ -172,5 +174,5 @@ def test_refusals_are_words(kernel):
         ({"gpu": Gpu("GeForce GTX 1080", "6.1", 20, 49152)}, "needs compute capability 8.0, GeForce GTX 1080 has 6.1"),
     ):
         assert words in (kernel.why_not(replace(problem, **change)) or "")
-    longest = exact_problem(kernel.op, (4, 8, MAX_IN_FEATURES), layout_of(kernel))
+    longest = exact_problem(kernel.op, (4, 8, MAX_IN_FEATURES), layout)
     assert (kernel.why_not(longest) is None) == (kernel.op == "bit_linear")
