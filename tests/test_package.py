@@ -70,6 +70,20 @@ print(fitting[0].name.partition(".")[0], "|", refusals["torch"])
     assert in_a_new_process(code).strip() == "numba | the package torch is not installed (pip install torch)"
 
 
+def test_without_triton_what_was_laid_on_a_gpu_can_be_read():
+    code = """
+import sys
+import numpy as np
+sys.modules["triton"] = None  # as if it were not installed
+from bitnet_jit.kernels import registry
+from bitnet_jit.packing import FORMATS
+packed = FORMATS["t5"].pack(np.array([[-1, 0, 1, 1, 1, -1]], np.int8))
+layout = registry.get_layout("t5/planes")
+print((layout.to_canonical(layout.from_canonical(packed, 1, 6), 1, 6) == packed).all())
+"""
+    assert in_a_new_process(code).strip() == "True"
+
+
 @pytest.mark.parametrize("name", bitnet_jit.__all__)
 def test_every_public_name_resolves(name):
     assert getattr(bitnet_jit, name) is not None

@@ -25,15 +25,18 @@ class Entry:
     Attributes:
         packages: what must be installed.
         device_types: torch's words for the devices that it serves; empty means every device.
+        layouts: the module of its LAYOUTS where that needs no package, so that a weight that was laid on another
+            machine can be read here.
     """
 
     packages: tuple[str, ...] = ()
     device_types: tuple[str, ...] = ()
+    layouts: str = ""
 
 
 BACKENDS = {  # in order of preference
     "numba": Entry(("numba",), ("cpu",)),
-    "triton": Entry(("triton",), ("cuda",)),
+    "triton": Entry(("triton",), ("cuda",), "bitnet_jit.kernels.triton.layout"),
     "torch": Entry(("torch",)),
 }
 
@@ -96,15 +99,22 @@ def preferred_layout(format_name: str, device_type: str) -> Layout:
     return CANONICAL[format_name]
 
 
+def layouts_of(name: str) -> tuple[Layout, ...]:
+    """The layouts of a backend, and none where it is absent and they need what is absent with it."""
+    if module := BACKENDS[name].layouts:
+        found: tuple[Layout, ...] = importlib.import_module(module).LAYOUTS
+        return found
+    return backend(name).layouts if why_absent(name) is None else ()
+
+
 @cache
 def get_layout(name: str) -> Layout:
-    """The layout of that name, of any installed backend; one that is imported already is asked first."""
+    """The layout of that name, of any backend; one that is imported already is asked first."""
     known = dict(CANONICAL)
     for backend_name in sorted(BACKENDS, key=lambda found: f"bitnet_jit.kernels.{found}" not in sys.modules):
         if name in known:
             break
-        if why_absent(backend_name) is None:
-            known |= {layout.name: layout for layout in backend(backend_name).layouts}
+        known |= {layout.name: layout for layout in layouts_of(backend_name)}
     if name not in known:
         raise InvalidInput(f"layout: expected one of {', '.join(known)}, got {name!r}")
     return known[name]

@@ -1,7 +1,15 @@
-"""Triton kernels for NVIDIA and AMD GPUs."""
+"""Triton kernels for NVIDIA and AMD GPUs.
 
-from bitnet_jit.kernels.kernel import Backend
-from bitnet_jit.kernels.triton import linear, rows
-from bitnet_jit.kernels.triton.layout import LAYOUTS
+BACKEND loads when it is first asked for: `layout.py` can be imported without Triton, by those who read on one machine
+what was laid on another.
+"""
 
-BACKEND = Backend(name="triton", kernels=(*linear.KERNELS, *rows.KERNELS), layouts=LAYOUTS)
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    if name != "BACKEND":
+        raise AttributeError(f"module 'bitnet_jit.kernels.triton' has no attribute {name!r}")
+    from bitnet_jit.kernels.triton.backend import BACKEND
+
+    return BACKEND
