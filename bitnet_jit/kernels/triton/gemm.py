@@ -35,7 +35,6 @@ class GemmConfig:
         return self.num_stages * self.block_bytes * (4 * self.block_m * element_bytes + self.block_n)
 
 
-LARGE_TILES = (GemmConfig(128, 128, 64, 4, 4, 3), GemmConfig(128, 64, 64, 8, 4, 3))
 LEAST_TILE = GemmConfig(16, 32, 64, 8, 4, 2)
 
 
@@ -140,23 +139,53 @@ def launch(
 
 
 def configs(problem: Problem) -> tuple[GemmConfig, ...]:
-    """Tiles by the number of rows and outputs, the likeliest best first: what won on an H200, and fits in the GPU.
+    """Tiles by the number of rows and outputs, the likeliest best first: what won on an H200, and fits in the GPU."""
+    found = (*many_rows(problem), LEAST_TILE) if problem.rows >= 128 else (*few_rows(problem), LEAST_TILE)
+    return fitting(problem, found, lambda config: config.shared_memory(1))
 
-    From 128 rows on, the largest tile of which there is one for every multiprocessor; below, one tile high.
+
+def many_rows(problem: Problem) -> tuple[GemmConfig, ...]:
+    """The largest tile of which there is one for every multiprocessor, or one that is small."""
+    rows, group = problem.rows, 4 if problem.rows >= 1024 else 8
+    large = (GemmConfig(128, 128, 64, group, 4, 3), GemmConfig(128, 64, 64, group, 4, 3))
+    enough = [tile for tile in large if tiles_of(problem, rows, tile) >= multiprocessors(problem)]
+    deep, flat = GemmConfig(64, 64, 128, 8, 4, 3), GemmConfig(64, 64, 64, 8, 4, 4)
+    return (*enough, *((deep, flat) if is_paired(problem) else (flat,)))
+
+
+def few_rows(problem: Problem) -> tuple[GemmConfig, ...]:
+    """Tiles as high as the rows, of 64 outputs; deep ones where they divide a row of W.
+
+    What counts is bytes on their way: many stages where each program has a multiprocessor, fewer where they share one.
     """
-    rows, out_features, num_bytes = problem.rows, problem.out_features, row_bytes(problem.in_features)
-    multiprocessors = 132 if problem.gpu is None else problem.gpu.multiprocessors
-    if rows >= 128:
-        large = [
-            config
-            for config in LARGE_TILES
-            if triton.cdiv(rows, config.block_m) * triton.cdiv(out_features, config.block_n) >= multiprocessors
-        ]
-        found = (*large, *small_tiles(64, num_bytes, 3))
-    else:
-        found = small_tiles(max(16, rows), num_bytes, 4)
-        found = found if rows < 64 or out_features < 8192 else found[::-1]
-    return fitting(problem, (*found, LEAST_TILE), lambda config: config.shared_memory(1))
+    block_m = max(16, problem.rows)
+    deep, flat, many = (
+        GemmConfig(block_m, 64, block_bytes, 8, 4, stages) for block_bytes, stages in ((128, 4), (64, 6), (64, 4))
+    )
+    if not is_paired(problem):
+        return flat, many
+    tiles = tiles_of(problem, problem.rows, deep)
+    if block_m == 16 and tiles <= multiprocessors(problem):
+        return flat, deep, many
+    if block_m < 64 or tiles <= multiprocessors(problem):
+        return deep, flat, many
+    shared, wide = GemmConfig(block_m, 64, 128, 8, 4, 3), GemmConfig(block_m, 128, 64, 8, 4, 4)
+    return (wide, shared) if tiles >= 3 * multiprocessors(problem) else (shared, many)
+
+
+def tiles_of(problem: Problem, rows: int, config: GemmConfig) -> int:
+    """How many tiles of such a config there are."""
+    return triton.cdiv(rows, config.block_m) * triton.cdiv(problem.out_features, config.block_n)
+
+
+def is_paired(problem: Problem) -> bool:
+    """Whether 128 packed bytes divide a row of W."""
+    return row_bytes(problem.in_features) % (2 * CHUNK) == 0
+
+
+def multiprocessors(problem: Problem) -> int:
+    """Of the problem's GPU, or of an H200."""
+    return 132 if problem.gpu is None else problem.gpu.multiprocessors
 
 
 def float_configs(problem: Problem) -> tuple[GemmConfig, ...]:
@@ -167,9 +196,3 @@ def float_configs(problem: Problem) -> tuple[GemmConfig, ...]:
     found = tuple(GemmConfig(block_m, 64, 64, 8, 4, stages) for stages in (4, 3, 2))
     found = (*found, GemmConfig(block_m, 64, 32, 8, 4, 3), LEAST_TILE)
     return fitting(problem, found, lambda config: config.shared_memory(2))
-
-
-def small_tiles(block_m: int, num_bytes: int, num_stages: int) -> tuple[GemmConfig, ...]:
-    """Tiles of 64 outputs; 128 packed bytes at a time go first where they divide a row."""
-    deep, flat = GemmConfig(block_m, 64, 128, 8, 4, num_stages), GemmConfig(block_m, 64, 64, 8, 4, 4)
-    return (deep, flat) if num_bytes % 128 == 0 else (GemmConfig(block_m, 64, 64, 8, 4, 6), flat)

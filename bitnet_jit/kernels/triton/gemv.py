@@ -31,15 +31,6 @@ class GemvConfig:
     num_warps: int
 
 
-TILES = (  # by the most words of a row: what won on an H200
-    (192, (GemvConfig(8, 64, 2), GemvConfig(16, 32, 2), GemvConfig(2, 64, 1))),
-    (320, (GemvConfig(8, 128, 4), GemvConfig(4, 256, 4), GemvConfig(8, 64, 1))),
-    (448, (GemvConfig(4, 256, 4), GemvConfig(2, 512, 4))),
-    (768, (GemvConfig(8, 128, 4), GemvConfig(16, 128, 4), GemvConfig(4, 128, 1))),
-    (2048, (GemvConfig(2, 128, 1), GemvConfig(4, 128, 2))),
-)
-
-
 @triton.jit
 def codes_of(words, before, PLANE: tl.constexpr, PLANES: tl.constexpr):
     """The bytes to multiply of one plane in words, and what the next plane needs of this one."""
@@ -133,14 +124,27 @@ def launch(problem: Problem, rows: int, config: GemvConfig, x: str, x_stride: in
 
 def configs(problem: Problem) -> tuple[GemvConfig, ...]:
     """Tiles by the length of a row, in at most 16 steps, the likeliest best first."""
-    planes = PLANES[problem.layout]
-    words = row_bytes(problem.in_features, planes) // 4
-    for most_words, tiles in TILES if planes == 4 else ():
-        if words <= most_words:
-            return tiles
+    words = row_bytes(problem.in_features, PLANES[problem.layout]) // 4
+    if problem.layout == I2_PLANES.name and words <= 2048:
+        return tuple(GemvConfig(*tile) for tile in tiles(words, problem.out_features, problem.rows))
     block_words = max(64, triton.next_power_of_2(triton.cdiv(words, MOST_STEPS)))
     block_n = max(1, 512 // block_words)
     return GemvConfig(block_n, block_words, 2), GemvConfig(2 * block_n, block_words, 4)
+
+
+def tiles(words: int, out_features: int, rows: int) -> tuple[tuple[int, int, int], ...]:
+    """block_n, block_words and num_warps that won on an H200, by the words of a row."""
+    if words <= 192:
+        if out_features < 1024 or (rows > 1 and out_features < 3072):
+            return (2, 64, 1), (8, 64, 2), (4, 32, 1)
+        return ((16, 32, 2), (8, 64, 2)) if out_features < 3072 else ((8, 64, 2), (16, 64, 4))
+    if words <= 320:
+        return (8, 128, 4), (4, 256, 4), (8, 64, 1)
+    if words <= 448:
+        return (4, 256, 4), (2, 512, 4)
+    if words <= 768:
+        return ((8, 128, 2), (16, 128, 4)) if rows > 1 and out_features < 16384 else ((8, 128, 4), (16, 128, 4))
+    return (2, 128, 1), (4, 128, 2)
 
 
 def why_not(problem: Problem) -> str | None:

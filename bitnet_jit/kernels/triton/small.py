@@ -125,7 +125,8 @@ def configs(problem: Problem) -> tuple[SmallConfig, ...]:
     """The likeliest best first: what won on an H200. Longer pieces where they divide the bytes of a row."""
     found = (SmallConfig(16, 64, 2, 2, 4), SmallConfig(32, 64, 2, 4, 4), SmallConfig(16, 64, 2, 2, 2))
     if row_bytes(problem.in_features) % 256 == 0:
-        four, two = SmallConfig(16, 128, 4, 4, 3), SmallConfig(16, 128, 2, 2, 3)
+        stages = 4 if row_bytes(problem.in_features) > 2048 and problem.rows <= 8 else 3
+        four, two = SmallConfig(16, 128, 4, 4, stages), SmallConfig(16, 128, 2, 2, 3)
         found = (two, four, *found) if problem.out_features >= 16384 else (four, two, *found)
     return fitting(problem, found, lambda config: config.shared_memory(block_m(problem)))
 

@@ -88,11 +88,10 @@ def scratch(problem: Problem, rows: int, config: SplitConfig) -> dict[str, tuple
 
 def configs(problem: Problem) -> tuple[SplitConfig, ...]:
     """As many pieces as bring the tiles near the number of multiprocessors, the likeliest best first."""
-    multiprocessors = 132 if problem.gpu is None else problem.gpu.multiprocessors
     block_m = min(64, max(16, problem.rows))
     tiles = triton.cdiv(problem.rows, block_m) * triton.cdiv(problem.out_features, 64)
     steps = triton.cdiv(row_bytes(problem.in_features), 64)
-    most = max(2, min(8, multiprocessors // tiles, steps))
+    most = max(2, min(8, gemm.multiprocessors(problem) // tiles, steps))
     found = tuple(
         SplitConfig(GemmConfig(block_m, 64, 64, 8, 4, num_stages), splits)
         for splits in dict.fromkeys((most, max(2, most // 2)))
