@@ -45,7 +45,7 @@ def build_layer(name: str, format_name: str, work: Work, copies: int) -> Contend
 
 
 def build_product(name: str, format_name: str, work: Work, copies: int) -> Contender:
-    """The second launch of bit_linear alone, on the codes that its first one has written once."""
+    """bit_linear without its first launch, on the codes that this one has written once."""
     from bitnet_jit.kernels.triton.launch import prepare
     from bitnet_jit.ops.triton_tensors import kinds_of, outputs_of, scratch_of
 
@@ -65,14 +65,16 @@ def build_product(name: str, format_name: str, work: Work, copies: int) -> Conte
     tensors = {"x": x, "w_scale": w_scale, "w_packed": weights[0]}
     tensors |= {name: x.new_empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
     names, kinds = tuple(tensors), kinds_of(problem, shapes)
-    quantize, product = (prepare(launch, names, kinds) for launch in bound.launches(work.rows))
+    quantize, *product = (prepare(launch, names, kinds) for launch in bound.launches(work.rows))
     operands = [
         [*(tensor.data_ptr() for tensor in (tensors | {"w_packed": weight}).values()), None] for weight in weights
     ]
     quantize(torch.cuda.current_stream().cuda_stream, operands[0])
 
     def run(number: int) -> None:
-        product(torch.cuda.current_stream().cuda_stream, operands[number % copies])
+        stream = torch.cuda.current_stream().cuda_stream
+        for launch in product:
+            launch(stream, operands[number % copies])
 
     return contender(name, run, lambda: tensors["y"].float().cpu().numpy(), num_bytes(format_name, work), work)
 
