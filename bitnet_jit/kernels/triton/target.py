@@ -1,8 +1,8 @@
 """What kernels are compiled for: NVIDIA's assembly or the plain path, a GPU or the interpreter."""
 
-import importlib.metadata
 from functools import cache
 
+import triton
 from triton.runtime.jit import JITFunction
 
 from bitnet_jit.kernels.triton.codes import unpack
@@ -14,10 +14,9 @@ DEPENDENT_CAPABILITY = 9.0  # programmatic dependent launch
 EIGHT_ROWS_TRITON = (3, 6)  # tl.dot takes operands of 8 rows, as NVIDIA's matrix units do
 
 
-@cache
 def triton_version() -> tuple[int, ...]:
-    """Major and minor number of Triton's version."""
-    return tuple(map(int, importlib.metadata.version("triton").split(".")[:2]))
+    """Major and minor number of Triton's version, whatever package it came in."""
+    return tuple(map(int, triton.__version__.split(".")[:2]))
 
 
 def interpreted() -> bool:

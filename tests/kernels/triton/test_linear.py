@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from triton_calls import BACKEND, LAYOUTS, call, laid, needs_device, on, problem_of
 
 from bitnet_jit import reference
+from bitnet_jit.kernels.triton import target
 from bitnet_jit.problem import MAX_IN_FEATURES, Gpu
 
 ROWS = [0, 1, 2, 3, 4, 5, 9, 16, 17, 33, 130]
@@ -176,3 +177,8 @@ def test_refusals_are_words(kernel, layout):
         assert words in (kernel.why_not(replace(problem, **change)) or "")
     longest = exact_problem(kernel.op, (4, 8, MAX_IN_FEATURES), layout)
     assert (kernel.why_not(longest) is None) == (kernel.op == "bit_linear")
+
+
+def test_an_old_triton_is_refused_in_words(monkeypatch):
+    monkeypatch.setattr(target.triton, "__version__", "3.2.0+rocm")
+    assert target.why_not.__wrapped__(None) == "needs Triton 3.4 or newer, found 3.2"
