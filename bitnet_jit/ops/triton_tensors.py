@@ -37,12 +37,10 @@ Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 def bind(bound: Bound, problem: Problem, shape: torch.Size, device: torch.device) -> Call:
     """The call of an op for a shape of its first argument on one device: (*arguments) -> its output or outputs."""
     outputs, rows = outputs_of(problem, shape), shape[:-1].numel()
-    if not rows:
-        return lambda *arguments: allocate(arguments[0], outputs)
     scratch, inputs = scratch_of(bound, rows), INPUTS[problem.op]
     names, kinds = (*inputs, *outputs, *scratch), kinds_of(problem, outputs | scratch)
     with on(device):
-        runs = [prepare(launch, names, kinds) for launch in bound.launches(rows)]
+        runs = [prepare(launch, names, kinds) for launch in bound.launches(rows)] if rows else []
     call = make_call(runs, inputs, outputs, scratch, device.index or 0)
     if "row_stride" not in inputs:
         return call
@@ -57,41 +55,49 @@ def bind(bound: Bound, problem: Problem, shape: torch.Size, device: torch.device
 def make_call(runs: list[Run], inputs: tuple[str, ...], outputs: Shapes, scratch: Shapes, index: int) -> Call:
     """What a call does; every tenth of a microsecond counts here."""
     tensors = [(place, name not in GATED) for place, name in enumerate(inputs) if name not in NUMBERS]
-    address = itself if interpreted() else torch.Tensor.data_ptr
     num_bytes, split = splitter(scratch)
+    takes_tensors = interpreted()
+    launch_all = interpret_all if takes_tensors else launch_on_stream
 
     def call(*arguments):
         operands, kept = list(arguments), []
         for place, whole in tensors:
-            a = arguments[place]
-            if a is not None:
-                if whole and (not a.is_contiguous() or a.data_ptr() % ALIGN):
-                    a = a.clone(memory_format=torch.contiguous_format)
-                    kept.append(a)  # until the launch, or an output would be laid over it
-                operands[place] = address(a)
+            a = operands[place]
+            if a is None:
+                continue
+            address = a.data_ptr()
+            if whole and (address % ALIGN or not a.is_contiguous()):
+                a = a.clone(memory_format=torch.contiguous_format)
+                kept.append(a)  # until the launch, or an output would be laid over it
+                address = a.data_ptr()
+            operands[place] = a if takes_tensors else address
         found = allocate(arguments[0], outputs)
-        operands += map(address, found) if type(found) is tuple else (address(found),)
+        for a in found:
+            operands.append(a if takes_tensors else a.data_ptr())
         if num_bytes:
             memory = arguments[0].new_empty(num_bytes, dtype=torch.uint8)
             operands += split(memory)
         operands.append(None)  # for what a launch has none of
         launch_all(runs, index, operands)
-        return found
+        return found if len(found) > 1 else found[0]
 
     return call
 
 
-def launch_all(runs: list[Run], index: int, operands: list[Any]) -> None:
+def launch_on_stream(runs: list[Run], index: int, operands: list[Any]) -> None:
     """Launch on the current stream of the tensors' device, which need not be the current device."""
-    if interpreted():
-        stream = 0
-    elif torch._C._cuda_getDevice() == index:
-        stream = torch._C._cuda_getCurrentRawStream(index)
-    else:
+    if torch._C._cuda_getDevice() != index:
         with torch.cuda.device(index):
-            return launch_all(runs, index, operands)
+            return launch_on_stream(runs, index, operands)
+    stream = torch._C._cuda_getCurrentRawStream(index)
     for run in runs:
         run(stream, operands)
+
+
+def interpret_all(runs: list[Run], index: int, operands: list[Any]) -> None:
+    """Run in Triton's interpreter, where there is no stream."""
+    for run in runs:
+        run(0, operands)
 
 
 def in_rows(gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -115,16 +121,10 @@ def row_distance(a: torch.Tensor) -> int:
     return distances[-1][1]
 
 
-def itself(tensor: torch.Tensor) -> torch.Tensor:
-    """The interpreter takes tensors, not addresses."""
-    return tensor
-
-
-def allocate(like: torch.Tensor, outputs: Shapes) -> Any:
-    """An op's output, or its outputs as a tuple, on the device of a tensor."""
+def allocate(like: torch.Tensor, outputs: Shapes) -> tuple[torch.Tensor, ...]:
+    """An op's outputs, on the device of a tensor."""
     # sizes one by one, where there are any: torch takes longer to read a tuple
-    found = tuple([like.new_empty(*shape or ((),), dtype=dtype) for shape, dtype in outputs.values()])
-    return found if len(found) > 1 else found[0]
+    return tuple([like.new_empty(*shape or ((),), dtype=dtype) for shape, dtype in outputs.values()])
 
 
 def splitter(scratch: Shapes) -> tuple[int, Callable[[torch.Tensor], list[Any]]]:
