@@ -27,8 +27,8 @@ format: setup ## rewrite what the linter and the formatter can
 test: setup ## every test that this machine can run
 	$(BIN)/pytest
 
-test-gpu: ## the suite, compute-sanitizer and the benchmarks on a machine with a GPU
-	tools/test_gpu.sh
+test-gpu: setup ## the suite, compute-sanitizer and the benchmarks on a machine with a GPU
+	PYTHON=$(CURDIR)/$(BIN)/python tools/test_gpu.sh
 
 test-arm: ## the Numba suite on an emulated ARM CPU (needs root, debootstrap, qemu-user-static)
 	tools/test_arm.sh

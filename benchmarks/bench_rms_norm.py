@@ -6,16 +6,13 @@ inputs are the features of a row. Every result is compared with the reference fi
 
 from collections.abc import Sequence
 
-from options import Usual
-from providers_norm import ON_GPU, PROVIDERS, USUAL
+from providers_norm import PROVIDERS, USUAL
 from report import Report
 from runner import main
 
-GPU = Usual(ON_GPU, "norms", (1, 16, 2048, 8192), 1, ("hot",), (1,))
-
 
 def run(arguments: Sequence[str] | None = None) -> Report:
-    return main(__doc__, PROVIDERS, {"cpu": Usual(USUAL, shapes="norms"), "cuda": GPU}, arguments)
+    return main(__doc__, PROVIDERS, USUAL, arguments)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,8 @@ from importlib.util import find_spec
 
 import torch
 
-from bitnet_jit.kernels import registry
-from bitnet_jit.ops import calls, eager
-from bitnet_jit.packing import FORMATS
-from providers_ours import contender, num_bytes
+from bitnet_jit.ops import calls
+from providers_ours import build_layer, contender, num_bytes, packed_copies
 from providers_torch import weight_copies
 from work import Contender, Provider, Work
 
@@ -17,31 +15,10 @@ def why_not_gpu(work: Work) -> str | None:
     return None if torch.device(work.device).type == "cuda" else f"runs on a GPU, not on {work.device}"
 
 
-def packed_copies(work: Work, format_name: str, copies: int) -> tuple[str, list[torch.Tensor]]:
-    """The layout's name, and copies of the weight in it, packed on the device."""
-    layout, codes = registry.preferred_layout(format_name, "cuda"), torch.from_numpy(work.w_q).to(work.device)
-    packed = layout.from_canonical(FORMATS[format_name].pack(codes), *work.w_q.shape)
-    return layout.name, weight_copies(packed, copies)
-
-
 def inputs(work: Work) -> tuple[torch.Tensor, torch.Tensor]:
     """x (M, K) in bfloat16 and the weight's scale."""
     x = torch.from_numpy(work.x).to(work.device, torch.bfloat16)
     return x, torch.tensor(work.w_scale, device=work.device)
-
-
-def build_layer(name: str, format_name: str, work: Work, copies: int) -> Contender:
-    """The op bit_linear as our modules call it, bfloat16 in and out."""
-    layout, weights = packed_copies(work, format_name, copies)
-    (x, w_scale), bit_linear = inputs(work), eager("bit_linear")
-    last = x.new_empty(0)
-
-    def run(number: int) -> None:
-        nonlocal last
-        weight = weights[number % copies]
-        last = bit_linear(x, weight, w_scale, None, work.shape.out_features, layout, 0, "a8")
-
-    return contender(name, run, lambda: last.float().cpu().numpy(), num_bytes(format_name, work), work)
 
 
 def build_product(name: str, format_name: str, work: Work, copies: int) -> Contender:
@@ -124,7 +101,7 @@ def ours(name: str, format_name: str, build) -> Provider:
 
 
 PROVIDERS = (
-    ours("layer_bf16", "i2", build_layer),
+    ours("layer_bf16", "i2", partial(build_layer, dtype=torch.bfloat16)),
     ours("product", "i2", build_product),
     ours("product_t5", "t5", build_product),
     Provider(

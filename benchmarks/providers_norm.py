@@ -16,6 +16,7 @@ from torch.nn.functional import rms_norm
 import bitnet_jit.ops  # noqa: F401  registers torch.ops.bitnet_jit
 from bitnet_jit import reference
 from bitnet_jit.kernels.torch.norm import norm_rows, quantize_rows
+from options import Usual
 from work import Contender, Provider, Work
 
 EPS = 1e-5
@@ -144,5 +145,7 @@ PROVIDERS: dict[str, list[Provider]] = {
         FLIPS,
     ),
 }
-USUAL = ("bitnet_jit", "torch_plain", "torch_rms_norm")
-ON_GPU = ("bitnet_jit", "torch_compiled", "torch_rms_norm")
+USUAL = {
+    "cpu": Usual(("bitnet_jit", "torch_plain", "torch_rms_norm"), "norms"),
+    "cuda": Usual(("bitnet_jit", "torch_compiled", "torch_rms_norm"), "norms", (1, 16, 2048, 8192), 1, ("hot",), (1,)),
+}

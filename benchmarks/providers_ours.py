@@ -11,21 +11,22 @@ from bitnet_jit.ops import calls, eager
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.workspace import Workspace
+from providers_torch import weight_copies
 from work import Contender, Provider, Work
 
 
 def packed_copies(work: Work, format_name: str, copies: int) -> tuple[str, list[torch.Tensor]]:
-    """The layout's name, and copies of the weight in it."""
+    """The layout's name, and copies of the weight in it, packed on the device."""
     layout = registry.preferred_layout(format_name, torch.device(work.device).type)
-    canonical = torch.from_numpy(FORMATS[format_name].pack(work.w_q))
-    packed = layout.from_canonical(canonical, work.shape.out_features, work.shape.in_features).to(work.device)
-    return layout.name, [packed, *(packed.clone() for _ in range(copies - 1))]
+    codes = torch.from_numpy(work.w_q).to(work.device)
+    packed = layout.from_canonical(FORMATS[format_name].pack(codes), *work.w_q.shape)
+    return layout.name, weight_copies(packed, copies)
 
 
-def build_layer(name: str, format_name: str, work: Work, copies: int) -> Contender:
-    """The op bit_linear as our modules call it, float32 in and out."""
+def build_layer(name: str, format_name: str, work: Work, copies: int, dtype: torch.dtype = torch.float32) -> Contender:
+    """The op bit_linear as our modules call it, `dtype` in and out."""
     layout, weights = packed_copies(work, format_name, copies)
-    x = torch.from_numpy(work.x).to(work.device)
+    x = torch.from_numpy(work.x).to(work.device, dtype)
     w_scale = torch.tensor(work.w_scale, device=work.device)
     bit_linear, last = eager("bit_linear"), x.new_empty(0)
 
@@ -34,7 +35,7 @@ def build_layer(name: str, format_name: str, work: Work, copies: int) -> Contend
         weight = weights[number % copies]
         last = bit_linear(x, weight, w_scale, None, work.shape.out_features, layout, 0, "a8")
 
-    return contender(name, run, lambda: last.cpu().numpy(), num_bytes(format_name, work), work)
+    return contender(name, run, lambda: last.float().cpu().numpy(), num_bytes(format_name, work), work)
 
 
 def build_kernel(name: str, format_name: str, work: Work, copies: int) -> Contender:

@@ -28,9 +28,8 @@ class Run:
         self.rows: list[Row] = []
         self.refusals: list[Refusal] = []
         self.on_gpu = torch.device(options.device).type == "cuda"
-        cache_bytes = gpu.second_cache_bytes(options.device) if self.on_gpu else limits.last_level_cache_bytes()
-        self.cache_bytes = cache_bytes
-        self.cold_bytes, self.cut_short = limits.cold_bytes(len(options.providers) + 1, cache_bytes)
+        self.cache_bytes = gpu.second_cache_bytes(options.device) if self.on_gpu else limits.last_level_cache_bytes()
+        self.cold_bytes, self.cut_short = limits.cold_bytes(len(options.providers) + 1, self.cache_bytes)
         self._cold_readers: list[Contender] = []
 
     def cases(self) -> Iterator[tuple[Work, str]]:

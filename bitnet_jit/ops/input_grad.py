@@ -6,8 +6,8 @@ from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
 from bitnet_jit.ops.calls import Call, describe, dtype_name, keep, make_call
 from bitnet_jit.ops.library import define
+from bitnet_jit.ops.linear import SCALES
 
-SCALES = ("tensor", "row", "group")
 CALLS: dict[tuple[Any, ...], Call] = {}  # by all that their kernels rely on
 
 

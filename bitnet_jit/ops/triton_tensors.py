@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
-from bitnet_jit.kernels.triton.launch import Bound, Run, prepare
+from bitnet_jit.kernels.triton.launch import ALIGN, Bound, Run, prepare
 from bitnet_jit.kernels.triton.target import interpreted
 from bitnet_jit.problem import Problem
 
-ALIGN = 16  # bytes; what kernels are compiled for
 INPUTS = {  # the operands of each op in the order of its arguments
     "bit_linear": ("x", "w_packed", "w_scale", "bias"),
     "quantized_linear": ("x_q", "x_scale", "w_packed", "w_scale", "bias"),
@@ -112,8 +111,10 @@ def in_rows(gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.T
 
 def row_distance(a: torch.Tensor) -> int:
     """The distance of the rows of a (..., K) in elements; 0 where there is no single one."""
-    if a.is_contiguous() or a.stride(-1) != 1:
-        return a.shape[-1] if a.is_contiguous() else 0
+    if a.is_contiguous():
+        return a.shape[-1]
+    if a.stride(-1) != 1:
+        return 0
     distances = [(size, stride) for size, stride in zip(a.shape[:-1], a.stride()[:-1], strict=True) if size > 1]
     for (_, outer), (size, inner) in pairwise(distances):
         if outer != size * inner:

@@ -74,15 +74,22 @@ def bind_bit_linear(problem: Problem, config: Config):
     return run
 
 
+def scale_of(w_scale: torch.Tensor, part: slice, problem: Problem) -> torch.Tensor:
+    """The scales of some outputs: (), (n,), or (n, K) where groups of inputs have their own."""
+    scale = w_scale[part] if w_scale.dim() else w_scale
+    if scale.dim() < 2:
+        return scale
+    return scale.repeat_interleave(problem.group_size, 1)[:, : problem.in_features]
+
+
 def bind_bit_linear_a16(problem: Problem, config: Config):
     def run(x, w_packed, w_scale, bias) -> torch.Tensor:
         y = torch.empty(x.shape[0], problem.out_features, dtype=torch.float32, device=x.device)
         for start, w_q in unpacked_chunks(w_packed, problem):
             part = slice(start, start + w_q.shape[0])
-            scale = w_scale[part] if w_scale.dim() else w_scale
+            scale = scale_of(w_scale, part, problem)
             if scale.dim() == 2:
-                wide = scale.repeat_interleave(problem.group_size, 1)[:, : problem.in_features]
-                y[:, part] = x.float() @ (w_q * wide).T
+                y[:, part] = x.float() @ (w_q * scale).T
             else:
                 y[:, part] = (x.float() @ w_q.float().T) * scale
         y = y if bias is None else y + bias.float()
@@ -96,9 +103,7 @@ def bind_input_grad(problem: Problem, config: Config):
         dx = torch.zeros(dy.shape[0], problem.in_features, dtype=torch.float32, device=dy.device)
         for start, w_q in unpacked_chunks(w_packed, problem):
             part = slice(start, start + w_q.shape[0])
-            scale = w_scale[part] if w_scale.dim() else w_scale
-            if scale.dim() == 2:
-                scale = scale.repeat_interleave(problem.group_size, 1)[:, : problem.in_features]
+            scale = scale_of(w_scale, part, problem)
             dx += dy[:, part].float() @ (w_q.float() * (scale[:, None] if scale.dim() == 1 else scale))
         return dx.to(dy.dtype)
 

@@ -47,5 +47,4 @@ def launch(problem: Problem, rows: int, chunks: bool) -> Launch:
             "BLOCK": BLOCK,
         },
         num_warps=4,
-        dependent=is_dependent(problem.gpu),
     )

@@ -9,14 +9,10 @@ no kernel that writes them lets others begin early. All else it reads, and whate
 import triton
 import triton.language as tl
 
-from bitnet_jit.problem import Problem
-
 FIELDS = tl.constexpr(-0x3F3F3F40)  # 0xC0C0C0C0: the top field of every byte of a word
 UNPACK = tl.constexpr(  # by the plane: four bytes of fields -> four int8
     tuple(f"{{ .reg .b32 t; shl.b32 t, $1, {6 - 2 * plane}; and.b32 $0, t, 0xC0C0C0C0; }}" for plane in range(4))
 )
-
-
 POWERS_OF_3 = tl.constexpr((1, 3, 9, 27, 81, 243))
 ODD_BYTES = tl.constexpr(-0x00FF0100)  # 0xFF00FF00
 DIGIT = tl.constexpr(  # by the plane: four bytes of t5 -> four int8; the products of two bytes at a time fit in halves
@@ -71,7 +67,7 @@ def unpack(packed, PLANE: tl.constexpr, ASM: tl.constexpr):
 
 @triton.jit
 def operand(packed, PLANE: tl.constexpr, TYPE: tl.constexpr, ASM: tl.constexpr):
-    """The weights of one plane as the matrix units want them beside x of TYPE, times `weight_unit`."""
+    """The weights of one plane as the matrix units want them beside x of TYPE, times `outputs.weight_unit`."""
     if tl.int8 == TYPE:
         field = unpack(packed, PLANE, ASM)
     elif ASM and tl.bfloat16 == TYPE:
@@ -83,11 +79,6 @@ def operand(packed, PLANE: tl.constexpr, TYPE: tl.constexpr, ASM: tl.constexpr):
     else:
         field = unpack(packed, PLANE, ASM).to(TYPE)
     return field
-
-
-def weight_unit(problem: Problem, asm: bool) -> float:
-    """What `operand` gives for a weight of 1."""
-    return 0.5 if asm and problem.activation != "a8" and problem.x_dtype in ("bfloat16", "float16") else 64.0
 
 
 @triton.jit
@@ -135,6 +126,20 @@ def inputs_of(BYTES: tl.constexpr, CHUNK: tl.constexpr, B, NATURAL: tl.constexpr
         run, chunk = place // CHUNK, place // (4 * CHUNK)
         place = (run - 4 * chunk) * B + chunk * CHUNK + place % CHUNK
     return place
+
+
+@triton.jit
+def load_step(
+    w_ptrs, x_ptrs, packed_byte, inputs, m_inside, start, B, X_STRIDE, X_STEP: tl.constexpr, WHOLE: tl.constexpr
+):
+    """The packed bytes and the x of one step of K, which begins at byte `start`; 0 behind the end of a row."""
+    if WHOLE:
+        packed = tl.load(w_ptrs)
+        x = tl.load(x_ptrs, mask=m_inside, other=0)
+    else:
+        packed = tl.load(w_ptrs, mask=packed_byte < B - start, other=0)
+        x = tl.load(x_ptrs, mask=m_inside & (inputs < X_STRIDE - start * X_STEP), other=0)
+    return packed, x
 
 
 @triton.jit

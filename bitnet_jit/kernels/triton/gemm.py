@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import triton
 import triton.language as tl
 
-from bitnet_jit.kernels.triton.codes import inputs_of, join_planes, let_next_begin, wait, weight_unit
+from bitnet_jit.kernels.triton.codes import inputs_of, join_planes, let_next_begin, load_step, wait
 from bitnet_jit.kernels.triton.launch import Launch
-from bitnet_jit.kernels.triton.layout import CHUNK, row_bytes
-from bitnet_jit.kernels.triton.outputs import load_scales, scale_operands, store_outputs
-from bitnet_jit.kernels.triton.target import is_dependent, is_nvidia
+from bitnet_jit.kernels.triton.layout import CHUNK, is_paired, row_bytes
+from bitnet_jit.kernels.triton.outputs import flags, load_scales, scale_operands, store_outputs, weight_unit
 from bitnet_jit.kernels.triton.tiles import fitting
 from bitnet_jit.problem import Problem
 
@@ -86,12 +85,7 @@ def gemm_kernel(
     SUM: tl.constexpr = tl.int32 if tl.int8 == TYPE else tl.float32
     acc = tl.zeros((BLOCK_N, BLOCK_M), SUM)
     for start in tl.range(first_byte, tl.minimum(first_byte + length, B), BLOCK_B, num_stages=STAGES):
-        if WHOLE:
-            packed = tl.load(w_ptrs)
-            x = tl.load(x_ptrs, mask=m_inside, other=0)
-        else:
-            packed = tl.load(w_ptrs, mask=packed_byte < B - start, other=0)
-            x = tl.load(x_ptrs, mask=m_inside & (inputs < X_STRIDE - start * X_STEP), other=0)
+        packed, x = load_step(w_ptrs, x_ptrs, packed_byte, inputs, m_inside, start, B, X_STRIDE, X_STEP, WHOLE)
         w = join_planes(packed, BLOCK_B, CHUNK, TYPE, ASM)
         acc = tl.dot(w, tl.trans(x), acc, out_dtype=SUM, input_precision="ieee")
         w_ptrs += BLOCK_B
@@ -112,7 +106,7 @@ def launch(
     whole = num_bytes % config.block_bytes == 0 and x_stride == 4 * num_bytes
     return Launch(
         gemm_kernel,
-        programs=triton.cdiv(rows, config.block_m) * triton.cdiv(problem.out_features, config.block_n) * splits,
+        programs=tiles_of(problem, rows, config) * splits,
         operands=(x, "w_packed", *(("y", *scale_operands(problem)) if splits == 1 else ("partials", None, None, None))),
         constants={
             "M": rows,
@@ -120,10 +114,8 @@ def launch(
             "B": num_bytes,
             "X_STRIDE": x_stride,
             "NATURAL": natural,
-            "WEIGHT": weight_unit(problem, is_nvidia(problem.gpu)),
-            "ROW_SCALES": problem.scale == "row",
-            "ASM": is_nvidia(problem.gpu),
-            "DEPENDENT": is_dependent(problem.gpu),
+            "WEIGHT": weight_unit(problem),
+            **flags(problem),
             "SPLITS": splits,
             "WHOLE": whole,
             "CHUNK": min(CHUNK, config.block_bytes),
@@ -134,7 +126,6 @@ def launch(
             "STAGES": config.num_stages,
         },
         num_warps=config.num_warps,
-        dependent=is_dependent(problem.gpu),
     )
 
 
@@ -176,11 +167,6 @@ def few_rows(problem: Problem) -> tuple[GemmConfig, ...]:
 def tiles_of(problem: Problem, rows: int, config: GemmConfig) -> int:
     """How many tiles of such a config there are."""
     return triton.cdiv(rows, config.block_m) * triton.cdiv(problem.out_features, config.block_n)
-
-
-def is_paired(problem: Problem) -> bool:
-    """Whether 128 packed bytes divide a row of W."""
-    return row_bytes(problem.in_features) % (2 * CHUNK) == 0
 
 
 def multiprocessors(problem: Problem) -> int:

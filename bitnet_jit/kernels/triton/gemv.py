@@ -13,9 +13,8 @@ import triton.language as tl
 
 from bitnet_jit.kernels.triton.codes import FIELDS, dot_bytes, let_next_begin, t5_carries, wait
 from bitnet_jit.kernels.triton.launch import Launch
-from bitnet_jit.kernels.triton.layout import CHUNK, I2_PLANES, PLANES, row_bytes
-from bitnet_jit.kernels.triton.outputs import load_scales, scale_operands, store_outputs
-from bitnet_jit.kernels.triton.target import is_dependent, is_nvidia
+from bitnet_jit.kernels.triton.layout import I2_PLANES, PLANES, is_paired, row_bytes
+from bitnet_jit.kernels.triton.outputs import flags, load_scales, scale_operands, store_outputs
 from bitnet_jit.problem import Problem
 
 MOST_ROWS = 4
@@ -111,14 +110,11 @@ def launch(problem: Problem, rows: int, config: GemvConfig, x: str, x_stride: in
             "X_WORDS": x_stride // 4,
             "PLANES": planes,
             "M": rows,
-            "ROW_SCALES": problem.scale == "row",
-            "ASM": is_nvidia(problem.gpu),
-            "DEPENDENT": is_dependent(problem.gpu),
+            **flags(problem),
             "BLOCK_N": config.block_n,
             "BLOCK_WORDS": config.block_words,
         },
         num_warps=config.num_warps,
-        dependent=is_dependent(problem.gpu),
     )
 
 
@@ -156,5 +152,5 @@ def why_not(problem: Problem) -> str | None:
 
 def rank(problem: Problem) -> int:
     """First, but for 3 and 4 rows where `small.py` can take its pieces in pairs."""
-    paired = problem.layout == I2_PLANES.name and row_bytes(problem.in_features) % (2 * CHUNK) == 0
+    paired = problem.layout == I2_PLANES.name and is_paired(problem)
     return 3 if problem.rows == MOST_ROWS and paired else 0

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import triton
 import triton.language as tl
 
-from bitnet_jit.kernels.triton.codes import inputs_of, join_planes, weight_unit
+from bitnet_jit.kernels.triton.codes import inputs_of, join_planes
 from bitnet_jit.kernels.triton.launch import Bound, Launch
 from bitnet_jit.kernels.triton.layout import row_bytes
+from bitnet_jit.kernels.triton.outputs import weight_unit
 from bitnet_jit.kernels.triton.target import is_nvidia
 from bitnet_jit.kernels.triton.tiles import fitting, x_bytes
 from bitnet_jit.problem import Problem
@@ -84,7 +85,7 @@ def input_grad_kernel(
 
 def bind(problem: Problem, config: InputGradConfig) -> Bound:
     """dy (M, N), w_packed, w_scale -> dx (M, K) in dy's dtype."""
-    num_bytes, asm = row_bytes(problem.in_features), is_nvidia(problem.gpu)
+    num_bytes = row_bytes(problem.in_features)
 
     def launches(rows: int) -> tuple[Launch, ...]:
         programs = triton.cdiv(rows, config.block_m) * triton.cdiv(num_bytes, config.block_bytes)
@@ -93,9 +94,9 @@ def bind(problem: Problem, config: InputGradConfig) -> Bound:
             "N": problem.out_features,
             "K": problem.in_features,
             "B": num_bytes,
-            "WEIGHT": weight_unit(problem, asm),
+            "WEIGHT": weight_unit(problem),
             "ROW_SCALES": problem.scale == "row",
-            "ASM": asm,
+            "ASM": is_nvidia(problem.gpu),
             "BLOCK_M": config.block_m,
             "BLOCK_B": config.block_bytes,
             "BLOCK_N": config.block_n,
@@ -104,7 +105,7 @@ def bind(problem: Problem, config: InputGradConfig) -> Bound:
         operands = ("dy", "w_packed", "dx", "w_scale")
         return (Launch(input_grad_kernel, programs, operands, constants, config.num_warps),)
 
-    return Bound(problem, launches)
+    return Bound(launches)
 
 
 def configs(problem: Problem) -> tuple[InputGradConfig, ...]:

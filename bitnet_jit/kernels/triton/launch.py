@@ -5,14 +5,16 @@ a call's tensors, what lies between its launches and its outputs are shared amon
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
 import torch
 
 from bitnet_jit.kernels.triton.target import interpreted
-from bitnet_jit.problem import Problem
+
+ALIGN = 16  # addresses (in bytes) and numbers of which Triton makes use are multiples of it
+Scratch = dict[str, tuple[int, str]]  # by name: number of elements, dtype
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,6 @@ class Launch:
             "name:dtype" sees a tensor's bytes as another dtype.
         constants: the other parameters by name, in order.
         num_warps: of a program.
-        dependent: whether the kernel may begin before the one ahead of it has ended (see codes.py).
     """
 
     function: Any
@@ -34,7 +35,11 @@ class Launch:
     operands: tuple[str | None, ...]
     constants: Mapping[str, Any]
     num_warps: int
-    dependent: bool = False
+
+    @property
+    def dependent(self) -> bool:
+        """Whether the kernel may begin before the one ahead of it has ended (see codes.py)."""
+        return bool(self.constants.get("DEPENDENT", False))
 
     @property
     def options(self) -> dict[str, Any]:
@@ -48,14 +53,12 @@ class Bound:
     """A kernel bound to a problem, as `ops/` runs it.
 
     Attributes:
-        problem: what it is bound to.
         launches: number of rows -> what a call launches, in order.
         scratch: number of rows -> the name, number of elements and dtype of each tensor that lives between launches.
     """
 
-    problem: Problem
     launches: Callable[[int], tuple[Launch, ...]]
-    scratch: Callable[[int], dict[str, tuple[int, str]]] = field(default=lambda rows: {})
+    scratch: Callable[[int], Scratch] = lambda rows: {}
 
 
 Run = Callable[[int, Sequence[Any]], None]  # (stream, operands in the call's order)
@@ -70,7 +73,7 @@ def prepare(launch: Launch, names: tuple[str, ...], kinds: Mapping[str, Any]) ->
         kinds: for each name torch's dtype of the tensor, or a number like the one that will be handed over.
 
     Returns:
-        (stream, operands) -> None. Tensors are handed over by address, 16-byte aligned; to the interpreter as they are.
+        (stream, operands) -> None. Tensors are handed over by address, a multiple of ALIGN; to the interpreter whole.
     """
     places = [len(names) if name is None else names.index(name.partition(":")[0]) for name in launch.operands]
     constants = tuple(launch.constants.values())

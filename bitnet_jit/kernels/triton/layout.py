@@ -5,9 +5,13 @@
                 inputs j, B + j, ..., 4 B + j as its digits in base 3, the highest first
 
 A field of i2 is the weight itself in two's complement (-1 is 3): shifted to the top of its byte, it is 64 times the
-    t5/planes   (N, B) uint8, B = 64 * ceil(K / 320); byte j holds ceil(v * 256 / 243), where v has the codes w + 1 of
-there. A byte of t5 gives its digits by multiplication: its product with 3 carries the first one out, and so on.
+weight as int8. So sums need no correction for an offset of the codes, and missing inputs are zero bits, whatever x
+holds there. A byte of t5 gives its digits by multiplication: its product with 3 carries the first one out, and so on.
 """
+
+from typing import Any
+
+import numpy as np
 
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.packing.format import Array, array_module, device_of
@@ -27,6 +31,11 @@ def padded_inputs(problem: Problem) -> int:
     """Inputs of a row with padding."""
     planes = PLANES[problem.layout]
     return planes * row_bytes(problem.in_features, planes)
+
+
+def is_paired(problem: Problem) -> bool:
+    """Whether a row of i2 is pairs of chunks."""
+    return row_bytes(problem.in_features) % (2 * CHUNK) == 0
 
 
 def planes_of(codes: Array, planes: int, missing: int) -> list[Array]:
@@ -69,27 +78,21 @@ def t5_from_canonical(packed: Array, out_features: int, in_features: int) -> Arr
     """Canonical uint8 (N, ceil(K / 5)) -> t5/planes."""
     xp = array_module(packed)
     planes = planes_of((T5.unpack(packed, in_features) + 1).view(xp.uint8), 5, missing=1)
-    value = widened(T5.join(planes[::-1]))
-    return narrowed((value * 256 + 242) // 243)
+    value = cast(T5.join(planes[::-1]), xp.int32)
+    return cast((value * 256 + 242) // 243, xp.uint8)
 
 
 def t5_to_canonical(laid: Array, out_features: int, in_features: int) -> Array:
     """The inverse of `t5_from_canonical`."""
     xp = array_module(laid)
-    codes = joined(T5.digits(narrowed(widened(laid) * 243 // 256))[::-1], in_features)
+    value = cast(cast(laid, xp.int32) * 243 // 256, xp.uint8)
+    codes = joined(T5.digits(value)[::-1], in_features)
     return T5.pack(codes.view(xp.int8) - 1)
 
 
-def widened(values: Array) -> Array:
-    """uint8 as int32."""
-    xp = array_module(values)
-    return values.astype(xp.int32) if hasattr(values, "astype") else values.to(xp.int32)
-
-
-def narrowed(values: Array) -> Array:
-    """int32 below 256 as uint8."""
-    xp = array_module(values)
-    return values.astype(xp.uint8) if hasattr(values, "astype") else values.to(xp.uint8)
+def cast(values: Array, dtype: Any) -> Array:
+    """Values as another dtype of their own library."""
+    return values.astype(dtype) if array_module(values) is np else values.to(dtype)
 
 
 I2_PLANES = Layout("i2/planes", I2, i2_shape, i2_from_canonical, i2_to_canonical)

@@ -10,14 +10,11 @@ from functools import partial
 
 from bitnet_jit.kernels.kernel import Config, Kernel
 from bitnet_jit.kernels.triton import arrange, gemm, gemv, input_grad, planes, rows, small, split, target
-from bitnet_jit.kernels.triton.launch import Bound, Launch
+from bitnet_jit.kernels.triton.launch import ALIGN, Bound, Launch, Scratch
 from bitnet_jit.kernels.triton.layout import I2_PLANES, PLANES, padded_inputs
 from bitnet_jit.problem import MAX_IN_FEATURES, Problem
 
-ALIGN = 16  # bytes that a row of given codes must begin at a multiple of
-
 Refusal = Callable[[Problem], str | None]
-Scratch = dict[str, tuple[int, str]]
 
 
 def no_scratch(problem: Problem, m: int, config: Config) -> Scratch:
@@ -56,7 +53,7 @@ def single(launch: Callable[..., Launch]) -> Callable[..., tuple[Launch, ...]]:
 def bind_codes(problem: Problem, config: Config, way: Way) -> Bound:
     """`quantized_linear` and `ternary_matmul`: x_q (M, K) in natural order."""
     in_features, stride = problem.in_features, padded_inputs(problem)
-    whole = in_features % ALIGN == 0
+    whole = in_features % ALIGN == 0  # rows of codes begin at whole words
 
     def launches(m: int) -> tuple[Launch, ...]:
         if whole:
@@ -68,7 +65,7 @@ def bind_codes(problem: Problem, config: Config, way: Way) -> Bound:
         padded = {} if whole else {"x_padded": (m * stride, "int8")}
         return padded | way.scratch(problem, m, config)
 
-    return Bound(problem, launches, scratch)
+    return Bound(launches, scratch)
 
 
 def bind_bit_linear(problem: Problem, config: Config, way: Way) -> Bound:
@@ -82,12 +79,12 @@ def bind_bit_linear(problem: Problem, config: Config, way: Way) -> Bound:
     def scratch(m: int) -> Scratch:
         return {"x_q": (m * stride, "int8"), "x_scale": (m, "float32"), **way.scratch(problem, m, config)}
 
-    return Bound(problem, launches, scratch)
+    return Bound(launches, scratch)
 
 
 def bind_floats(problem: Problem, config: Config, way: Way) -> Bound:
     """`bit_linear` with activation="a16": x (M, K) as it is."""
-    return Bound(problem, lambda m: way.launches(problem, m, config, "x", problem.in_features, True))
+    return Bound(lambda m: way.launches(problem, m, config, "x", problem.in_features, True))
 
 
 def why_not(problem: Problem) -> str | None:

@@ -7,6 +7,7 @@ Scales are loaded before the sums are begun, which hides their latency. What a p
 import triton
 import triton.language as tl
 
+from bitnet_jit.kernels.triton.target import is_dependent, is_nvidia
 from bitnet_jit.problem import Problem
 
 
@@ -32,6 +33,18 @@ def store_outputs(y, m, n, M, N, y_ptr, x_scale, w_scale, bias, bias_ptr):
             y = y + bias
     y_ptrs = y_ptr + m[:, None].to(tl.int64) * N + n[None, :]
     tl.store(y_ptrs, y.to(y_ptr.dtype.element_ty), mask=(m < M)[:, None] & (n < N)[None, :])
+
+
+def weight_unit(problem: Problem) -> float:
+    """What `codes.operand` gives for a weight of 1."""
+    halves = problem.activation != "a8" and problem.x_dtype in ("bfloat16", "float16")
+    return 0.5 if halves and is_nvidia(problem.gpu) else 64.0
+
+
+def flags(problem: Problem) -> dict[str, bool]:
+    """The constants that every kernel of outputs is compiled for."""
+    nvidia, dependent = is_nvidia(problem.gpu), is_dependent(problem.gpu)
+    return {"ROW_SCALES": problem.scale == "row", "ASM": nvidia, "DEPENDENT": dependent}
 
 
 def scale_operands(problem: Problem) -> tuple[str | None, ...]:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import triton
 import triton.language as tl
 
-from bitnet_jit.kernels.triton.codes import let_next_begin, operand, t5_operand, wait, weight_unit
+from bitnet_jit.kernels.triton.codes import let_next_begin, operand, t5_operand, wait
 from bitnet_jit.kernels.triton.launch import Launch
 from bitnet_jit.kernels.triton.layout import CHUNK, PLANES, row_bytes
-from bitnet_jit.kernels.triton.outputs import load_scales, scale_operands, store_outputs
-from bitnet_jit.kernels.triton.target import is_dependent, is_nvidia
+from bitnet_jit.kernels.triton.outputs import flags, load_scales, scale_operands, store_outputs, weight_unit
 from bitnet_jit.kernels.triton.tiles import fitting, x_bytes
 from bitnet_jit.problem import Problem
 
@@ -93,7 +92,6 @@ def launch(problem: Problem, rows: int, config: PlanesConfig, x: str, x_stride: 
     """x (rows, x_stride) in natural order, the operand of that name; w_packed -> y (rows, N)."""
     x_scale, w_scale, bias = scale_operands(problem)
     planes, grouped = PLANES[problem.layout], problem.scale == "group"
-    asm, dependent = is_nvidia(problem.gpu), is_dependent(problem.gpu)
     return Launch(
         planes_kernel,
         programs=triton.cdiv(rows, config.block_m) * triton.cdiv(problem.out_features, config.block_n),
@@ -106,17 +104,14 @@ def launch(problem: Problem, rows: int, config: PlanesConfig, x: str, x_stride: 
             "GROUPS": triton.cdiv(problem.in_features, problem.group_size) if grouped else 0,
             "GROUP_SIZE": problem.group_size,
             "PLANES": planes,
-            "WEIGHT": weight_unit(problem, asm) if planes == 4 else 1.0,
-            "ROW_SCALES": problem.scale == "row",
-            "ASM": asm,
-            "DEPENDENT": dependent,
+            "WEIGHT": weight_unit(problem) if planes == 4 else 1.0,
+            **flags(problem),
             "CHUNK": CHUNK,
             "BLOCK_M": config.block_m,
             "BLOCK_N": config.block_n,
             "STAGES": config.num_stages,
         },
         num_warps=config.num_warps,
-        dependent=dependent,
     )
 
 

@@ -22,7 +22,7 @@ import triton.language as tl
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.triton import target
 from bitnet_jit.kernels.triton.codes import let_next_begin, wait
-from bitnet_jit.kernels.triton.launch import Bound, Launch
+from bitnet_jit.kernels.triton.launch import ALIGN, Bound, Launch
 from bitnet_jit.kernels.triton.layout import CHUNK
 from bitnet_jit.problem import Problem
 
@@ -36,7 +36,6 @@ OPERANDS = {
     "relu2_mul_norm_quantize": ("gate", "up", "row_stride", "weight", "eps", "x_q", "x_scale"),
     "silu_mul_norm_quantize": ("gate", "up", "row_stride", "weight", "eps", "x_q", "x_scale"),
 }
-ALIGN = 16  # elements that a distance of rows handed over must be a multiple of
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,6 @@ def row_kernel(
 
 def launch(problem: Problem, rows: int, config: RowConfig, op: str, stride: int, chunks: bool) -> Launch:
     """The operands of `op` -> y (rows, K), or codes (rows, stride) and their scales."""
-    dependent = target.is_dependent(problem.gpu)
     absent = {"row_stride"} if problem.in_features % ALIGN else set()
     absent |= set() if problem.bias else {"weight", "eps"}
     return Launch(
@@ -146,16 +144,15 @@ def launch(problem: Problem, rows: int, config: RowConfig, op: str, stride: int,
             "STRIDE": stride,
             "CHUNKS": CHUNK if chunks else 0,
             "SILU": op.startswith("silu"),
-            "DEPENDENT": dependent,
+            "DEPENDENT": target.is_dependent(problem.gpu),
             "BLOCK": config.block,
         },
         num_warps=config.num_warps,
-        dependent=dependent,
     )
 
 
 def bind(problem: Problem, config: RowConfig) -> Bound:
-    return Bound(problem, lambda rows: (launch(problem, rows, config, problem.op, problem.in_features, chunks=False),))
+    return Bound(lambda rows: (launch(problem, rows, config, problem.op, problem.in_features, chunks=False),))
 
 
 def configs(problem: Problem) -> tuple[RowConfig, ...]:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import triton
 import triton.language as tl
 
-from bitnet_jit.kernels.triton.codes import inputs_of, join_planes, let_next_begin, wait
+from bitnet_jit.kernels.triton.codes import inputs_of, join_planes, let_next_begin, load_step, wait
 from bitnet_jit.kernels.triton.launch import Launch
 from bitnet_jit.kernels.triton.layout import CHUNK, row_bytes
-from bitnet_jit.kernels.triton.outputs import load_scales, scale_operands, store_outputs
-from bitnet_jit.kernels.triton.target import is_dependent, is_nvidia, multiplies_eight_rows
+from bitnet_jit.kernels.triton.outputs import flags, load_scales, scale_operands, store_outputs
+from bitnet_jit.kernels.triton.target import multiplies_eight_rows
 from bitnet_jit.kernels.triton.tiles import fitting
 from bitnet_jit.problem import Problem
 
@@ -62,7 +62,8 @@ def small_kernel(
 ):
     let_next_begin(DEPENDENT)
     m, n = tl.arange(0, BLOCK_M), tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    m_inside, X_STEP = (m < M)[None, :, None], 1 if NATURAL else 4  # elements of x that go with a packed byte
+    m_inside = (m < M)[None, :, None]
+    X_STEP: tl.constexpr = 1 if NATURAL else 4  # elements of x that go with a packed byte
     first_byte = tl.arange(0, PIECES)[:, None, None] * BLOCK_B
     packed_byte = first_byte + tl.arange(0, BLOCK_B)[None, None, :]
     inputs = first_byte * X_STEP + inputs_of(BLOCK_B, CHUNK, B, NATURAL)[None, None, :]
@@ -72,12 +73,7 @@ def small_kernel(
     x_scale, w_scale, bias = load_scales(m, n, M, N, x_scale_ptr, w_scale_ptr, bias_ptr, ROW_SCALES)
     acc = tl.zeros((PIECES, BLOCK_N, BLOCK_M), tl.int32)
     for start in tl.range(0, B, PIECES * BLOCK_B, num_stages=STAGES):
-        if WHOLE:
-            packed = tl.load(w_ptrs)
-            x = tl.load(x_ptrs, mask=m_inside, other=0)
-        else:
-            packed = tl.load(w_ptrs, mask=packed_byte < B - start, other=0)
-            x = tl.load(x_ptrs, mask=m_inside & (inputs < X_STRIDE - start * X_STEP), other=0)
+        packed, x = load_step(w_ptrs, x_ptrs, packed_byte, inputs, m_inside, start, B, X_STRIDE, X_STEP, WHOLE)
         w = join_planes(packed, BLOCK_B, CHUNK, tl.int8, ASM)
         acc = tl.dot(w, tl.permute(x, (0, 2, 1)), acc, out_dtype=tl.int32)
         w_ptrs += PIECES * BLOCK_B
@@ -100,9 +96,7 @@ def launch(problem: Problem, rows: int, config: SmallConfig, x: str, x_stride: i
             "B": num_bytes,
             "X_STRIDE": x_stride,
             "NATURAL": natural,
-            "ROW_SCALES": problem.scale == "row",
-            "ASM": is_nvidia(problem.gpu),
-            "DEPENDENT": is_dependent(problem.gpu),
+            **flags(problem),
             "WHOLE": whole,
             "CHUNK": CHUNK,
             "BLOCK_M": block_m(problem),
@@ -112,7 +106,6 @@ def launch(problem: Problem, rows: int, config: SmallConfig, x: str, x_stride: i
             "STAGES": config.num_stages,
         },
         num_warps=config.num_warps,
-        dependent=is_dependent(problem.gpu),
     )
 
 

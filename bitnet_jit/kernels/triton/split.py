@@ -12,7 +12,7 @@ import triton.language as tl
 from bitnet_jit.kernels.triton import gemm
 from bitnet_jit.kernels.triton.codes import let_next_begin, wait
 from bitnet_jit.kernels.triton.gemm import GemmConfig
-from bitnet_jit.kernels.triton.launch import Launch
+from bitnet_jit.kernels.triton.launch import Launch, Scratch
 from bitnet_jit.kernels.triton.layout import row_bytes
 from bitnet_jit.kernels.triton.outputs import load_scales, scale_operands, store_outputs
 from bitnet_jit.kernels.triton.target import is_dependent
@@ -62,7 +62,6 @@ def launches(
     problem: Problem, rows: int, config: SplitConfig, x: str, x_stride: int, natural: bool
 ) -> tuple[Launch, ...]:
     """x (rows, x_stride) int8, the operand of that name; w_packed in i2/planes -> partials, then y (rows, N)."""
-    dependent = is_dependent(problem.gpu)
     add = Launch(
         add_kernel,
         programs=rows * triton.cdiv(problem.out_features, BLOCK),
@@ -72,16 +71,15 @@ def launches(
             "N": problem.out_features,
             "SPLITS": config.splits,
             "ROW_SCALES": problem.scale == "row",
-            "DEPENDENT": dependent,
+            "DEPENDENT": is_dependent(problem.gpu),
             "BLOCK": BLOCK,
         },
         num_warps=4,
-        dependent=dependent,
     )
     return gemm.launch(problem, rows, config.tile, x, x_stride, natural, config.splits), add
 
 
-def scratch(problem: Problem, rows: int, config: SplitConfig) -> dict[str, tuple[int, str]]:
+def scratch(problem: Problem, rows: int, config: SplitConfig) -> Scratch:
     """The sums of all pieces."""
     return {"partials": (config.splits * rows * problem.out_features, "int32")}
 
@@ -89,7 +87,7 @@ def scratch(problem: Problem, rows: int, config: SplitConfig) -> dict[str, tuple
 def configs(problem: Problem) -> tuple[SplitConfig, ...]:
     """As many pieces as bring the tiles near the number of multiprocessors, the likeliest best first."""
     block_m = min(64, max(16, problem.rows))
-    tiles = triton.cdiv(problem.rows, block_m) * triton.cdiv(problem.out_features, 64)
+    tiles = gemm.tiles_of(problem, problem.rows, GemmConfig(block_m, 64, 64, 8, 4, 4))
     steps = triton.cdiv(row_bytes(problem.in_features), 64)
     most = max(2, min(8, gemm.multiprocessors(problem) // tiles, steps))
     found = tuple(
