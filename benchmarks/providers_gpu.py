@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 import torch
 
+from bitnet_jit.kernels import registry
 from bitnet_jit.ops import calls
 from providers_ours import build_layer, contender, num_bytes, packed_copies
 from providers_torch import weight_copies
@@ -22,7 +23,10 @@ def inputs(work: Work) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def build_product(name: str, format_name: str, work: Work, copies: int) -> Contender:
-    """bit_linear without its first launch, on the codes that this one has written once."""
+    """bit_linear without its first launch, on the codes that this one has written once.
+
+    By the first kernel that has launches of their own for quantizing and multiplying.
+    """
     from bitnet_jit.kernels.triton.launch import prepare
     from bitnet_jit.ops.triton_tensors import kinds_of, outputs_of, scratch_of
 
@@ -37,7 +41,8 @@ def build_product(name: str, format_name: str, work: Work, copies: int) -> Conte
         y_dtype="bfloat16",
         scale="tensor",
     )
-    bound = calls.DISPATCHER.choose(problem).bound
+    bounds = (kernel.bind(problem, kernel.configs(problem)[0]) for kernel in registry.candidates(problem)[0])
+    bound = next(bound for bound in bounds if len(bound.launches(work.rows)) > 1)
     shapes = outputs_of(problem, x.shape) | scratch_of(bound, work.rows)
     tensors = {"x": x, "w_scale": w_scale, "w_packed": weights[0]}
     tensors |= {name: x.new_empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}

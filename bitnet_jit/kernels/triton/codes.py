@@ -2,8 +2,9 @@
 
 Inline assembly is NVIDIA's; the plain path beside it is for AMD and for Triton's interpreter.
 
-A kernel that is launched dependently may begin while those ahead of it still run. It may read packed weights at once:
-no kernel that writes them lets others begin early. All else it reads, and whatever it writes, only behind `wait`.
+A kernel that is launched dependently may begin while those ahead of it still run. It may read packed weights, their
+scales and the bias at once: no kernel that writes them lets others begin early. All else it reads, and whatever it
+writes, only behind `wait`.
 """
 
 import triton
@@ -53,6 +54,20 @@ def let_next_begin(DEPENDENT: tl.constexpr):
         tl.inline_asm_elementwise(
             "griddepcontrol.launch_dependents; // $0", "=r", [], dtype=tl.int32, is_pure=False, pack=1
         )
+
+
+@triton.jit
+def prefetch(row_ptrs, num_bytes):
+    """Have rows of num_bytes brought into the second cache; addresses and num_bytes are multiples of 16. sm_90."""
+    sizes = tl.zeros(row_ptrs.shape, tl.int32) + num_bytes
+    tl.inline_asm_elementwise(
+        "cp.async.bulk.prefetch.L2.global [$1], $2; // $0",
+        "=r,l,r",
+        [row_ptrs, sizes],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
 
 
 @triton.jit
@@ -130,15 +145,19 @@ def inputs_of(BYTES: tl.constexpr, CHUNK: tl.constexpr, B, NATURAL: tl.constexpr
 
 @triton.jit
 def load_step(
-    w_ptrs, x_ptrs, packed_byte, inputs, m_inside, start, B, X_STRIDE, X_STEP: tl.constexpr, WHOLE: tl.constexpr
+    w_ptrs, x_ptrs, packed_byte, inputs, x_inside, start, B, X_STRIDE, X_STEP: tl.constexpr, WHOLE: tl.constexpr
 ):
-    """The packed bytes and the x of one step of K, which begins at byte `start`; 0 behind the end of a row."""
+    """The packed bytes and the x of one step of K, which begins at byte `start`; 0 behind the end of a row.
+
+    x_inside says which rows of x there are; None: all.
+    """
     if WHOLE:
         packed = tl.load(w_ptrs)
-        x = tl.load(x_ptrs, mask=m_inside, other=0)
+        x = tl.load(x_ptrs) if x_inside is None else tl.load(x_ptrs, mask=x_inside, other=0)
     else:
         packed = tl.load(w_ptrs, mask=packed_byte < B - start, other=0)
-        x = tl.load(x_ptrs, mask=m_inside & (inputs < X_STRIDE - start * X_STEP), other=0)
+        inside = inputs < X_STRIDE - start * X_STEP
+        x = tl.load(x_ptrs, mask=inside if x_inside is None else x_inside & inside, other=0)
     return packed, x
 
 

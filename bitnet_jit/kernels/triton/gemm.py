@@ -10,10 +10,18 @@ from dataclasses import dataclass
 import triton
 import triton.language as tl
 
-from bitnet_jit.kernels.triton.codes import inputs_of, join_planes, let_next_begin, load_step, wait
+from bitnet_jit.kernels.triton.codes import inputs_of, join_planes, let_next_begin, load_step, prefetch, wait
 from bitnet_jit.kernels.triton.launch import Launch
 from bitnet_jit.kernels.triton.layout import CHUNK, is_paired, row_bytes
-from bitnet_jit.kernels.triton.outputs import flags, load_scales, scale_operands, store_outputs, weight_unit
+from bitnet_jit.kernels.triton.outputs import (
+    flags,
+    load_w_scale,
+    load_x_scale,
+    scale_operands,
+    store_outputs,
+    weight_unit,
+)
+from bitnet_jit.kernels.triton.target import is_dependent
 from bitnet_jit.kernels.triton.tiles import fitting
 from bitnet_jit.problem import Problem
 
@@ -34,6 +42,8 @@ class GemmConfig:
         return self.num_stages * self.block_bytes * (4 * self.block_m * element_bytes + self.block_n)
 
 
+STAGES = {16: (8, 6, 3), 32: (6, 4, 4), 64: (4, 3, 3)}  # by the height of a deep tile: alone, by two, or more
+MOST_PREFETCHED = 8 << 20  # bytes
 LEAST_TILE = GemmConfig(16, 32, 64, 8, 4, 2)
 
 
@@ -55,6 +65,8 @@ def gemm_kernel(
     ASM: tl.constexpr,
     DEPENDENT: tl.constexpr,
     SPLITS: tl.constexpr,  # of K, each summed by itself (see split.py)
+    FEW: tl.constexpr,  # fewer rows than a tile has
+    PREFETCH: tl.constexpr,  # W, while the kernels ahead still run
     WHOLE: tl.constexpr,  # neither the bytes nor the inputs of a row end within a tile
     CHUNK: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -69,30 +81,45 @@ def gemm_kernel(
     in_group = GROUP * n_tiles
     first = program // in_group * GROUP
     height = tl.minimum(m_tiles - first, GROUP)
-    m = (first + program % in_group % height) * BLOCK_M + tl.arange(0, BLOCK_M)
-    n = program % in_group // height * BLOCK_N + tl.arange(0, BLOCK_N)
-    m_inside, packed_byte = (m < M)[:, None], tl.arange(0, BLOCK_B)[None, :]
+    first_m = (first + program % in_group % height) * BLOCK_M
+    first_n = program % in_group // height * BLOCK_N
+    m, n, packed_byte = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_B)[None, :]
     inputs = inputs_of(BLOCK_B, CHUNK, B, NATURAL)[None, :]
     X_STEP: tl.constexpr = 1 if NATURAL else 4  # elements of x that go with a packed byte
     length = tl.cdiv(tl.cdiv(B, BLOCK_B), SPLITS) * BLOCK_B
     first_byte = split * length
-    # rows beyond the last are masked in x, where reading row 0 again and again is slow, and read as row 0 in W
-    x_ptrs = x_ptr + m[:, None].to(tl.int64) * X_STRIDE + first_byte * X_STEP + inputs
-    w_ptrs = w_ptr + tl.where(n < N, n, 0)[:, None].to(tl.int64) * B + first_byte + packed_byte
+    # rows beyond the last are read as the last, or masked where they are many and reading one again and again is slow
+    x_row = m if FEW else tl.minimum(m, M - 1 - first_m)
+    x_ptr += first_m.to(tl.int64) * X_STRIDE + first_byte * X_STEP
+    w_ptr += first_n.to(tl.int64) * B + first_byte
+    x_ptrs = x_ptr + (x_row[:, None] * X_STRIDE + inputs)
+    w_rows = w_ptr + tl.minimum(n, N - 1 - first_n) * B
+    if PREFETCH:
+        prefetch(w_rows, tl.maximum(tl.minimum(length, B - first_byte), 0))
+    w_ptrs = w_rows[:, None] + packed_byte
+    x_inside = (m < M)[:, None] if FEW else None
+    m, n = first_m + m, first_n + n
+    LATE: tl.constexpr = BLOCK_M * BLOCK_N >= 128 * 128  # there is no register for scales beside such sums
+    if not LATE:
+        w_scale, bias = load_w_scale(n, N, w_scale_ptr, bias_ptr, ROW_SCALES)
     wait(DEPENDENT)
-    x_scale, w_scale, bias = load_scales(m, n, M, N, x_scale_ptr, w_scale_ptr, bias_ptr, ROW_SCALES)
+    if not LATE:
+        x_scale = load_x_scale(m, M, x_scale_ptr)
     TYPE: tl.constexpr = x_ptr.dtype.element_ty
     SUM: tl.constexpr = tl.int32 if tl.int8 == TYPE else tl.float32
     acc = tl.zeros((BLOCK_N, BLOCK_M), SUM)
     for start in tl.range(first_byte, tl.minimum(first_byte + length, B), BLOCK_B, num_stages=STAGES):
-        packed, x = load_step(w_ptrs, x_ptrs, packed_byte, inputs, m_inside, start, B, X_STRIDE, X_STEP, WHOLE)
+        packed, x = load_step(w_ptrs, x_ptrs, packed_byte, inputs, x_inside, start, B, X_STRIDE, X_STEP, WHOLE)
         w = join_planes(packed, BLOCK_B, CHUNK, TYPE, ASM)
         acc = tl.dot(w, tl.trans(x), acc, out_dtype=SUM, input_precision="ieee")
         w_ptrs += BLOCK_B
         x_ptrs += BLOCK_B * X_STEP
     y = tl.trans(acc >> 6 if tl.int8 == TYPE else acc * (1.0 / WEIGHT))
+    if LATE:
+        w_scale, bias = load_w_scale(n, N, w_scale_ptr, bias_ptr, ROW_SCALES)
+        x_scale = load_x_scale(m, M, x_scale_ptr)
     y_ptr += split.to(tl.int64) * M * N
-    store_outputs(y, m, n, M, N, y_ptr, x_scale, w_scale, bias, bias_ptr)
+    store_outputs(y, first_m, m, n, M, N, y_ptr, x_scale, w_scale, bias, bias_ptr)
 
 
 def launch(
@@ -106,7 +133,7 @@ def launch(
     whole = num_bytes % config.block_bytes == 0 and x_stride == 4 * num_bytes
     return Launch(
         gemm_kernel,
-        programs=tiles_of(problem, rows, config) * splits,
+        programs=tiles_of(problem, config, rows) * splits,
         operands=(x, "w_packed", *(("y", *scale_operands(problem)) if splits == 1 else ("partials", None, None, None))),
         constants={
             "M": rows,
@@ -117,6 +144,8 @@ def launch(
             "WEIGHT": weight_unit(problem),
             **flags(problem),
             "SPLITS": splits,
+            "FEW": rows < config.block_m,
+            "PREFETCH": prefetches(problem),
             "WHOLE": whole,
             "CHUNK": min(CHUNK, config.block_bytes),
             "BLOCK_M": config.block_m,
@@ -136,37 +165,40 @@ def configs(problem: Problem) -> tuple[GemmConfig, ...]:
 
 
 def many_rows(problem: Problem) -> tuple[GemmConfig, ...]:
-    """The largest tile of which there is one for every multiprocessor, or one that is small."""
-    rows, group = problem.rows, 4 if problem.rows >= 1024 else 8
-    large = (GemmConfig(128, 128, 64, group, 4, 3), GemmConfig(128, 64, 64, group, 4, 3))
-    enough = [tile for tile in large if tiles_of(problem, rows, tile) >= multiprocessors(problem)]
-    deep, flat = GemmConfig(64, 64, 128, 8, 4, 3), GemmConfig(64, 64, 64, 8, 4, 4)
-    return (*enough, *((deep, flat) if is_paired(problem) else (flat,)))
+    """The largest tiles of which there is one for every multiprocessor, or else those for few rows."""
+    group = 4 if problem.rows >= 1024 else 8
+    large = (GemmConfig(128, 128, 64, group, 4, 3), GemmConfig(64, 128, 64, group, 4, 3))
+    enough = tuple(tile for tile in large if tiles_of(problem, tile) >= multiprocessors(problem))
+    return (*enough, *few_rows(problem))
 
 
 def few_rows(problem: Problem) -> tuple[GemmConfig, ...]:
-    """Tiles as high as the rows, of 64 outputs; deep ones where they divide a row of W.
+    """Tiles of 64 outputs, as high as the rows, or lower where they would be few; deep ones where they divide a row.
 
-    What counts is bytes on their way: many stages where each program has a multiprocessor, fewer where they share one.
+    What counts is bytes on their way: as many stages as fit beside each other where programs share a multiprocessor.
     """
-    block_m = max(16, problem.rows)
-    deep, flat, many = (
-        GemmConfig(block_m, 64, block_bytes, 8, 4, stages) for block_bytes, stages in ((128, 4), (64, 6), (64, 4))
-    )
+    block_m = min(64, max(16, problem.rows))
+    if block_m == 64 and tiles_of(problem, GemmConfig(32, 64, 64, 8, 4, 4)) <= 1.25 * multiprocessors(problem):
+        block_m = 32
+    flat = (GemmConfig(block_m, 64, 64, 8, 4, 6), GemmConfig(block_m, 64, 64, 8, 4, 4))
     if not is_paired(problem):
-        return flat, many
-    tiles = tiles_of(problem, problem.rows, deep)
-    if block_m == 16 and tiles <= multiprocessors(problem):
-        return flat, deep, many
-    if block_m < 64 or tiles <= multiprocessors(problem):
-        return deep, flat, many
-    shared, wide = GemmConfig(block_m, 64, 128, 8, 4, 3), GemmConfig(block_m, 128, 64, 8, 4, 4)
-    return (wide, shared) if tiles >= 3 * multiprocessors(problem) else (shared, many)
+        return flat
+    shared = triton.cdiv(tiles_of(problem, flat[0]), multiprocessors(problem))
+    deep = GemmConfig(block_m, 64, 128, 8, 4, STAGES[block_m][min(shared, 3) - 1])
+    if shared > 2 and block_m == 64:
+        return GemmConfig(64, 128, 64, 8, 4, 4), deep, *flat
+    return deep, *flat
 
 
-def tiles_of(problem: Problem, rows: int, config: GemmConfig) -> int:
-    """How many tiles of such a config there are."""
-    return triton.cdiv(rows, config.block_m) * triton.cdiv(problem.out_features, config.block_n)
+def tiles_of(problem: Problem, config: GemmConfig, rows: int | None = None) -> int:
+    """How many tiles of such a config there are, for the problem's rows or others."""
+    return triton.cdiv(rows or problem.rows, config.block_m) * triton.cdiv(problem.out_features, config.block_n)
+
+
+def prefetches(problem: Problem) -> bool:
+    """Whether W is small enough to be brought into the second cache ahead of time, and so few rows that it counts."""
+    num_bytes = problem.out_features * row_bytes(problem.in_features)
+    return is_dependent(problem.gpu) and problem.rows <= 128 and num_bytes <= MOST_PREFETCHED
 
 
 def multiprocessors(problem: Problem) -> int:

@@ -13,8 +13,9 @@ import triton.language as tl
 
 from bitnet_jit.kernels.triton.codes import FIELDS, dot_bytes, let_next_begin, t5_carries, wait
 from bitnet_jit.kernels.triton.launch import Launch
-from bitnet_jit.kernels.triton.layout import I2_PLANES, PLANES, is_paired, row_bytes
-from bitnet_jit.kernels.triton.outputs import flags, load_scales, scale_operands, store_outputs
+from bitnet_jit.kernels.triton.layout import I2_PLANES, PLANES, row_bytes
+from bitnet_jit.kernels.triton.outputs import flags, load_w_scale, load_x_scale, scale_operands, store_outputs
+from bitnet_jit.kernels.triton.target import is_nvidia
 from bitnet_jit.problem import Problem
 
 MOST_ROWS = 4
@@ -23,11 +24,15 @@ MOST_STEPS = 16
 
 @dataclass(frozen=True)
 class GemvConfig:
-    """A program computes `block_n` outputs, `block_words` words of 16 or 20 weights at a time; its loop is unrolled."""
+    """A program computes `block_n` outputs, `block_words` words of 16 or 20 weights at a time; its loop is unrolled.
+
+    `max_registers` of a thread is for NVIDIA's compiler (see `Launch`).
+    """
 
     block_n: int
     block_words: int
     num_warps: int
+    max_registers: int
 
 
 @triton.jit
@@ -40,6 +45,16 @@ def codes_of(words, before, PLANE: tl.constexpr, PLANES: tl.constexpr):
         codes = carries - 3 * before  # no borrow crosses a byte
         before = carries
     return codes, before
+
+
+@triton.jit
+def load_words(ptrs, mask, WHOLE: tl.constexpr, POLICY: tl.constexpr):
+    """Words where the mask is, else 0; the mask is not looked at where all is inside."""
+    if WHOLE:
+        words = tl.load(ptrs, eviction_policy=POLICY)
+    else:
+        words = tl.load(ptrs, mask=mask, other=0, eviction_policy=POLICY)
+    return words
 
 
 @triton.jit
@@ -62,36 +77,42 @@ def gemv_kernel(
     BLOCK_WORDS: tl.constexpr,
 ):
     let_next_begin(DEPENDENT)
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    first_n, n = tl.program_id(0) * BLOCK_N, tl.arange(0, BLOCK_N)
     # a tile of addresses, not a row of them: x comes in the layout of the weights, without a detour by shared memory
     words = tl.arange(0, BLOCK_WORDS)[None, :] + tl.zeros((BLOCK_N, 1), tl.int32)
-    w_ptrs = w_ptr + n[:, None].to(tl.int64) * WORDS + words
-    weights, scales, acc = (), (), ()
+    w_ptr += first_n.to(tl.int64) * WORDS
+    w_ptrs = w_ptr + (tl.minimum(n, N - 1 - first_n)[:, None] * WORDS + words)
+    n, weights, acc = first_n + n, (), ()
     for start in tl.static_range(0, WORDS, BLOCK_WORDS):
-        mask = (words < WORDS - start) & (n < N)[:, None]
-        weights = weights + (tl.load(w_ptrs + start, mask=mask, other=0, eviction_policy="evict_first"),)
+        mask = words < WORDS - start
+        weights = weights + (load_words(w_ptrs + start, mask, start + BLOCK_WORDS <= WORDS, "evict_first"),)
+    w_scale, bias = load_w_scale(n, N, w_scale_ptr, bias_ptr, ROW_SCALES)
     wait(DEPENDENT)
-    for m in tl.static_range(M):
-        scales = scales + (
-            load_scales(tl.full((1,), m, tl.int32), n, M, N, x_scale_ptr, w_scale_ptr, bias_ptr, ROW_SCALES),
-        )
+    for _ in tl.static_range(M):
         acc = acc + (tl.zeros((BLOCK_N, BLOCK_WORDS), tl.int32),)
     minus_one = tl.full((BLOCK_N, BLOCK_WORDS), -1, tl.int32)  # in each byte
     for step in tl.static_range(len(weights)):
-        inside, before = words < WORDS - step * BLOCK_WORDS, tl.zeros((BLOCK_N, BLOCK_WORDS), tl.int32)
+        whole = (step + 1) * BLOCK_WORDS <= WORDS and X_WORDS == PLANES * WORDS
+        before, codes, sums = tl.zeros((BLOCK_N, BLOCK_WORDS), tl.int32), (), ()
         for plane in tl.static_range(PLANES):
-            codes, before = codes_of(weights[step], before, plane, PLANES)
-            k, sums = plane * WORDS + step * BLOCK_WORDS + words, ()
-            mask = inside if X_WORDS == PLANES * WORDS else inside & (k < X_WORDS)
-            for m in tl.static_range(M):
-                x = tl.load(x_ptr + m * X_WORDS + k, mask=mask, other=0)
-                total = dot_bytes(codes, x, acc[m], ASM)
-                sums = sums + (total if PLANES == 4 else dot_bytes(minus_one, x, total, ASM),)
-            acc = sums
+            code, before = codes_of(weights[step], before, plane, PLANES)
+            codes = codes + (code,)
+        for m in tl.static_range(M):
+            xs, total = (), acc[m]
+            for plane in tl.static_range(PLANES):
+                k = plane * WORDS + step * BLOCK_WORDS + words
+                mask = (words < WORDS - step * BLOCK_WORDS) & (k < X_WORDS)
+                xs = xs + (load_words(x_ptr + m * X_WORDS + k, mask, whole, ""),)
+            for plane in tl.static_range(PLANES):
+                total = dot_bytes(codes[plane], xs[plane], total, ASM)
+                total = total if PLANES == 4 else dot_bytes(minus_one, xs[plane], total, ASM)
+            sums = sums + (total,)
+        acc = sums
     for m in tl.static_range(M):
         y = tl.sum(acc[m] >> 6 if PLANES == 4 else acc[m], axis=1)[None, :]
-        x_scale, w_scale, bias = scales[m]
-        store_outputs(y, tl.full((1,), m, tl.int32), n, M, N, y_ptr, x_scale, w_scale, bias, bias_ptr)
+        row = tl.full((1,), m, tl.int32)
+        x_scale = load_x_scale(row, M, x_scale_ptr)
+        store_outputs(y, m, row, n, M, N, y_ptr, x_scale, w_scale, bias, bias_ptr)
 
 
 def launch(problem: Problem, rows: int, config: GemvConfig, x: str, x_stride: int, natural: bool) -> Launch:
@@ -115,32 +136,46 @@ def launch(problem: Problem, rows: int, config: GemvConfig, x: str, x_stride: in
             "BLOCK_WORDS": config.block_words,
         },
         num_warps=config.num_warps,
+        max_registers=config.max_registers if is_nvidia(problem.gpu) else None,
     )
 
 
 def configs(problem: Problem) -> tuple[GemvConfig, ...]:
-    """Tiles by the length of a row, in at most 16 steps, the likeliest best first."""
-    words = row_bytes(problem.in_features, PLANES[problem.layout]) // 4
-    if problem.layout == I2_PLANES.name and words <= 2048:
-        return tuple(GemvConfig(*tile) for tile in tiles(words, problem.out_features, problem.rows))
-    block_words = max(64, triton.next_power_of_2(triton.cdiv(words, MOST_STEPS)))
+    """Tiles by the length of a row, in at most 16 steps, the likeliest best first: what won on an H200."""
+    planes = PLANES[problem.layout]
+    words = row_bytes(problem.in_features, planes) // 4
+    if words <= 2048:
+        found = many_outputs(words) if problem.out_features >= 8192 or words > 448 else few_outputs(problem, words)
+        return tuple(GemvConfig(*tile) for tile in found)
+    block_words = triton.next_power_of_2(triton.cdiv(words, MOST_STEPS))
     block_n = max(1, 512 // block_words)
-    return GemvConfig(block_n, block_words, 2), GemvConfig(2 * block_n, block_words, 4)
+    return GemvConfig(block_n, block_words, 2, 255), GemvConfig(2 * block_n, block_words, 4, 168)
 
 
-def tiles(words: int, out_features: int, rows: int) -> tuple[tuple[int, int, int], ...]:
-    """block_n, block_words and num_warps that won on an H200, by the words of a row."""
+Tile = tuple[int, int, int, int]  # the fields of a config
+
+
+def many_outputs(words: int) -> tuple[Tile, ...]:
+    """Where programs share a multiprocessor, few registers are better than many loads at once."""
     if words <= 192:
-        if out_features < 1024 or (rows > 1 and out_features < 3072):
-            return (2, 64, 1), (8, 64, 2), (4, 32, 1)
-        return ((16, 32, 2), (8, 64, 2)) if out_features < 3072 else ((8, 64, 2), (16, 64, 4))
+        return (8, 32, 1, 128), (16, 32, 2, 104), (8, 64, 2, 168)
     if words <= 320:
-        return (8, 128, 4), (4, 256, 4), (8, 64, 1)
-    if words <= 448:
-        return (4, 256, 4), (2, 512, 4)
-    if words <= 768:
-        return ((8, 128, 2), (16, 128, 4)) if rows > 1 and out_features < 16384 else ((8, 128, 4), (16, 128, 4))
-    return (2, 128, 1), (4, 128, 2)
+        return (8, 128, 2, 128), (16, 128, 4, 128)
+    return (8, 128, 4, 128), (2, 128, 1, 128), (4, 512, 4, 168)
+
+
+def few_outputs(problem: Problem, words: int) -> tuple[Tile, ...]:
+    """Where each program has a multiprocessor, or nearly."""
+    rows, out_features, short = problem.rows, problem.out_features, (4, 128, 4, 168)
+    if words > 192:
+        least = 104 if rows == 1 and problem.layout == I2_PLANES.name else 128
+        return (8, 128, 4, 168 if words > 320 and least == 128 else least), (4, 256, 4, 88), (2, 128, 1, 168)
+    if problem.layout != I2_PLANES.name:
+        return short, (8, 128, 4, 168)
+    if rows == 1:
+        return (8, 32, 1, 168), short, (8, 128, 4, 168)
+    tall = (8, 128, 4, 128 if out_features >= 3072 else 168)
+    return (short, tall) if out_features < (1024 if rows > 2 else 3072) else (tall, short)
 
 
 def why_not(problem: Problem) -> str | None:
@@ -151,6 +186,6 @@ def why_not(problem: Problem) -> str | None:
 
 
 def rank(problem: Problem) -> int:
-    """First, but for 3 and 4 rows where `small.py` can take its pieces in pairs."""
-    paired = problem.layout == I2_PLANES.name and is_paired(problem)
-    return 3 if problem.rows == MOST_ROWS and paired else 0
+    """First, but for 3 and 4 rows of the largest layers."""
+    large = min(problem.out_features, problem.in_features) >= 8192
+    return 3 if problem.layout == I2_PLANES.name and problem.rows > 2 and large else 0

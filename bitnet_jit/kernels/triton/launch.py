@@ -28,6 +28,8 @@ class Launch:
             "name:dtype" sees a tensor's bytes as another dtype.
         constants: the other parameters by name, in order.
         num_warps: of a program.
+        max_registers: of a thread, where NVIDIA's assembler is to be told. Told of more than it would have taken, it
+            begins more loads before it waits for the first.
     """
 
     function: Any
@@ -35,6 +37,7 @@ class Launch:
     operands: tuple[str | None, ...]
     constants: Mapping[str, Any]
     num_warps: int
+    max_registers: int | None = None
 
     @property
     def dependent(self) -> bool:
@@ -45,7 +48,8 @@ class Launch:
     def options(self) -> dict[str, Any]:
         """For Triton's compiler: no fused multiply-add, which rounds once where the contract rounds twice."""
         dependent = {"launch_pdl": True} if self.dependent else {}
-        return {"num_warps": self.num_warps, "enable_fp_fusion": False} | dependent
+        registers = {"maxnreg": self.max_registers} if self.max_registers else {}
+        return {"num_warps": self.num_warps, "enable_fp_fusion": False} | dependent | registers
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from bitnet_jit.kernels.kernel import Config, Kernel
-from bitnet_jit.kernels.triton import arrange, gemm, gemv, input_grad, planes, rows, small, split, target
+from bitnet_jit.kernels.triton import arrange, fused_gemv, gemm, gemv, input_grad, planes, rows, small, split, target
 from bitnet_jit.kernels.triton.launch import ALIGN, Bound, Launch, Scratch
 from bitnet_jit.kernels.triton.layout import I2_PLANES, PLANES, padded_inputs
 from bitnet_jit.problem import MAX_IN_FEATURES, Problem
@@ -131,6 +131,14 @@ FOR_FLOATS = (
 )
 OPS = {"bit_linear": bind_bit_linear, "quantized_linear": bind_codes, "ternary_matmul": bind_codes}
 KERNELS = (
+    Kernel(
+        "triton.fused_bit_linear",
+        "bit_linear",
+        fused_gemv.bind,
+        fused_gemv.configs,
+        all_of(why_not_codes, why_not, fused_gemv.why_not),
+        fused_gemv.rank,
+    ),
     *(
         Kernel(
             f"triton.{way.name}_{op}",

@@ -12,26 +12,33 @@ from bitnet_jit.problem import Problem
 
 
 @triton.jit
-def load_scales(m, n, M, N, x_scale_ptr, w_scale_ptr, bias_ptr, ROW_SCALES: tl.constexpr):
-    """x_scale (rows, 1), w_scale (1, outputs) or (), bias (1, outputs); 1, 1 and 0 for what there is none of."""
-    x_scale, w_scale, bias = 1.0, 1.0, 0.0
+def load_x_scale(m, M, x_scale_ptr):
+    """x_scale (rows, 1); 1 where there is none."""
+    x_scale = 1.0
     if x_scale_ptr is not None:
         x_scale = tl.load(x_scale_ptr + m, mask=m < M, other=0.0)[:, None]
+    return x_scale
+
+
+@triton.jit
+def load_w_scale(n, N, w_scale_ptr, bias_ptr, ROW_SCALES: tl.constexpr):
+    """w_scale (1, outputs) or (), bias (1, outputs); 1 and 0 for what there is none of."""
+    w_scale, bias = 1.0, 0.0
     if w_scale_ptr is not None:
         w_scale = tl.load(w_scale_ptr + n, mask=n < N, other=0.0)[None, :] if ROW_SCALES else tl.load(w_scale_ptr)
     if bias_ptr is not None:
         bias = tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
-    return x_scale, w_scale, bias
+    return w_scale, bias
 
 
 @triton.jit
-def store_outputs(y, m, n, M, N, y_ptr, x_scale, w_scale, bias, bias_ptr):
-    """Store sums y (rows, outputs): int32 as they are where y_ptr is int32, else scaled."""
+def store_outputs(y, first_m, m, n, M, N, y_ptr, x_scale, w_scale, bias, bias_ptr):
+    """Store sums y (rows, outputs), m from first_m on: int32 as they are where y_ptr is int32, else scaled."""
     if y_ptr.dtype.element_ty != tl.int32:
         y = y.to(tl.float32) * (x_scale * w_scale)
         if bias_ptr is not None:  # adding 0 would turn -0 into 0
             y = y + bias
-    y_ptrs = y_ptr + m[:, None].to(tl.int64) * N + n[None, :]
+    y_ptrs = y_ptr + tl.cast(first_m, tl.int64) * N + ((m - first_m)[:, None] * N + n[None, :])
     tl.store(y_ptrs, y.to(y_ptr.dtype.element_ty), mask=(m < M)[:, None] & (n < N)[None, :])
 
 

@@ -14,7 +14,14 @@ import triton.language as tl
 from bitnet_jit.kernels.triton.codes import let_next_begin, operand, t5_operand, wait
 from bitnet_jit.kernels.triton.launch import Launch
 from bitnet_jit.kernels.triton.layout import CHUNK, PLANES, row_bytes
-from bitnet_jit.kernels.triton.outputs import flags, load_scales, scale_operands, store_outputs, weight_unit
+from bitnet_jit.kernels.triton.outputs import (
+    flags,
+    load_w_scale,
+    load_x_scale,
+    scale_operands,
+    store_outputs,
+    weight_unit,
+)
 from bitnet_jit.kernels.triton.tiles import fitting, x_bytes
 from bitnet_jit.problem import Problem
 
@@ -60,13 +67,15 @@ def planes_kernel(
 ):
     let_next_begin(DEPENDENT)
     n_tiles = tl.cdiv(N, BLOCK_N)
-    m = tl.program_id(0) // n_tiles * BLOCK_M + tl.arange(0, BLOCK_M)
+    first_m = tl.program_id(0) // n_tiles * BLOCK_M
+    m = first_m + tl.arange(0, BLOCK_M)
     n = tl.program_id(0) % n_tiles * BLOCK_N + tl.arange(0, BLOCK_N)
     k, n_row = tl.arange(0, CHUNK)[None, :], tl.where(n < N, n, 0).to(tl.int64)
     x_ptrs = x_ptr + m[:, None].to(tl.int64) * X_STRIDE + k
     w_ptrs = w_ptr + n_row[:, None] * B + k
+    w_scale, bias = load_w_scale(n, N, w_scale_ptr, bias_ptr, ROW_SCALES)
     wait(DEPENDENT)
-    x_scale, w_scale, bias = load_scales(m, n, M, N, x_scale_ptr, w_scale_ptr, bias_ptr, ROW_SCALES)
+    x_scale = load_x_scale(m, M, x_scale_ptr)
     TYPE: tl.constexpr = x_ptr.dtype.element_ty
     SUM: tl.constexpr = tl.int32 if tl.int8 == TYPE else tl.float32
     GROUPED: tl.constexpr = group_scale_ptr is not None
@@ -85,7 +94,7 @@ def planes_kernel(
                 acc += sums.to(tl.float32) * (1.0 / WEIGHT) * scale[:, None]
             else:
                 acc = tl.dot(w, tl.trans(x), acc, out_dtype=SUM, input_precision="ieee")
-    store_outputs(tl.trans(acc), m, n, M, N, y_ptr, x_scale, w_scale, bias, bias_ptr)
+    store_outputs(tl.trans(acc), first_m, m, n, M, N, y_ptr, x_scale, w_scale, bias, bias_ptr)
 
 
 def launch(problem: Problem, rows: int, config: PlanesConfig, x: str, x_stride: int, natural: bool) -> Launch:

@@ -78,6 +78,23 @@ def normalized(x, factor, weight_ptr, k, K):
 
 
 @triton.jit
+def code_scale(bits):
+    """From the bits of a row's largest magnitude: whether a value is not finite, the factor to codes, x_scale."""
+    bad = bits >= INFINITY_BITS
+    absmax = tl.where(bad, 1.0, tl.maximum(bits.to(tl.float32, bitcast=True), 1e-5))
+    to_codes = tl.div_rn(tl.full((), 127.0, tl.float32), absmax)
+    scale = tl.div_rn(absmax, tl.full((), 127.0, tl.float32))
+    return bad, to_codes, tl.where(bad, float("nan"), scale)
+
+
+@triton.jit
+def code_of(x, bad, to_codes):
+    """The int32 code of x."""
+    rounded = tl.where(bad, 0.0, x) * to_codes + ROUND
+    return rounded.to(tl.int32, bitcast=True) - ROUND_BITS
+
+
+@triton.jit
 def row_kernel(
     x_ptr,  # (M, K) float; the gate where there is an up
     up_ptr,  # (M, K) float
@@ -117,18 +134,13 @@ def row_kernel(
         for start in range(0, K, BLOCK):
             y = normalized(load_values(x_ptr, up_ptr, start + block, K, SILU), factor, weight_ptr, start + block, K)
             largest = tl.maximum(largest, y.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
-        bits = tl.max(largest, axis=0)
-        bad = bits >= INFINITY_BITS
-        absmax = tl.where(bad, 1.0, tl.maximum(bits.to(tl.float32, bitcast=True), 1e-5))
-        to_codes = tl.div_rn(tl.full((), 127.0, tl.float32), absmax)
+        bad, to_codes, scale = code_scale(tl.max(largest, axis=0))
         for start in range(0, STRIDE, BLOCK):
             k = start + block
             y = normalized(load_values(x_ptr, up_ptr, k, K, SILU), factor, weight_ptr, k, K)
-            rounded = tl.where(bad, 0.0, y) * to_codes + ROUND
-            code = (rounded.to(tl.int32, bitcast=True) - ROUND_BITS).to(tl.int8)
+            code = code_of(y, bad, to_codes).to(tl.int8)
             tl.store(y_ptr + row * STRIDE + place_of(k, STRIDE // 4, CHUNKS), code, mask=k < STRIDE)
-        scale = tl.div_rn(absmax, tl.full((), 127.0, tl.float32))
-        tl.store(scale_ptr + row, tl.where(bad, float("nan"), scale))
+        tl.store(scale_ptr + row, scale)
 
 
 def launch(problem: Problem, rows: int, config: RowConfig, op: str, stride: int, chunks: bool) -> Launch:
@@ -156,10 +168,11 @@ def bind(problem: Problem, config: RowConfig) -> Bound:
 
 
 def configs(problem: Problem) -> tuple[RowConfig, ...]:
-    """Whole rows at once while they fit the registers of a program."""
+    """Whole rows at once while they fit the registers of a program, by few warps where many rows run side by side."""
     block = min(16384, max(256, triton.next_power_of_2(problem.in_features)))
-    warps = max(1, min(16, block // 512))
-    return RowConfig(block, warps), RowConfig(block, max(1, warps // 2)), RowConfig(min(block, 4096), 8)
+    few, many = max(1, min(16, block // 2048)), max(1, min(16, block // 512))
+    first, second = (few, many) if problem.rows >= 512 else (many, few)
+    return RowConfig(block, first), RowConfig(block, second), RowConfig(min(block, 4096), 8)
 
 
 def why_not(problem: Problem) -> str | None:

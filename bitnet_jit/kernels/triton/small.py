@@ -13,7 +13,7 @@ import triton.language as tl
 from bitnet_jit.kernels.triton.codes import inputs_of, join_planes, let_next_begin, load_step, wait
 from bitnet_jit.kernels.triton.launch import Launch
 from bitnet_jit.kernels.triton.layout import CHUNK, row_bytes
-from bitnet_jit.kernels.triton.outputs import flags, load_scales, scale_operands, store_outputs
+from bitnet_jit.kernels.triton.outputs import flags, load_w_scale, load_x_scale, scale_operands, store_outputs
 from bitnet_jit.kernels.triton.target import multiplies_eight_rows
 from bitnet_jit.kernels.triton.tiles import fitting
 from bitnet_jit.problem import Problem
@@ -61,25 +61,29 @@ def small_kernel(
     STAGES: tl.constexpr,
 ):
     let_next_begin(DEPENDENT)
-    m, n = tl.arange(0, BLOCK_M), tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    m_inside = (m < M)[None, :, None]
+    first_n = tl.program_id(0) * BLOCK_N
+    m, n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
+    x_inside = (m < M)[None, :, None]
     X_STEP: tl.constexpr = 1 if NATURAL else 4  # elements of x that go with a packed byte
     first_byte = tl.arange(0, PIECES)[:, None, None] * BLOCK_B
     packed_byte = first_byte + tl.arange(0, BLOCK_B)[None, None, :]
     inputs = first_byte * X_STEP + inputs_of(BLOCK_B, CHUNK, B, NATURAL)[None, None, :]
-    x_ptrs = x_ptr + m[None, :, None] * X_STRIDE + inputs
-    w_ptrs = w_ptr + tl.where(n < N, n, 0)[None, :, None].to(tl.int64) * B + packed_byte
+    w_ptr += first_n.to(tl.int64) * B
+    x_ptrs = x_ptr + (m[None, :, None] * X_STRIDE + inputs)
+    w_ptrs = w_ptr + (tl.minimum(n, N - 1 - first_n)[None, :, None] * B + packed_byte)
+    n = first_n + n
+    w_scale, bias = load_w_scale(n, N, w_scale_ptr, bias_ptr, ROW_SCALES)
     wait(DEPENDENT)
-    x_scale, w_scale, bias = load_scales(m, n, M, N, x_scale_ptr, w_scale_ptr, bias_ptr, ROW_SCALES)
+    x_scale = load_x_scale(m, M, x_scale_ptr)
     acc = tl.zeros((PIECES, BLOCK_N, BLOCK_M), tl.int32)
     for start in tl.range(0, B, PIECES * BLOCK_B, num_stages=STAGES):
-        packed, x = load_step(w_ptrs, x_ptrs, packed_byte, inputs, m_inside, start, B, X_STRIDE, X_STEP, WHOLE)
+        packed, x = load_step(w_ptrs, x_ptrs, packed_byte, inputs, x_inside, start, B, X_STRIDE, X_STEP, WHOLE)
         w = join_planes(packed, BLOCK_B, CHUNK, tl.int8, ASM)
         acc = tl.dot(w, tl.permute(x, (0, 2, 1)), acc, out_dtype=tl.int32)
         w_ptrs += PIECES * BLOCK_B
         x_ptrs += PIECES * BLOCK_B * X_STEP
     y = tl.trans(tl.sum(acc >> 6, axis=0))
-    store_outputs(y, m, n, M, N, y_ptr, x_scale, w_scale, bias, bias_ptr)
+    store_outputs(y, 0, m, n, M, N, y_ptr, x_scale, w_scale, bias, bias_ptr)
 
 
 def launch(problem: Problem, rows: int, config: SmallConfig, x: str, x_stride: int, natural: bool) -> Launch:
@@ -116,11 +120,12 @@ def block_m(problem: Problem) -> int:
 
 def configs(problem: Problem) -> tuple[SmallConfig, ...]:
     """The likeliest best first: what won on an H200. Longer pieces where they divide the bytes of a row."""
+    num_bytes = row_bytes(problem.in_features)
     found = (SmallConfig(16, 64, 2, 2, 4), SmallConfig(32, 64, 2, 4, 4), SmallConfig(16, 64, 2, 2, 2))
-    if row_bytes(problem.in_features) % 256 == 0:
-        stages = 4 if row_bytes(problem.in_features) > 2048 and problem.rows <= 8 else 3
+    if num_bytes % 256 == 0:
+        stages = 3 if num_bytes == 2048 or problem.rows > 8 else 4
         four, two = SmallConfig(16, 128, 4, 4, stages), SmallConfig(16, 128, 2, 2, 3)
-        found = (two, four, *found) if problem.out_features >= 16384 else (four, two, *found)
+        found = (two, four, *found) if problem.out_features >= 8192 and num_bytes <= 1024 else (four, two, *found)
     return fitting(problem, found, lambda config: config.shared_memory(block_m(problem)))
 
 
@@ -132,5 +137,6 @@ def why_not(problem: Problem) -> str | None:
 
 
 def rank(problem: Problem) -> int:
-    """Before `gemm.py` up to 8 rows, and up to 16 where few programs would run there or each for long."""
-    return 1 if problem.rows <= 8 or problem.out_features < 1024 or problem.in_features >= 12288 else 3
+    """Before `gemm.py` up to 8 rows, but for many outputs, each a short product."""
+    short = problem.out_features > 8192 or problem.out_features >= 3072 and problem.in_features < 4096
+    return 3 if problem.rows > 8 or short else 1

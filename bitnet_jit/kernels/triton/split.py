@@ -13,13 +13,14 @@ from bitnet_jit.kernels.triton import gemm
 from bitnet_jit.kernels.triton.codes import let_next_begin, wait
 from bitnet_jit.kernels.triton.gemm import GemmConfig
 from bitnet_jit.kernels.triton.launch import Launch, Scratch
-from bitnet_jit.kernels.triton.layout import row_bytes
-from bitnet_jit.kernels.triton.outputs import load_scales, scale_operands, store_outputs
+from bitnet_jit.kernels.triton.layout import is_paired, row_bytes
+from bitnet_jit.kernels.triton.outputs import load_w_scale, load_x_scale, scale_operands, store_outputs
 from bitnet_jit.kernels.triton.target import is_dependent
 from bitnet_jit.kernels.triton.tiles import fitting
 from bitnet_jit.problem import Problem
 
 FEWEST_ROWS, MOST_ROWS = 3, 512
+FEWEST_BYTES = 512  # of a row of W, in a piece
 BLOCK = 512  # outputs of a program that adds up
 
 
@@ -49,13 +50,14 @@ def add_kernel(
     blocks = tl.cdiv(N, BLOCK)
     row, n = tl.program_id(0) // blocks, tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     m = tl.full((1,), 0, tl.int32) + row
+    w_scale, bias = load_w_scale(n, N, w_scale_ptr, bias_ptr, ROW_SCALES)
     wait(DEPENDENT)
-    x_scale, w_scale, bias = load_scales(m, n, M, N, x_scale_ptr, w_scale_ptr, bias_ptr, ROW_SCALES)
+    x_scale = load_x_scale(m, M, x_scale_ptr)
     partials_ptr += row.to(tl.int64) * N
     y = tl.zeros((BLOCK,), tl.int32)
     for split in tl.static_range(SPLITS):
         y += tl.load(partials_ptr + tl.cast(split, tl.int64) * M * N + n, mask=n < N, other=0)
-    store_outputs(y[None, :], m, n, M, N, y_ptr, x_scale, w_scale, bias, bias_ptr)
+    store_outputs(y[None, :], row, m, n, M, N, y_ptr, x_scale, w_scale, bias, bias_ptr)
 
 
 def launches(
@@ -85,17 +87,32 @@ def scratch(problem: Problem, rows: int, config: SplitConfig) -> Scratch:
 
 
 def configs(problem: Problem) -> tuple[SplitConfig, ...]:
-    """As many pieces as bring the tiles near the number of multiprocessors, the likeliest best first."""
-    block_m = min(64, max(16, problem.rows))
-    tiles = gemm.tiles_of(problem, problem.rows, GemmConfig(block_m, 64, 64, 8, 4, 4))
-    steps = triton.cdiv(row_bytes(problem.in_features), 64)
-    most = max(2, min(8, gemm.multiprocessors(problem) // tiles, steps))
-    found = tuple(
-        SplitConfig(GemmConfig(block_m, 64, 64, 8, 4, num_stages), splits)
-        for splits in dict.fromkeys((most, max(2, most // 2)))
-        for num_stages in (4, 3, 2)
-    )
-    return fitting(problem, found, lambda config: config.tile.shared_memory(1))
+    """As many pieces as the multiprocessors take in two turns, but none too short, the likeliest best first."""
+    block_m, most = tile_height(problem), max(2, pieces(problem))
+    if is_paired(problem) or block_m == 32:
+        found = [GemmConfig(block_m, 64, 128, 8, 4, 3 if block_m == 64 else 4)]
+    else:
+        found = [GemmConfig(block_m, 64, 64, 8, 4, 6 if block_m == 16 else 4)]
+    found += [GemmConfig(block_m, 64, 64, 8, 4, num_stages) for num_stages in (4, 3, 2)]
+    splits = tuple(SplitConfig(tile, n) for n in dict.fromkeys((most, max(2, most // 2))) for tile in found)
+    return fitting(problem, splits, lambda config: config.tile.shared_memory(1))
+
+
+def tile_height(problem: Problem) -> int:
+    """Rows of a tile."""
+    return min(64, max(16, problem.rows))
+
+
+def tiles_of(problem: Problem) -> int:
+    """Tiles of a piece."""
+    return gemm.tiles_of(problem, GemmConfig(tile_height(problem), 64, 64, 8, 4, 4))
+
+
+def pieces(problem: Problem) -> int:
+    """How many pieces of K pay."""
+    turns = 1 if problem.rows <= 16 else 2
+    most = turns * gemm.multiprocessors(problem) // tiles_of(problem)
+    return min(most, row_bytes(problem.in_features) // FEWEST_BYTES)
 
 
 def why_not(problem: Problem) -> str | None:
@@ -106,5 +123,8 @@ def why_not(problem: Problem) -> str | None:
 
 
 def rank(problem: Problem) -> int:
-    """Behind `gemm.py`: it has not been timed yet."""
-    return 3
+    """Before `gemm.py` where rows of W are long and its tiles few."""
+    fewest_rows = 9 if is_paired(problem) else 5  # below, `small.py` is as fast
+    if not fewest_rows <= problem.rows <= 128 or problem.in_features < 6144 or pieces(problem) < 2:
+        return 4
+    return 0 if tiles_of(problem) <= 96 or problem.rows >= 64 else 4

@@ -160,6 +160,6 @@ def test_halves(kernel, dtype, shape):
         for found, wanted in zip(result, reference.quantize_activation(wide[0]), strict=True):
             assert np.array_equal(found, wanted)
     elif op == "rms_norm":
-        np.testing.assert_allclose(result, reference.rms_norm(wide[0], wide[2], EPS), rtol=1e-2)
+        np.testing.assert_allclose(result, reference.rms_norm(wide[0], wide[2], EPS), rtol=1e-2, atol=2.0**-24)
     else:
         check_codes(result, normalized(op, *wide), getattr(reference, op)(*operands(op, *wide)))
