@@ -22,7 +22,7 @@ ON_GPU = ("product", "torch_bf16", "torch_int_mm", "torch_float8", "gemlite")
 GPU_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 512, 2048)
 MATMUL = {  # codes in
     "cpu": Usual(("kernel", "kernel_t5", "torch_int_mm")),
-    "cuda": Usual((*ON_GPU, "layer_bf16", "kernel", "product_t5"), "gpu", GPU_ROWS, max(GPU_ROWS), ("cold",), (1,)),
+    "cuda": Usual((*ON_GPU, "layer_bf16", "product_t5"), "gpu", GPU_ROWS, max(GPU_ROWS), ("cold",), (1,)),
 }
 LAYER = {  # floats in and out
     "cpu": Usual(

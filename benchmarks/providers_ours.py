@@ -18,8 +18,7 @@ from work import Contender, Provider, Work
 def packed_copies(work: Work, format_name: str, copies: int) -> tuple[str, list[torch.Tensor]]:
     """The layout's name, and copies of the weight in it, packed on the device."""
     layout = registry.preferred_layout(format_name, torch.device(work.device).type)
-    codes = torch.from_numpy(work.w_q).to(work.device)
-    packed = layout.from_canonical(FORMATS[format_name].pack(codes), *work.w_q.shape)
+    packed = layout.from_canonical(FORMATS[format_name].pack(work.w_codes), *work.w_codes.shape)
     return layout.name, weight_copies(packed, copies)
 
 

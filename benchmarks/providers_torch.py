@@ -18,7 +18,7 @@ def weight_copies(weight: torch.Tensor, copies: int) -> list[torch.Tensor]:
 def build_linear(name: str, dtype: torch.dtype, work: Work, copies: int) -> Contender:
     """torch.nn.functional.linear on the unpacked weight."""
     x = torch.from_numpy(work.x).to(work.device, dtype)
-    weights = weight_copies(torch.from_numpy(work.w).to(work.device, dtype), copies)
+    weights = weight_copies(work.w.to(dtype), copies)
     last = x.new_empty(0)
 
     def run(number: int) -> None:
@@ -47,7 +47,7 @@ def build_dynamic_int8(name: str, engine: str, work: Work, copies: int) -> Conte
 def dynamic_int8(work: Work) -> torch.nn.Module:
     """A quantized layer for the engine in use."""
     layer = torch.nn.Linear(work.shape.in_features, work.shape.out_features, bias=False)
-    layer.weight = torch.nn.Parameter(torch.from_numpy(work.w), requires_grad=False)
+    layer.weight = torch.nn.Parameter(work.w, requires_grad=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says on many lines that this will move to another package
         from torch.ao.quantization import quantize_dynamic
@@ -65,7 +65,7 @@ def why_not_engine(engine: str, work: Work) -> str | None:
 def build_int_mm(name: str, work: Work, copies: int) -> Contender:
     """torch._int_mm: int8 in, int32 out, on the weight as int8."""
     x_q = torch.from_numpy(work.codes[0]).to(work.device)
-    weights = [weight.T for weight in weight_copies(torch.from_numpy(work.w_q).to(work.device), copies)]
+    weights = [weight.T for weight in weight_copies(work.w_codes, copies)]
     last = x_q.new_empty(0)
 
     def run(number: int) -> None:

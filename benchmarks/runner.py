@@ -129,6 +129,8 @@ def main(
 ) -> Report:
     """Run a benchmark: parse the arguments, show progress, print the table, write the files that were asked for.
 
+    An interrupt (Ctrl-C) ends the measuring alone.
+
     Args:
         description: for --help.
         providers: those of each op.
@@ -139,9 +141,12 @@ def main(
     options = parse(description, known, usual, arguments)
     with Progress(console=Console(stderr=True), transient=True) as progress, torch.inference_mode():
         run = Run(options, progress)
-        for op, found in providers.items():
-            by_name = {provider.name: provider for provider in found}
-            run.run_op(op, [by_name[name] for name in options.providers if name in by_name])
+        try:
+            for op, found in providers.items():
+                by_name = {provider.name: provider for provider in found}
+                run.run_op(op, [by_name[name] for name in options.providers if name in by_name])
+        except KeyboardInterrupt:
+            progress.console.print("interrupted: what follows is what there was so far")
     report = run.report()
     print_report(report)
     if options.json:

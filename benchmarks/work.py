@@ -22,6 +22,12 @@ def ternary_codes(shape: Shape) -> NDArray[np.int8]:
     return rng.integers(-1, 2, (shape.out_features, shape.in_features), dtype=np.int8)
 
 
+@lru_cache(maxsize=1)
+def codes_on(shape: Shape, device: str) -> torch.Tensor:
+    """(N, K) int8 codes of a weight on a device, kept likewise; nobody may write there."""
+    return torch.from_numpy(ternary_codes(shape)).to(device)
+
+
 @dataclass(frozen=True)
 class Work:
     """One shape with a number of rows, on one device; the data are drawn when first asked for, always the same.
@@ -58,9 +64,14 @@ class Work:
         return np.float32(0.02)
 
     @property
-    def w(self) -> NDArray[np.float32]:
-        """(N, K), what the codes and the scale stand for."""
-        return self.w_q * self.w_scale
+    def w_codes(self) -> torch.Tensor:
+        """(N, K) ternary codes as int8 on the device."""
+        return codes_on(self.shape, self.device)
+
+    @property
+    def w(self) -> torch.Tensor:
+        """(N, K) float32 on the device, what the codes and the scale stand for."""
+        return self.w_codes.float() * float(self.w_scale)
 
     @cached_property
     def codes(self) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -71,7 +82,7 @@ class Work:
     def acc(self) -> NDArray[np.int32]:
         """(M, N), exact: a float32 matmul of whole numbers is, up to 2^24, and far faster than an integer one."""
         assert 128 * self.shape.in_features < 2**24
-        return self.product(self.codes[0], self.w_q).astype(np.int32)
+        return self.product(self.codes[0], self.w_codes).astype(np.int32)
 
     @cached_property
     def y(self) -> NDArray[np.float32]:
@@ -88,12 +99,11 @@ class Work:
         """(M, N), the output with the activations as they are."""
         return self.product(self.x, self.w)
 
-    def product(self, a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float32]:
-        """a (M, K) @ b (N, K).T in float32: by NumPy on the CPU, elsewhere by torch on the device."""
+    def product(self, a: NDArray[Any], w: torch.Tensor) -> NDArray[np.float32]:
+        """a (M, K) @ w (N, K).T in float32: by NumPy on the CPU, elsewhere by torch on the device."""
         if self.device == "cpu":
-            return a.astype(np.float32) @ b.astype(np.float32).T
-        x, w = (torch.from_numpy(operand).to(self.device).float() for operand in (a, b))
-        return (x @ w.T).cpu().numpy()
+            return a.astype(np.float32) @ w.float().numpy().T
+        return (torch.from_numpy(a).to(self.device).float() @ w.float().T).cpu().numpy()
 
     @property
     def num_ops(self) -> int:

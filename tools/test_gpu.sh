@@ -1,29 +1,33 @@
 #!/usr/bin/env bash
 # What CI cannot do, on a machine with a GPU: the suite there, compute-sanitizer over its kernels, and the benchmarks.
-# What it prints and measures goes to a folder: tools/test_gpu.sh [benchmarks/results/h200]
+# What it prints and measures goes to a folder: tools/test_gpu.sh [benchmarks/results/h200 [suite] [sanitizers] [benchmarks]]
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 results=${1:-benchmarks/results/h200}
+parts=${*:2}
 mkdir -p "$results"
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 gpu_tests="tests/kernels/triton/test_linear.py tests/kernels/triton/test_floats.py tests/kernels/triton/test_rows.py
-    tests/ops/test_on_gpu.py tests/nn/test_on_gpu.py tests/models/test_on_gpu.py tests/models/test_compile.py"
+    tests/kernels/triton/test_repeats.py tests/ops/test_on_gpu.py tests/nn/test_on_gpu.py tests/models/test_on_gpu.py
+    tests/models/test_compile.py"
+pytest="$python -m pytest -q -p no:cacheprovider -p no:benchmark"
 failed=0
 
 suite() {
     "$python" -c 'import torch, triton; print(torch.cuda.get_device_name(), "torch", torch.__version__, "triton", triton.__version__)'
     # kernels are compiled for most examples, so several processes share the work where pytest-xdist is installed
-    parallel=$("$python" -c 'import xdist' 2>/dev/null && echo "-n 8")
+    parallel=$("$python" -c 'import xdist' 2>/dev/null && echo "-n ${PROCESSES:-8}")
     # shellcheck disable=SC2086
-    "$python" -m pytest -q -p no:cacheprovider $parallel $gpu_tests
+    $pytest $parallel --durations=5 $gpu_tests
 }
 
 sanitizers() {
     for tool in memcheck racecheck; do
         echo "compute-sanitizer --tool $tool"
-        compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m pytest -q -p no:cacheprovider \
-            tests/ops/test_on_gpu.py -k "tiny_shapes or sums_of_extreme or norms_are_near" || return
+        # every kernel once, at shapes where nothing is a whole tile
+        compute-sanitizer --tool "$tool" --error-exitcode 9 $pytest tests/kernels/triton/test_linear.py \
+            tests/ops/test_on_gpu.py -k "may_have_gaps and 260 or tiny_shapes or norms_are_near" || return
     done
 }
 
@@ -34,7 +38,7 @@ benchmarks() {
             --picture "$results/rms_norm.png"
 }
 
-for part in suite sanitizers benchmarks; do
+for part in ${parts:-suite sanitizers benchmarks}; do
     echo "== $part"
     "$part" >"$results/$part.log" 2>&1 || { echo "$part failed, see $results/$part.log"; failed=1; }
     tail -n 3 "$results/$part.log"
