@@ -147,7 +147,7 @@ def launch(
             "FEW": rows < config.block_m,
             "PREFETCH": prefetches(problem),
             "WHOLE": whole,
-            "CHUNK": min(CHUNK, config.block_bytes),
+            "CHUNK": config.block_bytes if natural else min(CHUNK, config.block_bytes),
             "BLOCK_M": config.block_m,
             "BLOCK_N": config.block_n,
             "BLOCK_B": config.block_bytes,
@@ -198,7 +198,7 @@ def tiles_of(problem: Problem, config: GemmConfig, rows: int | None = None) -> i
 def prefetches(problem: Problem) -> bool:
     """Whether W is small enough to be brought into the second cache ahead of time, and so few rows that it counts."""
     num_bytes = problem.out_features * row_bytes(problem.in_features)
-    return is_dependent(problem.gpu) and problem.rows <= 128 and num_bytes <= MOST_PREFETCHED
+    return is_dependent(problem.gpu) and problem.rows <= 64 and num_bytes <= MOST_PREFETCHED
 
 
 def multiprocessors(problem: Problem) -> int:

@@ -102,7 +102,7 @@ def launch(problem: Problem, rows: int, config: SmallConfig, x: str, x_stride: i
             "NATURAL": natural,
             **flags(problem),
             "WHOLE": whole,
-            "CHUNK": CHUNK,
+            "CHUNK": config.block_bytes if natural else CHUNK,
             "BLOCK_M": block_m(problem),
             "BLOCK_N": config.block_n,
             "BLOCK_B": config.block_bytes,

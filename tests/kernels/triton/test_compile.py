@@ -134,7 +134,7 @@ def test_default_configs_compile(name):
     for launch, operands in launches(gpu):
         key = (launch.function.__name__, *map(str, specialized(launch, operands)), *launch.options.items())
         different.setdefault(key, partial(shared_memory, target, launch, operands))
-    ways = {"gemv", "small", "gemm", "add", "planes", "arrange", "input_grad", "row"}
+    ways = {"fused", "gemv", "small", "gemm", "add", "planes", "arrange", "input_grad", "row"}
     assert {function for function, *_ in different} == {f"{name}_kernel" for name in ways}
     found = in_processes(list(different.values()))
     assert {key: most for key, most in zip(different, found, strict=True) if most > gpu.shared_memory} == {}
