@@ -96,6 +96,8 @@ def build_gemlite(name: str, work: Work, copies: int) -> Contender:
 def why_not_gemlite(work: Work) -> str | None:
     if find_spec("gemlite") is None:
         return "the package gemlite is not installed (pip install gemlite)"
+    if work.rows > 1:
+        return "gemlite tunes itself for a quarter of a minute for each shape and number of rows: one row is measured"
     return why_not_gpu(work)
 
 
