@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
-import gpu
 import pytest
 import torch
+
+import gpu
 from providers import MATMUL, PROVIDERS
 from shapes import Shape
 from work import Work, why_wrong
