@@ -20,6 +20,7 @@ from bitnet_jit.problem import Problem
 
 MOST_ROWS = 4
 MOST_STEPS = 16
+Tile = tuple[int, int, int, int]  # the fields of a config
 
 
 @dataclass(frozen=True)
@@ -152,9 +153,6 @@ def configs(problem: Problem) -> tuple[GemvConfig, ...]:
     return GemvConfig(block_n, block_words, 2, 255), GemvConfig(2 * block_n, block_words, 4, 168)
 
 
-Tile = tuple[int, int, int, int]  # the fields of a config
-
-
 def many_outputs(words: int) -> tuple[Tile, ...]:
     """Where programs share a multiprocessor, few registers are better than many loads at once."""
     if words <= 192:
@@ -166,16 +164,15 @@ def many_outputs(words: int) -> tuple[Tile, ...]:
 
 def few_outputs(problem: Problem, words: int) -> tuple[Tile, ...]:
     """Where each program has a multiprocessor, or nearly."""
-    rows, out_features, short = problem.rows, problem.out_features, (4, 128, 4, 168)
+    rows, out_features, is_i2 = problem.rows, problem.out_features, problem.layout == I2_PLANES.name
     if words > 192:
-        least = 104 if rows == 1 and problem.layout == I2_PLANES.name else 128
-        return (8, 128, 4, 168 if words > 320 and least == 128 else least), (4, 256, 4, 88), (2, 128, 1, 168)
-    if problem.layout != I2_PLANES.name:
-        return short, (8, 128, 4, 168)
+        registers = 104 if rows == 1 and is_i2 else 168 if words > 320 else 128
+        return (8, 128, 4, registers), (4, 256, 4, 88), (2, 128, 1, 168)
+    short, tall = (4, 128, 4, 168), (8, 128, 4, 128 if out_features >= 3072 else 168)
     if rows == 1:
-        return (8, 32, 1, 168), short, (8, 128, 4, 168)
-    tall = (8, 128, 4, 128 if out_features >= 3072 else 168)
-    return (short, tall) if out_features < (1024 if rows > 2 else 3072) else (tall, short)
+        return ((8, 32, 1, 168), short, tall) if is_i2 else (short, tall)
+    most_short = 1024 if rows > 2 and is_i2 else 3072
+    return (short, tall) if out_features < most_short else (tall, short)
 
 
 def why_not(problem: Problem) -> str | None:
