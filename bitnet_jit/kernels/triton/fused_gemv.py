@@ -12,10 +12,9 @@ import triton.language as tl
 from bitnet_jit.kernels.triton.codes import dot_bytes, let_next_begin, wait
 from bitnet_jit.kernels.triton.gemv import codes_of
 from bitnet_jit.kernels.triton.launch import Bound, Launch
-from bitnet_jit.kernels.triton.layout import PLANES, row_bytes
+from bitnet_jit.kernels.triton.layout import PLANES, row_words
 from bitnet_jit.kernels.triton.outputs import flags, load_w_scale, scale_operands, store_outputs
-from bitnet_jit.kernels.triton.rows import code_of, code_scale
-from bitnet_jit.kernels.triton.target import is_nvidia
+from bitnet_jit.kernels.triton.rows import code_of, code_scale, magnitude
 from bitnet_jit.problem import Problem
 
 MOST_WORDS = 1024  # of a row of W: all are loaded at once
@@ -61,7 +60,7 @@ def fused_kernel(
     for plane in tl.static_range(PLANES):
         first = plane * 4 * WORDS
         x = tl.load(x_ptr + first + k, mask=(k < 4 * WORDS) & (k < K - first), other=0.0).to(tl.float32)
-        largest = tl.maximum(largest, x.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
+        largest = tl.maximum(largest, magnitude(x))
         xs = xs + (x,)
     bad, to_codes, x_scale = code_scale(tl.max(tl.max(largest, axis=1), axis=0))
     acc, before = tl.zeros((BLOCK_N, BLOCK_WORDS), tl.int32), tl.zeros((BLOCK_N, BLOCK_WORDS), tl.int32)
@@ -78,8 +77,7 @@ def fused_kernel(
 
 def bind(problem: Problem, config: FusedConfig) -> Bound:
     """x (1, K) float, w_packed -> y (1, N)."""
-    planes = PLANES[problem.layout]
-    words = row_bytes(problem.in_features, planes) // 4
+    words = row_words(problem)
     launch = Launch(
         fused_kernel,
         programs=triton.cdiv(problem.out_features, config.block_n),
@@ -88,20 +86,20 @@ def bind(problem: Problem, config: FusedConfig) -> Bound:
             "N": problem.out_features,
             "K": problem.in_features,
             "WORDS": words,
-            "PLANES": planes,
+            "PLANES": PLANES[problem.layout],
             **flags(problem),
             "BLOCK_N": config.block_n,
             "BLOCK_WORDS": triton.next_power_of_2(words),
         },
         num_warps=config.num_warps,
-        max_registers=config.max_registers if is_nvidia(problem.gpu) else None,
+        max_registers=config.max_registers,
     )
     return Bound(lambda rows: (launch,))
 
 
 def configs(problem: Problem) -> tuple[FusedConfig, ...]:
     """By the length of a row, the likeliest best first: what won on an H200."""
-    short = row_bytes(problem.in_features, PLANES[problem.layout]) <= 1024
+    short = row_words(problem) <= 256
     return FusedConfig(16, 8, 168 if short else 128), FusedConfig(16, 4, 168), FusedConfig(8, 4, 128)
 
 
@@ -109,9 +107,9 @@ def why_not(problem: Problem) -> str | None:
     """What this kernel refuses, in words."""
     if problem.rows > 1:
         return "takes one row"
-    if row_bytes(problem.in_features, PLANES[problem.layout]) > 4 * MOST_WORDS:
+    if row_words(problem) > MOST_WORDS:
         return f"takes at most {4 * MOST_WORDS * PLANES[problem.layout]} inputs"
-    return "takes tensor and row scales, not group scales" if problem.scale == "group" else None
+    return None
 
 
 def rank(problem: Problem) -> int:

@@ -133,7 +133,7 @@ def launch(
     whole = num_bytes % config.block_bytes == 0 and x_stride == 4 * num_bytes
     return Launch(
         gemm_kernel,
-        programs=tiles_of(problem, config, rows) * splits,
+        programs=tiles_of(problem, rows, config.block_m, config.block_n) * splits,
         operands=(x, "w_packed", *(("y", *scale_operands(problem)) if splits == 1 else ("partials", None, None, None))),
         constants={
             "M": rows,
@@ -168,7 +168,8 @@ def many_rows(problem: Problem) -> tuple[GemmConfig, ...]:
     """The largest tiles of which there is one for every multiprocessor, or else those for few rows."""
     group = 4 if problem.rows >= 1024 else 8
     large = (GemmConfig(128, 128, 64, group, 4, 3), GemmConfig(64, 128, 64, group, 4, 3))
-    enough = tuple(tile for tile in large if tiles_of(problem, tile) >= multiprocessors(problem))
+    most = multiprocessors(problem)
+    enough = (tile for tile in large if tiles_of(problem, problem.rows, tile.block_m, tile.block_n) >= most)
     return (*enough, *few_rows(problem))
 
 
@@ -177,22 +178,27 @@ def few_rows(problem: Problem) -> tuple[GemmConfig, ...]:
 
     What counts is bytes on their way: as many stages as fit beside each other where programs share a multiprocessor.
     """
-    block_m = min(64, max(16, problem.rows))
-    if block_m == 64 and tiles_of(problem, GemmConfig(32, 64, 64, 8, 4, 4)) <= 1.25 * multiprocessors(problem):
+    block_m = tile_height(problem)
+    if block_m == 64 and tiles_of(problem, problem.rows, 32) <= 1.25 * multiprocessors(problem):
         block_m = 32
     flat = (GemmConfig(block_m, 64, 64, 8, 4, 6), GemmConfig(block_m, 64, 64, 8, 4, 4))
     if not is_paired(problem):
         return flat
-    shared = triton.cdiv(tiles_of(problem, flat[0]), multiprocessors(problem))
+    shared = triton.cdiv(tiles_of(problem, problem.rows, block_m), multiprocessors(problem))
     deep = GemmConfig(block_m, 64, 128, 8, 4, STAGES[block_m][min(shared, 3) - 1])
     if shared > 2 and block_m == 64:
         return GemmConfig(64, 128, 64, 8, 4, 4), deep, *flat
     return deep, *flat
 
 
-def tiles_of(problem: Problem, config: GemmConfig, rows: int | None = None) -> int:
-    """How many tiles of such a config there are, for the problem's rows or others."""
-    return triton.cdiv(rows or problem.rows, config.block_m) * triton.cdiv(problem.out_features, config.block_n)
+def tile_height(problem: Problem) -> int:
+    """Rows of a tile for few of them."""
+    return min(64, max(16, problem.rows))
+
+
+def tiles_of(problem: Problem, rows: int, block_m: int, block_n: int = 64) -> int:
+    """How many tiles of so many rows and outputs there are."""
+    return triton.cdiv(rows, block_m) * triton.cdiv(problem.out_features, block_n)
 
 
 def prefetches(problem: Problem) -> bool:

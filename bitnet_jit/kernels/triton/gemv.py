@@ -13,9 +13,8 @@ import triton.language as tl
 
 from bitnet_jit.kernels.triton.codes import FIELDS, dot_bytes, let_next_begin, t5_carries, wait
 from bitnet_jit.kernels.triton.launch import Launch
-from bitnet_jit.kernels.triton.layout import I2_PLANES, PLANES, row_bytes
+from bitnet_jit.kernels.triton.layout import I2_PLANES, PLANES, row_words
 from bitnet_jit.kernels.triton.outputs import flags, load_w_scale, load_x_scale, scale_operands, store_outputs
-from bitnet_jit.kernels.triton.target import is_nvidia
 from bitnet_jit.problem import Problem
 
 MOST_ROWS = 4
@@ -121,30 +120,28 @@ def launch(problem: Problem, rows: int, config: GemvConfig, x: str, x_stride: in
 
     x_stride is a multiple of 4.
     """
-    planes = PLANES[problem.layout]
     return Launch(
         gemv_kernel,
         programs=triton.cdiv(problem.out_features, config.block_n),
         operands=(f"{x}:int32", "w_packed:int32", "y", *scale_operands(problem)),
         constants={
             "N": problem.out_features,
-            "WORDS": row_bytes(problem.in_features, planes) // 4,
+            "WORDS": row_words(problem),
             "X_WORDS": x_stride // 4,
-            "PLANES": planes,
+            "PLANES": PLANES[problem.layout],
             "M": rows,
             **flags(problem),
             "BLOCK_N": config.block_n,
             "BLOCK_WORDS": config.block_words,
         },
         num_warps=config.num_warps,
-        max_registers=config.max_registers if is_nvidia(problem.gpu) else None,
+        max_registers=config.max_registers,
     )
 
 
 def configs(problem: Problem) -> tuple[GemvConfig, ...]:
     """Tiles by the length of a row, in at most 16 steps, the likeliest best first: what won on an H200."""
-    planes = PLANES[problem.layout]
-    words = row_bytes(problem.in_features, planes) // 4
+    words = row_words(problem)
     if words <= 2048:
         found = many_outputs(words) if problem.out_features >= 8192 or words > 448 else few_outputs(problem, words)
         return tuple(GemvConfig(*tile) for tile in found)
@@ -177,9 +174,7 @@ def few_outputs(problem: Problem, words: int) -> tuple[Tile, ...]:
 
 def why_not(problem: Problem) -> str | None:
     """What this kernel refuses, in words."""
-    if problem.rows > MOST_ROWS:
-        return f"takes up to {MOST_ROWS} rows"
-    return "takes tensor and row scales, not group scales" if problem.scale == "group" else None
+    return f"takes up to {MOST_ROWS} rows" if problem.rows > MOST_ROWS else None
 
 
 def rank(problem: Problem) -> int:

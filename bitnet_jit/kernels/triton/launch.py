@@ -28,8 +28,8 @@ class Launch:
             "name:dtype" sees a tensor's bytes as another dtype.
         constants: the other parameters by name, in order.
         num_warps: of a program.
-        max_registers: of a thread, where NVIDIA's assembler is to be told. Told of more than it would have taken, it
-            begins more loads before it waits for the first.
+        max_registers: of a thread, for NVIDIA's assembler; None leaves it alone. Told of more than it would have taken,
+            it begins more loads before it waits for the first.
     """
 
     function: Any
@@ -48,7 +48,7 @@ class Launch:
     def options(self) -> dict[str, Any]:
         """For Triton's compiler: no fused multiply-add, which rounds once where the contract rounds twice."""
         dependent = {"launch_pdl": True} if self.dependent else {}
-        registers = {"maxnreg": self.max_registers} if self.max_registers else {}
+        registers = {"maxnreg": self.max_registers} if self.max_registers and self.constants["ASM"] else {}
         return {"num_warps": self.num_warps, "enable_fp_fusion": False} | dependent | registers
 
 

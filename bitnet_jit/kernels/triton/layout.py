@@ -27,6 +27,11 @@ def row_bytes(in_features: int, planes: int = 4) -> int:
     return CHUNK * -(-in_features // (planes * CHUNK))
 
 
+def row_words(problem: Problem) -> int:
+    """Words of four bytes of a row."""
+    return row_bytes(problem.in_features, PLANES[problem.layout]) // 4
+
+
 def padded_inputs(problem: Problem) -> int:
     """Inputs of a row with padding."""
     planes = PLANES[problem.layout]

@@ -96,11 +96,21 @@ def why_not(problem: Problem) -> str | None:
     return target.why_not(problem.gpu)
 
 
+def why_not_groups(problem: Problem) -> str | None:
+    """What the kernels for scales of tensors or rows refuse."""
+    return "takes tensor and row scales, not group scales" if problem.scale == "group" else None
+
+
 def why_not_i2(problem: Problem) -> str | None:
     """What the kernels for i2 and scales of tensors or rows refuse."""
     if problem.layout != I2_PLANES.name:
         return f"reads the layout {I2_PLANES.name}, not {problem.layout!r}"
-    return "takes tensor and row scales, not group scales" if problem.scale == "group" else None
+    return why_not_groups(problem)
+
+
+def takes_rows(fewest: int, most: int) -> Refusal:
+    """Refuses every other number of rows."""
+    return lambda problem: None if fewest <= problem.rows <= most else f"takes {fewest} to {most} rows"
 
 
 def why_not_codes(problem: Problem) -> str | None:
@@ -119,10 +129,25 @@ def all_of(*refusals: Refusal) -> Refusal:
 
 
 FOR_CODES = (
-    Way("gemv", single(gemv.launch), False, gemv.configs, (gemv.why_not,), gemv.rank),
-    Way("small", single(small.launch), True, small.configs, (small.why_not, why_not_i2), small.rank),
+    Way("gemv", single(gemv.launch), False, gemv.configs, (gemv.why_not, why_not_groups), gemv.rank),
+    Way(
+        "small",
+        single(small.launch),
+        True,
+        small.configs,
+        (takes_rows(small.FEWEST_ROWS, small.MOST_ROWS), why_not_i2),
+        small.rank,
+    ),
     Way("gemm", single(gemm.launch), True, gemm.configs, (why_not_i2,)),
-    Way("split", split.launches, True, split.configs, (split.why_not, why_not_i2), split.rank, split.scratch),
+    Way(
+        "split",
+        split.launches,
+        True,
+        split.configs,
+        (takes_rows(split.FEWEST_ROWS, split.MOST_ROWS), why_not_i2),
+        split.rank,
+        split.scratch,
+    ),
     Way("planes", single(planes.launch), False, planes.configs, (planes.why_not,)),
 )
 FOR_FLOATS = (
@@ -136,7 +161,7 @@ KERNELS = (
         "bit_linear",
         fused_gemv.bind,
         fused_gemv.configs,
-        all_of(why_not_codes, why_not, fused_gemv.why_not),
+        all_of(why_not_codes, why_not, fused_gemv.why_not, why_not_groups),
         fused_gemv.rank,
     ),
     *(

@@ -78,6 +78,12 @@ def normalized(x, factor, weight_ptr, k, K):
 
 
 @triton.jit
+def magnitude(x):
+    """The bits of |x|, which grow as it does; infinity and NaN are the largest."""
+    return x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+
+
+@triton.jit
 def code_scale(bits):
     """From the bits of a row's largest magnitude: whether a value is not finite, the factor to codes, x_scale."""
     bad = bits >= INFINITY_BITS
@@ -133,7 +139,7 @@ def row_kernel(
         largest = tl.zeros((BLOCK,), tl.int32)
         for start in range(0, K, BLOCK):
             y = normalized(load_values(x_ptr, up_ptr, start + block, K, SILU), factor, weight_ptr, start + block, K)
-            largest = tl.maximum(largest, y.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
+            largest = tl.maximum(largest, magnitude(y))
         bad, to_codes, scale = code_scale(tl.max(largest, axis=0))
         for start in range(0, STRIDE, BLOCK):
             k = start + block
@@ -170,7 +176,7 @@ def bind(problem: Problem, config: RowConfig) -> Bound:
 def configs(problem: Problem) -> tuple[RowConfig, ...]:
     """Whole rows at once while they fit the registers of a program, by few warps where many rows run side by side."""
     block = min(16384, max(256, triton.next_power_of_2(problem.in_features)))
-    few, many = max(1, min(16, block // 2048)), max(1, min(16, block // 512))
+    few, many = max(1, block // 2048), min(16, max(1, block // 512))
     first, second = (few, many) if problem.rows >= 512 else (many, few)
     return RowConfig(block, first), RowConfig(block, second), RowConfig(min(block, 4096), 8)
 

@@ -129,13 +129,6 @@ def configs(problem: Problem) -> tuple[SmallConfig, ...]:
     return fitting(problem, found, lambda config: config.shared_memory(block_m(problem)))
 
 
-def why_not(problem: Problem) -> str | None:
-    """What this kernel refuses, in words."""
-    if not FEWEST_ROWS <= problem.rows <= MOST_ROWS:
-        return f"takes {FEWEST_ROWS} to {MOST_ROWS} rows"
-    return None
-
-
 def rank(problem: Problem) -> int:
     """Before `gemm.py` up to 8 rows, but for many outputs, each a short product."""
     short = problem.out_features > 8192 or problem.out_features >= 3072 and problem.in_features < 4096

@@ -88,7 +88,7 @@ def scratch(problem: Problem, rows: int, config: SplitConfig) -> Scratch:
 
 def configs(problem: Problem) -> tuple[SplitConfig, ...]:
     """As many pieces as the multiprocessors take in two turns, but none too short, the likeliest best first."""
-    block_m, most = tile_height(problem), max(2, pieces(problem))
+    block_m, most = gemm.tile_height(problem), max(2, pieces(problem))
     if is_paired(problem) or block_m == 32:
         found = [GemmConfig(block_m, 64, 128, 8, 4, 3 if block_m == 64 else 4)]
     else:
@@ -98,14 +98,9 @@ def configs(problem: Problem) -> tuple[SplitConfig, ...]:
     return fitting(problem, splits, lambda config: config.tile.shared_memory(1))
 
 
-def tile_height(problem: Problem) -> int:
-    """Rows of a tile."""
-    return min(64, max(16, problem.rows))
-
-
 def tiles_of(problem: Problem) -> int:
     """Tiles of a piece."""
-    return gemm.tiles_of(problem, GemmConfig(tile_height(problem), 64, 64, 8, 4, 4))
+    return gemm.tiles_of(problem, problem.rows, gemm.tile_height(problem))
 
 
 def pieces(problem: Problem) -> int:
@@ -113,13 +108,6 @@ def pieces(problem: Problem) -> int:
     turns = 1 if problem.rows <= 16 else 2
     most = turns * gemm.multiprocessors(problem) // tiles_of(problem)
     return min(most, row_bytes(problem.in_features) // FEWEST_BYTES)
-
-
-def why_not(problem: Problem) -> str | None:
-    """What this kernel refuses of the number of rows, in words."""
-    if not FEWEST_ROWS <= problem.rows <= MOST_ROWS:
-        return f"takes {FEWEST_ROWS} to {MOST_ROWS} rows"
-    return None
 
 
 def rank(problem: Problem) -> int:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_linear import arguments, exact_problem, expected
+from test_linear import arguments, draw, exact_problem, expected
 from triton_calls import BACKEND, DEVICE, ON_GPU, on
 
 from bitnet_jit.ops import triton_tensors
@@ -19,10 +19,7 @@ SHAPES = ((8, 2560, 6912), (16, 256, 8192), (5, 100, 700))
 @pytest.mark.parametrize("kernel", SPLIT, ids=lambda kernel: kernel.name)
 def test_ten_thousand_runs_are_equal(kernel):
     for shape in SHAPES:
-        rng = np.random.default_rng(0)
-        x = rng.standard_normal((shape[0], shape[2]), dtype=np.float32)
-        x_q = rng.integers(-128, 128, x.shape, dtype=np.int8)
-        w_q = rng.integers(-1, 2, shape[1:], dtype=np.int8)
+        x, x_q, w_q = draw(shape, None)
         operands = (x, x_q, np.ones(shape[0], np.float32), w_q, np.float32(0.5), None)
         problem = exact_problem(kernel.op, shape, "i2/planes")
         tensors = [None if a is None else on(a) for a in arguments(kernel.op, "i2/planes", *operands)]
