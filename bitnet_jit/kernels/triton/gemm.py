@@ -6,6 +6,7 @@ order, which is read in four pieces; or it is floats (A16), and W becomes floats
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import triton
 import triton.language as tl
@@ -22,7 +23,7 @@ from bitnet_jit.kernels.triton.outputs import (
     weight_unit,
 )
 from bitnet_jit.kernels.triton.target import is_dependent
-from bitnet_jit.kernels.triton.tiles import fitting
+from bitnet_jit.kernels.triton.tiles import fitting, multiprocessors, tiles_of, work
 from bitnet_jit.problem import Problem
 
 
@@ -44,6 +45,7 @@ class GemmConfig:
 
 STAGES = {16: (8, 6, 3), 32: (6, 4, 4), 64: (4, 3, 3)}  # by the height of a deep tile: alone, by two, or more
 MOST_PREFETCHED = 8 << 20  # bytes
+FLOAT_COST = {256: 0.84, 128: 1.0, 64: 1.35, 32: 1.7}  # of an output, by the height of its tile
 LEAST_TILE = GemmConfig(16, 32, 64, 8, 4, 2)
 
 
@@ -196,27 +198,32 @@ def tile_height(problem: Problem) -> int:
     return min(64, max(16, problem.rows))
 
 
-def tiles_of(problem: Problem, rows: int, block_m: int, block_n: int = 64) -> int:
-    """How many tiles of so many rows and outputs there are."""
-    return triton.cdiv(rows, block_m) * triton.cdiv(problem.out_features, block_n)
-
-
 def prefetches(problem: Problem) -> bool:
     """Whether W is small enough to be brought into the second cache ahead of time, and so few rows that it counts."""
     num_bytes = problem.out_features * row_bytes(problem.in_features)
     return is_dependent(problem.gpu) and problem.rows <= 64 and num_bytes <= MOST_PREFETCHED
 
 
-def multiprocessors(problem: Problem) -> int:
-    """Of the problem's GPU, or of an H200."""
-    return 132 if problem.gpu is None else problem.gpu.multiprocessors
-
-
 def float_configs(problem: Problem) -> tuple[GemmConfig, ...]:
     """Tiles for float activations, whose elements take two bytes or four."""
     if problem.x_dtype == "float32":
         return GemmConfig(16, 32, 16, 8, 4, 2), GemmConfig(16, 64, 16, 8, 4, 2)
-    block_m = min(128, max(16, problem.rows))
-    found = tuple(GemmConfig(block_m, 64, 64, 8, 4, stages) for stages in (4, 3, 2))
-    found = (*found, GemmConfig(block_m, 64, 32, 8, 4, 3), LEAST_TILE)
-    return fitting(problem, found, lambda config: config.shared_memory(2))
+    if problem.rows <= 16:
+        deep, flat = GemmConfig(16, 32, 128, 8, 4, 6), GemmConfig(16, 32, 64, 8, 4, 6)
+        found = (deep, flat) if problem.in_features >= 4096 else (flat, deep)
+    else:
+        alone = tiles_of(problem, problem.rows, 64) <= multiprocessors(problem)
+        tiles = (
+            GemmConfig(256, 128, 32, 8, 8, 3),
+            GemmConfig(128, 64, 32, 8, 4, 3),
+            GemmConfig(64, 64, 64, 8, 4, 4 if alone else 3),
+            GemmConfig(32, 64, 32, 8, 4, 4),
+        )
+        low = (tile for tile in tiles if tile.block_m <= problem.rows)
+        found = tuple(sorted(low, key=partial(float_cost, problem)))
+    return fitting(problem, (*found, LEAST_TILE), lambda config: config.shared_memory(2))
+
+
+def float_cost(problem: Problem, tile: GemmConfig) -> float:
+    """What the busiest multiprocessor computes, by what an output costs in such tiles on an H200."""
+    return FLOAT_COST[tile.block_m] * work(problem, problem.out_features, tile.block_m, tile.block_n)

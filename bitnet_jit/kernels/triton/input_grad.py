@@ -14,7 +14,7 @@ from bitnet_jit.kernels.triton.launch import Bound, Launch
 from bitnet_jit.kernels.triton.layout import row_bytes
 from bitnet_jit.kernels.triton.outputs import weight_unit
 from bitnet_jit.kernels.triton.target import is_nvidia
-from bitnet_jit.kernels.triton.tiles import fitting, x_bytes
+from bitnet_jit.kernels.triton.tiles import fitting, work, x_bytes
 from bitnet_jit.problem import Problem
 
 
@@ -112,8 +112,12 @@ def configs(problem: Problem) -> tuple[InputGradConfig, ...]:
     """By dtype and number of rows, the likeliest best first."""
     if problem.x_dtype == "float32":
         return InputGradConfig(32, 16, 16, 4, 2), InputGradConfig(16, 16, 16, 4, 2)
-    found = InputGradConfig(16, 32, 64, 4, 3), InputGradConfig(16, 16, 32, 4, 3)
-    if problem.rows >= 64:
-        large = InputGradConfig(64, 32, 64, 4, 3), InputGradConfig(128, 32, 32, 8, 3), InputGradConfig(64, 16, 32, 4, 3)
-        found = (*large, *found)
+    flat = InputGradConfig(min(64, max(16, problem.rows)), 16, 128, 4, 4)
+    found = flat, InputGradConfig(16, 16, 64, 4, 3), InputGradConfig(16, 16, 32, 4, 2)
+    if problem.rows >= 128:
+        alone = work(problem, problem.in_features, 128, 128) == 128 * 128
+        large = InputGradConfig(128, 32, 128 if alone else 64, 4, 4)
+        # an output of the flat tiles costs 1.4 times as much on an H200
+        few = 1.4 * work(problem, problem.in_features, 64, 64) < work(problem, problem.in_features, 128, 128)
+        found = (flat, large, *found[1:]) if few else (large, *found)
     return fitting(problem, found, lambda config: config.shared_memory(x_bytes(problem)))

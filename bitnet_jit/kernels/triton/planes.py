@@ -22,7 +22,7 @@ from bitnet_jit.kernels.triton.outputs import (
     store_outputs,
     weight_unit,
 )
-from bitnet_jit.kernels.triton.tiles import fitting, x_bytes
+from bitnet_jit.kernels.triton.tiles import fitting, multiprocessors, tiles_of, work, x_bytes
 from bitnet_jit.problem import Problem
 
 
@@ -125,12 +125,34 @@ def launch(problem: Problem, rows: int, config: PlanesConfig, x: str, x_stride: 
 
 
 def configs(problem: Problem) -> tuple[PlanesConfig, ...]:
-    """By the number of rows, the likeliest best first."""
+    """By dtype, scales and number of rows, the likeliest best first."""
     if problem.x_dtype == "float32" and problem.activation == "a16":
         return PlanesConfig(16, 32, 4, 2), PlanesConfig(16, 16, 2, 2)
     block_m = min(64, max(16, problem.rows))
     found = PlanesConfig(block_m, 64, 4, 3), PlanesConfig(block_m, 32, 4, 3), PlanesConfig(16, 16, 2, 2)
+    if problem.activation == "a8" and problem.rows > 16:
+        found = (group_tile(problem) if problem.scale == "group" else sum_tile(problem), *found)
     return fitting(problem, found, lambda config: config.shared_memory(x_bytes(problem)))
+
+
+def sum_tile(problem: Problem) -> PlanesConfig:
+    """The tile for t5 that won on an H200."""
+    if problem.rows < 128:
+        return PlanesConfig(min(64, problem.rows), 64, 4, 4)
+    return least_work(problem, {PlanesConfig(128, 128, 4, 2): 1.0, PlanesConfig(64, 64, 4, 3): 1.3})
+
+
+def group_tile(problem: Problem) -> PlanesConfig:
+    """The tile for group scales that won on an H200."""
+    if problem.rows < 128:
+        many = problem.rows >= 64 and 2 * tiles_of(problem, problem.rows, 64) > multiprocessors(problem)
+        return PlanesConfig(64, 64, 8, 4) if many else PlanesConfig(32, 128, 4, 3)
+    return least_work(problem, {PlanesConfig(64, 128, 4, 3): 1.0, PlanesConfig(32, 128, 4, 3): 1.1})
+
+
+def least_work(problem: Problem, costs: dict[PlanesConfig, float]) -> PlanesConfig:
+    """The tile with which the busiest multiprocessor has the least to do, given what an output costs in each."""
+    return min(costs, key=lambda tile: costs[tile] * work(problem, problem.out_features, tile.block_m, tile.block_n))
 
 
 def why_not(problem: Problem) -> str | None:

@@ -16,7 +16,7 @@ from bitnet_jit.kernels.triton.launch import Launch, Scratch
 from bitnet_jit.kernels.triton.layout import is_paired, row_bytes
 from bitnet_jit.kernels.triton.outputs import load_w_scale, load_x_scale, scale_operands, store_outputs
 from bitnet_jit.kernels.triton.target import is_dependent
-from bitnet_jit.kernels.triton.tiles import fitting
+from bitnet_jit.kernels.triton.tiles import fitting, multiprocessors, tiles_of
 from bitnet_jit.problem import Problem
 
 FEWEST_ROWS, MOST_ROWS = 3, 512
@@ -98,15 +98,15 @@ def configs(problem: Problem) -> tuple[SplitConfig, ...]:
     return fitting(problem, splits, lambda config: config.tile.shared_memory(1))
 
 
-def tiles_of(problem: Problem) -> int:
-    """Tiles of a piece."""
-    return gemm.tiles_of(problem, problem.rows, gemm.tile_height(problem))
+def tiles_of_piece(problem: Problem) -> int:
+    """Tiles of a piece of K."""
+    return tiles_of(problem, problem.rows, gemm.tile_height(problem))
 
 
 def pieces(problem: Problem) -> int:
     """How many pieces of K pay."""
     turns = 1 if problem.rows <= 16 else 2
-    most = turns * gemm.multiprocessors(problem) // tiles_of(problem)
+    most = turns * multiprocessors(problem) // tiles_of_piece(problem)
     return min(most, row_bytes(problem.in_features) // FEWEST_BYTES)
 
 
@@ -115,4 +115,4 @@ def rank(problem: Problem) -> int:
     fewest_rows = 9 if is_paired(problem) else 5  # below, `small.py` is as fast
     if not fewest_rows <= problem.rows <= 128 or problem.in_features < 6144 or pieces(problem) < 2:
         return 4
-    return 0 if tiles_of(problem) <= 96 or problem.rows >= 64 else 4
+    return 0 if tiles_of_piece(problem) <= 96 or problem.rows >= 64 else 4

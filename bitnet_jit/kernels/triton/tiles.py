@@ -1,7 +1,12 @@
-"""Which tiles fit into the shared memory of a GPU: consumer cards have 99 KB a program, AMD's 64, an H200 has 227."""
+"""Which tiles suit a GPU: how many there are for each multiprocessor, and whether they fit into its shared memory.
+
+Consumer cards have 99 KB of it a program, AMD's 64, an H200 has 227.
+"""
 
 from collections.abc import Callable
 from typing import TypeVar
+
+import triton
 
 from bitnet_jit.problem import Problem
 
@@ -13,6 +18,22 @@ ELEMENT_BYTES = {"int8": 1, "bfloat16": 2, "float16": 2, "float32": 4}
 def x_bytes(problem: Problem) -> int:
     """Bytes of an element of x as the matrix units read it: codes, or floats."""
     return 1 if problem.activation == "a8" else ELEMENT_BYTES[problem.x_dtype]
+
+
+def multiprocessors(problem: Problem) -> int:
+    """Of the problem's GPU, or of an H200."""
+    return 132 if problem.gpu is None else problem.gpu.multiprocessors
+
+
+def tiles_of(problem: Problem, rows: int, block_m: int, block_n: int = 64) -> int:
+    """How many tiles of so many rows and outputs there are."""
+    return triton.cdiv(rows, block_m) * triton.cdiv(problem.out_features, block_n)
+
+
+def work(problem: Problem, outputs: int, block_m: int, block_n: int) -> int:
+    """Outputs that the busiest multiprocessor computes of (rows, outputs) in such tiles."""
+    tiles = triton.cdiv(problem.rows, block_m) * triton.cdiv(outputs, block_n)
+    return triton.cdiv(tiles, multiprocessors(problem)) * block_m * block_n
 
 
 def fitting(problem: Problem, found: tuple[Config, ...], num_bytes: Callable[[Config], int]) -> tuple[Config, ...]:
