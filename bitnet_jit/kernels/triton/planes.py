@@ -145,8 +145,10 @@ def sum_tile(problem: Problem) -> PlanesConfig:
 def group_tile(problem: Problem) -> PlanesConfig:
     """The tile for group scales that won on an H200."""
     if problem.rows < 128:
-        many = problem.rows >= 64 and 2 * tiles_of(problem, problem.rows, 64) > multiprocessors(problem)
-        return PlanesConfig(64, 64, 8, 4) if many else PlanesConfig(32, 128, 4, 3)
+        if problem.rows < 64:
+            return PlanesConfig(32, 64, 4, 3)
+        few = 3 * tiles_of(problem, problem.rows, 64) < multiprocessors(problem)
+        return PlanesConfig(32, 128, 4, 3) if few else PlanesConfig(64, 64, 8, 4)
     return least_work(problem, {PlanesConfig(64, 128, 4, 3): 1.0, PlanesConfig(32, 128, 4, 3): 1.1})
 
 

@@ -57,8 +57,9 @@ def place_of(k, B, CHUNKS: tl.constexpr):
 
 @triton.jit
 def load_values(x_ptr, up_ptr, k, K, SILU: tl.constexpr):
-    """float32 values of a row at k: x, or relu(x)^2 * up, or silu(x) * up; 0 behind the end."""
-    x = tl.load(x_ptr + k, mask=k < K, other=0.0).to(tl.float32)
+    """float32 values of a row at k: x, or relu(x)^2 * up, or silu(x) * up; 0 behind the end, where up is 0."""
+    # behind the end a quotient of 0 would take a division's slow way, and with it all threads of its warp
+    x = tl.load(x_ptr + k, mask=k < K, other=1.0 if SILU else 0.0).to(tl.float32)
     if up_ptr is not None:
         if SILU:
             x = tl.div_rn(x, 1.0 + tl.exp(-x))
@@ -176,7 +177,9 @@ def bind(problem: Problem, config: RowConfig) -> Bound:
 def configs(problem: Problem) -> tuple[RowConfig, ...]:
     """Whole rows at once while they fit the registers of a program, by few warps where many rows run side by side."""
     block = min(16384, max(256, triton.next_power_of_2(problem.in_features)))
-    few, many = max(1, block // 2048), min(16, max(1, block // 512))
+    heavy = 2 if problem.op.startswith("silu") else 1  # exp keeps threads busy
+    many = min(16, max(1, heavy * block // 512))
+    few = max(1, block // (2048 if block <= 4096 else 1024))
     first, second = (few, many) if problem.rows >= 512 else (many, few)
     return RowConfig(block, first), RowConfig(block, second), RowConfig(min(block, 4096), 8)
 
