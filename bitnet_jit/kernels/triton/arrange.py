@@ -23,8 +23,8 @@ def arrange_kernel(
     DEPENDENT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    wait(DEPENDENT)
     let_next_begin(DEPENDENT)
+    wait(DEPENDENT)
     blocks = tl.cdiv(STRIDE, BLOCK)
     row = (tl.program_id(0) // blocks).to(tl.int64)
     k = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)

@@ -4,7 +4,7 @@ Inline assembly is NVIDIA's; the plain path beside it is for AMD and for Triton'
 
 A kernel that is launched dependently may begin while those ahead of it still run. It may read packed weights, their
 scales and the bias at once: no kernel that writes them lets others begin early. All else it reads, and whatever it
-writes, only behind `wait`.
+writes, only behind `wait`, which every program of every kernel comes to: so whatever lies further back has ended too.
 """
 
 import triton

@@ -34,6 +34,7 @@ class Way:
         refusals: as for a kernel, the most telling first.
         rank: as for a kernel.
         scratch: (problem, rows, config) -> what lies between its own launches.
+        late: whether it is the faster for beginning only when all that is ahead of the quantizer has ended.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Way:
     refusals: tuple[Refusal, ...]
     rank: Callable[[Problem], int] = lambda problem: 2
     scratch: Callable[[Problem, int, Config], Scratch] = no_scratch
+    late: Callable[[Problem], bool] = lambda problem: False
 
 
 def single(launch: Callable[..., Launch]) -> Callable[..., tuple[Launch, ...]]:
@@ -73,7 +75,7 @@ def bind_bit_linear(problem: Problem, config: Config, way: Way) -> Bound:
     stride, quantizer = padded_inputs(problem), rows.configs(problem)[0]
 
     def launches(m: int) -> tuple[Launch, ...]:
-        quantize = rows.launch(problem, m, quantizer, "quantize_activation", stride, way.chunks)
+        quantize = rows.launch(problem, m, quantizer, "quantize_activation", stride, way.chunks, way.late(problem))
         return quantize, *way.launches(problem, m, config, "x_q", stride, not way.chunks)
 
     def scratch(m: int) -> Scratch:
@@ -137,6 +139,7 @@ FOR_CODES = (
         small.configs,
         (takes_rows(small.FEWEST_ROWS, small.MOST_ROWS), why_not_i2),
         small.rank,
+        late=small.late,
     ),
     Way("gemm", single(gemm.launch), True, gemm.configs, (why_not_i2,)),
     Way(

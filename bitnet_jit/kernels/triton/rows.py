@@ -115,10 +115,12 @@ def row_kernel(
     CHUNKS: tl.constexpr,  # the order of K in y: chunks of so many bytes; 0: natural
     SILU: tl.constexpr,
     DEPENDENT: tl.constexpr,
+    LATE: tl.constexpr,  # let the next kernel begin behind the wait only
     BLOCK: tl.constexpr,
 ):
+    let_next_begin(DEPENDENT and not LATE)
     wait(DEPENDENT)
-    let_next_begin(DEPENDENT)
+    let_next_begin(DEPENDENT and LATE)
     row, block = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     first = row * (K if x_stride is None else x_stride)
     x_ptr += first
@@ -150,7 +152,9 @@ def row_kernel(
         tl.store(scale_ptr + row, scale)
 
 
-def launch(problem: Problem, rows: int, config: RowConfig, op: str, stride: int, chunks: bool) -> Launch:
+def launch(
+    problem: Problem, rows: int, config: RowConfig, op: str, stride: int, chunks: bool, late: bool = False
+) -> Launch:
     """The operands of `op` -> y (rows, K), or codes (rows, stride) and their scales."""
     absent = {"row_stride"} if problem.in_features % ALIGN else set()
     absent |= set() if problem.bias else {"weight", "eps"}
@@ -164,6 +168,7 @@ def launch(problem: Problem, rows: int, config: RowConfig, op: str, stride: int,
             "CHUNKS": CHUNK if chunks else 0,
             "SILU": op.startswith("silu"),
             "DEPENDENT": target.is_dependent(problem.gpu),
+            "LATE": late,
             "BLOCK": config.block,
         },
         num_warps=config.num_warps,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import triton
 import triton.language as tl
 
+from bitnet_jit.kernels.triton import gemm
 from bitnet_jit.kernels.triton.codes import inputs_of, join_planes, let_next_begin, load_step, wait
 from bitnet_jit.kernels.triton.launch import Launch
 from bitnet_jit.kernels.triton.layout import CHUNK, row_bytes
@@ -130,6 +131,12 @@ def configs(problem: Problem) -> tuple[SmallConfig, ...]:
 
 
 def rank(problem: Problem) -> int:
-    """Before `gemm.py` up to 8 rows, but for many outputs, each a short product."""
+    """Before `gemm.py` up to 8 rows, but for many outputs, each a short product, and where that one fetches W ahead."""
     short = problem.out_features > 8192 or problem.out_features >= 3072 and problem.in_features < 4096
-    return 3 if problem.rows > 8 or short else 1
+    ahead = problem.out_features >= 2048 and gemm.prefetches(problem)
+    return 3 if problem.rows > 8 or short or ahead else 1
+
+
+def late(problem: Problem) -> bool:
+    """Beside the kernels ahead of its quantizer its programs gather on few multiprocessors; many do not mind."""
+    return problem.out_features <= 4096

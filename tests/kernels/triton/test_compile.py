@@ -39,7 +39,7 @@ TYPES = {
     torch.uint8: "u8",
     torch.int32: "i32",
 }
-ROWS = (1, 4, 16, 128, 2048)  # of the buckets, between which default configs differ
+ROWS = (1, 4, 16, 64, 128, 2048)  # of the buckets, between which default configs differ
 OUT_FEATURES, IN_FEATURES = 8192, 1040  # inputs neither in whole chunks nor padded by `arrange`
 A8 = Problem("", "cuda", 1, OUT_FEATURES, IN_FEATURES, "i2/planes", "a8", "int8", "bfloat16", "row", bias="float32")
 PROBLEMS = (

@@ -148,3 +148,13 @@ def test_parts_of_one_tensor_are_read_where_they_are(launches):
     arguments = launches[0][-1]
     assert (arguments["x_ptr"], arguments["up_ptr"], arguments["x_stride"]) == (gate.data_ptr(), up.data_ptr(), 128)
     assert arguments["eps"] == np.float64(1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs", "late"), [("small", 640, True), ("small", 8192, False), ("gemm", 640, False)]
+)
+def test_quantizers_hold_back_only_products_that_gain_by_it(name, outputs, late):
+    problem = replace(PROBLEMS[0], op="bit_linear", rows=8, out_features=outputs, x_dtype="bfloat16", gpu=GPU)
+    kernel = next(kernel for kernel in BACKEND.kernels if kernel.name == f"triton.{name}_bit_linear")
+    quantize, *_ = kernel.bind(problem, kernel.configs(problem)[0]).launches(8)
+    assert quantize.constants["LATE"] is late
