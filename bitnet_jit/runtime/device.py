@@ -11,14 +11,20 @@ from bitnet_jit.problem import Gpu
 if TYPE_CHECKING:
     import torch
 
+FEATURES = ("avx2", "avx_vnni", "avx512bw", "avx512_vnni", "amx_int8", "asimddp", "i8mm", "sve")  # in Linux's words
+
 
 @cache
 def fingerprint(device: "torch.device") -> str:
-    """A name for a device that tells it from every other kind: for the CPU its model and cores, for a GPU its name."""
+    """A name for a device that tells it from every other kind.
+
+    A CPU's model, the features that kernels choose by, and its cores; a GPU's name, architecture, multiprocessors and
+    the version of its driver.
+    """
     if device.type == "cpu":
         return cpu_fingerprint()
     if found := find_gpu(device):
-        return f"{found.name}/{found.arch}/{found.multiprocessors}"
+        return f"{found.name}/{found.arch}/{found.multiprocessors}/{driver_version()}"
     return f"{device.type}/{platform.platform()}"
 
 
@@ -36,10 +42,25 @@ def find_gpu(device: "torch.device") -> Gpu | None:
     return Gpu(found.name, arch, found.multi_processor_count, shared_memory)
 
 
+def driver_version() -> str:
+    """Of CUDA as the driver has it, or of HIP."""
+    import torch
+
+    return str(torch.version.hip or torch._C._cuda_getDriverVersion())  # type: ignore[attr-defined]
+
+
 @cache
 def cpu_fingerprint() -> str:
-    """The CPU's model name and the number of cores that this process may use."""
-    return f"{cpu_name()}/{available_cores()}"
+    """The CPU's model name, its features, and the number of cores that this process may use."""
+    return f"{cpu_name()}/{'+'.join(cpu_features())}/{available_cores()}"
+
+
+def cpu_features() -> tuple[str, ...]:
+    """Which of FEATURES the operating system tells of; none where it has no /proc/cpuinfo."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    told = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return tuple(feature for feature in FEATURES if feature in told.partition(":")[2].split())
 
 
 def cpu_name() -> str:

@@ -1,4 +1,7 @@
-"""Which kernel and config runs a problem: asked once a problem, then a dictionary hit."""
+"""Which kernel and config runs a problem: asked once a problem, then a dictionary hit.
+
+What tuning found for the problem, where it has; else the first kernel of the register that fits, with its first config.
+"""
 
 import logging
 from dataclasses import dataclass
@@ -9,18 +12,25 @@ from bitnet_jit.errors import UnsupportedProblem
 from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.kernel import Config, Kernel
 from bitnet_jit.problem import Problem
+from bitnet_jit.runtime.cache import Tuned, TuningCache, recall
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A kernel and its config for a problem, and why every other kernel that was asked refused."""
+    """A kernel and its config for a problem.
+
+    Attributes:
+        refusals: why every other kernel that was asked refused.
+        tuned: what tuning found, where the choice is its.
+    """
 
     problem: Problem
     kernel: Kernel
     config: Config
     refusals: dict[str, str]
+    tuned: Tuned | None = None
 
     @cached_property
     def bound(self) -> Any:
@@ -29,9 +39,14 @@ class Choice:
 
 
 class Dispatcher:
-    """Chooses the first kernel of the register that fits, with its default config."""
+    """Chooses a kernel and a config for each problem, once.
 
-    def __init__(self) -> None:
+    Args:
+        cache: of what tuning found; None: the user's.
+    """
+
+    def __init__(self, cache: TuningCache | None = None) -> None:
+        self.cache = TuningCache() if cache is None else cache
         self._choices: dict[Problem, Choice] = {}
         self._told: set[tuple[str, str]] = set()
 
@@ -46,10 +61,22 @@ class Dispatcher:
             fitting, refusals = registry.candidates(problem)
             if not fitting:
                 raise UnsupportedProblem(str(problem), refusals)
-            choice = Choice(problem, fitting[0], fitting[0].configs(problem)[0], refusals)
+            choice = self._tuned(problem, fitting, refusals) or default(problem, fitting, refusals)
             self._tell_of_fallback(choice)
             self._choices[problem] = choice
         return choice
+
+    def _tuned(self, problem: Problem, fitting: list[Kernel], refusals: dict[str, str]) -> Choice | None:
+        """The tuned choice, if there is one and it still holds."""
+        tuned = self.cache.find(problem)
+        if tuned is None:
+            return None
+        try:
+            kernel, config = recall(tuned, problem, fitting)
+        except ValueError as error:
+            logger.info("what was tuned for %s is passed over: %s", problem, error)
+            return None
+        return Choice(problem, kernel, config, refusals, tuned)
 
     def _tell_of_fallback(self, choice: Choice) -> None:
         """Say once an op and device that the plain torch kernel runs, and why nothing faster does."""
@@ -59,3 +86,8 @@ class Dispatcher:
             self._told.add(key)
             reasons = "; ".join(f"{name}: {reason}" for name, reason in choice.refusals.items())
             logger.warning("%s runs on the plain torch kernel, which is slow (%s)", problem, reasons)
+
+
+def default(problem: Problem, fitting: list[Kernel], refusals: dict[str, str]) -> Choice:
+    """The first kernel of those that fit, with its first config."""
+    return Choice(problem, fitting[0], fitting[0].configs(problem)[0], refusals)

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from bitnet_jit.errors import InvalidInput
 
@@ -12,9 +13,11 @@ class Settings:
 
     Attributes:
         num_threads: BITNET_JIT_NUM_THREADS, CPU threads of our kernels; None follows torch.
+        cache: BITNET_JIT_CACHE, the folder of what tuning found; None is the platform's folder for caches.
     """
 
     num_threads: int | None = None
+    cache: Path | None = None
 
 
 def read_settings(environ: dict[str, str] | None = None) -> Settings:
@@ -24,7 +27,11 @@ def read_settings(environ: dict[str, str] | None = None) -> Settings:
         InvalidInput: a variable holds something that cannot be meant.
     """
     environ = dict(os.environ) if environ is None else environ
-    return Settings(num_threads=_positive(environ, "BITNET_JIT_NUM_THREADS"))
+    cache = environ.get("BITNET_JIT_CACHE")
+    return Settings(
+        num_threads=_positive(environ, "BITNET_JIT_NUM_THREADS"),
+        cache=Path(cache).expanduser() if cache else None,
+    )
 
 
 def _positive(environ: dict[str, str], name: str) -> int | None:

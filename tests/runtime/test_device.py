@@ -10,9 +10,10 @@ from bitnet_jit.problem import Gpu
 from bitnet_jit.runtime import device
 
 
-def test_the_cpu_is_its_model_and_its_cores():
-    name, _, cores = device.cpu_fingerprint().rpartition("/")
+def test_the_cpu_is_its_model_its_features_and_its_cores():
+    name, features, cores = device.cpu_fingerprint().rsplit("/", 2)
     assert name == device.cpu_name() != ""
+    assert features == "+".join(device.cpu_features())
     assert int(cores) == device.available_cores() >= 1
     assert device.fingerprint(torch.device("cpu")) == device.cpu_fingerprint()
 
@@ -23,6 +24,27 @@ def test_cores_are_those_that_the_process_may_use(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert device.available_cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("info", "features"),
+    [
+        ("model name\t: a\nflags\t\t: fpu avx2 avx512_vnni avx512bw\n", ("avx2", "avx512bw", "avx512_vnni")),
+        ("BogoMIPS\t: 50.00\nFeatures\t: fp asimd asimddp\n", ("asimddp",)),
+        ("flags\t: fpu\n", ()),
+        ("", ()),
+    ],
+)
+def test_features_are_those_that_linux_tells_of(monkeypatch, tmp_path, info, features):
+    file = tmp_path / "cpuinfo"
+    file.write_text(info)
+    monkeypatch.setattr(device, "Path", lambda name: file)
+    assert device.cpu_features() == features
+
+
+def test_without_cpuinfo_no_feature_is_known(monkeypatch, tmp_path):
+    monkeypatch.setattr(device, "Path", lambda name: tmp_path / "none")
+    assert device.cpu_features() == ()
 
 
 def test_other_devices_differ_from_the_cpu():
@@ -53,4 +75,8 @@ def test_a_gpu_is_what_its_driver_tells(monkeypatch, others, hip, arch, shared_m
 
 def test_the_fingerprint_of_a_gpu_names_it(monkeypatch):
     monkeypatch.setattr(device, "find_gpu", lambda found: Gpu("NVIDIA H200", "9.0", 132, 232448))
-    assert device.fingerprint.__wrapped__(torch.device("cuda", 0)) == "NVIDIA H200/9.0/132"
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch._C, "_cuda_getDriverVersion", lambda: 13000, raising=False)
+    assert device.fingerprint.__wrapped__(torch.device("cuda", 0)) == "NVIDIA H200/9.0/132/13000"
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert device.fingerprint.__wrapped__(torch.device("cuda", 0)) == "NVIDIA H200/9.0/132/6.4"

@@ -9,6 +9,7 @@ from bitnet_jit.errors import UnsupportedProblem
 from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.problem import Problem
+from bitnet_jit.runtime.cache import Tuned, TuningCache
 from bitnet_jit.runtime.dispatcher import Dispatcher
 
 PROBLEM = Problem("rms_norm", "cpu", 1, 64, 64)
@@ -80,3 +81,53 @@ def test_a_fast_kernel_is_not_worth_a_word(asked, caplog):
     with caplog.at_level(logging.DEBUG, "bitnet_jit"):
         Dispatcher().choose(PROBLEM)
     assert caplog.messages == []
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    width: int
+    shape: tuple[int, int] = (1, 2)
+
+
+TILES = (Tile(4), Tile(8))
+TUNED = Tuned("torch.b", 1, {"width": 8, "shape": [1, 2]}, 1.0, 2.0)
+
+
+@pytest.fixture
+def kept(asked, tmp_path):
+    """A cache beside a register of two kernels."""
+    asked.answer = ([kernel("numba.a", TILES), kernel("torch.b", TILES)], {})
+    return TuningCache(tmp_path)
+
+
+def test_what_was_tuned_comes_before_what_is_likely(kept):
+    kept.store(PROBLEM, TUNED)
+    choice = Dispatcher(kept).choose(PROBLEM)
+    assert (choice.kernel.name, choice.config, choice.tuned) == ("torch.b", Tile(8), TUNED)
+    other = Dispatcher(kept).choose(dataclasses.replace(PROBLEM, rows=2))
+    assert (other.kernel.name, other.config, other.tuned) == ("numba.a", Tile(4), None)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"kernel": "numba.gone"}, "the kernel numba.gone does not take the problem"),
+        ({"version": 2}, "torch.b is of version 1, 2 was timed"),
+        ({"config": {"width": 16, "shape": [1, 2]}}, "torch.b has no config"),
+        ({"config": {}}, "torch.b has no config"),
+    ],
+)
+def test_what_does_not_hold_any_more_is_passed_over(kept, caplog, change, words):
+    kept.store(PROBLEM, dataclasses.replace(TUNED, **change))
+    with caplog.at_level(logging.INFO, "bitnet_jit"):
+        choice = Dispatcher(kept).choose(PROBLEM)
+    assert (choice.kernel.name, choice.config, choice.tuned) == ("numba.a", Tile(4), None)
+    assert words in caplog.text
+
+
+def test_the_disk_is_asked_once_a_problem(kept, monkeypatch):
+    kept.store(PROBLEM, TUNED)
+    dispatcher = Dispatcher(kept)
+    first = dispatcher.choose(PROBLEM)
+    monkeypatch.setattr(kept, "find", lambda problem: pytest.fail("asked again"))
+    assert dispatcher.choose(PROBLEM) is first

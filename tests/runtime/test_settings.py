@@ -1,5 +1,7 @@
 """Environment variables: what they mean and what they refuse."""
 
+from pathlib import Path
+
 import pytest
 
 from bitnet_jit.errors import InvalidInput
@@ -7,13 +9,13 @@ from bitnet_jit.runtime.settings import Settings, read_settings
 
 
 def test_nothing_set_leaves_every_choice_open():
-    assert read_settings({}) == Settings(num_threads=None)
+    assert read_settings({}) == Settings(num_threads=None, cache=None)
     assert read_settings({"BITNET_JIT_NUM_THREADS": ""}) == Settings()
 
 
 def test_what_is_set_is_read():
-    settings = read_settings({"BITNET_JIT_NUM_THREADS": "3", "OTHER": "x"})
-    assert settings.num_threads == 3
+    settings = read_settings({"BITNET_JIT_NUM_THREADS": "3", "BITNET_JIT_CACHE": "~/fast", "OTHER": "x"})
+    assert settings == Settings(num_threads=3, cache=Path.home() / "fast")
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", " 2"])

@@ -1,0 +1,212 @@
+"""What tuning found, on disk: whole or not there, never an error, whoever dies or writes at the same time."""
+
+import dataclasses
+import errno
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitnet_jit.problem import Problem
+from bitnet_jit.runtime import cache
+from bitnet_jit.runtime.cache import Tuned, TuningCache
+
+PROBLEM = Problem("bit_linear", "cuda", 16, 2560, 6912, "i2/planes", "a8", device="NVIDIA H200/9.0/132/13000")
+TUNED = Tuned("triton.gemm_bit_linear", 1, {"block_m": 16, "tile": {"stages": 4}}, 4.5, 5.0)
+
+
+@pytest.fixture
+def kept(tmp_path):
+    return TuningCache(tmp_path / "deep" / "tuned")
+
+
+def test_what_one_process_stores_another_finds(kept):
+    assert kept.find(PROBLEM) is None
+    kept.store(PROBLEM, TUNED)
+    assert TuningCache(kept.folder).find(PROBLEM) == TUNED
+    assert [path.name for path in kept.folder.iterdir()] == [kept.path(PROBLEM).name]
+
+
+def test_the_later_choice_replaces_the_earlier(kept):
+    for microseconds in (4.5, 3.5):
+        kept.store(PROBLEM, dataclasses.replace(TUNED, microseconds=microseconds))
+    assert kept.find(PROBLEM).microseconds == 3.5
+
+
+def test_a_file_tells_people_what_it_is(kept):
+    kept.store(PROBLEM, TUNED)
+    path = kept.path(PROBLEM)
+    assert path.name.startswith("bit_linear-2560x6912-m16-")
+    entry = json.loads(path.read_text())
+    assert entry["key"]["problem"]["layout"] == "i2/planes"
+    assert entry["key"]["device"] == PROBLEM.device
+    assert entry["choice"]["kernel"] == TUNED.kernel
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Problem) if f.name != "gpu"])
+def test_problems_that_differ_in_anything_have_files_of_their_own(kept, field):
+    value = getattr(PROBLEM, field)
+    other = dataclasses.replace(PROBLEM, **{field: value + 1 if isinstance(value, int) else value + "x"})
+    kept.store(PROBLEM, TUNED)
+    assert kept.find(other) is None
+
+
+def test_another_compiler_is_another_key(kept, monkeypatch):
+    kept.store(PROBLEM, TUNED)
+    monkeypatch.setattr(cache, "versions", lambda: {"triton": "9.9"})
+    assert kept.find(PROBLEM) is None
+
+
+def damaged(entry, **changes):
+    return json.dumps(entry | {"choice": entry["choice"] | changes})
+
+
+BREAK = {
+    "empty": lambda entry: "",
+    "half": lambda entry: json.dumps(entry)[: len(json.dumps(entry)) // 2],
+    "a list": lambda entry: "[]",
+    "another format": lambda entry: json.dumps(entry | {"format": 99}),
+    "no key": lambda entry: json.dumps({name: entry[name] for name in entry if name != "key"}),
+    "another key": lambda entry: json.dumps(entry | {"key": entry["key"] | {"device": "other"}}),
+    "no choice": lambda entry: json.dumps(entry | {"choice": None}),
+    "a field too many": lambda entry: damaged(entry, more=1),
+    "a version that is no number": lambda entry: damaged(entry, version="1"),
+    "a version that is a truth": lambda entry: damaged(entry, version=True),
+    "a config that is a list": lambda entry: damaged(entry, config=[1]),
+    "a time of 0": lambda entry: damaged(entry, microseconds=0),
+    "a time that is no number": lambda entry: damaged(entry, microseconds=float("nan")),
+    "an endless time": lambda entry: damaged(entry, default_microseconds=float("inf")),
+}
+
+
+@pytest.mark.parametrize("how", BREAK)
+def test_a_damaged_or_foreign_file_is_a_miss_that_the_log_tells_of(kept, caplog, how):
+    kept.store(PROBLEM, TUNED)
+    path = kept.path(PROBLEM)
+    path.write_text(BREAK[how](json.loads(path.read_text())))
+    with caplog.at_level(logging.INFO, "bitnet_jit"):
+        assert kept.find(PROBLEM) is None
+    assert f"{path} is passed over" in caplog.text
+    kept.store(PROBLEM, TUNED)  # and the next tuning mends it
+    assert kept.find(PROBLEM) == TUNED
+
+
+@given(content=st.binary(max_size=200))
+def test_no_bytes_at_all_are_an_error(tmp_path_factory, content):
+    kept = TuningCache(tmp_path_factory.mktemp("tuned"))
+    kept.path(PROBLEM).write_bytes(content)
+    assert kept.find(PROBLEM) is None
+
+
+def test_a_file_in_the_folders_place_leaves_tuning_in_memory(tmp_path, caplog):
+    (tmp_path / "file").write_text("mine")
+    kept = TuningCache(tmp_path / "file")
+    other = dataclasses.replace(PROBLEM, rows=32)
+    for problem in (PROBLEM, other):
+        kept.store(problem, TUNED)
+        assert kept.find(problem) == TUNED
+    with kept.locked("device"):
+        pass
+    assert [record.levelname for record in caplog.records if "this process only" in record.message] == ["WARNING"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_full_disk_leaves_no_pieces(kept, monkeypatch, caplog):
+    kept.store(PROBLEM, TUNED)
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    faster = dataclasses.replace(TUNED, microseconds=1.0)
+    kept.store(PROBLEM, faster)
+    assert kept.find(PROBLEM) == faster
+    assert TuningCache(kept.folder).find(PROBLEM) == TUNED
+    assert "No space left on device" in caplog.text
+    assert len(list(kept.folder.iterdir())) == 1
+    monkeypatch.undo()
+    kept.store(PROBLEM, faster)
+    assert TuningCache(kept.folder).find(PROBLEM) == faster
+
+
+def test_what_the_killed_had_begun_is_swept_away_and_what_the_living_write_is_not(kept):
+    kept.store(PROBLEM, TUNED)
+    old, new = kept.folder / ".old.tmp", kept.folder / ".new.tmp"
+    for path in (old, new):
+        path.write_text("{")
+    os.utime(old, (0, 0))
+    kept.store(PROBLEM, TUNED)
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_the_environment_names_the_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("BITNET_JIT_CACHE", str(tmp_path))
+    assert TuningCache().folder == tmp_path / "tuned"
+    monkeypatch.delenv("BITNET_JIT_CACHE")
+    assert "bitnet_jit" in str(TuningCache().folder)
+
+
+def script(code: str, *arguments: object) -> str:
+    """What a process of its own prints."""
+    command = [sys.executable, "-c", PREPARE + code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=Path(__file__).parent, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+PREPARE = """
+import dataclasses, os, random, signal, sys, time
+from test_cache import PROBLEM, TUNED, TuningCache
+kept = TuningCache(__import__('pathlib').Path(sys.argv[1]))
+"""
+KILL = """
+random.seed(1)
+found = 0
+for turn in range(200):
+    child = os.fork()
+    if child == 0:
+        for number in range(1, 10**9):
+            kept.store(PROBLEM, dataclasses.replace(TUNED, microseconds=number, config={'long': 'x' * (number % 5000)}))
+    time.sleep(random.random() / 50)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    tuned = kept.find(PROBLEM)
+    if tuned is not None:
+        assert tuned.config == {'long': 'x' * (tuned.microseconds % 5000)}
+        found += 1
+    else:
+        assert not kept.path(PROBLEM).exists()
+print(found)
+"""
+TOGETHER = """
+children = []
+for _ in range(8):
+    child = os.fork()
+    if child == 0:
+        for number in range(100):
+            kept.store(PROBLEM, dataclasses.replace(TUNED, microseconds=number + 1))
+            assert 1 <= kept.find(PROBLEM).microseconds <= 100
+            with kept.locked('device'):
+                count = kept.folder / 'count'
+                count.write_text(str(int(count.read_text()) + 1 if count.exists() else 1))
+        os._exit(0)
+    children.append(child)
+print(sum(os.waitpid(child, 0)[1] for child in children), (kept.folder / 'count').read_text())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_killed_at_200_moments_it_leaves_nothing_that_a_reader_trips_over(tmp_path):
+    assert int(script(KILL, tmp_path)) > 100
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_many_processes_at_once_lose_nothing(tmp_path):
+    assert script(TOGETHER, tmp_path).split() == ["0", "800"]
+    assert not list(tmp_path.glob(".*.tmp"))
