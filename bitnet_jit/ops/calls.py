@@ -13,6 +13,8 @@ Call = Callable[..., Any]
 
 DISPATCHER = Dispatcher()
 MOST_CALLS = 4096  # kept an op: shapes may vary without end
+Calls = dict[tuple[Any, ...], Call]
+KEPT: list[Calls] = []  # of all ops
 
 
 def bind_torch(run: Call, problem: Problem, shape: torch.Size, device: torch.device) -> Call:
@@ -57,7 +59,20 @@ def make_call(problem: Problem, x: torch.Tensor) -> Call:
     return BINDERS[backend](choice.bound, problem, x.shape, x.device)
 
 
-def keep(calls: dict[tuple[Any, ...], Call], key: tuple[Any, ...], call: Call) -> Call:
+def new_calls() -> Calls:
+    """Where an op keeps its calls, by all that their kernels rely on."""
+    KEPT.append({})
+    return KEPT[-1]
+
+
+def forget() -> None:
+    """Choose anew from now on: what has been tuned meanwhile is found at the next call of each kind."""
+    for calls in KEPT:
+        calls.clear()
+    DISPATCHER.forget()
+
+
+def keep(calls: Calls, key: tuple[Any, ...], call: Call) -> Call:
     """Remember a call; after very many shapes, forget the others."""
     if len(calls) >= MOST_CALLS:
         calls.clear()

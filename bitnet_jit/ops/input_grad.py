@@ -1,14 +1,12 @@
 """`bit_linear_input_grad`, the gradient of a packed layer's input, as torch sees it."""
 
-from typing import Any
-
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
-from bitnet_jit.ops.calls import Call, describe, dtype_name, keep, make_call
+from bitnet_jit.ops.calls import describe, dtype_name, keep, make_call, new_calls
 from bitnet_jit.ops.library import define
 from bitnet_jit.ops.linear import SCALES
 
-CALLS: dict[tuple[Any, ...], Call] = {}  # by all that their kernels rely on
+CALLS = new_calls()
 
 
 def bit_linear_input_grad(dy, w_packed, w_scale, in_features, out_features, layout, group_size):

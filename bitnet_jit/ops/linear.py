@@ -1,12 +1,10 @@
 """`bit_linear`, `quantized_linear` and `ternary_matmul` as torch sees them."""
 
-from typing import Any
-
 import torch
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
-from bitnet_jit.ops.calls import Call, describe, dtype_name, keep, make_call
+from bitnet_jit.ops.calls import Call, describe, dtype_name, keep, make_call, new_calls
 from bitnet_jit.ops.library import define
 from bitnet_jit.problem import MAX_IN_FEATURES
 
@@ -20,7 +18,7 @@ class LinearCalls:
 
     def __init__(self, op: str) -> None:
         self.op = op
-        self._calls: dict[tuple[Any, ...], Call] = {}
+        self._calls = new_calls()
 
     def find(self, x, w_packed, w_scale, bias, out_features, layout, group_size, activation, y_dtype) -> Call:
         """What runs such arguments. Raises InvalidInput where one does not fit the others."""

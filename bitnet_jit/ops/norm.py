@@ -1,11 +1,9 @@
 """Row-wise ops as torch sees them: activation quantization, RMSNorm and their fusions."""
 
-from typing import Any
-
 import torch
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.ops.calls import Call, describe, dtype_name, keep, make_call
+from bitnet_jit.ops.calls import Call, describe, dtype_name, keep, make_call, new_calls
 from bitnet_jit.ops.library import define
 from bitnet_jit.problem import MAX_IN_FEATURES
 
@@ -17,7 +15,7 @@ class RowCalls:
 
     def __init__(self, op: str) -> None:
         self.op = op
-        self._calls: dict[tuple[Any, ...], Call] = {}
+        self._calls = new_calls()
 
     def find(self, x: torch.Tensor, weight: torch.Tensor | None) -> Call:
         """What runs such arguments. Raises InvalidInput where x or the weight do not fit."""

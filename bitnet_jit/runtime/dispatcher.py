@@ -66,6 +66,14 @@ class Dispatcher:
             self._choices[problem] = choice
         return choice
 
+    def problems(self) -> tuple[Problem, ...]:
+        """All that was asked since choices were last forgotten."""
+        return tuple(self._choices)
+
+    def forget(self) -> None:
+        """Choose anew, and look again at what tuning found."""
+        self._choices.clear()
+
     def _tuned(self, problem: Problem, fitting: list[Kernel], refusals: dict[str, str]) -> Choice | None:
         """The tuned choice, if there is one and it still holds."""
         tuned = self.cache.find(problem)
