@@ -156,6 +156,26 @@ def test_weights_written_just_before_are_read():
         assert torch.equal(target(x), wanted[turn % 2])
 
 
+@pytest.mark.parametrize("rows", [1, 4, 8, 40, 130])
+@torch.no_grad()
+def test_weights_that_a_kernel_writes_just_before_are_read_in_a_graph(rows):
+    """The same with nothing between the write and the product but the order of the stream: the host takes no time."""
+    target, x = layer((4096, 2560)).cuda(), inputs(rows, 2560, dtype=torch.bfloat16).cuda()
+    sources, wanted, found = [target.w_packed.clone(), target.w_packed.flip(0).contiguous()], [], []
+    for source in sources:
+        target.w_packed.copy_(source)
+        torch.cuda.synchronize()
+        wanted.append(target(x))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for turn in range(20):
+            torch.bitwise_or(sources[turn % 2], 0, out=target.w_packed)
+            found.append(target(x))
+    for _ in range(25):
+        graph.replay()
+        assert all(torch.equal(y, wanted[turn % 2]) for turn, y in enumerate(found))
+
+
 def test_views_at_odd_addresses_and_with_gaps():
     packed = layer((64, 300)).cuda()
     x = inputs(4, 700, dtype=torch.bfloat16).cuda()
