@@ -19,11 +19,20 @@ LAYERS = (  # the highest first; names in one row do not import one another
     {"runtime"},
     {"kernels"},
     {"quant", "packing", "reference"},
-    {"problem", "errors"},
+    {"problem", "errors", "files"},
 )
 LEVEL = {name: level for level, names in enumerate(reversed(LAYERS)) for name in names}
 
-NEEDS_NO_TORCH = ("kernels.numba", "kernels.kernel", "kernels.registry", "packing", "reference", "problem", "errors")
+NEEDS_NO_TORCH = (
+    "kernels.numba",
+    "kernels.kernel",
+    "kernels.registry",
+    "packing",
+    "reference",
+    "problem",
+    "errors",
+    "files",
+)
 
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

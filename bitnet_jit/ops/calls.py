@@ -11,6 +11,17 @@ from bitnet_jit.runtime.dispatcher import Dispatcher
 
 Call = Callable[..., Any]
 
+ARGUMENTS = {  # of each op's calls, in their order
+    "bit_linear": ("x", "w_packed", "w_scale", "bias"),
+    "quantized_linear": ("x_q", "x_scale", "w_packed", "w_scale", "bias"),
+    "ternary_matmul": ("x_q", "w_packed"),
+    "bit_linear_input_grad": ("dy", "w_packed", "w_scale"),
+    "quantize_activation": ("x",),
+    "rms_norm": ("x", "weight", "eps"),
+    "rms_norm_quantize": ("x", "weight", "eps"),
+    "relu2_mul_norm_quantize": ("gate", "up", "weight", "eps"),
+    "silu_mul_norm_quantize": ("gate", "up", "weight", "eps"),
+}
 DISPATCHER = Dispatcher()
 MOST_CALLS = 4096  # kept an op: shapes may vary without end
 Calls = dict[tuple[Any, ...], Call]

@@ -5,19 +5,9 @@ from typing import Any
 import torch
 
 from bitnet_jit.kernels import registry
+from bitnet_jit.ops.calls import ARGUMENTS
 from bitnet_jit.problem import Problem
 
-ARGUMENTS = {  # of each op's calls
-    "bit_linear": ("x", "w_packed", "w_scale", "bias"),
-    "quantized_linear": ("x_q", "x_scale", "w_packed", "w_scale", "bias"),
-    "ternary_matmul": ("x_q", "w_packed"),
-    "bit_linear_input_grad": ("dy", "w_packed", "w_scale"),
-    "quantize_activation": ("x",),
-    "rms_norm": ("x", "weight", "eps"),
-    "rms_norm_quantize": ("x", "weight", "eps"),
-    "relu2_mul_norm_quantize": ("gate", "up", "weight", "eps"),
-    "silu_mul_norm_quantize": ("gate", "up", "weight", "eps"),
-}
 EPS = 1e-5
 COLD_ROWS = 16  # to so many, weights come from memory in a model, since others have passed since the last time
 COLD_BYTES = 256 << 20  # of copies of a weight, more than caches hold

@@ -14,18 +14,11 @@ import torch
 
 from bitnet_jit.kernels.triton.launch import ALIGN, Bound, Run, prepare
 from bitnet_jit.kernels.triton.target import interpreted
+from bitnet_jit.ops.calls import ARGUMENTS
 from bitnet_jit.problem import Problem
 
-INPUTS = {  # the operands of each op in the order of its arguments
-    "bit_linear": ("x", "w_packed", "w_scale", "bias"),
-    "quantized_linear": ("x_q", "x_scale", "w_packed", "w_scale", "bias"),
-    "ternary_matmul": ("x_q", "w_packed"),
-    "bit_linear_input_grad": ("dy", "w_packed", "w_scale"),
-    "quantize_activation": ("x",),
-    "rms_norm": ("x", "weight", "eps"),
-    "rms_norm_quantize": ("x", "weight", "eps"),
-    "relu2_mul_norm_quantize": ("gate", "up", "weight", "eps", "row_stride"),  # the last one by `in_rows`
-    "silu_mul_norm_quantize": ("gate", "up", "weight", "eps", "row_stride"),
+INPUTS = {  # what launches of each op are handed; the distance of rows, of gate and up, by `in_rows`
+    op: (*names, "row_stride") if "gate" in names else names for op, names in ARGUMENTS.items()
 }
 GATED = ("gate", "up")  # may be parts of a wider tensor
 NUMBERS = {"eps": 1e-5, "row_stride": ALIGN}  # examples

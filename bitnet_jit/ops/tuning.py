@@ -40,7 +40,7 @@ def tune(problem: Problem, effort: str = "quick") -> Tuned | None:
     device = torch.device("cpu")
     sets = argument_sets(problem, device)
     able = who_agree(problem, bind_all(problem, device), sets[0])
-    found = search(len(able), measure_with([found.call for found in able], sets), EFFORTS[effort])
+    found = search(len(able), measure_with([contender.call for contender in able], sets), EFFORTS[effort])
     if found is None:
         return None
     best = able[found.best]

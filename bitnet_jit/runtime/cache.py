@@ -10,8 +10,6 @@ import hashlib
 import json
 import logging
 import math
-import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +22,7 @@ from typing import Any
 
 import platformdirs
 
+from bitnet_jit.files import UNFINISHED, write_beside_and_rename
 from bitnet_jit.kernels.kernel import Config, Kernel
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.settings import read_settings
@@ -34,8 +33,7 @@ FORMAT = 1  # of the files
 COMPILERS = ("triton", "numba", "torch")  # packages on whose version a kernel's time depends
 OF_THE_DEVICE = ("device", "gpu")  # fields of a problem that its fingerprint tells in one
 DIGITS = 20  # of the digest, in a file's name
-UNFINISHED = ".tmp"  # how a file ends that is being written
-OLD = 3600  # seconds after which its writer must have died
+OLD = 3600  # seconds after which the writer of an unfinished file must have died
 TIMES = ("microseconds", "default_microseconds")
 KINDS = {  # what each field of a choice may be in JSON
     "kernel": (str,),
@@ -89,16 +87,20 @@ class TuningCache:
 
     def path(self, problem: Problem) -> Path:
         """The file of a problem, whether it is there or not."""
-        digest = hashlib.sha256(canonical(key_of(problem)).encode()).hexdigest()[:DIGITS]
+        return self._place(problem, key_of(problem))
+
+    def _place(self, problem: Problem, key: dict[str, Any]) -> Path:
+        digest = hashlib.sha256(canonical(key).encode()).hexdigest()[:DIGITS]
         return self.folder / f"{problem.op}-{problem.out_features}x{problem.in_features}-m{problem.rows}-{digest}.json"
 
     def find(self, problem: Problem) -> Tuned | None:
         """What is known of a problem, or None."""
-        path = self.path(problem)
+        key = key_of(problem)
+        path = self._place(problem, key)
         if path.name in self._unwritten:
             return self._unwritten[path.name]
         try:
-            return parse(path.read_text(), key_of(problem))
+            return parse(path.read_text(), key)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -107,13 +109,13 @@ class TuningCache:
 
     def store(self, problem: Problem, tuned: Tuned) -> None:
         """Keep what was found, on disk if that is possible, for this process in any case."""
-        path = self.path(problem)
+        key = key_of(problem)
+        path = self._place(problem, key)
         date = datetime.now(UTC).isoformat(timespec="seconds")
-        entry = {"format": FORMAT, "key": key_of(problem), "choice": asdict(tuned), "date": date}
+        entry = {"format": FORMAT, "key": key, "choice": asdict(tuned), "date": date}
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            write_beside_and_rename(path, (json.dumps(entry, indent=1) + "\n").encode())
             sweep(self.folder)
-            write_beside(path, json.dumps(entry, indent=1) + "\n")
             self._unwritten.pop(path.name, None)
         except OSError as error:
             self._unwritten[path.name] = tuned
@@ -208,18 +210,6 @@ def recall(tuned: Tuned, problem: Problem, fitting: Sequence[Kernel]) -> tuple[K
         if config_fields(config) == tuned.config:
             return kernel, config
     raise ValueError(f"{kernel.name} has no config {tuned.config}")
-
-
-def write_beside(path: Path, text: str) -> None:
-    """Write a file under another name in its folder, then give it its own: nobody ever sees a part of it."""
-    handle, name = tempfile.mkstemp(prefix=".", suffix=UNFINISHED, dir=path.parent)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def sweep(folder: Path) -> None:

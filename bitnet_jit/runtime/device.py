@@ -57,20 +57,20 @@ def cpu_fingerprint() -> str:
 
 def cpu_features() -> tuple[str, ...]:
     """Which of FEATURES the operating system tells of; none where it has no /proc/cpuinfo."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    told = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return tuple(feature for feature in FEATURES if feature in told.partition(":")[2].split())
+    told = from_cpuinfo("flags", "Features").split()
+    return tuple(feature for feature in FEATURES if feature in told)
 
 
 def cpu_name() -> str:
     """The CPU's model name as the operating system tells it."""
+    return from_cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def from_cpuinfo(*names: str) -> str:
+    """What Linux says of the first CPU under one of these names; nothing elsewhere."""
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(names)), "")
 
 
 def available_cores() -> int:

@@ -10,7 +10,8 @@ import torch
 from bitnet_jit.kernels import registry
 from bitnet_jit.nn import PackedBitLinear
 from bitnet_jit.ops import calls, made_up, tuning
-from bitnet_jit.ops.made_up import ARGUMENTS, argument_sets
+from bitnet_jit.ops.calls import ARGUMENTS
+from bitnet_jit.ops.made_up import argument_sets
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.cache import TuningCache, recall
 from bitnet_jit.runtime.dispatcher import Dispatcher

@@ -7,10 +7,8 @@ the signature, the target and all sources of this package, written beside and re
 
 import hashlib
 import logging
-import os
 import pickle
 import sys
-import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -25,6 +23,7 @@ from numba.core.caching import _Cache
 from numba.core.imputils import lower_getattr_generic
 from numba.extending import NativeValue, models, overload, register_model, unbox
 
+from bitnet_jit.files import write_beside_and_rename
 from bitnet_jit.kernels.numba.once import no_garbage_collection, only_outermost
 
 logger = logging.getLogger(__name__)
@@ -163,19 +162,6 @@ class DiskCache(_Cache):
     def _file(self, sig: Any, codegen: Any) -> Path:
         name = hashlib.sha256("\0".join(self._key(sig, codegen)).encode()).hexdigest()[:24]
         return cache_folder() / f"{self._name.rpartition('.numba.')[2]}-{name}.pickle"
-
-
-def write_beside_and_rename(file: Path, content: bytes) -> None:
-    """A reader sees the old file or the whole new one, never a part."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".new-")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.replace(temporary, file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 @cache

@@ -6,7 +6,6 @@ order, which is read in four pieces; or it is floats (A16), and W becomes floats
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import triton
 import triton.language as tl
@@ -23,7 +22,7 @@ from bitnet_jit.kernels.triton.outputs import (
     weight_unit,
 )
 from bitnet_jit.kernels.triton.target import is_dependent
-from bitnet_jit.kernels.triton.tiles import fitting, multiprocessors, tiles_of, work
+from bitnet_jit.kernels.triton.tiles import by_cost, fitting, multiprocessors, tiles_of
 from bitnet_jit.problem import Problem
 
 
@@ -45,7 +44,6 @@ class GemmConfig:
 
 STAGES = {16: (8, 6, 3), 32: (6, 4, 4), 64: (4, 3, 3)}  # by the height of a deep tile: alone, by two, or more
 MOST_PREFETCHED = 8 << 20  # bytes
-FLOAT_COST = {256: 0.84, 128: 1.0, 64: 1.35, 32: 1.7}  # of an output, by the height of its tile
 LEAST_TILE = GemmConfig(16, 32, 64, 8, 4, 2)
 
 
@@ -213,19 +211,13 @@ def float_configs(problem: Problem) -> tuple[GemmConfig, ...]:
         found = (deep, flat) if problem.in_features >= 4096 else (flat, deep)
     else:
         alone = tiles_of(problem, problem.rows, 64) <= multiprocessors(problem)
-        tiles = (
-            GemmConfig(256, 128, 32, 8, 8, 3),
-            GemmConfig(128, 64, 32, 8, 4, 3),
-            GemmConfig(64, 64, 64, 8, 4, 4 if alone else 3),
-            GemmConfig(32, 64, 32, 8, 4, 4),
-        )
+        costs = {  # of an output, on an H200
+            GemmConfig(256, 128, 32, 8, 8, 3): 0.84,
+            GemmConfig(128, 64, 32, 8, 4, 3): 1.0,
+            GemmConfig(64, 64, 64, 8, 4, 4 if alone else 3): 1.35,
+            GemmConfig(32, 64, 32, 8, 4, 4): 1.7,
+        }
         most = problem.rows
         least = 64 if most >= 64 and problem.in_features >= 4096 else 32  # short runs of long rows: 1.3 times slower
-        fit = (tile for tile in tiles if least <= tile.block_m <= most)
-        found = tuple(sorted(fit, key=partial(float_cost, problem)))
+        found = by_cost(problem, {tile: cost for tile, cost in costs.items() if least <= tile.block_m <= most})
     return fitting(problem, (*found, LEAST_TILE), lambda config: config.shared_memory(2))
-
-
-def float_cost(problem: Problem, tile: GemmConfig) -> float:
-    """What the busiest multiprocessor computes, by what an output costs in such tiles on an H200."""
-    return FLOAT_COST[tile.block_m] * work(problem, problem.out_features, tile.block_m, tile.block_n)

@@ -22,7 +22,7 @@ from bitnet_jit.kernels.triton.outputs import (
     store_outputs,
     weight_unit,
 )
-from bitnet_jit.kernels.triton.tiles import fitting, multiprocessors, tiles_of, work, x_bytes
+from bitnet_jit.kernels.triton.tiles import by_cost, fitting, multiprocessors, tiles_of, x_bytes
 from bitnet_jit.problem import Problem
 
 
@@ -139,7 +139,7 @@ def sum_tile(problem: Problem) -> PlanesConfig:
     """The tile for t5 that won on an H200."""
     if problem.rows < 128:
         return PlanesConfig(min(64, problem.rows), 64, 4, 4)
-    return least_work(problem, {PlanesConfig(128, 128, 4, 2): 1.0, PlanesConfig(64, 64, 4, 3): 1.3})
+    return by_cost(problem, {PlanesConfig(128, 128, 4, 2): 1.0, PlanesConfig(64, 64, 4, 3): 1.3})[0]
 
 
 def group_tile(problem: Problem) -> PlanesConfig:
@@ -149,12 +149,7 @@ def group_tile(problem: Problem) -> PlanesConfig:
             return PlanesConfig(32, 64, 4, 3)
         few = 3 * tiles_of(problem, problem.rows, 64) < multiprocessors(problem)
         return PlanesConfig(32, 128, 4, 3) if few else PlanesConfig(64, 64, 8, 4)
-    return least_work(problem, {PlanesConfig(64, 128, 4, 3): 1.0, PlanesConfig(32, 128, 4, 3): 1.1})
-
-
-def least_work(problem: Problem, costs: dict[PlanesConfig, float]) -> PlanesConfig:
-    """The tile with which the busiest multiprocessor has the least to do, given what an output costs in each."""
-    return min(costs, key=lambda tile: costs[tile] * work(problem, problem.out_features, tile.block_m, tile.block_n))
+    return by_cost(problem, {PlanesConfig(64, 128, 4, 3): 1.0, PlanesConfig(32, 128, 4, 3): 1.1})[0]
 
 
 def why_not(problem: Problem) -> str | None:

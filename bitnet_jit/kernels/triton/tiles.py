@@ -4,13 +4,24 @@ Consumer cards have 99 KB of it a program, AMD's 64, an H200 has 227.
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import triton
 
 from bitnet_jit.problem import Problem
 
+
+class Tile(Protocol):
+    """A config for tiles of so many rows and outputs."""
+
+    @property
+    def block_m(self) -> int: ...
+    @property
+    def block_n(self) -> int: ...
+
+
 Config = TypeVar("Config")
+Sized = TypeVar("Sized", bound=Tile)
 
 ELEMENT_BYTES = {"int8": 1, "bfloat16": 2, "float16": 2, "float32": 4}
 
@@ -34,6 +45,12 @@ def work(problem: Problem, outputs: int, block_m: int, block_n: int) -> int:
     """Outputs that the busiest multiprocessor computes of (rows, outputs) in such tiles."""
     tiles = triton.cdiv(problem.rows, block_m) * triton.cdiv(outputs, block_n)
     return triton.cdiv(tiles, multiprocessors(problem)) * block_m * block_n
+
+
+def by_cost(problem: Problem, costs: dict[Sized, float]) -> tuple[Sized, ...]:
+    """Tiles, first the one that gives the busiest multiprocessor the least to do, by what an output costs in each."""
+    outputs = problem.out_features
+    return tuple(sorted(costs, key=lambda tile: costs[tile] * work(problem, outputs, tile.block_m, tile.block_n)))
 
 
 def fitting(problem: Problem, found: tuple[Config, ...], num_bytes: Callable[[Config], int]) -> tuple[Config, ...]:
