@@ -27,6 +27,7 @@ _HOMES = {
     "UnsupportedProblem": "bitnet_jit.errors",
     "get_num_threads": "bitnet_jit.runtime.threads",
     "set_num_threads": "bitnet_jit.runtime.threads",
+    "autotune": "bitnet_jit.tuner.autotune",
     "convert": "bitnet_jit.nn",
     "load": "bitnet_jit.models.loading",
     "pack": "bitnet_jit.nn",

@@ -6,7 +6,7 @@ from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
 from bitnet_jit.ops.calls import Call, describe, dtype_name, keep, make_call, new_calls
 from bitnet_jit.ops.library import define
-from bitnet_jit.problem import MAX_IN_FEATURES
+from bitnet_jit.problem import MAX_IN_FEATURES, Problem
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 SCALES = ("tensor", "row", "group")
@@ -41,13 +41,16 @@ class LinearCalls:
         return call if call is not None else self._make(key, x, w_packed, w_scale, bias)
 
     def _make(self, key, x, w_packed, w_scale, bias) -> Call:
-        out_features, layout, group_size, activation, y_dtype = key[-5:]
+        return keep(self._calls, key, make_call(self.problem(x, w_packed, w_scale, bias, *key[-5:]), x))
+
+    def problem(self, x, w_packed, w_scale, bias, out_features, layout, group_size, activation, y_dtype) -> Problem:
+        """The problem of such arguments. Raises InvalidInput where one does not fit the others."""
         check_x(self.op, x)
         check_options(self.op, activation, y_dtype)
         check_weight(x, w_packed, w_scale, out_features, layout, group_size)
         check_others(x, w_packed=w_packed, w_scale=w_scale, bias=bias)
         check_bias(bias, out_features)
-        problem = describe(
+        return describe(
             self.op,
             x,
             out_features,
@@ -58,7 +61,6 @@ class LinearCalls:
             group_size=group_size,
             bias="" if bias is None else dtype_name(bias.dtype),
         )
-        return keep(self._calls, key, make_call(problem, x))
 
 
 def check_x(op: str, x: torch.Tensor) -> None:

@@ -5,7 +5,7 @@ import torch
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.ops.calls import Call, describe, dtype_name, keep, make_call, new_calls
 from bitnet_jit.ops.library import define
-from bitnet_jit.problem import MAX_IN_FEATURES
+from bitnet_jit.problem import MAX_IN_FEATURES, Problem
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -24,6 +24,10 @@ class RowCalls:
         return call if call is not None else self._make(key, x, weight)
 
     def _make(self, key, x: torch.Tensor, weight: torch.Tensor | None) -> Call:
+        return keep(self._calls, key, make_call(self.problem(x, weight), x))
+
+    def problem(self, x: torch.Tensor, weight: torch.Tensor | None) -> Problem:
+        """The problem of such arguments. Raises InvalidInput where x or the weight do not fit."""
         if x.dtype not in FLOATS or x.dim() < 1 or not 1 <= x.shape[-1] <= MAX_IN_FEATURES:
             raise InvalidInput(
                 f"x: {self.op} takes floating point (..., K) with K from 1 to {MAX_IN_FEATURES}, "
@@ -39,8 +43,7 @@ class RowCalls:
             )
         y_dtype = dtype_name(x.dtype) if self.op == "rms_norm" else "int8"
         bias = "" if weight is None else dtype_name(weight.dtype)
-        problem = describe(self.op, x, features, y_dtype=y_dtype, bias=bias)
-        return keep(self._calls, key, make_call(problem, x))
+        return describe(self.op, x, features, y_dtype=y_dtype, bias=bias)
 
 
 QUANTIZE_ACTIVATION = RowCalls("quantize_activation")

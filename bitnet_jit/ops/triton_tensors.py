@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from bitnet_jit.kernels.triton.launch import ALIGN, Bound, Run, prepare
+from bitnet_jit.kernels.triton.launch import ALIGN, Bound, Run, compiled, prepare
 from bitnet_jit.kernels.triton.target import interpreted
 from bitnet_jit.ops.calls import ARGUMENTS
 from bitnet_jit.problem import Problem
@@ -42,6 +42,14 @@ def bind(bound: Bound, problem: Problem, shape: torch.Size, device: torch.device
         return call(gate, up, weight, eps, stride)
 
     return gated
+
+
+def compile_only(bound: Bound, problem: Problem, shape: torch.Size) -> None:
+    """Compile what `bind` would, into Triton's disk cache, and load nothing."""
+    rows = shape[:-1].numel()
+    kinds = kinds_of(problem, outputs_of(problem, shape) | scratch_of(bound, rows))
+    for launch in bound.launches(rows):
+        compiled(launch, kinds)
 
 
 def make_call(runs: list[Run], inputs: tuple[str, ...], outputs: Shapes, scratch: Shapes, index: int) -> Call:

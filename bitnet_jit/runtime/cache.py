@@ -40,6 +40,7 @@ KINDS = {  # what each field of a choice may be in JSON
     "version": (int,),
     "config": (dict,),
     "origin": (str,),
+    "effort": (str,),
     **dict.fromkeys(TIMES, (int, float)),
 }
 
@@ -55,6 +56,7 @@ class Tuned:
         microseconds: what a call took, the median.
         default_microseconds: what it took with the kernel and config that run untuned.
         origin: "measured" on this machine, or "imported".
+        effort: how long was looked, of `search.EFFORTS`.
     """
 
     kernel: str
@@ -63,6 +65,7 @@ class Tuned:
     microseconds: float
     default_microseconds: float
     origin: str = "measured"
+    effort: str = "quick"
 
 
 class TuningCache:
@@ -126,20 +129,31 @@ class TuningCache:
                 )
 
     @contextmanager
-    def locked(self, name: str) -> Iterator[None]:
-        """Hold a lock against every other process that uses this folder; where none can be had, go on without."""
+    def locked(self, name: str, timeout: float = -1.0) -> Iterator[bool]:
+        """Hold a lock against every other process that uses this folder; where none can be had, go on without.
+
+        Args:
+            name: what is locked.
+            timeout: most seconds to wait for whoever holds it; -1: as long as it takes.
+
+        Yields:
+            False where the time ran out: another process holds it still.
+        """
         import filelock  # takes its time, and is needed by those alone that tune
 
         lock: Any = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(self.folder / f"{name}.lock")
-            lock.acquire()
+            lock.acquire(timeout)
+        except filelock.Timeout:
+            yield False
+            return
         except OSError as error:
             logger.info("no lock in %s: %s", self.folder, error)
             lock = None
         try:
-            yield
+            yield True
         finally:
             if lock is not None:
                 lock.release()

@@ -1,5 +1,6 @@
 """What device this is: a fingerprint that two unlike devices never share."""
 
+import ctypes
 import os
 import platform
 from functools import cache
@@ -42,11 +43,20 @@ def find_gpu(device: "torch.device") -> Gpu | None:
     return Gpu(found.name, arch, found.multi_processor_count, shared_memory)
 
 
+@cache
 def driver_version() -> str:
-    """Of CUDA as the driver has it, or of HIP."""
+    """Of CUDA as NVIDIA's driver has it, such as "12080", or of HIP; "unknown" where the driver does not say."""
     import torch
 
-    return str(torch.version.hip or torch._C._cuda_getDriverVersion())  # type: ignore[attr-defined]
+    if torch.version.hip:
+        return str(torch.version.hip)
+    number = ctypes.c_int()
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        failed = driver.cuDriverGetVersion(ctypes.byref(number))
+    except OSError:
+        return "unknown"
+    return "unknown" if failed else str(number.value)
 
 
 @cache

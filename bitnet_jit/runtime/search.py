@@ -2,8 +2,8 @@
 
 All are timed a little, those far behind are dropped, the rest are timed again, and the best two with the usual one
 twice more, apart from each other. Contenders take turns within a measurement, so that what slows the machine down slows
-all of them; times of unlike measurements are compared only to see whether the machine was the same. If it was not, or
-if the two last measurements name winners that are clearly apart, nothing is found.
+all of them; times of unlike measurements are compared only to see whether the machine was the same. While it was not,
+or the two name winners that are clearly apart, they are measured again; if that does not end, nothing is found.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ USUAL = 0  # the contender that runs where nothing is known
 FAR_BEHIND = 1.5  # times the best: dropped at once
 STEADY = 1.10  # times of one contender in two measurements may differ so much
 CLEAR = 1.05  # winners that are nearer to each other are as good as one another
+ATTEMPTS = 4  # to find two measurements in a row that agree
 GAIN = 1.02  # what a choice must gain over the usual one
 
 
@@ -74,16 +75,30 @@ def search(contenders: int, measure: Measure, effort: Effort) -> Found | None:
     near = [number for number in ranked(found) if found[number] <= FAR_BEHIND * min(found.values())]
     found = medians(with_usual(near[: effort.left]), measure, effort.second)
     last = with_usual(ranked(found)[:2])
-    before, after = (medians(last, measure, effort.last) for _ in range(2))
-    if not all(apart(before[number], after[number]) <= STEADY for number in last):
+    before = medians(last, measure, effort.last)
+    for _ in range(ATTEMPTS):
+        after = medians(last, measure, effort.last)
+        if same_machine(before, after) and same_winner(before, after):
+            break
+        before = after
+    else:
         return None
-    winner, rival = ranked(after)[0], ranked(before)[0]
-    if winner != rival and max(before[winner] / before[rival], after[rival] / after[winner]) > CLEAR:
-        return None
+    winner = ranked(after)[0]
     best = winner if after[USUAL] >= GAIN * after[winner] else USUAL
     others = [number for number in ranked(after) if number != best]
     next_best = (others[0], after[others[0]]) if others else (None, None)
     return Found(best, after[best], after[USUAL], *next_best)
+
+
+def same_machine(before: dict[int, float], after: dict[int, float]) -> bool:
+    """Whether every contender took about as long in both measurements."""
+    return all(apart(before[number], after[number]) <= STEADY for number in before)
+
+
+def same_winner(before: dict[int, float], after: dict[int, float]) -> bool:
+    """Whether both measurements name the same winner, or two that are as good as one another in both."""
+    first, second = ranked(before)[0], ranked(after)[0]
+    return first == second or max(before[second] / before[first], after[first] / after[second]) <= CLEAR
 
 
 def medians(numbers: Sequence[int], measure: Measure, seconds: float) -> dict[int, float]:

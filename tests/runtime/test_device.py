@@ -76,7 +76,36 @@ def test_a_gpu_is_what_its_driver_tells(monkeypatch, others, hip, arch, shared_m
 def test_the_fingerprint_of_a_gpu_names_it(monkeypatch):
     monkeypatch.setattr(device, "find_gpu", lambda found: Gpu("NVIDIA H200", "9.0", 132, 232448))
     monkeypatch.setattr(torch.version, "hip", None)
-    monkeypatch.setattr(torch._C, "_cuda_getDriverVersion", lambda: 13000, raising=False)
+    monkeypatch.setattr(device, "driver_version", lambda: torch.version.hip or "13000")
     assert device.fingerprint.__wrapped__(torch.device("cuda", 0)) == "NVIDIA H200/9.0/132/13000"
     monkeypatch.setattr(torch.version, "hip", "6.4")
     assert device.fingerprint.__wrapped__(torch.device("cuda", 0)) == "NVIDIA H200/9.0/132/6.4"
+
+
+class Driver:
+    """libcuda with one function, which may fail."""
+
+    def __init__(self, status):
+        self.status = status
+
+    def cuDriverGetVersion(self, number):  # noqa: N802
+        number._obj.value = 13000
+        return self.status
+
+
+@pytest.mark.parametrize(("status", "version"), [(0, "13000"), (3, "unknown")])
+def test_the_version_of_the_driver_is_asked_of_the_driver(monkeypatch, status, version):
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda name: Driver(status))
+    assert device.driver_version.__wrapped__() == version
+
+
+def test_without_a_driver_its_version_is_unknown(monkeypatch):
+    def absent(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(device.ctypes, "CDLL", absent)
+    assert device.driver_version.__wrapped__() == "unknown"
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert device.driver_version.__wrapped__() == "6.4"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_jit.runtime.search import CLEAR, EFFORTS, FAR_BEHIND, GAIN, search
+from bitnet_jit.runtime.search import ATTEMPTS, CLEAR, EFFORTS, FAR_BEHIND, GAIN, search
 
 
 class Machine:
@@ -57,10 +57,17 @@ def test_what_gains_nothing_is_not_chosen():
     assert search(2, Machine([10.0, 9.5]), EFFORTS["full"]).best == 1
 
 
-@pytest.mark.parametrize("busy", [3, 4])
-def test_a_neighbour_that_comes_or_goes_at_the_end_leaves_nothing_found(busy):
+@pytest.mark.parametrize("busy", [3, 4, 5])
+def test_a_neighbour_that_comes_or_goes_at_the_end_is_waited_for(busy):
     machine = Machine([10.0, 8.0], neighbour=lambda measurement: 2.0 if measurement == busy else 1.0)
+    found = search(2, machine, EFFORTS["quick"])
+    assert (found.best, found.microseconds, found.usual_microseconds) == (1, 8.0, 10.0)
+
+
+def test_a_neighbour_that_comes_and_goes_all_the_time_leaves_nothing_found():
+    machine = Machine([10.0, 8.0], neighbour=lambda measurement: 1.0 + measurement % 2)
     assert search(2, machine, EFFORTS["quick"]) is None
+    assert len(machine.asked) == 3 + ATTEMPTS
 
 
 @pytest.mark.parametrize("busy", [1, 2])
@@ -70,7 +77,7 @@ def test_a_neighbour_during_an_earlier_measurement_slows_all_alike(busy):
 
 
 def test_winners_that_are_clearly_apart_and_change_leave_nothing_found():
-    turns = iter([[10.0, 9.0], [10.0, 9.0], [10.0, 9.3], [9.2, 10.0]])
+    turns = iter([[10.0, 9.0], [10.0, 9.0], *[[10.0, 9.3], [9.2, 10.0]] * 3])
     assert search(2, lambda numbers, seconds: [[time] for time in next(turns)], EFFORTS["quick"]) is None
 
 

@@ -80,17 +80,21 @@ def prepare(launch: Launch, names: tuple[str, ...], kinds: Mapping[str, Any]) ->
         (stream, operands) -> None. Tensors are handed over by address, a multiple of ALIGN; to the interpreter whole.
     """
     places = [len(names) if name is None else names.index(name.partition(":")[0]) for name in launch.operands]
-    constants = tuple(launch.constants.values())
-    grid = (launch.programs, 1, 1)
     if interpreted():
         return interpret(launch, places)
-    kernel = launch.function.warmup(*example(launch, kinds), *constants, grid=grid, **launch.options)
+    constants, grid, kernel = tuple(launch.constants.values()), (launch.programs, 1, 1), compiled(launch, kinds)
     kernel[grid]  # loads it
     run, function, metadata, pick = kernel.run, kernel.function, kernel.packed_metadata, itemgetter(*places)
     # as Triton itself launches, without its hooks: a microsecond less than by kernel[grid]
     return lambda stream, operands: run(
         *grid, stream, function, metadata, None, None, None, *pick(operands), *constants
     )
+
+
+def compiled(launch: Launch, kinds: Mapping[str, Any]) -> Any:
+    """Triton's kernel of a launch, from its disk cache where it is there."""
+    operands, grid = (*example(launch, kinds), *launch.constants.values()), (launch.programs, 1, 1)
+    return launch.function.warmup(*operands, grid=grid, **launch.options)
 
 
 def example(launch: Launch, kinds: Mapping[str, Any]) -> list[Any]:

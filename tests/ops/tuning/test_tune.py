@@ -9,9 +9,11 @@ import torch
 
 from bitnet_jit.kernels import registry
 from bitnet_jit.nn import PackedBitLinear
-from bitnet_jit.ops import calls, made_up, tuning
+from bitnet_jit.ops import calls
 from bitnet_jit.ops.calls import ARGUMENTS
-from bitnet_jit.ops.made_up import argument_sets
+from bitnet_jit.ops.tuning import contenders, made_up
+from bitnet_jit.ops.tuning import tune as tuning
+from bitnet_jit.ops.tuning.made_up import argument_sets
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.cache import TuningCache, recall
 from bitnet_jit.runtime.dispatcher import Dispatcher
@@ -78,16 +80,16 @@ def test_what_is_tuned_meanwhile_runs_once_the_old_choices_are_forgotten(quick, 
     assert calls.DISPATCHER.choose(problem).tuned is not None
 
 
-class Slower:
-    """Contenders that answer as they are told, after a while."""
+def slow(name, milliseconds, answer):
+    """A contender that answers as it is told, after a while."""
 
-    def __init__(self, name, milliseconds, answer):
-        self.kernel = dataclasses.replace(KERNEL, name=name)
-        self.config, self.milliseconds, self.answer = None, milliseconds, answer
+    def call(*arguments):
+        time.sleep(milliseconds / 1e3)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
-    def call(self, *arguments):
-        time.sleep(self.milliseconds / 1e3)
-        return self.answer
+    return contenders.Contender(dataclasses.replace(KERNEL, name=name), None, call)
 
 
 KERNEL = next(registry.kernels("bit_linear"))
@@ -97,22 +99,25 @@ RIGHT = torch.ones(4, 64)
 def test_a_faster_contender_is_found_and_a_wrong_one_reported(monkeypatch, caplog):
     wrong = RIGHT.clone()
     wrong[2, 3] += 1e-6
-    contenders = [Slower("usual", 4.0, RIGHT), Slower("wrong", 0.1, wrong), Slower("best", 2.0, RIGHT.clone())]
-    monkeypatch.setattr(tuning, "bind_all", lambda problem, device: contenders)
-    with caplog.at_level(logging.ERROR, "bitnet_jit"):
-        tuned = tuning.tune(LINEAR)
+    error = RuntimeError("out of shared memory")
+    answers = {"usual": (4.0, RIGHT), "wrong": (0.1, wrong), "cannot": (0.1, error), "best": (2.0, RIGHT.clone())}
+    monkeypatch.setattr(contenders, "bind", lambda problem, contender, device: contender)
+    with caplog.at_level(logging.WARNING, "bitnet_jit"):
+        tuned = tuning.tune(LINEAR, among=[slow(name, *told) for name, told in answers.items()])
     assert tuned.kernel == "best"
     assert tuned.microseconds < tuned.default_microseconds
-    assert "wrong with None answers" in caplog.text
+    assert "wrong answers bit_linear" in caplog.text
+    assert "cannot cannot run bit_linear" in caplog.text
+    assert "out of shared memory" in caplog.text
     assert "best" not in caplog.text
 
 
 def test_sums_of_floats_may_differ_a_little():
     a16 = dataclasses.replace(LINEAR, activation="a16")
-    assert tuning.agree(a16, [RIGHT * 1.001], [RIGHT])
-    assert not tuning.agree(a16, [RIGHT * 1.1], [RIGHT])
-    assert not tuning.agree(a16, [RIGHT * float("nan")], [RIGHT])
-    assert not tuning.agree(LINEAR, [RIGHT * 1.001], [RIGHT])
+    assert contenders.agree(a16, [RIGHT * 1.001], [RIGHT])
+    assert not contenders.agree(a16, [RIGHT * 1.1], [RIGHT])
+    assert not contenders.agree(a16, [RIGHT * float("nan")], [RIGHT])
+    assert not contenders.agree(LINEAR, [RIGHT * 1.001], [RIGHT])
 
 
 def test_a_busy_machine_finds_nothing(monkeypatch):
@@ -132,8 +137,8 @@ def test_few_rows_find_their_weights_in_memory(monkeypatch):
 
 
 def test_kernels_in_plain_torch_compete_where_there_is_nothing_else(monkeypatch):
-    names = {found.kernel.name.partition(".")[0] for found in tuning.bind_all(LINEAR, torch.device("cpu"))}
+    names = {found.kernel.name.partition(".")[0] for found in contenders.contenders(LINEAR)}
     assert "torch" not in names
     only = [kernel for kernel in registry.candidates(LINEAR)[0] if kernel.name.startswith("torch.")]
     monkeypatch.setattr(registry, "candidates", lambda problem: (only, {}))
-    assert [found.kernel for found in tuning.bind_all(LINEAR, torch.device("cpu"))] == only
+    assert [found.kernel for found in contenders.contenders(LINEAR)] == only

@@ -1,0 +1,35 @@
+"""Compiling for a GPU in a process that does not touch it: no context on the device, no memory of it."""
+
+from typing import Any
+
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+Target = tuple[str, Any, int]  # backend, architecture, threads of a warp
+
+
+def current_target() -> Target:
+    """What Triton compiles for on the current device."""
+    found = driver.active.get_current_target()
+    return found.backend, found.arch, found.warp_size
+
+
+def compile_for(target: Target) -> None:
+    """From now on, this process compiles for that target and launches nothing."""
+    driver.set_active(NoDevice(GPUTarget(*target)))
+
+
+class NoDevice:
+    """As much of a driver as Triton's compiler asks for."""
+
+    def __init__(self, target: GPUTarget) -> None:
+        self._target = target
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0

@@ -1,0 +1,86 @@
+"""Who competes for a problem: every kernel that fits with each of its configs, if it runs and answers as others do."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from bitnet_jit.kernels import registry
+from bitnet_jit.kernels.kernel import Config, Kernel
+from bitnet_jit.ops.calls import BINDERS, Call
+from bitnet_jit.ops.tuning.made_up import first_features
+from bitnet_jit.problem import Problem
+
+logger = logging.getLogger(__name__)
+
+EXACT = ("quantize_activation", "ternary_matmul")
+NEAR = 0.01  # relative, in the Frobenius norm
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A kernel with a config, and how it is called once it is bound."""
+
+    kernel: Kernel
+    config: Config
+    call: Call | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kernel.name} with {self.config}" if self.config is not None else self.kernel.name
+
+
+def contenders(problem: Problem) -> list[Contender]:
+    """Every kernel that fits with each of its configs, none bound yet, the usual one first.
+
+    Kernels in plain torch operations, which unpack the weight in each call, compete only where there are no others.
+    """
+    fitting, _ = registry.candidates(problem)
+    own = [kernel for kernel in fitting if not kernel.name.startswith("torch.")] or fitting
+    return [Contender(kernel, config) for kernel in own for config in dict.fromkeys(kernel.configs(problem))]
+
+
+def bind(problem: Problem, contender: Contender, device: torch.device) -> Contender:
+    """The same, compiled and ready to be called."""
+    make = BINDERS[contender.kernel.name.partition(".")[0]]
+    shape = torch.Size((problem.rows, first_features(problem)))
+    return replace(contender, call=make(contender.kernel.bind(problem, contender.config), problem, shape, device))
+
+
+def who_agree(problem: Problem, found: Sequence[Contender], arguments: tuple[Any, ...]) -> list[Contender]:
+    """Those that run and answer as the first one does, bound; the log tells of the others."""
+    device = arguments[0].device
+    right: tuple[torch.Tensor, ...] | None = None
+    able = []
+    for contender in found:
+        try:
+            bound = bind(problem, contender, device)
+            assert bound.call is not None
+            outputs = in_order(bound.call(*arguments))
+        except Exception as error:  # compilers and drivers have errors of their own, and each is one config's only
+            logger.warning("%s cannot run %s: %s", contender, problem, error)
+            continue
+        if right is None or agree(problem, outputs, right):
+            right = outputs if right is None else right
+            able.append(bound)
+        else:
+            logger.error("%s answers %s otherwise than others do; please report it", contender, problem)
+    return able
+
+
+def in_order(result: Any) -> tuple[torch.Tensor, ...]:
+    """An op's outputs."""
+    return result if isinstance(result, tuple) else (result,)
+
+
+def agree(problem: Problem, found: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> bool:
+    """Whether two kernels gave the same: integers and what is made of them bit for bit, sums of floats nearly."""
+    exact = problem.activation == "a8" and problem.scale != "group" or problem.op in EXACT
+    if exact:
+        return all(torch.equal(a, b) for a, b in zip(found, right, strict=True))
+    return all(near(a.float(), b.float()) for a, b in zip(found, right, strict=True))
+
+
+def near(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return bool((a - b).norm() <= NEAR * b.norm())

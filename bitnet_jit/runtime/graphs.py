@@ -1,0 +1,94 @@
+"""Times of calls on a GPU: captured in CUDA graphs, which are replayed in turns between events on the device.
+
+A graph holds a call for each copy of the weight, so that each finds its weight in memory where copies are many, and
+enough calls that neither Python nor the beginning of a replay counts.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+TURNS = 5  # in which contenders follow one another
+WARM_REPLAYS = 1  # at the beginning of a turn, not counted
+MOST_CALLS = 20  # of a graph, but for copies
+PYTHON_MICROSECONDS = 200.0  # the time of a single call says nothing of the device where it is less
+GRAPH_MICROSECONDS = 1000.0  # of a graph of longer calls
+MOST_REPLAYS = 100  # of a turn
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A graph and how many calls it holds."""
+
+    graph: Any
+    calls: int
+
+
+def capture(run: Callable[[int], object], copies: int, pool: Any = None) -> Captured:
+    """A graph of calls.
+
+    Args:
+        run: launches one call on the copy of that number; it has run before, so that nothing is compiled any more.
+        copies: how many there are; each is used equally often.
+        pool: of `torch.cuda.graph_pool_handle`: graphs that never run side by side may share their memory.
+    """
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        calls = copies * -(-fewest_calls(run) // copies)
+        graph = torch.cuda.CUDAGraph()
+        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+        try:
+            for number in range(calls):
+                run(number % copies)
+        finally:
+            graph.capture_end()
+    torch.cuda.current_stream().wait_stream(side)
+    return Captured(graph, calls)
+
+
+def fewest_calls(run: Callable[[int], object]) -> int:
+    """How many calls make a graph long enough, by the time of one, which may be mostly Python's."""
+    events = new_events(3)
+    events[0].record()
+    for event in events[1:]:
+        run(0)
+        event.record()
+    events[-1].synchronize()
+    microseconds = 1e3 * events[1].elapsed_time(events[2])  # the first call may still load something
+    return MOST_CALLS if microseconds < PYTHON_MICROSECONDS else max(1, round(GRAPH_MICROSECONDS / microseconds))
+
+
+def in_turns(captured: Sequence[Captured], seconds: float) -> list[list[float]]:
+    """Microseconds of a call, the mean of each replay of its graph.
+
+    Args:
+        captured: the contenders.
+        seconds: for each of them, all turns together; at least a replay a turn.
+    """
+    taken: list[list[float]] = [[] for _ in captured]
+    for _ in range(TURNS):
+        for found, times in zip(captured, taken, strict=True):
+            warm = min(replay(found, WARM_REPLAYS))
+            replays = int(seconds / TURNS * 1e6 / (warm * found.calls))
+            times += replay(found, max(1, min(replays, MOST_REPLAYS)))
+    return taken
+
+
+def replay(captured: Captured, replays: int) -> list[float]:
+    """Microseconds of a call in each of some replays."""
+    events = new_events(replays + 1)
+    events[0].record()
+    for event in events[1:]:
+        captured.graph.replay()
+        event.record()
+    events[-1].synchronize()
+    pairs = zip(events, events[1:], strict=False)
+    return [1e3 * start.elapsed_time(end) / captured.calls for start, end in pairs]
+
+
+def new_events(count: int) -> list[Any]:
+    """Events that tell the time."""
+    return [torch.cuda.Event(enable_timing=True) for _ in range(count)]  # type: ignore[no-untyped-call]

@@ -1,0 +1,111 @@
+"""Which problems a model brings, or a list of shapes, found without computing anything."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.kernels import registry
+from bitnet_jit.models.decoder import Decoder
+from bitnet_jit.nn import PackedBitLinear, RMSNorm
+from bitnet_jit.ops.calls import describe, dtype_name
+from bitnet_jit.ops.recording import recorded
+from bitnet_jit.problem import MAX_IN_FEATURES, Problem
+
+Shape = tuple[int, int]
+
+
+def problems_of_model(model: nn.Module, rows: Sequence[int]) -> Counter[Problem]:
+    """The problems of each number of rows, with the number of calls that one pass through the model makes.
+
+    A `Decoder` is run as a whole, with its fusions; of other modules each packed layer and norm by itself, on
+    activations of the dtype that the model's parameters have.
+
+    Raises:
+        InvalidInput: the model has no packed layer, or its layers are on several devices or on "meta".
+    """
+    device = device_of(model)
+    found: Counter[Problem] = Counter()
+    for m in rows:
+        found += problems_of_decoder(model, m) if isinstance(model, Decoder) else problems_of_layers(model, m, device)
+    return found
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's packed layers are."""
+    layers = [module for module in model.modules() if isinstance(module, PackedBitLinear)]
+    if not layers:
+        raise InvalidInput(
+            f"model_or_shapes: {type(model).__name__} has no packed layer; make them with bitnet_jit.pack(model), "
+            "or load a ternary checkpoint"
+        )
+    devices = {layer.w_packed.device for layer in layers}
+    if len(devices) > 1 or devices == {torch.device("meta")}:
+        names = ", ".join(sorted(map(str, devices)))
+        raise InvalidInput(f"model_or_shapes: packed layers are on {names}; tune a model that is on one device")
+    return devices.pop()
+
+
+def problems_of_decoder(decoder: Decoder, rows: int) -> Counter[Problem]:
+    """Of one token for each of `rows` prompts."""
+    decoder.rope.tables(0, 1, decoder.device, decoder.dtype)  # it keeps them, so they must be real
+    with recorded() as problems:
+        ids = torch.zeros(rows, 1, dtype=torch.int64, device=decoder.device)
+        decoder.hidden(ids, decoder.new_cache(rows))
+    return problems
+
+
+def problems_of_layers(model: nn.Module, rows: int, device: torch.device) -> Counter[Problem]:
+    """Of each packed layer and norm of any module."""
+    dtype = activation_dtype(model, device)
+    with recorded() as problems:
+        for module in model.modules():
+            if isinstance(module, PackedBitLinear):
+                module(torch.empty(rows, module.in_features, dtype=dtype, device=device))
+            elif isinstance(module, RMSNorm):
+                module(torch.empty(rows, module.hidden_size, dtype=dtype, device=device))
+    return problems
+
+
+def activation_dtype(model: nn.Module, device: torch.device) -> torch.dtype:
+    """The dtype that the model's parameters beside packed weights and their scales have, or the device's usual one."""
+    packed = {id(p) for m in model.modules() if isinstance(m, PackedBitLinear) for p in (m.w_packed, m.w_scale)}
+    dtypes = (p.dtype for p in model.parameters() if id(p) not in packed and p.is_floating_point())
+    return next(dtypes, usual_dtype(device))
+
+
+def usual_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 on GPUs, float32 on CPUs."""
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def problems_of_shapes(shapes: Any, rows: Sequence[int], device: torch.device) -> Counter[Problem]:
+    """Of packed layers (out_features, in_features) as they mostly are: i2, one scale, int8 activations, no bias."""
+    dtype = usual_dtype(device)
+    options: dict[str, Any] = {"activation": "a8", "scale": "tensor", "y_dtype": dtype_name(dtype)}
+    layout = registry.preferred_layout("i2", device.type).name
+    found: Counter[Problem] = Counter()
+    for out_features, in_features in checked_shapes(shapes):
+        for m in rows:
+            with recorded():
+                x = torch.empty(m, in_features, dtype=dtype, device=device)
+            found[describe("bit_linear", x, out_features, layout=layout, **options)] += 1
+    return found
+
+
+def checked_shapes(shapes: Any) -> list[Shape]:
+    """Raise InvalidInput unless these are pairs of whole numbers that a layer can have."""
+    found = list(shapes) if isinstance(shapes, Sequence) and not isinstance(shapes, str) else [shapes]
+    for shape in found:
+        whole = isinstance(shape, Sequence) and len(shape) == 2 and all(type(size) is int for size in shape)
+        if not whole or shape[0] < 1 or not 1 <= shape[1] <= MAX_IN_FEATURES:
+            raise InvalidInput(
+                "model_or_shapes: expected an nn.Module, or (out_features, in_features) pairs with in_features up to "
+                f"{MAX_IN_FEATURES}, got {shape!r}"
+            )
+    if not found:
+        raise InvalidInput("model_or_shapes: expected at least one (out_features, in_features), got none")
+    return [(shape[0], shape[1]) for shape in found]
