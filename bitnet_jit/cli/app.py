@@ -5,12 +5,13 @@ from typing import Annotated
 import typer
 
 import bitnet_jit
+from bitnet_jit.cli.autotune import autotune
 from bitnet_jit.cli.bench import bench
 from bitnet_jit.cli.generate import generate
 from bitnet_jit.cli.info import info
 
 app = typer.Typer(
-    help="Ternary neural networks (BitNet b1.58) on this machine: write text, look at it, measure it.",
+    help="Ternary neural networks (BitNet b1.58) on this machine: write text, tune it, measure it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -33,5 +34,5 @@ def options(
     """Options before the command."""
 
 
-for command in (generate, info, bench):
+for command in (generate, autotune, info, bench):
     app.command()(command)

@@ -73,13 +73,19 @@ class Attention(nn.Module):
         self, x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor], cache: KVCache, layer: int
     ) -> torch.Tensor:
         """x (B, T, hidden) -> what to add to it; `tables` are the rotary ones of these T positions."""
-        qkv = run_codes(self.qkv, normalized_codes(self.norm, x), x.dtype)
-        heads = qkv.view(*x.shape[:-1], -1, self.head_dim)  # queries, keys, values
+        heads = self.inward(x).view(*x.shape[:-1], -1, self.head_dim)  # queries, keys, values
         turned = rotate(heads[..., : self.values_from, :], *tables)
         keys, values = turned[..., self.num_heads :, :], heads[..., self.values_from :, :]
-        y = attend(turned[..., : self.num_heads, :], *cache.put(layer, keys, values))
+        return self.outward(attend(turned[..., : self.num_heads, :], *cache.put(layer, keys, values)))
+
+    def inward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (B, T, hidden) -> queries, keys and values of all heads, side by side."""
+        return run_codes(self.qkv, normalized_codes(self.norm, x), x.dtype)
+
+    def outward(self, y: torch.Tensor) -> torch.Tensor:
+        """What the heads found, y (B, T, num_heads * head_dim) -> (B, T, hidden)."""
         codes = quantize_activation(y) if self.sub_norm is None else normalized_codes(self.sub_norm, y)
-        return run_codes(self.output, codes, x.dtype)
+        return run_codes(self.output, codes, y.dtype)
 
 
 class FeedForward(nn.Module):

@@ -229,6 +229,12 @@ class PackedBitLinear(nn.Module):
         if not torch.compiler.is_compiling():  # a trace runs the canonical weight instead: slower, and as right
             self._lay()
 
+    def stay_on_meta(self, other: "PackedBitLinear") -> None:
+        """Become what the other layer is, but on "meta", in its layout: for whoever asks what it would run."""
+        w_packed = torch.empty_like(other.w_packed, device="meta")
+        self.layout, self._awaits_device = other.layout, False
+        self.w_packed = nn.Parameter(w_packed, requires_grad=False)
+
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         """`.to()`, `.half()` and their kin: devices change, dtypes of the weight and its scale do not."""
         w_packed, w_scale = self.w_packed.detach(), self.w_scale.detach()

@@ -7,7 +7,8 @@ import torch
 
 from bitnet_jit.problem import Problem, rows_bucket
 from bitnet_jit.runtime.device import find_gpu, fingerprint
-from bitnet_jit.runtime.dispatcher import Dispatcher
+from bitnet_jit.runtime.dispatcher import Choice, Dispatcher
+from bitnet_jit.runtime.settings import read_settings
 
 Call = Callable[..., Any]
 
@@ -66,8 +67,26 @@ BINDERS: dict[str, Binder] = {"torch": bind_torch, "numba": bind_numba, "triton"
 def make_call(problem: Problem, x: torch.Tensor) -> Call:
     """The call for a problem and tensors like x: the dispatcher's choice, bound to its backend's way with tensors."""
     choice = DISPATCHER.choose(problem)
+    if choice.tuned is None and read_settings().autotune and not captured(x.device):
+        choice = tuned_now(problem, x.device)
     backend = choice.kernel.name.partition(".")[0]
     return BINDERS[backend](choice.bound, problem, x.shape, x.device)
+
+
+def captured(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured, in which nothing can be timed."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def tuned_now(problem: Problem, device: torch.device) -> Choice:
+    """The choice for a problem, tuned and kept if that is possible (BITNET_JIT_AUTOTUNE=1)."""
+    from bitnet_jit.ops.tuning.tune import tune
+
+    tuned = tune(problem, device=device)
+    if tuned is not None:
+        DISPATCHER.cache.store(problem, tuned)
+        DISPATCHER.forget(problem)
+    return DISPATCHER.choose(problem)
 
 
 def new_calls() -> Calls:

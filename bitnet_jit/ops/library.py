@@ -6,12 +6,15 @@ all, and calls the implementation straight where no tracing mode could want to s
 """
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 
 LIBRARY = torch.library.Library("bitnet_jit", "DEF")
 AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
+Watcher = Callable[[str, tuple[Any, ...]], None]
+WATCHER: ContextVar[Watcher | None] = ContextVar("watcher", default=None)  # sees ops whose tensors have no values
 IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {}  # of each op by its name
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 
@@ -40,13 +43,24 @@ def define(
     IMPLEMENTATIONS[name] = implementation
     LIBRARY.define(schema, tags=(torch.Tag.needs_contiguous_strides, torch.Tag.pt2_compliant_tag))
     LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"bitnet_jit::{name}", fake, lib=LIBRARY)
+    torch.library.register_fake(f"bitnet_jit::{name}", watched(name, fake), lib=LIBRARY)
     overload = getattr(torch.ops.bitnet_jit, name).default
     for device_type in AUTOCAST_DEVICES:
         key = f"Autocast{torch._C._dispatch_key_for_device(device_type)}"
         LIBRARY.impl(name, autocast_kernel(overload, key, device_type if autocast else None), key)
     if function is not None:
         LIBRARY.impl(name, autograd_kernel(overload, implementation, function), "Autograd", with_keyset=True)
+
+
+def watched(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
+    """The fake implementation of an op, which tells the watcher, if there is one."""
+
+    def call(*args):
+        if (watcher := WATCHER.get()) is not None:
+            watcher(name, args)
+        return fake(*args)
+
+    return call
 
 
 def eager(name: str) -> Callable[..., Any]:

@@ -1,16 +1,17 @@
-"""Which problems code asks for, found out without computing anything: its ops see shapes, dtypes and devices only."""
+"""Which problems code asks for, found out without computing anything: on "meta" ops see shapes and dtypes only."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from bitnet_jit.ops import linear, norm
+from bitnet_jit.ops.library import WATCHER
 from bitnet_jit.problem import Problem
+from bitnet_jit.runtime.device import find_gpu, fingerprint
 
 
 def codes_problem(x_q: Any, x_scale: Any, w_packed: Any, w_scale: Any, bias: Any, *options: Any) -> Problem:
@@ -45,30 +46,26 @@ DESCRIBE: dict[str, Callable[..., Problem]] = {  # an op's arguments -> its prob
 }
 
 
-class Recorder(TorchDispatchMode):
-    """Counts the problems of our ops that run under it."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.problems: Counter[Problem] = Counter()
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function.namespace == "bitnet_jit" and (describe := DESCRIBE.get(function._opname)):
-            self.problems[describe(*args)] += 1
-        return function(*args, **(kwargs or {}))
-
-
 @contextmanager
-def recorded() -> Iterator[Counter[Problem]]:
-    """Within the block nothing is computed, tensors that it makes have no values, and its problems are counted.
+def recorded(device: torch.device) -> Iterator[Counter[Problem]]:
+    """Within the block, the problems of ops whose tensors are on "meta" are counted, as if they were on that device.
 
     >>> import bitnet_jit
-    >>> layer = bitnet_jit.PackedBitLinear(64, 32)
-    >>> with recorded() as problems:
-    ...     y = layer(torch.empty(3, 64))
-    >>> [(problem.op, problem.rows, count) for problem, count in problems.items()]
-    [('bit_linear', 4, 1)]
+    >>> with recorded(torch.device("cpu")) as problems:
+    ...     codes, scale = torch.ops.bitnet_jit.quantize_activation(torch.empty(3, 64, device="meta"))
+    >>> [(problem.op, problem.device_type, problem.rows, count) for problem, count in problems.items()]
+    [('quantize_activation', 'cpu', 4, 1)]
     """
-    recorder = Recorder()
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), recorder:
-        yield recorder.problems
+    problems: Counter[Problem] = Counter()
+    place = {"device_type": device.type, "device": fingerprint(device), "gpu": find_gpu(device)}
+
+    def count(name: str, args: tuple[Any, ...]) -> None:
+        if describe := DESCRIBE.get(name):
+            problems[replace(describe(*args), **place)] += 1  # type: ignore[arg-type]
+
+    token = WATCHER.set(count)
+    try:
+        with torch.no_grad():
+            yield problems
+    finally:
+        WATCHER.reset(token)

@@ -70,9 +70,12 @@ class Dispatcher:
         """All that was asked since choices were last forgotten."""
         return tuple(self._choices)
 
-    def forget(self) -> None:
-        """Choose anew, and look again at what tuning found."""
-        self._choices.clear()
+    def forget(self, problem: Problem | None = None) -> None:
+        """Choose anew, and look again at what tuning found: for a problem, or for all."""
+        if problem is None:
+            self._choices.clear()
+        else:
+            self._choices.pop(problem, None)
 
     def _tuned(self, problem: Problem, fitting: list[Kernel], refusals: dict[str, str]) -> Choice | None:
         """The tuned choice, if there is one and it still holds."""

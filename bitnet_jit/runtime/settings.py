@@ -14,10 +14,12 @@ class Settings:
     Attributes:
         num_threads: BITNET_JIT_NUM_THREADS, CPU threads of our kernels; None follows torch.
         cache: BITNET_JIT_CACHE, the folder of what tuning found; None is the platform's folder for caches.
+        autotune: BITNET_JIT_AUTOTUNE, tune a problem when it is first asked for; otherwise only `autotune` tunes.
     """
 
     num_threads: int | None = None
     cache: Path | None = None
+    autotune: bool = False
 
 
 def read_settings(environ: dict[str, str] | None = None) -> Settings:
@@ -31,6 +33,7 @@ def read_settings(environ: dict[str, str] | None = None) -> Settings:
     return Settings(
         num_threads=_positive(environ, "BITNET_JIT_NUM_THREADS"),
         cache=Path(cache).expanduser() if cache else None,
+        autotune=_switch(environ, "BITNET_JIT_AUTOTUNE"),
     )
 
 
@@ -41,3 +44,10 @@ def _positive(environ: dict[str, str], name: str) -> int | None:
     if not value.isdecimal() or int(value) < 1:
         raise InvalidInput(f"{name}: expected a positive whole number, got {value!r}")
     return int(value)
+
+
+def _switch(environ: dict[str, str], name: str) -> bool:
+    value = environ.get(name) or "0"
+    if value not in ("0", "1"):
+        raise InvalidInput(f"{name}: expected 0 or 1, got {value!r}")
+    return value == "1"

@@ -158,7 +158,7 @@ def compiling(problems: Sequence[Problem], device: torch.device) -> Iterator[Any
 
     For a GPU all is compiled from the beginning, while others are timed; on a CPU nothing may run beside what is timed.
     """
-    with Compilers(target_of(device)) as compilers:
+    with Compilers(target_of(device) if problems else None) as compilers:
 
         def submit(problem: Problem) -> list[tuple[Contender, "Future[str | None]"]]:
             return [(one, compilers.submit((problem, one.kernel.name, one.config))) for one in contenders(problem)]

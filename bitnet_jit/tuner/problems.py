@@ -1,5 +1,6 @@
 """Which problems a model brings, or a list of shapes, found without computing anything."""
 
+import copy
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +22,7 @@ Shape = tuple[int, int]
 def problems_of_model(model: nn.Module, rows: Sequence[int]) -> Counter[Problem]:
     """The problems of each number of rows, with the number of calls that one pass through the model makes.
 
-    A `Decoder` is run as a whole, with its fusions; of other modules each packed layer and norm by itself, on
+    A `Decoder` runs with its fusions; of other modules each packed layer and norm by itself, on
     activations of the dtype that the model's parameters have.
 
     Raises:
@@ -29,8 +30,13 @@ def problems_of_model(model: nn.Module, rows: Sequence[int]) -> Counter[Problem]
     """
     device = device_of(model)
     found: Counter[Problem] = Counter()
-    for m in rows:
-        found += problems_of_decoder(model, m) if isinstance(model, Decoder) else problems_of_layers(model, m, device)
+    with recorded(device) as problems:
+        for m in rows:
+            if isinstance(model, Decoder):
+                run_decoder(model, m)
+            else:
+                run_layers(model, m, device)
+        found += problems
     return found
 
 
@@ -49,25 +55,42 @@ def device_of(model: nn.Module) -> torch.device:
     return devices.pop()
 
 
-def problems_of_decoder(decoder: Decoder, rows: int) -> Counter[Problem]:
-    """Of one token for each of `rows` prompts."""
-    decoder.rope.tables(0, 1, decoder.device, decoder.dtype)  # it keeps them, so they must be real
-    with recorded() as problems:
-        ids = torch.zeros(rows, 1, dtype=torch.int64, device=decoder.device)
-        decoder.hidden(ids, decoder.new_cache(rows))
-    return problems
+def run_decoder(decoder: Decoder, rows: int) -> None:
+    """What lies around attention, for one token of each of `rows` prompts, on "meta"."""
+    config = decoder.config
+    widths = (config.hidden_size, config.q_features)
+    x, y = (torch.empty(rows, 1, features, dtype=decoder.dtype, device="meta") for features in widths)
+    for block in decoder.blocks:
+        attention, feed_forward = twin(block.attention), twin(block.feed_forward)
+        attention.inward(x)
+        attention.outward(y)
+        feed_forward(x)
+    twin(decoder.norm)(x)
 
 
-def problems_of_layers(model: nn.Module, rows: int, device: torch.device) -> Counter[Problem]:
-    """Of each packed layer and norm of any module."""
+def run_layers(model: nn.Module, rows: int, device: torch.device) -> None:
+    """Each packed layer and norm of any module, on "meta"."""
     dtype = activation_dtype(model, device)
-    with recorded() as problems:
-        for module in model.modules():
-            if isinstance(module, PackedBitLinear):
-                module(torch.empty(rows, module.in_features, dtype=dtype, device=device))
-            elif isinstance(module, RMSNorm):
-                module(torch.empty(rows, module.hidden_size, dtype=dtype, device=device))
-    return problems
+    for module in model.modules():
+        if isinstance(module, PackedBitLinear | RMSNorm):
+            features = module.in_features if isinstance(module, PackedBitLinear) else module.hidden_size
+            twin(module)(torch.empty(rows, features, dtype=dtype, device="meta"))
+
+
+def twin(module: Any) -> Any:
+    """A copy of a module with its parameters on "meta", packed weights in the layout that they have."""
+    tensors = (*module.parameters(), *module.buffers())
+    copied = copy.deepcopy(module, {id(tensor): on_meta(tensor) for tensor in tensors})
+    for old, new in zip(module.modules(), copied.modules(), strict=True):
+        if isinstance(old, PackedBitLinear) and isinstance(new, PackedBitLinear):
+            new.stay_on_meta(old)
+    return copied
+
+
+def on_meta(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor or parameter of that shape and dtype on "meta"."""
+    found = torch.empty_like(tensor, device="meta")
+    return nn.Parameter(found, requires_grad=False) if isinstance(tensor, nn.Parameter) else found
 
 
 def activation_dtype(model: nn.Module, device: torch.device) -> torch.dtype:
@@ -90,9 +113,8 @@ def problems_of_shapes(shapes: Any, rows: Sequence[int], device: torch.device) -
     found: Counter[Problem] = Counter()
     for out_features, in_features in checked_shapes(shapes):
         for m in rows:
-            with recorded():
-                x = torch.empty(m, in_features, dtype=dtype, device=device)
-            found[describe("bit_linear", x, out_features, layout=layout, **options)] += 1
+            rows_of_x = torch.empty(1, dtype=dtype, device=device).expand(m, in_features)
+            found[describe("bit_linear", rows_of_x, out_features, layout=layout, **options)] += 1
     return found
 
 

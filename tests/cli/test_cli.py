@@ -214,3 +214,36 @@ def wait_until(condition) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_autotune_tells_what_it_found_and_goes_on_from_there():
+    first = run("autotune", "--shape", "64x96", "--rows", "1", "--rows", "4")
+    assert first.exit_code == 0
+    assert re.match(r"2 problems in \d+\.\d s: ", first.stdout)
+    again = run("autotune", "--shape", "64x96", "--rows", "1", "--rows", "4")
+    tuned = re.search(r"(\d) tuned now", first.stdout)
+    known = re.search(r"(\d) known before", again.stdout)
+    assert (known and int(known[1])) == (tuned and int(tuned[1]))
+
+
+def test_autotune_without_time_leaves_the_problems_of_the_embedded_model():
+    result = run("autotune", "--budget", "0", "--rows", "3")
+    assert "left for want of time" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("model", "--shape", "4x4"), "give a model or --shape, not both"),
+        (("--shape", "4x4", "--effort", "some"), "effort: expected one of quick, full, got 'some'"),
+        (("--shape", "4x4", "--device", "cuda:17"), "device: 'cuda:17' cannot be used"),
+        (("--shape", "4x300000"), "model_or_shapes: expected"),
+    ],
+)
+def test_autotune_refuses_in_words(arguments, words):
+    with pytest.raises(InvalidInput, match=words):
+        run("autotune", *arguments)
+
+
+def test_autotune_of_a_shape_that_is_none_is_wrong_usage():
+    assert run("autotune", "--shape", "4by4").exit_code == 2

@@ -36,7 +36,7 @@ def test_help_imports_nothing_heavy():
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert result.stdout.endswith("[]\n"), result.stdout + result.stderr
-    for command in ("generate", "info", "bench"):
+    for command in ("generate", "autotune", "info", "bench"):
         assert command in result.stdout
 
 

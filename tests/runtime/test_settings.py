@@ -27,3 +27,13 @@ def test_a_thread_count_that_cannot_be_meant_is_refused(value):
 def test_the_process_environment_is_the_default(monkeypatch):
     monkeypatch.setenv("BITNET_JIT_NUM_THREADS", "5")
     assert read_settings().num_threads == 5
+
+
+@pytest.mark.parametrize(("value", "meant"), [("1", True), ("0", False), ("", False)])
+def test_tuning_as_you_go_is_switched_on_by_a_1(value, meant):
+    assert read_settings({"BITNET_JIT_AUTOTUNE": value}).autotune is meant
+
+
+def test_another_word_for_on_is_refused():
+    with pytest.raises(InvalidInput, match="BITNET_JIT_AUTOTUNE: expected 0 or 1, got 'yes'"):
+        read_settings({"BITNET_JIT_AUTOTUNE": "yes"})

@@ -142,3 +142,36 @@ def test_kernels_in_plain_torch_compete_where_there_is_nothing_else(monkeypatch)
     only = [kernel for kernel in registry.candidates(LINEAR)[0] if kernel.name.startswith("torch.")]
     monkeypatch.setattr(registry, "candidates", lambda problem: (only, {}))
     assert [found.kernel for found in contenders.contenders(LINEAR)] == only
+
+
+def ask(monkeypatch, tmp_path, value):
+    """The choice of a layer's problem when the variable has a value, and how often it was tuned."""
+    monkeypatch.setenv("BITNET_JIT_AUTOTUNE", value)
+    monkeypatch.setattr(calls, "DISPATCHER", Dispatcher(TuningCache(tmp_path)))
+    calls.forget()
+    times = []
+    best = tuning.Tuned("numba.bit_linear", 1, {}, 1.0, 2.0)
+    monkeypatch.setattr(tuning, "tune", lambda problem, device: times.append(problem) or best)
+    layer, x = PackedBitLinear.from_codes(torch.ones(64, 96, dtype=torch.int8), torch.tensor(0.5)), torch.ones(4, 96)
+    y = layer(x)
+    assert torch.equal(layer(x), y)
+    return len(times), calls.DISPATCHER.cache
+
+
+def test_nothing_is_tuned_in_a_forward_unless_asked_for(monkeypatch, tmp_path):
+    times, cache = ask(monkeypatch, tmp_path, "0")
+    assert times == 0
+    assert not list(cache.folder.iterdir())
+
+
+def test_a_problem_is_tuned_once_when_it_is_first_asked_for(monkeypatch, tmp_path):
+    times, cache = ask(monkeypatch, tmp_path, "1")
+    assert times == 1
+    assert len(list(cache.folder.glob("*.json"))) == 1
+    calls.forget()
+
+
+def test_nothing_is_tuned_while_a_graph_is_captured(monkeypatch, tmp_path):
+    monkeypatch.setattr(calls, "captured", lambda device: True)
+    assert ask(monkeypatch, tmp_path, "1")[0] == 0
+    calls.forget()
