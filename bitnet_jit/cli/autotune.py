@@ -1,5 +1,6 @@
 """`bitnet-jit autotune`: find the fastest kernels for a model on this machine, once, for all later processes."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,16 +32,37 @@ def autotune(
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0. [default: cpu]")] = None,
     budget: Annotated[float | None, typer.Option(min=0, help="Most seconds to spend.")] = None,
     effort: Annotated[str, typer.Option(help="quick, or full for more care.")] = "quick",
+    export: Annotated[
+        Path | None, typer.Option("--export", help="Only write all that was found so far to this file.")
+    ] = None,
+    import_: Annotated[
+        Path | None, typer.Option("--import", help="Only take over such a file of a machine like this one.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Import from an unlike machine too.")] = False,
 ) -> None:
     """Time all kernels and configs that can run MODEL here, and keep the fastest.
 
     Ctrl-C keeps what is done; the next call goes on from there.
     """
-    if model is not None and shapes:
-        raise InvalidInput("give a model or --shape, not both")
+    if (model is not None) + bool(shapes) + (export is not None) + (import_ is not None) > 1:
+        raise InvalidInput("give one of a model, --shape, --export and --import")
+    if export is not None or import_ is not None:
+        return carry(export, import_, force)
     sizes = [parse_shape(shape) for shape in shapes or ()]
     subject = sizes or load_model(model, device)
     import bitnet_jit
 
     place = (device or "cpu") if sizes else None
     typer.echo(bitnet_jit.autotune(subject, rows or ROWS, place, budget, effort))
+
+
+def carry(export: Path | None, import_: Path | None, force: bool) -> None:
+    """Write what was found to a file, or take it over from one."""
+    from bitnet_jit.ops.calls import DISPATCHER
+    from bitnet_jit.runtime.transfer import export_tuned, import_tuned
+
+    cache = DISPATCHER.cache
+    if export is not None:
+        typer.echo(f"{export_tuned(cache, export)} choices written to {export}")
+    elif import_ is not None:
+        typer.echo(f"{import_tuned(cache, import_, force)} choices taken over into {cache.folder}")

@@ -41,6 +41,7 @@ def sections() -> Iterator[tuple[str, list[tuple[str, str]]]]:
     for name in registry.BACKENDS:
         yield f"backend {name}", backend_lines(name, devices)
     yield "layouts of packed weights", layout_lines(devices)
+    yield "tuning", tuning_lines()
 
 
 def gpu_sections() -> Iterator[tuple[str, list[tuple[str, str]]]]:
@@ -106,3 +107,14 @@ def layout_lines(devices: list[str]) -> list[tuple[str, str]]:
         for device in devices
         for format in FORMATS
     ]
+
+
+def tuning_lines() -> list[tuple[str, str]]:
+    """Where choices are kept, and how many there are, by where they come from."""
+    from collections import Counter
+
+    from bitnet_jit.runtime.cache import TuningCache
+
+    cache = TuningCache()
+    origins = Counter(tuned.origin for _, tuned in cache.entries())
+    return [("folder", str(cache.folder)), *((f"choices {origin}", str(count)) for origin, count in origins.items())]

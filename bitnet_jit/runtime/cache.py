@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 1  # of the files
 COMPILERS = ("triton", "numba", "torch")  # packages on whose version a kernel's time depends
 OF_THE_DEVICE = ("device", "gpu")  # fields of a problem that its fingerprint tells in one
+PROBLEM_FIELDS = {field.name for field in fields(Problem)} - set(OF_THE_DEVICE)
 DIGITS = 20  # of the digest, in a file's name
 OLD = 3600  # seconds after which the writer of an unfinished file must have died
 TIMES = ("microseconds", "default_microseconds")
@@ -43,6 +44,9 @@ KINDS = {  # what each field of a choice may be in JSON
     "effort": (str,),
     **dict.fromkeys(TIMES, (int, float)),
 }
+
+
+Key = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -90,16 +94,19 @@ class TuningCache:
 
     def path(self, problem: Problem) -> Path:
         """The file of a problem, whether it is there or not."""
-        return self._place(problem, key_of(problem))
+        return self._place(key_of(problem))
 
-    def _place(self, problem: Problem, key: dict[str, Any]) -> Path:
+    def _place(self, key: Key) -> Path:
         digest = hashlib.sha256(canonical(key).encode()).hexdigest()[:DIGITS]
-        return self.folder / f"{problem.op}-{problem.out_features}x{problem.in_features}-m{problem.rows}-{digest}.json"
+        return self.folder / "{op}-{out_features}x{in_features}-m{rows}-{}.json".format(digest, **key["problem"])
 
     def find(self, problem: Problem) -> Tuned | None:
         """What is known of a problem, or None."""
-        key = key_of(problem)
-        path = self._place(problem, key)
+        return self.find_key(key_of(problem))
+
+    def find_key(self, key: Key) -> Tuned | None:
+        """What is known under a key, or None."""
+        path = self._place(key)
         if path.name in self._unwritten:
             return self._unwritten[path.name]
         try:
@@ -112,8 +119,11 @@ class TuningCache:
 
     def store(self, problem: Problem, tuned: Tuned) -> None:
         """Keep what was found, on disk if that is possible, for this process in any case."""
-        key = key_of(problem)
-        path = self._place(problem, key)
+        self.store_key(key_of(problem), tuned)
+
+    def store_key(self, key: Key, tuned: Tuned) -> None:
+        """The same under a key."""
+        path = self._place(key)
         date = datetime.now(UTC).isoformat(timespec="seconds")
         entry = {"format": FORMAT, "key": key, "choice": asdict(tuned), "date": date}
         try:
@@ -127,6 +137,13 @@ class TuningCache:
                 logger.warning(
                     "what tuning finds is kept for this process only: %s cannot be written (%s)", path, error
                 )
+
+    def entries(self) -> Iterator[tuple[Key, Tuned]]:
+        """Everything on disk that is whole, of whatever device and version."""
+        for path in sorted(self.folder.glob("*.json")):
+            with suppress(OSError, ValueError):
+                entry = json.loads(path.read_text())
+                yield entry["key"], parse_entry(entry)
 
     @contextmanager
     def locked(self, name: str, timeout: float = -1.0) -> Iterator[bool]:
@@ -159,9 +176,9 @@ class TuningCache:
                 lock.release()
 
 
-def key_of(problem: Problem) -> dict[str, Any]:
+def key_of(problem: Problem) -> Key:
     """All that a choice depends on, as JSON has it."""
-    asked = {field.name: getattr(problem, field.name) for field in fields(problem) if field.name not in OF_THE_DEVICE}
+    asked = {field.name: getattr(problem, field.name) for field in fields(problem) if field.name in PROBLEM_FIELDS}
     return {"problem": asked, "device": problem.device, "versions": versions()}
 
 
@@ -182,18 +199,32 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def parse(text: str, key: dict[str, Any]) -> Tuned:
+def parse(text: str, key: Key) -> Tuned:
     """A file's text -> what it tells.
 
     Raises:
         ValueError: it is damaged, not ours, or of another key; the message says which.
     """
     entry = json.loads(text)
+    tuned = parse_entry(entry)
+    if entry["key"] != key:
+        raise ValueError("it is of another problem, device or version")
+    return tuned
+
+
+def parse_entry(entry: Any) -> Tuned:
+    """An entry of whatever key -> what it tells.
+
+    Raises:
+        ValueError: it is damaged or not ours; the message says which.
+    """
     if not isinstance(entry, dict) or entry.get("format") != FORMAT:
         raise ValueError(f"it is not of format {FORMAT}")
-    if entry.get("key") != key:
-        raise ValueError("it is of another problem, device or version")
-    choice = entry.get("choice")
+    key, choice = entry.get("key"), entry.get("choice")
+    if not isinstance(key, dict) or set(key) != {"problem", "device", "versions"}:
+        raise ValueError("its key has not the fields that it should have")
+    if not isinstance(key["problem"], dict) or set(key["problem"]) != PROBLEM_FIELDS:
+        raise ValueError("its problem has not the fields that it should have")
     if not isinstance(choice, dict) or set(choice) != set(KINDS):
         raise ValueError("its choice has not the fields that it should have")
     if wrong := [name for name, kinds in KINDS.items() if type(choice[name]) not in kinds]:

@@ -16,6 +16,7 @@ from bitnet_jit.cli.app import app
 from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.models.checkpoint import hub
 from bitnet_jit.models.embedded import embedded_model
+from bitnet_jit.ops.calls import DISPATCHER
 from bitnet_jit.runtime.threads import get_num_threads, set_num_threads
 
 VERSE = "And it came to pass "
@@ -234,7 +235,7 @@ def test_autotune_without_time_leaves_the_problems_of_the_embedded_model():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("model", "--shape", "4x4"), "give a model or --shape, not both"),
+        (("model", "--shape", "4x4"), "give one of a model, --shape, --export and --import"),
         (("--shape", "4x4", "--effort", "some"), "effort: expected one of quick, full, got 'some'"),
         (("--shape", "4x4", "--device", "cuda:17"), "device: 'cuda:17' cannot be used"),
         (("--shape", "4x300000"), "model_or_shapes: expected"),
@@ -247,3 +248,12 @@ def test_autotune_refuses_in_words(arguments, words):
 
 def test_autotune_of_a_shape_that_is_none_is_wrong_usage():
     assert run("autotune", "--shape", "4by4").exit_code == 2
+
+
+def test_what_was_found_is_carried_by_a_file(tmp_path):
+    run("autotune", "--shape", "64x96", "--rows", "1")
+    path = str(tmp_path / "fleet.json")
+    written = run("autotune", "--export", path)
+    assert re.match(rf"\d+ choices written to {re.escape(path)}\n", written.stdout)
+    assert re.match(r"\d+ choices taken over into ", run("autotune", "--import", path).stdout)
+    assert f"folder                   {DISPATCHER.cache.folder}" in run("info").stdout

@@ -1,0 +1,87 @@
+"""What tuning found, carried to other machines: all of a cache in one file, and back into another's.
+
+An entry is taken over as it is by a machine with the same device, driver and compilers. From another one it is taken
+only by force, as if it had been found here: it is marked "imported", and what was measured here stays.
+"""
+
+import json
+from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.files import write_beside_and_rename
+from bitnet_jit.runtime.cache import FORMAT, Key, Tuned, TuningCache, parse_entry, versions
+from bitnet_jit.runtime.device import fingerprint
+
+MOST_TOLD = 3  # kinds of foreign devices that an error names
+
+
+def export_tuned(cache: TuningCache, path: Path) -> int:
+    """Write all that a cache holds on disk to one JSON file; returns the number of entries.
+
+    Raises:
+        InvalidInput: the file cannot be written.
+    """
+    entries = [{"format": FORMAT, "key": key, "choice": asdict(tuned)} for key, tuned in cache.entries()]
+    try:
+        write_beside_and_rename(path, (json.dumps({"format": FORMAT, "entries": entries}, indent=1) + "\n").encode())
+    except OSError as error:
+        raise InvalidInput(f"export: {path} cannot be written ({error})") from error
+    return len(entries)
+
+
+def import_tuned(cache: TuningCache, path: Path, force: bool = False) -> int:
+    """Take over an exported file; returns the number of entries that are new here. All of it, or nothing.
+
+    Args:
+        cache: where to.
+        path: the file.
+        force: take entries of other devices, drivers and compilers too, for the device of that type here.
+
+    Raises:
+        InvalidInput: the file cannot be read, is not ours, or holds entries of another machine.
+    """
+    entries, here = read_entries(path), devices_here()
+    foreign = Counter(key["device"] for key, _ in entries if not is_ours(key, here))
+    if foreign and not force:
+        kinds = ", ".join(f"{count} of {device!r}" for device, count in foreign.most_common(MOST_TOLD))
+        raise InvalidInput(
+            f"import: {sum(foreign.values())} of the {len(entries)} entries of {path} were measured on another device "
+            f"or with other versions than {', '.join(map(repr, here.values()))} with {versions()} ({kinds}); force "
+            "(--force) takes them nevertheless"
+        )
+    taken = 0
+    for key, tuned in entries:
+        device_type = key["problem"]["device_type"]
+        own = key | {"device": here.get(device_type), "versions": versions()}
+        known = cache.find_key(own)
+        if device_type in here and (known is None or known.origin != "measured"):
+            cache.store_key(own, replace(tuned, origin="imported"))
+            taken += 1
+    return taken
+
+
+def read_entries(path: Path) -> list[tuple[Key, Tuned]]:
+    """An exported file's entries. Raises InvalidInput unless every one is whole."""
+    try:
+        content: Any = json.loads(path.read_text())
+        if not isinstance(content, dict) or content.get("format") != FORMAT or type(content.get("entries")) is not list:
+            raise ValueError(f"it is not an export of format {FORMAT}")
+        return [(entry["key"], parse_entry(entry)) for entry in content["entries"] if parse_entry(entry)]
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"import: {path} cannot be taken over: {error}") from error
+
+
+def is_ours(key: Key, here: dict[str, str]) -> bool:
+    """Whether an entry was measured on a device like one of this machine, with the same drivers and compilers."""
+    return bool(here.get(key["problem"]["device_type"]) == key["device"] and key["versions"] == versions())
+
+
+def devices_here() -> dict[str, str]:
+    """The fingerprints of this machine's devices by torch's words for their types; of several GPUs the first one's."""
+    import torch
+
+    found = {"cpu": fingerprint(torch.device("cpu"))}
+    return found | ({"cuda": fingerprint(torch.device("cuda", 0))} if torch.cuda.is_available() else {})
