@@ -117,6 +117,7 @@ def tune_all(
 ) -> list[Outcome]:
     """Tune what is not known, in this order, until the deadline."""
     outcomes: dict[Problem, Outcome] = {}
+    advance(0, len(problems), "waiting until no other process tunes")
     with calls.DISPATCHER.cache.locked(lock_name(problems[0]), max(0.0, min(deadline - time.monotonic(), 1e9))) as held:
         known = {problem: found for problem in problems if (found := what_is_known(problem, effort))}
         todo = [problem for problem in problems if problem not in known] if held else []

@@ -4,6 +4,7 @@ The processes are started by `python -m`, not forked and not spawned by multipro
 and a spawned process would run the user's script again. Jobs and answers are pickles in pipes.
 """
 
+import logging
 import os
 import pickle
 import queue
@@ -16,6 +17,9 @@ from bitnet_jit.kernels.kernel import Config
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.device import available_cores
 
+logger = logging.getLogger(__name__)
+
+READY = "ready"  # what a process says first
 WORKER = "bitnet_jit.ops.tuning.compile_worker"
 Target = tuple[Any, ...] | None
 Job = tuple[Problem, str, Config]
@@ -34,13 +38,18 @@ class Process:
             env=environ,
             start_new_session=True,  # Ctrl-C is for the process that tunes
         )
-        self._send(target)
+        self.starts = self._ask(target) == READY
 
     def compile(self, job: Job) -> str | None:
         """None, or why the job cannot be compiled."""
+        return self._ask(job)
+
+    def _ask(self, message: Any) -> str | None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         try:
-            self._send(job)
-            assert self._process.stdout is not None
+            pickle.dump(message, self._process.stdin)
+            self._process.stdin.flush()
             answer: str | None = pickle.load(self._process.stdout)
             return answer
         except (OSError, EOFError, ValueError, pickle.UnpicklingError):  # ValueError: `end` has closed the pipes
@@ -53,11 +62,6 @@ class Process:
     def end(self) -> None:
         self._process.kill()
         self._process.communicate()
-
-    def _send(self, message: Any) -> None:
-        assert self._process.stdin is not None
-        pickle.dump(message, self._process.stdin)
-        self._process.stdin.flush()
 
 
 class Compilers:
@@ -83,7 +87,14 @@ class Compilers:
         return self._jobs[job]
 
     def _run(self, job: Job) -> str | None:
-        process = self._take()
+        try:
+            process = self._take()
+        except OSError as error:
+            logger.info("kernels are compiled without other processes: %s", error)
+            return None
+        if not process.starts:  # whoever binds the kernel compiles it
+            logger.info("kernels are compiled without other processes: %s -m %s does not start", sys.executable, WORKER)
+            return None
         reason = process.compile(job)
         if process.alive:
             self._idle.put(process)

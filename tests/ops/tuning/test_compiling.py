@@ -5,6 +5,7 @@ import os
 import pytest
 
 from bitnet_jit.kernels import registry
+from bitnet_jit.ops.tuning import compiling
 from bitnet_jit.ops.tuning.compiling import Compilers, Process
 from bitnet_jit.ops.tuning.contenders import contenders
 from bitnet_jit.problem import Gpu, Problem
@@ -60,3 +61,14 @@ def test_a_gpu_that_is_not_touched_is_compiled_for(monkeypatch, tmp_path):
     with Compilers(("cuda", 90, 32), processes=1) as compilers:
         assert compilers.submit((ON_H200, one.kernel.name, one.config)).result(timeout=300) is None
     assert list(tmp_path.rglob("*.cubin"))
+
+
+@pytest.mark.parametrize("worker", ["bitnet_jit.no_such_module", None])
+def test_where_no_process_starts_kernels_are_compiled_where_they_are_bound(monkeypatch, caplog, worker):
+    monkeypatch.setattr(compiling, "WORKER", worker or compiling.WORKER)
+    if worker is None:
+        monkeypatch.setattr(compiling.sys, "executable", "/no/such/python")
+    one = contenders(LINEAR)[0]
+    with caplog.at_level("INFO", "bitnet_jit"), Compilers(processes=1) as compilers:
+        assert compilers.submit((LINEAR, one.kernel.name, one.config)).result(timeout=300) is None
+    assert "compiled without other processes" in caplog.text
