@@ -9,7 +9,8 @@ parts=${*:2}
 mkdir -p "$results"
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 # the slowest first
-gpu_tests="tests/models/test_compile.py tests/kernels/triton/test_floats.py tests/ops/test_on_gpu.py
+gpu_tests="tests/models/test_compile.py tests/ops/tuning/test_on_gpu.py tests/kernels/triton/test_floats.py
+    tests/ops/test_on_gpu.py
     tests/kernels/triton/test_linear.py tests/kernels/triton/test_rows.py tests/kernels/triton/test_repeats.py
     tests/nn/test_on_gpu.py tests/models/test_on_gpu.py tests/benchmarks/test_on_gpu.py"
 pytest="$python -m pytest -q -p no:cacheprovider -p no:benchmark"
