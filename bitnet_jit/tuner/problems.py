@@ -22,21 +22,19 @@ Shape = tuple[int, int]
 def problems_of_model(model: nn.Module, rows: Sequence[int]) -> Counter[Problem]:
     """The problems of each number of rows, with the number of calls that one pass through the model makes.
 
-    A `Decoder` runs with its fusions; of other modules each packed layer and norm by itself, on
-    activations of the dtype that the model's parameters have.
+    A `Decoder` runs with its fusions; of other modules each packed layer and norm by itself, on activations of the
+    dtype that the model's parameters have.
 
     Raises:
         InvalidInput: the model has no packed layer, or its layers are on several devices or on "meta".
     """
     device = device_of(model)
-    found: Counter[Problem] = Counter()
-    with recorded(device) as problems:
+    with recorded(device) as found:
         for m in rows:
             if isinstance(model, Decoder):
                 run_decoder(model, m)
             else:
                 run_layers(model, m, device)
-        found += problems
     return found
 
 
