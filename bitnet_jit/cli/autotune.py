@@ -9,8 +9,6 @@ from bitnet_jit.cli.bench import parse_shape
 from bitnet_jit.cli.generate import load_model
 from bitnet_jit.errors import InvalidInput
 
-ROWS = [2**exponent for exponent in range(12)]
-
 
 def autotune(
     model: Annotated[
@@ -51,6 +49,7 @@ def autotune(
     sizes = [parse_shape(shape) for shape in shapes or ()]
     subject = sizes or load_model(model, device)
     import bitnet_jit
+    from bitnet_jit.tuner.autotune import ROWS
 
     place = (device or "cpu") if sizes else None
     typer.echo(bitnet_jit.autotune(subject, rows or ROWS, place, budget, effort))

@@ -1,10 +1,12 @@
 """From a problem and a shape to a callable on tensors, made once and kept: what stands between an op and a launch."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
+from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.problem import Problem, rows_bucket
 from bitnet_jit.runtime.device import find_gpu, fingerprint
 from bitnet_jit.runtime.dispatcher import Choice, Dispatcher
@@ -69,8 +71,17 @@ def make_call(problem: Problem, x: torch.Tensor) -> Call:
     choice = DISPATCHER.choose(problem)
     if choice.tuned is None and read_settings().autotune and not captured(x.device):
         choice = tuned_now(problem, x.device)
-    backend = choice.kernel.name.partition(".")[0]
-    return BINDERS[backend](choice.bound, problem, x.shape, x.device)
+    return as_call(choice.kernel, choice.bound, problem, x.shape, x.device)
+
+
+def as_call(kernel: Kernel, bound: Any, problem: Problem, shape: torch.Size, device: torch.device) -> Call:
+    """A bound kernel as a call, by its backend's way with tensors."""
+    return BINDERS[kernel.name.partition(".")[0]](bound, problem, shape, device)
+
+
+def on(device: torch.device) -> Any:
+    """A context in which a device is the current one; the CPU always is."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def captured(device: torch.device) -> bool:

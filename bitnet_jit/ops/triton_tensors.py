@@ -5,7 +5,6 @@ belongs to the graph. Nothing here waits for the device.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 
 from bitnet_jit.kernels.triton.launch import ALIGN, Bound, Run, compiled, prepare
 from bitnet_jit.kernels.triton.target import interpreted
-from bitnet_jit.ops.calls import ARGUMENTS
+from bitnet_jit.ops.calls import ARGUMENTS, on
 from bitnet_jit.problem import Problem
 
 INPUTS = {  # what launches of each op are handed; the distance of rows, of gate and up, by `in_rows`
@@ -169,8 +168,3 @@ def kinds_of(problem: Problem, others: Shapes) -> dict[str, Any]:
     by_bias = {name: getattr(torch, problem.bias) for name in ("bias", "weight") if problem.bias}
     of_x = {name: getattr(torch, problem.x_dtype) for name in ("x", "x_q", "dy", "gate", "up")}
     return NUMBERS | of_x | fixed | by_bias | {name: dtype for name, (_, dtype) in others.items()}
-
-
-def on(device: torch.device) -> Any:
-    """A context in which a device is the current one; the CPU always is."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

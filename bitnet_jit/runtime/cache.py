@@ -142,8 +142,7 @@ class TuningCache:
         """Everything on disk that is whole, of whatever device and version."""
         for path in sorted(self.folder.glob("*.json")):
             with suppress(OSError, ValueError):
-                entry = json.loads(path.read_text())
-                yield entry["key"], parse_entry(entry)
+                yield parse_entry(json.loads(path.read_text()))
 
     @contextmanager
     def locked(self, name: str, timeout: float = -1.0) -> Iterator[bool]:
@@ -205,15 +204,14 @@ def parse(text: str, key: Key) -> Tuned:
     Raises:
         ValueError: it is damaged, not ours, or of another key; the message says which.
     """
-    entry = json.loads(text)
-    tuned = parse_entry(entry)
-    if entry["key"] != key:
+    found, tuned = parse_entry(json.loads(text))
+    if found != key:
         raise ValueError("it is of another problem, device or version")
     return tuned
 
 
-def parse_entry(entry: Any) -> Tuned:
-    """An entry of whatever key -> what it tells.
+def parse_entry(entry: Any) -> tuple[Key, Tuned]:
+    """An entry -> its key, whatever that is, and what it tells.
 
     Raises:
         ValueError: it is damaged or not ours; the message says which.
@@ -231,7 +229,7 @@ def parse_entry(entry: Any) -> Tuned:
         raise ValueError(f"{wrong[0]} is {choice[wrong[0]]!r}")
     if wrong := [name for name in TIMES if not 0 < choice[name] < math.inf]:
         raise ValueError(f"{wrong[0]} is {choice[wrong[0]]!r}")
-    return Tuned(**choice)
+    return key, Tuned(**choice)
 
 
 def config_fields(config: Config) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def read_entries(path: Path) -> list[tuple[Key, Tuned]]:
         content: Any = json.loads(path.read_text())
         if not isinstance(content, dict) or content.get("format") != FORMAT or type(content.get("entries")) is not list:
             raise ValueError(f"it is not an export of format {FORMAT}")
-        return [(entry["key"], parse_entry(entry)) for entry in content["entries"] if parse_entry(entry)]
+        return [parse_entry(entry) for entry in content["entries"]]
     except (OSError, ValueError) as error:
         raise InvalidInput(f"import: {path} cannot be taken over: {error}") from error
 

@@ -30,11 +30,10 @@ def problems_of_model(model: nn.Module, rows: Sequence[int]) -> Counter[Problem]
     """
     device = device_of(model)
     with recorded(device) as found:
-        for m in rows:
-            if isinstance(model, Decoder):
-                run_decoder(model, m)
-            else:
-                run_layers(model, m, device)
+        if isinstance(model, Decoder):
+            run_decoder(model, rows)
+        else:
+            run_layers(model, rows, device)
     return found
 
 
@@ -53,26 +52,29 @@ def device_of(model: nn.Module) -> torch.device:
     return devices.pop()
 
 
-def run_decoder(decoder: Decoder, rows: int) -> None:
-    """What lies around attention, for one token of each of `rows` prompts, on "meta"."""
-    config = decoder.config
-    widths = (config.hidden_size, config.q_features)
-    x, y = (torch.empty(rows, 1, features, dtype=decoder.dtype, device="meta") for features in widths)
+def run_decoder(decoder: Decoder, rows: Sequence[int]) -> None:
+    """What lies around attention, for one token of each of so many prompts, on "meta"."""
     for block in decoder.blocks:
         attention, feed_forward = twin(block.attention), twin(block.feed_forward)
-        attention.inward(x)
-        attention.outward(y)
-        feed_forward(x)
-    twin(decoder.norm)(x)
+        for m in rows:
+            x = torch.empty(m, 1, decoder.config.hidden_size, dtype=decoder.dtype, device="meta")
+            attention.inward(x)
+            attention.outward(x.new_empty(m, 1, decoder.config.q_features))
+            feed_forward(x)
+    norm = twin(decoder.norm)
+    for m in rows:
+        norm(torch.empty(m, 1, decoder.config.hidden_size, dtype=decoder.dtype, device="meta"))
 
 
-def run_layers(model: nn.Module, rows: int, device: torch.device) -> None:
+def run_layers(model: nn.Module, rows: Sequence[int], device: torch.device) -> None:
     """Each packed layer and norm of any module, on "meta"."""
     dtype = activation_dtype(model, device)
     for module in model.modules():
         if isinstance(module, PackedBitLinear | RMSNorm):
             features = module.in_features if isinstance(module, PackedBitLinear) else module.hidden_size
-            twin(module)(torch.empty(rows, features, dtype=dtype, device="meta"))
+            layer = twin(module)
+            for m in rows:
+                layer(torch.empty(m, features, dtype=dtype, device="meta"))
 
 
 def twin(module: Any) -> Any:

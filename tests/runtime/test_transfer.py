@@ -122,5 +122,6 @@ def test_files_that_are_not_there_or_cannot_be_are_told(tmp_path, one):
 
 
 def test_damaged_entries_of_the_cache_are_not_exported(one, tmp_path):
-    one.path(PROBLEMS[0]).write_text("{")
-    assert transfer.export_tuned(one, tmp_path / "fleet.json") == 2
+    for text in ("{", "{}", "[1]", "null"):
+        one.path(PROBLEMS[0]).write_text(text)
+        assert transfer.export_tuned(one, tmp_path / "fleet.json") == 2

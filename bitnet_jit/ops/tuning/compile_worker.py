@@ -10,7 +10,7 @@ import torch
 from bitnet_jit.kernels import registry
 from bitnet_jit.ops.tuning.compiling import READY, Job, Target
 from bitnet_jit.ops.tuning.contenders import Contender, bind
-from bitnet_jit.ops.tuning.made_up import first_features
+from bitnet_jit.ops.tuning.made_up import first_shape
 
 
 def main() -> None:
@@ -59,8 +59,7 @@ def compile_job(problem: Any, name: str, config: Any, on_gpu: bool) -> None:
     elif name.startswith("triton."):
         from bitnet_jit.ops.triton_tensors import compile_only
 
-        shape = torch.Size((problem.rows, first_features(problem)))
-        compile_only(kernel.bind(problem, config), problem, shape)
+        compile_only(kernel.bind(problem, config), problem, first_shape(problem))
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ class Compilers:
         self._idle: queue.SimpleQueue[Process] = queue.SimpleQueue()
         self._all: list[Process] = []
         self._jobs: dict[Job, Future[str | None]] = {}
-        self._closed = False
+        self._closed = self._helpless = False
 
     def submit(self, job: Job) -> "Future[str | None]":
         """Compile a problem with the kernel of that name and a config: None, or why not. The same job is done once."""
@@ -87,18 +87,24 @@ class Compilers:
         return self._jobs[job]
 
     def _run(self, job: Job) -> str | None:
+        if self._helpless:
+            return None  # whoever binds the kernel compiles it
         try:
             process = self._take()
         except OSError as error:
-            logger.info("kernels are compiled without other processes: %s", error)
+            self._do_without(str(error))
             return None
-        if not process.starts:  # whoever binds the kernel compiles it
-            logger.info("kernels are compiled without other processes: %s -m %s does not start", sys.executable, WORKER)
+        if not process.starts:
+            self._do_without(f"{sys.executable} -m {WORKER} does not start")
             return None
         reason = process.compile(job)
         if process.alive:
             self._idle.put(process)
         return reason
+
+    def _do_without(self, reason: str) -> None:
+        logger.info("kernels are compiled without other processes: %s", reason)
+        self._helpless = True
 
     def _take(self) -> Process:
         try:

@@ -9,8 +9,8 @@ import torch
 
 from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.kernel import Config, Kernel
-from bitnet_jit.ops.calls import BINDERS, Call
-from bitnet_jit.ops.tuning.made_up import first_features
+from bitnet_jit.ops.calls import Call, as_call
+from bitnet_jit.ops.tuning.made_up import first_shape
 from bitnet_jit.problem import Problem
 
 logger = logging.getLogger(__name__)
@@ -43,9 +43,8 @@ def contenders(problem: Problem) -> list[Contender]:
 
 def bind(problem: Problem, contender: Contender, device: torch.device) -> Contender:
     """The same, compiled and ready to be called."""
-    make = BINDERS[contender.kernel.name.partition(".")[0]]
-    shape = torch.Size((problem.rows, first_features(problem)))
-    return replace(contender, call=make(contender.kernel.bind(problem, contender.config), problem, shape, device))
+    kernel, shape = contender.kernel, first_shape(problem)
+    return replace(contender, call=as_call(kernel, kernel.bind(problem, contender.config), problem, shape, device))
 
 
 def who_agree(problem: Problem, found: Sequence[Contender], arguments: tuple[Any, ...]) -> list[Contender]:

@@ -19,6 +19,11 @@ def first_features(problem: Problem) -> int:
     return problem.out_features if problem.op == "bit_linear_input_grad" else problem.in_features
 
 
+def first_shape(problem: Problem) -> torch.Size:
+    """The shape of an op's first argument."""
+    return torch.Size((problem.rows, first_features(problem)))
+
+
 def argument_sets(problem: Problem, device: torch.device) -> list[tuple[Any, ...]]:
     """Arguments of a problem's calls: alike but for the weight, of which there are copies where rows are few."""
     made = make_arguments(problem, device)

@@ -1,13 +1,12 @@
 """Tuning one problem: all that can run it, timed against one another on made-up tensors."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 
-from bitnet_jit.ops.calls import Call
+from bitnet_jit.ops.calls import Call, on
 from bitnet_jit.ops.tuning.contenders import Contender, contenders, who_agree
 from bitnet_jit.ops.tuning.made_up import argument_sets
 from bitnet_jit.problem import Problem
@@ -52,11 +51,6 @@ def tune(
         found.usual_microseconds,
         effort=effort,
     )
-
-
-def on(device: torch.device) -> Any:
-    """A context in which a device is the current one."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def measure_with(calls: Sequence[Call], sets: Sets) -> Measure:

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from math import prod
 
+import torch
+
 from bitnet_jit.kernels import registry
 from bitnet_jit.problem import Problem
 
-BYTES = {"int8": 1, "bfloat16": 2, "float16": 2, "float32": 4, "int32": 4, "": 0}
 OPERATIONS_A_BYTE = 300.0  # about what devices do in the time of reading a byte: it orders problems, no more
 
 
@@ -36,7 +37,8 @@ def work_of(problem: Problem) -> Work:
     """
     rows, features, outputs = problem.rows, problem.in_features, problem.out_features
     gated = 2 if "_mul_" in problem.op else 1
-    num_bytes = rows * (gated * features * BYTES[problem.x_dtype] + outputs * BYTES[problem.y_dtype])
+    x_bytes, y_bytes = (getattr(torch, dtype).itemsize for dtype in (problem.x_dtype, problem.y_dtype))
+    num_bytes = rows * (gated * features * x_bytes + outputs * y_bytes)
     if not problem.layout:
         return Work(num_bytes, 0)
     num_bytes += prod(registry.get_layout(problem.layout).shape(outputs, features))
