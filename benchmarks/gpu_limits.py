@@ -2,32 +2,11 @@
 
 import numpy as np
 import torch
-import triton
-import triton.language as tl
 
+from bitnet_jit.kernels.triton.ceilings import DEPTH, STEPS, TILE, WAVES, WORDS, product_kernel, read_kernel
 from work import Contender
 
 READ_BYTES = 1 << 30
-WORDS = 4096  # a program reads
-TILE, DEPTH, STEPS, WAVES = 128, 128, 2048, 4
-
-
-@triton.jit
-def read_kernel(words_ptr, sums_ptr, WORDS: tl.constexpr):
-    program = tl.program_id(0)
-    words = tl.load(words_ptr + program * WORDS + tl.arange(0, WORDS), eviction_policy="evict_first")
-    tl.store(sums_ptr + program, tl.sum(words, axis=0))
-
-
-@triton.jit
-def product_kernel(a_ptr, b_ptr, sums_ptr, TILE: tl.constexpr, DEPTH: tl.constexpr, STEPS: tl.constexpr):
-    i, k = tl.arange(0, TILE), tl.arange(0, DEPTH)
-    a = tl.load(a_ptr + i[:, None] * DEPTH + k[None, :])
-    b = tl.load(b_ptr + i[:, None] * DEPTH + k[None, :])
-    acc = tl.zeros((TILE, TILE), tl.int32)
-    for _ in range(STEPS):
-        acc = tl.dot(a, tl.trans(b), acc, out_dtype=tl.int32)
-    tl.store(sums_ptr + tl.program_id(0) * TILE * TILE + i[:, None] * TILE + i[None, :], acc)
 
 
 def reads(device: str) -> Contender:

@@ -7,42 +7,16 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bitnet_jit.kernels.numba.ceilings import STREAMS, read_many_streams, read_one_stream
 from threads import MOST_CALLS, Threads
 from work import Contender
 
 CALL_BYTES = 1 << 27  # read in a call and thread: starting the threads must not count
-STREAMS = 8
 MEMORY_SHARE = 0.6  # for the copies of all contenders
-PAGE = 512  # int64 that are read from one stream before the next one's turn
-
-
-@numba.njit(nogil=True)
-def read_one_stream(buffer: NDArray[np.int64], repeats: int) -> int:
-    total = 0
-    for _ in range(repeats):
-        for i in range(buffer.size):
-            total += buffer[i]
-    return total
-
-
-@numba.njit(nogil=True)
-def read_many_streams(buffer: NDArray[np.int64], repeats: int) -> int:
-    total = 0
-    length = buffer.size // STREAMS
-    for _ in range(repeats):
-        for page in range(0, length, PAGE):
-            for stream in range(STREAMS):
-                start = stream * length + page
-                for i in range(start, min(start + PAGE, (stream + 1) * length)):
-                    total += buffer[i]
-        for i in range(STREAMS * length, buffer.size):
-            total += buffer[i]
-    return total
 
 
 def read_with_numpy(buffer: NDArray[np.int64], repeats: int) -> int:

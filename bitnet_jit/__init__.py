@@ -29,6 +29,7 @@ _HOMES = {
     "set_num_threads": "bitnet_jit.runtime.threads",
     "autotune": "bitnet_jit.tuner.autotune",
     "convert": "bitnet_jit.nn",
+    "explain": "bitnet_jit.tuner.explain",
     "load": "bitnet_jit.models.loading",
     "pack": "bitnet_jit.nn",
     "patch": "bitnet_jit.integrations.transformers",

@@ -20,7 +20,7 @@ LAYERS = (  # the highest first; names in one row do not import one another
     {"runtime"},
     {"kernels"},
     {"quant", "packing", "reference"},
-    {"problem", "errors", "files"},
+    {"problem", "errors", "files", "cores"},
 )
 LEVEL = {name: level for level, names in enumerate(reversed(LAYERS)) for name in names}
 

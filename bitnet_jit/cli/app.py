@@ -7,6 +7,7 @@ import typer
 import bitnet_jit
 from bitnet_jit.cli.autotune import autotune
 from bitnet_jit.cli.bench import bench
+from bitnet_jit.cli.explain import explain
 from bitnet_jit.cli.generate import generate
 from bitnet_jit.cli.info import info
 
@@ -34,5 +35,5 @@ def options(
     """Options before the command."""
 
 
-for command in (generate, autotune, info, bench):
+for command in (generate, autotune, explain, info, bench):
     app.command()(command)

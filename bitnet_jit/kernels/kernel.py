@@ -15,6 +15,11 @@ def first(_: Problem) -> int:
     return 0
 
 
+def no_more(_: Problem) -> tuple[Config, ...]:
+    """The space of a kernel whose configs are all there is to try."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Kernel:
     """One implementation of an op in one backend.
@@ -24,8 +29,9 @@ class Kernel:
         op: the op it implements.
         bind: (problem, config) -> what runs the kernel on its backend's arrays: a callable, or a record that `ops/`
             knows for that backend. All decisions and compilation happen here; running only allocates and launches.
-        configs: problem -> its configs, likeliest best first: the first is what runs untuned.
+        configs: problem -> the configs that a quick tuning times, likeliest best first: the first is what runs untuned.
         why_not: problem -> None, or the reason in words.
+        space: problem -> what a full tuning times beside them: all that might be the fastest on some device.
         rank: problem -> where the kernel stands among those of its backend that fit: the lowest runs untuned.
         version: raised when results or configs change meaning; tuned choices of another version are stale.
     """
@@ -35,8 +41,13 @@ class Kernel:
     bind: Callable[[Problem, Config], Any]
     configs: Callable[[Problem], tuple[Config, ...]]
     why_not: Callable[[Problem], str | None]
+    space: Callable[[Problem], tuple[Config, ...]] = no_more
     rank: Callable[[Problem], int] = first
     version: int = 1
+
+    def all_configs(self, problem: Problem) -> tuple[Config, ...]:
+        """Its configs and its space, each config once."""
+        return tuple(dict.fromkeys((*self.configs(problem), *self.space(problem))))
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,8 @@ BINDERS: dict[str, Binder] = {"torch": bind_torch, "numba": bind_numba, "triton"
 def make_call(problem: Problem, x: torch.Tensor) -> Call:
     """The call for a problem and tensors like x: the dispatcher's choice, bound to its backend's way with tensors."""
     choice = DISPATCHER.choose(problem)
-    if choice.tuned is None and read_settings().autotune and not captured(x.device):
+    own = choice.tuned is not None and choice.tuned.origin != "shipped"
+    if not own and read_settings().autotune and not captured(x.device):
         choice = tuned_now(problem, x.device)
     return as_call(choice.kernel, choice.bound, problem, x.shape, x.device)
 

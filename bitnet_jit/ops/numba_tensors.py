@@ -64,7 +64,7 @@ def bind_ternary_matmul(bound: Any, problem: Problem, shape: torch.Size) -> Call
 
 def bind_rows(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., Any]:
     """Row-wise ops: (x), (x, weight, eps) or (gate, up, weight, eps) -> y, or codes and scales."""
-    rows, features, entry = shape[:-1].numel(), shape[-1], bound.entry
+    rows, features, entry, most_threads = shape[:-1].numel(), shape[-1], bound.entry, bound.most_threads
     quantizes = problem.op != "rms_norm"
 
     def run(x, up, weight, eps):
@@ -72,7 +72,7 @@ def bind_rows(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., 
         y = x.new_empty(*shape, dtype=torch.int8) if quantizes else x.new_empty(*shape)
         scale = x.new_empty(shape[:-1], dtype=torch.float32) if quantizes else None
         if rows:
-            threads = THREADS.get()
+            threads = min(THREADS.get(), most_threads)
             entry(
                 None,
                 FORK.address,

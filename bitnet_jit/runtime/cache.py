@@ -17,7 +17,9 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import platformdirs
@@ -29,7 +31,7 @@ from bitnet_jit.runtime.settings import read_settings
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # of the files
+FORMAT = 2  # of the files
 COMPILERS = ("triton", "numba", "torch")  # packages on whose version a kernel's time depends
 OF_THE_DEVICE = ("device", "gpu")  # fields of a problem that its fingerprint tells in one
 PROBLEM_FIELDS = {field.name for field in fields(Problem)} - set(OF_THE_DEVICE)
@@ -43,6 +45,8 @@ KINDS = {  # what each field of a choice may be in JSON
     "origin": (str,),
     "effort": (str,),
     **dict.fromkeys(TIMES, (int, float)),
+    "runner_up": (str, NoneType),
+    "runner_up_microseconds": (int, float, NoneType),
 }
 
 
@@ -59,8 +63,10 @@ class Tuned:
         config: the fields of its config; empty where it has none.
         microseconds: what a call took, the median.
         default_microseconds: what it took with the kernel and config that run untuned.
-        origin: "measured" on this machine, or "imported".
+        origin: "measured" on this machine, "imported", or "shipped" with the package.
         effort: how long was looked, of `search.EFFORTS`.
+        runner_up: the next best kernel and config in words, the usual one among them; None: there was no other.
+        runner_up_microseconds: what that one took.
     """
 
     kernel: str
@@ -70,6 +76,8 @@ class Tuned:
     default_microseconds: float
     origin: str = "measured"
     effort: str = "quick"
+    runner_up: str | None = None
+    runner_up_microseconds: float | None = None
 
 
 class TuningCache:
@@ -177,8 +185,12 @@ class TuningCache:
 
 def key_of(problem: Problem) -> Key:
     """All that a choice depends on, as JSON has it."""
-    asked = {field.name: getattr(problem, field.name) for field in fields(problem) if field.name in PROBLEM_FIELDS}
-    return {"problem": asked, "device": problem.device, "versions": versions()}
+    return {"problem": asked_of(problem), "device": problem.device, "versions": versions()}
+
+
+def asked_of(problem: Problem) -> dict[str, Any]:
+    """A problem without its device, as JSON has it."""
+    return {field.name: getattr(problem, field.name) for field in fields(problem) if field.name in PROBLEM_FIELDS}
 
 
 @cache
@@ -249,7 +261,7 @@ def recall(tuned: Tuned, problem: Problem, fitting: Sequence[Kernel]) -> tuple[K
         raise ValueError(f"the kernel {tuned.kernel} does not take the problem")
     if kernel.version != tuned.version:
         raise ValueError(f"{kernel.name} is of version {kernel.version}, {tuned.version} was timed")
-    for config in kernel.configs(problem):
+    for config in chain.from_iterable(found(problem) for found in (kernel.configs, kernel.space)):
         if config_fields(config) == tuned.config:
             return kernel, config
     raise ValueError(f"{kernel.name} has no config {tuned.config}")

@@ -1,6 +1,7 @@
 """Which kernel and config runs a problem: asked once a problem, then a dictionary hit.
 
-What tuning found for the problem, where it has; else the first kernel of the register that fits, with its first config.
+What tuning found for the problem, the user's or else what came with the package; else the first kernel of the register
+that fits, with its first config.
 """
 
 import logging
@@ -13,6 +14,7 @@ from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.kernel import Config, Kernel
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.cache import Tuned, TuningCache, recall
+from bitnet_jit.runtime.shipped import find_shipped
 
 logger = logging.getLogger(__name__)
 
@@ -78,16 +80,15 @@ class Dispatcher:
             self._choices.pop(problem, None)
 
     def _tuned(self, problem: Problem, fitting: list[Kernel], refusals: dict[str, str]) -> Choice | None:
-        """The tuned choice, if there is one and it still holds."""
-        tuned = self.cache.find(problem)
-        if tuned is None:
-            return None
-        try:
-            kernel, config = recall(tuned, problem, fitting)
-        except ValueError as error:
-            logger.info("what was tuned for %s is passed over: %s", problem, error)
-            return None
-        return Choice(problem, kernel, config, refusals, tuned)
+        """The tuned choice, if there is one and it still holds: the user's, else one that came with the package."""
+        for find in (self.cache.find, find_shipped):
+            if (tuned := find(problem)) is not None:
+                try:
+                    kernel, config = recall(tuned, problem, fitting)
+                    return Choice(problem, kernel, config, refusals, tuned)
+                except ValueError as error:
+                    logger.info("what was tuned for %s is passed over: %s", problem, error)
+        return None
 
     def _tell_of_fallback(self, choice: Choice) -> None:
         """Say once an op and device that the plain torch kernel runs, and why nothing faster does."""

@@ -29,15 +29,17 @@ class Effort:
         second: seconds for those that are left.
         last: seconds for the last ones, each of two times.
         left: how many are left after the first measurement.
+        wide: whether kernels compete with all of their configs, not with likely ones alone.
     """
 
     first: float
     second: float
     last: float
     left: int
+    wide: bool
 
 
-EFFORTS = {"quick": Effort(0.001, 0.003, 0.006, 3), "full": Effort(0.01, 0.03, 0.06, 8)}
+EFFORTS = {"quick": Effort(0.001, 0.003, 0.006, 3, wide=False), "full": Effort(0.003, 0.02, 0.06, 8, wide=True)}
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def tune_all(
     with calls.DISPATCHER.cache.locked(lock_name(problems[0]), max(0.0, min(deadline - time.monotonic(), 1e9))) as held:
         known = {problem: found for problem in problems if (found := what_is_known(problem, effort))}
         todo = [problem for problem in problems if problem not in known] if held else []
-        with compiling(todo, device) as ready:
+        with compiling(todo, device, EFFORTS[effort].wide) as ready:
             for number, problem in enumerate(todo):
                 if time.monotonic() >= deadline:
                     break
@@ -154,7 +154,7 @@ def what_is_known(problem: Problem, effort: str) -> Tuned | None:
 
 
 @contextmanager
-def compiling(problems: Sequence[Problem], device: torch.device) -> Iterator[Any]:
+def compiling(problems: Sequence[Problem], device: torch.device, wide: bool) -> Iterator[Any]:
     """What compiles problems: problem -> those of its contenders that can be compiled, once they are.
 
     For a GPU all is compiled from the beginning, while others are timed; on a CPU nothing may run beside what is timed.
@@ -162,7 +162,8 @@ def compiling(problems: Sequence[Problem], device: torch.device) -> Iterator[Any
     with Compilers(target_of(device) if problems else None) as compilers:
 
         def submit(problem: Problem) -> list[tuple[Contender, "Future[str | None]"]]:
-            return [(one, compilers.submit((problem, one.kernel.name, one.config))) for one in contenders(problem)]
+            found = contenders(problem, wide)
+            return [(one, compilers.submit((problem, one.kernel.name, one.config))) for one in found]
 
         ahead = {problem: submit(problem) for problem in problems} if device.type != "cpu" else {}
 
@@ -170,7 +171,7 @@ def compiling(problems: Sequence[Problem], device: torch.device) -> Iterator[Any
             reasons = {one: compiled.result() for one, compiled in ahead.get(problem) or submit(problem)}
             for one, reason in reasons.items():
                 if reason is not None:
-                    logger.warning("%s cannot be compiled for %s: %s", one, problem, reason)
+                    logger.info("%s cannot be compiled for %s: %s", one, problem, reason)
             return [one for one, reason in reasons.items() if reason is None]
 
         yield ready

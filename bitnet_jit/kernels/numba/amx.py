@@ -32,13 +32,14 @@ from bitnet_jit.kernels.numba.amx_tiles import (
 )
 from bitnet_jit.kernels.numba.bound import BoundLinear
 from bitnet_jit.kernels.numba.jit import jit
-from bitnet_jit.kernels.numba.job import TILE_BYTES, prepare
+from bitnet_jit.kernels.numba.job import TILE_BYTES, is_small, prepare
 from bitnet_jit.kernels.numba.launch import Entry, compile_linear, works_on
 from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
 from bitnet_jit.kernels.numba.linear import BLOCK, PIECES_PER_THREAD
 from bitnet_jit.kernels.numba.parallel import member, next_piece, ranges_of
 from bitnet_jit.kernels.numba.quantize import SEGMENT
 from bitnet_jit.kernels.numba.simd import least, most, pointer
+from bitnet_jit.kernels.numba.team import TeamConfig, all_teams, likely_teams
 from bitnet_jit.kernels.numba.tile import finish_rows
 from bitnet_jit.problem import Problem
 
@@ -163,20 +164,32 @@ def work(spec, job):
     release()
 
 
-def bind(problem: Problem, config: AmxTile) -> BoundLinear:
+def bind(problem: Problem, config: TeamConfig) -> BoundLinear:
     """The compiled kernel for a problem. Asks `why_not` first: without leave, the first tile ends the process."""
     if reason := why_not(problem):
         raise UnsupportedProblem(str(problem), {"numba.amx": reason})
 
     @cache
     def compile_for(row_tiles: int) -> Entry:
-        return compile_linear(problem, replace(config, row_tiles=row_tiles))
+        return compile_linear(problem, replace(config.tile, row_tiles=row_tiles))
 
-    return BoundLinear(problem, lambda rows: compile_for(1 if rows <= 16 else config.row_tiles))
+    return BoundLinear(
+        problem, lambda rows: compile_for(1 if rows <= 16 else config.tile.row_tiles), config.most_threads
+    )
 
 
-def configs(problem: Problem) -> tuple[AmxTile, ...]:
-    """Tiles, the likeliest best first;"""
+def configs(problem: Problem) -> tuple[TeamConfig, ...]:
+    """Likely tiles and numbers of threads, the likeliest best first."""
+    return likely_teams(tiles(problem), is_small(problem))
+
+
+def space(problem: Problem) -> tuple[TeamConfig, ...]:
+    """Each tile with each number of threads."""
+    return all_teams(tiles(problem), is_small(problem))
+
+
+def tiles(problem: Problem) -> tuple[AmxTile, ...]:
+    """Tiles, the likeliest best first."""
     format = problem.layout.partition("/")[0]
     row_tiles = (1,) if problem.rows <= 16 else (2, 1)
     rings = (4, 8) if problem.rows <= 32 else (8, 16, 4)
@@ -197,5 +210,6 @@ def why_not(problem: Problem) -> str | None:
 
 
 KERNELS = tuple(
-    Kernel(f"numba.amx_{op}", op, bind, configs, why_not) for op in ("bit_linear", "quantized_linear", "ternary_matmul")
+    Kernel(f"numba.amx_{op}", op, bind, configs, why_not, space)
+    for op in ("bit_linear", "quantized_linear", "ternary_matmul")
 )

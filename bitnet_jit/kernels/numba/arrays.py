@@ -96,7 +96,8 @@ def run_rows(
     y = np.full(x.shape, 77, STORAGE[problem.y_dtype])
     scale = np.full(rows, np.nan, np.float32)
     if rows:
-        workspace = aligned(bound.workspace_bytes(team.threads))
+        threads = min(team.threads, bound.most_threads)
+        workspace = aligned(bound.workspace_bytes(threads))
         operands = address(x), address(up), address(weight), eps, address(y), address(scale)
-        bound.entry(None, team.fork, team.threads, *operands, rows, features, address(workspace))
+        bound.entry(None, team.fork, threads, *operands, rows, features, address(workspace))
     return y, scale

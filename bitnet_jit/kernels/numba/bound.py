@@ -34,28 +34,28 @@ class BoundLinear:
     `workspace_bytes(rows)` bytes of scratch memory.
     """
 
-    def __init__(self, problem: Problem, compile_for: Callable[[int], Entry]) -> None:
+    def __init__(self, problem: Problem, compile_for: Callable[[int], Entry], most_threads: int) -> None:
         self.entry = cache(compile_for)
-        self._problem = problem
+        self._problem, self._most_threads = problem, most_threads
 
     def sizes(self, rows: int) -> Address:
         """The address of the `Sizes` of calls with that many rows."""
-        return Address.of(np.array(sizes_of(self._problem, rows), np.int64))
+        return Address.of(np.array(sizes_of(self._problem, rows, self._most_threads), np.int64))
 
     def workspace_bytes(self, rows: int) -> int:
         """Scratch memory for a call with that many rows."""
-        return sizes_of(self._problem, rows).workspace_bytes
+        return sizes_of(self._problem, rows, self._most_threads).workspace_bytes
 
 
 class BoundRows:
-    """A row-wise kernel for one problem.
+    """A row-wise kernel for one problem, on at most `most_threads` threads.
 
     Call entry(None, fork, threads, x, up, weight, eps, y, scale, rows, features, workspace) with addresses of
     contiguous arrays (0 for what the op lacks) and `workspace_bytes(threads)` bytes of scratch memory.
     """
 
-    def __init__(self, entry: Entry, fixed_bytes: int, bytes_per_thread: int) -> None:
-        self.entry = entry
+    def __init__(self, entry: Entry, fixed_bytes: int, bytes_per_thread: int, most_threads: int) -> None:
+        self.entry, self.most_threads = entry, most_threads
         self._fixed, self._per_thread = fixed_bytes, bytes_per_thread
 
     def workspace_bytes(self, threads: int) -> int:

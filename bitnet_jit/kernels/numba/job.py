@@ -18,7 +18,6 @@ from bitnet_jit.problem import Problem
 ALIGN = 64
 TILE_BYTES = 1024
 CHUNK_ELEMENTS = 16384  # of x in one piece of the first phase
-MOST_THREADS = 2**16
 SMALL_WORK = 2**19  # products under which a second thread costs more than it brings
 
 
@@ -122,8 +121,13 @@ def x_stride_of(in_features: int, inner_bytes: int) -> int:
     return stride + 64 if stride % 1024 == 0 else stride
 
 
-def sizes_of(problem: Problem, rows: int) -> Sizes:
-    """The sizes of a problem's calls with that many rows."""
+def is_small(problem: Problem) -> bool:
+    """Whether one thread is likely to be the fastest."""
+    return problem.rows * problem.in_features * problem.out_features < SMALL_WORK
+
+
+def sizes_of(problem: Problem, rows: int, most_threads: int) -> Sizes:
+    """The sizes of a problem's calls with that many rows, on at most so many threads."""
     group_size = problem.group_size if problem.scale == "group" else problem.in_features
     groups = -(-problem.in_features // group_size)
     x_stride = x_stride_of(problem.in_features, inner_bytes(problem.activation))
@@ -137,7 +141,7 @@ def sizes_of(problem: Problem, rows: int) -> Sizes:
         {"row": 1, "group": groups}.get(problem.scale, 0),
         group_size,
         groups,
-        1 if rows * problem.in_features * problem.out_features < SMALL_WORK else MOST_THREADS,
+        most_threads,
         x_scale,
         x_sum,
         x_q,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 
-from bitnet_jit.kernels.kernel import Config, Kernel
+from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.numba.bound import BoundRows
 from bitnet_jit.kernels.numba.elements import (
     ELEMENT_BYTES,
@@ -30,6 +30,7 @@ from bitnet_jit.kernels.numba.lanes import LANES, add_lanes, add_squares, zero_f
 from bitnet_jit.kernels.numba.parallel import COUNTER_BYTES, COUNTERS, MEMBERS, draw, reset, run_team
 from bitnet_jit.kernels.numba.quantize import SEGMENT, quantize_row
 from bitnet_jit.kernels.numba.simd import atomic_add, least, most
+from bitnet_jit.kernels.numba.team import TeamConfig, likely_teams
 from bitnet_jit.problem import Problem
 
 F0, F1 = np.float32(0), np.float32(1)
@@ -171,14 +172,14 @@ def run(spec, fork, threads, x, up, weight, eps, y, scale, rows, features, works
         x, up, weight, np.float32(eps), y, scale, rows, features, workspace, workspace + COUNTERS * COUNTER_BYTES
     )
     reset(job.counters, 1)
-    run_team(fork, 1 if rows * features < SMALL_WORK else threads, team, (spec, job))
+    run_team(fork, threads, team, (spec, job))
 
 
 INT, FLOAT = types.int64, types.float64
 RUN_SIGNATURE = (INT, INT, INT, INT, INT, FLOAT, INT, INT, INT, INT, INT)
 
 
-def bind(problem: Problem, config: Config) -> BoundRows:
+def bind(problem: Problem, config: TeamConfig) -> BoundRows:
     """The compiled kernel for a problem."""
     spec = RowSpec(
         problem.op,
@@ -187,12 +188,12 @@ def bind(problem: Problem, config: Config) -> BoundRows:
         problem.op != "quantize_activation" and problem.bias != "",
     )
     entry = compiled(run, StaticType(spec), *RUN_SIGNATURE)
-    return BoundRows(entry, COUNTERS * COUNTER_BYTES, round_up(4 * problem.in_features, 64))
+    return BoundRows(entry, COUNTERS * COUNTER_BYTES, round_up(4 * problem.in_features, 64), config.most_threads)
 
 
-def configs(problem: Problem) -> tuple[Config, ...]:
-    """There is nothing to tune."""
-    return (None,)
+def configs(problem: Problem) -> tuple[TeamConfig, ...]:
+    """Numbers of threads."""
+    return likely_teams([None], problem.rows * problem.in_features < SMALL_WORK)
 
 
 def why_not(problem: Problem) -> str | None:

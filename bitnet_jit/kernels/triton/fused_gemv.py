@@ -5,6 +5,7 @@ memory between two, and the wait for the first.
 """
 
 from dataclasses import dataclass
+from itertools import product
 
 import triton
 import triton.language as tl
@@ -103,6 +104,13 @@ def configs(problem: Problem) -> tuple[FusedConfig, ...]:
     return FusedConfig(16, 8, 168 if short else 128), FusedConfig(16, 4, 168), FusedConfig(8, 4, 128)
 
 
+def space(problem: Problem) -> tuple[FusedConfig, ...]:
+    """Programs whose threads hold 2 to 64 words of W."""
+    words = triton.next_power_of_2(row_words(problem))
+    found = (FusedConfig(*config) for config in product((4, 8, 16, 32), (2, 4, 8), (104, 128, 168)))
+    return tuple(config for config in found if 2 <= config.block_n * words // (32 * config.num_warps) <= 64)
+
+
 def why_not(problem: Problem) -> str | None:
     """What this kernel refuses, in words."""
     if problem.rows > 1:
@@ -114,4 +122,4 @@ def why_not(problem: Problem) -> str | None:
 
 def rank(problem: Problem) -> int:
     """First, but for large layers, where the quantization would be repeated too often."""
-    return 0 if problem.out_features < 8192 and problem.in_features <= 8192 else 2
+    return 0 if problem.out_features < 6144 and problem.in_features <= 8192 else 2

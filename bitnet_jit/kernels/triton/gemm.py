@@ -6,6 +6,7 @@ order, which is read in four pieces; or it is floats (A16), and W becomes floats
 """
 
 from dataclasses import dataclass
+from itertools import product
 
 import triton
 import triton.language as tl
@@ -22,7 +23,7 @@ from bitnet_jit.kernels.triton.outputs import (
     weight_unit,
 )
 from bitnet_jit.kernels.triton.target import is_dependent
-from bitnet_jit.kernels.triton.tiles import by_cost, fitting, multiprocessors, tiles_of
+from bitnet_jit.kernels.triton.tiles import by_cost, fitting, heights, multiprocessors, tiles_of, x_bytes
 from bitnet_jit.problem import Problem
 
 
@@ -167,7 +168,7 @@ def configs(problem: Problem) -> tuple[GemmConfig, ...]:
 def many_rows(problem: Problem) -> tuple[GemmConfig, ...]:
     """The largest tiles of which there is one for every multiprocessor, or else those for few rows."""
     group = 4 if problem.rows >= 1024 else 8
-    large = (GemmConfig(128, 128, 64, group, 4, 3), GemmConfig(64, 128, 64, group, 4, 3))
+    large = [GemmConfig(m, n, 64, group, 4, 3) for m, n in ((128, 128), (64, 128), (128, 64))]
     most = multiprocessors(problem)
     enough = (tile for tile in large if tiles_of(problem, problem.rows, tile.block_m, tile.block_n) >= most)
     return (*enough, *few_rows(problem))
@@ -181,14 +182,47 @@ def few_rows(problem: Problem) -> tuple[GemmConfig, ...]:
     block_m = tile_height(problem)
     if block_m == 64 and tiles_of(problem, problem.rows, 32) <= 1.25 * multiprocessors(problem):
         block_m = 32
-    flat = (GemmConfig(block_m, 64, 64, 8, 4, 6), GemmConfig(block_m, 64, 64, 8, 4, 4))
+    flat = (GemmConfig(block_m, 64, 64, 8, 4, 6), GemmConfig(block_m, 64, 64, 8, 4, 4), *other_tiles(problem))
     if not is_paired(problem):
-        return flat
+        deep = GemmConfig(block_m, 64, 128, 8, 4, 3)
+        return (deep, *flat) if problem.rows >= 256 else (*flat, deep)
     shared = triton.cdiv(tiles_of(problem, problem.rows, block_m), multiprocessors(problem))
     deep = GemmConfig(block_m, 64, 128, 8, 4, STAGES[block_m][min(shared, 3) - 1])
     if shared > 2 and block_m == 64:
         return GemmConfig(64, 128, 64, 8, 4, 4), deep, *flat
     return deep, *flat
+
+
+def other_tiles(problem: Problem) -> tuple[GemmConfig, ...]:
+    """Tiles lower than the rows, or narrower, or wider than most: what else won somewhere on an H200."""
+    if problem.rows <= 32:
+        wide = GemmConfig(tile_height(problem), 128, 128, 8, 4, 4)
+        return wide, GemmConfig(16, 64, 128, 8, 4, 3), GemmConfig(16, 32, 128, 8, 4, 4)
+    if tiles_of(problem, problem.rows, 64) <= 3 * multiprocessors(problem):
+        return GemmConfig(32, 64, 128, 8, 4, 3), GemmConfig(32, 64, 64, 4, 4, 3), GemmConfig(64, 64, 128, 8, 4, 4)
+    return (GemmConfig(64, 64, 64, 4, 4, 3),)
+
+
+def space(problem: Problem) -> tuple[GemmConfig, ...]:
+    """Tiles by the number of rows; 4 warps, or 8 where each has 64 sums a thread still."""
+    return tiles_to_try(problem, (64, 128), 1)
+
+
+def float_space(problem: Problem) -> tuple[GemmConfig, ...]:
+    """The same for float activations, which fill shared memory the sooner."""
+    return tiles_to_try(problem, (16,) if problem.x_dtype == "float32" else (32, 64, 128), x_bytes(problem))
+
+
+def tiles_to_try(problem: Problem, depths: tuple[int, ...], element_bytes: int) -> tuple[GemmConfig, ...]:
+    """Tiles so many packed bytes deep."""
+    group = 4 if problem.rows >= 1024 else 8
+    found = tuple(
+        GemmConfig(block_m, block_n, block_bytes, group, num_warps, num_stages)
+        for block_m, block_n, block_bytes in product(heights(problem), (32, 64, 128), depths)
+        for num_warps in ((4, 8) if block_m * block_n >= 64 * 128 else (4,))
+        for num_stages in ((2, 3, 4) if block_bytes == 128 else (3, 4, 6))
+    )
+    return fitting(problem, found, lambda config: config.shared_memory(element_bytes))
 
 
 def tile_height(problem: Problem) -> int:

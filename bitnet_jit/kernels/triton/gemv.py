@@ -7,6 +7,7 @@ A digit of t5 is the weight + 1: a second product, of x with bytes of -1, takes 
 """
 
 from dataclasses import dataclass
+from itertools import product
 
 import triton
 import triton.language as tl
@@ -155,8 +156,8 @@ def many_outputs(words: int) -> tuple[Tile, ...]:
     if words <= 192:
         return (8, 32, 1, 128), (16, 32, 2, 104), (8, 64, 2, 168)
     if words <= 320:
-        return (8, 128, 2, 128), (16, 128, 4, 128)
-    return (8, 128, 4, 128), (2, 128, 1, 128), (4, 512, 4, 168)
+        return (8, 64, 1, 104), (8, 128, 2, 128), (16, 128, 4, 128)
+    return (8, 128, 4, 128), (4, 128, 1, 104), (2, 128, 1, 128), (4, 512, 4, 168)
 
 
 def few_outputs(problem: Problem, words: int) -> tuple[Tile, ...]:
@@ -168,8 +169,23 @@ def few_outputs(problem: Problem, words: int) -> tuple[Tile, ...]:
     short, tall = (4, 128, 4, 168), (8, 128, 4, 128 if out_features >= 3072 else 168)
     if rows == 1:
         return ((8, 32, 1, 168), short, tall) if is_i2 else (short, tall)
+    more = (4, 64, 2, 168), (16, 64, 8, 104), (8, 128, 8, 168)
     most_short = 1024 if rows > 2 and is_i2 else 3072
-    return (short, tall) if out_features < most_short else (tall, short)
+    return (short, tall, *more) if out_features < most_short else (tall, short, *more)
+
+
+def space(problem: Problem) -> tuple[GemvConfig, ...]:
+    """Tiles of 4 to 16 words a thread, whose whole rows are at most 96."""
+    words = row_words(problem)
+    found = (GemvConfig(*tile) for tile in product((2, 4, 8, 16), (32, 64, 128, 256, 512), (1, 2, 4, 8), (104, 168)))
+    return tuple(config for config in found if is_sensible(config, words))
+
+
+def is_sensible(config: GemvConfig, words: int) -> bool:
+    """Whether threads have enough to load at once, and no more than registers hold."""
+    held = config.block_n * config.block_words // (32 * config.num_warps)  # by a thread, in one step
+    steps = triton.cdiv(words, config.block_words)
+    return 4 <= held <= 16 and steps <= MOST_STEPS and held * steps <= 96 and config.block_words < 2 * words
 
 
 def why_not(problem: Problem) -> str | None:
@@ -179,5 +195,5 @@ def why_not(problem: Problem) -> str | None:
 
 def rank(problem: Problem) -> int:
     """First, but for 3 and 4 rows of the largest layers."""
-    large = min(problem.out_features, problem.in_features) >= 8192
+    large = problem.out_features * problem.in_features >= 50_000_000
     return 3 if problem.layout == I2_PLANES.name and problem.rows > 2 and large else 0

@@ -5,6 +5,7 @@ scale for each row of W multiplies dY before the product: what rounding to dY's 
 """
 
 from dataclasses import dataclass
+from itertools import product
 
 import triton
 import triton.language as tl
@@ -14,7 +15,7 @@ from bitnet_jit.kernels.triton.launch import Bound, Launch
 from bitnet_jit.kernels.triton.layout import row_bytes
 from bitnet_jit.kernels.triton.outputs import weight_unit
 from bitnet_jit.kernels.triton.target import is_nvidia
-from bitnet_jit.kernels.triton.tiles import fitting, work, x_bytes
+from bitnet_jit.kernels.triton.tiles import fitting, heights, work, x_bytes
 from bitnet_jit.problem import Problem
 
 
@@ -121,4 +122,13 @@ def configs(problem: Problem) -> tuple[InputGradConfig, ...]:
         # an output of the flat tiles costs 1.4 times as much on an H200
         few = 1.4 * work(problem, problem.in_features, 64, 64) < work(problem, problem.in_features, 128, 128)
         found = (flat, large, *found[1:]) if few else (large, *found)
+    return fitting(problem, found, lambda config: config.shared_memory(x_bytes(problem)))
+
+
+def space(problem: Problem) -> tuple[InputGradConfig, ...]:
+    """Tiles of 64 or 128 inputs by the number of rows."""
+    if problem.x_dtype == "float32":
+        return tuple(InputGradConfig(m, 16, n, 4, 2) for m, n in product((16, 32), (16, 32)))
+    tiles = product(heights(problem), (16, 32), (32, 64, 128), (2, 3))
+    found = tuple(InputGradConfig(m, num_bytes, n, 4, stages) for m, num_bytes, n, stages in tiles)
     return fitting(problem, found, lambda config: config.shared_memory(x_bytes(problem)))

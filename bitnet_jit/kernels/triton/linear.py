@@ -31,6 +31,7 @@ class Way:
         launches: (problem, rows, config, the operand of x, its stride, whether that is in natural order) -> launches.
         chunks: whether it wants x in the order of chunks where x has to be written anyhow.
         configs: as for a kernel.
+        space: as for a kernel.
         refusals: as for a kernel, the most telling first.
         rank: as for a kernel.
         scratch: (problem, rows, config) -> what lies between its own launches.
@@ -41,6 +42,7 @@ class Way:
     launches: Callable[[Problem, int, Config, str, int, bool], tuple[Launch, ...]]
     chunks: bool
     configs: Callable[[Problem], tuple[Config, ...]]
+    space: Callable[[Problem], tuple[Config, ...]]
     refusals: tuple[Refusal, ...]
     rank: Callable[[Problem], int] = lambda problem: 2
     scratch: Callable[[Problem, int, Config], Scratch] = no_scratch
@@ -131,31 +133,33 @@ def all_of(*refusals: Refusal) -> Refusal:
 
 
 FOR_CODES = (
-    Way("gemv", single(gemv.launch), False, gemv.configs, (gemv.why_not, why_not_groups), gemv.rank),
+    Way("gemv", single(gemv.launch), False, gemv.configs, gemv.space, (gemv.why_not, why_not_groups), gemv.rank),
     Way(
         "small",
         single(small.launch),
         True,
         small.configs,
+        small.space,
         (takes_rows(small.FEWEST_ROWS, small.MOST_ROWS), why_not_i2),
         small.rank,
         late=small.late,
     ),
-    Way("gemm", single(gemm.launch), True, gemm.configs, (why_not_i2,)),
+    Way("gemm", single(gemm.launch), True, gemm.configs, gemm.space, (why_not_i2,)),
     Way(
         "split",
         split.launches,
         True,
         split.configs,
+        split.space,
         (takes_rows(split.FEWEST_ROWS, split.MOST_ROWS), why_not_i2),
         split.rank,
         split.scratch,
     ),
-    Way("planes", single(planes.launch), False, planes.configs, (planes.why_not,)),
+    Way("planes", single(planes.launch), False, planes.configs, planes.space, (planes.why_not,)),
 )
 FOR_FLOATS = (
-    Way("gemm", single(gemm.launch), False, gemm.float_configs, (why_not_i2,)),
-    Way("planes", single(planes.launch), False, planes.configs, (planes.why_not,)),
+    Way("gemm", single(gemm.launch), False, gemm.float_configs, gemm.float_space, (why_not_i2,)),
+    Way("planes", single(planes.launch), False, planes.configs, planes.space, (planes.why_not,)),
 )
 OPS = {"bit_linear": bind_bit_linear, "quantized_linear": bind_codes, "ternary_matmul": bind_codes}
 KERNELS = (
@@ -165,6 +169,7 @@ KERNELS = (
         fused_gemv.bind,
         fused_gemv.configs,
         all_of(why_not_codes, why_not, fused_gemv.why_not, why_not_groups),
+        fused_gemv.space,
         fused_gemv.rank,
     ),
     *(
@@ -174,6 +179,7 @@ KERNELS = (
             partial(bind, way=way),
             way.configs,
             all_of(*way.refusals, why_not_codes, why_not),
+            way.space,
             way.rank,
         )
         for way in FOR_CODES
@@ -186,6 +192,7 @@ KERNELS = (
             partial(bind_floats, way=way),
             way.configs,
             all_of(*way.refusals, why_not_floats, why_not),
+            way.space,
             way.rank,
         )
         for way in FOR_FLOATS
@@ -196,5 +203,6 @@ KERNELS = (
         input_grad.bind,
         input_grad.configs,
         all_of(why_not_i2, why_not),
+        input_grad.space,
     ),
 )

@@ -7,6 +7,7 @@ be joined as the four of i2 are. x is in natural order, codes or floats.
 """
 
 from dataclasses import dataclass
+from itertools import product
 
 import triton
 import triton.language as tl
@@ -22,7 +23,7 @@ from bitnet_jit.kernels.triton.outputs import (
     store_outputs,
     weight_unit,
 )
-from bitnet_jit.kernels.triton.tiles import by_cost, fitting, multiprocessors, tiles_of, x_bytes
+from bitnet_jit.kernels.triton.tiles import by_cost, fitting, heights, multiprocessors, tiles_of, x_bytes
 from bitnet_jit.problem import Problem
 
 
@@ -132,6 +133,16 @@ def configs(problem: Problem) -> tuple[PlanesConfig, ...]:
     found = PlanesConfig(block_m, 64, 4, 3), PlanesConfig(block_m, 32, 4, 3), PlanesConfig(16, 16, 2, 2)
     if problem.activation == "a8" and problem.rows > 16:
         found = (group_tile(problem) if problem.scale == "group" else sum_tile(problem), *found)
+    return fitting(problem, found, lambda config: config.shared_memory(x_bytes(problem)))
+
+
+def space(problem: Problem) -> tuple[PlanesConfig, ...]:
+    """Tiles by the number of rows; 8 warps for the largest alone."""
+    found = tuple(
+        PlanesConfig(block_m, block_n, num_warps, num_stages)
+        for block_m, block_n, num_stages in product(heights(problem), (32, 64, 128), (2, 3, 4))
+        for num_warps in ((4, 8) if block_m * block_n >= 64 * 64 else (4,))
+    )
     return fitting(problem, found, lambda config: config.shared_memory(x_bytes(problem)))
 
 

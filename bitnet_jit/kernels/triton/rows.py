@@ -15,6 +15,7 @@ product reads whole chunks of x beside whole chunks of weights.
 """
 
 from dataclasses import dataclass
+from itertools import product
 
 import triton
 import triton.language as tl
@@ -189,9 +190,16 @@ def configs(problem: Problem) -> tuple[RowConfig, ...]:
     return RowConfig(block, first), RowConfig(block, second), RowConfig(min(block, 4096), 8)
 
 
+def space(problem: Problem) -> tuple[RowConfig, ...]:
+    """Whole rows or a part of them at once, by any number of warps."""
+    block = configs(problem)[0].block
+    found = product(sorted({block, min(block, 4096), min(block, 2048)}), (1, 2, 4, 8, 16, 32))
+    return tuple(RowConfig(*config) for config in found if 4 <= config[0] // (32 * config[1]) <= 128)
+
+
 def why_not(problem: Problem) -> str | None:
     """What these kernels refuse, in words."""
     return target.why_not(problem.gpu)
 
 
-KERNELS = tuple(Kernel(f"triton.{op}", op, bind, configs, why_not) for op in OPERANDS)
+KERNELS = tuple(Kernel(f"triton.{op}", op, bind, configs, why_not, space) for op in OPERANDS)

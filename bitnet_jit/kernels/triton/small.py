@@ -6,11 +6,11 @@ is split and nothing passes through memory. x is in the order of chunks or in na
 """
 
 from dataclasses import dataclass
+from itertools import product
 
 import triton
 import triton.language as tl
 
-from bitnet_jit.kernels.triton import gemm
 from bitnet_jit.kernels.triton.codes import inputs_of, join_planes, let_next_begin, load_step, wait
 from bitnet_jit.kernels.triton.launch import Launch
 from bitnet_jit.kernels.triton.layout import CHUNK, row_bytes
@@ -122,19 +122,33 @@ def block_m(problem: Problem) -> int:
 def configs(problem: Problem) -> tuple[SmallConfig, ...]:
     """The likeliest best first: what won on an H200. Longer pieces where they divide the bytes of a row."""
     num_bytes = row_bytes(problem.in_features)
-    found = (SmallConfig(16, 64, 2, 2, 4), SmallConfig(32, 64, 2, 4, 4), SmallConfig(16, 64, 2, 2, 2))
+    found = SmallConfig(16, 64, 2, 2, 6), SmallConfig(16, 64, 2, 2, 4), SmallConfig(32, 64, 2, 4, 4)
+    found = (SmallConfig(16, 64, 4, 4, 4), *found) if num_bytes >= 1024 else (*found, SmallConfig(16, 64, 2, 2, 2))
     if num_bytes % 256 == 0:
         stages = 3 if num_bytes == 2048 or problem.rows > 8 else 4
         four, two = SmallConfig(16, 128, 4, 4, stages), SmallConfig(16, 128, 2, 2, 3)
+        found += SmallConfig(32, 128, 2, 2, 4), SmallConfig(32, 128, 4, 4, 6)
         found = (two, four, *found) if problem.out_features >= 8192 and num_bytes <= 1024 else (four, two, *found)
     return fitting(problem, found, lambda config: config.shared_memory(block_m(problem)))
 
 
+def space(problem: Problem) -> tuple[SmallConfig, ...]:
+    """Tiles with a warp for each piece, or for each 16 outputs of one; no step is longer than a row."""
+    num_bytes, tiles = row_bytes(problem.in_features), product((16, 32), (64, 128), (2, 4, 8))
+    found = tuple(
+        SmallConfig(block_n, block_bytes, pieces, num_warps, num_stages)
+        for block_n, block_bytes, pieces in tiles
+        for num_warps in {pieces, pieces * block_n // 16}
+        for num_stages in (2, 3, 4, 6)
+        if pieces * block_bytes <= num_bytes and num_warps <= 8
+    )
+    return fitting(problem, found, lambda config: config.shared_memory(block_m(problem))) if found else ()
+
+
 def rank(problem: Problem) -> int:
-    """Before `gemm.py` up to 8 rows, but for many outputs, each a short product, and where that one fetches W ahead."""
-    short = problem.out_features > 8192 or problem.out_features >= 3072 and problem.in_features < 4096
-    ahead = problem.out_features >= 2048 and gemm.prefetches(problem)
-    return 3 if problem.rows > 8 or short or ahead else 1
+    """Before `gemm.py` up to 8 rows, but for many outputs, each a short product."""
+    short = problem.out_features > 8192 or problem.out_features >= 6144 and problem.in_features < 4096
+    return 3 if problem.rows > 8 or short else 1
 
 
 def late(problem: Problem) -> bool:

@@ -5,6 +5,7 @@ no atomics: there is no counter to reset, no order in which sums arrive, and int
 """
 
 from dataclasses import dataclass
+from itertools import product
 
 import triton
 import triton.language as tl
@@ -20,7 +21,7 @@ from bitnet_jit.kernels.triton.tiles import fitting, multiprocessors, tiles_of
 from bitnet_jit.problem import Problem
 
 FEWEST_ROWS, MOST_ROWS = 3, 512
-FEWEST_BYTES = 512  # of a row of W, in a piece
+FEWEST_BYTES = {16: 384}  # of a row of W, in a piece, by the height of a tile; 512 for others
 BLOCK = 512  # outputs of a program that adds up
 
 
@@ -89,13 +90,22 @@ def scratch(problem: Problem, rows: int, config: SplitConfig) -> Scratch:
 def configs(problem: Problem) -> tuple[SplitConfig, ...]:
     """As many pieces as the multiprocessors take in two turns, but none too short, the likeliest best first."""
     block_m, most = gemm.tile_height(problem), max(2, pieces(problem))
-    if is_paired(problem) or block_m == 32:
-        found = [GemmConfig(block_m, 64, 128, 8, 4, 3 if block_m == 64 else 4)]
-    else:
-        found = [GemmConfig(block_m, 64, 64, 8, 4, 6 if block_m == 16 else 4)]
-    found += [GemmConfig(block_m, 64, 64, 8, 4, num_stages) for num_stages in (4, 3, 2)]
-    splits = tuple(SplitConfig(tile, n) for n in dict.fromkeys((most, max(2, most // 2))) for tile in found)
+    found = [GemmConfig(block_m, 64, 128, 8, 4, 3)] if block_m == 64 and is_paired(problem) else []
+    found += [GemmConfig(block_m, 64, 128, 8, 4, num_stages) for num_stages in (6, 4)] if block_m < 64 else []
+    found += [GemmConfig(block_m, 64, 64, 8, 4, num_stages) for num_stages in (6, 4, 3, 2)]
+    splits = tuple(SplitConfig(tile, n) for n in dict.fromkeys((most, max(2, most // 2), most + 1)) for tile in found)
     return fitting(problem, splits, lambda config: config.tile.shared_memory(1))
+
+
+def space(problem: Problem) -> tuple[SplitConfig, ...]:
+    """Pieces of at least 256 bytes of a row, in tiles of 32 and 64 outputs."""
+    tiles = [
+        GemmConfig(gemm.tile_height(problem), block_n, block_bytes, 8, 4, num_stages)
+        for block_n, block_bytes, num_stages in product((32, 64), (64, 128), (3, 4, 6))
+    ]
+    most = row_bytes(problem.in_features) // 256
+    found = tuple(SplitConfig(tile, splits) for tile in tiles for splits in (2, 3, 4, 6, 8, 12) if splits <= most)
+    return fitting(problem, found, lambda config: config.tile.shared_memory(1)) if found else ()
 
 
 def tiles_of_piece(problem: Problem) -> int:
@@ -105,14 +115,12 @@ def tiles_of_piece(problem: Problem) -> int:
 
 def pieces(problem: Problem) -> int:
     """How many pieces of K pay."""
-    turns = 1 if problem.rows <= 16 else 2
-    most = turns * multiprocessors(problem) // tiles_of_piece(problem)
-    return min(most, row_bytes(problem.in_features) // FEWEST_BYTES)
+    most = 2 * multiprocessors(problem) // tiles_of_piece(problem)
+    return min(most, row_bytes(problem.in_features) // FEWEST_BYTES.get(gemm.tile_height(problem), 512))
 
 
 def rank(problem: Problem) -> int:
     """Before `gemm.py` where rows of W are long and its tiles few."""
-    fewest_rows = 9 if is_paired(problem) else 5  # below, `small.py` is as fast
-    if not fewest_rows <= problem.rows <= 128 or problem.in_features < 6144 or pieces(problem) < 2:
+    if not 9 <= problem.rows <= 128 or problem.in_features < 6144 or pieces(problem) < 2:
         return 4
     return 0 if tiles_of_piece(problem) <= 96 or problem.rows >= 64 else 4

@@ -41,6 +41,12 @@ def tiles_of(problem: Problem, rows: int, block_m: int, block_n: int = 64) -> in
     return triton.cdiv(rows, block_m) * triton.cdiv(problem.out_features, block_n)
 
 
+def heights(problem: Problem) -> tuple[int, ...]:
+    """Heights of tiles that may suit the rows: all of them, or half, or up to 256 of many."""
+    most = max(16, problem.rows)
+    return tuple(height for height in (16, 32, 64, 128, 256) if min(most // 2, 32) <= height <= most)
+
+
 def work(problem: Problem, outputs: int, block_m: int, block_n: int) -> int:
     """Outputs that the busiest multiprocessor computes of (rows, outputs) in such tiles."""
     tiles = triton.cdiv(problem.rows, block_m) * triton.cdiv(outputs, block_n)

@@ -1,4 +1,4 @@
-"""Who competes for a problem: every kernel that fits with each of its configs, if it runs and answers as others do."""
+"""Who competes for a problem: kernels that fit with their configs, if they run and answer as others do."""
 
 import logging
 from collections.abc import Sequence
@@ -31,14 +31,20 @@ class Contender:
         return f"{self.kernel.name} with {self.config}" if self.config is not None else self.kernel.name
 
 
-def contenders(problem: Problem) -> list[Contender]:
-    """Every kernel that fits with each of its configs, none bound yet, the usual one first.
+def contenders(problem: Problem, wide: bool = False) -> list[Contender]:
+    """Every kernel that fits with its likely configs, or with all, none bound yet, the usual one first.
 
-    Kernels in plain torch operations, which unpack the weight in each call, compete only where there are no others.
+    Kernels in plain torch operations, which unpack the weight in each call, compete where there are no others, and on a
+    CPU among all: graphs cannot hold them.
     """
     fitting, _ = registry.candidates(problem)
-    own = [kernel for kernel in fitting if not kernel.name.startswith("torch.")] or fitting
-    return [Contender(kernel, config) for kernel in own for config in dict.fromkeys(kernel.configs(problem))]
+    own = [kernel for kernel in fitting if not kernel.name.startswith("torch.")]
+    competing = fitting if not own or wide and problem.device_type == "cpu" else own
+    return [
+        Contender(kernel, config)
+        for kernel in competing
+        for config in (kernel.all_configs(problem) if wide else dict.fromkeys(kernel.configs(problem)))
+    ]
 
 
 def bind(problem: Problem, contender: Contender, device: torch.device) -> Contender:
@@ -58,7 +64,7 @@ def who_agree(problem: Problem, found: Sequence[Contender], arguments: tuple[Any
             assert bound.call is not None
             outputs = in_order(bound.call(*arguments))
         except Exception as error:  # compilers and drivers have errors of their own, and each is one config's only
-            logger.warning("%s cannot run %s: %s", contender, problem, error)
+            logger.info("%s cannot run %s: %s", contender, problem, error)
             continue
         if right is None or agree(problem, outputs, right):
             right = outputs if right is None else right

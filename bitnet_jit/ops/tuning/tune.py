@@ -35,7 +35,8 @@ def tune(
     device = torch.device(problem.device_type) if device is None else device
     with on(device), torch.no_grad():
         sets = argument_sets(problem, device)
-        able = who_agree(problem, contenders(problem) if among is None else among, sets[0])
+        competing = contenders(problem, EFFORTS[effort].wide) if among is None else among
+        able = who_agree(problem, competing, sets[0])
         if not able:
             return None
         calls = [contender.call for contender in able if contender.call is not None]
@@ -50,6 +51,8 @@ def tune(
         found.microseconds,
         found.usual_microseconds,
         effort=effort,
+        runner_up=None if found.runner_up is None else str(able[found.runner_up]),
+        runner_up_microseconds=found.runner_up_microseconds,
     )
 
 

@@ -15,5 +15,5 @@ def test_sizes_outlive_the_bound_kernel():
     sizes = kernel.bind(problem, kernel.configs(problem)[0]).sizes(3)
     others = [np.full(len(Sizes._fields), -1, np.int64) for _ in range(1000)]  # would take the place of freed memory
     read = (ctypes.c_int64 * len(Sizes._fields)).from_address(sizes)
-    assert tuple(read) == sizes_of(problem, 3)
+    assert tuple(read) == sizes_of(problem, 3, 1)
     assert len(others) == 1000

@@ -16,6 +16,7 @@ from bitnet_jit.kernels.numba import BACKEND
 from bitnet_jit.kernels.numba.arrays import STORAGE, all_threads, run_linear
 from bitnet_jit.kernels.numba.isa import usable_isas
 from bitnet_jit.kernels.numba.layout import LAYOUTS
+from bitnet_jit.kernels.numba.team import TeamConfig
 from bitnet_jit.problem import Problem, rows_bucket
 
 LAYOUT = {layout.format.name: layout for layout in LAYOUTS}
@@ -283,7 +284,8 @@ def test_every_instruction_set_of_this_cpu_gives_the_same(layout, isa):
         w_packed = layout.from_canonical(layout.format.pack(w_q), n, k)
         problem = problem_of("ternary_matmul", layout.name, m, n, k)
         (kernel,) = [k for k in BACKEND.kernels if k.name == "numba.ternary_matmul"]
-        config = replace(kernel.configs(problem)[-1], isa=isa, rows=min(m, 4), columns=1)
+        tile = kernel.configs(problem)[-1].tile
+        config = TeamConfig(replace(tile, isa=isa, rows=min(m, 4), columns=1))
         y = run_linear(kernel, problem, config, x_q, w_packed)
         np.testing.assert_array_equal(y, reference.ternary_matmul(x_q, w_q))
 

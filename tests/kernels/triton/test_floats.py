@@ -59,12 +59,12 @@ def assert_within(found, exact, bound, dtype):
 @needs_device
 @A16
 @settings(max_examples=25)
-@given(rows=ROWS, features=FEATURES, bias=st.booleans(), data=st.data(), pick=st.integers(0, 3))
+@given(rows=ROWS, features=FEATURES, bias=st.booleans(), data=st.data(), pick=st.integers(0, 999))
 def test_float_activations(kernel, rows, features, bias, data, pick):
     shape, dtype = (rows, *features), data.draw(st.sampled_from(DTYPES))
     problems = [float_problem("bit_linear", shape, scale, "a16", dtype, bias, layout) for layout, scale in KINDS]
     problem = data.draw(st.sampled_from([found for found in problems if kernel.why_not(found) is None]))
-    scale, configs = problem.scale, kernel.configs(problem)
+    scale, configs = problem.scale, kernel.all_configs(problem)
     x, w_q, w_scale, b = draw(shape, scale, dtype)
     w_packed = laid(w_q, problem.layout)
     y = call(kernel, problem, configs[pick % len(configs)], x, w_packed, w_scale, b if bias else None)
@@ -91,14 +91,14 @@ def test_nan_and_infinity_stay_in_their_row(kernel):
 @needs_device
 @GROUPS
 @settings(max_examples=25)
-@given(rows=ROWS, features=FEATURES, bias=st.booleans(), pick=st.integers(0, 2))
+@given(rows=ROWS, features=FEATURES, bias=st.booleans(), pick=st.integers(0, 999))
 def test_group_scales(kernel, rows, features, bias, pick):
     shape = (rows, *features)
     x, w_q, w_scale, b = draw(shape, "group", "float32")
     x_q, x_scale = reference.quantize_activation(x.numpy())
     problem = float_problem(kernel.op, shape, "group", "a8", bias=bias)
     inputs = (x,) if kernel.op == "bit_linear" else (x_q, x_scale)
-    configs = kernel.configs(problem)
+    configs = kernel.all_configs(problem)
     y = call(kernel, problem, configs[pick % len(configs)], *inputs, laid(w_q), w_scale, b if bias else None)
     values = x_q.astype(np.float64) * x_scale[:, None]
     exact, bound = reference.bit_linear_a16_float64(values, w_q, w_scale, b if bias else None, GROUP_SIZE)
@@ -122,14 +122,14 @@ def test_groups_are_whole_runs(kernel):
     features=FEATURES,
     scale=st.sampled_from(["tensor", "row"]),
     dtype=st.sampled_from(DTYPES),
-    pick=st.integers(0, 2),
+    pick=st.integers(0, 999),
 )
 def test_the_gradient_of_the_input(kernel, rows, features, scale, dtype, pick):
     shape = (rows, *features)
     _, w_q, w_scale, _ = draw(shape, scale, dtype)
     dy = draw((rows, features[1], features[0]), "tensor", dtype)[0]
     problem = float_problem(kernel.op, shape, scale, x_dtype=dtype)
-    configs = kernel.configs(problem)
+    configs = kernel.all_configs(problem)
     dx = call(kernel, problem, configs[pick % len(configs)], dy, laid(w_q), w_scale)
     exact, bound = reference.bit_linear_a16_float64(
         dy.double().numpy() * w_scale, np.ascontiguousarray(w_q.T), np.float32(1)

@@ -1,0 +1,42 @@
+"""Choices that come with the package, for devices on which its makers have tuned: what runs until the user tunes.
+
+A table is an export of what tuning found (see transfer.py), one a kind of GPU and one a class of CPUs. It holds for
+every driver and version of compilers; a choice whose kernel has changed since is passed over like any other.
+"""
+
+import json
+import re
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from bitnet_jit.problem import Problem
+from bitnet_jit.runtime.cache import Tuned, asked_of, canonical, parse_entry
+from bitnet_jit.runtime.device import cpu_features
+
+FOLDER = Path(__file__).parents[1] / "assets" / "tuned"
+CPU_CLASSES = ("amx_int8", "avx512_vnni", "avx2")  # by the first of these features that a CPU has, else "generic"
+
+
+def find_shipped(problem: Problem) -> Tuned | None:
+    """What the package's makers found for a problem on a device of this kind, or None."""
+    return table(table_name(problem)).get(canonical(asked_of(problem)))
+
+
+def table_name(problem: Problem) -> str:
+    """The name of the table for a problem's device: "nvidia-h200", "cpu-avx2"."""
+    if problem.gpu is not None:
+        return re.sub(r"[^a-z0-9]+", "-", problem.gpu.name.lower())
+    if problem.device_type == "cpu":
+        return f"cpu-{next((name for name in CPU_CLASSES if name in cpu_features()), 'generic')}"
+    return problem.device_type
+
+
+@cache
+def table(name: str) -> dict[str, Tuned]:
+    """The choices of a table by their problems as JSON has them; empty where there is no such table."""
+    file = FOLDER / f"{name}.json"
+    if not file.exists():
+        return {}
+    entries = [parse_entry(entry) for entry in json.loads(file.read_text())["entries"]]
+    return {canonical(key["problem"]): replace(tuned, origin="shipped") for key, tuned in entries}
