@@ -26,8 +26,10 @@ from bitnet_jit.ops.tuning.tune import measure_with
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.cache import config_fields
 from bitnet_jit.runtime.search import EFFORTS, GAIN, Measure, medians, ranked, search
+from bitnet_jit.runtime.threads import set_num_threads
 from bitnet_jit.tuner.autotune import ROWS, compiling
 from bitnet_jit.tuner.problems import problems_of_shapes
+from options import at_least_one, positive
 from shapes import parse_shapes
 
 EACH = 0.005  # seconds a config
@@ -131,14 +133,19 @@ def gain(lines: Sequence[Line]) -> str:
     )
 
 
-def main() -> None:
+def run(arguments: Sequence[str] | None = None) -> list[Line]:
+    """Compare, print the summary, and return the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help='torch\'s word for where to run (default: "cpu")')
     parser.add_argument("--shapes", nargs="+", type=parse_shapes, default=[parse_shapes("gpu")], metavar="OUTxIN")
-    parser.add_argument("--rows", nargs="+", type=int, default=ROWS, metavar="M")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="most that it may take")
+    parser.add_argument("--rows", nargs="+", type=at_least_one, default=ROWS, metavar="M")
+    parser.add_argument(
+        "--threads", type=at_least_one, metavar="T", help="CPU threads (default: as many as torch uses)"
+    )
+    parser.add_argument("--seconds", type=positive, default=float("inf"), help="most that it may take")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
+    set_num_threads(given.threads)
     device, start, lines = check_device(given.device), time.monotonic(), []
     shapes = [(shape.out_features, shape.in_features) for group in given.shapes for shape in group]
     problems = list(problems_of_shapes(shapes, given.rows, device))
@@ -153,7 +160,8 @@ def main() -> None:
     console.print(summary(lines))
     console.print(same(lines), gain(lines), sep="\n")
     console.print(f"{time.monotonic() - start:.0f} s")
+    return lines
 
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -11,6 +11,7 @@ import bench_bit_linear
 import bench_model
 import bench_rms_norm
 import bench_ternary_matmul
+import bench_tuning
 import ggml
 import limits
 import peaks
@@ -179,3 +180,17 @@ def test_nothing_to_draw_is_said(tmp_path):
 
 def test_folders_are_named_by_the_cpu():
     assert run_all.folder_name("Intel(R) Xeon(R) 8481C CPU @ 2.70GHz") == "intel-xeon-8481c-cpu-2-70ghz"
+
+
+def test_tuning_is_compared_with_all_configs(tmp_path, capsys, monkeypatch):
+    for name in ("EACH", "BEST", "LAST"):
+        monkeypatch.setattr(bench_tuning, name, 0.0)
+    file = tmp_path / "figures.json"
+    (line,) = bench_tuning.run(["--shapes", "64x96", "--rows", "1", "--json", str(file)])
+    assert line.competed >= 4
+    assert line.best["microseconds"] <= line.usual["microseconds"]
+    assert all(ratio is None or ratio >= 1 for ratio in line.ratios())
+    assert json.loads(file.read_text())[0]["shape"] == "64x96"
+    text = capsys.readouterr().out
+    assert "within 5 %" in text
+    assert "full tuning against the default" in text

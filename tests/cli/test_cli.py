@@ -257,3 +257,15 @@ def test_what_was_found_is_carried_by_a_file(tmp_path):
     assert re.match(rf"\d+ choices written to {re.escape(path)}\n", written.stdout)
     assert re.match(r"\d+ choices taken over into ", run("autotune", "--import", path).stdout)
     assert f"folder                   {DISPATCHER.cache.folder}" in run("info").stdout
+
+
+def test_explain_tells_of_every_kind_of_layer(monkeypatch):
+    from bitnet_jit.tuner import ceilings
+
+    monkeypatch.setattr(ceilings, "DOT4_STEPS", 100)
+    monkeypatch.setattr(ceilings, "AMX_STEPS", 100)
+    monkeypatch.setitem(ceilings.READ_BYTES, "cpu", 1 << 16)
+    text = run("explain", "--rows", "3").stdout
+    assert "quantized_linear of 4 x 384 -> 384" in text
+    assert text.count("  kernel ") == text.count("  roofline ") >= 4
+    assert "triton: serves cuda, not cpu" in text

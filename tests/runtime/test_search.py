@@ -1,13 +1,17 @@
 """The search for the fastest: right on a machine with noise, silent on one that is busy, never long on the slow."""
 
+import hashlib
 import random
+import threading
 from collections import Counter
+from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_jit.runtime.search import ATTEMPTS, CLEAR, EFFORTS, FAR_BEHIND, GAIN, search
+from bitnet_jit.runtime.timing import in_turns
 
 
 class Machine:
@@ -101,3 +105,30 @@ def test_quick_takes_a_tenth_of_the_time():
 def test_one_contender_alone_is_the_usual_one():
     found = search(1, Machine([5.0]), EFFORTS["quick"])
     assert (found.best, found.runner_up, found.runner_up_microseconds) == (0, None, None)
+
+
+def busy(stop, seed):
+    """A neighbour that works now and then."""
+    rng, buffer = random.Random(seed), bytes(1 << 20)
+    while not stop.is_set():
+        for _ in range(rng.randrange(1, 20)):
+            hashlib.sha256(buffer)  # lets other threads run
+        stop.wait(rng.uniform(0, 0.01))
+
+
+def test_beside_threads_that_come_and_go_nothing_wrong_is_found():
+    buffers = [bytes(60_000), bytes(40_000)]  # the usual one takes half as long again
+    runs = [partial(hashlib.sha256, buffer) for buffer in buffers]
+    stop = threading.Event()
+    neighbours = [threading.Thread(target=busy, args=(stop, seed), daemon=True) for seed in range(2)]
+    for neighbour in neighbours:
+        neighbour.start()
+    try:
+        found = [search(2, lambda n, s: in_turns([runs[i] for i in n], s), EFFORTS["quick"]) for _ in range(20)]
+    finally:
+        stop.set()
+        for neighbour in neighbours:
+            neighbour.join()
+    assert {one.best for one in found if one is not None} <= {1}
+    alone = search(2, lambda n, s: in_turns([runs[i] for i in n], s), EFFORTS["full"])
+    assert alone is None or alone.best == 1

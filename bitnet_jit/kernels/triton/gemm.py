@@ -199,7 +199,9 @@ def other_tiles(problem: Problem) -> tuple[GemmConfig, ...]:
         wide = GemmConfig(tile_height(problem), 128, 128, 8, 4, 4)
         return wide, GemmConfig(16, 64, 128, 8, 4, 3), GemmConfig(16, 32, 128, 8, 4, 4)
     if tiles_of(problem, problem.rows, 64) <= 3 * multiprocessors(problem):
-        return GemmConfig(32, 64, 128, 8, 4, 3), GemmConfig(32, 64, 64, 4, 4, 3), GemmConfig(64, 64, 128, 8, 4, 4)
+        group = 4 if problem.rows >= 1024 else 8
+        low = GemmConfig(32, 64, 64, 4, 4, 3), GemmConfig(32, 64, 128, group, 4, 3)
+        return (*low, GemmConfig(64, 64, 128, group, 4, 4))
     return (GemmConfig(64, 64, 64, 4, 4, 3),)
 
 

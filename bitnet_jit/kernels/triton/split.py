@@ -92,8 +92,9 @@ def configs(problem: Problem) -> tuple[SplitConfig, ...]:
     block_m, most = gemm.tile_height(problem), max(2, pieces(problem))
     found = [GemmConfig(block_m, 64, 128, 8, 4, 3)] if block_m == 64 and is_paired(problem) else []
     found += [GemmConfig(block_m, 64, 128, 8, 4, num_stages) for num_stages in (6, 4)] if block_m < 64 else []
-    found += [GemmConfig(block_m, 64, 64, 8, 4, num_stages) for num_stages in (6, 4, 3, 2)]
-    splits = tuple(SplitConfig(tile, n) for n in dict.fromkeys((most, max(2, most // 2), most + 1)) for tile in found)
+    found += [GemmConfig(block_m, 64, 64, 8, 4, num_stages) for num_stages in (6, 4, 2)]
+    pairs = [(most, tile) for tile in found] + [(n, tile) for n in (max(2, most // 2), most + 1) for tile in found[:2]]
+    splits = tuple(SplitConfig(tile, n) for n, tile in dict.fromkeys(pairs))
     return fitting(problem, splits, lambda config: config.tile.shared_memory(1))
 
 
