@@ -1,6 +1,6 @@
 """Scratch memory of the CPU kernels: one growing buffer a thread, shared by all of its calls and with no other thread.
 
-On a GPU scratch memory is torch's: its allocator hands a stream the same block again, and a graph's capture has its own.
+On a GPU scratch memory is torch's: its allocator hands a stream the same block again, and a graph has its own.
 """
 
 import threading
