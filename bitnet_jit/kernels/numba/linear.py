@@ -32,9 +32,15 @@ from bitnet_jit.problem import Problem
 
 PIECES_PER_THREAD = 8
 # (rows, columns) of tiles by the bucket of M: whole steps of the layout (4 columns) while memory is the limit
-SHAPES = {1: ((1, 4), (1, 2), (1, 1)), 2: ((2, 4), (2, 2), (2, 1)), 4: ((4, 4), (4, 2), (4, 1))}
 MANY_ROWS = ((12, 2), (8, 2), (4, 2), (6, 4), (4, 4), (24, 1), (16, 1), (8, 1))
-SHAPES |= dict.fromkeys((8, 16), tuple(dict.fromkeys(((4, 4), (6, 4), (4, 2), *MANY_ROWS))))
+SOME_ROWS = tuple(dict.fromkeys(((4, 4), (6, 4), (4, 2), *MANY_ROWS)))
+SHAPES = {
+    1: ((1, 4), (1, 2), (1, 1)),
+    2: ((2, 4), (2, 2), (2, 1)),
+    4: ((4, 4), (4, 2), (4, 1)),
+    8: SOME_ROWS,
+    16: SOME_ROWS,
+}
 BLOCK = 64  # outputs of a block of the layout
 STEP_BYTES = 256  # of a block, in one step of K
 LINE_BYTES = 64
