@@ -52,7 +52,11 @@ def autotune(
     from bitnet_jit.tuner.autotune import ROWS
 
     place = (device or "cpu") if sizes else None
-    typer.echo(bitnet_jit.autotune(subject, rows or ROWS, place, budget, effort))
+    try:
+        typer.echo(bitnet_jit.autotune(subject, rows or ROWS, place, budget, effort))
+    except KeyboardInterrupt:
+        typer.echo("stopped; what is tuned is kept, and the same command goes on from there", err=True)
+        raise
 
 
 def carry(export: Path | None, import_: Path | None, force: bool) -> None:

@@ -269,3 +269,13 @@ def test_explain_tells_of_every_kind_of_layer(monkeypatch):
     assert "quantized_linear of 4 x 384 -> 384" in text
     assert text.count("  kernel ") == text.count("  roofline ") >= 4
     assert "triton: serves cuda, not cpu" in text
+
+
+def test_a_tuning_that_is_interrupted_says_that_nothing_is_lost(monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bitnet_jit, "autotune", interrupted)
+    result = run("autotune", "--shape", "64x96")
+    assert result.exit_code == 130
+    assert "what is tuned is kept" in result.stderr
