@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -60,13 +61,23 @@ def measured(device: torch.device, threads: int) -> Ceilings:
     digest = hashlib.sha256(key.encode()).hexdigest()[:20]
     file = calls.DISPATCHER.cache.folder.parent / f"ceilings-{device.type}-{digest}.json"
     try:
-        found = json.loads(file.read_text())
-        return Ceilings(float(found["bytes"]), float(found["operations"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        return parse(file.read_text())
+    except FileNotFoundError:
         pass
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.info("%s is passed over: %s", file, error)
     made = measure_gpu(device) if device.type == "cuda" else measure_cpu(threads)
     keep(file, {"device": key, **asdict(made)})
     return made
+
+
+def parse(text: str) -> Ceilings:
+    """What a file tells. Raises ValueError, KeyError or TypeError where it is damaged."""
+    found = json.loads(text)
+    known = Ceilings(float(found["bytes"]), float(found["operations"]))
+    if not (0 < known.bytes < math.inf and 0 <= known.operations < math.inf):
+        raise ValueError(f"it says {found}")
+    return known
 
 
 def keep(file: Path, entry: dict[str, object]) -> None:
@@ -86,7 +97,7 @@ def measure_cpu(threads: int) -> Ceilings:
     from bitnet_jit.kernels.numba import ceilings as loops
     from bitnet_jit.kernels.numba.amx_tiles import why_no_amx
 
-    parts = torch.ones(READ_BYTES["cpu"] // 8, dtype=torch.int64).numpy().reshape(-1)
+    parts = torch.ones(READ_BYTES["cpu"] // 8, dtype=torch.int64).numpy()
     pieces = [parts[parts.size * i // threads : parts.size * (i + 1) // threads] for i in range(threads)]
     shapes = loops.tile_shapes()
     with ThreadPoolExecutor(threads) as pool:

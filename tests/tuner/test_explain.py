@@ -118,11 +118,12 @@ def test_ceilings_are_measured_once_and_kept(cache, monkeypatch):
     measuring.measured.cache_clear()
     monkeypatch.setattr(measuring, "measure_cpu", lambda threads: pytest.fail("it was known"))
     assert ceilings(CPU) == first
-    file.write_text("{")
-    measuring.measured.cache_clear()
     monkeypatch.setattr(measuring, "measure_cpu", lambda threads: Ceilings(1.0, 2.0))
-    assert ceilings(CPU) == Ceilings(1.0, 2.0)
-    assert json.loads(file.read_text())["operations"] == 2.0
+    for damaged in ("{", "[]", '{"bytes": 0, "operations": 1}', '{"bytes": NaN, "operations": 1}', '{"bytes": 1}'):
+        file.write_text(damaged)
+        measuring.measured.cache_clear()
+        assert ceilings(CPU) == Ceilings(1.0, 2.0)
+        assert json.loads(file.read_text())["operations"] == 2.0
 
 
 def test_ceilings_without_numba_or_a_place_to_keep_them(cache, monkeypatch, caplog):
