@@ -6,18 +6,12 @@ from typing import Annotated
 import typer
 
 from bitnet_jit.cli.bench import parse_shape
-from bitnet_jit.cli.generate import load_model
+from bitnet_jit.cli.generate import DeviceOption, ModelArgument, load_model
 from bitnet_jit.errors import InvalidInput
 
 
 def autotune(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="A directory, or a hub id such as microsoft/bitnet-b1.58-2B-4T. [default: the embedded model]",
-            show_default=False,
-        ),
-    ] = None,
+    model: ModelArgument = None,
     shapes: Annotated[
         list[str] | None, typer.Option("--shape", help="Outputs x inputs of a layer, instead of a model; repeatable.")
     ] = None,
@@ -27,7 +21,7 @@ def autotune(
             min=1, help="Rows of the input, batch size times tokens; may be given again. [default: 1, 2, 4, ..., 2048]"
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0. [default: cpu]")] = None,
+    device: DeviceOption = None,
     budget: Annotated[float | None, typer.Option(min=0, help="Most seconds to spend.")] = None,
     effort: Annotated[str, typer.Option(help="quick, or full for more care.")] = "quick",
     export: Annotated[

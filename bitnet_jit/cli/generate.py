@@ -10,14 +10,16 @@ from bitnet_jit.cli.patience import Patience
 if TYPE_CHECKING:
     from bitnet_jit.models.decoder import Decoder
 
+WHICH_MODEL = "A directory, or a hub id such as microsoft/bitnet-b1.58-2B-4T. [default: the embedded model]"
+ModelArgument = Annotated[str | None, typer.Argument(help=WHICH_MODEL, show_default=False)]
+DeviceOption = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0. [default: cpu]")]
+
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="The text to continue.", show_default=False)],
     model: Annotated[
         str | None,
-        typer.Option(
-            help="A directory, or a hub id such as microsoft/bitnet-b1.58-2B-4T. [default: the embedded model]"
-        ),
+        typer.Option(help=WHICH_MODEL),
     ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Most tokens to add. [default: 128, or what the context leaves]")
@@ -28,7 +30,7 @@ def generate(
         float | None, typer.Option(min=0, max=1, help="Draw from the likeliest tokens that together reach P.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Makes the draws repeatable.")] = None,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0. [default: cpu]")] = None,
+    device: DeviceOption = None,
 ) -> None:
     """Continue PROMPT with a ternary model: prints it and the continuation."""
     decoder = load_model(model, device)

@@ -98,8 +98,7 @@ def explain(layer_or_problem: nn.Module | Problem, rows: int | None = None) -> E
         problems = list(problems_of_model(layer_or_problem, (rows or 1,)))
     elif isinstance(layer_or_problem, Problem):
         device = check_device(layer_or_problem.device_type)
-        own = layer_or_problem.rows
-        problems = [replace(layer_or_problem, rows=rows_bucket(rows or own))]
+        problems = [replace(layer_or_problem, rows=rows_bucket(rows or layer_or_problem.rows))]
     else:
         raise InvalidInput(f"layer_or_problem: expected a torch module or a Problem, got {layer_or_problem!r}")
     return Explanations(explained(problem, device) for problem in problems)

@@ -6,23 +6,20 @@ Products are exact. Sums run over parts of 32 steps of K (or a group), then over
 with K.
 """
 
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.kernels.numba.bound import BoundLinear
 from bitnet_jit.kernels.numba.decode import DECODERS
 from bitnet_jit.kernels.numba.elements import load_float, load_float32, store_float32
 from bitnet_jit.kernels.numba.isa import ISAS, chosen_isa, splat_constant
 from bitnet_jit.kernels.numba.jit import jit, one_of
-from bitnet_jit.kernels.numba.job import is_small
-from bitnet_jit.kernels.numba.launch import Entry, compile_linear, works_on
+from bitnet_jit.kernels.numba.launch import works_on
 from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
-from bitnet_jit.kernels.numba.linear import BLOCK, STEP_BYTES, balanced_rows
+from bitnet_jit.kernels.numba.linear import BLOCK, STEP_BYTES, bind
 from bitnet_jit.kernels.numba.parallel import (
     done,
     draw,
@@ -43,7 +40,7 @@ from bitnet_jit.kernels.numba.simd import (
     stack_bytes,
     vectors_per_group,
 )
-from bitnet_jit.kernels.numba.team import TeamConfig, all_teams, likely_teams
+from bitnet_jit.kernels.numba.team import every, likely
 from bitnet_jit.kernels.numba.tile import clear, finish_floats
 from bitnet_jit.problem import Problem
 
@@ -194,26 +191,6 @@ def work(spec, job):
         strip, offset = next_piece(job.counters, home, offset, ranges, strips)
 
 
-def bind(problem: Problem, config: TeamConfig) -> BoundLinear:
-    """The compiled kernel for a problem: one for each height of tile that the calls turn out to need."""
-
-    @cache
-    def compile_for(height: int) -> Entry:
-        return compile_linear(problem, replace(config.tile, rows=height))
-
-    return BoundLinear(problem, lambda rows: compile_for(balanced_rows(rows, config.tile.rows)), config.most_threads)
-
-
-def configs(problem: Problem) -> tuple[TeamConfig, ...]:
-    """Likely tiles and numbers of threads, the likeliest best first."""
-    return likely_teams(tiles(problem), is_small(problem))
-
-
-def space(problem: Problem) -> tuple[TeamConfig, ...]:
-    """Each tile with each number of threads."""
-    return all_teams(tiles(problem), is_small(problem))
-
-
 def tiles(problem: Problem) -> tuple[FloatTile, ...]:
     """Tiles that fit the registers, the likeliest best first."""
     isa, format = chosen_isa(), problem.layout.partition("/")[0]
@@ -234,4 +211,4 @@ def why_not(problem: Problem) -> str | None:
     return None
 
 
-KERNELS = (Kernel("numba.bit_linear_a16", "bit_linear", bind, configs, why_not, space),)
+KERNELS = (Kernel("numba.bit_linear_a16", "bit_linear", bind, likely(tiles), why_not, every(tiles)),)

@@ -32,14 +32,14 @@ from bitnet_jit.kernels.numba.amx_tiles import (
 )
 from bitnet_jit.kernels.numba.bound import BoundLinear
 from bitnet_jit.kernels.numba.jit import jit
-from bitnet_jit.kernels.numba.job import TILE_BYTES, is_small, prepare
+from bitnet_jit.kernels.numba.job import TILE_BYTES, prepare
 from bitnet_jit.kernels.numba.launch import Entry, compile_linear, works_on
 from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
 from bitnet_jit.kernels.numba.linear import BLOCK, PIECES_PER_THREAD
 from bitnet_jit.kernels.numba.parallel import member, next_piece, ranges_of
 from bitnet_jit.kernels.numba.quantize import SEGMENT
 from bitnet_jit.kernels.numba.simd import least, most, pointer
-from bitnet_jit.kernels.numba.team import TeamConfig, all_teams, likely_teams
+from bitnet_jit.kernels.numba.team import TeamConfig, every, likely
 from bitnet_jit.kernels.numba.tile import finish_rows
 from bitnet_jit.problem import Problem
 
@@ -178,16 +178,6 @@ def bind(problem: Problem, config: TeamConfig) -> BoundLinear:
     )
 
 
-def configs(problem: Problem) -> tuple[TeamConfig, ...]:
-    """Likely tiles and numbers of threads, the likeliest best first."""
-    return likely_teams(tiles(problem), is_small(problem))
-
-
-def space(problem: Problem) -> tuple[TeamConfig, ...]:
-    """Each tile with each number of threads."""
-    return all_teams(tiles(problem), is_small(problem))
-
-
 def tiles(problem: Problem) -> tuple[AmxTile, ...]:
     """Tiles, the likeliest best first."""
     format = problem.layout.partition("/")[0]
@@ -210,6 +200,6 @@ def why_not(problem: Problem) -> str | None:
 
 
 KERNELS = tuple(
-    Kernel(f"numba.amx_{op}", op, bind, configs, why_not, space)
+    Kernel(f"numba.amx_{op}", op, bind, likely(tiles), why_not, every(tiles))
     for op in ("bit_linear", "quantized_linear", "ternary_matmul")
 )

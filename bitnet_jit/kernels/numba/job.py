@@ -18,7 +18,6 @@ from bitnet_jit.problem import Problem
 ALIGN = 64
 TILE_BYTES = 1024
 CHUNK_ELEMENTS = 16384  # of x in one piece of the first phase
-SMALL_WORK = 2**19  # products under which a second thread costs more than it brings
 
 
 def inner_bytes(activation: str) -> int:
@@ -119,11 +118,6 @@ def x_stride_of(in_features: int, inner_bytes: int) -> int:
     """Bytes between rows of x in the workspace: whole steps of K; a multiple of 1 KiB would crowd the cache."""
     stride = round_up(round_up(in_features, 20), 64) * inner_bytes
     return stride + 64 if stride % 1024 == 0 else stride
-
-
-def is_small(problem: Problem) -> bool:
-    """Whether one thread is likely to be the fastest."""
-    return problem.rows * problem.in_features * problem.out_features < SMALL_WORK
 
 
 def sizes_of(problem: Problem, rows: int, most_threads: int) -> Sizes:

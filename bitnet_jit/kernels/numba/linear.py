@@ -14,12 +14,12 @@ from bitnet_jit.kernels.numba.bound import BoundLinear
 from bitnet_jit.kernels.numba.elements import load_float32, load_int32
 from bitnet_jit.kernels.numba.isa import chosen_isa
 from bitnet_jit.kernels.numba.jit import jit, one_of
-from bitnet_jit.kernels.numba.job import is_small, prepare
+from bitnet_jit.kernels.numba.job import prepare
 from bitnet_jit.kernels.numba.launch import Entry, compile_linear, works_on
 from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
 from bitnet_jit.kernels.numba.parallel import member, next_piece, ranges_of
 from bitnet_jit.kernels.numba.simd import Tile, least, most, registers_type, stack_bytes, ticks
-from bitnet_jit.kernels.numba.team import TeamConfig, all_teams, likely_teams
+from bitnet_jit.kernels.numba.team import TeamConfig, every, likely
 from bitnet_jit.kernels.numba.tile import (
     accumulate,
     add_group,
@@ -144,16 +144,6 @@ def bind(problem: Problem, config: TeamConfig) -> BoundLinear:
     return BoundLinear(problem, lambda rows: compile_for(balanced_rows(rows, config.tile.rows)), config.most_threads)
 
 
-def configs(problem: Problem) -> tuple[TeamConfig, ...]:
-    """Likely tiles and numbers of threads, the likeliest best first."""
-    return likely_teams(tiles(problem), is_small(problem))
-
-
-def space(problem: Problem) -> tuple[TeamConfig, ...]:
-    """Each tile with each number of threads."""
-    return all_teams(tiles(problem), is_small(problem))
-
-
 def tiles(problem: Problem) -> tuple[Tile, ...]:
     """Tiles that fit the registers, the likeliest best first."""
     isa, format = chosen_isa(), problem.layout.partition("/")[0]
@@ -176,6 +166,6 @@ def why_not(problem: Problem) -> str | None:
 
 
 KERNELS = tuple(
-    Kernel(f"numba.{op}", op, bind, configs, why_not, space)
+    Kernel(f"numba.{op}", op, bind, likely(tiles), why_not, every(tiles))
     for op in ("bit_linear", "quantized_linear", "ternary_matmul")
 )

@@ -1,13 +1,15 @@
 """The number of threads of a call, as a part of the configs: a second thread costs a microsecond, and memory may be as
 busy with half of the cores as with all."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bitnet_jit.cores import available_cores
+from bitnet_jit.problem import Problem
 
 ALL = 2**16  # threads: as many as the caller grants
+SMALL_WORK = 2**19  # products of a linear layer under which a second thread costs more than it brings
 
 
 @dataclass(frozen=True)
@@ -41,3 +43,18 @@ def likely_teams(tiles: Sequence[Any], few: bool) -> tuple[TeamConfig, ...]:
 def all_teams(tiles: Sequence[Any], few: bool) -> tuple[TeamConfig, ...]:
     """Each tile with every number of threads."""
     return tuple(TeamConfig(tile, count) for count in thread_counts(few) for tile in tiles)
+
+
+def likely(tiles: Callable[[Problem], Sequence[Any]]) -> Callable[[Problem], tuple[TeamConfig, ...]]:
+    """The configs of a linear kernel with such tiles."""
+    return lambda problem: likely_teams(tiles(problem), is_small(problem))
+
+
+def every(tiles: Callable[[Problem], Sequence[Any]]) -> Callable[[Problem], tuple[TeamConfig, ...]]:
+    """The space of a linear kernel with such tiles."""
+    return lambda problem: all_teams(tiles(problem), is_small(problem))
+
+
+def is_small(problem: Problem) -> bool:
+    """Whether one thread is likely to be the fastest for a linear layer."""
+    return problem.rows * problem.in_features * problem.out_features < SMALL_WORK

@@ -21,7 +21,7 @@ from bitnet_jit.kernels.triton.tiles import fitting, multiprocessors, tiles_of
 from bitnet_jit.problem import Problem
 
 FEWEST_ROWS, MOST_ROWS = 3, 512
-FEWEST_BYTES = {16: 384}  # of a row of W, in a piece, by the height of a tile; 512 for others
+FEWEST_BYTES = (384, 512)  # of a row of W, in a piece: up to 16 rows of x, and beyond
 BLOCK = 512  # outputs of a program that adds up
 
 
@@ -117,7 +117,7 @@ def tiles_of_piece(problem: Problem) -> int:
 def pieces(problem: Problem) -> int:
     """How many pieces of K pay."""
     most = 2 * multiprocessors(problem) // tiles_of_piece(problem)
-    return min(most, row_bytes(problem.in_features) // FEWEST_BYTES.get(gemm.tile_height(problem), 512))
+    return min(most, row_bytes(problem.in_features) // FEWEST_BYTES[problem.rows > 16])
 
 
 def rank(problem: Problem) -> int:
