@@ -8,7 +8,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from bitnet_jit.kernels import registry
 from bitnet_jit.models.loading import check_device
 from bitnet_jit.ops.calls import on
 from bitnet_jit.ops.tuning.contenders import Contender, contenders, who_agree
@@ -139,6 +140,8 @@ def run(arguments: Sequence[str] | None = None) -> list[Line]:
     parser.add_argument("--device", default="cpu", help='torch\'s word for where to run (default: "cpu")')
     parser.add_argument("--shapes", nargs="+", type=parse_shapes, default=[parse_shapes("gpu")], metavar="OUTxIN")
     parser.add_argument("--rows", nargs="+", type=at_least_one, default=ROWS, metavar="M")
+    parser.add_argument("--packing", default="i2", choices=("i2", "t5"), help="of the weights (default: i2)")
+    parser.add_argument("--activation", default="a8", choices=("a8", "a16"), help="int8 codes (default) or floats")
     parser.add_argument(
         "--threads", type=at_least_one, metavar="T", help="CPU threads (default: as many as torch uses)"
     )
@@ -148,7 +151,11 @@ def run(arguments: Sequence[str] | None = None) -> list[Line]:
     set_num_threads(given.threads)
     device, start, lines = check_device(given.device), time.monotonic(), []
     shapes = [(shape.out_features, shape.in_features) for group in given.shapes for shape in group]
-    problems = list(problems_of_shapes(shapes, given.rows, device))
+    layout = registry.preferred_layout(given.packing, device.type).name
+    problems = [
+        replace(problem, layout=layout, activation=given.activation)
+        for problem in problems_of_shapes(shapes, given.rows, device)
+    ]
     with on(device), torch.no_grad(), compiling(problems, device, wide=True) as ready:
         for problem in track(problems, "searching", console=Console(stderr=True)):
             if time.monotonic() - start > given.seconds:

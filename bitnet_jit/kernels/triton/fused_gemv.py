@@ -13,7 +13,7 @@ import triton.language as tl
 from bitnet_jit.kernels.triton.codes import dot_bytes, let_next_begin, wait
 from bitnet_jit.kernels.triton.gemv import codes_of
 from bitnet_jit.kernels.triton.launch import Bound, Launch
-from bitnet_jit.kernels.triton.layout import PLANES, row_words
+from bitnet_jit.kernels.triton.layout import I2_PLANES, PLANES, row_words
 from bitnet_jit.kernels.triton.outputs import flags, load_w_scale, scale_operands, store_outputs
 from bitnet_jit.kernels.triton.rows import code_of, code_scale, magnitude
 from bitnet_jit.problem import Problem
@@ -121,5 +121,6 @@ def why_not(problem: Problem) -> str | None:
 
 
 def rank(problem: Problem) -> int:
-    """First, but for large layers, where the quantization would be repeated too often."""
-    return 0 if problem.out_features < 6144 and problem.in_features <= 8192 else 2
+    """First, but for t5, and for large layers, where the quantization would be repeated too often."""
+    small = problem.out_features < 6144 and problem.in_features <= 8192
+    return 0 if small and problem.layout == I2_PLANES.name else 2

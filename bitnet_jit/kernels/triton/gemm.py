@@ -243,8 +243,10 @@ def float_configs(problem: Problem) -> tuple[GemmConfig, ...]:
     if problem.x_dtype == "float32":
         return GemmConfig(16, 32, 16, 8, 4, 2), GemmConfig(16, 64, 16, 8, 4, 2)
     if problem.rows <= 16:
-        deep, flat = GemmConfig(16, 32, 128, 8, 4, 6), GemmConfig(16, 32, 64, 8, 4, 6)
-        found = (deep, flat) if problem.in_features >= 4096 else (flat, deep)
+        stages = (4, 6) if problem.in_features > 6144 else (6, 4)
+        deep = tuple(GemmConfig(16, 32, 128, 8, 4, number) for number in stages)
+        flat = (GemmConfig(16, 32, 64, 8, 4, 6),)
+        found = (*deep, *flat) if problem.in_features >= 4096 else (*flat, *deep)
     else:
         alone = tiles_of(problem, problem.rows, 64) <= multiprocessors(problem)
         costs = {  # of an output, on an H200

@@ -167,8 +167,10 @@ def few_outputs(problem: Problem, words: int) -> tuple[Tile, ...]:
         registers = 104 if rows == 1 and is_i2 else 168 if words > 320 else 128
         return (8, 128, 4, registers), (4, 256, 4, 88), (2, 128, 1, 168)
     short, tall = (4, 128, 4, 168), (8, 128, 4, 128 if out_features >= 3072 else 168)
+    if rows == 1 and is_i2:
+        return (8, 32, 1, 168), short, tall, (16, 32, 4, 168)
     if rows == 1:
-        return ((8, 32, 1, 168), short, tall) if is_i2 else (short, tall)
+        return ((16, 128, 4, 168), tall, short) if out_features >= 6144 else ((8, 64, 4, 168), tall, short)
     more = (4, 64, 2, 168), (16, 64, 8, 104), (8, 128, 8, 168)
     most_short = 1024 if rows > 2 and is_i2 else 3072
     return (short, tall, *more) if out_features < most_short else (tall, short, *more)

@@ -130,7 +130,13 @@ def configs(problem: Problem) -> tuple[PlanesConfig, ...]:
     if problem.x_dtype == "float32" and problem.activation == "a16":
         return PlanesConfig(16, 32, 4, 2), PlanesConfig(16, 16, 2, 2)
     block_m = min(64, max(16, problem.rows))
-    found = PlanesConfig(block_m, 64, 4, 3), PlanesConfig(block_m, 32, 4, 3), PlanesConfig(16, 16, 2, 2)
+    found = (
+        PlanesConfig(block_m, 64, 4, 4),
+        PlanesConfig(block_m, 64, 4, 3),
+        PlanesConfig(block_m, 128, 4, 4),
+        PlanesConfig(block_m, 32, 4, 3),
+        PlanesConfig(16, 16, 2, 2),
+    )
     if problem.activation == "a8" and problem.rows > 16:
         found = (group_tile(problem) if problem.scale == "group" else sum_tile(problem), *found)
     return fitting(problem, found, lambda config: config.shared_memory(x_bytes(problem)))

@@ -186,8 +186,9 @@ def configs(problem: Problem) -> tuple[RowConfig, ...]:
     heavy = 2 if problem.op.startswith("silu") else 1  # exp keeps threads busy
     many = min(16, max(1, heavy * block // 512))
     few = max(1, block // (2048 if block <= 4096 else 1024))
-    first, second = (few, many) if problem.rows >= 512 else (many, few)
-    return RowConfig(block, first), RowConfig(block, second), RowConfig(min(block, 4096), 8)
+    first = (few, 2 * few, many, 2 * many) if problem.rows >= 512 else (many, 2 * many, few)
+    found = (*(RowConfig(block, min(16, warps)) for warps in first), RowConfig(min(block, 4096), 8))
+    return tuple(dict.fromkeys(found))
 
 
 def space(problem: Problem) -> tuple[RowConfig, ...]:
