@@ -106,7 +106,8 @@ def summary(lines: Sequence[Line]) -> Table:
     for place, name in enumerate(("untuned", *SEARCHES)):
         pairs = [(ratios[place], line) for ratios, line in zip(told, lines, strict=True)]
         values = sorted(ratio for ratio, _ in pairs if ratio)
-        where = " and ".join(f"{line.shape}, {line.rows} rows" for ratio, line in pairs if ratio == values[-1])
+        worst = [f"{line.shape}, {line.rows} rows" for ratio, line in pairs if ratio == values[-1] > 1]
+        where = " and ".join(worst[:2]) + (f" and {len(worst) - 2} more" if len(worst) > 2 else "")
         counts = [f"{sum(ratio <= limit for ratio in values)} of {len(lines)}" for limit in (1.05, 1.10)]
         table.add_row(name, *counts, f"{median(values):.3f}", f"{values[-1]:.3f}", where)
     return table
