@@ -4,4 +4,5 @@ from bitnet_jit.ops import input_grad as input_grad
 from bitnet_jit.ops import linear as linear
 from bitnet_jit.ops import norm as norm
 from bitnet_jit.ops import training as training
+from bitnet_jit.ops import weights as weights
 from bitnet_jit.ops.library import eager as eager

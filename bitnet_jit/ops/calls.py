@@ -24,7 +24,11 @@ ARGUMENTS = {  # of each op's calls, in their order
     "rms_norm_quantize": ("x", "weight", "eps"),
     "relu2_mul_norm_quantize": ("gate", "up", "weight", "eps"),
     "silu_mul_norm_quantize": ("gate", "up", "weight", "eps"),
+    "quantize_weight": ("w",),
+    "dequantize_weight": ("w_packed", "w_scale"),
+    "dequantize_activation": ("x_q", "x_scale"),
 }
+OF_WEIGHTS = ("quantize_weight", "dequantize_weight")  # ops without rows of activations
 DISPATCHER = Dispatcher()
 MOST_CALLS = 4096  # kept an op: shapes may vary without end
 Calls = dict[tuple[Any, ...], Call]
@@ -33,11 +37,13 @@ KEPT: list[Calls] = []  # of all ops
 
 def bind_torch(run: Call, problem: Problem, shape: torch.Size, device: torch.device) -> Call:
     """A torch kernel as a call: it computes on rows, the call keeps the leading dimensions."""
+    if problem.op in OF_WEIGHTS:
+        return run
     leading = shape[:-1]
 
     def call(x: torch.Tensor, *others: Any) -> Any:
         rows = [a.reshape(-1, shape[-1]) if isinstance(a, torch.Tensor) and a.shape == shape else a for a in others]
-        if problem.op == "quantized_linear":
+        if problem.op in ("quantized_linear", "dequantize_activation"):
             rows[0] = rows[0].reshape(-1)  # x_scale (...)
         result = run(x.reshape(leading.numel(), shape[-1]), *rows)
         if isinstance(result, tuple):

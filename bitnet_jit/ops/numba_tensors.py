@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.numba.threads import Fork
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.threads import THREADS
@@ -96,6 +97,38 @@ def bind_rows(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., 
     return lambda x, weight, eps: run(x, None, weight, eps)
 
 
+def bind_quantize_weight(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., Any]:
+    """quantize_weight(w) -> w_packed, w_scale."""
+    packed_shape = registry.get_layout(problem.layout).shape(*shape)
+
+    def call(w):
+        w = contiguous(w)
+        packed, scale = w.new_empty(packed_shape, dtype=torch.uint8), w.new_empty((), dtype=torch.float32)
+        run_weight(bound, w, packed, scale)
+        return packed, scale
+
+    return call
+
+
+def bind_dequantize_weight(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., torch.Tensor]:
+    """dequantize_weight(w_packed, w_scale) -> w."""
+    w_shape, dtype = (problem.out_features, problem.in_features), getattr(torch, problem.y_dtype)
+
+    def call(w_packed, w_scale):
+        w = w_packed.new_empty(w_shape, dtype=dtype)
+        run_weight(bound, w, contiguous(w_packed), contiguous(w_scale))
+        return w
+
+    return call
+
+
+def run_weight(bound: Any, w: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> None:
+    """One kernel between a float weight and a packed one."""
+    threads, memory = min(THREADS.get(), bound.most_threads), WORKSPACE.take(bound.workspace_bytes)
+    addresses = w.data_ptr(), packed.data_ptr(), scale.data_ptr()
+    bound.entry(None, FORK.address, threads, *addresses, bound.out_features, bound.in_features, memory)
+
+
 BINDERS: dict[str, Callable[[Any, Problem, torch.Size], Callable[..., Any]]] = {
     "bit_linear": bind_bit_linear,
     "quantized_linear": bind_quantized_linear,
@@ -105,4 +138,6 @@ BINDERS: dict[str, Callable[[Any, Problem, torch.Size], Callable[..., Any]]] = {
     "rms_norm_quantize": bind_rows,
     "relu2_mul_norm_quantize": bind_rows,
     "silu_mul_norm_quantize": bind_rows,
+    "quantize_weight": bind_quantize_weight,
+    "dequantize_weight": bind_dequantize_weight,
 }

@@ -3,30 +3,26 @@
     y  = float32(x_q @ w_q.T) * (x_scale * w_scale) + bias     as the packed layer gives it, bit for bit
     dX = dY @ (w_q * w_scale)       dW = dY.T @ (x_q * x_scale)       dbias = sum of dY over the rows
 
-Both quantizers count as the identity in the backward pass. What it needs is kept as int8 codes, a quarter of float32;
-its matrix products run in dY's dtype. Every step is an opaque op, so eager and compiled training give the same numbers.
+Both quantizers count as the identity in the backward pass. The weight is quantized into the layout in which packed
+weights run, and the product is theirs, of integers. What the backward pass needs is kept as codes, two bits a weight
+and eight an activation; its products are torch's, of floats of dY's dtype. Every step is an opaque op, so eager and
+compiled training give the same numbers.
 """
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.kernels.torch.linear import scaled
+from bitnet_jit.kernels import registry
 from bitnet_jit.ops.library import define
-from bitnet_jit.ops.linear import FLOATS, check_bias, check_others
+from bitnet_jit.ops.linear import FLOATS, check_bias, check_others, quantized_linear
 from bitnet_jit.ops.norm import quantize_activation
-from bitnet_jit.problem import MAX_IN_FEATURES
-from bitnet_jit.quant import dequantize_weight
-from bitnet_jit.quant import quantize_weight as absmean_quantize
+from bitnet_jit.ops.weights import check_weight, dequantize_activation, dequantize_weight, quantize_weight
 
 
 def check_train(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
     """Raise InvalidInput unless the arguments fit each other."""
-    if weight.dim() != 2 or weight.dtype not in FLOATS or not 1 <= weight.shape[1] <= MAX_IN_FEATURES:
-        raise InvalidInput(
-            f"weight: expected {', '.join(map(str, FLOATS))} (N, K) with K from 1 to {MAX_IN_FEATURES}, "
-            f"got {weight.dtype} {tuple(weight.shape)}"
-        )
+    check_weight(weight)
     if x.dtype not in FLOATS or x.shape[-1:] != weight.shape[1:]:
         raise InvalidInput(
             f"x: expected {', '.join(map(str, FLOATS))} (..., {weight.shape[1]}), got {x.dtype} {tuple(x.shape)}"
@@ -35,49 +31,41 @@ def check_train(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     check_bias(bias, weight.shape[0])
 
 
+def layout_for(weight: torch.Tensor) -> str:
+    """The layout in which a weight is packed where it is."""
+    return registry.preferred_layout("i2", weight.device.type).name
+
+
 def bit_linear_train(x, weight, bias):
     check_train(x, weight, bias)
+    layout = layout_for(weight)
     x_q, x_scale = quantize_activation(x)
-    w_q, w_scale = quantize_weight(weight)
-    return codes_linear(x_q, x_scale, w_q, w_scale, bias, x.dtype)
+    w_packed, w_scale = quantize_weight(weight, layout)
+    return quantized_linear(x_q, x_scale, w_packed, w_scale, bias, weight.shape[0], layout, 0, x.dtype)
 
 
 def fake_bit_linear_train(x, weight, bias):
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
-def quantize_weight(weight):
-    return absmean_quantize(weight)
-
-
-def fake_quantize_weight(weight):
-    return weight.new_empty(weight.shape, dtype=torch.int8), weight.new_empty((), dtype=torch.float32)
-
-
-def codes_linear(x_q, x_scale, w_q, w_scale, bias, y_dtype):
-    """The layer on codes of both: x_q (..., K), x_scale (...), w_q (N, K), w_scale () -> (..., N)."""
-    y = scaled(x_q.reshape(-1, x_q.shape[-1]), x_scale.reshape(-1), w_q, w_scale, 0)
-    y = y if bias is None else y + bias.float()
-    return y.to(y_dtype).reshape(*x_q.shape[:-1], w_q.shape[0])
-
-
-def fake_codes_linear(x_q, x_scale, w_q, w_scale, bias, y_dtype):
-    return x_q.new_empty((*x_q.shape[:-1], w_q.shape[0]), dtype=y_dtype)
-
-
-def bit_linear_train_input_grad(dy, w_q, w_scale):
+def bit_linear_train_input_grad(dy, w_packed, w_scale, in_features, layout):
     """dY (..., N) -> dX (..., K) in dY's dtype."""
-    return dy.contiguous() @ dequantize_weight(w_q, w_scale).to(dy.dtype)
+    out_features = dy.shape[-1]
+    w = dequantize_weight(w_packed, w_scale, in_features, out_features, layout, 0, dy.dtype)
+    return (dy.reshape(-1, out_features) @ w).reshape(*dy.shape[:-1], in_features)
 
 
-def fake_bit_linear_train_input_grad(dy, w_q, w_scale):
-    return dy.new_empty((*dy.shape[:-1], w_q.shape[1]))
+def fake_bit_linear_train_input_grad(dy, w_packed, w_scale, in_features, layout):
+    return dy.new_empty((*dy.shape[:-1], in_features))
 
 
 def bit_linear_train_weight_grad(dy, x_q, x_scale, dtype):
     """dY (..., N) and the codes of x (..., K) -> dW (N, K) in `dtype`, the weight's."""
-    x = (x_q * x_scale[..., None]).to(dy.dtype).reshape(-1, x_q.shape[-1])
-    return (dy.reshape(-1, dy.shape[-1]).T @ x).to(dtype)
+    x = dequantize_activation(x_q, x_scale, dy.dtype).reshape(-1, x_q.shape[-1])
+    dy = dy.reshape(-1, dy.shape[-1])
+    if dy.is_cuda and dtype == torch.float32 != dy.dtype:
+        return torch.mm(dy.T, x, out_dtype=dtype)  # the sums as they are
+    return (dy.T @ x).to(dtype)
 
 
 def fake_bit_linear_train_weight_grad(dy, x_q, x_scale, dtype):
@@ -90,31 +78,31 @@ class BitLinearTrainFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias):
         check_train(x, weight, bias)
-        ops = torch.ops.bitnet_jit
+        ops, layout = torch.ops.bitnet_jit, layout_for(weight)
         with torch._C._AutoDispatchBelowAutograd():
             x_q, x_scale = ops.quantize_activation(x)
-            w_q, w_scale = ops.quantize_weight(weight)
-            y = ops.codes_linear(x_q, x_scale, w_q, w_scale, bias, x.dtype)
+            w_packed, w_scale = ops.quantize_weight(weight, layout)
+            y = ops.quantized_linear(x_q, x_scale, w_packed, w_scale, bias, weight.shape[0], layout, 0, x.dtype)
         # each gradient needs the codes of the other factor only
         kept_x = (x_q, x_scale) if ctx.needs_input_grad[1] else (None, None)
-        kept_w = (w_q, w_scale) if ctx.needs_input_grad[0] else (None, None)
+        kept_w = (w_packed, w_scale) if ctx.needs_input_grad[0] else (None, None)
         ctx.save_for_backward(*kept_x, *kept_w)
-        ctx.weight_dtype = weight.dtype
+        ctx.layout, ctx.in_features, ctx.weight_dtype = layout, weight.shape[1], weight.dtype
         ctx.bias_dtype = None if bias is None else bias.dtype
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
-        x_q, x_scale, w_q, w_scale = ctx.saved_tensors
+        x_q, x_scale, w_packed, w_scale = ctx.saved_tensors
         ops = torch.ops.bitnet_jit
         dx = dw = dbias = None
         if ctx.needs_input_grad[0]:
-            dx = ops.bit_linear_train_input_grad(dy, w_q, w_scale)
+            dx = ops.bit_linear_train_input_grad(dy, w_packed, w_scale, ctx.in_features, ctx.layout)
         if ctx.needs_input_grad[1]:
             dw = ops.bit_linear_train_weight_grad(dy, x_q, x_scale, ctx.weight_dtype)
         if ctx.needs_input_grad[2]:
-            dbias = dy.float().reshape(-1, dy.shape[-1]).sum(0).to(ctx.bias_dtype)
+            dbias = dy.reshape(-1, dy.shape[-1]).sum(0, dtype=torch.float32).to(ctx.bias_dtype)
         return dx, dw, dbias
 
 
@@ -125,14 +113,8 @@ define(
     BitLinearTrainFunction,
     autocast=True,
 )
-define("quantize_weight(Tensor weight) -> (Tensor, Tensor)", quantize_weight, fake_quantize_weight)
 define(
-    "codes_linear(Tensor x_q, Tensor x_scale, Tensor w_q, Tensor w_scale, Tensor? bias, ScalarType y_dtype) -> Tensor",
-    codes_linear,
-    fake_codes_linear,
-)
-define(
-    "bit_linear_train_input_grad(Tensor dy, Tensor w_q, Tensor w_scale) -> Tensor",
+    "bit_linear_train_input_grad(Tensor dy, Tensor w_packed, Tensor w_scale, int in_features, str layout) -> Tensor",
     bit_linear_train_input_grad,
     fake_bit_linear_train_input_grad,
 )

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from bitnet_jit.kernels.registry import get_layout
 from bitnet_jit.kernels.triton.launch import ALIGN, Bound, Run, compiled, prepare
 from bitnet_jit.kernels.triton.target import interpreted
 from bitnet_jit.ops.calls import ARGUMENTS, on
@@ -154,6 +155,13 @@ def outputs_of(problem: Problem, shape: torch.Size) -> Shapes:
         return {"y": (tuple(shape), getattr(torch, problem.y_dtype))}
     if problem.op == "bit_linear_input_grad":
         return {"dx": ((*shape[:-1], problem.in_features), getattr(torch, problem.y_dtype))}
+    if problem.op == "quantize_weight":
+        packed = get_layout(problem.layout).shape(problem.out_features, problem.in_features)
+        return {"w_packed": (packed, torch.uint8), "w_scale": ((), torch.float32)}
+    if problem.op == "dequantize_weight":
+        return {"w": ((problem.out_features, problem.in_features), getattr(torch, problem.y_dtype))}
+    if problem.op == "dequantize_activation":
+        return {"x": (tuple(shape), getattr(torch, problem.y_dtype))}
     return {"y": ((*shape[:-1], problem.out_features), getattr(torch, problem.y_dtype))}
 
 
@@ -166,5 +174,5 @@ def kinds_of(problem: Problem, others: Shapes) -> dict[str, Any]:
     """The dtype of each operand, and a number for those that are numbers."""
     fixed = {"w_packed": torch.uint8, "w_scale": torch.float32, "x_scale": torch.float32}
     by_bias = {name: getattr(torch, problem.bias) for name in ("bias", "weight") if problem.bias}
-    of_x = {name: getattr(torch, problem.x_dtype) for name in ("x", "x_q", "dy", "gate", "up")}
+    of_x = {name: getattr(torch, problem.x_dtype) for name in ("x", "x_q", "dy", "gate", "up", "w")}
     return NUMBERS | of_x | fixed | by_bias | {name: dtype for name, (_, dtype) in others.items()}

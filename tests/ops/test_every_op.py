@@ -70,11 +70,14 @@ CASES = {
         (floats(2, ROWS, IN), floats(OUT, IN), floats(OUT)),
         (floats(ROWS, IN, dtype=torch.bfloat16), floats(OUT, IN), None),
     ],
-    "quantize_weight": [(floats(OUT, IN),)],
-    "codes_linear": [
-        (codes(2, ROWS, IN), floats(2, ROWS), codes(OUT, IN, low=-1, high=2), scale("tensor"), None, torch.bfloat16)
+    "quantize_weight": [(floats(OUT, IN), layout("i2").name), (floats(OUT, IN, dtype=torch.bfloat16), "t5")],
+    "dequantize_weight": [
+        (packed(), scale("tensor"), IN, OUT, layout("i2").name, 0, torch.bfloat16),
+        (packed("t5"), scale("row"), IN, OUT, layout("t5").name, 0, torch.float32),
+        (packed(), scale("group"), IN, OUT, layout("i2").name, 32, torch.float16),
     ],
-    "bit_linear_train_input_grad": [(floats(2, ROWS, OUT), codes(OUT, IN, low=-1, high=2), scale("tensor"))],
+    "dequantize_activation": [(codes(2, ROWS, IN), floats(2, ROWS), torch.bfloat16)],
+    "bit_linear_train_input_grad": [(floats(2, ROWS, OUT), packed(), scale("tensor"), IN, layout("i2").name)],
     "bit_linear_train_weight_grad": [(floats(2, ROWS, OUT), codes(2, ROWS, IN), floats(2, ROWS), torch.float32)],
 }
 EACH = [pytest.param(name, case, id=f"{name}-{i}") for name, cases in CASES.items() for i, case in enumerate(cases)]

@@ -63,9 +63,8 @@ def test_input_gradient_of_any_shape(rows, in_features, out_features, seed):
 
 def test_the_packed_gradient_is_the_training_layers():
     x, weight = torch.randn(4, 70), torch.randn(37, 70)
-    w_q, w_scale = ops.quantize_weight(weight)
     layout = registry.preferred_layout("i2", "cpu")
-    w_packed = layout.from_canonical(layout.format.pack(w_q), 37, 70)
+    w_packed, w_scale = ops.quantize_weight(weight, layout.name)
     trained, packed = x.clone().requires_grad_(), x.clone().requires_grad_()
     ops.bit_linear_train(trained, weight, None).square().sum().backward()
     ops.bit_linear(packed, w_packed, w_scale, None, 37, layout.name, 0, "a8").square().sum().backward()

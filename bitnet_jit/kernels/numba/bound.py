@@ -1,6 +1,7 @@
 """A kernel that is bound to a problem: what a caller with addresses needs to run it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -61,3 +62,18 @@ class BoundRows:
     def workspace_bytes(self, threads: int) -> int:
         """Scratch memory for a team of that many threads."""
         return self._fixed + threads * self._per_thread
+
+
+@dataclass(frozen=True)
+class BoundWeight:
+    """A kernel between a float weight and a packed one, on at most `most_threads` threads.
+
+    Call entry(None, fork, threads, w, w_packed, w_scale, out_features, in_features, workspace) with addresses of
+    contiguous arrays and `workspace_bytes` bytes of scratch memory.
+    """
+
+    entry: Entry
+    out_features: int
+    in_features: int
+    workspace_bytes: int
+    most_threads: int

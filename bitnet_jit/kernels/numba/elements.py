@@ -79,6 +79,15 @@ def narrow_bfloat(builder, value: ir.Value) -> ir.Value:
     return builder.select(nan, i32(0x7FC0), rounded)
 
 
+def narrow(builder, dtype: str, value: ir.Value) -> ir.Value:
+    """float -> the bits of a floating dtype, i16 or i32, half to even."""
+    if dtype == "float32":
+        return builder.bitcast(value, I32)
+    if dtype == "float16" and has_half_conversion():
+        return builder.bitcast(builder.fptrunc(value, ir.HalfType()), I16)
+    return builder.trunc(narrow_half(builder, value) if dtype == "float16" else narrow_bfloat(builder, value), I16)
+
+
 def element(builder, address: ir.Value, index: ir.Value, kind: ir.Type) -> ir.Value:
     """A pointer to element `index`: a typed offset from a pointer, which is what the loop vectorizer understands."""
     return builder.gep(builder.inttoptr(address, kind.as_pointer()), [index], source_etype=kind)
@@ -152,14 +161,8 @@ def store_float(typingctx, dtype, address, index, value):
 
     def codegen(context, builder, signature, args):
         _, address, index, value = args
-        if name == "float32":
-            builder.store(value, element(builder, address, index, F32), align=4)
-        elif name == "float16" and has_half_conversion():
-            half = builder.fptrunc(value, ir.HalfType())
-            builder.store(half, element(builder, address, index, ir.HalfType()), align=2)
-        else:
-            bits = narrow_half(builder, value) if name == "float16" else narrow_bfloat(builder, value)
-            builder.store(builder.trunc(bits, I16), element(builder, address, index, I16), align=2)
+        bits = narrow(builder, name, value)
+        builder.store(bits, element(builder, address, index, bits.type), align=ELEMENT_BYTES[name])
         return context.get_dummy_value()
 
     return types.void(dtype, types.int64, types.int64, types.float32), codegen

@@ -14,14 +14,16 @@ from bitnet_jit.kernels.numba.simd import F32, at, load, splat
 
 LANES = 32
 FLOATS, INTS = ir.VectorType(F32, LANES), ir.VectorType(I32, LANES)
+DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
+SUMS = {FLOATS: (types.float32, "fadd"), INTS: (types.int32, "add"), DOUBLES: (types.float64, "fadd")}
 MAGNITUDE = 0x7FFFFFFF  # bits of a float32 without its sign
 
 
 class LanesType(types.Type):
-    """32 lanes of float32 or int32."""
+    """32 lanes of float32, int32 or float64."""
 
     def __init__(self, kind: str) -> None:
-        self.llvm = FLOATS if kind == "float32" else INTS
+        self.llvm = {"float32": FLOATS, "int32": INTS, "float64": DOUBLES}[kind]
         super().__init__(name=f"Lanes({kind})")
 
 
@@ -55,6 +57,12 @@ def zero_ints(typingctx):
 
 
 @intrinsic
+def zero_doubles(typingctx):
+    """float64 lanes, all zero."""
+    return LanesType("float64")(), lambda context, builder, signature, args: ir.Constant(DOUBLES, None)
+
+
+@intrinsic
 def add_squares(typingctx, sums, values):
     """sums += squares of the float32 values at an address, each product and sum rounded."""
 
@@ -66,9 +74,22 @@ def add_squares(typingctx, sums, values):
 
 
 @intrinsic
+def add_magnitudes(typingctx, sums, dtype, w, index):
+    """sums += |w| of 32 elements of `dtype` (static) from `index` on, in float64, lane by lane."""
+
+    def codegen(context, builder, signature, args):
+        sums, _, w, index = args
+        bits = builder.bitcast(load_elements(builder, dtype.value, w, index, LANES), INTS)
+        value = builder.bitcast(builder.and_(bits, splat_constant(INTS, MAGNITUDE)), FLOATS)
+        return builder.fadd(sums, builder.fpext(value, DOUBLES))
+
+    return sums(sums, dtype, types.int64, types.int64), codegen
+
+
+@intrinsic
 def add_lanes(typingctx, sums):
     """The sum of all lanes."""
-    result, add = (types.float32, "fadd") if sums.llvm is FLOATS else (types.int32, "add")
+    result, add = SUMS[sums.llvm]
 
     def codegen(context, builder, signature, args):
         return reduce_lanes(builder, args[0], getattr(builder, add))

@@ -1,7 +1,11 @@
 """The record of this backend."""
 
 from bitnet_jit.kernels.kernel import Backend
-from bitnet_jit.kernels.triton import linear, rows
+from bitnet_jit.kernels.triton import dequantize, linear, quantize_weight, rows
 from bitnet_jit.kernels.triton.layout import LAYOUTS
 
-BACKEND = Backend(name="triton", kernels=(*linear.KERNELS, *rows.KERNELS), layouts=LAYOUTS)
+BACKEND = Backend(
+    name="triton",
+    kernels=(*linear.KERNELS, *rows.KERNELS, *quantize_weight.KERNELS, *dequantize.KERNELS),
+    layouts=LAYOUTS,
+)

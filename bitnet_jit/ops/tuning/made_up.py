@@ -21,6 +21,10 @@ def first_features(problem: Problem) -> int:
 
 def first_shape(problem: Problem) -> torch.Size:
     """The shape of an op's first argument."""
+    if problem.op == "quantize_weight":
+        return torch.Size((problem.out_features, problem.in_features))
+    if problem.op == "dequantize_weight":
+        return torch.Size(registry.get_layout(problem.layout).shape(problem.out_features, problem.in_features))
     return torch.Size((problem.rows, first_features(problem)))
 
 
@@ -45,10 +49,12 @@ def make_arguments(problem: Problem, device: torch.device) -> dict[str, Any]:
         return torch.randn(shape, generator=generator, device=device).to(getattr(torch, dtype))
 
     found: dict[str, Any] = {"eps": EPS, "bias": None, "weight": None}
+    if problem.op == "quantize_weight":
+        return found | {"w": floats(problem.out_features, problem.in_features)}
     if problem.x_dtype == "int8":
         found["x_q"] = torch.randint(-127, 128, (rows, features), generator=generator, device=device, dtype=torch.int8)
         found["x_scale"] = torch.rand(rows, generator=generator, device=device)
-    else:
+    elif problem.x_dtype != "uint8":
         found |= {name: floats(rows, features) for name in ("x", "dy", "gate", "up")}
     if problem.bias:
         has_weight = "weight" in ARGUMENTS[problem.op]

@@ -37,6 +37,7 @@ TYPES = {
     torch.float16: "fp16",
     torch.int8: "i8",
     torch.uint8: "u8",
+    torch.float64: "fp64",
     torch.int32: "i32",
 }
 ROWS = (1, 4, 16, 64, 128, 2048)  # of the buckets, between which default configs differ
@@ -57,6 +58,15 @@ PROBLEMS = (
     replace(A8, op="bit_linear", x_dtype="bfloat16", layout="t5/planes", activation="a16"),
     replace(A8, op="bit_linear_input_grad", activation="", x_dtype="bfloat16", bias=""),
     replace(A8, op="bit_linear_input_grad", activation="", x_dtype="float32", y_dtype="float32", bias=""),
+    *(
+        replace(A8, op="quantize_weight", activation="", x_dtype=dtype, y_dtype="uint8", scale="tensor", bias="")
+        for dtype in ("float32", "bfloat16")
+    ),
+    *(
+        replace(A8, op="dequantize_weight", activation="", x_dtype="uint8", scale=scale, bias="")
+        for scale in ("tensor", "row")
+    ),
+    replace(A8, op="dequantize_activation", layout="", activation="", scale="", bias=""),
     *(
         replace(A8, op=op, layout="", activation="", x_dtype="bfloat16", scale="")
         for op in (
@@ -135,6 +145,7 @@ def test_default_configs_compile(name):
         key = (launch.function.__name__, *map(str, specialized(launch, operands)), *launch.options.items())
         different.setdefault(key, partial(shared_memory, target, launch, operands))
     ways = {"fused", "gemv", "small", "gemm", "add", "planes", "arrange", "input_grad", "row"}
+    ways |= {"absolute_sum", "quantize_weight", "dequantize_weight", "dequantize_activation"}
     assert {function for function, *_ in different} == {f"{name}_kernel" for name in ways}
     found = in_processes(list(different.values()))
     assert {key: most for key, most in zip(different, found, strict=True) if most > gpu.shared_memory} == {}
