@@ -12,6 +12,7 @@ export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 gpu_tests="tests/models/test_compile.py tests/ops/tuning/test_on_gpu.py tests/kernels/triton/test_floats.py
     tests/ops/test_on_gpu.py
     tests/kernels/triton/test_linear.py tests/kernels/triton/test_rows.py tests/kernels/triton/test_repeats.py
+    tests/kernels/triton/test_weights.py
     tests/nn/test_on_gpu.py tests/models/test_on_gpu.py tests/benchmarks/test_on_gpu.py"
 pytest="$python -m pytest -q -p no:cacheprovider -p no:benchmark"
 failed=0
@@ -29,7 +30,8 @@ sanitizers() {
         echo "compute-sanitizer --tool $tool"
         # every kernel once, at shapes where nothing is a whole tile
         compute-sanitizer --tool "$tool" --error-exitcode 9 $pytest tests/kernels/triton/test_linear.py \
-            tests/ops/test_on_gpu.py -k "may_have_gaps and 260 or tiny_shapes or norms_are_near" || return
+            tests/kernels/triton/test_weights.py tests/ops/test_on_gpu.py \
+            -k "may_have_gaps and 260 or tiny_shapes or norms_are_near or test_weights" || return
     done
 }
 

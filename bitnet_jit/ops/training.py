@@ -39,8 +39,8 @@ def layout_for(weight: torch.Tensor) -> str:
 def bit_linear_train(x, weight, bias):
     check_train(x, weight, bias)
     layout = layout_for(weight)
+    w_packed, w_scale = quantize_weight(weight, layout)  # first: see kernels/triton/quantize_weight.py
     x_q, x_scale = quantize_activation(x)
-    w_packed, w_scale = quantize_weight(weight, layout)
     return quantized_linear(x_q, x_scale, w_packed, w_scale, bias, weight.shape[0], layout, 0, x.dtype)
 
 
@@ -80,8 +80,8 @@ class BitLinearTrainFunction(torch.autograd.Function):
         check_train(x, weight, bias)
         ops, layout = torch.ops.bitnet_jit, layout_for(weight)
         with torch._C._AutoDispatchBelowAutograd():
+            w_packed, w_scale = ops.quantize_weight(weight, layout)  # first: see kernels/triton/quantize_weight.py
             x_q, x_scale = ops.quantize_activation(x)
-            w_packed, w_scale = ops.quantize_weight(weight, layout)
             y = ops.quantized_linear(x_q, x_scale, w_packed, w_scale, bias, weight.shape[0], layout, 0, x.dtype)
         # each gradient needs the codes of the other factor only
         kept_x = (x_q, x_scale) if ctx.needs_input_grad[1] else (None, None)

@@ -42,6 +42,21 @@ def test_training_and_packed_outputs_are_the_reference(dtype, shape):
         assert torch.equal(layer.pack(format)(x.cuda()).cpu(), expected)
 
 
+@pytest.mark.parametrize("rows", [1, 4, 16, 300])
+@pytest.mark.parametrize("in_features", [2560, 2561])
+def test_no_product_begins_before_its_weight_is_quantized(rows, in_features):
+    """Kernels may begin before the one ahead has ended, and load weights at once: here these change at every call."""
+    layer = BitLinear(in_features, 2560, bias=False, device="cuda")
+    x = torch.randn(rows, in_features, device="cuda", dtype=torch.bfloat16)
+    found = []
+    with torch.no_grad():
+        first = layer(x)
+        for _ in range(100):
+            layer.weight.neg_()
+            found.append(layer(x))
+    assert all(torch.equal(y, first if i % 2 else -first) for i, y in enumerate(found))
+
+
 @pytest.mark.parametrize("tf32", [False, True])
 def test_gradients_are_the_cpus(tf32):
     """A wide layer: TF32, where it is allowed, may round gradients, and never the forward."""

@@ -8,6 +8,10 @@ all. Each program of the second adds them up and codes a tile. No division is ne
 round(w / s) >= 1 exactly where w > s / 2. For s / 2 = m 2^e with 1 <= m < 2, the next float32 above it is larger by a
 factor of at least 1 + 2^-23 / m > 1 + 2^-24, and a quotient above 0.5 (1 + 2^-24) rounds to more than 0.5; 0.5 itself
 rounds to 0, the even one.
+
+Products load weights before they wait for the kernel ahead of them, so none may begin before these are written: the
+second kernel lets nobody begin early, and `quantize_activation`, which training launches between it and a product,
+only when it has waited itself.
 """
 
 from dataclasses import dataclass
@@ -47,8 +51,8 @@ def absolute_sum_kernel(
     DEPENDENT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    let_next_begin(DEPENDENT)
     wait(DEPENDENT)
+    let_next_begin(DEPENDENT)  # now only, since the next kernel reads w at once
     first = tl.program_id(0).to(tl.int64) * SPAN
     end = tl.minimum(first + SPAN, SIZE)
     block = tl.arange(0, BLOCK)
@@ -57,6 +61,12 @@ def absolute_sum_kernel(
         w = tl.load(w_ptr + start + block, mask=start + block < end, other=0.0)
         sums += tl.abs(w.to(tl.float32)).to(tl.float64)
     tl.store(sums_ptr + tl.program_id(0), tl.sum(sums, axis=0))
+
+
+@triton.jit
+def field(w, half):
+    """The two bits of a weight's code: 1 above half of the scale, 3 below minus that, else 0."""
+    return tl.where(w > half, 1, tl.where(w < -half, 3, 0))
 
 
 @triton.jit
@@ -75,7 +85,15 @@ def quantize_weight_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_B: tl.constexpr,
 ):
-    let_next_begin(DEPENDENT)
+    tiles = tl.cdiv(B, BLOCK_B)
+    tile = tl.num_programs(0) - 1 - tl.program_id(0)  # what the sums have read last is in the second cache still
+    n = (tile // tiles * BLOCK_N + tl.arange(0, BLOCK_N))[:, None]
+    byte = (tile % tiles * BLOCK_B + tl.arange(0, BLOCK_B))[None, :]
+    w_ptrs, inside = w_ptr + n.to(tl.int64) * K + byte, (n < N) & (byte < B)
+    w0 = tl.load(w_ptrs, mask=inside & (byte < K), other=0.0).to(tl.float32)
+    w1 = tl.load(w_ptrs + B, mask=inside & (byte < K - B), other=0.0).to(tl.float32)
+    w2 = tl.load(w_ptrs + 2 * B, mask=inside & (byte < K - 2 * B), other=0.0).to(tl.float32)
+    w3 = tl.load(w_ptrs + 3 * B, mask=inside & (byte < K - 3 * B), other=0.0).to(tl.float32)
     wait(DEPENDENT)
     part = tl.arange(0, MOST_PARTS)
     total = tl.sum(tl.load(sums_ptr + part, mask=part < PARTS, other=0.0), axis=0)
@@ -84,17 +102,8 @@ def quantize_weight_kernel(
     if tl.program_id(0) == 0:
         tl.store(scale_ptr, scale)
     half = scale * 0.5
-    tiles = tl.cdiv(B, BLOCK_B)
-    n = (tl.program_id(0) // tiles * BLOCK_N + tl.arange(0, BLOCK_N))[:, None]
-    byte = (tl.program_id(0) % tiles * BLOCK_B + tl.arange(0, BLOCK_B))[None, :]
-    w_ptrs = w_ptr + n.to(tl.int64) * K + byte
-    packed = tl.zeros((BLOCK_N, BLOCK_B), tl.int32)
-    for plane in tl.static_range(4):
-        inside = (n < N) & (byte < B) & (plane * B + byte < K)
-        w = tl.load(w_ptrs + plane * B, mask=inside, other=0.0).to(tl.float32)
-        field = tl.where(w > half, 1, tl.where(w < -half, 3, 0))
-        packed |= field << (2 * plane)
-    tl.store(packed_ptr + n.to(tl.int64) * B + byte, packed.to(tl.uint8), mask=(n < N) & (byte < B))
+    packed = field(w0, half) | field(w1, half) << 2 | field(w2, half) << 4 | field(w3, half) << 6
+    tl.store(packed_ptr + n.to(tl.int64) * B + byte, packed.to(tl.uint8), mask=inside)
 
 
 def parts_of(problem: Problem) -> tuple[int, int]:

@@ -177,7 +177,8 @@ def launch(
 
 
 def bind(problem: Problem, config: RowConfig) -> Bound:
-    return Bound(lambda rows: (launch(problem, rows, config, problem.op, problem.in_features, chunks=False),))
+    late = problem.op == "quantize_activation"  # in training the weights of the next product are of a moment ago
+    return Bound(lambda rows: (launch(problem, rows, config, problem.op, problem.in_features, False, late),))
 
 
 def configs(problem: Problem) -> tuple[RowConfig, ...]:
