@@ -23,24 +23,24 @@ def only_outermost(name: str) -> Iterator[None]:
     if not all(hasattr(owner, method) for owner, method in PATCHED):
         yield
         return
-    optimize, finish, set_env = originals = [getattr(owner, method) for owner, method in PATCHED]
+    with global_compiler_lock:  # before the methods are looked at: they may be another thread's of these
+        optimize, finish, set_env = originals = [getattr(owner, method) for owner, method in PATCHED]
 
-    def optimize_outermost(library) -> None:
-        if library.name == name:
-            optimize(library)
+        def optimize_outermost(library) -> None:
+            if library.name == name:
+                optimize(library)
 
-    def finish_outermost(library) -> None:
-        if library.name == name:
-            finish(library)
-        else:
-            library._finalize_dynamic_globals()
-            library._finalized = True
+        def finish_outermost(library) -> None:
+            if library.name == name:
+                finish(library)
+            else:
+                library._finalize_dynamic_globals()
+                library._finalized = True
 
-    def set_env_of_outermost(self, env_name, env) -> None:
-        if self._engine.get_global_value_address(env_name):
-            set_env(self, env_name, env)
+        def set_env_of_outermost(self, env_name, env) -> None:
+            if self._engine.get_global_value_address(env_name):
+                set_env(self, env_name, env)
 
-    with global_compiler_lock:
         replace((optimize_outermost, finish_outermost, set_env_of_outermost))
         try:
             yield
