@@ -13,7 +13,7 @@ LAYERS = (  # the highest first; names in one row do not import one another
     {"cli", "__main__"},
     {"integrations"},
     {"engine"},
-    {"tuner"},
+    {"tuner", "training"},
     {"models"},
     {"nn"},
     {"ops"},

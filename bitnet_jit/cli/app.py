@@ -10,9 +10,10 @@ from bitnet_jit.cli.bench import bench
 from bitnet_jit.cli.explain import explain
 from bitnet_jit.cli.generate import generate
 from bitnet_jit.cli.info import info
+from bitnet_jit.cli.train import train
 
 app = typer.Typer(
-    help="Ternary neural networks (BitNet b1.58) on this machine: write text, tune it, measure it.",
+    help="Ternary neural networks (BitNet b1.58) on this machine: write text, train, tune, measure.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -35,5 +36,5 @@ def options(
     """Options before the command."""
 
 
-for command in (generate, autotune, explain, info, bench):
+for command in (generate, train, autotune, explain, info, bench):
     app.command()(command)

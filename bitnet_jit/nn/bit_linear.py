@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-import bitnet_jit.ops  # noqa: F401  registers torch.ops.bitnet_jit
 from bitnet_jit.nn import checks
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
+from bitnet_jit.ops.training import REVISION
 from bitnet_jit.quant import quantize_weight
 
 bit_linear_train = torch.ops.bitnet_jit.bit_linear_train.default
@@ -47,7 +47,7 @@ class BitLinear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(..., K) float32, bfloat16 or float16 -> (..., N) of the same dtype; under autocast, of autocast's."""
-        y: torch.Tensor = bit_linear_train(input, self.weight, self.bias)
+        y: torch.Tensor = bit_linear_train(input, self.weight, self.bias, REVISION)
         return y
 
     def pack(self, format: str = "i2") -> PackedBitLinear:

@@ -122,6 +122,21 @@ def bind_dequantize_weight(bound: Any, problem: Problem, shape: torch.Size) -> C
     return call
 
 
+def bind_dequantize_activation(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., torch.Tensor]:
+    """dequantize_activation(x_q, x_scale) -> x."""
+    rows, dtype = shape[:-1].numel(), getattr(torch, problem.y_dtype)
+
+    def call(x_q, x_scale):
+        x = x_q.new_empty(shape, dtype=dtype)
+        if rows:
+            x_q, x_scale, threads = contiguous(x_q), contiguous(x_scale), min(THREADS.get(), bound.most_threads)
+            addresses, memory = (x_q.data_ptr(), x_scale.data_ptr(), x.data_ptr()), bound.workspace_bytes(threads)
+            bound.entry(None, FORK.address, threads, *addresses, rows, shape[-1], WORKSPACE.take(memory))
+        return x
+
+    return call
+
+
 def run_weight(bound: Any, w: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> None:
     """One kernel between a float weight and a packed one."""
     threads, memory = min(THREADS.get(), bound.most_threads), WORKSPACE.take(bound.workspace_bytes)
@@ -140,4 +155,5 @@ BINDERS: dict[str, Callable[[Any, Problem, torch.Size], Callable[..., Any]]] = {
     "silu_mul_norm_quantize": bind_rows,
     "quantize_weight": bind_quantize_weight,
     "dequantize_weight": bind_dequantize_weight,
+    "dequantize_activation": bind_dequantize_activation,
 }

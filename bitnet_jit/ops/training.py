@@ -19,6 +19,8 @@ from bitnet_jit.ops.linear import FLOATS, check_bias, check_others, quantized_li
 from bitnet_jit.ops.norm import quantize_activation
 from bitnet_jit.ops.weights import check_weight, dequantize_activation, dequantize_weight, quantize_weight
 
+REVISION = 2  # an argument of the op; raised when other ops are called within it: see `define` below
+
 
 def check_train(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
     """Raise InvalidInput unless the arguments fit each other."""
@@ -36,7 +38,7 @@ def layout_for(weight: torch.Tensor) -> str:
     return registry.preferred_layout("i2", weight.device.type).name
 
 
-def bit_linear_train(x, weight, bias):
+def bit_linear_train(x, weight, bias, revision=REVISION):
     check_train(x, weight, bias)
     layout = layout_for(weight)
     w_packed, w_scale = quantize_weight(weight, layout)  # first: see kernels/triton/quantize_weight.py
@@ -44,7 +46,7 @@ def bit_linear_train(x, weight, bias):
     return quantized_linear(x_q, x_scale, w_packed, w_scale, bias, weight.shape[0], layout, 0, x.dtype)
 
 
-def fake_bit_linear_train(x, weight, bias):
+def fake_bit_linear_train(x, weight, bias, revision=REVISION):
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
@@ -76,7 +78,7 @@ class BitLinearTrainFunction(torch.autograd.Function):
     """The straight-through estimator; it quantizes once and keeps the codes."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias):
+    def forward(ctx, x, weight, bias, *revision):
         check_train(x, weight, bias)
         ops, layout = torch.ops.bitnet_jit, layout_for(weight)
         with torch._C._AutoDispatchBelowAutograd():
@@ -88,7 +90,7 @@ class BitLinearTrainFunction(torch.autograd.Function):
         kept_w = (w_packed, w_scale) if ctx.needs_input_grad[0] else (None, None)
         ctx.save_for_backward(*kept_x, *kept_w)
         ctx.layout, ctx.in_features, ctx.weight_dtype = layout, weight.shape[1], weight.dtype
-        ctx.bias_dtype = None if bias is None else bias.dtype
+        ctx.bias_dtype, ctx.others = None if bias is None else bias.dtype, len(revision)
         return y
 
     @staticmethod
@@ -103,11 +105,13 @@ class BitLinearTrainFunction(torch.autograd.Function):
             dw = ops.bit_linear_train_weight_grad(dy, x_q, x_scale, ctx.weight_dtype)
         if ctx.needs_input_grad[2]:
             dbias = dy.reshape(-1, dy.shape[-1]).sum(0, dtype=torch.float32).to(ctx.bias_dtype)
-        return dx, dw, dbias
+        return dx, dw, dbias, *(None,) * ctx.others
 
 
+# torch.compile keeps on disk what it has traced into, under the names and arguments of the ops outside: a revision of
+# its own keeps a graph of another version of this package from being found
 define(
-    "bit_linear_train(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+    f"bit_linear_train(Tensor x, Tensor weight, Tensor? bias, int revision={REVISION}) -> Tensor",
     bit_linear_train,
     fake_bit_linear_train,
     BitLinearTrainFunction,

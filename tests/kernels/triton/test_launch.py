@@ -68,6 +68,7 @@ def inputs_of(problem, rows):
     wide = {"dy": problem.out_features}
     of_x = {name: torch.zeros(rows, wide.get(name, problem.in_features), dtype=dtype) for name in ("x", "x_q", "dy")}
     of_x |= {name: torch.zeros(rows, problem.in_features, dtype=dtype) for name in ("gate", "up")}
+    of_x["w"] = torch.zeros(problem.out_features, problem.in_features, dtype=dtype)
     groups = -(-problem.in_features // problem.group_size) if problem.group_size else 0
     w_shape = {"tensor": (), "row": (problem.out_features,), "group": (problem.out_features, groups), "": ()}
     layout = {found.name: found for found in BACKEND.layouts}.get(problem.layout)
@@ -109,7 +110,7 @@ def check(launch, found, known, problem):
     assert metadata.num_warps == launch.num_warps
     assert metadata.launch_pdl == launch.dependent
     assert list(arguments) == launch.function.arg_names
-    between = {"x_padded", "partials"} | ({"x_q", "x_scale"} if problem.op == "bit_linear" else set())
+    between = {"x_padded", "partials", "sums"} | ({"x_q", "x_scale"} if problem.op == "bit_linear" else set())
     values = list(arguments.values())
     for operand, value in zip(launch.operands, values, strict=False):
         name = operand.partition(":")[0] if operand else None

@@ -1,0 +1,147 @@
+"""`bitnet-jit train`: a small decoder with ternary layers learns a text, byte by byte."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from bitnet_jit.training.checkpoint import History
+    from bitnet_jit.training.network import TrainedDecoder
+    from bitnet_jit.training.run import Progress
+
+CUDA_FIRST = "Such as cpu or cuda:0. [default: cuda if there is one, else cpu]"
+
+
+def train(
+    text: Annotated[Path, typer.Option(help="The file to learn from; its bytes are the tokens.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The folder for the model and the checkpoint.", show_default=False)],
+    validation: Annotated[
+        Path | None, typer.Option(help="A file to be judged by. [default: the last 5 % of the text, held out]")
+    ] = None,
+    layers: Annotated[int, typer.Option(help="Blocks.")] = 6,
+    hidden_size: Annotated[int, typer.Option(help="Width of the residual stream.")] = 384,
+    intermediate_size: Annotated[int, typer.Option(help="Width of the feed-forward middle.")] = 1024,
+    heads: Annotated[int, typer.Option(help="Query heads.")] = 6,
+    kv_heads: Annotated[
+        int | None, typer.Option(help="Key and value heads. [default: a third of the heads, or all]")
+    ] = None,
+    context_length: Annotated[int, typer.Option(help="Most bytes that the model takes.")] = 1024,
+    window: Annotated[int, typer.Option(help="Bytes that are learned in a row.")] = 512,
+    steps: Annotated[int, typer.Option(help="Updates of the weights.")] = 2000,
+    batch_size: Annotated[int, typer.Option(help="Windows a step.")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="The highest; it rises, then sinks along a cosine.")] = 2e-3,
+    final_learning_rate: Annotated[float, typer.Option(help="What it sinks to, as a share of the highest.")] = 0.05,
+    warmup_steps: Annotated[int, typer.Option(help="In which the learning rate rises.")] = 100,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 0.1,
+    clip: Annotated[float, typer.Option(help="The largest norm of the gradients.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the first weights and the order of the data.")] = 0,
+    dense: Annotated[bool, typer.Option("--dense", help="Plain linear layers, to compare with.")] = False,
+    compile: Annotated[
+        bool | None, typer.Option("--compile/--eager", help="By torch.compile or not. [default: on a GPU]")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help=CUDA_FIRST)] = None,
+) -> None:
+    """Train a decoder with ternary layers (BitNet b1.58) on TEXT, and write it to OUT for `generate --model OUT`.
+
+    Ctrl-C, or a crash, loses at most a minute: the same command goes on from its checkpoint.
+    """
+    from bitnet_jit.training.settings import TrainSettings
+
+    settings = TrainSettings(
+        layers=layers,
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        heads=heads,
+        kv_heads=kv_heads,
+        context_length=context_length,
+        window=window,
+        dense=dense,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        final_learning_rate=final_learning_rate,
+        warmup_steps=warmup_steps,
+        weight_decay=weight_decay,
+        clip=clip,
+        seed=seed,
+    )
+    network, history = run(settings, text, validation, out, device, compile)
+    leave_behind(network, history, out, dense)
+
+
+def run(
+    settings: Any, text: Path, validation: Path | None, out: Path, device: str | None, compile: bool | None
+) -> "tuple[TrainedDecoder, History]":
+    """The run itself, with a bar that tells how far it is."""
+    import torch
+
+    from bitnet_jit.models.loading import check_device
+    from bitnet_jit.training.run import train as run_training
+    from bitnet_jit.training.text import read_text, split
+
+    place = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    learned = read_text(text, "text", settings.window)
+    if validation is None:
+        learned, judged = split(learned, settings.window)
+    else:
+        judged = read_text(validation, "validation", settings.window)
+    compiled = place.type == "cuda" if compile is None else compile
+    try:
+        with Bar(settings.steps) as bar:
+            return run_training(settings, learned, judged, out, place, compiled, bar.update)
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; {out} has a checkpoint, and the same command goes on from there", err=True)
+        raise
+
+
+class Bar:
+    """A progress bar on stderr, with bits per byte, speed and the time left."""
+
+    def __init__(self, steps: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        self._bar = RichProgress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._bar.add_task("", total=steps)
+
+    def __enter__(self) -> "Bar":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def update(self, progress: "Progress") -> None:
+        """Tell how far it is."""
+        held_out = "" if math.isnan(progress.validation) else f" ({progress.validation:.3f} held out)"
+        words = f"{progress.bits_per_byte:.3f} bits/byte{held_out}, {progress.bytes_per_second:,.0f} bytes/s"
+        self._bar.update(self._task, completed=progress.step, description=words)
+
+
+def leave_behind(network: "TrainedDecoder", history: "History", out: Path, dense: bool) -> None:
+    """Write the model, its loss curve, and say where they are."""
+    from bitnet_jit.training.results import FIGURES, PICTURE, can_draw, draw_curve, write_figures, write_packed
+
+    write_figures(history, out)
+    if can_draw():
+        draw_curve(history, out)
+        curve = f"{out / FIGURES} and {PICTURE}"
+    else:
+        curve = f"{out / FIGURES} (a picture needs matplotlib: pip install matplotlib)"
+    bits = history.validations[-1][1]
+    typer.echo(f"{history.step} steps; {bits:.4f} bits per byte of the held-out text; loss curve in {curve}")
+    if dense:
+        typer.echo(f"the weights are in {out}; a dense model is not packed")
+        return
+    write_packed(network, out)
+    typer.echo(f'packed model in {out}; try: bitnet-jit generate "In the " --model {out}')

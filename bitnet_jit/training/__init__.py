@@ -1,0 +1,1 @@
+"""Training a decoder with ternary layers on a text: what `bitnet-jit train` runs."""

@@ -1,0 +1,66 @@
+"""What a run leaves behind in its folder: a packed model to load, the loss curve as figures and as a picture."""
+
+import importlib.util
+import math
+from pathlib import Path
+
+from bitnet_jit.files import beside, write_beside_and_rename
+from bitnet_jit.models.checkpoint.hf_export import config_json, packed_tensors, write_model
+from bitnet_jit.training.checkpoint import History
+from bitnet_jit.training.network import TrainedDecoder
+
+FIGURES, PICTURE = "losses.csv", "loss.png"
+SMOOTHED = 50  # steps of the curve's running mean
+
+
+def write_packed(network: TrainedDecoder, out: Path) -> None:
+    """config.json and model.safetensors in the Hugging Face packed format, for `load` and for transformers."""
+    write_model(out, packed_tensors(network), config_json(network.config, "autobitlinear"))
+
+
+def write_figures(history: History, out: Path) -> None:
+    """losses.csv: step, bits per byte of its windows, and of the held-out text where it was judged."""
+    judged = {step: f"{bits:.6f}" for step, bits in history.validations}
+    lines = ["step,bits_per_byte,validation"]
+    for step, loss in enumerate(history.losses[: history.step].tolist(), 1):
+        lines.append(f"{step},{loss / math.log(2):.6f},{judged.get(step, '')}")
+    write_beside_and_rename(out / FIGURES, ("\n".join(lines) + "\n").encode())
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def draw_curve(history: History, out: Path) -> None:
+    """loss.png: bits per byte by steps. Needs matplotlib."""
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    bits = (history.losses[: history.step] / math.log(2)).tolist()
+    steps = range(1, len(bits) + 1)
+    axes.plot(steps, bits, color="tab:blue", alpha=0.25, linewidth=0.8, label="each step")
+    axes.plot(steps, smoothed(bits), color="tab:blue", label=f"mean of {SMOOTHED} steps")
+    if history.validations:
+        axes.plot(
+            *zip(*history.validations, strict=True), "o-", color="tab:orange", markersize=4, label="held-out text"
+        )
+    axes.set(xlabel="step", ylabel="bits per byte", ylim=(None, min(8.2, max(bits))))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with beside(out / PICTURE) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+def smoothed(values: list[float]) -> list[float]:
+    """Of each value and those before it, up to SMOOTHED, the mean.
+
+    >>> smoothed([1.0, 3.0])
+    [1.0, 2.0]
+    """
+    found, total = [], 0.0
+    for place, value in enumerate(values):
+        total += value - (values[place - SMOOTHED] if place >= SMOOTHED else 0.0)
+        found.append(total / min(place + 1, SMOOTHED))
+    return found

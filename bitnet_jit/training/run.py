@@ -1,0 +1,188 @@
+"""`train`: a decoder learns a text, step by step, and can be stopped and taken up again at any moment."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from bitnet_jit.nn import BitLinear
+from bitnet_jit.training.checkpoint import FILE, History, Run, hash_of, restore, save
+from bitnet_jit.training.network import TrainedDecoder
+from bitnet_jit.training.settings import TrainSettings
+from bitnet_jit.training.text import bits_per_byte, draw
+
+BETAS = (0.9, 0.95)
+SAVE_SECONDS = 60.0  # between checkpoints
+TELL_SECONDS = 0.5  # between words of progress: asking a GPU how far it is makes it wait
+VALIDATIONS = 10  # in a run
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        step: steps that are done.
+        bits_per_byte: of the last step's windows.
+        validation: bits per byte of the text that is held out, when last judged; NaN before that.
+        bytes_per_second: that were learned from since the last word.
+    """
+
+    step: int
+    bits_per_byte: float
+    validation: float
+    bytes_per_second: float
+
+
+def train(
+    settings: TrainSettings,
+    text: torch.Tensor,
+    validation: torch.Tensor,
+    out: Path,
+    device: torch.device,
+    compile: bool = False,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> tuple[TrainedDecoder, History]:
+    """Train a decoder from its beginning, or from the checkpoint in `out`, to its end.
+
+    Args:
+        settings: what is trained, and how.
+        text: uint8 (size,), to learn from.
+        validation: uint8 (size,), to be judged by; nothing is chosen by it.
+        out: a folder for the checkpoint; it is written every minute, and when the run ends or is interrupted.
+        device: where it runs; on a GPU in bfloat16 with float32 weights, on a CPU in float32.
+        compile: by torch.compile, the whole network as one graph.
+        progress: called about twice a second, and at the end.
+
+    Returns:
+        The network, and what the run has seen.
+
+    Raises:
+        CheckpointError: the checkpoint in `out` is damaged.
+        InvalidInput: the checkpoint in `out` is of another run.
+    """
+    trainer = Trainer(settings, text, validation, device, compile)
+    file = out / FILE
+    if file.exists():
+        trainer.history = restore(file, trainer.run, trainer.network, trainer.optimizer)
+    try:
+        trainer.to_the_end(file, progress)
+    finally:
+        if trainer.history.step:
+            trainer.save(file)
+    return trainer.network, trainer.history
+
+
+class Trainer:
+    """A run: a network, its optimizer and its history."""
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        text: torch.Tensor,
+        validation: torch.Tensor,
+        device: torch.device,
+        compile: bool = False,
+    ) -> None:
+        self.settings, self.text, self.validation, self.device = settings, text, validation, device
+        self.run = Run(settings, hash_of(text))
+        self.network = TrainedDecoder(settings.decoder(), nn.Linear if settings.dense else BitLinear, settings.seed).to(
+            device
+        )
+        self.optimizer = make_optimizer(self.network, settings)
+        self.loss = torch.compile(self.network.loss, fullgraph=True) if compile else self.network.loss
+        self.history = History(torch.full((settings.steps,), math.nan), [])
+        self.recent: list[torch.Tensor] = []  # losses that the device may still compute
+
+    def to_the_end(self, file: Path, progress: Callable[[Progress], None]) -> None:
+        """All steps that are left, with a checkpoint now and then."""
+        saved = told = time.monotonic()
+        told_step, every = self.history.step, max(1, self.settings.steps // VALIDATIONS)
+        while self.history.step < self.settings.steps:
+            self.advance()
+            step, last = self.history.step, self.history.step == self.settings.steps
+            if step % every == 0 or last:
+                self.judge()
+            if time.monotonic() - saved > SAVE_SECONDS:
+                self.save(file)
+                saved = time.monotonic()
+            if last or time.monotonic() - told > TELL_SECONDS:
+                self.collect()
+                now = time.monotonic()
+                progress(self.state((step - told_step) / (now - told)))
+                told, told_step = now, step
+
+    def advance(self) -> None:
+        """One step."""
+        settings, step = self.settings, self.history.step
+        windows = draw(self.text, settings.batch_size, settings.window, settings.seed, step).to(self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(settings, step)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu"):
+            loss = self.loss(windows)
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.recent.append(loss.detach())
+        self.history.step = step + 1
+
+    def collect(self) -> None:
+        """Wait for the losses that are being computed."""
+        if self.recent:
+            end = self.history.step
+            self.history.losses[end - len(self.recent) : end] = torch.stack(self.recent).float().cpu()
+            self.recent.clear()
+
+    def judge(self) -> None:
+        """Bits per byte of the text that is held out, in float32."""
+        bits = bits_per_byte(
+            lambda windows: self.network(windows.to(self.device)),
+            self.validation,
+            self.settings.window,
+            self.settings.batch_size,
+        )
+        self.history.validations.append((self.history.step, bits))
+
+    def state(self, steps_per_second: float) -> Progress:
+        """How far it is."""
+        history, settings = self.history, self.settings
+        return Progress(
+            history.step,
+            float(history.losses[history.step - 1]) / math.log(2),
+            history.validations[-1][1] if history.validations else math.nan,
+            steps_per_second * settings.batch_size * settings.window,
+        )
+
+    def save(self, file: Path) -> None:
+        """Write a checkpoint."""
+        self.collect()
+        save(file, self.run, self.history, self.network, self.optimizer)
+
+
+def make_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """AdamW (arXiv 1711.05101); the weights of norms do not decay."""
+    parameters = list(network.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=BETAS, fused=True)
+
+
+def learning_rate(settings: TrainSettings, step: int) -> float:
+    """Of a step: up in a line, then down along a cosine (arXiv 1608.03983).
+
+    >>> settings = TrainSettings(learning_rate=1.0, final_learning_rate=0.0, warmup_steps=2, steps=6)
+    >>> [round(learning_rate(settings, step), 2) for step in range(6)]
+    [0.5, 1.0, 1.0, 0.85, 0.5, 0.15]
+    """
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    share = settings.final_learning_rate + (1 - settings.final_learning_rate) * (1 + math.cos(math.pi * done)) / 2
+    return settings.learning_rate * share

@@ -1,0 +1,113 @@
+"""What a training run is told: sizes of the decoder, and how it learns; checked as a whole before anything begins."""
+
+from dataclasses import dataclass, fields
+
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.models.config import DecoderConfig
+
+VOCABULARY = 256  # bytes
+ROPE_THETA = 10_000.0
+NORM_EPS = 1e-5
+END = 0  # the byte that ends a text, which texts do not hold
+LEAST = {"warmup_steps": 0, "seed": 0}  # of whole numbers; others are at least 1
+NOT_NEGATIVE = ("weight_decay", "final_learning_rate")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """A training run; two with the same settings, text and device see the same data in the same order.
+
+    Attributes:
+        layers: blocks of the decoder.
+        hidden_size: width of the residual stream, a multiple of `heads`.
+        intermediate_size: width of the feed-forward middle.
+        heads: query heads, each hidden_size / heads wide, an even number.
+        kv_heads: key and value heads, a divisor of `heads`; None: a third of them where that is possible, else all.
+        context_length: most tokens that the decoder takes.
+        window: bytes that are predicted in a row, up to context_length.
+        dense: nn.Linear in place of ternary layers, to compare with.
+        steps: updates of the weights.
+        batch_size: windows a step.
+        learning_rate: the highest, after the warm-up.
+        final_learning_rate: what it has sunk to in the end, as a share of the highest, along a cosine.
+        warmup_steps: in which it rises.
+        weight_decay: AdamW's, of matrices.
+        clip: the largest norm of all gradients together.
+        seed: of the first weights, and of the order of the data.
+    """
+
+    layers: int = 6
+    hidden_size: int = 384
+    intermediate_size: int = 1024
+    heads: int = 6
+    kv_heads: int | None = None
+    context_length: int = 1024
+    window: int = 512
+    dense: bool = False
+    steps: int = 2000
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    final_learning_rate: float = 0.05
+    warmup_steps: int = 100
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int" or (field.name == "kv_heads" and value is not None):
+                least = LEAST.get(field.name, 1)
+                if type(value) is not int or value < least:
+                    raise InvalidInput(f"{field.name}: expected a whole number of at least {least}, got {value!r}")
+            elif field.type == "float":
+                above = "at least" if field.name in NOT_NEGATIVE else "above"
+                fits = value >= 0 if field.name in NOT_NEGATIVE else value > 0
+                if not (fits and value < float("inf")):
+                    raise InvalidInput(f"{field.name}: expected a finite number {above} 0, got {value!r}")
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        """Raise InvalidInput where sizes do not go together."""
+        if self.hidden_size % self.heads or self.hidden_size // self.heads % 2:
+            raise InvalidInput(
+                f"hidden_size: expected an even multiple of heads={self.heads}, so that a head has an even width, "
+                f"got {self.hidden_size}"
+            )
+        if self.heads % self.key_value_heads:
+            raise InvalidInput(f"kv_heads: expected a divisor of heads={self.heads}, got {self.kv_heads}")
+        if self.window > self.context_length:
+            raise InvalidInput(f"window: expected at most context_length={self.context_length}, got {self.window}")
+        if self.final_learning_rate > 1:
+            raise InvalidInput(
+                f"final_learning_rate: expected a share of the learning rate, got {self.final_learning_rate}"
+            )
+
+    @property
+    def key_value_heads(self) -> int:
+        """Key and value heads."""
+        if self.kv_heads is not None:
+            return self.kv_heads
+        return self.heads // 3 if self.heads % 3 == 0 else self.heads
+
+    def decoder(self) -> DecoderConfig:
+        """The architecture: BitNet's, on bytes."""
+        return DecoderConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_layers=self.layers,
+            num_heads=self.heads,
+            num_kv_heads=self.key_value_heads,
+            head_dim=self.hidden_size // self.heads,
+            context_length=self.context_length,
+            norm_eps=NORM_EPS,
+            rope_theta=ROPE_THETA,
+            rope_scaling=None,
+            activation="relu2",
+            sub_norms=True,
+            tied_embeddings=True,
+            attention_bias=False,
+            mlp_bias=False,
+            eos_ids=(END,),
+        )
