@@ -2,15 +2,20 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.files import UNFINISHED
 from bitnet_jit.nn import BitLinear
 from bitnet_jit.training.checkpoint import FILE, History, Run, hash_of, restore, save
+from bitnet_jit.training.interrupts import Interrupts
 from bitnet_jit.training.network import TrainedDecoder
 from bitnet_jit.training.settings import TrainSettings
 from bitnet_jit.training.text import bits_per_byte, draw
@@ -19,6 +24,7 @@ BETAS = (0.9, 0.95)
 SAVE_SECONDS = 60.0  # between checkpoints
 TELL_SECONDS = 0.5  # between words of progress: asking a GPU how far it is makes it wait
 VALIDATIONS = 10  # in a run
+LOCK = ".training.lock"
 
 
 @dataclass(frozen=True)
@@ -63,18 +69,42 @@ def train(
 
     Raises:
         CheckpointError: the checkpoint in `out` is damaged.
-        InvalidInput: the checkpoint in `out` is of another run.
+        InvalidInput: the checkpoint in `out` is of another run, or another process trains into `out`.
     """
     trainer = Trainer(settings, text, validation, device, compile)
     file = out / FILE
-    if file.exists():
-        trainer.history = restore(file, trainer.run, trainer.network, trainer.optimizer)
-    try:
-        trainer.to_the_end(file, progress)
-    finally:
-        if trainer.history.step:
-            trainer.save(file)
+    with alone(out):
+        if file.exists():
+            trainer.history = restore(file, trainer.run, trainer.network, trainer.optimizer)
+        try:
+            trainer.to_the_end(file, progress)
+        finally:
+            if trainer.recent and trainer.between_steps:
+                trainer.save(file)
     return trainer.network, trainer.history
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Within the block no other process trains into that folder; what a killed one has left unfinished goes.
+
+    Raises:
+        InvalidInput: one does, or the folder cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / LOCK)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InvalidInput(f"out: another process trains into {out}; wait for its end or take another folder") from None
+    except OSError as error:
+        raise InvalidInput(f"out: {out} cannot be written to ({error.strerror})") from error
+    try:
+        for unfinished in out.glob(f".{FILE}.*{UNFINISHED}"):
+            unfinished.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
 
 
 class Trainer:
@@ -97,28 +127,30 @@ class Trainer:
         self.loss = torch.compile(self.network.loss, fullgraph=True) if compile else self.network.loss
         self.history = History(torch.full((settings.steps,), math.nan), [])
         self.recent: list[torch.Tensor] = []  # losses that the device may still compute
+        self.between_steps = True  # whether weights and history belong together
 
     def to_the_end(self, file: Path, progress: Callable[[Progress], None]) -> None:
         """All steps that are left, with a checkpoint now and then."""
         saved = told = time.monotonic()
         told_step, every = self.history.step, max(1, self.settings.steps // VALIDATIONS)
-        while self.history.step < self.settings.steps:
-            self.advance()
-            step, last = self.history.step, self.history.step == self.settings.steps
-            if step % every == 0 or last:
-                self.judge()
-            if time.monotonic() - saved > SAVE_SECONDS:
-                self.save(file)
-                saved = time.monotonic()
-            if last or time.monotonic() - told > TELL_SECONDS:
-                self.collect()
-                now = time.monotonic()
-                progress(self.state((step - told_step) / (now - told)))
-                told, told_step = now, step
+        with Interrupts() as interrupts:
+            while self.history.step < self.settings.steps:
+                self.advance()
+                step, last = self.history.step, self.history.step == self.settings.steps
+                if step % every == 0 or last:
+                    self.judge()
+                if last or time.monotonic() - saved > SAVE_SECONDS:
+                    self.save(file)
+                    saved = time.monotonic()
+                if last or time.monotonic() - told > TELL_SECONDS:
+                    now = time.monotonic()
+                    progress(self.state((step - told_step) / (now - told)))
+                    told, told_step = now, step
+                interrupts.check()
 
     def advance(self) -> None:
         """One step."""
-        settings, step = self.settings, self.history.step
+        settings, step, self.between_steps = self.settings, self.history.step, False
         windows = draw(self.text, settings.batch_size, settings.window, settings.seed, step).to(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(settings, step)
@@ -130,6 +162,7 @@ class Trainer:
         self.optimizer.zero_grad()
         self.recent.append(loss.detach())
         self.history.step = step + 1
+        self.between_steps = True
 
     def collect(self) -> None:
         """Wait for the losses that are being computed."""
@@ -149,11 +182,12 @@ class Trainer:
         self.history.validations.append((self.history.step, bits))
 
     def state(self, steps_per_second: float) -> Progress:
-        """How far it is."""
+        """How far it is; asks the device, and so waits for it."""
         history, settings = self.history, self.settings
+        last = self.recent[-1] if self.recent else history.losses[history.step - 1]
         return Progress(
             history.step,
-            float(history.losses[history.step - 1]) / math.log(2),
+            float(last) / math.log(2),
             history.validations[-1][1] if history.validations else math.nan,
             steps_per_second * settings.batch_size * settings.window,
         )

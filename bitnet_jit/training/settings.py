@@ -56,11 +56,11 @@ class TrainSettings:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type == "int" or (field.name == "kv_heads" and value is not None):
+            if type(field.default) is int or (field.name == "kv_heads" and value is not None):
                 least = LEAST.get(field.name, 1)
                 if type(value) is not int or value < least:
                     raise InvalidInput(f"{field.name}: expected a whole number of at least {least}, got {value!r}")
-            elif field.type == "float":
+            elif type(field.default) is float:
                 above = "at least" if field.name in NOT_NEGATIVE else "above"
                 fits = value >= 0 if field.name in NOT_NEGATIVE else value > 0
                 if not (fits and value < float("inf")):

@@ -1,0 +1,94 @@
+"""`bitnet-jit train` as a shell sees it: a model to generate from, words for what is wrong, runs that are killed."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+MAIN = "from bitnet_jit.cli import main; main()"
+SIZES = "--layers 1 --hidden-size 32 --intermediate-size 48 --heads 2 --window 24 --context-length 64 --batch-size 2"
+TEXT = b"In the beginning was the word. " * 60
+
+
+@pytest.fixture
+def text(tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_bytes(TEXT)
+    return file
+
+
+def command(text, out, steps, *more):
+    sizes = [*SIZES.split(), "--warmup-steps", "2", "--device", "cpu", "--steps", str(steps)]
+    return [sys.executable, "-c", MAIN, "train", "--text", str(text), "--out", str(out), *sizes, *more]
+
+
+def run(*arguments):
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=120, encoding="utf-8")
+
+
+def losses(out):
+    """step and bits per byte of each step."""
+    return [line.rpartition(",")[0] for line in (out / "losses.csv").read_text().splitlines()]
+
+
+def test_a_model_is_trained_and_continues_a_text(text, tmp_path):
+    out = tmp_path / "out"
+    found = run(*command(text, out, 30))
+    assert found.returncode == 0, found.stderr
+    assert re.search(r"30 steps; \d\.\d+ bits per byte of the held-out text; loss curve in", found.stdout)
+    assert "30/30" in found.stderr
+    assert {"model.safetensors", "config.json", "losses.csv", "checkpoint.safetensors"} <= set(os.listdir(out))
+    written = run(sys.executable, "-c", MAIN, "generate", "In the ", "--model", str(out), "--max-new-tokens", "5")
+    assert written.returncode == 0, written.stderr
+    assert written.stdout.startswith("In the ")
+
+
+def test_a_dense_model_is_not_packed(text, tmp_path):
+    found = run(*command(text, tmp_path / "out", 3, "--dense", "--validation", str(text)))
+    assert found.returncode == 0, found.stderr
+    assert "a dense model is not packed" in found.stdout
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_errors_are_one_line(text, tmp_path):
+    for more, words in (
+        (["--heads", "5"], "error: hidden_size: expected an even multiple of heads=5"),
+        (["--validation", "/no/such/file"], "error: validation: /no/such/file cannot be read"),
+        (["--device", "cuda:77"], "error: device: 'cuda:77' cannot be used"),
+    ):
+        found = run(*command(text, tmp_path / "out", 3, *more))
+        assert (found.returncode, found.stdout) == (1, "")
+        assert found.stderr.startswith(words)
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_run_that_is_ended_from_outside_goes_on_as_if_it_had_not_been(text, tmp_path, sign, code, monkeypatch):
+    whole, parts, script = tmp_path / "whole", tmp_path / "parts", MAIN
+    assert run(*command(text, whole, 400)).returncode == 0
+    frequent = f"from bitnet_jit.training import run; run.SAVE_SECONDS = 0.05; {script}"
+    began = [sys.executable, "-c", frequent, *command(text, parts, 400)[3:]]
+    checkpoint, ended = parts / "checkpoint.safetensors", 0
+    for _ in range(3):
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        process = subprocess.Popen(began, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and not (checkpoint.exists() and checkpoint.stat().st_mtime_ns > before):
+            time.sleep(0.01)
+        process.send_signal(sign)
+        said = process.communicate(timeout=60)[1]
+        if process.returncode == 0:
+            break  # it was too fast for us
+        assert process.returncode == code, said
+        assert sign is signal.SIGKILL or "the same command goes on from there" in said
+        ended += 1
+    assert ended
+    found = run(*command(text, parts, 400))
+    assert found.returncode == 0, found.stderr
+    assert losses(parts) == losses(whole)
+    assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert not list(parts.glob(".*.tmp"))
