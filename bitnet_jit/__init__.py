@@ -33,6 +33,7 @@ _HOMES = {
     "load": "bitnet_jit.models.loading",
     "pack": "bitnet_jit.nn",
     "patch": "bitnet_jit.integrations.transformers",
+    "set_quantization_strength": "bitnet_jit.nn",
 }
 
 __all__ = ["__version__", *_HOMES]

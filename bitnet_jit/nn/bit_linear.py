@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from bitnet_jit.nn import checks
+from bitnet_jit.nn.blended import STRENGTH, blended
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.ops.training import REVISION
 from bitnet_jit.quant import quantize_weight
@@ -47,6 +48,8 @@ class BitLinear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(..., K) float32, bfloat16 or float16 -> (..., N) of the same dtype; under autocast, of autocast's."""
+        if (strength := self._buffers.get(STRENGTH)) is not None:
+            return blended(input, self.weight, self.bias, strength)
         y: torch.Tensor = bit_linear_train(input, self.weight, self.bias, REVISION)
         return y
 

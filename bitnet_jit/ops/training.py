@@ -13,11 +13,16 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.kernels import registry
 from bitnet_jit.ops.library import define
 from bitnet_jit.ops.linear import FLOATS, check_bias, check_others, quantized_linear
 from bitnet_jit.ops.norm import quantize_activation
-from bitnet_jit.ops.weights import check_weight, dequantize_activation, dequantize_weight, quantize_weight
+from bitnet_jit.ops.weights import (
+    check_weight,
+    dequantize_activation,
+    dequantize_weight,
+    layout_for,
+    quantize_weight,
+)
 
 REVISION = 2  # an argument of the op; raised when other ops are called within it: see `define` below
 
@@ -31,11 +36,6 @@ def check_train(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
         )
     check_others(x, weight=weight, bias=bias)
     check_bias(bias, weight.shape[0])
-
-
-def layout_for(weight: torch.Tensor) -> str:
-    """The layout in which a weight is packed where it is."""
-    return registry.preferred_layout("i2", weight.device.type).name
 
 
 def bit_linear_train(x, weight, bias, revision=REVISION):

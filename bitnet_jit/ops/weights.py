@@ -1,4 +1,5 @@
-"""`quantize_weight`, `dequantize_weight` and `dequantize_activation` as torch sees them: floats to codes, and back."""
+"""`quantize_weight`, `dequantize_weight` and `dequantize_activation` as torch sees them: floats to codes, and back; and
+`round_weight` and `round_activation`, which do both."""
 
 import torch
 
@@ -7,6 +8,7 @@ from bitnet_jit.kernels import registry
 from bitnet_jit.ops.calls import describe, dtype_name, keep, make_call, new_calls
 from bitnet_jit.ops.library import define
 from bitnet_jit.ops.linear import FLOATS, SCALES
+from bitnet_jit.ops.norm import quantize_activation
 from bitnet_jit.problem import MAX_IN_FEATURES
 
 QUANTIZE, DEQUANTIZE, ACTIVATIONS = new_calls(), new_calls(), new_calls()
@@ -95,6 +97,28 @@ def fake_dequantize_activation(x_q, x_scale, dtype):
     return x_q.new_empty(x_q.shape, dtype=dtype)
 
 
+def layout_for(weight: torch.Tensor) -> str:
+    """The layout in which a weight is packed where it is."""
+    return registry.preferred_layout("i2", weight.device.type).name
+
+
+def round_weight(weight):
+    """w (N, K) -> its codes times its scale, in its dtype."""
+    layout, (out_features, in_features) = layout_for(weight), weight.shape
+    w_packed, w_scale = quantize_weight(weight, layout)
+    return dequantize_weight(w_packed, w_scale, in_features, out_features, layout, 0, weight.dtype)
+
+
+def round_activation(x):
+    """x (..., K) -> its codes times their rows' scales, in its dtype."""
+    x_q, x_scale = quantize_activation(x)
+    return dequantize_activation(x_q, x_scale, x.dtype)
+
+
+def fake_round(x):
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
 define("quantize_weight(Tensor weight, str layout) -> (Tensor, Tensor)", quantize_weight, fake_quantize_weight)
 define(
     "dequantize_weight(Tensor w_packed, Tensor w_scale, int in_features, int out_features, str layout, "
@@ -107,3 +131,5 @@ define(
     dequantize_activation,
     fake_dequantize_activation,
 )
+define("round_weight(Tensor weight) -> Tensor", round_weight, fake_round)
+define("round_activation(Tensor x) -> Tensor", round_activation, fake_round)

@@ -10,7 +10,7 @@ from bitnet_jit.training.checkpoint import History
 from bitnet_jit.training.network import TrainedDecoder
 
 FIGURES, PICTURE = "losses.csv", "loss.png"
-SMOOTHED = 50  # steps of the curve's running mean
+MOST_SMOOTHED = 50  # steps of the curve's running mean
 
 
 def write_packed(network: TrainedDecoder, out: Path) -> None:
@@ -41,7 +41,8 @@ def draw_curve(history: History, out: Path) -> None:
     bits = (history.losses[: history.step] / math.log(2)).tolist()
     steps = range(1, len(bits) + 1)
     axes.plot(steps, bits, color="tab:blue", alpha=0.25, linewidth=0.8, label="each step")
-    axes.plot(steps, smoothed(bits), color="tab:blue", label=f"mean of {SMOOTHED} steps")
+    width = min(MOST_SMOOTHED, 1 + len(bits) // 40)
+    axes.plot(steps, smoothed(bits, width), color="tab:blue", label=f"mean of {width} steps")
     if history.validations:
         axes.plot(
             *zip(*history.validations, strict=True), "o-", color="tab:orange", markersize=4, label="held-out text"
@@ -53,14 +54,14 @@ def draw_curve(history: History, out: Path) -> None:
         figure.savefig(temporary, format="png", dpi=150)
 
 
-def smoothed(values: list[float]) -> list[float]:
-    """Of each value and those before it, up to SMOOTHED, the mean.
+def smoothed(values: list[float], width: int) -> list[float]:
+    """Of each value and those before it, up to `width` of them, the mean.
 
-    >>> smoothed([1.0, 3.0])
-    [1.0, 2.0]
+    >>> smoothed([1.0, 3.0, 5.0], 2)
+    [1.0, 2.0, 4.0]
     """
     found, total = [], 0.0
     for place, value in enumerate(values):
-        total += value - (values[place - SMOOTHED] if place >= SMOOTHED else 0.0)
-        found.append(total / min(place + 1, SMOOTHED))
+        total += value - (values[place - width] if place >= width else 0.0)
+        found.append(total / min(place + 1, width))
     return found

@@ -11,7 +11,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from bitnet_jit.errors import InvalidInput
+from bitnet_jit.errors import BitNetError, InvalidInput
 from bitnet_jit.files import UNFINISHED
 from bitnet_jit.nn import BitLinear
 from bitnet_jit.training.checkpoint import FILE, History, Run, hash_of, restore, save
@@ -68,6 +68,7 @@ def train(
         The network, and what the run has seen.
 
     Raises:
+        BitNetError: the loss is no number any more.
         CheckpointError: the checkpoint in `out` is damaged.
         InvalidInput: the checkpoint in `out` is of another run, or another process trains into `out`.
     """
@@ -139,13 +140,15 @@ class Trainer:
                 step, last = self.history.step, self.history.step == self.settings.steps
                 if step % every == 0 or last:
                     self.judge()
+                if last or time.monotonic() - told > TELL_SECONDS:
+                    now = time.monotonic()
+                    state = self.state((step - told_step) / (now - told))
+                    self.check(state)
+                    progress(state)
+                    told, told_step = now, step
                 if last or time.monotonic() - saved > SAVE_SECONDS:
                     self.save(file)
                     saved = time.monotonic()
-                if last or time.monotonic() - told > TELL_SECONDS:
-                    now = time.monotonic()
-                    progress(self.state((step - told_step) / (now - told)))
-                    told, told_step = now, step
                 interrupts.check()
 
     def advance(self) -> None:
@@ -191,6 +194,15 @@ class Trainer:
             history.validations[-1][1] if history.validations else math.nan,
             steps_per_second * settings.batch_size * settings.window,
         )
+
+    def check(self, state: Progress) -> None:
+        """Raise BitNetError where the loss is no number any more; no checkpoint is made of that."""
+        if not math.isfinite(state.bits_per_byte):
+            self.between_steps = False
+            raise BitNetError(
+                f"the loss is {state.bits_per_byte} at step {state.step}: the weights have diverged; "
+                f"try a learning_rate below {self.settings.learning_rate} or more warmup_steps, in another folder"
+            )
 
     def save(self, file: Path) -> None:
         """Write a checkpoint."""

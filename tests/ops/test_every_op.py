@@ -77,6 +77,8 @@ CASES = {
         (packed(), scale("group"), IN, OUT, layout("i2").name, 32, torch.float16),
     ],
     "dequantize_activation": [(codes(2, ROWS, IN), floats(2, ROWS), torch.bfloat16)],
+    "round_weight": [(floats(OUT, IN),), (floats(OUT, IN, dtype=torch.bfloat16),)],
+    "round_activation": [(floats(2, ROWS, IN),)],
     "bit_linear_train_input_grad": [(floats(2, ROWS, OUT), packed(), scale("tensor"), IN, layout("i2").name)],
     "bit_linear_train_weight_grad": [(floats(2, ROWS, OUT), codes(2, ROWS, IN), floats(2, ROWS), torch.float32)],
 }

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 import bitnet_jit
-from bitnet_jit.errors import CheckpointError, InvalidInput
+from bitnet_jit.errors import BitNetError, CheckpointError, InvalidInput
 from bitnet_jit.training import run
 from bitnet_jit.training.checkpoint import FILE
 from bitnet_jit.training.interrupts import Interrupts
@@ -139,6 +139,12 @@ def test_a_checkpoint_of_another_run_is_left_alone(tmp_path, change, words):
     with pytest.raises(InvalidInput, match="text: .* is of a run on another text"):
         train(tmp_path, text=TEXT.flip(0))
     assert (tmp_path / FILE).read_bytes() == before
+
+
+def test_a_run_that_diverges_says_so_and_keeps_nothing(tmp_path, talkative):
+    with pytest.raises(BitNetError, match="the loss is nan at step .*: the weights have diverged; try a learning_rate"):
+        train(tmp_path, replace(SETTINGS, learning_rate=1e38))
+    assert not (tmp_path / FILE).exists()
 
 
 def test_one_process_at_a_time_trains_into_a_folder(tmp_path, talkative):

@@ -1,0 +1,40 @@
+"""`set_quantization_strength`: layers that become ternary gradually (see blended.py)."""
+
+import torch
+from torch import nn
+
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.nn.bit_linear import BitLinear
+from bitnet_jit.nn.blended import STRENGTH
+
+
+def set_quantization_strength(model: nn.Module, strength: float) -> None:
+    """How far the `BitLinear` layers of a model are on their way from plain linear layers to ternary ones.
+
+    Below 1 a layer computes in floating point; at 1, where every layer begins, on integers again. `pack` quantizes
+    wholly at any strength. Compiled models compile anew when the strength leaves 1 or reaches it, not between.
+
+    Args:
+        model: a module that holds `BitLinear` layers, or one itself.
+        strength: from 0 (plain linear layers) to 1 (ternary ones).
+
+    Raises:
+        InvalidInput: strength is out of range, or the model has no such layer.
+
+    >>> layer, x = BitLinear(8, 4), torch.randn(2, 8)
+    >>> set_quantization_strength(layer, 0.0)
+    >>> torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+    True
+    """
+    if not 0 <= strength <= 1:
+        raise InvalidInput(f"strength: expected a number from 0 to 1, got {strength!r}")
+    layers = [module for module in model.modules() if isinstance(module, BitLinear)]
+    if not layers:
+        raise InvalidInput(f"model: {type(model).__name__} has no BitLinear; make them with bitnet_jit.convert")
+    for layer in layers:
+        if strength == 1:
+            layer._buffers.pop(STRENGTH, None)
+        elif STRENGTH in layer._buffers:
+            layer.get_buffer(STRENGTH).fill_(strength)
+        else:
+            layer.register_buffer(STRENGTH, torch.tensor(float(strength), device=layer.weight.device), persistent=False)
