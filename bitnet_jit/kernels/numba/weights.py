@@ -46,7 +46,7 @@ from bitnet_jit.kernels.numba.team import TeamConfig, likely_teams
 from bitnet_jit.kernels.numba.words import INPUTS, ZEROS, store_word, word_of
 from bitnet_jit.problem import Problem
 
-EPS, HALF, F1 = np.float32(1e-5), np.float32(0.5), np.float32(1)
+EPS, HALF = np.float32(1e-5), np.float32(0.5)
 STEP_BYTES = 256  # of a block of outputs by one word each
 SMALL_WORK = 2**16  # weights under which a second thread costs more than it brings
 
