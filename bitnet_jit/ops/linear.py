@@ -72,6 +72,15 @@ def check_x(op: str, x: torch.Tensor) -> None:
         raise InvalidInput(f"{name}: expected (..., K) with K from 1 to {MAX_IN_FEATURES}, got {tuple(x.shape)}")
 
 
+def check_x_scale(x_q: torch.Tensor, x_scale: torch.Tensor) -> None:
+    """Raise InvalidInput unless each row of codes has its scale."""
+    if x_scale.dtype != torch.float32 or x_scale.shape != x_q.shape[:-1] or x_scale.device != x_q.device:
+        raise InvalidInput(
+            f"x_scale: expected float32 {tuple(x_q.shape[:-1])} on {x_q.device}, "
+            f"got {x_scale.dtype} {tuple(x_scale.shape)} on {x_scale.device}"
+        )
+
+
 def check_options(op: str, activation: str, y_dtype: torch.dtype) -> None:
     """Raise InvalidInput unless the activation mode and the output's dtype are such that there are."""
     if activation not in ACTIVATIONS:
@@ -128,11 +137,7 @@ def fake_bit_linear(x, w_packed, w_scale, bias, out_features, layout, group_size
 
 
 def quantized_linear(x_q, x_scale, w_packed, w_scale, bias, out_features, layout, group_size, y_dtype):
-    if x_scale.dtype != torch.float32 or x_scale.shape != x_q.shape[:-1] or x_scale.device != x_q.device:
-        raise InvalidInput(
-            f"x_scale: expected float32 {tuple(x_q.shape[:-1])} on {x_q.device}, "
-            f"got {x_scale.dtype} {tuple(x_scale.shape)} on {x_scale.device}"
-        )
+    check_x_scale(x_q, x_scale)
     call = QUANTIZED_LINEAR.find(x_q, w_packed, w_scale, bias, out_features, layout, group_size, "a8", y_dtype)
     return call(x_q, x_scale, w_packed, w_scale, bias)
 

@@ -7,7 +7,7 @@ from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
 from bitnet_jit.ops.calls import describe, dtype_name, keep, make_call, new_calls
 from bitnet_jit.ops.library import define
-from bitnet_jit.ops.linear import FLOATS, SCALES
+from bitnet_jit.ops.linear import FLOATS, SCALES, check_x_scale
 from bitnet_jit.ops.norm import quantize_activation
 from bitnet_jit.problem import MAX_IN_FEATURES
 
@@ -83,11 +83,7 @@ def dequantize_activation(x_q, x_scale, dtype):
                 f"x_q: expected torch.int8 (..., K) with K from 1 to {MAX_IN_FEATURES}, "
                 f"got {x_q.dtype} {tuple(x_q.shape)}"
             )
-        if x_scale.dtype != torch.float32 or x_scale.shape != x_q.shape[:-1] or x_scale.device != x_q.device:
-            raise InvalidInput(
-                f"x_scale: expected float32 {tuple(x_q.shape[:-1])} on {x_q.device}, "
-                f"got {x_scale.dtype} {tuple(x_scale.shape)} on {x_scale.device}"
-            )
+        check_x_scale(x_q, x_scale)
         problem = describe("dequantize_activation", x_q, x_q.shape[-1], y_dtype=dtype_name(dtype))
         call = keep(ACTIVATIONS, key, make_call(problem, x_q))
     return call(x_q, x_scale)

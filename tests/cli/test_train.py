@@ -1,13 +1,18 @@
 """`bitnet-jit train` as a shell sees it: a model to generate from, words for what is wrong, runs that are killed."""
 
+import inspect
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, fields
 
 import pytest
+
+from bitnet_jit.cli.train import train
+from bitnet_jit.training.settings import TrainSettings
 
 MAIN = "from bitnet_jit.cli import main; main()"
 SIZES = "--layers 1 --hidden-size 32 --intermediate-size 48 --heads 2 --window 24 --context-length 64 --batch-size 2"
@@ -45,6 +50,11 @@ def test_a_model_is_trained_and_continues_a_text(text, tmp_path):
     written = run(sys.executable, "-c", MAIN, "generate", "In the ", "--model", str(out), "--max-new-tokens", "5")
     assert written.returncode == 0, written.stderr
     assert written.stdout.startswith("In the ")
+
+
+def test_the_options_have_the_defaults_of_the_settings():
+    options = inspect.signature(train).parameters
+    assert {field.name: options[field.name].default for field in fields(TrainSettings)} == asdict(TrainSettings())
 
 
 def test_a_dense_model_is_not_packed(text, tmp_path):

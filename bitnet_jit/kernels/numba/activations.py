@@ -11,9 +11,9 @@ from bitnet_jit.kernels.numba.bound import BoundRows
 from bitnet_jit.kernels.numba.elements import ELEMENT_BYTES, load_float32, load_int8, store_float
 from bitnet_jit.kernels.numba.jit import StaticType, compiled, jit, kernel
 from bitnet_jit.kernels.numba.parallel import COUNTER_BYTES, COUNTERS, draw, reset, run_team
-from bitnet_jit.kernels.numba.rows import CHUNK_ELEMENTS, SMALL_WORK, why_not
+from bitnet_jit.kernels.numba.rows import CHUNK_ELEMENTS, configs, why_not
 from bitnet_jit.kernels.numba.simd import least, most
-from bitnet_jit.kernels.numba.team import TeamConfig, likely_teams
+from bitnet_jit.kernels.numba.team import TeamConfig
 from bitnet_jit.problem import Problem
 
 
@@ -75,11 +75,6 @@ def bind(problem: Problem, config: TeamConfig) -> BoundRows:
     """The compiled kernel for a problem."""
     entry = compiled(run, StaticType(ActivationSpec(problem.y_dtype)), *SIGNATURE)
     return BoundRows(entry, COUNTERS * COUNTER_BYTES, 0, config.most_threads)
-
-
-def configs(problem: Problem) -> tuple[TeamConfig, ...]:
-    """Numbers of threads."""
-    return likely_teams([None], problem.rows * problem.in_features < SMALL_WORK)
 
 
 KERNELS = (Kernel("numba.dequantize_activation", "dequantize_activation", bind, configs, why_not),)

@@ -113,7 +113,7 @@ def config_json(config: DecoderConfig, linear_class: LinearClass) -> dict[str, A
         "num_attention_heads": config.num_heads,
         "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
-        "hidden_act": "relu2" if config.activation == "relu2" else "silu",
+        "hidden_act": config.activation,
         "max_position_embeddings": config.context_length,
         "rms_norm_eps": config.norm_eps,
         "rope_theta": config.rope_theta,
