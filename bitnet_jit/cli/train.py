@@ -35,6 +35,7 @@ def train(
     final_learning_rate: Annotated[float, typer.Option(help="What it sinks to, as a share of the highest.")] = 0.05,
     warmup_steps: Annotated[int, typer.Option(help="In which the learning rate rises.")] = 100,
     weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 0.1,
+    dropout: Annotated[float, typer.Option(help="Share of the outputs of blocks that is left out in a step.")] = 0.1,
     clip: Annotated[float, typer.Option(help="The largest norm of the gradients.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the first weights and the order of the data.")] = 0,
     dense: Annotated[bool, typer.Option("--dense", help="Plain linear layers, to compare with.")] = False,
@@ -64,6 +65,7 @@ def train(
         final_learning_rate=final_learning_rate,
         warmup_steps=warmup_steps,
         weight_decay=weight_decay,
+        dropout=dropout,
         clip=clip,
         seed=seed,
     )
@@ -124,7 +126,8 @@ class Bar:
     def update(self, progress: "Progress") -> None:
         """Tell how far it is."""
         held_out = "" if math.isnan(progress.validation) else f" ({progress.validation:.3f} held out)"
-        words = f"{progress.bits_per_byte:.3f} bits/byte{held_out}, {progress.bytes_per_second:,.0f} bytes/s"
+        skipped = f", {progress.skipped} steps skipped" if progress.skipped else ""
+        words = f"{progress.bits_per_byte:.3f} bits/byte{held_out}, {progress.bytes_per_second:,.0f} bytes/s{skipped}"
         self._bar.update(self._task, completed=progress.step, description=words)
 
 
@@ -140,6 +143,8 @@ def leave_behind(network: "TrainedDecoder", history: "History", out: Path, dense
         curve = f"{out / FIGURES} (a picture needs matplotlib: pip install matplotlib)"
     bits = history.validations[-1][1]
     typer.echo(f"{history.step} steps; {bits:.4f} bits per byte of the held-out text; loss curve in {curve}")
+    if history.skipped:
+        typer.echo(f"{history.skipped} steps had gradients that were not finite, and changed nothing")
     if dense:
         typer.echo(f"the weights are in {out}; a dense model is not packed")
         return

@@ -19,7 +19,7 @@ from bitnet_jit.files import beside
 from bitnet_jit.training.settings import TrainSettings
 
 FILE = "checkpoint.safetensors"
-FORMAT = "bitnet_jit.training/1"
+FORMAT = "bitnet_jit.training/2"
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names
 
 
@@ -43,11 +43,14 @@ class History:
     Attributes:
         losses: float32 (steps,), in nats; those to come are NaN.
         validations: (step, bits per byte).
+        step: steps that are done.
+        skipped: those among them whose gradients were not finite, and which changed nothing.
     """
 
     losses: torch.Tensor
     validations: list[tuple[int, float]]
     step: int = 0
+    skipped: int = 0
 
 
 def hash_of(text: torch.Tensor) -> str:
@@ -66,6 +69,7 @@ def save(file: Path, run: Run, history: History, network: nn.Module, optimizer: 
     metadata = {
         "format": FORMAT,
         "step": str(history.step),
+        "skipped": str(history.skipped),
         "settings": json.dumps(asdict(run.settings)),
         "text": run.text,
     }
@@ -91,9 +95,10 @@ def restore(file: Path, run: Run, network: nn.Module, optimizer: torch.optim.Opt
         if isinstance(error, InvalidInput | CheckpointError):
             raise
         raise CheckpointError(f"{file}: expected a checkpoint of a training, found a damaged one ({error})") from error
-    adopt(tensors, int(metadata["step"]), network, optimizer)
+    step, skipped = int(metadata["step"]), int(metadata["skipped"])
+    adopt(tensors, step - skipped, network, optimizer)
     validations = [(int(step), bits) for step, bits in tensors["validations"].tolist()]
-    return History(tensors["losses"], validations, int(metadata["step"]))
+    return History(tensors["losses"], validations, step, skipped)
 
 
 def check_same(file: Path, run: Run, settings: dict[str, object], text: str) -> None:
@@ -108,12 +113,12 @@ def check_same(file: Path, run: Run, settings: dict[str, object], text: str) -> 
         raise InvalidInput(f"text: {file} is of a run on another text; train into another folder")
 
 
-def adopt(tensors: dict[str, torch.Tensor], step: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put weights and moments where they belong."""
+def adopt(tensors: dict[str, torch.Tensor], updates: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put weights and moments, after so many updates, where they belong."""
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             parameter.copy_(tensors[f"weight.{name}"])
             optimizer.state[parameter] = {
-                "step": torch.tensor(float(step), device=parameter.device),
+                "step": torch.tensor(float(updates), device=parameter.device),
                 **{moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in MOMENTS},
             }

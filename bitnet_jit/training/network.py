@@ -66,8 +66,9 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention and feed-forward, each behind a norm and added to the residual stream."""
 
-    def __init__(self, config: DecoderConfig, linear: LinearClass) -> None:
+    def __init__(self, config: DecoderConfig, linear: LinearClass, dropout: float) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
         self.self_attn = Attention(config, linear)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
@@ -75,18 +76,19 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """x (B, T, hidden) -> the same shape."""
-        x = x + self.self_attn(self.input_layernorm(x), tables)
-        y: torch.Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        x = x + self.dropout(self.self_attn(self.input_layernorm(x), tables))
+        y: torch.Tensor = x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
         return y
 
 
 class Backbone(nn.Module):
     """Token ids to the normalized output of the last block."""
 
-    def __init__(self, config: DecoderConfig, linear: LinearClass) -> None:
+    def __init__(self, config: DecoderConfig, linear: LinearClass, dropout: float) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config, linear) for _ in range(config.num_layers))
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(Block(config, linear, dropout) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         cpu = torch.device("cpu")
         cos, sin = Rope(config).tables(0, config.context_length, cpu, torch.float32)
@@ -97,7 +99,7 @@ class Backbone(nn.Module):
         """input_ids (B, T) -> (B, T, hidden)."""
         tokens = input_ids.shape[1]
         tables = self.get_buffer("cos")[:tokens], self.get_buffer("sin")[:tokens]
-        x = self.embed_tokens(input_ids)
+        x = self.dropout(self.embed_tokens(input_ids))
         for layer in self.layers:
             x = layer(x, tables)
         found: torch.Tensor = self.norm(x)
@@ -111,6 +113,7 @@ class TrainedDecoder(nn.Module):
         config: its architecture; the output head is the embedding (`tied_embeddings`) or a dense layer.
         linear: the class of its linear layers: `BitLinear`, or nn.Linear to compare with.
         seed: of the first weights, which are the same for every class of layers.
+        dropout: share of the embedding's and of every branch's output that is left out, in training mode.
 
     >>> from bitnet_jit.training.settings import TrainSettings
     >>> decoder = TrainedDecoder(TrainSettings(layers=1, hidden_size=64, intermediate_size=64, heads=2).decoder())
@@ -118,10 +121,12 @@ class TrainedDecoder(nn.Module):
     torch.Size([1, 3, 256])
     """
 
-    def __init__(self, config: DecoderConfig, linear: LinearClass = BitLinear, seed: int = 0) -> None:
+    def __init__(
+        self, config: DecoderConfig, linear: LinearClass = BitLinear, seed: int = 0, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.config = config
-        self.model = Backbone(config, linear)
+        self.model = Backbone(config, linear, dropout)
         self.lm_head = None if config.tied_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.reset_parameters(seed)
 

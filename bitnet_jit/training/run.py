@@ -24,6 +24,7 @@ BETAS = (0.9, 0.95)
 SAVE_SECONDS = 60.0  # between checkpoints
 TELL_SECONDS = 0.5  # between words of progress: asking a GPU how far it is makes it wait
 VALIDATIONS = 10  # in a run
+MOST_SKIPPED = 8  # steps in a row without finite gradients, before a run is given up
 LOCK = ".training.lock"
 
 
@@ -36,12 +37,14 @@ class Progress:
         bits_per_byte: of the last step's windows.
         validation: bits per byte of the text that is held out, when last judged; NaN before that.
         bytes_per_second: that were learned from since the last word.
+        skipped: steps so far whose gradients were not finite, and which changed nothing.
     """
 
     step: int
     bits_per_byte: float
     validation: float
     bytes_per_second: float
+    skipped: int
 
 
 def train(
@@ -68,21 +71,16 @@ def train(
         The network, and what the run has seen.
 
     Raises:
-        BitNetError: the loss is no number any more.
+        BitNetError: gradients are not finite step after step.
         CheckpointError: the checkpoint in `out` is damaged.
         InvalidInput: the checkpoint in `out` is of another run, or another process trains into `out`.
     """
-    trainer = Trainer(settings, text, validation, device, compile)
-    file = out / FILE
-    with alone(out):
-        if file.exists():
-            trainer.history = restore(file, trainer.run, trainer.network, trainer.optimizer)
-        try:
-            trainer.to_the_end(file, progress)
-        finally:
-            if trainer.recent and trainer.between_steps:
-                trainer.save(file)
-    return trainer.network, trainer.history
+    gpus = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(gpus):  # the caller's random numbers are left alone
+        trainer = Trainer(settings, text, validation, device, compile)
+        with alone(out):
+            trainer.whole_run(out / FILE, progress)
+    return trainer.network.eval(), trainer.history
 
 
 @contextmanager
@@ -121,14 +119,24 @@ class Trainer:
     ) -> None:
         self.settings, self.text, self.validation, self.device = settings, text, validation, device
         self.run = Run(settings, hash_of(text))
-        self.network = TrainedDecoder(settings.decoder(), nn.Linear if settings.dense else BitLinear, settings.seed).to(
-            device
-        )
+        linear = nn.Linear if settings.dense else BitLinear
+        self.network = TrainedDecoder(settings.decoder(), linear, settings.seed, settings.dropout).to(device)
         self.optimizer = make_optimizer(self.network, settings)
         self.loss = torch.compile(self.network.loss, fullgraph=True) if compile else self.network.loss
         self.history = History(torch.full((settings.steps,), math.nan), [])
         self.recent: list[torch.Tensor] = []  # losses that the device may still compute
+        self.skipped = torch.zeros(2, device=device)  # steps: since the last collect(), and in a row
         self.between_steps = True  # whether weights and history belong together
+
+    def whole_run(self, file: Path, progress: Callable[[Progress], None]) -> None:
+        """From the checkpoint, if there is one, to the end; where that is not reached, a checkpoint is left."""
+        if file.exists():
+            self.history = restore(file, self.run, self.network, self.optimizer)
+        try:
+            self.to_the_end(file, progress)
+        finally:
+            if self.recent and self.between_steps:
+                self.save(file)
 
     def to_the_end(self, file: Path, progress: Callable[[Progress], None]) -> None:
         """All steps that are left, with a checkpoint now and then."""
@@ -143,10 +151,11 @@ class Trainer:
                 if last or time.monotonic() - told > TELL_SECONDS:
                     now = time.monotonic()
                     state = self.state((step - told_step) / (now - told))
-                    self.check(state)
+                    self.check()
                     progress(state)
                     told, told_step = now, step
                 if last or time.monotonic() - saved > SAVE_SECONDS:
+                    self.check()
                     self.save(file)
                     saved = time.monotonic()
                 interrupts.check()
@@ -154,18 +163,29 @@ class Trainer:
     def advance(self) -> None:
         """One step."""
         settings, step, self.between_steps = self.settings, self.history.step, False
+        torch.manual_seed(settings.seed + (step << 32))  # of dropout: a step's is the same in a run that was taken up
         windows = draw(self.text, settings.batch_size, settings.window, settings.seed, step).to(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(settings, step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu"):
             loss = self.loss(windows)
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
+        self.update(~norm.isfinite())
         self.recent.append(loss.detach())
         self.history.step = step + 1
         self.between_steps = True
+
+    def update(self, skip: torch.Tensor) -> None:
+        """Change the weights, unless `skip`, a bool () on the device, which is not waited for, says not to.
+
+        `found_inf` is how torch.amp.GradScaler tells a fused optimizer.
+        """
+        self.optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.skipped += skip
+        self.skipped[1] *= skip
 
     def collect(self) -> None:
         """Wait for the losses that are being computed."""
@@ -173,15 +193,19 @@ class Trainer:
             end = self.history.step
             self.history.losses[end - len(self.recent) : end] = torch.stack(self.recent).float().cpu()
             self.recent.clear()
+            self.history.skipped += int(self.skipped[0])
+            self.skipped[0] = 0
 
     def judge(self) -> None:
         """Bits per byte of the text that is held out, in float32."""
+        self.network.eval()
         bits = bits_per_byte(
             lambda windows: self.network(windows.to(self.device)),
             self.validation,
             self.settings.window,
             self.settings.batch_size,
         )
+        self.network.train()
         self.history.validations.append((self.history.step, bits))
 
     def state(self, steps_per_second: float) -> Progress:
@@ -193,15 +217,17 @@ class Trainer:
             float(last) / math.log(2),
             history.validations[-1][1] if history.validations else math.nan,
             steps_per_second * settings.batch_size * settings.window,
+            history.skipped + int(self.skipped[0]),
         )
 
-    def check(self, state: Progress) -> None:
-        """Raise BitNetError where the loss is no number any more; no checkpoint is made of that."""
-        if not math.isfinite(state.bits_per_byte):
+    def check(self) -> None:
+        """Raise BitNetError where gradients are not finite step after step; no checkpoint is made of that."""
+        if (in_a_row := int(self.skipped[1])) >= min(MOST_SKIPPED, self.settings.steps):
             self.between_steps = False
             raise BitNetError(
-                f"the loss is {state.bits_per_byte} at step {state.step}: the weights have diverged; "
-                f"try a learning_rate below {self.settings.learning_rate} or more warmup_steps, in another folder"
+                f"the gradients of the last {in_a_row} steps, up to step {self.history.step}, are not finite: the "
+                f"weights have diverged; try a learning_rate below {self.settings.learning_rate} or more "
+                "warmup_steps, in another folder"
             )
 
     def save(self, file: Path) -> None:

@@ -10,7 +10,7 @@ ROPE_THETA = 10_000.0
 NORM_EPS = 1e-5
 END = 0  # the byte that ends a text, which texts do not hold
 LEAST = {"warmup_steps": 0, "seed": 0}  # of whole numbers; others are at least 1
-NOT_NEGATIVE = ("weight_decay", "final_learning_rate")
+NOT_NEGATIVE = ("weight_decay", "final_learning_rate", "dropout")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class TrainSettings:
         final_learning_rate: what it has sunk to in the end, as a share of the highest, along a cosine.
         warmup_steps: in which it rises.
         weight_decay: AdamW's, of matrices.
+        dropout: share of what attention, feed-forward and the embedding give that is left out in a step.
         clip: the largest norm of all gradients together.
         seed: of the first weights, and of the order of the data.
     """
@@ -50,6 +51,7 @@ class TrainSettings:
     final_learning_rate: float = 0.05
     warmup_steps: int = 100
     weight_decay: float = 0.1
+    dropout: float = 0.1
     clip: float = 1.0
     seed: int = 0
 
@@ -82,6 +84,8 @@ class TrainSettings:
             raise InvalidInput(
                 f"final_learning_rate: expected a share of the learning rate, got {self.final_learning_rate}"
             )
+        if self.dropout >= 1:
+            raise InvalidInput(f"dropout: expected a share below 1, got {self.dropout}")
 
     @property
     def key_value_heads(self) -> int:

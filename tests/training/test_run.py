@@ -142,7 +142,7 @@ def test_a_checkpoint_of_another_run_is_left_alone(tmp_path, change, words):
 
 
 def test_a_run_that_diverges_says_so_and_keeps_nothing(tmp_path, talkative):
-    with pytest.raises(BitNetError, match="the loss is nan at step .*: the weights have diverged; try a learning_rate"):
+    with pytest.raises(BitNetError, match="the last 8 steps, .* not finite: the weights have diverged"):
         train(tmp_path, replace(SETTINGS, learning_rate=1e38))
     assert not (tmp_path / FILE).exists()
 
@@ -173,7 +173,7 @@ def test_damaged_and_foreign_files_are_refused_and_left_alone(tmp_path):
         train(tmp_path)
     assert len(file.read_bytes()) == len(content) // 2
     save_file({"a": torch.ones(1)}, file)
-    with pytest.raises(CheckpointError, match="expected the format 'bitnet_jit.training/1', found None"):
+    with pytest.raises(CheckpointError, match="expected the format 'bitnet_jit.training/2', found None"):
         train(tmp_path)
 
 
@@ -216,3 +216,45 @@ def test_norms_do_not_decay():
     assert all(parameter.dim() == 2 for parameter in matrices["params"])
     assert all(parameter.dim() == 1 for parameter in others["params"])
     assert (matrices["weight_decay"], others["weight_decay"]) == (SETTINGS.weight_decay, 0.0)
+
+
+def test_a_step_whose_gradients_are_not_finite_changes_nothing_and_is_counted(tmp_path, talkative, monkeypatch):
+    def poisoned(parameters, most):
+        parameters = list(parameters)
+        norms.append(1)
+        if len(norms) in (4, 5):
+            parameters[0].grad[3] = math.nan
+        return clip(parameters, most)
+
+    clip, norms, told = run.nn.utils.clip_grad_norm_, [], []
+    monkeypatch.setattr(run.nn.utils, "clip_grad_norm_", poisoned)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, progress=stop_at(9))
+    network, history = train(tmp_path, progress=told.append)
+    assert (history.skipped, told[-1].skipped) == (2, 2)
+    assert all(parameter.isfinite().all() for parameter in network.parameters())
+
+
+def test_a_skipped_step_leaves_weights_and_moments_as_they_were(tmp_path):
+    trainer = run.Trainer(SETTINGS, TEXT, JUDGED, CPU)
+    for _ in range(3):
+        trainer.advance()
+    weight = trainer.network.model.norm.weight
+    for parameter in trainer.network.parameters():
+        parameter.grad = torch.full_like(parameter, math.inf)
+    before, moments = weight.clone(), {name: value.clone() for name, value in trainer.optimizer.state[weight].items()}
+    trainer.update(torch.tensor(True))
+    assert torch.equal(weight, before)
+    assert all(torch.equal(trainer.optimizer.state[weight][name], value) for name, value in moments.items())
+    trainer.collect()
+    assert trainer.history.skipped == 1
+
+
+def test_dropout_is_the_step_s_own_and_leaves_the_caller_s_random_numbers_alone(tmp_path, talkative):
+    torch.manual_seed(3)
+    wanted = torch.rand(4)
+    torch.manual_seed(3)
+    _, with_dropout = train(tmp_path / "a", replace(SETTINGS, dropout=0.5))
+    assert torch.equal(torch.rand(4), wanted)
+    _, without = train(tmp_path / "b", replace(SETTINGS, dropout=0.0))
+    assert not torch.equal(with_dropout.losses, without.losses)
