@@ -33,6 +33,7 @@ _HOMES = {
     "load": "bitnet_jit.models.loading",
     "pack": "bitnet_jit.nn",
     "patch": "bitnet_jit.integrations.transformers",
+    "save": "bitnet_jit.models.saving",
     "set_quantization_strength": "bitnet_jit.nn",
 }
 

@@ -24,8 +24,10 @@ def beside(file: Path) -> Iterator[Path]:
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{uuid4().hex}{UNFINISHED}")
     temporary.touch(exist_ok=False)
+    mode = temporary.stat().st_mode
     try:
         yield temporary
+        temporary.chmod(mode)  # safetensors makes a file anew, for its owner alone
         os.replace(temporary, file)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from bitnet_jit.training.network import TrainedDecoder
     from bitnet_jit.training.run import Progress
 
+FORMATS = "Of the packed model: autobitlinear or bitlinear, which transformers reads; i2 or t5, ours, t5 the smallest."
 CUDA_FIRST = "Such as cpu or cuda:0. [default: cuda if there is one, else cpu]"
 
 
@@ -29,13 +30,13 @@ def train(
     ] = None,
     context_length: Annotated[int, typer.Option(help="Most bytes that the model takes.")] = 1024,
     window: Annotated[int, typer.Option(help="Bytes that are learned in a row.")] = 512,
-    steps: Annotated[int, typer.Option(help="Updates of the weights.")] = 2000,
+    steps: Annotated[int, typer.Option(help="Updates of the weights.")] = 6000,
     batch_size: Annotated[int, typer.Option(help="Windows a step.")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="The highest; it rises, then sinks along a cosine.")] = 2e-3,
+    learning_rate: Annotated[float, typer.Option(help="The highest; it rises, then sinks along a cosine.")] = 1e-3,
     final_learning_rate: Annotated[float, typer.Option(help="What it sinks to, as a share of the highest.")] = 0.05,
     warmup_steps: Annotated[int, typer.Option(help="In which the learning rate rises.")] = 100,
-    weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 0.1,
-    dropout: Annotated[float, typer.Option(help="Share of the outputs of blocks that is left out in a step.")] = 0.1,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 0.5,
+    dropout: Annotated[float, typer.Option(help="Share of the outputs of blocks that is left out in a step.")] = 0.2,
     clip: Annotated[float, typer.Option(help="The largest norm of the gradients.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the first weights and the order of the data.")] = 0,
     dense: Annotated[bool, typer.Option("--dense", help="Plain linear layers, to compare with.")] = False,
@@ -43,13 +44,16 @@ def train(
         bool | None, typer.Option("--compile/--eager", help="By torch.compile or not. [default: on a GPU]")
     ] = None,
     device: Annotated[str | None, typer.Option(help=CUDA_FIRST)] = None,
+    format: Annotated[str, typer.Option(help=FORMATS)] = "autobitlinear",
 ) -> None:
     """Train a decoder with ternary layers (BitNet b1.58) on TEXT, and write it to OUT for `generate --model OUT`.
 
     Ctrl-C, or a crash, loses at most a minute: the same command goes on from its checkpoint.
     """
+    from bitnet_jit.models.checkpoint.hf_export import check_format
     from bitnet_jit.training.settings import TrainSettings
 
+    check_format(format)
     settings = TrainSettings(
         layers=layers,
         hidden_size=hidden_size,
@@ -70,7 +74,7 @@ def train(
         seed=seed,
     )
     network, history = run(settings, text, validation, out, device, compile)
-    leave_behind(network, history, out, dense)
+    leave_behind(network, history, out, None if dense else format)
 
 
 def run(
@@ -131,9 +135,10 @@ class Bar:
         self._bar.update(self._task, completed=progress.step, description=words)
 
 
-def leave_behind(network: "TrainedDecoder", history: "History", out: Path, dense: bool) -> None:
-    """Write the model, its loss curve, and say where they are."""
-    from bitnet_jit.training.results import FIGURES, PICTURE, can_draw, draw_curve, write_figures, write_packed
+def leave_behind(network: "TrainedDecoder", history: "History", out: Path, format: str | None) -> None:
+    """Write the model, unless its format is None, and its loss curve, and say where they are."""
+    from bitnet_jit.models.saving import save
+    from bitnet_jit.training.results import FIGURES, PICTURE, can_draw, draw_curve, write_figures
 
     write_figures(history, out)
     if can_draw():
@@ -145,8 +150,8 @@ def leave_behind(network: "TrainedDecoder", history: "History", out: Path, dense
     typer.echo(f"{history.step} steps; {bits:.4f} bits per byte of the held-out text; loss curve in {curve}")
     if history.skipped:
         typer.echo(f"{history.skipped} steps had gradients that were not finite, and changed nothing")
-    if dense:
+    if format is None:
         typer.echo(f"the weights are in {out}; a dense model is not packed")
         return
-    write_packed(network, out)
+    save(network, out, format)
     typer.echo(f'packed model in {out}; try: bitnet-jit generate "In the " --model {out}')

@@ -42,8 +42,8 @@ class Decoder(nn.Module):
     >>> prompt = decoder.tokenizer.encode("And it came to pass ")
     >>> decoder([prompt]).shape
     torch.Size([1, 20, 256])
-    >>> bytes(decoder.stream(prompt, stop="manner")).decode()
-    'after the manner'
+    >>> bytes(decoder.stream(prompt, stop="days")).decode()
+    'after the days'
     >>> decoder.generate([prompt, prompt], max_new_tokens=5).shape
     torch.Size([2, 25])
     """

@@ -1,21 +1,14 @@
-"""What a run leaves behind in its folder: a packed model to load, the loss curve as figures and as a picture."""
+"""What a run leaves behind in its folder beside the packed model: the loss curve as figures and as a picture."""
 
 import importlib.util
 import math
 from pathlib import Path
 
 from bitnet_jit.files import beside, write_beside_and_rename
-from bitnet_jit.models.checkpoint.hf_export import config_json, packed_tensors, write_model
 from bitnet_jit.training.checkpoint import History
-from bitnet_jit.training.network import TrainedDecoder
 
 FIGURES, PICTURE = "losses.csv", "loss.png"
 MOST_SMOOTHED = 50  # steps of the curve's running mean
-
-
-def write_packed(network: TrainedDecoder, out: Path) -> None:
-    """config.json and model.safetensors in the Hugging Face packed format, for `load` and for transformers."""
-    write_model(out, packed_tensors(network), config_json(network.config, "autobitlinear"))
 
 
 def write_figures(history: History, out: Path) -> None:

@@ -45,13 +45,13 @@ class TrainSettings:
     context_length: int = 1024
     window: int = 512
     dense: bool = False
-    steps: int = 2000
+    steps: int = 6000
     batch_size: int = 32
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     final_learning_rate: float = 0.05
     warmup_steps: int = 100
-    weight_decay: float = 0.1
-    dropout: float = 0.1
+    weight_decay: float = 0.5
+    dropout: float = 0.2
     clip: float = 1.0
     seed: int = 0
 

@@ -30,7 +30,7 @@ def run(*arguments: str):
 def test_generate_writes_the_prompt_and_its_continuation():
     result = run("generate", VERSE, "--max-new-tokens", "30")
     assert result.exit_code == 0
-    assert result.stdout == "And it came to pass after the manner of the manner\n"
+    assert result.stdout == "And it came to pass after the days of Abraham, tha\n"
     assert re.search(r"30 tokens, the first after \d+\.\d\d s, then \d+\.\d tokens/s\n$", result.stderr)
 
 
@@ -43,7 +43,7 @@ def test_generate_by_seed():
 def test_generate_with_a_model_of_its_own(tmp_path):
     shutil.copytree(embedded_model(), tmp_path / "copy")
     config = json.loads((tmp_path / "copy" / "config.json").read_text())
-    (tmp_path / "copy" / "config.json").write_text(json.dumps({**config, "eos_token_id": ord("m")}))
+    (tmp_path / "copy" / "config.json").write_text(json.dumps({**config, "eos_token_id": ord("d")}))
     result = run("generate", VERSE, "--model", str(tmp_path / "copy"))
     assert result.stdout == "And it came to pass after the \n"
 
@@ -152,7 +152,7 @@ def test_bench_figures():
 def test_main_turns_errors_and_warnings_into_lines(monkeypatch, capsys, tmp_path):
     import bitnet_jit.cli
 
-    shutil.copytree(embedded_model(), tmp_path / "copy")
+    bitnet_jit.save(bitnet_jit.load(embedded_model()), tmp_path / "copy")
     config = json.loads((tmp_path / "copy" / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "bitnet"}
     (tmp_path / "copy" / "config.json").write_text(json.dumps(config))

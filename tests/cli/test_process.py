@@ -70,12 +70,12 @@ def test_a_terminal_without_the_characters():
 
 def test_a_warning_is_one_line(tmp_path):
     import json
-    import shutil
 
+    import bitnet_jit
     from bitnet_jit.models.embedded import embedded_model
 
-    shutil.copytree(embedded_model(), tmp_path / "copy")
-    config = json.loads((embedded_model() / "config.json").read_text())
+    bitnet_jit.save(bitnet_jit.load(embedded_model()), tmp_path / "copy")
+    config = json.loads((tmp_path / "copy" / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "bitnet"}
     (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
     result = run("generate", "x", "--max-new-tokens", "1", "--model", str(tmp_path / "copy"))

@@ -52,6 +52,14 @@ def tiny() -> bitnet_jit.Decoder:
     return bitnet_jit.load(embedded_model())
 
 
+@pytest.fixture(scope="session")
+def embedded_for_transformers(tiny, tmp_path_factory) -> Path:
+    """The embedded model in the Hugging Face packed format."""
+    directory = tmp_path_factory.mktemp("embedded")
+    bitnet_jit.save(tiny, directory)
+    return directory
+
+
 @pytest.fixture
 def write_checkpoint(tmp_path) -> Callable[..., Path]:
     """A function that writes a small random checkpoint; see `write`."""

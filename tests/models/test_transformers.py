@@ -4,7 +4,6 @@ import pytest
 import torch
 
 import bitnet_jit
-from bitnet_jit.models.embedded import embedded_model
 
 DIVISOR = {"quant_method": "bitnet"}
 MULTIPLIER = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"}
@@ -44,9 +43,10 @@ KINDS = {
 
 
 @pytest.fixture(params=[*KINDS, "embedded"])
-def pair(request, write_checkpoint, make_twin):
+def pair(request, write_checkpoint, make_twin, embedded_for_transformers):
     """Our decoder and transformers' model of the same files."""
-    directory = embedded_model() if request.param == "embedded" else write_checkpoint(**KINDS[request.param])
+    embedded = request.param == "embedded"
+    directory = embedded_for_transformers if embedded else write_checkpoint(**KINDS[request.param])
     return bitnet_jit.load(directory), make_twin(directory)
 
 

@@ -13,7 +13,7 @@ from bitnet_jit.errors import BitNetError, CheckpointError, InvalidInput
 from bitnet_jit.training import run
 from bitnet_jit.training.checkpoint import FILE
 from bitnet_jit.training.interrupts import Interrupts
-from bitnet_jit.training.results import draw_curve, write_figures, write_packed
+from bitnet_jit.training.results import draw_curve, write_figures
 from bitnet_jit.training.settings import TrainSettings
 
 SETTINGS = TrainSettings(
@@ -125,7 +125,7 @@ def test_checkpoints_are_written_now_and_then(tmp_path, talkative, monkeypatch):
     [
         (
             {"learning_rate": 0.5},
-            "learning_rate: .* is of a run with learning_rate=0.002, this one has 0.5",
+            "learning_rate: .* is of a run with learning_rate=0.001, this one has 0.5",
         ),
         ({"layers": 3}, "layers: .* is of a run with layers=2, this one has 3"),
         ({"steps": 20}, "steps: .* is of a run with steps=12"),
@@ -179,7 +179,7 @@ def test_damaged_and_foreign_files_are_refused_and_left_alone(tmp_path):
 
 def test_the_packed_model_is_the_trained_one_bit_for_bit(tmp_path):
     network, history = train(tmp_path)
-    write_packed(network, tmp_path)
+    bitnet_jit.save(network, tmp_path)
     packed, ids = bitnet_jit.load(tmp_path), TEXT[:60].long().reshape(2, 30)
     with torch.no_grad():
         assert torch.equal(packed(ids), network.eval()(ids))

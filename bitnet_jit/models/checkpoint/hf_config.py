@@ -5,6 +5,8 @@
 | absent or "bitlinear"            | any               | packed, 2 bits  | a divisor, 1 / mean|w|         |
 | "autobitlinear"                  | "offline"         | packed, 2 bits  | a multiplier, mean|w|          |
 | "autobitlinear"                  | "online"          | floating point  | none; absmean of the weight    |
+
+With a quant_method of "bitnet_jit" instead of "bitnet" it is our own format, see own_format.py.
 """
 
 from dataclasses import dataclass
@@ -13,7 +15,9 @@ from typing import Literal
 
 from bitnet_jit.errors import CheckpointError
 from bitnet_jit.models.checkpoint.fields import Fields, read_json
+from bitnet_jit.models.checkpoint.own_format import METHOD
 from bitnet_jit.models.config import DecoderConfig, RopeScaling
+from bitnet_jit.packing import FORMATS
 from bitnet_jit.problem import MAX_IN_FEATURES
 
 
@@ -42,10 +46,12 @@ class Storage:
     Attributes:
         packed: 2-bit codes with a weight_scale beside them; else master weights, to be quantized by absmean.
         scale_divides: weight_scale is 1 / mean|w|; else mean|w|, and a bias was added before the scale multiplied.
+        own: the packing of our own format, whose bias is added last; None is that of Hugging Face.
     """
 
     packed: bool
     scale_divides: bool
+    own: str | None = None
 
 
 def read_config(path: Path) -> tuple[DecoderConfig, Storage]:
@@ -106,7 +112,9 @@ def read_storage(fields: Fields) -> Storage:
     inner = fields.inner("quantization_config")
     if inner is None:
         raise fields.refuse("quantization_config", "one of BitNet; a plain model is not quantized silently")
-    inner.word("quant_method", ("bitnet",))
+    if inner.word("quant_method", ("bitnet", METHOD)) == METHOD:
+        check_unconverted(inner)
+        return Storage(packed=True, scale_divides=False, own=inner.word("packing", tuple(FORMATS)))
     linear_class = inner.word("linear_class", ("bitlinear", "autobitlinear"), "bitlinear")
     mode = inner.word("quantization_mode", ("offline", "online"), "offline")
     if inner.flag("use_rms_norm", False):

@@ -1,16 +1,17 @@
-"""Ternary layers as tensors of the Hugging Face packed format, in either sense of its scale; and a model's config.json.
+"""Ternary layers as tensors of a format on disk, and a model's config.json.
 
-| linear_class    | weight           | weight_scale              | bias                                   |
-|-----------------|------------------|---------------------------|----------------------------------------|
-| "autobitlinear" | packed, 2 bits   | a multiplier, mean|w|     | divided by it: the reader multiplies it |
-| "bitlinear"     | packed, 2 bits   | a divisor, 1 / mean|w|    | as it is                               |
+| format          | weight                      | weight_scale           | bias                                    |
+|-----------------|-----------------------------|------------------------|-----------------------------------------|
+| "autobitlinear" | Hugging Face's, 2 bits      | a multiplier, mean|w|  | divided by it: the reader multiplies it |
+| "bitlinear"     | Hugging Face's, 2 bits      | a divisor, 1 / mean|w| | as it is                                |
+| "i2", "t5"      | ours, 2 bits or 1.6         | a multiplier, mean|w|  | as it is                                |
 
 A reader's 1 / weight_scale need not be the scale that we had; where a neighbour of it brings that back, it is taken.
 """
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -18,34 +19,33 @@ from torch import nn
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.files import beside, write_beside_and_rename
+from bitnet_jit.models.checkpoint.own_format import own_config
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.nn import BitLinear, PackedBitLinear
-from bitnet_jit.packing import CANONICAL
+from bitnet_jit.packing import FORMATS
 
-LinearClass = Literal["autobitlinear", "bitlinear"]
-LINEAR_CLASSES = ("autobitlinear", "bitlinear")
+FORMATS_ON_DISK = ("autobitlinear", "bitlinear", "i2", "t5")
 MODEL_TYPES = {"relu2": ("bitnet", "BitNetForCausalLM"), "silu": ("llama", "LlamaForCausalLM")}
 
 
-def packed_tensors(model: nn.Module, linear_class: LinearClass = "autobitlinear") -> dict[str, torch.Tensor]:
-    """Every tensor of a model as the packed format has it, on the CPU.
+def packed_tensors(model: nn.Module, format: str = "autobitlinear") -> dict[str, torch.Tensor]:
+    """Every tensor of a model as a format has it, on the CPU.
 
     Args:
         model: `BitLinear` layers are packed here, `PackedBitLinear` layers are repacked; all else stays as it is.
-        linear_class: the sense of the scale.
+        format: one of those above.
 
     Raises:
-        InvalidInput: `linear_class` is unknown, or the format cannot hold a layer: scales of rows or groups, float
+        InvalidInput: `format` is unknown, or the format cannot hold a layer: scales of rows or groups, float
             activations, outputs that are no multiple of 4. The layer is named.
     """
-    if linear_class not in LINEAR_CLASSES:
-        raise InvalidInput(f"linear_class: expected one of {', '.join(LINEAR_CLASSES)}, got {linear_class!r}")
+    check_format(format)
     found: dict[str, torch.Tensor] = {}
     inside: set[str] = set()
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, BitLinear | PackedBitLinear):
             layer = module.pack() if isinstance(module, BitLinear) else module
-            found |= layer_tensors(name, layer, linear_class)
+            found |= layer_tensors(name, layer, format)
             inside |= {f"{name}.{key}" for key in module.state_dict()}
     if not inside:
         raise InvalidInput(f"model: {type(model).__name__} has no ternary layer; make them with bitnet_jit.convert")
@@ -53,21 +53,39 @@ def packed_tensors(model: nn.Module, linear_class: LinearClass = "autobitlinear"
     return {name: tensor.detach().cpu().contiguous() for name, tensor in (found | rest).items()}
 
 
-def layer_tensors(name: str, layer: PackedBitLinear, linear_class: LinearClass) -> dict[str, torch.Tensor]:
+def check_format(format: str) -> None:
+    """Raise InvalidInput where there is no such format."""
+    if format not in FORMATS_ON_DISK:
+        raise InvalidInput(f"format: expected one of {', '.join(FORMATS_ON_DISK)}, got {format!r}")
+
+
+def layer_tensors(name: str, layer: PackedBitLinear, format: str) -> dict[str, torch.Tensor]:
     """A layer's tensors by their names in the file."""
-    if layer.scale != "tensor" or layer.activation != "a8" or layer.out_features % 4:
+    if layer.scale != "tensor" or layer.activation != "a8":
         raise InvalidInput(
-            f"{name}: this format holds layers with one scale, int8 activations and a multiple of 4 outputs, "
-            f"got scale={layer.scale!r}, activation={layer.activation!r}, out_features={layer.out_features}"
+            f"{name}: this format holds layers with one scale and int8 activations, "
+            f"got scale={layer.scale!r}, activation={layer.activation!r}"
         )
-    format = CANONICAL[layer.format].format
-    codes = format.unpack(layer.state_dict()["w_packed"].cpu(), layer.in_features)
-    scale = layer.w_scale.detach().cpu().float().reshape(1)
-    multiplies = linear_class == "autobitlinear"
-    found = {f"{name}.weight": pack_rows(codes), f"{name}.weight_scale": scale if multiplies else divisor_of(scale)}
-    if layer.bias is not None:
-        bias = layer.bias.detach().cpu()
-        found[f"{name}.bias"] = (bias.float() / scale).to(bias.dtype) if multiplies else bias
+    codes, scale = layer.unpack()
+    bias = None if layer.bias is None else layer.bias.detach().cpu()
+    return encoded(name, codes.cpu(), scale.cpu().float().reshape(1), bias, format)
+
+
+def encoded(
+    name: str, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, format: str
+) -> dict[str, torch.Tensor]:
+    """The tensors of a layer: codes int8 (N, K), scale float32 (1,), bias (N,) or None."""
+    found = {f"{name}.weight_scale": divisor_of(scale) if format == "bitlinear" else scale}
+    if format in FORMATS:
+        found[f"{name}.weight"] = FORMATS[format].pack(codes)
+    elif codes.shape[0] % 4:
+        raise InvalidInput(
+            f"{name}: format {format!r} holds a multiple of 4 outputs, got {codes.shape[0]}; i2 and t5 any"
+        )
+    else:
+        found[f"{name}.weight"] = pack_rows(codes)
+    if bias is not None:
+        found[f"{name}.bias"] = (bias.float() / scale).to(bias.dtype) if format == "autobitlinear" else bias
     return found
 
 
@@ -89,17 +107,19 @@ def divisor_of(scale: torch.Tensor) -> torch.Tensor:
     return min(near, key=lambda divisor: abs(float(torch.ones(1) / divisor) - float(scale)))
 
 
-def quantization_config(linear_class: LinearClass) -> dict[str, Any]:
+def quantization_config(format: str) -> dict[str, Any]:
     """What config.json says of the layers."""
+    if format in FORMATS:
+        return own_config(format)
     return {
         "quant_method": "bitnet",
-        "linear_class": linear_class,
+        "linear_class": format,
         "quantization_mode": "offline",
         "modules_to_not_convert": None,
     }
 
 
-def config_json(config: DecoderConfig, linear_class: LinearClass) -> dict[str, Any]:
+def config_json(config: DecoderConfig, format: str) -> dict[str, Any]:
     """The config.json of a decoder, without stretched rotary positions."""
     model_type, architecture = MODEL_TYPES[config.activation]
     return {
@@ -122,12 +142,14 @@ def config_json(config: DecoderConfig, linear_class: LinearClass) -> dict[str, A
         "mlp_bias": config.mlp_bias,
         "bos_token_id": None,
         "eos_token_id": list(config.eos_ids) or None,
-        "quantization_config": quantization_config(linear_class),
+        "quantization_config": quantization_config(format),
     }
 
 
-def write_model(directory: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
+def write_model(
+    directory: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any], metadata: dict[str, str] | None = None
+) -> None:
     """model.safetensors, then config.json: a reader that finds the second finds the first."""
     with beside(directory / "model.safetensors") as temporary:
-        save_file(tensors, temporary, {"format": "pt"})
+        save_file(tensors, temporary, metadata or {"format": "pt"})
     write_beside_and_rename(directory / "config.json", (json.dumps(config, indent=2) + "\n").encode())

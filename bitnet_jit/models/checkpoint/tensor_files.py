@@ -90,6 +90,10 @@ class TensorFiles:
             raise CheckpointError(f"{entry.file}: {name}: cannot be read ({error})") from error
         return found
 
+    def metadata(self, name: str) -> dict[str, str]:
+        """What the file of a tensor says of itself."""
+        return dict(self.entries[name].handle.metadata() or {})
+
     def error(self, name: str, expected: str, found: str) -> CheckpointError:
         """The error for a tensor whose contents are wrong."""
         return CheckpointError(f"{self.entries[name].file}: {name}: expected {expected}, found {found}")

@@ -14,6 +14,7 @@ import torch
 from bitnet_jit.errors import CheckpointWarning
 from bitnet_jit.models.checkpoint.hf_config import Storage
 from bitnet_jit.models.checkpoint.hf_packing import CodeCount, count_codes, repack
+from bitnet_jit.models.checkpoint.own_format import check_own, to_i2
 from bitnet_jit.models.checkpoint.tensor_files import TensorFiles
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.quant.weight import absmean
@@ -53,8 +54,11 @@ class TernaryReader:
 
     def require(self, name: str, out_features: int, in_features: int, has_bias: bool) -> None:
         """Raise CheckpointError unless the layer's tensors are there, with the right shapes and dtypes."""
-        if self.storage.packed:
+        if self.storage.own:
+            check_own(self.files, f"{name}.weight", self.storage.own, out_features, in_features)
+        elif self.storage.packed:
             self.files.require(f"{name}.weight", (-(-out_features // 4), in_features), ("U8",))
+        if self.storage.packed:
             self._require_scale(f"{name}.weight_scale")
         else:
             self.files.require(f"{name}.weight", (out_features, in_features))
@@ -91,7 +95,11 @@ class TernaryReader:
 
     def _read_packed(self, name: str, out: torch.Tensor, in_features: int) -> torch.Tensor:
         """Fill `out` with a layer's codes; returns its scale, float32 ()."""
-        repack(self.files.view(f"{name}.weight"), out, in_features)
+        stored = self.files.view(f"{name}.weight")
+        if self.storage.own:
+            to_i2(stored, out, in_features, self.storage.own)
+        else:
+            repack(stored, out, in_features)
         count = count_codes(out, in_features)
         if count.threes:
             raise self.files.error(f"{name}.weight", "codes 0, 1 and 2", f"the code 3 in {count.threes} places")
@@ -114,7 +122,8 @@ class TernaryReader:
     def _read_bias(self, name: str, scale: torch.Tensor) -> torch.Tensor:
         """A bias, float32 (N,), to be added last; where the stored scale multiplies it too, so does this."""
         bias = checked_floats(self.files, name).float()
-        return bias * scale if self.storage.packed and not self.storage.scale_divides else bias.clone()
+        scaled = self.storage.packed and not self.storage.scale_divides and not self.storage.own
+        return bias * scale if scaled else bias.clone()
 
     def _quantize(self, name: str, out: torch.Tensor) -> torch.Tensor:
         """Fill `out` with the absmean codes of a master weight; returns its scale, float32 ()."""

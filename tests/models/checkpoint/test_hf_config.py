@@ -29,7 +29,7 @@ def test_the_embedded_model():
     assert (config.activation, config.sub_norms, config.tied_embeddings) == ("relu2", True, True)
     assert config.rope_scaling is None
     assert config.eos_ids == (0,)
-    assert storage == Storage(packed=True, scale_divides=False)
+    assert storage == Storage(packed=True, scale_divides=False, own="t5")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ BITNET = {"quant_method": "bitnet"}
         ({"hidden_size": True}, ["hidden_size", "found True"]),
         ({"hidden_size": 384.0}, ["hidden_size", "found 384.0"]),
         ({"hidden_size": 2**19}, ["hidden_size", "262144"]),
-        ({"hidden_size": 448}, ["hidden_size", "num_attention_heads * head_dim = 444"]),
+        ({"hidden_size": 448, "head_dim": None}, ["hidden_size", "num_attention_heads * head_dim = 444"]),
         ({"num_key_value_heads": 4}, ["num_key_value_heads", "divisor", "found 4"]),
         ({"num_key_value_heads": 12}, ["num_key_value_heads", "from 1 to 6"]),
         ({"head_dim": 63}, ["head_dim", "even", "63"]),

@@ -98,11 +98,11 @@ def test_packed_layers_of_either_packing_are_written_as_float_ones(tmp_path):
         (nn.Sequential(nn.Linear(4, 4)), "model: Sequential has no ternary layer"),
         (
             nn.Sequential(bitnet_jit.BitLinear(4, 6)),
-            "0: .* a multiple of 4 outputs, .* out_features=6",
+            "0: format 'autobitlinear' holds a multiple of 4 outputs, got 6; i2 and t5 any",
         ),
         (
             nn.Sequential(bitnet_jit.PackedBitLinear(4, 8, scale="row")),
-            "0: this format holds layers with one scale, .* got scale='row'",
+            "0: this format holds layers with one scale and int8 activations, got scale='row'",
         ),
         (nn.Sequential(bitnet_jit.PackedBitLinear(4, 8, activation="a16")), "0: .* activation='a16'"),
     ],
@@ -112,8 +112,8 @@ def test_what_the_format_cannot_hold_is_named(model, words):
         packed_tensors(model)
 
 
-def test_other_linear_classes_are_refused():
-    with pytest.raises(InvalidInput, match="linear_class: expected one of autobitlinear, bitlinear, got 'linear'"):
+def test_other_formats_are_refused():
+    with pytest.raises(InvalidInput, match="format: expected one of autobitlinear, bitlinear, i2, t5, got 'linear'"):
         packed_tensors(decoder(CONFIG), "linear")
 
 
