@@ -1,9 +1,22 @@
-"""Layers: `BitLinear` trains, `PackedBitLinear` runs, `RMSNorm`; `convert` and `pack` take whole models there."""
+"""Layers: `BitLinear` trains, `PackedBitLinear` runs, `RMSNorm`; `convert`, `pack` and `add_lora` take whole models."""
 
 from bitnet_jit.nn.bit_linear import BitLinear
 from bitnet_jit.nn.convert import convert, pack
+from bitnet_jit.nn.lora import LoraLinear, add_lora, lora_state_dict
+from bitnet_jit.nn.lora_merge import merge_lora
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import RMSNorm
 from bitnet_jit.nn.warmup import set_quantization_strength
 
-__all__ = ["BitLinear", "PackedBitLinear", "RMSNorm", "convert", "pack", "set_quantization_strength"]
+__all__ = [
+    "BitLinear",
+    "LoraLinear",
+    "PackedBitLinear",
+    "RMSNorm",
+    "add_lora",
+    "convert",
+    "lora_state_dict",
+    "merge_lora",
+    "pack",
+    "set_quantization_strength",
+]
