@@ -18,6 +18,7 @@ import torch
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.nn import PackedBitLinear
 from bitnet_jit.nn.lora_merge import add_to_codes, product
+from bitnet_jit.nn.rms_norm import norm_inside
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -67,6 +68,11 @@ class PackedLora:
         """Add an adapter, as peft does; refuse in words what a packed base cannot have."""
         if config.init_lora_weights not in PLAIN_STARTS:
             raise InvalidInput(f"init_lora_weights: expected one of {PLAIN_STARTS}, got {config.init_lora_weights!r}")
+        if norm_inside(self.base_layer) is not None:
+            raise InvalidInput(
+                "base_layer: has a norm inside, and peft hands its update the input from before the norm; "
+                "use bitnet_jit.add_lora"
+            )
         if config.lora_bias:
             raise InvalidInput("lora_bias: a packed layer's bias is frozen and cannot be merged into, got True")
         super().update_layer(adapter_name, r, lora_alpha, config, **kwargs)  # type: ignore[misc]

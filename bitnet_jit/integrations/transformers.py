@@ -22,7 +22,7 @@ from torch import nn
 from bitnet_jit.errors import CheckpointError, CheckpointWarning, InvalidInput
 from bitnet_jit.models.checkpoint.hf_packing import count_codes, repack
 from bitnet_jit.models.checkpoint.ternary import DENSITY, LARGEST_MULTIPLIER, SMALLEST_DIVISOR
-from bitnet_jit.nn import PackedBitLinear
+from bitnet_jit.nn import PackedBitLinear, RMSNorm
 from bitnet_jit.nn.convert import replace
 from bitnet_jit.packing import get_format
 from bitnet_jit.quant import quantize_weight
@@ -65,27 +65,13 @@ def patch(model: nn.Module, format: str = "i2") -> nn.Module:
         else:
             found = read_online(layer) if layer.online_quant else read_offline(name, layer)
         odd.extend(filter(None, (found.odd, check_codes(name, found.w_packed, layer.in_features))))
-        packed: nn.Module = build(name, found, layer, format).train(layer.training)
-        return packed if layer.rms_norm is None else NormedLinear(layer.rms_norm, packed)
+        return build(name, found, layer, format).train(layer.training)
 
     patched = replace(model, (BitLinear, AutoBitLinear), make)
     if odd:
         others = f"; and {len(odd) - 1} more" if len(odd) > 1 else ""
         warnings.warn(f"{odd[0]}{others}", CheckpointWarning, stacklevel=2)
     return patched
-
-
-class NormedLinear(nn.Module):
-    """A linear layer behind a norm of its own input, as `use_rms_norm` puts one there."""
-
-    def __init__(self, rms_norm: nn.Module, linear: nn.Module) -> None:
-        super().__init__()
-        self.rms_norm, self.linear = rms_norm, linear
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (..., K) -> (..., N)."""
-        y: torch.Tensor = self.linear(self.rms_norm(x))
-        return y
 
 
 @dataclass(frozen=True)
@@ -169,11 +155,18 @@ def copied(bias: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def build(name: str, found: Ternary, layer: Any, format: str) -> PackedBitLinear:
-    """The packed layer; an error of its checks names the layer."""
+    """The packed layer, with the norm that `use_rms_norm` put inside; an error of its checks names the layer."""
+    in_features = layer.in_features
     try:
         if format == "i2":
-            return PackedBitLinear.from_packed(found.w_packed, found.w_scale, found.bias, in_features=layer.in_features)
-        w_q = I2.unpack(found.w_packed, layer.in_features)
-        return PackedBitLinear.from_codes(w_q, found.w_scale, found.bias, format=format)
+            packed = PackedBitLinear.from_packed(found.w_packed, found.w_scale, found.bias, in_features=in_features)
+        else:
+            w_q = I2.unpack(found.w_packed, in_features)
+            packed = PackedBitLinear.from_codes(w_q, found.w_scale, found.bias, format=format)
     except InvalidInput as error:
         raise CheckpointError(f"{name}: {error}") from None
+    if layer.rms_norm is not None:
+        norm = RMSNorm(in_features, layer.rms_norm.variance_epsilon)
+        norm.weight = nn.Parameter(layer.rms_norm.weight.detach().clone())
+        packed.put_inside(norm)
+    return packed

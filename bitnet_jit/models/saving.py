@@ -12,6 +12,7 @@ from bitnet_jit.models.checkpoint.hf_export import (
     check_format,
     config_json,
     encoded,
+    eps_inside,
     packed_tensors,
     quantization_config,
     write_model,
@@ -35,8 +36,8 @@ def save(model: nn.Module, directory: str | Path, format: str = "autobitlinear")
             2 bits a weight; "t5" (1.6 bits) or "i2" (2 bits), our own, which keep every bias and scale bit for bit.
 
     Raises:
-        InvalidInput: the format is unknown or cannot hold a layer, which is named; or the model has no ternary layer
-            or no architecture.
+        InvalidInput: the format is unknown or cannot hold a layer, which is named, or the norms inside layers; or the
+            model has no ternary layer or no architecture.
 
     >>> import tempfile, bitnet_jit
     >>> from bitnet_jit.models.embedded import embedded_model
@@ -62,7 +63,7 @@ def architecture(model: nn.Module, format: str) -> dict[str, Any]:
     if isinstance(config, DecoderConfig):
         return config_json(config, format)
     if hasattr(config, "to_dict"):
-        return {**config.to_dict(), "quantization_config": quantization_config(format)}
+        return {**config.to_dict(), "quantization_config": quantization_config(format, eps_inside(model, format))}
     raise InvalidInput(
         f"model: expected a Decoder, or a model with its architecture in `config`, got {type(model).__name__}; "
         "the state_dict() of a packed model can be saved by itself"

@@ -1,11 +1,14 @@
 """`BitLinear`: nn.Linear that trains with a ternary weight and int8 activations (BitNet b1.58, arXiv 2402.17764)."""
 
+import copy
+
 import torch
 from torch import nn
 
 from bitnet_jit.nn import checks
 from bitnet_jit.nn.blended import STRENGTH, blended
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
+from bitnet_jit.nn.rms_norm import RMSNorm, norm_inside
 from bitnet_jit.ops.training import REVISION
 from bitnet_jit.quant import quantize_weight
 
@@ -25,9 +28,17 @@ class BitLinear(nn.Linear):
         bias: whether to add one.
         device: where the parameters live.
         dtype: of the parameters: float32 masters, or bfloat16 or float16.
+        use_rms_norm: whether the layer normalizes its input, as BitNet does before attention's output and
+            feed-forward's last projection; fused with the quantization.
+        rms_norm_eps: of that norm.
+
+    Attributes:
+        weight: (N, K).
+        bias: (N,) or None.
+        rms_norm: `RMSNorm` of K; there with use_rms_norm only.
 
     Raises:
-        InvalidInput: a size is out of range.
+        InvalidInput: a size or rms_norm_eps is out of range.
 
     >>> layer, x = BitLinear(4, 2), torch.randn(3, 4)
     >>> layer(x).sum().backward()
@@ -42,19 +53,26 @@ class BitLinear(nn.Linear):
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        use_rms_norm: bool = False,
+        rms_norm_eps: float = 1e-6,
     ) -> None:
         checks.check_features(in_features, out_features)
         super().__init__(in_features, out_features, bias, device, dtype)
+        if use_rms_norm:
+            self.rms_norm = RMSNorm(in_features, rms_norm_eps, device, dtype)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(..., K) float32, bfloat16 or float16 -> (..., N) of the same dtype; under autocast, of autocast's."""
+        norm = norm_inside(self)
         if (strength := self._buffers.get(STRENGTH)) is not None:
-            return blended(input, self.weight, self.bias, strength)
-        y: torch.Tensor = bit_linear_train(input, self.weight, self.bias, REVISION)
+            return blended(input if norm is None else norm(input), self.weight, self.bias, strength)
+        norm_weight, eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
+        y: torch.Tensor = bit_linear_train(input, self.weight, self.bias, norm_weight, eps, REVISION)
         return y
 
     def pack(self, format: str = "i2") -> PackedBitLinear:
-        """The layer as it runs, with the same output bit for bit; the weight is quantized here, the bias is copied.
+        """The layer as it runs, with the same output bit for bit: the weight is quantized, bias and norm are copied.
 
         Args:
             format: "i2" (2 bits a weight) or "t5" (1.6).
@@ -70,4 +88,6 @@ class BitLinear(nn.Linear):
         else:
             bias = None if self.bias is None else self.bias.detach().clone()
             packed = PackedBitLinear.from_codes(*quantize_weight(self.weight), bias, format=format)
+        if (norm := norm_inside(self)) is not None:
+            packed.put_inside(copy.deepcopy(norm))
         return packed.train(self.training)

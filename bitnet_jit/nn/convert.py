@@ -1,5 +1,6 @@
 """Whole models: `convert` makes their linear layers trainable ternary ones, `pack` makes those ready to run."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import TypeVar
@@ -10,13 +11,21 @@ from bitnet_jit.errors import InvalidInput
 from bitnet_jit.nn import checks
 from bitnet_jit.nn.bit_linear import BitLinear
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
+from bitnet_jit.nn.rms_norm import INSIDE, RMSNorm
+from bitnet_jit.quant.weight import EPS
 
 Model = TypeVar("Model", bound=nn.Module)
 
 OUTPUT_HEADS = ("lm_head", "*.lm_head")  # BitNet keeps embeddings and the output head in full precision
 
 
-def convert(model: Model, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None) -> Model:
+def convert(
+    model: Model,
+    include: Iterable[str] | None = None,
+    exclude: Iterable[str] | None = None,
+    use_rms_norm: bool = False,
+    rms_norm_eps: float = 1e-6,
+) -> Model:
     """Turn nn.Linear layers into `BitLinear`, in place.
 
     Each layer stays the same object with the same parameters, so optimizers, hooks and tied weights stay valid.
@@ -26,12 +35,16 @@ def convert(model: Model, include: Iterable[str] | None = None, exclude: Iterabl
         model: any module.
         include: shell patterns (`*`, `?`, `[...]`) of qualified names, such as "layers.*.mlp.*"; None takes all.
         exclude: patterns of names to leave alone, even where `include` takes them; None leaves heads named "lm_head".
+        use_rms_norm: whether each converted layer normalizes its input, which makes fine-tuning a dense model to
+            ternary weights steadier (arXiv 2505.08823); the norms' weights are new parameters.
+        rms_norm_eps: of those norms.
 
     Returns:
         The model.
 
     Raises:
-        InvalidInput: a pattern matches no nn.Linear, nothing is left to convert, or a layer is too large.
+        InvalidInput: a pattern matches no nn.Linear, nothing is left to convert, a layer is too large, or rms_norm_eps
+            is out of range. Then nothing is changed.
 
     >>> model = convert(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2)), exclude=["2"])
     >>> [type(module).__name__ for module in model]
@@ -46,9 +59,16 @@ def convert(model: Model, include: Iterable[str] | None = None, exclude: Iterabl
         raise InvalidInput(f"model: no nn.Linear of {type(model).__name__} is left to convert, out of {len(layers)}")
     for module in chosen:
         checks.check_features(module.in_features, module.out_features)
+    norms = {
+        id(module): RMSNorm(module.in_features, rms_norm_eps, module.weight.device, module.weight.dtype)
+        for module in chosen
+        if use_rms_norm
+    }
     for module in chosen:
         # a BitLinear adds methods and no state: a new class keeps the object that everybody else holds
         module.__class__ = BitLinear
+        if use_rms_norm:
+            module.add_module(INSIDE, norms[id(module)])
     return model
 
 
@@ -68,6 +88,9 @@ def pack(model: nn.Module, format: str = "i2") -> nn.Module:
         InvalidInput: there is no BitLinear, a weight holds NaN or infinity, or the format is unknown. Then nothing is
             replaced.
 
+    Warns:
+        UserWarning: a layer is dead: all of its weights are 0.
+
     >>> pack(nn.Sequential(BitLinear(8, 4, bias=False)))
     Sequential(
       (0): PackedBitLinear(in_features=8, out_features=4, bias=False, format=i2, scale=tensor, activation=a8)
@@ -76,15 +99,27 @@ def pack(model: nn.Module, format: str = "i2") -> nn.Module:
     packed_by_weight: dict[int, PackedBitLinear] = {}
 
     def pack_layer(name: str, layer: BitLinear) -> PackedBitLinear:
-        try:
-            packed = layer.pack(format)
-        except InvalidInput as error:
-            raise InvalidInput(f"{name or 'model'}: {error}") from None
+        packed = pack_named(name or "model", layer, format)
         first = packed_by_weight.setdefault(id(layer.weight), packed)
         packed.w_packed, packed.w_scale = first.w_packed, first.w_scale
         return packed
 
     return replace(model, (BitLinear,), pack_layer)
+
+
+def pack_named(name: str, layer: BitLinear, format: str = "i2") -> PackedBitLinear:
+    """`layer.pack(format)`, whose error names the layer, as does a warning where all of its codes are 0."""
+    try:
+        packed = layer.pack(format)
+    except InvalidInput as error:
+        raise InvalidInput(f"{name}: {error}") from None
+    if not layer.weight.is_meta and not (layer.weight.detach().abs() > EPS / 2).any():
+        warnings.warn(
+            f"{name}: is dead: no weight is above {EPS / 2:g}, so that every code is 0 and the output is the bias, or "
+            "0, for every input",
+            stacklevel=3,
+        )
+    return packed
 
 
 def replace(model: nn.Module, kinds: tuple[type[nn.Module], ...], make: Callable[..., nn.Module]) -> nn.Module:

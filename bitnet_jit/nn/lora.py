@@ -2,8 +2,9 @@
 
     y = base(x) + alpha / r * dropout(x) @ A.T @ B.T        A (r, K), B (N, r)
 
-The base stays packed and frozen; gradients pass through it to x, by `bit_linear_input_grad`. Only A and B are trained,
-in float32 unless they are converted. B starts at zero, so a new adapter changes no output.
+x is what the base multiplies: where it has a norm inside, the normalized input. The base stays packed and frozen;
+gradients pass through it to x, by `bit_linear_input_grad`. Only A and B are trained, in float32 unless they are
+converted. B starts at zero, so a new adapter changes no output.
 """
 
 import math
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.nn.convert import matching, replace
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
+from bitnet_jit.nn.rms_norm import norm_inside
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -70,6 +72,8 @@ class LoraLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., K) float32, bfloat16 or float16 -> (..., N) of x's dtype; under autocast, of autocast's."""
         y: torch.Tensor = self.base(x)
+        if (norm := norm_inside(self.base)) is not None:
+            x = norm(x)
         dropped = F.dropout(x, self.dropout, self.training) if self.dropout else x
         hidden = F.linear(dropped, self.lora_A.weight.to(x.dtype))
         return torch.add(y, F.linear(hidden, self.lora_B.weight.to(x.dtype)), alpha=self.scaling)

@@ -21,6 +21,7 @@ from bitnet_jit.errors import InvalidInput
 from bitnet_jit.nn.convert import replace
 from bitnet_jit.nn.lora import LoraLinear
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
+from bitnet_jit.nn.rms_norm import norm_inside
 from bitnet_jit.quant import expand_scale
 
 
@@ -170,4 +171,6 @@ def add_to_codes(name: str, base: PackedBitLinear, update: torch.Tensor) -> tupl
         return base, done
     bias, group_size = base.bias, base.group_size
     packed = PackedBitLinear.from_codes(codes, w_scale, bias, group_size, base.activation, base.format)
+    if (norm := norm_inside(base)) is not None:
+        packed.put_inside(norm)
     return packed, done

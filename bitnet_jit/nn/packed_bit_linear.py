@@ -14,11 +14,12 @@ from torch import nn
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
 from bitnet_jit.nn import checks
+from bitnet_jit.nn.rms_norm import INSIDE, RMSNorm, norm_inside
 from bitnet_jit.ops import eager
 from bitnet_jit.packing import get_format
 from bitnet_jit.quant import dequantize_weight
 
-bit_linear = eager("bit_linear")
+bit_linear, rms_norm_bit_linear = eager("bit_linear"), eager("rms_norm_bit_linear")
 LAYOUT = "layout_name"  # an attribute of w_packed: a layer that shares it may have laid it anew
 
 
@@ -38,11 +39,14 @@ class PackedBitLinear(nn.Module):
         group_size: inputs that share a scale with scale="group", else 0.
         activation: "a8" quantizes each row of the input to int8, "a16" computes in floating point.
         format: "i2" or "t5" (no group scales).
+        use_rms_norm: whether the layer normalizes its input.
+        rms_norm_eps: of that norm.
 
     Attributes:
         w_packed: uint8, in `layout`.
         w_scale: float32 (), (N,) or (N, ceil(K / group_size)).
         bias: (N,) or None.
+        rms_norm: `RMSNorm` of K; there with use_rms_norm only.
         layout: name of the layout of w_packed.
 
     Raises:
@@ -69,6 +73,8 @@ class PackedBitLinear(nn.Module):
         group_size: int = 0,
         activation: str = "a8",
         format: str = "i2",
+        use_rms_norm: bool = False,
+        rms_norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
         checks.check_features(in_features, out_features)
@@ -84,6 +90,8 @@ class PackedBitLinear(nn.Module):
             torch.ones(shape, dtype=torch.float32, device=device),
             torch.zeros(out_features, device=device, dtype=dtype) if bias else None,
         )
+        if use_rms_norm:
+            self.put_inside(RMSNorm(in_features, rms_norm_eps, device, dtype))
 
     @classmethod
     def from_packed(
@@ -162,8 +170,7 @@ class PackedBitLinear(nn.Module):
         if self._awaits_device:
             self._leave_meta()
         parameters = self._parameters  # nn.Module.__getattr__ costs 0.3 us a parameter
-        y: torch.Tensor = bit_linear(
-            x,
+        layer = (
             parameters["w_packed"],
             parameters["w_scale"],
             parameters["bias"],
@@ -172,7 +179,22 @@ class PackedBitLinear(nn.Module):
             self.group_size,
             self.activation,
         )
+        y: torch.Tensor
+        if (norm := norm_inside(self)) is None:
+            y = bit_linear(x, *layer)
+        else:
+            y = rms_norm_bit_linear(x, norm.weight, norm.eps, *layer)
         return y
+
+    def put_inside(self, norm: RMSNorm) -> None:
+        """Have the layer normalize its input from now on; the norm is frozen, and not copied.
+
+        Raises:
+            InvalidInput: it is of another size.
+        """
+        if norm.hidden_size != self.in_features:
+            raise InvalidInput(f"norm: expected hidden_size={self.in_features}, got {norm.hidden_size}")
+        self.add_module(INSIDE, norm.requires_grad_(False))
 
     def canonical(self) -> torch.Tensor:
         """The packed weight as it is saved, uint8 (N, ceil(K / codes per byte)); no copy where that is its layout."""

@@ -1,4 +1,4 @@
-"""`RMSNorm` on the rms_norm kernel (arXiv 1910.07467)."""
+"""`RMSNorm` on the rms_norm kernel (arXiv 1910.07467), by itself or inside a linear layer."""
 
 import torch
 from torch import nn
@@ -7,6 +7,7 @@ from bitnet_jit.errors import InvalidInput
 from bitnet_jit.ops import eager
 
 rms_norm = eager("rms_norm")
+INSIDE = "rms_norm"  # the name of a norm inside a linear layer, as transformers has it
 
 
 class RMSNorm(nn.Module):
@@ -54,3 +55,8 @@ class RMSNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.hidden_size}, eps={self.eps}"
+
+
+def norm_inside(layer: nn.Module) -> RMSNorm | None:
+    """The norm that a linear layer has for its own input."""
+    return layer._modules.get(INSIDE)  # type: ignore[return-value]

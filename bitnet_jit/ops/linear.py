@@ -155,15 +155,23 @@ def fake_ternary_matmul(x_q, w_packed, out_features, layout):
     return x_q.new_empty((*x_q.shape[:-1], out_features), dtype=torch.int32)
 
 
+def check_frozen(w_scale: torch.Tensor) -> None:
+    """Raise InvalidInput where a packed layer's scale wants a gradient."""
+    if w_scale.requires_grad:
+        raise InvalidInput("w_scale: requires_grad=True, but a packed layer's scale is frozen; pass w_scale.detach()")
+
+
+def bias_gradient(dy: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """dY (..., N) -> the sum over its rows, added up in float32: (N,) of a dtype."""
+    return dy.reshape(-1, dy.shape[-1]).sum(0, dtype=torch.float32).to(dtype)
+
+
 class BitLinearFunction(torch.autograd.Function):
     """Gradients of a packed layer: through the weight as it is, straight through the activation quantizer."""
 
     @staticmethod
     def forward(ctx, x, w_packed, w_scale, bias, *options):
-        if w_scale.requires_grad:
-            raise InvalidInput(
-                "w_scale: requires_grad=True, but a packed layer's scale is frozen; pass w_scale.detach()"
-            )
+        check_frozen(w_scale)
         ctx.save_for_backward(w_packed, w_scale)
         ctx.in_features, ctx.options = x.shape[-1], options
         ctx.bias_dtype = None if bias is None else bias.dtype
@@ -180,7 +188,7 @@ class BitLinearFunction(torch.autograd.Function):
                 dy, w_packed, w_scale, ctx.in_features, out_features, layout, group_size
             )
         if ctx.needs_input_grad[3]:
-            dbias = dy.float().reshape(-1, out_features).sum(0).to(ctx.bias_dtype)
+            dbias = bias_gradient(dy, ctx.bias_dtype)
         return dx, None, None, dbias, None, None, None, None
 
 

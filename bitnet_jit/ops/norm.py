@@ -88,8 +88,17 @@ def fake_codes(x, *others):
     return x.new_empty(x.shape, dtype=torch.int8), x.new_empty(x.shape[:-1], dtype=torch.float32)
 
 
+def rms_norm_gradients(dy, x, weight, eps):
+    """Of x r w, r = 1 / sqrt(mean x^2 + eps): dx = r (dy w - x r^2 mean(dy w x)), dw = sum over rows of dy x r."""
+    wide, dyw = x.float(), dy.float() * weight.float()
+    r = (wide.square().mean(-1, keepdim=True) + eps).rsqrt()
+    dx = r * (dyw - wide * r.square() * (dyw * wide).mean(-1, keepdim=True))
+    dw = (dy.float() * wide * r).reshape(-1, x.shape[-1]).sum(0)
+    return dx.to(x.dtype), dw.to(weight.dtype)
+
+
 class RmsNormFunction(torch.autograd.Function):
-    """d(x r w), r = 1 / sqrt(mean x^2 + eps): dx = r (dy w - x r^2 mean(dy w x)), dw = sum over rows of dy x r."""
+    """The norm, and its gradients in float32."""
 
     @staticmethod
     def forward(ctx, x, weight, eps):
@@ -101,11 +110,7 @@ class RmsNormFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         x, weight = ctx.saved_tensors
-        wide, dyw = x.float(), dy.float() * weight.float()
-        r = (wide.square().mean(-1, keepdim=True) + ctx.eps).rsqrt()
-        dx = r * (dyw - wide * r.square() * (dyw * wide).mean(-1, keepdim=True))
-        dw = (dy.float() * wide * r).reshape(-1, x.shape[-1]).sum(0)
-        return dx.to(x.dtype), dw.to(weight.dtype), None
+        return *rms_norm_gradients(dy, x, weight, ctx.eps), None
 
 
 define("quantize_activation(Tensor x) -> (Tensor, Tensor)", quantize_activation, fake_codes)

@@ -3,10 +3,11 @@
     y  = float32(x_q @ w_q.T) * (x_scale * w_scale) + bias     as the packed layer gives it, bit for bit
     dX = dY @ (w_q * w_scale)       dW = dY.T @ (x_q * x_scale)       dbias = sum of dY over the rows
 
-Both quantizers count as the identity in the backward pass. The weight is quantized into the layout in which packed
+Both quantizers count as the identity in the backward pass. Where there is a norm_weight, x_q are the codes of the
+normalized x, made in one pass, and dX goes through the norm. The weight is quantized into the layout in which packed
 weights run, and the product is theirs, of integers. What the backward pass needs is kept as codes, two bits a weight
 and eight an activation; its products are torch's, of floats of dY's dtype. Every step is an opaque op, so eager and
-compiled training give the same numbers.
+compiled training give the same numbers, and a compiled model quantizes what several layers share only once.
 """
 
 import torch
@@ -14,39 +15,38 @@ from torch.autograd.function import once_differentiable
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.ops.library import define
-from bitnet_jit.ops.linear import FLOATS, check_bias, check_others, quantized_linear
-from bitnet_jit.ops.norm import quantize_activation
-from bitnet_jit.ops.weights import (
-    check_weight,
-    dequantize_activation,
-    dequantize_weight,
-    layout_for,
-    quantize_weight,
-)
+from bitnet_jit.ops.linear import FLOATS, bias_gradient, check_bias, check_others, quantized_linear
+from bitnet_jit.ops.norm import quantize_activation, rms_norm_gradients, rms_norm_quantize
+from bitnet_jit.ops.weights import check_weight, dequantize_weight, layout_for, quantize_weight
 
-REVISION = 2  # an argument of the op; raised when other ops are called within it: see `define` below
+REVISION = 3  # an argument of the op; raised when other ops are called within it: see `define` below
 
 
-def check_train(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+def check_train(x, weight, bias, norm_weight) -> None:
     """Raise InvalidInput unless the arguments fit each other."""
     check_weight(weight)
     if x.dtype not in FLOATS or x.shape[-1:] != weight.shape[1:]:
         raise InvalidInput(
             f"x: expected {', '.join(map(str, FLOATS))} (..., {weight.shape[1]}), got {x.dtype} {tuple(x.shape)}"
         )
-    check_others(x, weight=weight, bias=bias)
+    check_others(x, weight=weight, bias=bias, norm_weight=norm_weight)
     check_bias(bias, weight.shape[0])
+    if norm_weight is not None and (norm_weight.shape != weight.shape[1:] or norm_weight.dtype not in FLOATS):
+        raise InvalidInput(
+            f"norm_weight: expected floating point ({weight.shape[1]},), "
+            f"got {norm_weight.dtype} {tuple(norm_weight.shape)}"
+        )
 
 
-def bit_linear_train(x, weight, bias, revision=REVISION):
-    check_train(x, weight, bias)
+def bit_linear_train(x, weight, bias, norm_weight, eps, revision=REVISION):
+    check_train(x, weight, bias, norm_weight)
     layout = layout_for(weight)
     w_packed, w_scale = quantize_weight(weight, layout)  # first: see kernels/triton/quantize_weight.py
-    x_q, x_scale = quantize_activation(x)
+    x_q, x_scale = quantize_activation(x) if norm_weight is None else rms_norm_quantize(x, norm_weight, eps)
     return quantized_linear(x_q, x_scale, w_packed, w_scale, bias, weight.shape[0], layout, 0, x.dtype)
 
 
-def fake_bit_linear_train(x, weight, bias, revision=REVISION):
+def fake_bit_linear_train(x, weight, bias, norm_weight, eps, revision=REVISION):
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
@@ -61,57 +61,64 @@ def fake_bit_linear_train_input_grad(dy, w_packed, w_scale, in_features, layout)
     return dy.new_empty((*dy.shape[:-1], in_features))
 
 
-def bit_linear_train_weight_grad(dy, x_q, x_scale, dtype):
-    """dY (..., N) and the codes of x (..., K) -> dW (N, K) in `dtype`, the weight's."""
-    x = dequantize_activation(x_q, x_scale, dy.dtype).reshape(-1, x_q.shape[-1])
-    dy = dy.reshape(-1, dy.shape[-1])
+def bit_linear_train_weight_grad(dy, x, dtype):
+    """dY (..., N) and x (..., K) as it was quantized, in dY's dtype -> dW (N, K) in `dtype`, the weight's."""
+    x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
     if dy.is_cuda and dtype == torch.float32 != dy.dtype:
         return torch.mm(dy.T, x, out_dtype=dtype)  # the sums as they are
     return (dy.T @ x).to(dtype)
 
 
-def fake_bit_linear_train_weight_grad(dy, x_q, x_scale, dtype):
-    return dy.new_empty((dy.shape[-1], x_q.shape[-1]), dtype=dtype)
+def fake_bit_linear_train_weight_grad(dy, x, dtype):
+    return dy.new_empty((dy.shape[-1], x.shape[-1]), dtype=dtype)
 
 
 class BitLinearTrainFunction(torch.autograd.Function):
     """The straight-through estimator; it quantizes once and keeps the codes."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, *revision):
-        check_train(x, weight, bias)
+    def forward(ctx, x, weight, bias, norm_weight, eps, *revision):
+        check_train(x, weight, bias, norm_weight)
         ops, layout = torch.ops.bitnet_jit, layout_for(weight)
         with torch._C._AutoDispatchBelowAutograd():
             w_packed, w_scale = ops.quantize_weight(weight, layout)  # first: see kernels/triton/quantize_weight.py
-            x_q, x_scale = ops.quantize_activation(x)
+            if norm_weight is None:
+                x_q, x_scale = ops.quantize_activation(x)
+            else:
+                x_q, x_scale = ops.rms_norm_quantize(x, norm_weight, eps)
             y = ops.quantized_linear(x_q, x_scale, w_packed, w_scale, bias, weight.shape[0], layout, 0, x.dtype)
+        normed = norm_weight is not None
         # each gradient needs the codes of the other factor only
         kept_x = (x_q, x_scale) if ctx.needs_input_grad[1] else (None, None)
-        kept_w = (w_packed, w_scale) if ctx.needs_input_grad[0] else (None, None)
-        ctx.save_for_backward(*kept_x, *kept_w)
+        kept_w = (w_packed, w_scale) if ctx.needs_input_grad[0] or normed else (None, None)
+        ctx.save_for_backward(*kept_x, *kept_w, *((x, norm_weight) if normed else (None, None)))
         ctx.layout, ctx.in_features, ctx.weight_dtype = layout, weight.shape[1], weight.dtype
-        ctx.bias_dtype, ctx.others = None if bias is None else bias.dtype, len(revision)
+        ctx.bias_dtype, ctx.eps, ctx.others = None if bias is None else bias.dtype, eps, len(revision)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
-        x_q, x_scale, w_packed, w_scale = ctx.saved_tensors
+        x_q, x_scale, w_packed, w_scale, x, norm_weight = ctx.saved_tensors
         ops = torch.ops.bitnet_jit
-        dx = dw = dbias = None
-        if ctx.needs_input_grad[0]:
+        dx = dw = dbias = dnorm = None
+        if w_packed is not None:
             dx = ops.bit_linear_train_input_grad(dy, w_packed, w_scale, ctx.in_features, ctx.layout)
+        if norm_weight is not None:
+            dx, dnorm = rms_norm_gradients(dx, x, norm_weight, ctx.eps)
         if ctx.needs_input_grad[1]:
-            dw = ops.bit_linear_train_weight_grad(dy, x_q, x_scale, ctx.weight_dtype)
+            seen = ops.dequantize_activation(x_q, x_scale, dy.dtype)
+            dw = ops.bit_linear_train_weight_grad(dy, seen, ctx.weight_dtype)
         if ctx.needs_input_grad[2]:
-            dbias = dy.reshape(-1, dy.shape[-1]).sum(0, dtype=torch.float32).to(ctx.bias_dtype)
-        return dx, dw, dbias, *(None,) * ctx.others
+            dbias = bias_gradient(dy, ctx.bias_dtype)
+        return dx, dw, dbias, dnorm, None, *(None,) * ctx.others
 
 
 # torch.compile keeps on disk what it has traced into, under the names and arguments of the ops outside: a revision of
 # its own keeps a graph of another version of this package from being found
 define(
-    f"bit_linear_train(Tensor x, Tensor weight, Tensor? bias, int revision={REVISION}) -> Tensor",
+    "bit_linear_train(Tensor x, Tensor weight, Tensor? bias, Tensor? norm_weight, float eps, "
+    f"int revision={REVISION}) -> Tensor",
     bit_linear_train,
     fake_bit_linear_train,
     BitLinearTrainFunction,
@@ -123,7 +130,7 @@ define(
     fake_bit_linear_train_input_grad,
 )
 define(
-    "bit_linear_train_weight_grad(Tensor dy, Tensor x_q, Tensor x_scale, ScalarType dtype) -> Tensor",
+    "bit_linear_train_weight_grad(Tensor dy, Tensor x, ScalarType dtype) -> Tensor",
     bit_linear_train_weight_grad,
     fake_bit_linear_train_weight_grad,
 )

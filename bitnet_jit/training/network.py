@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.attention import attend
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.models.rope import Rope, rotate
@@ -44,7 +45,11 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """BitNet's relu(gate)^2 * up with a norm before `down_proj`, or Llama's silu(gate) * up."""
+    """BitNet's relu(gate)^2 * up with a norm before `down_proj`, or Llama's silu(gate) * up.
+
+    Raises:
+        InvalidInput: BitNet's, in float16, which ends at 65,504: a gate of 256 has a larger square.
+    """
 
     def __init__(self, config: DecoderConfig, linear: LinearClass) -> None:
         super().__init__()
@@ -58,6 +63,8 @@ class FeedForward(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, T, hidden), normalized -> (B, T, hidden)."""
         gate = self.gate_proj(x)
+        if self.squares and gate.dtype == torch.float16:
+            raise InvalidInput("x: relu(gate)^2 overflows in torch.float16; train in torch.bfloat16 or torch.float32")
         gate = F.relu(gate).square() if self.squares else F.silu(gate)
         found: torch.Tensor = self.down_proj(self.ffn_sub_norm(gate * self.up_proj(x)))
         return found

@@ -12,6 +12,7 @@ from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
 from bitnet_jit.models.decoder import Decoder
 from bitnet_jit.nn import PackedBitLinear, RMSNorm
+from bitnet_jit.nn.rms_norm import norm_inside
 from bitnet_jit.ops.calls import describe, dtype_name
 from bitnet_jit.ops.recording import recorded
 from bitnet_jit.problem import MAX_IN_FEATURES, Problem
@@ -69,8 +70,9 @@ def run_decoder(decoder: Decoder, rows: Sequence[int]) -> None:
 def run_layers(model: nn.Module, rows: Sequence[int], device: torch.device) -> None:
     """Each packed layer and norm of any module, on "meta"."""
     dtype = activation_dtype(model, device)
+    inside = {id(norm_inside(module)) for module in model.modules()}  # these run with their layers
     for module in model.modules():
-        if isinstance(module, PackedBitLinear | RMSNorm):
+        if isinstance(module, PackedBitLinear | RMSNorm) and id(module) not in inside:
             features = module.in_features if isinstance(module, PackedBitLinear) else module.hidden_size
             layer = twin(module)
             for m in rows:

@@ -15,7 +15,7 @@ with warnings.catch_warnings():
     peft = pytest.importorskip("peft", reason="peft is not installed (pip install peft)")
     from transformers import LlamaConfig, LlamaForCausalLM
 
-from bitnet_jit import PackedBitLinear, convert, pack
+from bitnet_jit import PackedBitLinear, RMSNorm, convert, pack
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.integrations.peft import LOSSY, register
 from bitnet_jit.nn.lora import add_lora, lora_layers
@@ -222,6 +222,13 @@ def test_broken_factors_are_not_merged():
 def test_what_a_packed_base_cannot_have(options, error, words):
     with pytest.raises(error, match=words):
         peft.get_peft_model(Mlp(), config(**options))
+
+
+def test_a_norm_inside_the_base_is_refused():
+    base = Mlp()
+    base.up.put_inside(RMSNorm(IN))
+    with pytest.raises(InvalidInput, match=r"base_layer: has a norm inside.*bitnet_jit\.add_lora"):
+        peft.get_peft_model(base, config())
 
 
 def test_register_takes_configs_only():

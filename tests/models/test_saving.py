@@ -75,6 +75,55 @@ def test_a_model_of_transformers_is_saved_and_loaded(tmp_path):
         torch.testing.assert_close(read(ids).logits, wanted, rtol=0, atol=2e-2)
 
 
+@pytest.fixture
+def normed_llama():
+    """A model of transformers whose ternary layers have norms inside."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+    )
+    model = bitnet_jit.convert(transformers.LlamaForCausalLM(config), use_rms_norm=True, rms_norm_eps=1e-4).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("proj.rms_norm.weight"):
+                parameter.uniform_(0.5, 2.0)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from what transformers compiles its quantizers by
+@pytest.mark.parametrize("format", ["autobitlinear", "bitlinear"])
+def test_transformers_reads_norms_inside_layers(normed_llama, tmp_path, format):
+    from transformers import AutoModelForCausalLM
+
+    with torch.no_grad():
+        wanted = normed_llama(IDS % 64).logits
+        bitnet_jit.save(normed_llama, tmp_path, format)
+        said = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+        assert (said["use_rms_norm"], said["rms_norm_eps"]) == (True, 1e-4)
+        read = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+        torch.testing.assert_close(read(IDS % 64).logits, wanted, rtol=0, atol=2e-2)
+        patched = bitnet_jit.patch(read)
+        torch.testing.assert_close(patched(IDS % 64).logits, wanted, rtol=0, atol=1e-4)
+        # and it is saved from there as it was
+        bitnet_jit.save(patched, tmp_path / "again", format)
+    first, again = (load_file(folder / "model.safetensors") for folder in (tmp_path, tmp_path / "again"))
+    assert first.keys() == again.keys()
+    assert all(torch.equal(first[name], again[name]) for name in first if "weight_scale" not in name)
+
+
+def test_norms_inside_layers_that_a_format_cannot_hold_are_refused(normed_llama, tmp_path):
+    with pytest.raises(InvalidInput, match="model: format 't5' cannot hold the norms inside its layers"):
+        bitnet_jit.save(normed_llama, tmp_path, "t5")
+    normed_llama.model.layers[0].mlp.up_proj.rms_norm.eps = 1e-3
+    with pytest.raises(InvalidInput, match=r"one eps, found 0\.0001, 0\.001"):
+        bitnet_jit.save(normed_llama, tmp_path)
+    del normed_llama.model.layers[0].mlp.up_proj.rms_norm
+    with pytest.raises(InvalidInput, match=r"one eps, found 0\.0001, None"):
+        bitnet_jit.save(normed_llama, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @given(st.data(), st.integers(1, 7), st.integers(1, 67), st.sampled_from(sorted(FORMATS)))
 def test_our_packings_become_i2(data, rows, columns, packing):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))

@@ -27,9 +27,9 @@ class Lower(nn.Module):
 
 def test_signature_of_nn_linear():
     ours, theirs = (inspect.signature(kind.__init__).parameters for kind in (BitLinear, nn.Linear))
-    assert [(p.name, p.default, p.kind) for p in ours.values()] == [
-        (p.name, p.default, p.kind) for p in theirs.values()
-    ]
+    same, more = list(ours.values())[: len(theirs)], list(ours.values())[len(theirs) :]
+    assert [(p.name, p.default, p.kind) for p in same] == [(p.name, p.default, p.kind) for p in theirs.values()]
+    assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in more)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -205,3 +205,27 @@ def test_inductor_training_is_eager_training(autocast):
     found = train(compiled, torch.compile(compiled, fullgraph=True), autocast)
     np.testing.assert_allclose(found[:3], losses[:3], rtol=1e-2 if autocast else 1e-4)
     np.testing.assert_allclose(found[-1], losses[-1], rtol=0.1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from what torch.compile imports
+def test_compiled_layers_that_share_an_input_quantize_it_once():
+    from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
+    from torch._dynamo.backends.common import aot_autograd
+
+    ops: list[str] = []
+
+    def keep(graph, _):
+        ops.extend(node.target.name() for node in graph.graph.nodes if "bitnet_jit" in str(node.target))
+        return make_boxed_func(graph.forward)
+
+    torch._dynamo.reset()
+    layers, x = nn.ModuleList(BitLinear(12, 5) for _ in range(3)), torch.randn(4, 12, requires_grad=True)
+    backend = aot_autograd(fw_compiler=keep, bw_compiler=keep, partition_fn=min_cut_rematerialization_partition)
+    run = torch.compile(lambda x: sum(layer(x) for layer in layers), fullgraph=True, backend=backend)
+    tensors = [x, *layers.parameters()]
+    found = torch.autograd.grad(run(x).square().sum(), tensors)
+    expected = torch.autograd.grad(sum(layer(x) for layer in layers).square().sum(), tensors)
+    assert [ops.count(f"bitnet_jit::{op}_activation") for op in ("quantize", "dequantize")] == [1, 1]
+    assert ops.count("bitnet_jit::quantize_weight") == 3
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)

@@ -160,3 +160,27 @@ class TestPack:
     def test_nothing_to_pack(self):
         with pytest.raises(InvalidInput, match=r"model: Linear holds no bitnet_jit.nn.bit_linear.BitLinear"):
             pack(nn.Linear(8, 4))
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, 1e-40, 5e-6])
+def test_a_dead_layer_is_named_when_it_is_packed(value):
+    model = nn.Sequential(BitLinear(8, 4), nn.ReLU(), BitLinear(4, 3))
+    nn.init.constant_(model[2].weight, value)
+    with pytest.warns(UserWarning, match="^2: is dead: no weight is above 5e-06"):
+        pack(model)
+    assert torch.equal(model(torch.randn(5, 8)), model[2].bias.expand(5, 3))
+
+
+def test_a_dead_layer_learns():
+    layer, x = BitLinear(8, 4), torch.randn(16, 8)
+    nn.init.zeros_(layer.weight)
+    target, losses = x[:, :4].sign(), []
+    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
+    for _ in range(30):
+        loss = (layer(x) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]

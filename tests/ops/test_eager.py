@@ -77,6 +77,30 @@ def test_a_subclass_sees_the_op(layer, x):
     assert type(layer(x.as_subclass(Named))) is Named
 
 
+class Elsewhere(torch.Tensor):
+    """The numbers are another tensor's, as a sharded one's are."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    def __new__(cls, numbers):
+        found = torch.Tensor._make_wrapper_subclass(cls, numbers.shape, dtype=numbers.dtype, device=numbers.device)
+        found.numbers = numbers
+        return found
+
+    @classmethod
+    def __torch_dispatch__(cls, function, kinds, args=(), kwargs=None):
+        return function(*(arg.numbers if isinstance(arg, cls) else arg for arg in args), **(kwargs or {}))
+
+
+@pytest.mark.parametrize("position", range(4))
+@pytest.mark.parametrize("call", [library.eager("bit_linear"), torch.ops.bitnet_jit.bit_linear])
+def test_a_subclass_at_any_place_is_asked_for_its_numbers(layer, x, call, position):
+    args = [x, layer.w_packed, layer.w_scale, torch.randn(20), 20, layer.layout, 0, "a8"]
+    expected = call(*args)
+    args[position] = Elsewhere(args[position])
+    assert torch.equal(call(*args), expected)
+
+
 def test_a_fake_tensor_stays_fake(layer, x):
     y = layer.to("meta")(x.to("meta"))
     assert y.device.type == "meta"

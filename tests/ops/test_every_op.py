@@ -41,6 +41,11 @@ def linear(x, kind="tensor", format="i2", bias=True, activation="a8"):
     return (x, packed(format), scale(kind), bias, OUT, layout(format).name, group_size, activation)
 
 
+def normed(x, *args, **options):
+    x, *others = linear(x, *args, **options)
+    return (x, floats(IN), 1e-5, *others)
+
+
 def quantized(y_dtype, kind="tensor"):
     _, w_packed, w_scale, bias, *options, _ = linear(None, kind)
     return (codes(2, ROWS, IN), floats(2, ROWS).abs(), w_packed, w_scale, bias, *options, y_dtype)
@@ -55,6 +60,11 @@ CASES = {
         linear(floats(ROWS, IN), activation="a16"),
         linear(floats(0, IN)),
     ],
+    "rms_norm_bit_linear": [
+        normed(floats(2, ROWS, IN)),
+        normed(floats(ROWS, IN, dtype=torch.bfloat16), "row", "t5", bias=False),
+        normed(floats(ROWS, IN), "group", activation="a16"),
+    ],
     "quantized_linear": [quantized(torch.float32), quantized(torch.bfloat16, "row"), quantized(torch.float16, "group")],
     "ternary_matmul": [(codes(2, ROWS, IN), packed(), OUT, layout("i2").name)],
     "bit_linear_input_grad": [(floats(2, ROWS, OUT), packed(), scale("row"), IN, OUT, layout("i2").name, 0)],
@@ -67,8 +77,9 @@ CASES = {
         (floats(ROWS, IN, dtype=torch.bfloat16), floats(ROWS, IN, dtype=torch.bfloat16), None, 0.0),
     ],
     "bit_linear_train": [
-        (floats(2, ROWS, IN), floats(OUT, IN), floats(OUT)),
-        (floats(ROWS, IN, dtype=torch.bfloat16), floats(OUT, IN), None),
+        (floats(2, ROWS, IN), floats(OUT, IN), floats(OUT), None, 0.0),
+        (floats(ROWS, IN, dtype=torch.bfloat16), floats(OUT, IN), None, None, 0.0),
+        (floats(2, ROWS, IN), floats(OUT, IN), floats(OUT), floats(IN), 1e-5),
     ],
     "quantize_weight": [(floats(OUT, IN), layout("i2").name), (floats(OUT, IN, dtype=torch.bfloat16), "t5")],
     "dequantize_weight": [
@@ -80,10 +91,15 @@ CASES = {
     "round_weight": [(floats(OUT, IN),), (floats(OUT, IN, dtype=torch.bfloat16),)],
     "round_activation": [(floats(2, ROWS, IN),)],
     "bit_linear_train_input_grad": [(floats(2, ROWS, OUT), packed(), scale("tensor"), IN, layout("i2").name)],
-    "bit_linear_train_weight_grad": [(floats(2, ROWS, OUT), codes(2, ROWS, IN), floats(2, ROWS), torch.float32)],
+    "bit_linear_train_weight_grad": [(floats(2, ROWS, OUT), floats(2, ROWS, IN), torch.float32)],
 }
 EACH = [pytest.param(name, case, id=f"{name}-{i}") for name, cases in CASES.items() for i, case in enumerate(cases)]
-TRAINABLE = {"bit_linear": (0, 3), "rms_norm": (0, 1), "bit_linear_train": (0, 1, 2)}  # arguments with a gradient
+TRAINABLE = {  # arguments with a gradient
+    "bit_linear": (0, 3),
+    "rms_norm": (0, 1),
+    "rms_norm_bit_linear": (0, 1, 5),
+    "bit_linear_train": (0, 1, 2, 3),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -165,7 +181,7 @@ def test_compiled_once_for_any_number_of_rows():
 @pytest.mark.parametrize(("name", "case"), EACH)
 def test_autocast_changes_no_number_but_the_input(name, case):
     """Products inside an op stay exact under autocast; the layers cast their input, as nn.Linear does."""
-    casts = name in ("bit_linear", "bit_linear_train")
+    casts = name in ("bit_linear", "bit_linear_train", "rms_norm_bit_linear")
     expected = op(name)(case[0].bfloat16() if casts else case[0], *case[1:])
     with torch.autocast("cpu", torch.bfloat16):
         assert_same(op(name)(*case), expected)

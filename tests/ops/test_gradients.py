@@ -66,7 +66,7 @@ def test_the_packed_gradient_is_the_training_layers():
     layout = registry.preferred_layout("i2", "cpu")
     w_packed, w_scale = ops.quantize_weight(weight, layout.name)
     trained, packed = x.clone().requires_grad_(), x.clone().requires_grad_()
-    ops.bit_linear_train(trained, weight, None).square().sum().backward()
+    ops.bit_linear_train(trained, weight, None, None, 0.0).square().sum().backward()
     ops.bit_linear(packed, w_packed, w_scale, None, 37, layout.name, 0, "a8").square().sum().backward()
     torch.testing.assert_close(packed.grad, trained.grad, rtol=1e-5, atol=1e-3)
 

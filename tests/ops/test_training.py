@@ -16,7 +16,9 @@ from bitnet_jit.kernels import registry
 EPS = {torch.float32: 2.0**-23, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 FLOATS = st.floats(-(2.0**20), 2.0**20, width=32)
 
-train = torch.ops.bitnet_jit.bit_linear_train
+
+def train(x, weight, bias, norm_weight=None, eps=0.0):
+    return torch.ops.bitnet_jit.bit_linear_train(x, weight, bias, norm_weight, eps)
 
 
 @st.composite

@@ -13,6 +13,7 @@ from bitnet_jit.errors import BitNetError, CheckpointError, InvalidInput
 from bitnet_jit.training import run
 from bitnet_jit.training.checkpoint import FILE
 from bitnet_jit.training.interrupts import Interrupts
+from bitnet_jit.training.network import TrainedDecoder
 from bitnet_jit.training.results import draw_curve, write_figures
 from bitnet_jit.training.settings import TrainSettings
 
@@ -258,3 +259,11 @@ def test_dropout_is_the_step_s_own_and_leaves_the_caller_s_random_numbers_alone(
     assert torch.equal(torch.rand(4), wanted)
     _, without = train(tmp_path / "b", replace(SETTINGS, dropout=0.0))
     assert not torch.equal(with_dropout.losses, without.losses)
+
+
+def test_squares_in_float16_are_refused_in_words():
+    network = TrainedDecoder(SETTINGS.decoder())
+    with pytest.raises(InvalidInput, match=r"x: relu\(gate\)\^2 overflows in torch\.float16; train in torch\.bfloat16"):
+        network.half()(TEXT[None, :24].long())
+    llama = TrainedDecoder(replace(SETTINGS.decoder(), activation="silu", sub_norms=False)).half()
+    assert llama(TEXT[None, :24].long()).isfinite().all()

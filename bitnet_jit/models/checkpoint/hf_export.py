@@ -22,6 +22,8 @@ from bitnet_jit.files import beside, write_beside_and_rename
 from bitnet_jit.models.checkpoint.own_format import own_config
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.nn import BitLinear, PackedBitLinear
+from bitnet_jit.nn.convert import pack_named
+from bitnet_jit.nn.rms_norm import INSIDE, norm_inside
 from bitnet_jit.packing import FORMATS
 
 FORMATS_ON_DISK = ("autobitlinear", "bitlinear", "i2", "t5")
@@ -44,7 +46,7 @@ def packed_tensors(model: nn.Module, format: str = "autobitlinear") -> dict[str,
     inside: set[str] = set()
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, BitLinear | PackedBitLinear):
-            layer = module.pack() if isinstance(module, BitLinear) else module
+            layer = pack_named(name, module) if isinstance(module, BitLinear) else module
             found |= layer_tensors(name, layer, format)
             inside |= {f"{name}.{key}" for key in module.state_dict()}
     if not inside:
@@ -68,7 +70,28 @@ def layer_tensors(name: str, layer: PackedBitLinear, format: str) -> dict[str, t
         )
     codes, scale = layer.unpack()
     bias = None if layer.bias is None else layer.bias.detach().cpu()
-    return encoded(name, codes.cpu(), scale.cpu().float().reshape(1), bias, format)
+    found = encoded(name, codes.cpu(), scale.cpu().float().reshape(1), bias, format)
+    if (norm := norm_inside(layer)) is not None:
+        found[f"{name}.{INSIDE}.weight"] = norm.weight
+    return found
+
+
+def eps_inside(model: nn.Module, format: str) -> float | None:
+    """The eps of the norms inside the ternary layers, None where there are none.
+
+    Raises:
+        InvalidInput: a file of the format cannot tell: some layers have a norm, or they differ, or the format is ours.
+    """
+    layers = (module for module in model.modules() if isinstance(module, BitLinear | PackedBitLinear))
+    epses = {None if (norm := norm_inside(layer)) is None else norm.eps for layer in layers}
+    if epses == {None}:
+        return None
+    if len(epses) > 1 or format in FORMATS:
+        raise InvalidInput(
+            f"model: format {format!r} cannot hold the norms inside its layers; autobitlinear and bitlinear hold one "
+            f"in every ternary layer, with one eps, found {', '.join(map(str, sorted(epses, key=str)))}"
+        )
+    return epses.pop()
 
 
 def encoded(
@@ -107,16 +130,17 @@ def divisor_of(scale: torch.Tensor) -> torch.Tensor:
     return min(near, key=lambda divisor: abs(float(torch.ones(1) / divisor) - float(scale)))
 
 
-def quantization_config(format: str) -> dict[str, Any]:
-    """What config.json says of the layers."""
+def quantization_config(format: str, eps_inside: float | None = None) -> dict[str, Any]:
+    """What config.json says of the layers; eps_inside: of a norm in each of them."""
     if format in FORMATS:
         return own_config(format)
-    return {
+    found = {
         "quant_method": "bitnet",
         "linear_class": format,
         "quantization_mode": "offline",
         "modules_to_not_convert": None,
     }
+    return found if eps_inside is None else found | {"use_rms_norm": True, "rms_norm_eps": eps_inside}
 
 
 def config_json(config: DecoderConfig, format: str) -> dict[str, Any]:
