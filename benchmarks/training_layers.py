@@ -1,5 +1,6 @@
-"""Layers that train, ours and peers', and what each of them has to give: the stack that is timed, and its check."""
+"""Layers that train, ours and peers', and what each of them has to give: the block that is timed, and its check."""
 
+import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,14 +10,17 @@ from torch import nn
 import bitnet_jit
 from bitnet_jit import reference
 from bitnet_jit.quant import quantize_weight
+from shapes import Shape, parse_shapes
 
 Step = Callable[[], Sequence[torch.Tensor]]
+Make = Callable[[int, int], nn.Module]
 ERROR = {torch.bfloat16: 0.02, torch.float32: 1e-3}  # of a result, relative to its norm
+BLOCK = "2560x2560+640x2560+640x2560,2560x2560,6912x2560+6912x2560,2560x6912"  # of BitNet b1.58 2B-4T
 
 
-def peers(device: str) -> dict[str, Callable[[int, int], nn.Module]]:
+def peers(device: str) -> dict[str, Make]:
     """Makers of layers (in_features, out_features) without bias, by name: those that are installed."""
-    found: dict[str, Callable[[int, int], nn.Module]] = {
+    found: dict[str, Make] = {
         "nn.Linear": lambda inputs, outputs: nn.Linear(inputs, outputs, bias=False),
         "BitLinear": lambda inputs, outputs: bitnet_jit.BitLinear(inputs, outputs, bias=False),
     }
@@ -35,34 +39,49 @@ def peers(device: str) -> dict[str, Callable[[int, int], nn.Module]]:
     return found
 
 
-class Stack(nn.Module):
-    """Layers side by side, each with an input of its own."""
+def parse_block(text: str) -> tuple[tuple[Shape, ...], ...]:
+    """Groups of layers that share an input: "64x32+16x32,32x64" are two of 32 inputs and one of 64."""
+    groups = tuple(tuple(parse_shapes(part)[0] for part in group.split("+")) for group in text.split(","))
+    for group in groups:
+        if len({shape.in_features for shape in group}) > 1:
+            raise argparse.ArgumentTypeError(
+                f"layers that share an input have one width, got {'+'.join(map(str, group))}"
+            )
+    return groups
 
-    def __init__(self, make: Callable[[int, int], nn.Module], shapes: Sequence[tuple[int, int]]) -> None:
+
+class Block(nn.Module):
+    """The linear layers of a block, in groups that share an input."""
+
+    def __init__(self, make: Make, groups: Sequence[Sequence[Shape]]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(make(inputs, outputs) for outputs, inputs in shapes)
+        self.groups = nn.ModuleList(
+            nn.ModuleList(make(shape.in_features, shape.out_features) for shape in group) for group in groups
+        )
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        return [layer(x) for layer, x in zip(self.layers, inputs, strict=True)]
+        return [layer(x) for group, x in zip(self.groups, inputs, strict=True) for layer in group]
 
 
 class Work:
-    """Weights, inputs (1, rows, K) and gradients of the outputs, the same for all contenders."""
+    """Weights, inputs (1, rows, K) of groups of layers and gradients of their outputs, the same for all contenders."""
 
-    def __init__(self, shapes: Sequence[tuple[int, int]], rows: int, dtype: torch.dtype, device: str) -> None:
+    def __init__(self, groups: Sequence[Sequence[Shape]], rows: int, dtype: torch.dtype, device: str) -> None:
         torch.manual_seed(0)
-        self.shapes, self.device, self.dtype = shapes, device, dtype
-        self.weights = [0.02 * torch.randn(shape, device=device) for shape in shapes]
-        self.xs = [torch.randn(1, rows, inputs, device=device, dtype=dtype).requires_grad_() for _, inputs in shapes]
-        self.dys = [torch.randn(1, rows, outputs, device=device, dtype=dtype) for outputs, _ in shapes]
+        self.groups, self.device, self.dtype = groups, device, dtype
+        self.shapes = [shape for group in groups for shape in group]
+        self.weights = [0.02 * torch.randn(n.out_features, n.in_features, device=device) for n in self.shapes]
+        widths = [group[0].in_features for group in groups]
+        self.xs = [torch.randn(1, rows, width, device=device, dtype=dtype).requires_grad_() for width in widths]
+        self.dys = [torch.randn(1, rows, shape.out_features, device=device, dtype=dtype) for shape in self.shapes]
 
-    def step(self, make: Callable[[int, int], nn.Module], weight_dtype: torch.dtype, compiled: bool) -> Step:
-        """Forward and backward of a stack: outputs, gradients of the inputs, gradients of the weights."""
-        stack = Stack(make, self.shapes).to(self.device, weight_dtype)
-        for parameter, weight in zip(stack.parameters(), self.weights, strict=True):
+    def step(self, make: Make, weight_dtype: torch.dtype, compiled: bool) -> Step:
+        """Forward and backward of a block: outputs, gradients of the inputs, gradients of the weights."""
+        block = Block(make, self.groups).to(self.device, weight_dtype)
+        for parameter, weight in zip(block.parameters(), self.weights, strict=True):
             parameter.data.copy_(weight)
-        forward: Any = torch.compile(stack) if compiled else stack
-        wanted = [*self.xs, *stack.parameters()]
+        forward: Any = torch.compile(block) if compiled else block
+        wanted = [*self.xs, *block.parameters()]
         mixed = weight_dtype != self.dtype
 
         def run() -> Sequence[torch.Tensor]:
@@ -78,16 +97,26 @@ class Work:
         Raises:
             AssertionError: it is larger than sums in this dtype can make it.
         """
-        count, worst = len(self.shapes), 0.0
-        ys, dxs, dws = results[:count], results[count : 2 * count], results[2 * count :]
-        for x, weight, dy, y, dx, dw in zip(self.xs, self.weights, self.dys, ys, dxs, dws, strict=True):
-            w, x, dy, y, dx = weight.to(weight_dtype), x[0], dy[0], y[0], dx[0]
-            factor_x, factor_w = rounded(x, w) if ternary else (x.detach().float(), w.to(x.dtype).float())
-            wanted = factor_x @ factor_w.T, dy.float() @ factor_w, dy.float().T @ factor_x
-            for found, exact in zip((y.detach(), dx, dw), wanted, strict=True):
-                worst = max(worst, float((found.float() - exact).norm() / exact.norm()))
+        worst = 0.0
+        for found, wanted in zip(results, self.right(ternary, weight_dtype), strict=True):
+            worst = max(worst, float((found.detach().reshape(wanted.shape).float() - wanted).norm() / wanted.norm()))
         assert worst < ERROR[self.dtype], f"a result is off by {worst:.4f} of its norm"
         return worst
+
+    def right(self, ternary: bool, weight_dtype: torch.dtype) -> list[torch.Tensor]:
+        """What a step has to give, in float32."""
+        weights, dys = iter(self.weights), iter(self.dys)
+        ys, dxs, dws = [], [], []
+        for group, x in zip(self.groups, self.xs, strict=True):
+            dx = torch.zeros_like(x[0], dtype=torch.float32, requires_grad=False)
+            for _ in group:
+                w, dy = next(weights).to(weight_dtype), next(dys)[0].float()
+                factor_x, factor_w = rounded(x[0], w) if ternary else (x[0].detach().float(), w.to(x.dtype).float())
+                ys.append(factor_x @ factor_w.T)
+                dws.append(dy.T @ factor_x)
+                dx += dy @ factor_w
+            dxs.append(dx)
+        return [*ys, *dxs, *dws]
 
 
 def rounded(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

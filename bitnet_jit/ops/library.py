@@ -67,20 +67,29 @@ def eager(name: str) -> Callable[..., Any]:
     """The op `name` as our modules call it: straight to its implementation where torch has nothing to add, 3 us less.
 
     The dispatcher is passed by only in plain eager calls: no gradient wanted, no autocast, tracing, profiling,
-    compiling, functorch transform or mode in force, and no subclass of torch.Tensor as the first argument.
+    compiling, functorch transform or mode in force, and no subclass of torch.Tensor among the arguments.
     """
     overload, implementation = getattr(torch.ops.bitnet_jit, name).default, IMPLEMENTATIONS[name]
     compiling, grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
     tensors = tensor_positions(overload)
 
     def call(*args):
-        if compiling() or in_force() or type(args[0]) not in PLAIN or args[0].is_meta:
+        if compiling() or in_force() or not all_plain(args, tensors) or args[0].is_meta:
             return overload(*args)
         if grad_enabled() and any_requires_grad(args, tensors):
             return overload(*args)
         return implementation(*args)
 
     return call
+
+
+def all_plain(args: tuple[Any, ...], positions: tuple[int, ...]) -> bool:
+    """Whether the tensors at those positions hold their numbers themselves, as a sharded one, a subclass, does not."""
+    for position in positions:
+        tensor = args[position]
+        if tensor is not None and type(tensor) not in PLAIN:
+            return False
+    return True
 
 
 def any_requires_grad(args: tuple[Any, ...], positions: tuple[int, ...]) -> bool:
@@ -117,7 +126,7 @@ def autograd_kernel(overload, implementation, function) -> Callable[..., Any]:
     def kernel(keyset, *args):
         if grad_enabled() and any_requires_grad(args, tensors):
             return function.apply(*args)
-        if type(args[0]) in PLAIN and not num_dispatch_modes() and not args[0].is_meta:
+        if all_plain(args, tensors) and not num_dispatch_modes() and not args[0].is_meta:
             return implementation(*args)
         return overload.redispatch(keyset & after_autograd, *args)
 

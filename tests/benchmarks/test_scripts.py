@@ -1,16 +1,19 @@
 """Every benchmark from its command line, on shapes so small that only the fields count."""
 
+import argparse
 import json
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import bench_bit_linear
 import bench_model
 import bench_rms_norm
 import bench_ternary_matmul
+import bench_training
 import bench_tuning
 import ggml
 import limits
@@ -19,6 +22,7 @@ import picture
 import readme_table
 import report
 import run_all
+import training_layers
 from report import Row, read
 
 BENCHMARKS = Path(report.__file__).parent
@@ -194,3 +198,30 @@ def test_tuning_is_compared_with_all_configs(tmp_path, capsys, monkeypatch):
     text = capsys.readouterr().out
     assert "within 5 %" in text
     assert "full tuning against the default" in text
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from what transformers compiles its quantizers by
+def test_training_is_checked_and_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_training, "TURNS", 1)
+    files = tmp_path / "figures.json", tmp_path / "figures.png"
+    arguments = ["--device", "cpu", "--shapes", "32x48+8x48,48x32", "--rows", "20", "--ways", "eager"]
+    rows = bench_training.run([*arguments, "--json", str(files[0]), "--picture", str(files[1])])
+    assert {row.layer for row in rows} >= {"nn.Linear", "BitLinear"}
+    for row in rows:
+        assert row.failed == ""
+        assert 0 < row.least_us <= row.median_us
+        assert row.error < 0.02
+    assert json.loads(files[0].read_text())["layers"][0]["layer"] == "nn.Linear"
+    assert files[1].stat().st_size > 1000
+
+
+def test_a_layer_that_computes_something_else_is_not_timed(monkeypatch):
+    work = training_layers.Work(training_layers.parse_block("32x48"), 20, torch.float32, "cpu")
+    step = work.step(training_layers.peers("cpu")["nn.Linear"], torch.float32, compiled=False)
+    with pytest.raises(AssertionError, match="a result is off by 0"):
+        work.check(step(), ternary=True, weight_dtype=torch.float32)
+
+
+def test_layers_of_other_widths_share_no_input():
+    with pytest.raises(argparse.ArgumentTypeError, match=r"have one width, got 8x16\+8x32"):
+        training_layers.parse_block("8x16+8x32")
