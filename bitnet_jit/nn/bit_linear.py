@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import nn
 
+from bitnet_jit.errors import InvalidInput
 from bitnet_jit.nn import checks
 from bitnet_jit.nn.blended import STRENGTH, blended
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
@@ -78,8 +79,13 @@ class BitLinear(nn.Linear):
             format: "i2" (2 bits a weight) or "t5" (1.6).
 
         Raises:
-            InvalidInput: the weight holds NaN or infinity, or the format is unknown.
+            InvalidInput: the weight holds NaN or infinity or is sharded, or the format is unknown.
         """
+        if type(self.weight) not in (nn.Parameter, torch.Tensor):
+            raise InvalidInput(
+                f"weight: expected a plain tensor, got a {type(self.weight).__name__}; gather the model first, by "
+                "torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True"
+            )
         if self.weight.is_meta:
             with_bias = self.bias is not None
             packed = PackedBitLinear(

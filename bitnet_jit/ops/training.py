@@ -14,7 +14,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.ops.library import define
+from bitnet_jit.ops.library import define, eager
 from bitnet_jit.ops.linear import FLOATS, bias_gradient, check_bias, check_others, quantized_linear
 from bitnet_jit.ops.norm import quantize_activation, rms_norm_gradients, rms_norm_quantize
 from bitnet_jit.ops.weights import check_weight, dequantize_weight, layout_for, quantize_weight
@@ -79,14 +79,10 @@ class BitLinearTrainFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, norm_weight, eps, *revision):
         check_train(x, weight, bias, norm_weight)
-        ops, layout = torch.ops.bitnet_jit, layout_for(weight)
-        with torch._C._AutoDispatchBelowAutograd():
-            w_packed, w_scale = ops.quantize_weight(weight, layout)  # first: see kernels/triton/quantize_weight.py
-            if norm_weight is None:
-                x_q, x_scale = ops.quantize_activation(x)
-            else:
-                x_q, x_scale = ops.rms_norm_quantize(x, norm_weight, eps)
-            y = ops.quantized_linear(x_q, x_scale, w_packed, w_scale, bias, weight.shape[0], layout, 0, x.dtype)
+        layout = layout_for(weight)
+        w_packed, w_scale = weight_codes(weight, layout)  # first: see kernels/triton/quantize_weight.py
+        x_q, x_scale = codes(x) if norm_weight is None else normed_codes(x, norm_weight, eps)
+        y = product(x_q, x_scale, w_packed, w_scale, bias, weight.shape[0], layout, 0, x.dtype)
         normed = norm_weight is not None
         # each gradient needs the codes of the other factor only
         kept_x = (x_q, x_scale) if ctx.needs_input_grad[1] else (None, None)
@@ -100,15 +96,13 @@ class BitLinearTrainFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy):
         x_q, x_scale, w_packed, w_scale, x, norm_weight = ctx.saved_tensors
-        ops = torch.ops.bitnet_jit
         dx = dw = dbias = dnorm = None
         if w_packed is not None:
-            dx = ops.bit_linear_train_input_grad(dy, w_packed, w_scale, ctx.in_features, ctx.layout)
+            dx = input_grad(dy, w_packed, w_scale, ctx.in_features, ctx.layout)
         if norm_weight is not None:
             dx, dnorm = rms_norm_gradients(dx, x, norm_weight, ctx.eps)
         if ctx.needs_input_grad[1]:
-            seen = ops.dequantize_activation(x_q, x_scale, dy.dtype)
-            dw = ops.bit_linear_train_weight_grad(dy, seen, ctx.weight_dtype)
+            dw = weight_grad(dy, floats(x_q, x_scale, dy.dtype), ctx.weight_dtype)
         if ctx.needs_input_grad[2]:
             dbias = bias_gradient(dy, ctx.bias_dtype)
         return dx, dw, dbias, dnorm, None, *(None,) * ctx.others
@@ -134,3 +128,8 @@ define(
     bit_linear_train_weight_grad,
     fake_bit_linear_train_weight_grad,
 )
+
+# each op as the steps above call it: straight where nobody traces
+weight_codes, codes, normed_codes = eager("quantize_weight"), eager("quantize_activation"), eager("rms_norm_quantize")
+product, floats = eager("quantized_linear"), eager("dequantize_activation")
+input_grad, weight_grad = eager("bit_linear_train_input_grad"), eager("bit_linear_train_weight_grad")

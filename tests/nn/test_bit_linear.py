@@ -155,6 +155,18 @@ def test_a_weight_that_is_not_finite_is_not_packed(bad):
         layer.pack()
 
 
+def test_a_weight_that_holds_its_numbers_elsewhere_is_not_packed():
+    """As a sharded one does."""
+
+    class Sharded(torch.Tensor):
+        pass
+
+    layer = BitLinear(12, 5)
+    layer.weight = nn.Parameter(layer.weight.detach().as_subclass(Sharded))
+    with pytest.raises(InvalidInput, match="weight: expected a plain tensor, got a Sharded; gather the model first"):
+        layer.pack()
+
+
 def test_unknown_format():
     with pytest.raises(InvalidInput, match="packing: .*'i3'"):
         BitLinear(12, 5).pack("i3")
