@@ -1,16 +1,28 @@
-"""`bit_linear_input_grad`, the gradient of a packed layer's input, as torch sees it."""
+"""`bit_linear_input_grad`, the gradient of a ternary layer's input, as torch sees it.
+
+    dX = dY @ (w_q * w_scale)
+
+Few rows go to a kernel that reads the packed weight, where the device has one. For many the weight becomes floats of
+dY's dtype first, and the product is torch's: from 256 rows on that is the faster at most shapes on an H100, twice at
+4096 rows.
+"""
+
+import torch
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
-from bitnet_jit.ops.calls import describe, dtype_name, keep, make_call, new_calls
+from bitnet_jit.ops.calls import Call, describe, dtype_name, keep, make_call, new_calls
 from bitnet_jit.ops.library import define
 from bitnet_jit.ops.linear import SCALES
+from bitnet_jit.ops.weights import dequantize_weight
+from bitnet_jit.problem import Problem
 
 CALLS = new_calls()
+DENSE_ROWS = 256
 
 
 def bit_linear_input_grad(dy, w_packed, w_scale, in_features, out_features, layout, group_size):
-    """dX = dY @ (w_q * w_scale), in float32 and rounded once; dY (..., N) -> (..., K)."""
+    """dY (..., N) -> dX (..., K), summed in float32 and rounded once."""
     weight = (w_packed.shape, w_packed.dtype, w_packed.device, w_scale.shape, w_scale.dtype, w_scale.device)
     key = (dy.shape, dy.dtype, dy.device, weight, in_features, out_features, layout, group_size)
     call = CALLS.get(key)
@@ -31,8 +43,24 @@ def bit_linear_input_grad(dy, w_packed, w_scale, in_features, out_features, layo
             scale=SCALES[w_scale.dim()],
             group_size=group_size,
         )
-        call = keep(CALLS, key, make_call(problem, dy))
+        call = keep(CALLS, key, dense(problem) if is_dense(problem) else make_call(problem, dy))
     return call(dy, w_packed, w_scale)
+
+
+def is_dense(problem: Problem) -> bool:
+    """Whether the weight becomes floats: for many rows, and where plain torch operations would unpack it anyhow."""
+    return problem.rows >= DENSE_ROWS or registry.candidates(problem)[0][0].name.startswith("torch.")
+
+
+def dense(problem: Problem) -> Call:
+    """The product with the weight as floats."""
+    n, k, dtype = problem.out_features, problem.in_features, getattr(torch, problem.y_dtype)
+
+    def call(dy: torch.Tensor, w_packed: torch.Tensor, w_scale: torch.Tensor) -> torch.Tensor:
+        w = dequantize_weight(w_packed, w_scale, k, n, problem.layout, problem.group_size, dtype)
+        return (dy.reshape(-1, n) @ w).reshape(*dy.shape[:-1], k)
+
+    return call
 
 
 def fake_bit_linear_input_grad(dy, w_packed, w_scale, in_features, out_features, layout, group_size):

@@ -6,7 +6,8 @@
 Both quantizers count as the identity in the backward pass. Where there is a norm_weight, x_q are the codes of the
 normalized x, made in one pass, and dX goes through the norm. The weight is quantized into the layout in which packed
 weights run, and the product is theirs, of integers. What the backward pass needs is kept as codes, two bits a weight
-and eight an activation; its products are torch's, of floats of dY's dtype. Every step is an opaque op, so eager and
+and eight an activation; its products are torch's, of floats of dY's dtype, but for few rows on a GPU (see
+input_grad.py). Every step is an opaque op, so eager and
 compiled training give the same numbers, and a compiled model quantizes what several layers share only once.
 """
 
@@ -17,7 +18,7 @@ from bitnet_jit.errors import InvalidInput
 from bitnet_jit.ops.library import define, eager
 from bitnet_jit.ops.linear import FLOATS, bias_gradient, check_bias, check_others, quantized_linear
 from bitnet_jit.ops.norm import quantize_activation, rms_norm_gradients, rms_norm_quantize
-from bitnet_jit.ops.weights import check_weight, dequantize_weight, layout_for, quantize_weight
+from bitnet_jit.ops.weights import check_weight, layout_for, quantize_weight
 
 REVISION = 3  # an argument of the op; raised when other ops are called within it: see `define` below
 
@@ -48,17 +49,6 @@ def bit_linear_train(x, weight, bias, norm_weight, eps, revision=REVISION):
 
 def fake_bit_linear_train(x, weight, bias, norm_weight, eps, revision=REVISION):
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
-
-
-def bit_linear_train_input_grad(dy, w_packed, w_scale, in_features, layout):
-    """dY (..., N) -> dX (..., K) in dY's dtype."""
-    out_features = dy.shape[-1]
-    w = dequantize_weight(w_packed, w_scale, in_features, out_features, layout, 0, dy.dtype)
-    return (dy.reshape(-1, out_features) @ w).reshape(*dy.shape[:-1], in_features)
-
-
-def fake_bit_linear_train_input_grad(dy, w_packed, w_scale, in_features, layout):
-    return dy.new_empty((*dy.shape[:-1], in_features))
 
 
 def bit_linear_train_weight_grad(dy, x, dtype):
@@ -98,7 +88,7 @@ class BitLinearTrainFunction(torch.autograd.Function):
         x_q, x_scale, w_packed, w_scale, x, norm_weight = ctx.saved_tensors
         dx = dw = dbias = dnorm = None
         if w_packed is not None:
-            dx = input_grad(dy, w_packed, w_scale, ctx.in_features, ctx.layout)
+            dx = input_grad(dy, w_packed, w_scale, ctx.in_features, dy.shape[-1], ctx.layout, 0)
         if norm_weight is not None:
             dx, dnorm = rms_norm_gradients(dx, x, norm_weight, ctx.eps)
         if ctx.needs_input_grad[1]:
@@ -119,11 +109,6 @@ define(
     autocast=True,
 )
 define(
-    "bit_linear_train_input_grad(Tensor dy, Tensor w_packed, Tensor w_scale, int in_features, str layout) -> Tensor",
-    bit_linear_train_input_grad,
-    fake_bit_linear_train_input_grad,
-)
-define(
     "bit_linear_train_weight_grad(Tensor dy, Tensor x, ScalarType dtype) -> Tensor",
     bit_linear_train_weight_grad,
     fake_bit_linear_train_weight_grad,
@@ -132,4 +117,4 @@ define(
 # each op as the steps above call it: straight where nobody traces
 weight_codes, codes, normed_codes = eager("quantize_weight"), eager("quantize_activation"), eager("rms_norm_quantize")
 product, floats = eager("quantized_linear"), eager("dequantize_activation")
-input_grad, weight_grad = eager("bit_linear_train_input_grad"), eager("bit_linear_train_weight_grad")
+input_grad, weight_grad = eager("bit_linear_input_grad"), eager("bit_linear_train_weight_grad")

@@ -90,7 +90,6 @@ CASES = {
     "dequantize_activation": [(codes(2, ROWS, IN), floats(2, ROWS), torch.bfloat16)],
     "round_weight": [(floats(OUT, IN),), (floats(OUT, IN, dtype=torch.bfloat16),)],
     "round_activation": [(floats(2, ROWS, IN),)],
-    "bit_linear_train_input_grad": [(floats(2, ROWS, OUT), packed(), scale("tensor"), IN, layout("i2").name)],
     "bit_linear_train_weight_grad": [(floats(2, ROWS, OUT), floats(2, ROWS, IN), torch.float32)],
 }
 EACH = [pytest.param(name, case, id=f"{name}-{i}") for name, cases in CASES.items() for i, case in enumerate(cases)]
