@@ -102,3 +102,16 @@ def test_a_run_that_is_ended_from_outside_goes_on_as_if_it_had_not_been(text, tm
     assert losses(parts) == losses(whole)
     assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert not list(parts.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "100000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)]
+)
+def test_openmp_is_told_before_torch_comes_unless_the_user_has(given, expected):
+    code = (
+        "import os, sys; from bitnet_jit.cli.app import app; from bitnet_jit.cli.train import share_cores;"
+        "share_cores(); assert 'torch' not in sys.modules; print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    left = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    printed = subprocess.run([sys.executable, "-c", code], env=left | given, capture_output=True, text=True, check=True)
+    assert printed.stdout.strip() == str(expected)
