@@ -143,7 +143,7 @@ class Bar:
         """Tell how far it is."""
         held_out = "" if math.isnan(progress.validation) else f" ({progress.validation:.3f} held out)"
         skipped = f", {progress.skipped} steps skipped" if progress.skipped else ""
-        words = f"{progress.bits_per_byte:.3f} bits/byte{held_out}, {progress.bytes_per_second:,.0f} bytes/s{skipped}"
+        words = f"{progress.bits_per_byte:.3f} bits/byte{held_out}, {progress.bytes_per_second:,.0f} tokens/s{skipped}"
         self._bar.update(self._task, completed=progress.step, description=words)
 
 

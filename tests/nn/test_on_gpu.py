@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from bitnet_jit import BitLinear, PackedBitLinear, convert, pack, reference
+from bitnet_jit import BitLinear, PackedBitLinear, add_lora, convert, pack, reference
 from bitnet_jit.kernels import registry
 from bitnet_jit.quant import quantize_weight
 
@@ -76,6 +76,65 @@ def test_gradients_are_the_cpus(tf32):
     tolerance = 1e-2 if tf32 else 1e-5
     for a, b in ((x_gpu, x), (on_gpu.weight, layer.weight), (on_gpu.bias, layer.bias)):
         assert (a.grad.cpu() - b.grad).abs().max() <= tolerance * b.grad.abs().max()
+
+
+@pytest.mark.parametrize("use_rms_norm", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 3, 60, 300])  # few rows read the packed weight, many read floats
+def test_gradients_are_the_straight_through_estimators(rows, dtype, use_rms_norm):
+    layer = BitLinear(1001, 299, use_rms_norm=use_rms_norm, rms_norm_eps=1e-5).to("cuda", dtype)
+    x, dy = torch.randn(rows, 1001, dtype=dtype), torch.randn(rows, 299, dtype=dtype)
+    on_gpu = x.cuda().requires_grad_()
+    layer(on_gpu).backward(dy.cuda())
+    norm = layer.rms_norm.weight.detach() if use_rms_norm else None
+    found = [tensor.grad.double().cpu() for tensor in (on_gpu, *layer.parameters())]
+    results = estimator(layer, x, dy, norm), estimator(layer, x, dy, norm, absolute=True)
+    bound = 8 * (max(rows, 1001) + 8) * 2.0**-24 if dtype == torch.float32 else 0.02
+    for gradient, expected, magnitude in zip(found, *results, strict=True):
+        assert ((gradient - expected).abs() <= bound * magnitude + 1e-30).all()
+
+
+def estimator(layer, x, dy, norm, absolute=False):
+    """Gradients of x, weight, bias and the norm's weight in float64 on the CPU; of all magnitudes with `absolute`."""
+    size = torch.abs if absolute else torch.clone
+    ops = torch.ops.bitnet_jit
+    on_gpu = x.cuda()
+    x_q, x_scale = ops.quantize_activation(on_gpu) if norm is None else ops.rms_norm_quantize(on_gpu, norm, 1e-5)
+    w_q, w_scale = (tensor.double().cpu() for tensor in quantize_weight(layer.weight))
+    seen = x_q.double().cpu() * x_scale.double().cpu()[:, None]
+    x, dy = size(x.double()), size(dy.double())
+    inner, rest = dy @ size(w_q * w_scale), (dy.T @ size(seen), dy.sum(0))
+    if norm is None:
+        return inner, *rest
+    g = size(norm.double().cpu())
+    r = (x.square().mean(1, keepdim=True) + 1e-5).rsqrt()
+    back = r**2 * (inner * g * x).mean(1, keepdim=True) * x
+    return r * (inner * g + back if absolute else inner * g - back), *rest, (inner * x * r).sum(0)
+
+
+@pytest.mark.parametrize("format", ["i2", "t5"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 70), (3, 2560), (130, 513), (0, 70)])
+def test_a_layer_with_a_norm_inside_is_the_same_packed(shape, dtype, format):
+    layer = BitLinear(shape[-1], 37, use_rms_norm=True).to("cuda", dtype).eval()
+    nn.init.uniform_(layer.rms_norm.weight, 0.5, 2.0)
+    x = torch.randn(shape, device="cuda", dtype=dtype)
+    assert torch.equal(layer.pack(format)(x), layer(x))
+
+
+@pytest.mark.parametrize("rows", [3, 300])
+def test_lora_on_a_packed_layer_is_the_cpus(rows):
+    torch.manual_seed(0)
+    layer = add_lora(BitLinear(130, 70).pack(), r=4)
+    nn.init.normal_(layer.lora_B.weight)
+    x, dy = torch.randn(rows, 130, requires_grad=True), torch.randn(rows, 70)
+    on_gpu, x_gpu = copy.deepcopy(layer).cuda(), x.detach().cuda().requires_grad_()
+    y, found = layer(x), on_gpu(x_gpu)
+    y.backward(dy)
+    found.backward(dy.cuda())
+    torch.testing.assert_close(found.cpu(), y, rtol=1e-4, atol=1e-4)
+    for a, b in ((x_gpu, x), (on_gpu.lora_A.weight, layer.lora_A.weight), (on_gpu.lora_B.weight, layer.lora_B.weight)):
+        torch.testing.assert_close(a.grad.cpu(), b.grad, rtol=1e-4, atol=1e-3)
 
 
 def train(model, run, autocast, steps=20):
