@@ -1,4 +1,4 @@
-"""Row-wise ops: activation quantization, RMSNorm, RMSNorm + quantize, relu(gate)^2 * up or silu(gate) * up before that.
+"""Row-wise ops: activation quantization, RMSNorm, its gradients, RMSNorm + quantize, relu(gate)^2 * up or silu(gate) * up.
 
 Each against the same formula in plain torch operations, RMSNorm also against that of torch. Of a shape OUTxIN the
 inputs are the features of a row. Every result is compared with the reference first.

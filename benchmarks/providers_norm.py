@@ -15,7 +15,7 @@ from torch.nn.functional import rms_norm
 
 import bitnet_jit.ops  # noqa: F401  registers torch.ops.bitnet_jit
 from bitnet_jit import reference
-from bitnet_jit.kernels.torch.norm import norm_rows, quantize_rows
+from bitnet_jit.kernels.torch.norm import norm_gradients, norm_rows, quantize_rows
 from options import Usual
 from work import Contender, Provider, Work
 
@@ -47,7 +47,8 @@ def build(name: str, op: Op, inputs: int, codes: bool, work: Work, copies: int) 
         last = op(*tensors[number % copies], weight)
 
     def result() -> NDArray[Any]:
-        return last[0].cpu().numpy() if codes else last.float().cpu().numpy()
+        first = last[0] if isinstance(last, tuple) else last
+        return first.cpu().numpy() if codes else first.float().cpu().numpy()
 
     return Contender(name, run, result, num_bytes(inputs, codes, work), 0, torch.set_num_threads)
 
@@ -132,6 +133,14 @@ PROVIDERS: dict[str, list[Provider]] = {
         1,
         lambda x, w: reference.rms_norm_quantize(x, w, EPS)[0],
         FLIPS,
+    ),
+    "rms_norm_gradients": both(
+        lambda dy, x, w: OPS.rms_norm_gradients(dy, x, w, EPS),
+        lambda dy, x, w: norm_gradients(dy, x, w, EPS),
+        2,
+        lambda dy, x, w: reference.rms_norm_gradients_float64(dy, x, w, EPS)[0].astype(np.float32),
+        SUMS,
+        codes=False,
     ),
     "silu_mul_norm_quantize": both(
         lambda gate, up, w: OPS.silu_mul_norm_quantize(gate, up, None, 0.0),

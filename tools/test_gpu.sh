@@ -13,7 +13,7 @@ gpu_tests="tests/models/test_compile.py tests/nn/test_distributed.py tests/ops/t
     tests/kernels/triton/test_floats.py
     tests/ops/test_on_gpu.py
     tests/kernels/triton/test_linear.py tests/kernels/triton/test_rows.py tests/kernels/triton/test_repeats.py
-    tests/kernels/triton/test_weights.py
+    tests/kernels/triton/test_weights.py tests/kernels/triton/test_norm_gradients.py
     tests/nn/test_on_gpu.py tests/models/test_on_gpu.py tests/benchmarks/test_on_gpu.py"
 pytest="$python -m pytest -q -p no:cacheprovider -p no:benchmark"
 failed=0

@@ -21,6 +21,7 @@ ARGUMENTS = {  # of each op's calls, in their order
     "bit_linear_input_grad": ("dy", "w_packed", "w_scale"),
     "quantize_activation": ("x",),
     "rms_norm": ("x", "weight", "eps"),
+    "rms_norm_gradients": ("dy", "x", "weight", "eps"),
     "rms_norm_quantize": ("x", "weight", "eps"),
     "relu2_mul_norm_quantize": ("gate", "up", "weight", "eps"),
     "silu_mul_norm_quantize": ("gate", "up", "weight", "eps"),
@@ -47,8 +48,8 @@ def bind_torch(run: Call, problem: Problem, shape: torch.Size, device: torch.dev
             rows[0] = rows[0].reshape(-1)  # x_scale (...)
         result = run(x.reshape(leading.numel(), shape[-1]), *rows)
         if isinstance(result, tuple):
-            x_q, x_scale = result
-            return x_q.reshape(*leading, x_q.shape[-1]), x_scale.reshape(leading)
+            first, second = result  # codes and a scale for each row; of a norm's gradients, dx and dw
+            return first.reshape(shape), second if problem.op == "rms_norm_gradients" else second.reshape(leading)
         return result.reshape(*leading, result.shape[-1])
 
     return call

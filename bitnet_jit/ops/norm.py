@@ -3,8 +3,9 @@
 import torch
 
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.kernels.torch.norm import norm_gradients
 from bitnet_jit.ops.calls import Call, describe, dtype_name, keep, make_call, new_calls
-from bitnet_jit.ops.library import define
+from bitnet_jit.ops.library import define, eager
 from bitnet_jit.problem import MAX_IN_FEATURES, Problem
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -41,13 +42,14 @@ class RowCalls:
                 f"weight: expected floating point ({features},) on {x.device}, "
                 f"got {weight.dtype} {tuple(weight.shape)} on {weight.device}"
             )
-        y_dtype = dtype_name(x.dtype) if self.op == "rms_norm" else "int8"
+        y_dtype = dtype_name(x.dtype) if self.op in ("rms_norm", "rms_norm_gradients") else "int8"
         bias = "" if weight is None else dtype_name(weight.dtype)
         return describe(self.op, x, features, y_dtype=y_dtype, bias=bias)
 
 
 QUANTIZE_ACTIVATION = RowCalls("quantize_activation")
 RMS_NORM = RowCalls("rms_norm")
+RMS_NORM_GRADIENTS = RowCalls("rms_norm_gradients")
 RMS_NORM_QUANTIZE = RowCalls("rms_norm_quantize")
 RELU2_MUL_NORM_QUANTIZE = RowCalls("relu2_mul_norm_quantize")
 SILU_MUL_NORM_QUANTIZE = RowCalls("silu_mul_norm_quantize")
@@ -89,16 +91,22 @@ def fake_codes(x, *others):
 
 
 def rms_norm_gradients(dy, x, weight, eps):
-    """Of x r w, r = 1 / sqrt(mean x^2 + eps): dx = r (dy w - x r^2 mean(dy w x)), dw = sum over rows of dy x r."""
-    wide, dyw = x.float(), dy.float() * weight.float()
-    r = (wide.square().mean(-1, keepdim=True) + eps).rsqrt()
-    dx = r * (dyw - wide * r.square() * (dyw * wide).mean(-1, keepdim=True))
-    dw = (dy.float() * wide * r).reshape(-1, x.shape[-1]).sum(0)
-    return dx.to(x.dtype), dw.to(weight.dtype)
+    """dY (..., K) and the norm's arguments -> dx (..., K), dw (K,)."""
+    call = RMS_NORM_GRADIENTS.find(x, weight)
+    if dy.shape != x.shape or dy.dtype != x.dtype or dy.device != x.device:
+        raise InvalidInput(
+            f"dy: expected {x.dtype} {tuple(x.shape)} on {x.device} as x, "
+            f"got {dy.dtype} {tuple(dy.shape)} on {dy.device}"
+        )
+    return call(dy, x, weight, eps)
+
+
+def fake_rms_norm_gradients(dy, x, weight, eps):
+    return torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(weight)
 
 
 class RmsNormFunction(torch.autograd.Function):
-    """The norm, and its gradients in float32."""
+    """The norm, and its gradients in float32; where theirs are wanted, by torch's operations."""
 
     @staticmethod
     def forward(ctx, x, weight, eps):
@@ -110,7 +118,8 @@ class RmsNormFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         x, weight = ctx.saved_tensors
-        return *rms_norm_gradients(dy, x, weight, ctx.eps), None
+        of_norm = norm_gradients if torch.is_grad_enabled() else gradients
+        return *of_norm(dy, x, weight, ctx.eps), None
 
 
 define("quantize_activation(Tensor x) -> (Tensor, Tensor)", quantize_activation, fake_codes)
@@ -120,6 +129,12 @@ define(
     lambda x, weight, eps: torch.empty_like(x, memory_format=torch.contiguous_format),
     RmsNormFunction,
 )
+define(
+    "rms_norm_gradients(Tensor dy, Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)",
+    rms_norm_gradients,
+    fake_rms_norm_gradients,
+)
+gradients = eager("rms_norm_gradients")
 define("rms_norm_quantize(Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)", rms_norm_quantize, fake_codes)
 define(
     "relu2_mul_norm_quantize(Tensor gate, Tensor up, Tensor weight, float eps) -> (Tensor, Tensor)",

@@ -97,6 +97,24 @@ def bind_rows(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., 
     return lambda x, weight, eps: run(x, None, weight, eps)
 
 
+def bind_norm_gradients(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., Any]:
+    """rms_norm_gradients(dy, x, weight, eps) -> dx, dw."""
+    rows, features = shape[:-1].numel(), shape[-1]
+
+    def call(dy, x, weight, eps):
+        dy, x, weight = contiguous(dy), contiguous(x), contiguous(weight)
+        dx = x.new_empty(*shape)
+        if not rows:
+            return dx, torch.zeros_like(weight)
+        dw, threads = torch.empty_like(weight), min(THREADS.get(), bound.most_threads)
+        addresses = dy.data_ptr(), x.data_ptr(), weight.data_ptr()
+        memory = WORKSPACE.take(bound.workspace_bytes(threads))
+        bound.entry(None, FORK.address, threads, *addresses, eps, dx.data_ptr(), dw.data_ptr(), rows, features, memory)
+        return dx, dw
+
+    return call
+
+
 def bind_quantize_weight(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., Any]:
     """quantize_weight(w) -> w_packed, w_scale."""
     packed_shape = registry.get_layout(problem.layout).shape(*shape)
@@ -150,6 +168,7 @@ BINDERS: dict[str, Callable[[Any, Problem, torch.Size], Callable[..., Any]]] = {
     "ternary_matmul": bind_ternary_matmul,
     "quantize_activation": bind_rows,
     "rms_norm": bind_rows,
+    "rms_norm_gradients": bind_norm_gradients,
     "rms_norm_quantize": bind_rows,
     "relu2_mul_norm_quantize": bind_rows,
     "silu_mul_norm_quantize": bind_rows,

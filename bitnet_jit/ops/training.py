@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.ops.library import define, eager
 from bitnet_jit.ops.linear import FLOATS, bias_gradient, check_bias, check_others, quantized_linear
-from bitnet_jit.ops.norm import quantize_activation, rms_norm_gradients, rms_norm_quantize
+from bitnet_jit.ops.norm import quantize_activation, rms_norm_quantize
 from bitnet_jit.ops.weights import check_weight, layout_for, quantize_weight
 
 REVISION = 3  # an argument of the op; raised when other ops are called within it: see `define` below
@@ -90,7 +90,7 @@ class BitLinearTrainFunction(torch.autograd.Function):
         if w_packed is not None:
             dx = input_grad(dy, w_packed, w_scale, ctx.in_features, dy.shape[-1], ctx.layout, 0)
         if norm_weight is not None:
-            dx, dnorm = rms_norm_gradients(dx, x, norm_weight, ctx.eps)
+            dx, dnorm = norm_gradients(dx, x, norm_weight, ctx.eps)
         if ctx.needs_input_grad[1]:
             dw = weight_grad(dy, floats(x_q, x_scale, dy.dtype), ctx.weight_dtype)
         if ctx.needs_input_grad[2]:
@@ -117,4 +117,5 @@ define(
 # each op as the steps above call it: straight where nobody traces
 weight_codes, codes, normed_codes = eager("quantize_weight"), eager("quantize_activation"), eager("rms_norm_quantize")
 product, floats = eager("quantized_linear"), eager("dequantize_activation")
+norm_gradients = eager("rms_norm_gradients")
 input_grad, weight_grad = eager("bit_linear_input_grad"), eager("bit_linear_train_weight_grad")

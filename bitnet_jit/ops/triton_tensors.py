@@ -153,6 +153,11 @@ def outputs_of(problem: Problem, shape: torch.Size) -> Shapes:
         return {"x_q": (tuple(shape), torch.int8), "x_scale": (tuple(shape[:-1]), torch.float32)}
     if problem.op == "rms_norm":
         return {"y": (tuple(shape), getattr(torch, problem.y_dtype))}
+    if problem.op == "rms_norm_gradients":
+        return {
+            "dx": (tuple(shape), getattr(torch, problem.x_dtype)),
+            "dw": ((problem.in_features,), getattr(torch, problem.bias)),
+        }
     if problem.op == "bit_linear_input_grad":
         return {"dx": ((*shape[:-1], problem.in_features), getattr(torch, problem.y_dtype))}
     if problem.op == "quantize_weight":

@@ -90,6 +90,7 @@ def test_rms_norm_runs_every_row_wise_op(tmp_path):
     assert {row["op"] for row in rows} == {
         "quantize_activation",
         "rms_norm",
+        "rms_norm_gradients",
         "rms_norm_quantize",
         "relu2_mul_norm_quantize",
         "silu_mul_norm_quantize",

@@ -70,6 +70,11 @@ CASES = {
     "bit_linear_input_grad": [(floats(2, ROWS, OUT), packed(), scale("row"), IN, OUT, layout("i2").name, 0)],
     "quantize_activation": [(floats(2, ROWS, IN),), (floats(IN, dtype=torch.bfloat16),)],
     "rms_norm": [(floats(2, ROWS, IN), floats(IN), 1e-5), (floats(ROWS, IN, dtype=torch.bfloat16), floats(IN), 1e-5)],
+    "rms_norm_gradients": [
+        (floats(2, ROWS, IN), floats(2, ROWS, IN) + 1, floats(IN), 1e-5),
+        (floats(ROWS, IN, dtype=torch.bfloat16), floats(ROWS, IN, dtype=torch.bfloat16), floats(IN), 1e-5),
+        (floats(0, IN), floats(0, IN), floats(IN), 1e-5),
+    ],
     "rms_norm_quantize": [(floats(2, ROWS, IN), floats(IN), 1e-5)],
     "relu2_mul_norm_quantize": [(floats(2, ROWS, IN), floats(2, ROWS, IN) + 1, floats(IN), 1e-5)],
     "silu_mul_norm_quantize": [

@@ -89,3 +89,30 @@ def test_rms_norm(rows, features, seed):
     (wide[0] / (wide[0].square().mean(-1, keepdim=True) + 1e-5).sqrt() * wide[1]).backward(dy.double())
     for found, expected in zip(ours, wide, strict=True):
         torch.testing.assert_close(found.grad.double(), expected.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_rms_norm_has_second_derivatives():
+    x, weight = torch.randn(3, 7, dtype=torch.float32), torch.rand(7) + 0.5
+    found = []
+    for dtype, norm in ((torch.float32, ops.rms_norm), (torch.float64, plain_norm)):
+        leaves = [tensor.to(dtype).requires_grad_() for tensor in (x, weight)]
+        (dx,) = torch.autograd.grad(norm(*leaves, 1e-5).square().sum(), leaves[0], create_graph=True)
+        found.append(torch.autograd.grad(dx.square().sum(), leaves))
+    for ours, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(ours.double(), wanted, rtol=1e-3, atol=1e-4)
+
+
+def plain_norm(x, weight, eps):
+    return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * weight
+
+
+@pytest.mark.parametrize(
+    ("dy", "words"),
+    [
+        (torch.ones(3, 6), r"dy: expected torch.float32 \(3, 5\) on cpu as x, got torch.float32 \(3, 6\)"),
+        (torch.ones(3, 5, dtype=torch.bfloat16), "dy: .*got torch.bfloat16"),
+    ],
+)
+def test_gradients_of_other_shapes_are_refused(dy, words):
+    with pytest.raises(InvalidInput, match=words):
+        ops.rms_norm_gradients(dy, torch.ones(3, 5), torch.ones(5), 1e-5)

@@ -59,7 +59,13 @@ def test_the_problem_of_a_shape_is_that_of_a_layer():
     assert calls.DISPATCHER.problems() == (found,)
 
 
-TRAINING = {"bit_linear_input_grad", "quantize_weight", "dequantize_weight", "dequantize_activation"}
+TRAINING = {
+    "bit_linear_input_grad",
+    "rms_norm_gradients",
+    "quantize_weight",
+    "dequantize_weight",
+    "dequantize_activation",
+}
 
 
 def test_every_op_with_kernels_can_be_recorded_but_those_of_training():

@@ -1,7 +1,7 @@
 """Numba kernels for CPUs: every instruction set by one spelling, and no torch in sight."""
 
 from bitnet_jit.kernels.kernel import Backend
-from bitnet_jit.kernels.numba import a16, activations, amx, linear, rows, weights
+from bitnet_jit.kernels.numba import a16, activations, amx, linear, norm_gradients, rows, weights
 from bitnet_jit.kernels.numba.amx_tiles import why_no_amx
 from bitnet_jit.kernels.numba.isa import chosen_isa, machine, usable_isas
 from bitnet_jit.kernels.numba.layout import LAYOUTS
@@ -19,6 +19,14 @@ def describe() -> dict[str, str]:
 
 BACKEND = Backend(
     name="numba",
-    kernels=(*amx.KERNELS, *linear.KERNELS, *a16.KERNELS, *rows.KERNELS, *weights.KERNELS, *activations.KERNELS),
+    kernels=(
+        *amx.KERNELS,
+        *linear.KERNELS,
+        *a16.KERNELS,
+        *rows.KERNELS,
+        *norm_gradients.KERNELS,
+        *weights.KERNELS,
+        *activations.KERNELS,
+    ),
     layouts=LAYOUTS,
 )

@@ -80,6 +80,25 @@ def run_linear(
     return y
 
 
+def run_norm_gradients(
+    kernel: Kernel,
+    problem: Problem,
+    dy: NDArray[Any],
+    x: NDArray[Any],
+    weight: NDArray[Any],
+    eps: float = 1e-5,
+    team: Team | None = None,
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Run a kernel of a norm's gradients: dx (rows, features) and dw (features,); rows are at least one."""
+    team, bound = team or Team(), kernel.bind(problem, kernel.configs(problem)[0])
+    dx, dw = np.full(x.shape, 77, x.dtype), np.full(weight.shape, 77, weight.dtype)
+    threads = min(team.threads, bound.most_threads)
+    workspace = aligned(bound.workspace_bytes(threads))
+    operands = (*map(address, (dy, x, weight)), eps, address(dx), address(dw))
+    bound.entry(None, team.fork, threads, *operands, *x.shape, address(workspace))
+    return dx, dw
+
+
 def run_rows(
     kernel: Kernel,
     problem: Problem,

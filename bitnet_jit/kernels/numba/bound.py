@@ -53,7 +53,8 @@ class BoundRows:
 
     Call entry(None, fork, threads, x, up, weight, eps, y, scale, rows, features, workspace) with addresses of
     contiguous arrays (0 for what the op lacks) and `workspace_bytes(threads)` bytes of scratch memory; of
-    `dequantize_activation` entry(None, fork, threads, x_q, x_scale, x, rows, features, workspace).
+    `dequantize_activation` entry(None, fork, threads, x_q, x_scale, x, rows, features, workspace), and of
+    `rms_norm_gradients` entry(None, fork, threads, dy, x, weight, eps, dx, dw, rows, features, workspace).
     """
 
     def __init__(self, entry: Entry, fixed_bytes: int, bytes_per_thread: int, most_threads: int) -> None:

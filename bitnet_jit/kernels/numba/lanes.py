@@ -74,6 +74,17 @@ def add_squares(typingctx, sums, values):
 
 
 @intrinsic
+def add_products(typingctx, sums, a, b):
+    """sums += products of the float32 values at two addresses, each product and sum rounded."""
+
+    def codegen(context, builder, signature, args):
+        first, second = (load(builder, address, 0, FLOATS) for address in args[1:])
+        return builder.fadd(args[0], builder.fmul(first, second))
+
+    return sums(sums, types.int64, types.int64), codegen
+
+
+@intrinsic
 def add_magnitudes(typingctx, sums, dtype, w, index):
     """sums += |w| of 32 elements of `dtype` (static) from `index` on, in float64, lane by lane."""
 

@@ -25,12 +25,25 @@ def norm_rows(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor
     return x * (torch.ones_like(mean) / (mean + eps).sqrt()) * weight.float()
 
 
+def norm_gradients(dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:
+    """dx (..., K) and dw (K,) of x r w with r = 1 / sqrt(mean x^2 + eps), in float32; itself differentiable."""
+    wide, scaled = x.float(), dy.float() * weight.float()
+    r = (wide.square().mean(-1, keepdim=True) + eps).rsqrt()
+    dx = r * (scaled - wide * r.square() * (scaled * wide).mean(-1, keepdim=True))
+    dw = (dy.float() * wide * r).reshape(-1, x.shape[-1]).sum(0)
+    return dx.to(x.dtype), dw.to(weight.dtype)
+
+
 def bind_quantize_activation(problem: Problem, config: Config):
     return lambda x: quantize_rows(x.float())
 
 
 def bind_rms_norm(problem: Problem, config: Config):
     return lambda x, weight, eps: norm_rows(x.float(), weight, eps).to(x.dtype)
+
+
+def bind_rms_norm_gradients(problem: Problem, config: Config):
+    return norm_gradients
 
 
 def bind_rms_norm_quantize(problem: Problem, config: Config):
@@ -63,6 +76,7 @@ def no_configs(problem: Problem) -> tuple[Config, ...]:
 KERNELS = (
     Kernel("torch.quantize_activation", "quantize_activation", bind_quantize_activation, no_configs, always),
     Kernel("torch.rms_norm", "rms_norm", bind_rms_norm, no_configs, always),
+    Kernel("torch.rms_norm_gradients", "rms_norm_gradients", bind_rms_norm_gradients, no_configs, always),
     Kernel("torch.rms_norm_quantize", "rms_norm_quantize", bind_rms_norm_quantize, no_configs, always),
     Kernel(
         "torch.relu2_mul_norm_quantize", "relu2_mul_norm_quantize", bind_relu2_mul_norm_quantize, no_configs, always

@@ -1,11 +1,17 @@
 """The record of this backend."""
 
 from bitnet_jit.kernels.kernel import Backend
-from bitnet_jit.kernels.triton import dequantize, linear, quantize_weight, rows
+from bitnet_jit.kernels.triton import dequantize, linear, norm_gradients, quantize_weight, rows
 from bitnet_jit.kernels.triton.layout import LAYOUTS
 
 BACKEND = Backend(
     name="triton",
-    kernels=(*linear.KERNELS, *rows.KERNELS, *quantize_weight.KERNELS, *dequantize.KERNELS),
+    kernels=(
+        *linear.KERNELS,
+        *rows.KERNELS,
+        *norm_gradients.KERNELS,
+        *quantize_weight.KERNELS,
+        *dequantize.KERNELS,
+    ),
     layouts=LAYOUTS,
 )

@@ -36,9 +36,9 @@ def work_of(problem: Problem) -> Work:
     Work(num_bytes=2816, num_operations=16384)
     """
     rows, features, outputs = problem.rows, problem.in_features, problem.out_features
-    gated = 2 if "_mul_" in problem.op else 1
+    inputs = 2 if "_mul_" in problem.op or problem.op == "rms_norm_gradients" else 1
     x_bytes, y_bytes = (getattr(torch, dtype).itemsize for dtype in (problem.x_dtype, problem.y_dtype))
-    num_bytes = rows * (gated * features * x_bytes + outputs * y_bytes)
+    num_bytes = rows * (inputs * features * x_bytes + outputs * y_bytes)
     if not problem.layout:
         return Work(num_bytes, 0)
     num_bytes += prod(registry.get_layout(problem.layout).shape(outputs, features))

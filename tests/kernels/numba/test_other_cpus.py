@@ -31,7 +31,10 @@ def test_conformance_as_another_cpu(name):
     chosen = "from bitnet_jit.kernels.numba.isa import chosen_isa; print(chosen_isa().name)"
     found = subprocess.run([sys.executable, "-c", chosen], env=environment, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == isa
-    tests = [str(HERE / file) for file in ("test_linear.py", "test_rows.py", "../../ops/test_weights.py")]
+    tests = [
+        str(HERE / file)
+        for file in ("test_linear.py", "test_rows.py", "test_norm_gradients.py", "../../ops/test_weights.py")
+    ]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", SUBSET, "-p", "no:cacheprovider", *tests]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=HERE.parents[2])
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]

@@ -72,6 +72,7 @@ PROBLEMS = (
         for op in (
             "quantize_activation",
             "rms_norm",
+            "rms_norm_gradients",
             "rms_norm_quantize",
             "relu2_mul_norm_quantize",
             "silu_mul_norm_quantize",
@@ -145,7 +146,14 @@ def test_default_configs_compile(name):
         key = (launch.function.__name__, *map(str, specialized(launch, operands)), *launch.options.items())
         different.setdefault(key, partial(shared_memory, target, launch, operands))
     ways = {"fused", "gemv", "small", "gemm", "add", "planes", "arrange", "input_grad", "row"}
-    ways |= {"absolute_sum", "quantize_weight", "dequantize_weight", "dequantize_activation"}
+    ways |= {
+        "norm_gradients",
+        "add_sums",
+        "absolute_sum",
+        "quantize_weight",
+        "dequantize_weight",
+        "dequantize_activation",
+    }
     assert {function for function, *_ in different} == {f"{name}_kernel" for name in ways}
     found = in_processes(list(different.values()))
     assert {key: most for key, most in zip(different, found, strict=True) if most > gpu.shared_memory} == {}

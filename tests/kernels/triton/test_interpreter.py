@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("triton", reason="the package triton is not installed")
 
-FILES = ("linear", "floats", "rows")
+FILES = ("linear", "floats", "rows", "norm_gradients")
 
 
 @pytest.mark.slow
