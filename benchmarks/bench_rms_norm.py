@@ -1,4 +1,4 @@
-"""Row-wise ops: activation quantization, RMSNorm, its gradients, RMSNorm + quantize, relu(gate)^2 * up or silu(gate) * up.
+"""Row-wise ops: activation quantization, RMSNorm and its gradients, RMSNorm + quantize, behind relu2 or SiLU products.
 
 Each against the same formula in plain torch operations, RMSNorm also against that of torch. Of a shape OUTxIN the
 inputs are the features of a row. Every result is compared with the reference first.

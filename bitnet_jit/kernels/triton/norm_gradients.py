@@ -50,16 +50,20 @@ def norm_gradients_kernel(
     weight = tl.load(weight_ptr + k, mask=inside, other=0.0).to(tl.float32)
     sums = tl.zeros((BLOCK,), tl.float32)
     count = tl.full((), K, tl.float32)
-    place = tl.program_id(0).to(tl.int64) * K + k
-    for _ in tl.range(tl.program_id(0), M, tl.num_programs(0)):
-        x = tl.load(x_ptr + place, mask=inside, other=0.0).to(tl.float32)
-        dy = tl.load(dy_ptr + place, mask=inside, other=0.0).to(tl.float32)
+    place, distance = tl.program_id(0).to(tl.int64) * K + k, tl.num_programs(0).to(tl.int64) * K
+    next_x = tl.load(x_ptr + place, mask=inside, other=0.0)
+    next_dy = tl.load(dy_ptr + place, mask=inside, other=0.0)
+    for row in tl.range(tl.program_id(0), M, tl.num_programs(0)):
+        x, dy = next_x.to(tl.float32), next_dy.to(tl.float32)
+        more = inside & (row + tl.num_programs(0) < M)  # the next row is on its way while this one is computed
+        next_x = tl.load(x_ptr + place + distance, mask=more, other=0.0)
+        next_dy = tl.load(dy_ptr + place + distance, mask=more, other=0.0)
         scaled = dy * weight
         r = tl.div_rn(tl.full((), 1.0, tl.float32), tl.sqrt_rn(tl.sum(x * x, axis=0) / count + eps))
         back = r * r * r * (tl.sum(scaled * x, axis=0) / count)
         tl.store(dx_ptr + place, (scaled * r - x * back).to(dx_ptr.dtype.element_ty), mask=inside)
         sums += dy * (x * r)
-        place += tl.num_programs(0).to(tl.int64) * K
+        place += distance
     tl.store(sums_ptr + tl.program_id(0).to(tl.int64) * K + k, sums, mask=inside)
 
 
