@@ -1,7 +1,7 @@
 """Training of ternary layers: forward and backward of a block's linear layers, ours against peers, and quantizers.
 
 Every result is checked before it is timed. Contenders take turns; times are those of single steps. A way to run is
-eager, compiled (torch.compile), or graph: compiled, and captured in a CUDA graph.
+eager, compiled (torch.compile), reduced (mode="reduce-overhead"), or graph: compiled, and captured whole in a CUDA graph.
 """
 
 import argparse
@@ -23,8 +23,10 @@ from report import FILE_WIDTH, header
 from training_layers import BLOCK, Step, Work, parse_block, peers
 
 TURNS, STEPS, WARM = 9, 8, 2
-WAYS = ("eager", "compiled", "graph")
+WAYS = ("eager", "compiled", "reduced", "graph")
+GRAPHS = ("reduced", "graph")  # on GPUs
 WAITING = ("onebitllms",)  # for the GPU in every forward, which no graph can hold
+MODES = {"eager": None, "compiled": "default", "reduced": "reduce-overhead", "graph": "default"}  # of torch.compile
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def run(arguments: Sequence[str] | None = None) -> list[LayerRow]:
         torch.set_num_threads(options.threads)
     console, rows = Console(width=FILE_WIDTH), []
     work = Work(options.shapes, options.rows, torch.bfloat16, options.device)
-    ways = [way for way in options.ways if way != "graph" or options.device == "cuda"]
+    ways = [way for way in options.ways if way not in GRAPHS or options.device == "cuda"]
     for weight_dtype in (torch.bfloat16, torch.float32):
         rows += layer_rows(work, weight_dtype, ways, console.print)
     console.print(layer_table(rows))
@@ -102,11 +104,11 @@ def layer_rows(
     weights = str(weight_dtype).removeprefix("torch.")
     for name, make in peers(work.device).items():
         for way in ways:
-            if way == "graph" and name in WAITING:
+            if way in GRAPHS and name in WAITING:
                 continue
             key = name, way
             try:
-                step = work.step(make, weight_dtype, compiled=way != "eager")
+                step = work.step(make, weight_dtype, MODES[way])
                 error = work.check(step(), name != "nn.Linear", weight_dtype)
                 memory = memory_of(step, work.device)
                 steps[key] = captured(step) if way == "graph" else step

@@ -75,12 +75,12 @@ class Work:
         self.xs = [torch.randn(1, rows, width, device=device, dtype=dtype).requires_grad_() for width in widths]
         self.dys = [torch.randn(1, rows, shape.out_features, device=device, dtype=dtype) for shape in self.shapes]
 
-    def step(self, make: Make, weight_dtype: torch.dtype, compiled: bool) -> Step:
-        """Forward and backward of a block: outputs, gradients of the inputs, gradients of the weights."""
+    def step(self, make: Make, weight_dtype: torch.dtype, mode: str | None = None) -> Step:
+        """Forward and backward of a block, by torch.compile in some mode: outputs, gradients of inputs and weights."""
         block = Block(make, self.groups).to(self.device, weight_dtype)
         for parameter, weight in zip(block.parameters(), self.weights, strict=True):
             parameter.data.copy_(weight)
-        forward: Any = torch.compile(block) if compiled else block
+        forward: Any = torch.compile(block, mode=mode) if mode else block
         wanted = [*self.xs, *block.parameters()]
         mixed = weight_dtype != self.dtype
 

@@ -218,7 +218,7 @@ def test_training_is_checked_and_timed(tmp_path, monkeypatch):
 
 def test_a_layer_that_computes_something_else_is_not_timed(monkeypatch):
     work = training_layers.Work(training_layers.parse_block("32x48"), 20, torch.float32, "cpu")
-    step = work.step(training_layers.peers("cpu")["nn.Linear"], torch.float32, compiled=False)
+    step = work.step(training_layers.peers("cpu")["nn.Linear"], torch.float32)
     with pytest.raises(AssertionError, match="a result is off by 0"):
         work.check(step(), ternary=True, weight_dtype=torch.float32)
 
