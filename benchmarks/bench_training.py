@@ -1,7 +1,7 @@
 """Training of ternary layers: forward and backward of a block's linear layers, ours against peers, and quantizers.
 
 Every result is checked before it is timed. Contenders take turns; times are those of single steps. A way to run is
-eager, compiled (torch.compile), reduced (mode="reduce-overhead"), or graph: compiled, and captured whole in a CUDA graph.
+eager, compiled (torch.compile), reduced (its mode "reduce-overhead"), or graph: compiled, then a CUDA graph of the step.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -63,6 +64,17 @@ class Block(nn.Module):
         return [layer(x) for group, x in zip(self.groups, inputs, strict=True) for layer in group]
 
 
+def own_code(method: Any) -> Any:
+    """The method with a code object of its own.
+
+    torch.compile keeps what it has compiled with the code: contenders that share it would have each other's guards
+    checked in every call, and the ninth would not be compiled any more.
+    """
+    function = method.__func__
+    copied = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
+    return MethodType(copied, method.__self__)
+
+
 class Work:
     """Weights, inputs (1, rows, K) of groups of layers and gradients of their outputs, the same for all contenders."""
 
@@ -80,7 +92,7 @@ class Work:
         block = Block(make, self.groups).to(self.device, weight_dtype)
         for parameter, weight in zip(block.parameters(), self.weights, strict=True):
             parameter.data.copy_(weight)
-        forward: Any = torch.compile(block, mode=mode) if mode else block
+        forward: Any = torch.compile(own_code(block.forward), mode=mode) if mode else block
         wanted = [*self.xs, *block.parameters()]
         mixed = weight_dtype != self.dtype
 
