@@ -1,11 +1,13 @@
 """Training of ternary layers: forward and backward of a block's linear layers, ours against peers, and quantizers.
 
-Every result is checked before it is timed. Contenders take turns; times are those of single steps. A way to run is
-eager, compiled (torch.compile), reduced (its mode "reduce-overhead"), or graph: compiled, then a CUDA graph of the step.
+Every result is checked before it is timed. Contenders take turns, each time in another order, since a GPU's clock
+depends on what ran before; times are those of single steps. A way to run is eager, compiled (torch.compile), reduced
+(its mode "reduce-overhead"), or graph: compiled, then a CUDA graph of the step.
 """
 
 import argparse
 import json
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +24,7 @@ from options import at_least_one
 from report import FILE_WIDTH, header
 from training_layers import BLOCK, Step, Work, parse_block, peers
 
-TURNS, STEPS, WARM = 9, 8, 2
+TURNS, STEPS, WARM = 15, 6, 4
 WAYS = ("eager", "compiled", "reduced", "graph")
 GRAPHS = ("reduced", "graph")  # on GPUs
 WAITING = ("onebitllms",)  # for the GPU in every forward, which no graph can hold
@@ -118,9 +120,9 @@ def layer_rows(
                 rows[key] = LayerRow(name, weights, way, failed=failed)
             say(f"{weights} weights, {name}, {way}: {rows[key].failed or 'right'}")
     times: dict[tuple[str, str], list[float]] = {key: [] for key in steps}
-    for _ in range(TURNS):
-        for key, step in steps.items():
-            times[key] += clocked(step, work.device)
+    for turn in range(TURNS):
+        for key in random.Random(turn).sample(list(steps), len(steps)):
+            times[key] += clocked(steps[key], work.device)
     for key, taken in times.items():
         found = {"median_us": round(median(taken), 1), "least_us": round(min(taken), 1)}
         rows[key] = LayerRow(**asdict(rows[key]) | found)

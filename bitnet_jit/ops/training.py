@@ -20,7 +20,7 @@ from bitnet_jit.ops.linear import FLOATS, bias_gradient, check_bias, check_other
 from bitnet_jit.ops.norm import quantize_activation, rms_norm_quantize
 from bitnet_jit.ops.weights import check_weight, layout_for, quantize_weight
 
-REVISION = 3  # an argument of the op; raised when other ops are called within it: see `define` below
+REVISION = 4  # an argument of the op; raised when other ops are called within it: see `define` below
 
 
 def check_train(x, weight, bias, norm_weight) -> None:
