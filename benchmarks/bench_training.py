@@ -25,6 +25,7 @@ from report import FILE_WIDTH, header
 from training_layers import BLOCK, Step, Work, parse_block, peers
 
 TURNS, STEPS, WARM = 15, 6, 4
+CPU_STEPS, CPU_WARM = 1, 1
 WAYS = ("eager", "compiled", "reduced", "graph")
 GRAPHS = ("reduced", "graph")  # on GPUs
 WAITING = ("onebitllms",)  # for the GPU in every forward, which no graph can hold
@@ -161,11 +162,11 @@ def captured(step: Step) -> Step:
 
 def clocked(step: Step, device: str) -> list[float]:
     """Microseconds of each of a few steps."""
-    for _ in range(WARM):
+    for _ in range(CPU_WARM if device == "cpu" else WARM):
         step()
     if device == "cpu":
         taken = []
-        for _ in range(STEPS):
+        for _ in range(CPU_STEPS):
             start = time.perf_counter()
             step()
             taken.append(1e6 * (time.perf_counter() - start))

@@ -158,7 +158,7 @@ def rms_norm_gradients_float64(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """dx (M, K) and dw (K,) of `rms_norm` in float64; with `absolute` sums of magnitudes, which bound their rounding.
 
-    dx = r (dy w) - x r^3 mean(dy w x), dw = sum over rows of dy x r, with r = 1 / sqrt(mean x^2 + eps).
+    dx = r (dy w - x r^2 mean(dy w x)), dw = sum over rows of dy x r, with r = 1 / sqrt(mean x^2 + eps).
 
     >>> [part.tolist() for part in rms_norm_gradients_float64([[1.0, 0.0]], [[1.0, 1.0]], [1.0, 1.0], 0.0)]
     [[[0.5, -0.5]], [1.0, 0.0]]
@@ -168,8 +168,8 @@ def rms_norm_gradients_float64(
         dy, x, weight = np.abs(dy), np.abs(x), np.abs(weight)
     r = 1 / np.sqrt(np.mean(x * x, axis=1, keepdims=True) + eps)
     scaled = dy * weight
-    back = x * r**3 * np.mean(scaled * x, axis=1, keepdims=True)
-    return (r * scaled + back if absolute else r * scaled - back), (dy * x * r).sum(0)
+    back = x * r**2 * np.mean(scaled * x, axis=1, keepdims=True)
+    return r * (scaled + back if absolute else scaled - back), (dy * x * r).sum(0)
 
 
 def rms_norm_quantize(x: ArrayLike, weight: ArrayLike, eps: float) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

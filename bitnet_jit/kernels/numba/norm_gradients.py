@@ -1,6 +1,6 @@
 """`rms_norm_gradients`: those of y = x r w with r = 1 / sqrt(mean x^2 + eps), in float32 (arXiv 1910.07467).
 
-    dx = r (dy w) - x r^3 mean(dy w x)        dw = sum over rows of dy x r
+    dx = r (dy w - x r^2 mean(dy w x))        dw = sum over rows of dy x r
 
 Rows are cut into at most 64 pieces, each of which leaves its sum of dw in scratch memory. When all are there, threads
 add them up, a block of features at a time, in one order: dw is the same for any number of threads.
@@ -88,9 +88,9 @@ def gradient_row(spec, job, row, values, partial):
         dy, weight = load_float(spec.x_dtype, job.dy, first + i), load_float(spec.weight_dtype, job.weight, i)
         store_float32(scaled, i, dy * weight)
     r = F1 / np.sqrt(square_sum(values, job.features) / count + job.eps)
-    back = r * r * r * (product_sum(values, scaled, job.features) / count)
+    back = r * r * (product_sum(values, scaled, job.features) / count)
     for i in range(job.features):
-        store_float(spec.x_dtype, job.dx, first + i, load_float32(scaled, i) * r - load_float32(values, i) * back)
+        store_float(spec.x_dtype, job.dx, first + i, r * (load_float32(scaled, i) - load_float32(values, i) * back))
     for i in range(job.features):
         part = load_float(spec.x_dtype, job.dy, first + i) * (load_float32(values, i) * r)
         store_float32(partial, i, load_float32(partial, i) + part)

@@ -1,6 +1,6 @@
 """`rms_norm_gradients`: those of y = x r w with r = 1 / sqrt(mean x^2 + eps), in float32 (arXiv 1910.07467).
 
-    dx = r (dy w) - x r^3 mean(dy w x)        dw = sum over rows of dy x r
+    dx = r (dy w - x r^2 mean(dy w x))        dw = sum over rows of dy x r
 
 A program goes through every so-many-th row, and keeps its sum of dw in registers. A second launch adds these up.
 """
@@ -74,8 +74,8 @@ def norm_gradients_kernel(
             dy = tl.load(dy_ptr + place, mask=inside, other=0.0).to(tl.float32)
         scaled = dy * weight
         r = tl.div_rn(tl.full((), 1.0, tl.float32), tl.sqrt_rn(tl.sum(x * x, axis=0) / count + eps))
-        back = r * r * r * (tl.sum(scaled * x, axis=0) / count)
-        tl.store(dx_ptr + place, (scaled * r - x * back).to(dx_ptr.dtype.element_ty), mask=inside)
+        back = r * r * (tl.sum(scaled * x, axis=0) / count)
+        tl.store(dx_ptr + place, (r * (scaled - x * back)).to(dx_ptr.dtype.element_ty), mask=inside)
         sums += dy * (x * r)
         place += distance
     tl.store(sums_ptr + tl.program_id(0).to(tl.int64) * K + k, sums, mask=inside)

@@ -29,12 +29,12 @@ def values(y, dtype):
     return (y.astype(np.uint32) << 16).view(np.float32) if dtype == "bfloat16" else y.astype(np.float32)
 
 
-def run(dy, x, weight, dtype, weight_dtype, threads=2):
+def run(dy, x, weight, dtype, weight_dtype, threads=2, eps=EPS):
     rows, features = x.shape
     problem = Problem(
         KERNEL.op, "cpu", rows_bucket(rows), features, features, x_dtype=dtype, y_dtype=dtype, bias=weight_dtype
     )
-    return run_norm_gradients(KERNEL, problem, dy, x, weight, EPS, all_threads(threads))
+    return run_norm_gradients(KERNEL, problem, dy, x, weight, eps, all_threads(threads))
 
 
 def assert_near(found, dy, x, weight, dtypes):
@@ -70,6 +70,13 @@ def test_norm_gradients_of_rows_of_zeros_and_nan():
     assert np.isnan(broken[3]).all()
     assert np.array_equal(np.delete(broken, 3, 0), np.delete(dx, 3, 0))
     assert np.isnan(broken_dw).all()
+
+
+def test_norm_gradients_of_zeros_with_a_tiny_eps():
+    zeros, ones = np.zeros((1, 40), np.float32), np.ones(40, np.float32)
+    dx, dw = run(np.ones_like(zeros), zeros, ones, "float32", "float32", eps=1e-30)
+    np.testing.assert_allclose(dx, 1e15, rtol=1e-6)
+    assert not dw.any()
 
 
 @pytest.mark.parametrize("rows", [3, 200])
