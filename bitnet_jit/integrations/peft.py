@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+OLDEST = (0, 20)  # of peft's versions
 PLAIN_STARTS = (True, False, "gaussian")  # the others decompose the base's dense weight, of which there is none
 LOSSY = "a merged weight is ternary again: updates below half a scale are lost, and outputs change; see merge_lora"
 
@@ -40,10 +41,14 @@ def register(config: "LoraConfig") -> "LoraConfig":
         The config.
 
     Raises:
+        ImportError: peft is too old: its layers are made by other arguments.
         InvalidInput: config is no LoraConfig.
     """
+    import peft
     from peft import LoraConfig
 
+    if tuple(map(int, peft.__version__.split(".")[:2])) < OLDEST:
+        raise ImportError(f"peft: expected version {'.'.join(map(str, OLDEST))} or newer, found {peft.__version__}")
     if not isinstance(config, LoraConfig):
         raise InvalidInput(f"config: expected a peft.LoraConfig, got {type(config).__name__}")
     config._register_custom_module({PackedBitLinear: layer_class()})

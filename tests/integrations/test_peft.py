@@ -231,6 +231,12 @@ def test_a_norm_inside_the_base_is_refused():
         peft.get_peft_model(base, config())
 
 
+def test_versions_with_other_arguments_are_refused(monkeypatch):
+    monkeypatch.setattr(peft, "__version__", "0.19.1")
+    with pytest.raises(ImportError, match=r"peft: expected version 0\.20 or newer, found 0\.19\.1"):
+        config()
+
+
 def test_register_takes_configs_only():
     with pytest.raises(InvalidInput, match=r"config: expected a peft\.LoraConfig, got dict"):
         register({"r": 4})
