@@ -7,8 +7,8 @@ Both quantizers count as the identity in the backward pass. Where there is a nor
 normalized x, made in one pass, and dX goes through the norm. The weight is quantized into the layout in which packed
 weights run, and the product is theirs, of integers. What the backward pass needs is kept as codes, two bits a weight
 and eight an activation; its products are torch's, of floats of dY's dtype, but for few rows on a GPU (see
-input_grad.py). Every step is an opaque op, so eager and
-compiled training give the same numbers, and a compiled model quantizes what several layers share only once.
+input_grad.py). Every step is an opaque op, so eager and compiled training give the same numbers, and a compiled model
+quantizes what several layers share only once.
 """
 
 import torch
@@ -20,6 +20,7 @@ from bitnet_jit.ops.linear import FLOATS, bias_gradient, check_bias, check_other
 from bitnet_jit.ops.norm import quantize_activation, rms_norm_quantize
 from bitnet_jit.ops.weights import check_weight, layout_for, quantize_weight
 
+MIXED_SUMS = torch.__version__ >= "2.8"  # compared as versions: whether torch's products of half types can give float32
 REVISION = 4  # an argument of the op; raised when other ops are called within it: see `define` below
 
 
@@ -54,7 +55,7 @@ def fake_bit_linear_train(x, weight, bias, norm_weight, eps, revision=REVISION):
 def bit_linear_train_weight_grad(dy, x, dtype):
     """dY (..., N) and x (..., K) as it was quantized, in dY's dtype -> dW (N, K) in `dtype`, the weight's."""
     x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    if dy.is_cuda and dtype == torch.float32 != dy.dtype:
+    if MIXED_SUMS and dy.is_cuda and dtype == torch.float32 != dy.dtype:
         return torch.mm(dy.T, x, out_dtype=dtype)  # the sums as they are
     return (dy.T @ x).to(dtype)
 
@@ -73,11 +74,12 @@ class BitLinearTrainFunction(torch.autograd.Function):
         w_packed, w_scale = weight_codes(weight, layout)  # first: see kernels/triton/quantize_weight.py
         x_q, x_scale = codes(x) if norm_weight is None else normed_codes(x, norm_weight, eps)
         y = product(x_q, x_scale, w_packed, w_scale, bias, weight.shape[0], layout, 0, x.dtype)
-        normed = norm_weight is not None
         # each gradient needs the codes of the other factor only
         kept_x = (x_q, x_scale) if ctx.needs_input_grad[1] else (None, None)
-        kept_w = (w_packed, w_scale) if ctx.needs_input_grad[0] or normed else (None, None)
-        ctx.save_for_backward(*kept_x, *kept_w, *((x, norm_weight) if normed else (None, None)))
+        inward = ctx.needs_input_grad[0] or ctx.needs_input_grad[3]
+        kept_w = (w_packed, w_scale) if inward else (None, None)
+        kept_norm = (x, norm_weight) if inward and norm_weight is not None else (None, None)
+        ctx.save_for_backward(*kept_x, *kept_w, *kept_norm)
         ctx.layout, ctx.in_features, ctx.weight_dtype = layout, weight.shape[1], weight.dtype
         ctx.bias_dtype, ctx.eps, ctx.others = None if bias is None else bias.dtype, eps, len(revision)
         return y
