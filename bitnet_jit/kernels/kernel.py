@@ -45,6 +45,11 @@ class Kernel:
     rank: Callable[[Problem], int] = first
     version: int = 1
 
+    @property
+    def backend(self) -> str:
+        """The name of its backend."""
+        return self.name.partition(".")[0]
+
     def all_configs(self, problem: Problem) -> tuple[Config, ...]:
         """Its configs and its space, each config once."""
         return tuple(dict.fromkeys((*self.configs(problem), *self.space(problem))))

@@ -84,7 +84,7 @@ def make_call(problem: Problem, x: torch.Tensor) -> Call:
 
 def as_call(kernel: Kernel, bound: Any, problem: Problem, shape: torch.Size, device: torch.device) -> Call:
     """A bound kernel as a call, by its backend's way with tensors."""
-    return BINDERS[kernel.name.partition(".")[0]](bound, problem, shape, device)
+    return BINDERS[kernel.backend](bound, problem, shape, device)
 
 
 def on(device: torch.device) -> Any:

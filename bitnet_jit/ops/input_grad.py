@@ -3,8 +3,8 @@
     dX = dY @ (w_q * w_scale)
 
 Few rows go to a kernel that reads the packed weight, where the device has one. For many the weight becomes floats of
-dY's dtype first, and the product is torch's: from 256 rows on that is the faster at most shapes on an H100, twice at
-4096 rows.
+dY's dtype first, and the product is torch's: at 256 rows and more that is the faster at most shapes on an H100, twice
+at 4096.
 """
 
 import torch
@@ -18,7 +18,7 @@ from bitnet_jit.ops.weights import dequantize_weight
 from bitnet_jit.problem import Problem
 
 CALLS = new_calls()
-DENSE_ROWS = 256
+DENSE_ROWS = 256  # of the bucket, a power of two: from 129 rows on
 
 
 def bit_linear_input_grad(dy, w_packed, w_scale, in_features, out_features, layout, group_size):
@@ -49,7 +49,7 @@ def bit_linear_input_grad(dy, w_packed, w_scale, in_features, out_features, layo
 
 def is_dense(problem: Problem) -> bool:
     """Whether the weight becomes floats: for many rows, and where plain torch operations would unpack it anyhow."""
-    return problem.rows >= DENSE_ROWS or registry.candidates(problem)[0][0].name.startswith("torch.")
+    return problem.rows >= DENSE_ROWS or registry.candidates(problem)[0][0].backend == "torch"
 
 
 def dense(problem: Problem) -> Call:

@@ -94,7 +94,7 @@ class Dispatcher:
         """Say once an op and device that the plain torch kernel runs, and why nothing faster does."""
         problem = choice.problem
         key = (problem.op, problem.device_type)
-        if choice.kernel.name.startswith("torch.") and key not in self._told:
+        if choice.kernel.backend == "torch" and key not in self._told:
             self._told.add(key)
             reasons = "; ".join(f"{name}: {reason}" for name, reason in choice.refusals.items())
             logger.warning("%s runs on the plain torch kernel, which is slow (%s)", problem, reasons)

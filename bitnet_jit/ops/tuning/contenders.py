@@ -38,7 +38,7 @@ def contenders(problem: Problem, wide: bool = False) -> list[Contender]:
     CPU among all: graphs cannot hold them.
     """
     fitting, _ = registry.candidates(problem)
-    own = [kernel for kernel in fitting if not kernel.name.startswith("torch.")]
+    own = [kernel for kernel in fitting if kernel.backend != "torch"]
     competing = fitting if not own or wide and problem.device_type == "cpu" else own
     return [
         Contender(kernel, config)
