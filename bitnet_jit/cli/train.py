@@ -54,6 +54,7 @@ def train(
     """
     share_cores()
     from bitnet_jit.models.checkpoint.hf_export import check_format
+    from bitnet_jit.training.folder import alone
     from bitnet_jit.training.settings import TrainSettings
 
     check_format(format)
@@ -77,7 +78,8 @@ def train(
         seed=seed,
     )
     network, history = run(settings, text, validation, out, device, compile)
-    leave_behind(network, history, out, None if dense else format)
+    with alone(out):
+        leave_behind(network, history, out, None if dense else format)
 
 
 def share_cores() -> None:

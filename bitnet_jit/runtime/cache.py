@@ -24,7 +24,7 @@ from typing import Any
 
 import platformdirs
 
-from bitnet_jit.files import UNFINISHED, write_beside_and_rename
+from bitnet_jit.files import unfinished, write_beside_and_rename
 from bitnet_jit.kernels.kernel import Config, Kernel
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.settings import read_settings
@@ -269,7 +269,7 @@ def recall(tuned: Tuned, problem: Problem, fitting: Sequence[Kernel]) -> tuple[K
 
 def sweep(folder: Path) -> None:
     """Remove what processes that were killed had begun to write."""
-    for path in folder.glob(f".*{UNFINISHED}"):
+    for path in unfinished(folder):
         with suppress(FileNotFoundError):  # another process sweeps too
             if time.time() - path.stat().st_mtime > OLD:
                 path.unlink()

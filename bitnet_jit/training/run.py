@@ -2,19 +2,17 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from torch import nn
 
-from bitnet_jit.errors import BitNetError, InvalidInput
-from bitnet_jit.files import UNFINISHED
+from bitnet_jit.errors import BitNetError
 from bitnet_jit.nn import BitLinear
 from bitnet_jit.training.checkpoint import FILE, History, Run, hash_of, restore, save
+from bitnet_jit.training.folder import alone
 from bitnet_jit.training.interrupts import Interrupts
 from bitnet_jit.training.network import TrainedDecoder
 from bitnet_jit.training.settings import TrainSettings
@@ -25,7 +23,6 @@ SAVE_SECONDS = 60.0  # between checkpoints
 TELL_SECONDS = 0.5  # between words of progress: asking a GPU how far it is makes it wait
 VALIDATIONS = 10  # in a run
 MOST_SKIPPED = 8  # steps in a row without finite gradients, before a run is given up
-LOCK = ".training.lock"
 
 
 @dataclass(frozen=True)
@@ -81,29 +78,6 @@ def train(
         with alone(out):
             trainer.whole_run(out / FILE, progress)
     return trainer.network.eval(), trainer.history
-
-
-@contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """Within the block no other process trains into that folder; what a killed one has left unfinished goes.
-
-    Raises:
-        InvalidInput: one does, or the folder cannot be made.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / LOCK)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InvalidInput(f"out: another process trains into {out}; wait for its end or take another folder") from None
-    except OSError as error:
-        raise InvalidInput(f"out: {out} cannot be written to ({error.strerror})") from error
-    try:
-        for unfinished in out.glob(f".{FILE}.*{UNFINISHED}"):
-            unfinished.unlink(missing_ok=True)
-        yield
-    finally:
-        lock.release()
 
 
 class Trainer:

@@ -102,6 +102,21 @@ def test_a_run_that_is_interrupted_goes_on_as_if_it_had_not_been(text, tmp_path)
     assert_the_same_in_the_end(text, parts, whole, 400)
 
 
+def test_no_other_process_trains_into_the_folder_while_results_are_written(text, tmp_path):
+    found = run(sys.executable, "-c", INTRUDING + MAIN, *command(text, tmp_path / "out", 3)[3:])
+    assert found.returncode == 1
+    assert "error: out: another process trains into" in found.stderr
+
+
+INTRUDING = """
+from bitnet_jit.training import folder, results
+def intrude(history, out):
+    with folder.alone(out):
+        print("was let in")
+results.write_figures = intrude
+"""
+
+
 def assert_the_same_in_the_end(text, parts, whole, steps):
     """What was ended and taken up is what was not, when it is taken up for the last time."""
     found = run(*command(text, parts, steps))

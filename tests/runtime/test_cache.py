@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from hypothesis import given
@@ -137,7 +138,7 @@ def test_a_full_disk_leaves_no_pieces(kept, monkeypatch, caplog):
 
 def test_what_the_killed_had_begun_is_swept_away_and_what_the_living_write_is_not(kept):
     kept.store(PROBLEM, TUNED)
-    old, new = kept.folder / ".old.tmp", kept.folder / ".new.tmp"
+    old, new = (kept.folder / f".{name}.json.{uuid4().hex}.tmp" for name in ("old", "new"))
     for path in (old, new):
         path.write_text("{")
     os.utime(old, (0, 0))

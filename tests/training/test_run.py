@@ -3,6 +3,7 @@
 import math
 import signal
 from dataclasses import replace
+from uuid import uuid4
 
 import pytest
 import torch
@@ -153,10 +154,12 @@ def test_one_process_at_a_time_trains_into_a_folder(tmp_path, talkative):
         with pytest.raises(InvalidInput, match="out: another process trains into"):
             train(tmp_path)
 
-    leftover = tmp_path / f".{FILE}.0{run.UNFINISHED}"
+    leftover, foreign = tmp_path / f".loss.png.{uuid4().hex}.tmp", tmp_path / ".foreign.tmp"
     leftover.touch()
+    foreign.touch()
     train(tmp_path, progress=another)
     assert not leftover.exists()
+    assert foreign.exists()
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path):
