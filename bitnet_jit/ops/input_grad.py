@@ -14,6 +14,7 @@ from bitnet_jit.kernels import registry
 from bitnet_jit.ops.calls import Call, describe, dtype_name, keep, make_call, new_calls
 from bitnet_jit.ops.library import define
 from bitnet_jit.ops.linear import SCALES
+from bitnet_jit.ops.scratch import scratch
 from bitnet_jit.ops.weights import dequantize_weight
 from bitnet_jit.problem import Problem
 
@@ -57,7 +58,8 @@ def dense(problem: Problem) -> Call:
     n, k, dtype = problem.out_features, problem.in_features, getattr(torch, problem.y_dtype)
 
     def call(dy: torch.Tensor, w_packed: torch.Tensor, w_scale: torch.Tensor) -> torch.Tensor:
-        w = dequantize_weight(w_packed, w_scale, k, n, problem.layout, problem.group_size, dtype)
+        w = scratch((n, k), dtype) if dy.is_cpu else None
+        w = dequantize_weight(w_packed, w_scale, k, n, problem.layout, problem.group_size, dtype, w)
         return (dy.reshape(-1, n) @ w).reshape(*dy.shape[:-1], k)
 
     return call

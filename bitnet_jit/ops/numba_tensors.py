@@ -129,11 +129,11 @@ def bind_quantize_weight(bound: Any, problem: Problem, shape: torch.Size) -> Cal
 
 
 def bind_dequantize_weight(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., torch.Tensor]:
-    """dequantize_weight(w_packed, w_scale) -> w."""
+    """dequantize_weight(w_packed, w_scale) -> w, a new one unless it is given."""
     w_shape, dtype = (problem.out_features, problem.in_features), getattr(torch, problem.y_dtype)
 
-    def call(w_packed, w_scale):
-        w = w_packed.new_empty(w_shape, dtype=dtype)
+    def call(w_packed, w_scale, w=None):
+        w = w_packed.new_empty(w_shape, dtype=dtype) if w is None else w
         run_weight(bound, w, contiguous(w_packed), contiguous(w_scale))
         return w
 

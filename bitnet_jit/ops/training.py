@@ -18,6 +18,7 @@ from bitnet_jit.errors import InvalidInput
 from bitnet_jit.ops.library import define, eager
 from bitnet_jit.ops.linear import FLOATS, bias_gradient, check_bias, check_others, quantized_linear
 from bitnet_jit.ops.norm import quantize_activation, rms_norm_quantize
+from bitnet_jit.ops.scratch import scratch
 from bitnet_jit.ops.weights import check_weight, layout_for, quantize_weight
 
 MIXED_SUMS = torch.__version__ >= "2.8"  # compared as versions: whether torch's products of half types can give float32
@@ -57,6 +58,9 @@ def bit_linear_train_weight_grad(dy, x, dtype):
     x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
     if MIXED_SUMS and dy.is_cuda and dtype == torch.float32 != dy.dtype:
         return torch.mm(dy.T, x, out_dtype=dtype)  # the sums as they are
+    if dy.is_cpu and dtype != dy.dtype:
+        with torch.no_grad():
+            return torch.mm(dy.T, x, out=scratch((dy.shape[1], x.shape[1]), dy.dtype)).to(dtype)
     return (dy.T @ x).to(dtype)
 
 

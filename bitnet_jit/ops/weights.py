@@ -46,8 +46,8 @@ def fake_quantize_weight(weight, layout):
     return weight.new_empty(shape, dtype=torch.uint8), weight.new_empty((), dtype=torch.float32)
 
 
-def dequantize_weight(w_packed, w_scale, in_features, out_features, layout, group_size, dtype):
-    """w_packed, w_scale -> w (N, K) of a floating dtype."""
+def dequantize_weight(w_packed, w_scale, in_features, out_features, layout, group_size, dtype, w=None):
+    """w_packed, w_scale -> w (N, K) of a floating dtype; on a CPU written over one that is there, where it is given."""
     scale = (w_scale.shape, w_scale.dtype, w_scale.device)
     key = (w_packed.shape, w_packed.dtype, w_packed.device, scale, in_features, out_features, layout, group_size, dtype)
     call = DEQUANTIZE.get(key)
@@ -65,7 +65,7 @@ def dequantize_weight(w_packed, w_scale, in_features, out_features, layout, grou
             group_size=group_size,
         )
         call = keep(DEQUANTIZE, key, make_call(problem, w_packed))
-    return call(w_packed, w_scale)
+    return call(w_packed, w_scale) if w is None else call(w_packed, w_scale, w)
 
 
 def fake_dequantize_weight(w_packed, w_scale, in_features, out_features, layout, group_size, dtype):
