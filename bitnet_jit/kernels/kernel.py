@@ -62,9 +62,11 @@ class Backend:
     Attributes:
         name: the folder under `kernels/`.
         kernels: in order of preference.
-        layouts: how it wants packed weights, one a format.
+        layouts: how it wants packed weights, the preferred one of a format first.
+        training_layout: how it wants weights that a training step has just quantized; None: as it wants all.
     """
 
     name: str
     kernels: tuple[Kernel, ...]
     layouts: tuple[Layout, ...]
+    training_layout: Layout | None = None

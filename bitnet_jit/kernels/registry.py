@@ -99,6 +99,15 @@ def preferred_layout(format_name: str, device_type: str) -> Layout:
     return CANONICAL[format_name]
 
 
+@cache
+def training_layout(device_type: str) -> Layout:
+    """The layout of i2 into which a training step quantizes weights, on a type of device."""
+    for name in BACKENDS:
+        if why_not_backend(name, device_type) is None and (layout := backend(name).training_layout) is not None:
+            return layout
+    return preferred_layout("i2", device_type)
+
+
 def layouts_of(name: str) -> tuple[Layout, ...]:
     """The layouts of a backend, and none where it is absent and they need what is absent with it."""
     if module := BACKENDS[name].layouts:

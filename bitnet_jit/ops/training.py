@@ -22,7 +22,7 @@ from bitnet_jit.ops.scratch import scratch
 from bitnet_jit.ops.weights import check_weight, layout_for, quantize_weight
 
 MIXED_SUMS = torch.__version__ >= "2.8"  # compared as versions: whether torch's products of half types can give float32
-REVISION = 4  # an argument of the op; raised when other ops are called within it: see `define` below
+REVISION = 5  # an argument of the op; raised when other ops are called within it: see `define` below
 
 
 def check_train(x, weight, bias, norm_weight) -> None:

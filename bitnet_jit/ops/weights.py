@@ -47,7 +47,7 @@ def fake_quantize_weight(weight, layout):
 
 
 def dequantize_weight(w_packed, w_scale, in_features, out_features, layout, group_size, dtype, w=None):
-    """w_packed, w_scale -> w (N, K) of a floating dtype; on a CPU written over one that is there, where it is given."""
+    """w_packed, w_scale -> w (N, K) of a floating dtype, into a w that is given on a CPU."""
     scale = (w_scale.shape, w_scale.dtype, w_scale.device)
     key = (w_packed.shape, w_packed.dtype, w_packed.device, scale, in_features, out_features, layout, group_size, dtype)
     call = DEQUANTIZE.get(key)
@@ -94,8 +94,8 @@ def fake_dequantize_activation(x_q, x_scale, dtype):
 
 
 def layout_for(weight: torch.Tensor) -> str:
-    """The layout in which a weight is packed where it is."""
-    return registry.preferred_layout("i2", weight.device.type).name
+    """The layout in which a weight is packed that is quantized where it is, in each step of a training."""
+    return registry.training_layout(weight.device.type).name
 
 
 def round_weight(weight):

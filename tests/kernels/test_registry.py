@@ -5,7 +5,7 @@ import pytest
 from bitnet_jit.errors import InvalidInput, UnsupportedProblem
 from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.kernel import Backend, Kernel
-from bitnet_jit.packing import CANONICAL, FORMATS
+from bitnet_jit.packing import CANONICAL, FORMATS, Layout
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.dispatcher import Dispatcher
 
@@ -49,9 +49,10 @@ def test_every_op_has_a_plain_torch_kernel_as_its_last_choice(op):
 
 def test_every_backend_has_a_layout_for_the_formats_it_serves():
     for name in INSTALLED:
-        layouts = registry.backend(name).layouts
-        assert len({layout.format.name for layout in layouts}) == len(layouts)
-        assert {layout.format.name for layout in layouts} <= set(FORMATS)
+        found = registry.backend(name)
+        assert len({layout.name for layout in found.layouts}) == len(found.layouts)
+        assert {layout.format.name for layout in found.layouts} <= set(FORMATS)
+        assert found.training_layout is None or found.training_layout in found.layouts
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -60,6 +61,15 @@ def test_the_preferred_layout_is_of_the_format_and_known(name):
     assert layout.format.name == name
     assert registry.get_layout(layout.name) is layout
     assert registry.preferred_layout(name, "a device of tomorrow") == CANONICAL[name]
+
+
+def test_a_backend_may_want_weights_in_training_laid_otherwise(register):
+    usual, other = (Layout(name, FORMATS["i2"], None, None, None) for name in ("i2/usual", "i2/other"))
+    plain, choosy = Backend("plain", (), (usual, other)), Backend("choosy", (), (usual, other), other)
+    register(plain, choosy, choosy=registry.Entry(device_types=("cuda",)))
+    registry_finds = registry.training_layout.__wrapped__
+    assert (registry_finds("cpu"), registry_finds("cuda")) == (usual, other)
+    assert registry.preferred_layout("i2", "cuda") == usual
 
 
 def test_unknown_names_list_the_known_ones():

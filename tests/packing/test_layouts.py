@@ -16,7 +16,7 @@ for backend_name in registry.BACKENDS:
         LAYOUTS |= {layout.name: layout for layout in registry.backend(backend_name).layouts}
 
 EVERY_LAYOUT = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-SHAPES = st.tuples(st.integers(1, 140), st.integers(1, 90))
+SHAPES = st.tuples(st.integers(1, 140), st.integers(1, 90) | st.sampled_from([255, 256, 257, 320, 700]))
 
 
 def canonical_weight(layout, out_features, in_features):

@@ -2,7 +2,7 @@
 
 from bitnet_jit.kernels.kernel import Backend
 from bitnet_jit.kernels.triton import dequantize, linear, norm_gradients, quantize_weight, rows
-from bitnet_jit.kernels.triton.layout import LAYOUTS
+from bitnet_jit.kernels.triton.layout import I2_CHUNKS, LAYOUTS
 
 BACKEND = Backend(
     name="triton",
@@ -14,4 +14,5 @@ BACKEND = Backend(
         *dequantize.KERNELS,
     ),
     layouts=LAYOUTS,
+    training_layout=I2_CHUNKS,
 )

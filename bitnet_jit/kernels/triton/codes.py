@@ -144,6 +144,12 @@ def inputs_of(BYTES: tl.constexpr, CHUNK: tl.constexpr, B, NATURAL: tl.constexpr
 
 
 @triton.jit
+def lowest_input(byte, CHUNK: tl.constexpr):
+    """The input at the lowest bits of a byte of a row of i2/chunks; of i2/planes, where CHUNK is 0."""
+    return byte // CHUNK * (4 * CHUNK) + byte % CHUNK if CHUNK else byte
+
+
+@triton.jit
 def load_step(
     w_ptrs, x_ptrs, packed_byte, inputs, x_inside, start, B, X_STRIDE, X_STEP: tl.constexpr, WHOLE: tl.constexpr
 ):

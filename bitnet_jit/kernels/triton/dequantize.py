@@ -13,9 +13,9 @@ import triton.language as tl
 
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.triton import target
-from bitnet_jit.kernels.triton.codes import let_next_begin, wait
+from bitnet_jit.kernels.triton.codes import let_next_begin, lowest_input, wait
 from bitnet_jit.kernels.triton.launch import Bound, Launch
-from bitnet_jit.kernels.triton.layout import I2_PLANES, row_bytes
+from bitnet_jit.kernels.triton.layout import I2_LAYOUTS, order, row_bytes
 from bitnet_jit.problem import Problem
 
 
@@ -30,12 +30,14 @@ class TileConfig:
 
 @triton.jit
 def dequantize_weight_kernel(
-    packed_ptr,  # (N, B) uint8: i2/planes
+    packed_ptr,  # (N, B) uint8: i2
     scale_ptr,  # () or (N,) float32
     w_ptr,  # (N, K) float
     N,
     K,
     B,
+    APART,  # of the inputs whose weights share a byte, the distance
+    CHUNK: tl.constexpr,  # bytes of the layout's chunks; 0: planes
     ROW_SCALES: tl.constexpr,
     DEPENDENT: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -45,15 +47,17 @@ def dequantize_weight_kernel(
     wait(DEPENDENT)
     tiles = tl.cdiv(B, BLOCK_B)
     n = (tl.program_id(0) // tiles * BLOCK_N + tl.arange(0, BLOCK_N))[:, None]
-    byte = (tl.program_id(0) % tiles * BLOCK_B + tl.arange(0, BLOCK_B))[None, :]
+    first_byte, byte = tl.program_id(0) % tiles * BLOCK_B, tl.arange(0, BLOCK_B)[None, :]
+    k = lowest_input(first_byte, CHUNK) + lowest_input(byte, CHUNK)
+    byte = first_byte + byte
     packed = tl.load(packed_ptr + n.to(tl.int64) * B + byte, mask=(n < N) & (byte < B), other=0).to(tl.int32)
     scale = tl.load(scale_ptr + n, mask=n < N, other=0.0) if ROW_SCALES else tl.load(scale_ptr)
-    w_ptrs = w_ptr + n.to(tl.int64) * K + byte
+    w_ptrs = w_ptr + n.to(tl.int64) * K + k
     for plane in tl.static_range(4):
         code = (packed << (30 - 2 * plane)) >> 30  # the field is the code in two's complement
         w = code.to(tl.float32) * scale
-        inside = (n < N) & (byte < B) & (plane * B + byte < K)
-        tl.store(w_ptrs + plane * B, w.to(w_ptr.dtype.element_ty), mask=inside)
+        inside = (n < N) & (byte < B) & (plane * APART + k < K)
+        tl.store(w_ptrs + plane * APART, w.to(w_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["M"])  # one form for every number of rows
@@ -86,6 +90,7 @@ def bind_weight(problem: Problem, config: TileConfig) -> Bound:
         "N": problem.out_features,
         "K": problem.in_features,
         "B": num_bytes,
+        **order(problem),
         "ROW_SCALES": problem.scale == "row",
         "DEPENDENT": target.is_dependent(problem.gpu),
         "BLOCK_N": config.block_n,
@@ -125,8 +130,8 @@ def activation_configs(problem: Problem) -> tuple[TileConfig, ...]:
 
 def why_not_weight(problem: Problem) -> str | None:
     """What the kernel for weights refuses, in words."""
-    if problem.layout != I2_PLANES.name:
-        return f"reads the layout {I2_PLANES.name}, not {problem.layout!r}"
+    if problem.layout not in I2_LAYOUTS:
+        return f"reads the layouts {' and '.join(I2_LAYOUTS)}, not {problem.layout!r}"
     if problem.scale == "group":
         return "takes tensor and row scales, not group scales"
     return target.why_not(problem.gpu)

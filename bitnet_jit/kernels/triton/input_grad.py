@@ -10,9 +10,9 @@ from itertools import product
 import triton
 import triton.language as tl
 
-from bitnet_jit.kernels.triton.codes import inputs_of, join_planes
+from bitnet_jit.kernels.triton.codes import inputs_of, join_planes, lowest_input
 from bitnet_jit.kernels.triton.launch import Bound, Launch
-from bitnet_jit.kernels.triton.layout import row_bytes
+from bitnet_jit.kernels.triton.layout import order, row_bytes
 from bitnet_jit.kernels.triton.outputs import weight_unit
 from bitnet_jit.kernels.triton.target import is_nvidia
 from bitnet_jit.kernels.triton.tiles import fitting, heights, work, x_bytes
@@ -38,13 +38,15 @@ class InputGradConfig:
 @triton.jit(do_not_specialize=["M"])  # one form for every number of rows
 def input_grad_kernel(
     dy_ptr,  # (M, N) float
-    w_ptr,  # (N, B) uint8: i2/planes
+    w_ptr,  # (N, B) uint8: i2
     dx_ptr,  # (M, K) float
     w_scale_ptr,  # () or (N,) float32
     M,
     N,
     K,
     B,
+    APART,  # of the inputs whose weights share a byte, the distance
+    CHUNK: tl.constexpr,  # bytes of the layout's chunks, a multiple of BLOCK_B; 0: planes
     WEIGHT: tl.constexpr,  # what a weight of 1 is worth
     ROW_SCALES: tl.constexpr,
     ASM: tl.constexpr,
@@ -77,7 +79,7 @@ def input_grad_kernel(
     dx = acc * (1.0 / WEIGHT)
     if not ROW_SCALES:
         dx = dx * tl.load(w_scale_ptr)
-    k = first_byte + inputs_of(BLOCK_B, BLOCK_B, B, True)
+    k = lowest_input(first_byte, CHUNK) + inputs_of(BLOCK_B, BLOCK_B, APART, True)
     # a byte behind the last one of a row would lie on the next plane's first
     mask = (first_byte + tl.arange(0, 4 * BLOCK_B) % BLOCK_B < B) & (k < K)
     dx_ptrs = dx_ptr + m[:, None].to(tl.int64) * K + k[None, :]
@@ -95,6 +97,7 @@ def bind(problem: Problem, config: InputGradConfig) -> Bound:
             "N": problem.out_features,
             "K": problem.in_features,
             "B": num_bytes,
+            **order(problem),
             "WEIGHT": weight_unit(problem),
             "ROW_SCALES": problem.scale == "row",
             "ASM": is_nvidia(problem.gpu),

@@ -1,12 +1,17 @@
 """How Triton kernels want packed weights: rows of bytes whose digits hold inputs a quarter or a fifth of the row apart.
 
     i2/planes   (N, B) uint8, B = 64 * ceil(K / 256); byte j holds at bits 2s, 2s + 1 the weight of input s * B + j
+    i2/chunks   (N, B) uint8, the same for 256 inputs at a time: byte 64 c + j holds those of inputs 256 c + 64 s + j
     t5/planes   (N, B) uint8, B = 64 * ceil(K / 320); byte j holds ceil(v * 256 / 243), where v has the codes w + 1 of
                 inputs j, B + j, ..., 4 B + j as its digits in base 3, the highest first
 
 A field of i2 is the weight itself in two's complement (-1 is 3): shifted to the top of its byte, it is 64 times the
 weight as int8. So sums need no correction for an offset of the codes, and missing inputs are zero bits, whatever x
 holds there. A byte of t5 gives its digits by multiplication: its product with 3 carries the first one out, and so on.
+
+The matrix units want x in the order of chunks (see rows.py). Where x is quantized for one product, its codes are
+written so. In training they are kept for the gradients and shared by layers: there the weight is laid such that their
+natural order is that of chunks.
 """
 
 from typing import Any
@@ -75,6 +80,23 @@ def i2_to_canonical(laid: Array, out_features: int, in_features: int) -> Array:
     return I2.pack(((fields + 1) & 3).view(xp.int8) - 1)
 
 
+def chunks_from_canonical(packed: Array, out_features: int, in_features: int) -> Array:
+    """Canonical uint8 (N, ceil(K / 4)) -> i2/chunks: i2/planes of rows of one chunk each."""
+    xp = array_module(packed)
+    shape = out_features, 4 * row_bytes(in_features)
+    padded = xp.zeros(shape, dtype=xp.uint8, **device_of(packed))
+    padded[:, :in_features] = I2.unpack(packed, in_features).view(xp.uint8) & 3
+    planes = planes_of(padded.reshape(-1, 4 * CHUNK), 4, missing=0)
+    return I2.join(planes).reshape(i2_shape(out_features, in_features))
+
+
+def chunks_to_canonical(laid: Array, out_features: int, in_features: int) -> Array:
+    """The inverse of `chunks_from_canonical`."""
+    xp = array_module(laid)
+    fields = joined(I2.digits(laid.reshape(-1, CHUNK)), 4 * CHUNK).reshape(out_features, -1)[:, :in_features]
+    return I2.pack(((fields + 1) & 3).view(xp.int8) - 1)
+
+
 def t5_shape(out_features: int, in_features: int) -> tuple[int, int]:
     return out_features, row_bytes(in_features, 5)
 
@@ -102,5 +124,18 @@ def cast(values: Array, dtype: Any) -> Array:
 
 I2_PLANES = Layout("i2/planes", I2, i2_shape, i2_from_canonical, i2_to_canonical)
 T5_PLANES = Layout("t5/planes", T5, t5_shape, t5_from_canonical, t5_to_canonical)
-LAYOUTS = (I2_PLANES, T5_PLANES)
-PLANES = {I2_PLANES.name: 4, T5_PLANES.name: 5}
+I2_CHUNKS = Layout("i2/chunks", I2, i2_shape, chunks_from_canonical, chunks_to_canonical)
+LAYOUTS = (I2_PLANES, T5_PLANES, I2_CHUNKS)
+I2_LAYOUTS = (I2_PLANES.name, I2_CHUNKS.name)
+PLANES = {I2_PLANES.name: 4, T5_PLANES.name: 5, I2_CHUNKS.name: 4}
+
+
+def in_chunks(problem: Problem) -> bool:
+    """Whether the natural order of inputs is that of the weight's chunks."""
+    return problem.layout == I2_CHUNKS.name
+
+
+def order(problem: Problem) -> dict[str, int]:
+    """By what kernels find the inputs of a byte of i2: how far apart they are, and CHUNK of `codes.lowest_input`."""
+    chunk = CHUNK if in_chunks(problem) else 0
+    return {"APART": chunk or row_bytes(problem.in_features), "CHUNK": chunk}

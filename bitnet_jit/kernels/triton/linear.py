@@ -11,7 +11,7 @@ from functools import partial
 from bitnet_jit.kernels.kernel import Config, Kernel
 from bitnet_jit.kernels.triton import arrange, fused_gemv, gemm, gemv, input_grad, planes, rows, small, split, target
 from bitnet_jit.kernels.triton.launch import ALIGN, Bound, Launch, Scratch
-from bitnet_jit.kernels.triton.layout import I2_PLANES, PLANES, padded_inputs
+from bitnet_jit.kernels.triton.layout import I2_LAYOUTS, PLANES, in_chunks, padded_inputs
 from bitnet_jit.problem import MAX_IN_FEATURES, Problem
 
 Refusal = Callable[[Problem], str | None]
@@ -56,14 +56,14 @@ def single(launch: Callable[..., Launch]) -> Callable[..., tuple[Launch, ...]]:
 
 def bind_codes(problem: Problem, config: Config, way: Way) -> Bound:
     """`quantized_linear` and `ternary_matmul`: x_q (M, K) in natural order."""
-    in_features, stride = problem.in_features, padded_inputs(problem)
+    in_features, stride, natural = problem.in_features, padded_inputs(problem), not in_chunks(problem)
     whole = in_features % ALIGN == 0  # rows of codes begin at whole words
 
     def launches(m: int) -> tuple[Launch, ...]:
         if whole:
-            return way.launches(problem, m, config, "x_q", in_features, True)
+            return way.launches(problem, m, config, "x_q", in_features, natural)
         product = way.launches(problem, m, config, "x_padded", stride, not way.chunks)
-        return arrange.launch(problem, m, way.chunks), *product
+        return arrange.launch(problem, m, way.chunks and natural), *product
 
     def scratch(m: int) -> Scratch:
         padded = {} if whole else {"x_padded": (m * stride, "int8")}
@@ -75,9 +75,10 @@ def bind_codes(problem: Problem, config: Config, way: Way) -> Bound:
 def bind_bit_linear(problem: Problem, config: Config, way: Way) -> Bound:
     """Quantize x, multiply its codes."""
     stride, quantizer = padded_inputs(problem), rows.configs(problem)[0]
+    chunks = way.chunks and not in_chunks(problem)
 
     def launches(m: int) -> tuple[Launch, ...]:
-        quantize = rows.launch(problem, m, quantizer, "quantize_activation", stride, way.chunks, way.late(problem))
+        quantize = rows.launch(problem, m, quantizer, "quantize_activation", stride, chunks, way.late(problem))
         return quantize, *way.launches(problem, m, config, "x_q", stride, not way.chunks)
 
     def scratch(m: int) -> Scratch:
@@ -107,9 +108,14 @@ def why_not_groups(problem: Problem) -> str | None:
 
 def why_not_i2(problem: Problem) -> str | None:
     """What the kernels for i2 and scales of tensors or rows refuse."""
-    if problem.layout != I2_PLANES.name:
-        return f"reads the layout {I2_PLANES.name}, not {problem.layout!r}"
+    if problem.layout not in I2_LAYOUTS:
+        return f"reads the layouts {' and '.join(I2_LAYOUTS)}, not {problem.layout!r}"
     return why_not_groups(problem)
+
+
+def why_not_planes(problem: Problem) -> str | None:
+    """What the kernels refuse that read planes of whole rows."""
+    return f"reads planes of whole rows, not {problem.layout}" if in_chunks(problem) else None
 
 
 def takes_rows(fewest: int, most: int) -> Refusal:
@@ -133,7 +139,15 @@ def all_of(*refusals: Refusal) -> Refusal:
 
 
 FOR_CODES = (
-    Way("gemv", single(gemv.launch), False, gemv.configs, gemv.space, (gemv.why_not, why_not_groups), gemv.rank),
+    Way(
+        "gemv",
+        single(gemv.launch),
+        False,
+        gemv.configs,
+        gemv.space,
+        (gemv.why_not, why_not_groups, why_not_planes),
+        gemv.rank,
+    ),
     Way(
         "small",
         single(small.launch),
@@ -155,11 +169,11 @@ FOR_CODES = (
         split.rank,
         split.scratch,
     ),
-    Way("planes", single(planes.launch), False, planes.configs, planes.space, (planes.why_not,)),
+    Way("planes", single(planes.launch), False, planes.configs, planes.space, (planes.why_not, why_not_planes)),
 )
 FOR_FLOATS = (
-    Way("gemm", single(gemm.launch), False, gemm.float_configs, gemm.float_space, (why_not_i2,)),
-    Way("planes", single(planes.launch), False, planes.configs, planes.space, (planes.why_not,)),
+    Way("gemm", single(gemm.launch), False, gemm.float_configs, gemm.float_space, (why_not_i2, why_not_planes)),
+    Way("planes", single(planes.launch), False, planes.configs, planes.space, (planes.why_not, why_not_planes)),
 )
 OPS = {"bit_linear": bind_bit_linear, "quantized_linear": bind_codes, "ternary_matmul": bind_codes}
 KERNELS = (
@@ -168,7 +182,7 @@ KERNELS = (
         "bit_linear",
         fused_gemv.bind,
         fused_gemv.configs,
-        all_of(why_not_codes, why_not, fused_gemv.why_not, why_not_groups),
+        all_of(why_not_codes, why_not, fused_gemv.why_not, why_not_groups, why_not_planes),
         fused_gemv.space,
         fused_gemv.rank,
     ),

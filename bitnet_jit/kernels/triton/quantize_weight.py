@@ -1,7 +1,7 @@
 """`quantize_weight`: absmean quantization of a float weight, straight into the layout that kernels read.
 
     w_scale = max(mean|w|, 1e-5)         summed in float64, rounded once to float32          (arXiv 2402.17764, eq. 1-3)
-    w_q     = clip(round(w / w_scale), -1, 1), packed as `i2/planes`
+    w_q     = clip(round(w / w_scale), -1, 1), packed as `i2/planes` or `i2/chunks`
 
 The first kernel leaves sums of equal parts of the weight, as many on every device, so that the scale is the same on
 all. Each program of the second adds them up and codes a tile. No division is needed there: with s > 0 and w float32,
@@ -22,9 +22,9 @@ import triton.language as tl
 
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.triton import target
-from bitnet_jit.kernels.triton.codes import let_next_begin, wait
+from bitnet_jit.kernels.triton.codes import let_next_begin, lowest_input, wait
 from bitnet_jit.kernels.triton.launch import Bound, Launch, Scratch
-from bitnet_jit.kernels.triton.layout import I2_PLANES, row_bytes
+from bitnet_jit.kernels.triton.layout import I2_LAYOUTS, order, row_bytes
 from bitnet_jit.problem import Problem
 
 EPS = tl.constexpr(1e-5)
@@ -73,12 +73,14 @@ def field(w, half):
 def quantize_weight_kernel(
     w_ptr,  # (N, K) float
     sums_ptr,  # (PARTS,) float64
-    packed_ptr,  # (N, B) uint8: i2/planes
+    packed_ptr,  # (N, B) uint8: i2
     scale_ptr,  # () float32
     PARTS,
     N,
     K,
     B,
+    APART,  # of the inputs whose weights share a byte, the distance
+    CHUNK: tl.constexpr,  # bytes of the layout's chunks; 0: planes
     SIZE: tl.constexpr,  # N * K
     DEPENDENT: tl.constexpr,
     MOST_PARTS: tl.constexpr,
@@ -88,12 +90,14 @@ def quantize_weight_kernel(
     tiles = tl.cdiv(B, BLOCK_B)
     tile = tl.num_programs(0) - 1 - tl.program_id(0)  # what the sums have read last is in the second cache still
     n = (tile // tiles * BLOCK_N + tl.arange(0, BLOCK_N))[:, None]
-    byte = (tile % tiles * BLOCK_B + tl.arange(0, BLOCK_B))[None, :]
-    w_ptrs, inside = w_ptr + n.to(tl.int64) * K + byte, (n < N) & (byte < B)
-    w0 = tl.load(w_ptrs, mask=inside & (byte < K), other=0.0).to(tl.float32)
-    w1 = tl.load(w_ptrs + B, mask=inside & (byte < K - B), other=0.0).to(tl.float32)
-    w2 = tl.load(w_ptrs + 2 * B, mask=inside & (byte < K - 2 * B), other=0.0).to(tl.float32)
-    w3 = tl.load(w_ptrs + 3 * B, mask=inside & (byte < K - 3 * B), other=0.0).to(tl.float32)
+    first_byte, byte = tile % tiles * BLOCK_B, tl.arange(0, BLOCK_B)[None, :]
+    k = lowest_input(first_byte, CHUNK) + lowest_input(byte, CHUNK)
+    byte = first_byte + byte
+    w_ptrs, inside = w_ptr + n.to(tl.int64) * K + k, (n < N) & (byte < B)
+    w0 = tl.load(w_ptrs, mask=inside & (k < K), other=0.0).to(tl.float32)
+    w1 = tl.load(w_ptrs + APART, mask=inside & (k < K - APART), other=0.0).to(tl.float32)
+    w2 = tl.load(w_ptrs + 2 * APART, mask=inside & (k < K - 2 * APART), other=0.0).to(tl.float32)
+    w3 = tl.load(w_ptrs + 3 * APART, mask=inside & (k < K - 3 * APART), other=0.0).to(tl.float32)
     wait(DEPENDENT)
     part = tl.arange(0, MOST_PARTS)
     total = tl.sum(tl.load(sums_ptr + part, mask=part < PARTS, other=0.0), axis=0)
@@ -124,6 +128,7 @@ def bind(problem: Problem, config: QuantizeConfig) -> Bound:
         "N": problem.out_features,
         "K": problem.in_features,
         "B": num_bytes,
+        **order(problem),
         "SIZE": size,
         "DEPENDENT": dependent,
         "MOST_PARTS": MOST_PARTS,
@@ -156,8 +161,8 @@ def space(problem: Problem) -> tuple[QuantizeConfig, ...]:
 
 def why_not(problem: Problem) -> str | None:
     """What this kernel refuses, in words."""
-    if problem.layout != I2_PLANES.name:
-        return f"writes the layout {I2_PLANES.name}, not {problem.layout!r}"
+    if problem.layout not in I2_LAYOUTS:
+        return f"writes the layouts {' and '.join(I2_LAYOUTS)}, not {problem.layout!r}"
     return target.why_not(problem.gpu)
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from triton_calls import ON_GPU, call, every, laid, needs_device, problem_of
 
 from bitnet_jit import reference
+from bitnet_jit.kernels.triton.layout import I2_LAYOUTS
 
 EPSILON = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}  # relative error of one rounding
 DTYPES = ["float32", "bfloat16", "float16"] if ON_GPU else ["float32"]  # the interpreter truncates to bfloat16
@@ -121,16 +122,17 @@ def test_groups_are_whole_runs(kernel):
     rows=ROWS,
     features=FEATURES,
     scale=st.sampled_from(["tensor", "row"]),
+    layout=st.sampled_from(I2_LAYOUTS),
     dtype=st.sampled_from(DTYPES),
     pick=st.integers(0, 999),
 )
-def test_the_gradient_of_the_input(kernel, rows, features, scale, dtype, pick):
+def test_the_gradient_of_the_input(kernel, rows, features, scale, layout, dtype, pick):
     shape = (rows, *features)
     _, w_q, w_scale, _ = draw(shape, scale, dtype)
     dy = draw((rows, features[1], features[0]), "tensor", dtype)[0]
-    problem = float_problem(kernel.op, shape, scale, x_dtype=dtype)
+    problem = float_problem(kernel.op, shape, scale, x_dtype=dtype, layout=layout)
     configs = kernel.all_configs(problem)
-    dx = call(kernel, problem, configs[pick % len(configs)], dy, laid(w_q), w_scale)
+    dx = call(kernel, problem, configs[pick % len(configs)], dy, laid(w_q, layout), w_scale)
     exact, bound = reference.bit_linear_a16_float64(
         dy.double().numpy() * w_scale, np.ascontiguousarray(w_q.T), np.float32(1)
     )

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("triton", reason="the package triton is not installed")
 
-FILES = ("linear", "floats", "rows", "norm_gradients")
+FILES = ("linear", "floats", "rows", "weights", "norm_gradients")
 
 
 @pytest.mark.slow
@@ -30,21 +30,32 @@ def test_the_suite_passes_in_the_interpreter():
     assert "TRITON_INTERPRET is not set" not in done.stdout, done.stdout[-2000:]
 
 
-DECODER = """
+ON_TRITON_ALONE = """
 import torch, bitnet_jit
 from bitnet_jit.kernels import registry
+from bitnet_jit.ops.calls import DISPATCHER, forget
+
+def on_triton_alone():
+    forget()
+    DISPATCHER._choices.clear()
+    for found in (registry.preferred_layout, registry.training_layout):
+        found.cache_clear()
+    registry.BACKENDS["triton"] = registry.Entry(("triton",), ("cpu",))
+    del registry.BACKENDS["numba"]
+
+def backends():
+    return {choice.kernel.name.partition(".")[0] for choice in DISPATCHER._choices.values()}
+"""
+
+DECODER = """
 from bitnet_jit.models.embedded import embedded_model
-from bitnet_jit.ops.calls import DISPATCHER
 
 ids = torch.tensor([list(b"And it")] * 2)
 expected = bitnet_jit.load(embedded_model())(ids)
-DISPATCHER._choices.clear()
-registry.preferred_layout.cache_clear()
-registry.BACKENDS["triton"] = registry.Entry(("triton",), ("cpu",))
-del registry.BACKENDS["numba"]
+on_triton_alone()
 decoder = bitnet_jit.load(embedded_model())
 difference = (decoder(ids) - expected).abs()
-print({choice.kernel.name.partition(".")[0] for choice in DISPATCHER._choices.values()})
+print(backends())
 print(difference.mean().item() < 0.1, difference.max().item() < 0.6)
 """
 
@@ -52,6 +63,33 @@ print(difference.mean().item() < 0.1, difference.max().item() < 0.6)
 @pytest.mark.slow
 def test_a_decoder_runs_on_these_kernels_alone():
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-c", DECODER]
+    command = [sys.executable, "-c", ON_TRITON_ALONE + DECODER]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.stdout.splitlines() == ["{'triton'}", "True True"], done.stderr[-2000:]
+
+
+TRAINING = """
+def trained(in_features, rows):
+    generator = torch.Generator().manual_seed(in_features + rows)
+    shapes = (rows, in_features), (40, in_features), (rows, 40)
+    x, w, dy = (torch.randn(*shape, generator=generator) for shape in shapes)
+    x, w = x.requires_grad_(), w.requires_grad_()
+    y = torch.ops.bitnet_jit.bit_linear_train(x, w, None, None, 0.0)
+    return y.detach(), *torch.autograd.grad(y, (x, w), dy)
+
+sizes = [(in_features, rows) for in_features in (256, 272, 300) for rows in (1, 20, 140)]
+expected = [trained(*size) for size in sizes]
+on_triton_alone()
+for wanted, found in zip(expected, (trained(*size) for size in sizes)):
+    assert torch.equal(wanted[0], found[0])
+    torch.testing.assert_close(found[1:], wanted[1:], rtol=1e-5, atol=1e-4)
+print(backends(), registry.training_layout("cpu").name)
+"""
+
+
+@pytest.mark.slow
+def test_a_layer_trains_on_these_kernels_alone():
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-c", ON_TRITON_ALONE + TRAINING]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.stdout == "{'triton'} i2/chunks\n", done.stderr[-2000:]
