@@ -7,16 +7,17 @@ import pytest
 import torch
 
 import bitnet_jit
-from bitnet_jit.ops.scratch import scratch
+from bitnet_jit.ops.scratch import LEAST_BYTES, scratch
 
 
 def test_a_thread_has_the_memory_until_it_asks_again():
-    first = scratch((3, 5), torch.bfloat16).fill_(1)
-    assert (first.shape, first.dtype) == ((3, 5), torch.bfloat16)
+    first = scratch((1000, 700), torch.bfloat16).fill_(1)
+    assert (first.shape, first.dtype) == ((1000, 700), torch.bfloat16)
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(lambda: scratch((3, 5), torch.bfloat16).fill_(2)).result()
+        pool.submit(lambda: scratch((1000, 700), torch.bfloat16).fill_(2)).result()
     assert (first == 1).all()
-    assert scratch((2,), torch.float32).data_ptr() == first.data_ptr()
+    assert scratch((LEAST_BYTES,), torch.uint8).data_ptr() == first.data_ptr()
+    assert scratch((5, 7), torch.float32).data_ptr() != first.data_ptr()
 
 
 def gradients(layer, x, dy):
@@ -29,8 +30,8 @@ def gradients(layer, x, dy):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradients_outlive_the_next_backward_passes_in_all_threads(dtype):
     torch.manual_seed(0)
-    layer, threads, together = bitnet_jit.BitLinear(160, 96, bias=False), 4, Barrier(4)
-    work = [(torch.randn(70, 160, dtype=dtype), torch.randn(70, 96, dtype=dtype)) for _ in range(threads)]
+    layer, threads, together = bitnet_jit.BitLinear(1000, 700, bias=False), 4, Barrier(4)
+    work = [(torch.randn(7, 1000, dtype=dtype), torch.randn(7, 700, dtype=dtype)) for _ in range(threads)]
     alone = [[g.clone() for g in gradients(layer, *one)] for one in work]
 
     def train(index):
