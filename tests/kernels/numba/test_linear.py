@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from halves import stored, values
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -85,16 +86,6 @@ def floats(draw, rows, columns, dtype):
     return stored(x, dtype)
 
 
-def stored(x, dtype):
-    """(the array as a kernel takes it, its values as float32)."""
-    if dtype == "bfloat16":
-        bits = (x.view(np.uint32) >> 16).astype(np.uint16)
-        return bits, (bits.astype(np.uint32) << 16).view(np.float32)
-    with np.errstate(over="ignore"):
-        narrow = x.astype(dtype)
-    return narrow, narrow.astype(np.float32)
-
-
 def rounded(y, dtype):
     """A float32 result as the values of `dtype` nearest to it, half to even."""
     if dtype != "bfloat16":
@@ -103,10 +94,6 @@ def rounded(y, dtype):
     bits = y.view(np.uint32)
     bits = np.where(np.isnan(y), 0x7FC0, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint32)
     return (bits << 16).view(np.float32)
-
-
-def values(y, dtype):
-    return (y.astype(np.uint32) << 16).view(np.float32) if dtype == "bfloat16" else y.astype(np.float32)
 
 
 def poisoned(rows, columns, dtype):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from halves import stored, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,18 +16,6 @@ EPS = 1e-5
 FEATURES = (1, 2, 3, 17, 31, 32, 33, 255, 256, 257, 600)
 ROWS = (1, 2, 3, 17, 33, MOST_PIECES, MOST_PIECES + 1, 150)
 ROUNDING = {"float32": 2.0**-23, "bfloat16": 2.0**-8, "float16": 2.0**-10}
-
-
-def stored(x, dtype):
-    """(the array as a kernel takes it, its values as float32)."""
-    if dtype == "bfloat16":
-        bits = (x.view(np.uint32) >> 16).astype(np.uint16)
-        return bits, values(bits, dtype)
-    return x.astype(dtype), x.astype(dtype).astype(np.float32)
-
-
-def values(y, dtype):
-    return (y.astype(np.uint32) << 16).view(np.float32) if dtype == "bfloat16" else y.astype(np.float32)
 
 
 def run(dy, x, weight, dtype, weight_dtype, threads=2, eps=EPS):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from halves import stored, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,20 +16,6 @@ DTYPES = ("float32", "bfloat16", "float16")
 EPS = 1e-5
 KERNELS = {kernel.op: kernel for kernel in BACKEND.kernels if kernel.op.endswith(("norm", "quantize", "activation"))}
 QUICK = settings(max_examples=15)
-
-
-def stored(x, dtype):
-    """(the array as a kernel takes it, its values as float32)."""
-    if dtype == "bfloat16":
-        bits = (x.view(np.uint32) >> 16).astype(np.uint16)
-        return bits, (bits.astype(np.uint32) << 16).view(np.float32)
-    with np.errstate(over="ignore", under="ignore"):
-        narrow = x.astype(dtype)
-    return narrow, narrow.astype(np.float32)
-
-
-def values(y, dtype):
-    return (y.astype(np.uint32) << 16).view(np.float32) if dtype == "bfloat16" else y.astype(np.float32)
 
 
 def rows_of(draw, rows, features, dtype):
