@@ -45,6 +45,7 @@ class GemmConfig:
 
 STAGES = {16: (8, 6, 3), 32: (6, 4, 4), 64: (4, 3, 3)}  # by the height of a deep tile: alone, by two, or more
 MOST_PREFETCHED = 8 << 20  # bytes
+MOST_SUMS, WARP = 128, 32  # of a thread, whose registers hold no more; threads
 LEAST_TILE = GemmConfig(16, 32, 64, 8, 4, 2)
 
 
@@ -206,7 +207,7 @@ def other_tiles(problem: Problem) -> tuple[GemmConfig, ...]:
 
 
 def space(problem: Problem) -> tuple[GemmConfig, ...]:
-    """Tiles by the number of rows; 4 warps, or 8 where each has 64 sums a thread still."""
+    """Tiles by the number of rows; 4 warps, or 8 where each thread has 32 sums still."""
     return tiles_to_try(problem, (64, 128), 1)
 
 
@@ -218,10 +219,13 @@ def float_space(problem: Problem) -> tuple[GemmConfig, ...]:
 def tiles_to_try(problem: Problem, depths: tuple[int, ...], element_bytes: int) -> tuple[GemmConfig, ...]:
     """Tiles so many packed bytes deep."""
     group = 4 if problem.rows >= 1024 else 8
+    widths = (32, 64, 128, 256) if problem.rows >= 128 else (32, 64, 128)
     found = tuple(
         GemmConfig(block_m, block_n, block_bytes, group, num_warps, num_stages)
-        for block_m, block_n, block_bytes in product(heights(problem), (32, 64, 128), depths)
-        for num_warps in ((4, 8) if block_m * block_n >= 64 * 128 else (4,))
+        for block_m, block_n, block_bytes in product(heights(problem), widths, depths)
+        for num_warps in (4, 8)
+        if num_warps == 4 or block_m * block_n >= 64 * 128
+        if block_m * block_n <= MOST_SUMS * num_warps * WARP
         for num_stages in ((2, 3, 4) if block_bytes == 128 else (3, 4, 6))
     )
     return fitting(problem, found, lambda config: config.shared_memory(element_bytes))

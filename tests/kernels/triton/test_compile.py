@@ -15,7 +15,7 @@ from triton.compiler import ASTSource
 from triton_calls import BACKEND
 
 from bitnet_jit.kernels.triton.launch import example
-from bitnet_jit.kernels.triton.layout import I2_LAYOUTS
+from bitnet_jit.kernels.triton.layout import I2_CHUNKS
 from bitnet_jit.kernels.triton.target import interpreted
 from bitnet_jit.ops.triton_tensors import kinds_of, outputs_of, scratch_of
 from bitnet_jit.problem import Gpu, Problem
@@ -53,26 +53,19 @@ PROBLEMS = (
     replace(A8, op="bit_linear", x_dtype="bfloat16", activation="a16", scale="group", group_size=128),
     replace(A8, op="quantized_linear"),
     replace(A8, op="quantized_linear", in_features=4096),
-    replace(A8, op="quantized_linear", in_features=4096, layout="i2/chunks"),
     replace(A8, op="quantized_linear", in_features=IN_FEATURES + 1),
     replace(A8, op="ternary_matmul", y_dtype="int32", scale="", bias=""),
     replace(A8, op="bit_linear", x_dtype="bfloat16", layout="t5/planes"),
     replace(A8, op="bit_linear", x_dtype="bfloat16", layout="t5/planes", activation="a16"),
     replace(A8, op="bit_linear_input_grad", activation="", x_dtype="float32", y_dtype="float32", bias=""),
+    replace(A8, op="bit_linear_input_grad", activation="", x_dtype="bfloat16", bias=""),
     *(
-        replace(problem, layout=layout)
-        for layout in I2_LAYOUTS
-        for problem in (
-            replace(
-                A8, op="quantize_weight", activation="", x_dtype="float32", y_dtype="uint8", scale="tensor", bias=""
-            ),
-            replace(
-                A8, op="quantize_weight", activation="", x_dtype="bfloat16", y_dtype="uint8", scale="tensor", bias=""
-            ),
-            replace(A8, op="dequantize_weight", activation="", x_dtype="uint8", scale="tensor", bias=""),
-            replace(A8, op="dequantize_weight", activation="", x_dtype="uint8", scale="row", bias=""),
-            replace(A8, op="bit_linear_input_grad", activation="", x_dtype="bfloat16", bias=""),
-        )
+        replace(A8, op="quantize_weight", activation="", x_dtype=dtype, y_dtype="uint8", scale="tensor", bias="")
+        for dtype in ("float32", "bfloat16")
+    ),
+    *(
+        replace(A8, op="dequantize_weight", activation="", x_dtype="uint8", scale=scale, bias="")
+        for scale in ("tensor", "row")
     ),
     replace(A8, op="dequantize_activation", layout="", activation="", scale="", bias=""),
     *(
@@ -87,11 +80,19 @@ PROBLEMS = (
         )
     ),
 )
+OF_TRAINING = {"quantized_linear", "quantize_weight", "dequantize_weight", "bit_linear_input_grad"}
+
+
+def problems(gpu):
+    """Each problem for each number of rows, and those that training brings in its own layout for one number."""
+    found = [replace(problem, rows=rows) for problem in PROBLEMS for rows in ROWS]
+    found += [replace(one, layout=I2_CHUNKS.name) for one in found if one.op in OF_TRAINING and one.rows == ROWS[-1]]
+    return [replace(problem, gpu=gpu) for problem in found]
 
 
 def launches(gpu):
     """(launch, what its operands are) of every kernel's default config for some problem."""
-    for problem in (replace(problem, gpu=gpu, rows=rows) for problem in PROBLEMS for rows in ROWS):
+    for problem in problems(gpu):
         for kernel in BACKEND.kernels:
             if kernel.op == problem.op and kernel.why_not(problem) is None:
                 bound = kernel.bind(problem, kernel.configs(problem)[0])
