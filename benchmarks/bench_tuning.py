@@ -38,6 +38,7 @@ BEST = 0.02  # for those that may be the best
 LAST = 0.05
 LEFT = 12  # of them
 SEARCHES = ("quick", "full", "full")
+OPS = ("bit_linear", "quantized_linear")
 
 
 @dataclass(frozen=True)
@@ -135,12 +136,24 @@ def gain(lines: Sequence[Line]) -> str:
     )
 
 
+def as_asked(problem: Problem, given: argparse.Namespace) -> Problem:
+    """A problem of `bit_linear` as one of the op, layout and activation that the command line asks for."""
+    if given.op == "bit_linear":
+        usual = registry.preferred_layout(given.packing, problem.device_type)
+    else:
+        usual, problem = registry.training_layout(problem.device_type), replace(problem, op=given.op, x_dtype="int8")
+    layout = usual if given.layout is None else registry.get_layout(given.layout)
+    return replace(problem, layout=layout.name, activation=given.activation)
+
+
 def run(arguments: Sequence[str] | None = None) -> list[Line]:
     """Compare, print the summary, and return the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help='torch\'s word for where to run (default: "cpu")')
     parser.add_argument("--shapes", nargs="+", type=parse_shapes, default=[parse_shapes("gpu")], metavar="OUTxIN")
     parser.add_argument("--rows", nargs="+", type=at_least_one, default=ROWS, metavar="M")
+    parser.add_argument("--op", default="bit_linear", choices=OPS, help="quantized_linear is the product of training")
+    parser.add_argument("--layout", metavar="NAME", help="of the packed weights (default: the op's usual one)")
     parser.add_argument("--packing", default="i2", choices=("i2", "t5"), help="of the weights (default: i2)")
     parser.add_argument("--activation", default="a8", choices=("a8", "a16"), help="int8 codes (default) or floats")
     parser.add_argument(
@@ -152,11 +165,7 @@ def run(arguments: Sequence[str] | None = None) -> list[Line]:
     set_num_threads(given.threads)
     device, start, lines = check_device(given.device), time.monotonic(), []
     shapes = [(shape.out_features, shape.in_features) for group in given.shapes for shape in group]
-    layout = registry.preferred_layout(given.packing, device.type).name
-    problems = [
-        replace(problem, layout=layout, activation=given.activation)
-        for problem in problems_of_shapes(shapes, given.rows, device)
-    ]
+    problems = [as_asked(problem, given) for problem in problems_of_shapes(shapes, given.rows, device)]
     with on(device), torch.no_grad(), compiling(problems, device, wide=True) as ready:
         for problem in track(problems, "searching", console=Console(stderr=True)):
             if time.monotonic() - start > given.seconds:

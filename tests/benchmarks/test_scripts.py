@@ -187,12 +187,13 @@ def test_folders_are_named_by_the_cpu():
     assert run_all.folder_name("Intel(R) Xeon(R) 8481C CPU @ 2.70GHz") == "intel-xeon-8481c-cpu-2-70ghz"
 
 
-def test_tuning_is_compared_with_all_configs(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("more", [[], ["--op", "quantized_linear"], ["--layout", "i2"]])
+def test_tuning_is_compared_with_all_configs(more, tmp_path, capsys, monkeypatch):
     for name in ("EACH", "BEST", "LAST"):
         monkeypatch.setattr(bench_tuning, name, 0.0)
     file = tmp_path / "figures.json"
-    (line,) = bench_tuning.run(["--shapes", "64x96", "--rows", "1", "--json", str(file)])
-    assert line.competed >= 4
+    (line,) = bench_tuning.run(["--shapes", "64x96", "--rows", "1", "--json", str(file), *more])
+    assert line.competed >= (1 if "--layout" in more else 4)
     assert line.best["microseconds"] <= line.usual["microseconds"]
     assert all(ratio is None or ratio >= 1 for ratio in line.ratios())
     assert json.loads(file.read_text())[0]["shape"] == "64x96"
