@@ -144,8 +144,23 @@ def inputs_of(BYTES: tl.constexpr, CHUNK: tl.constexpr, B, NATURAL: tl.constexpr
 
 
 @triton.jit
-def lowest_input(byte, CHUNK: tl.constexpr):
-    """The input at the lowest bits of a byte of a row of i2/chunks; of i2/planes, where CHUNK is 0."""
+def first_input(tile, BYTES: tl.constexpr, CHUNK: tl.constexpr):
+    """The input at the lowest bits of the first byte of a tile of a row of i2/chunks; of i2/planes, where CHUNK is 0.
+
+    Written so that the compiler sees of what it is a multiple: it follows no remainder of the byte's own number.
+    """
+    if CHUNK > BYTES:
+        PARTS: tl.constexpr = CHUNK // BYTES
+        first = tile // PARTS * (4 * CHUNK) + tile % PARTS * BYTES
+    else:
+        first = tile * BYTES * (4 if CHUNK else 1)
+    return first
+
+
+@triton.jit
+def lowest_inputs(BYTES: tl.constexpr, CHUNK: tl.constexpr):
+    """The same of every byte of a tile, from the first one's on."""
+    byte = tl.arange(0, BYTES)
     return byte // CHUNK * (4 * CHUNK) + byte % CHUNK if CHUNK else byte
 
 

@@ -13,7 +13,7 @@ import triton.language as tl
 
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.triton import target
-from bitnet_jit.kernels.triton.codes import let_next_begin, lowest_input, wait
+from bitnet_jit.kernels.triton.codes import first_input, let_next_begin, lowest_inputs, wait
 from bitnet_jit.kernels.triton.launch import Bound, Launch
 from bitnet_jit.kernels.triton.layout import I2_LAYOUTS, order, row_bytes
 from bitnet_jit.problem import Problem
@@ -47,9 +47,8 @@ def dequantize_weight_kernel(
     wait(DEPENDENT)
     tiles = tl.cdiv(B, BLOCK_B)
     n = (tl.program_id(0) // tiles * BLOCK_N + tl.arange(0, BLOCK_N))[:, None]
-    first_byte, byte = tl.program_id(0) % tiles * BLOCK_B, tl.arange(0, BLOCK_B)[None, :]
-    k = lowest_input(first_byte, CHUNK) + lowest_input(byte, CHUNK)
-    byte = first_byte + byte
+    byte = (tl.program_id(0) % tiles * BLOCK_B + tl.arange(0, BLOCK_B))[None, :]
+    k = (first_input(tl.program_id(0) % tiles, BLOCK_B, CHUNK) + lowest_inputs(BLOCK_B, CHUNK))[None, :]
     packed = tl.load(packed_ptr + n.to(tl.int64) * B + byte, mask=(n < N) & (byte < B), other=0).to(tl.int32)
     scale = tl.load(scale_ptr + n, mask=n < N, other=0.0) if ROW_SCALES else tl.load(scale_ptr)
     w_ptrs = w_ptr + n.to(tl.int64) * K + k

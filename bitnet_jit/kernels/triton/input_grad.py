@@ -10,7 +10,7 @@ from itertools import product
 import triton
 import triton.language as tl
 
-from bitnet_jit.kernels.triton.codes import inputs_of, join_planes, lowest_input
+from bitnet_jit.kernels.triton.codes import first_input, inputs_of, join_planes
 from bitnet_jit.kernels.triton.launch import Bound, Launch
 from bitnet_jit.kernels.triton.layout import order, row_bytes
 from bitnet_jit.kernels.triton.outputs import weight_unit
@@ -79,7 +79,7 @@ def input_grad_kernel(
     dx = acc * (1.0 / WEIGHT)
     if not ROW_SCALES:
         dx = dx * tl.load(w_scale_ptr)
-    k = lowest_input(first_byte, CHUNK) + inputs_of(BLOCK_B, BLOCK_B, APART, True)
+    k = first_input(tl.program_id(0) % b_tiles, BLOCK_B, CHUNK) + inputs_of(BLOCK_B, BLOCK_B, APART, True)
     # a byte behind the last one of a row would lie on the next plane's first
     mask = (first_byte + tl.arange(0, 4 * BLOCK_B) % BLOCK_B < B) & (k < K)
     dx_ptrs = dx_ptr + m[:, None].to(tl.int64) * K + k[None, :]

@@ -136,6 +136,6 @@ def in_chunks(problem: Problem) -> bool:
 
 
 def order(problem: Problem) -> dict[str, int]:
-    """By what kernels find the inputs of a byte of i2: how far apart they are, and CHUNK of `codes.lowest_input`."""
+    """By what kernels find the inputs of a byte of i2: how far apart they are, and CHUNK of `codes.first_input`."""
     chunk = CHUNK if in_chunks(problem) else 0
     return {"APART": chunk or row_bytes(problem.in_features), "CHUNK": chunk}

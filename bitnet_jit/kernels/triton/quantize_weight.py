@@ -22,7 +22,7 @@ import triton.language as tl
 
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.triton import target
-from bitnet_jit.kernels.triton.codes import let_next_begin, lowest_input, wait
+from bitnet_jit.kernels.triton.codes import first_input, let_next_begin, lowest_inputs, wait
 from bitnet_jit.kernels.triton.launch import Bound, Launch, Scratch
 from bitnet_jit.kernels.triton.layout import I2_LAYOUTS, order, row_bytes
 from bitnet_jit.problem import Problem
@@ -90,9 +90,8 @@ def quantize_weight_kernel(
     tiles = tl.cdiv(B, BLOCK_B)
     tile = tl.num_programs(0) - 1 - tl.program_id(0)  # what the sums have read last is in the second cache still
     n = (tile // tiles * BLOCK_N + tl.arange(0, BLOCK_N))[:, None]
-    first_byte, byte = tile % tiles * BLOCK_B, tl.arange(0, BLOCK_B)[None, :]
-    k = lowest_input(first_byte, CHUNK) + lowest_input(byte, CHUNK)
-    byte = first_byte + byte
+    byte = (tile % tiles * BLOCK_B + tl.arange(0, BLOCK_B))[None, :]
+    k = (first_input(tile % tiles, BLOCK_B, CHUNK) + lowest_inputs(BLOCK_B, CHUNK))[None, :]
     w_ptrs, inside = w_ptr + n.to(tl.int64) * K + k, (n < N) & (byte < B)
     w0 = tl.load(w_ptrs, mask=inside & (k < K), other=0.0).to(tl.float32)
     w1 = tl.load(w_ptrs + APART, mask=inside & (k < K - APART), other=0.0).to(tl.float32)

@@ -1,6 +1,8 @@
 """Every kernel's default config compiles for every GPU that is promised: no GPU is needed for that."""
 
 import multiprocessing
+import re
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 
@@ -166,3 +168,23 @@ def test_default_configs_compile(name):
     assert {function for function, *_ in different} == {f"{name}_kernel" for name in ways}
     found = in_processes(list(different.values()))
     assert {key: most for key, most in zip(different, found, strict=True) if most > gpu.shared_memory} == {}
+
+
+def accesses(problem):
+    """How many instructions of each width reach memory in the last launch of a problem's kernel, on an H200."""
+    target, gpu = GPUS["cuda-90"]
+    problem = replace(problem, gpu=gpu, rows=128, out_features=6912, in_features=2560)
+    kernel = next(found for found in BACKEND.kernels if found.op == problem.op and found.why_not(problem) is None)
+    bound = kernel.bind(problem, kernel.configs(problem)[0])
+    kinds = kinds_of(problem, outputs_of(problem, torch.Size((128, 2560))) | scratch_of(bound, 128))
+    launch = bound.launches(128)[-1]
+    ptx = compile_for(target, launch, example(launch, kinds)).asm["ptx"]
+    return Counter(re.findall(r"(?:ld|st)\.global[.\w]*", ptx))
+
+
+@pytest.mark.skipif(interpreted(), reason="the interpreter compiles nothing")
+@pytest.mark.parametrize("problem", [problem for problem in PROBLEMS if problem.op in OF_TRAINING], ids=str)
+def test_chunks_are_read_and_written_as_widely_as_planes(problem):
+    found = accesses(replace(problem, layout=I2_CHUNKS.name))
+    assert found == accesses(problem)
+    assert any(".v4." in instruction for instruction in found)
