@@ -162,6 +162,8 @@ def run(arguments: Sequence[str] | None = None) -> list[Line]:
     parser.add_argument("--seconds", type=positive, default=float("inf"), help="most that it may take")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     given = parser.parse_args(arguments)
+    if given.op != "bit_linear" and (given.packing, given.activation) != ("i2", "a8"):
+        parser.error(f"--op {given.op} is of i2 weights and int8 codes")
     set_num_threads(given.threads)
     device, start, lines = check_device(given.device), time.monotonic(), []
     shapes = [(shape.out_features, shape.in_features) for group in given.shapes for shape in group]

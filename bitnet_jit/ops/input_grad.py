@@ -15,7 +15,7 @@ from bitnet_jit.ops.calls import Call, describe, dtype_name, keep, make_call, ne
 from bitnet_jit.ops.library import define
 from bitnet_jit.ops.linear import SCALES
 from bitnet_jit.ops.scratch import scratch
-from bitnet_jit.ops.weights import dequantize_weight
+from bitnet_jit.ops.weights import find_dequantize
 from bitnet_jit.problem import Problem
 
 CALLS = new_calls()
@@ -58,8 +58,11 @@ def dense(problem: Problem) -> Call:
     n, k, dtype = problem.out_features, problem.in_features, getattr(torch, problem.y_dtype)
 
     def call(dy: torch.Tensor, w_packed: torch.Tensor, w_scale: torch.Tensor) -> torch.Tensor:
-        w = scratch((n, k), dtype) if dy.is_cpu else None
-        w = dequantize_weight(w_packed, w_scale, k, n, problem.layout, problem.group_size, dtype, w)
+        dequantize = find_dequantize(w_packed, w_scale, k, n, problem.layout, problem.group_size, dtype)
+        if hasattr(dequantize, "into"):
+            w = dequantize.into(scratch((n, k), dtype), w_packed, w_scale)
+        else:
+            w = dequantize(w_packed, w_scale)
         return (dy.reshape(-1, n) @ w).reshape(*dy.shape[:-1], k)
 
     return call

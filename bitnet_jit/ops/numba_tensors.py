@@ -128,16 +128,20 @@ def bind_quantize_weight(bound: Any, problem: Problem, shape: torch.Size) -> Cal
     return call
 
 
-def bind_dequantize_weight(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., torch.Tensor]:
-    """dequantize_weight(w_packed, w_scale) -> w, a new one unless it is given."""
-    w_shape, dtype = (problem.out_features, problem.in_features), getattr(torch, problem.y_dtype)
+class DequantizeWeight:
+    """dequantize_weight(w_packed, w_scale) -> w, a new one; `into` writes over one that is there."""
 
-    def call(w_packed, w_scale, w=None):
-        w = w_packed.new_empty(w_shape, dtype=dtype) if w is None else w
-        run_weight(bound, w, contiguous(w_packed), contiguous(w_scale))
+    def __init__(self, bound: Any, problem: Problem, shape: torch.Size) -> None:
+        self._bound, self._dtype = bound, getattr(torch, problem.y_dtype)
+        self._shape = problem.out_features, problem.in_features
+
+    def __call__(self, w_packed: torch.Tensor, w_scale: torch.Tensor) -> torch.Tensor:
+        return self.into(w_packed.new_empty(self._shape, dtype=self._dtype), w_packed, w_scale)
+
+    def into(self, w: torch.Tensor, w_packed: torch.Tensor, w_scale: torch.Tensor) -> torch.Tensor:
+        """w itself, written."""
+        run_weight(self._bound, w, contiguous(w_packed), contiguous(w_scale))
         return w
-
-    return call
 
 
 def bind_dequantize_activation(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., torch.Tensor]:
@@ -173,6 +177,6 @@ BINDERS: dict[str, Callable[[Any, Problem, torch.Size], Callable[..., Any]]] = {
     "relu2_mul_norm_quantize": bind_rows,
     "silu_mul_norm_quantize": bind_rows,
     "quantize_weight": bind_quantize_weight,
-    "dequantize_weight": bind_dequantize_weight,
+    "dequantize_weight": DequantizeWeight,
     "dequantize_activation": bind_dequantize_activation,
 }

@@ -34,10 +34,6 @@ def bind(bound: Bound, problem: Problem, shape: torch.Size, device: torch.device
     with on(device):
         runs = [prepare(launch, names, kinds) for launch in bound.launches(rows)] if rows else []
     call = make_call(runs, inputs, outputs, scratch, device.index or 0)
-    if problem.op == "dequantize_weight":
-        return lambda w_packed, w_scale, w=None: (
-            call(w_packed, w_scale) if w is None else w.copy_(call(w_packed, w_scale))
-        )
     if "row_stride" not in inputs:
         return call
 

@@ -46,8 +46,13 @@ def fake_quantize_weight(weight, layout):
     return weight.new_empty(shape, dtype=torch.uint8), weight.new_empty((), dtype=torch.float32)
 
 
-def dequantize_weight(w_packed, w_scale, in_features, out_features, layout, group_size, dtype, w=None):
-    """w_packed, w_scale -> w (N, K) of a floating dtype, into a w that is given on a CPU."""
+def dequantize_weight(w_packed, w_scale, *options):
+    """w_packed, w_scale -> w (N, K) of a floating dtype."""
+    return find_dequantize(w_packed, w_scale, *options)(w_packed, w_scale)
+
+
+def find_dequantize(w_packed, w_scale, in_features, out_features, layout, group_size, dtype):
+    """What runs `dequantize_weight` on such arguments; where it has `into`, that takes a w to be written over, too."""
     scale = (w_scale.shape, w_scale.dtype, w_scale.device)
     key = (w_packed.shape, w_packed.dtype, w_packed.device, scale, in_features, out_features, layout, group_size, dtype)
     call = DEQUANTIZE.get(key)
@@ -65,7 +70,7 @@ def dequantize_weight(w_packed, w_scale, in_features, out_features, layout, grou
             group_size=group_size,
         )
         call = keep(DEQUANTIZE, key, make_call(problem, w_packed))
-    return call(w_packed, w_scale) if w is None else call(w_packed, w_scale, w)
+    return call
 
 
 def fake_dequantize_weight(w_packed, w_scale, in_features, out_features, layout, group_size, dtype):

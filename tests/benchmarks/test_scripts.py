@@ -187,6 +187,12 @@ def test_folders_are_named_by_the_cpu():
     assert run_all.folder_name("Intel(R) Xeon(R) 8481C CPU @ 2.70GHz") == "intel-xeon-8481c-cpu-2-70ghz"
 
 
+def test_training_is_tuned_for_codes_and_i2_only(capsys):
+    with pytest.raises(SystemExit):
+        bench_tuning.run(["--op", "quantized_linear", "--packing", "t5"])
+    assert "--op quantized_linear is of i2 weights and int8 codes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("more", [[], ["--op", "quantized_linear"], ["--layout", "i2"]])
 def test_tuning_is_compared_with_all_configs(more, tmp_path, capsys, monkeypatch):
     for name in ("EACH", "BEST", "LAST"):

@@ -21,10 +21,9 @@ def bind_quantize_weight(problem: Problem, config: Config):
 
 
 def bind_dequantize_weight(problem: Problem, config: Config):
-    def run(w_packed: torch.Tensor, w_scale: torch.Tensor, w: torch.Tensor | None = None) -> torch.Tensor:
+    def run(w_packed: torch.Tensor, w_scale: torch.Tensor) -> torch.Tensor:
         w_q = torch.cat([codes for _, codes in unpacked_chunks(w_packed, problem)])
-        found = dequantize_weight(w_q, w_scale, problem.group_size).to(getattr(torch, problem.y_dtype))
-        return found if w is None else w.copy_(found)
+        return dequantize_weight(w_q, w_scale, problem.group_size).to(getattr(torch, problem.y_dtype))
 
     return run
 

@@ -25,6 +25,7 @@ from bitnet_jit.problem import Problem
 
 I2, T5 = FORMATS["i2"], FORMATS["t5"]
 CHUNK = 64  # bytes of a row that kernels take at a time: B is a multiple
+ZEROS = 0x55  # four weights of 0 in canonical i2
 
 
 def row_bytes(in_features: int, planes: int = 4) -> int:
@@ -82,19 +83,18 @@ def i2_to_canonical(laid: Array, out_features: int, in_features: int) -> Array:
 
 def chunks_from_canonical(packed: Array, out_features: int, in_features: int) -> Array:
     """Canonical uint8 (N, ceil(K / 4)) -> i2/chunks: i2/planes of rows of one chunk each."""
-    xp = array_module(packed)
-    shape = out_features, 4 * row_bytes(in_features)
-    padded = xp.zeros(shape, dtype=xp.uint8, **device_of(packed))
-    padded[:, :in_features] = I2.unpack(packed, in_features).view(xp.uint8) & 3
-    planes = planes_of(padded.reshape(-1, 4 * CHUNK), 4, missing=0)
-    return I2.join(planes).reshape(i2_shape(out_features, in_features))
+    shape = i2_shape(out_features, in_features)
+    padded = array_module(packed).full(shape, ZEROS, dtype=packed.dtype, **device_of(packed))
+    padded[:, : packed.shape[1]] = packed
+    chunks = padded.reshape(-1, CHUNK)
+    return i2_from_canonical(chunks, len(chunks), 4 * CHUNK).reshape(shape)
 
 
 def chunks_to_canonical(laid: Array, out_features: int, in_features: int) -> Array:
     """The inverse of `chunks_from_canonical`."""
-    xp = array_module(laid)
-    fields = joined(I2.digits(laid.reshape(-1, CHUNK)), 4 * CHUNK).reshape(out_features, -1)[:, :in_features]
-    return I2.pack(((fields + 1) & 3).view(xp.int8) - 1)
+    chunks = laid.reshape(-1, CHUNK)
+    padded = i2_to_canonical(chunks, len(chunks), 4 * CHUNK).reshape(laid.shape)
+    return I2.pack(I2.unpack(padded, 4 * laid.shape[1])[:, :in_features])
 
 
 def t5_shape(out_features: int, in_features: int) -> tuple[int, int]:

@@ -138,16 +138,14 @@ def all_of(*refusals: Refusal) -> Refusal:
     return lambda problem: next((reason for refusal in refusals if (reason := refusal(problem))), None)
 
 
+def why_not_way(way: Way, why_not_activations: Refusal) -> Refusal:
+    """What the kernels of a way refuse: chunks, too, unless it wants x in their order."""
+    own = way.refusals if way.chunks else (*way.refusals, why_not_planes)
+    return all_of(*own, why_not_activations, why_not)
+
+
 FOR_CODES = (
-    Way(
-        "gemv",
-        single(gemv.launch),
-        False,
-        gemv.configs,
-        gemv.space,
-        (gemv.why_not, why_not_groups, why_not_planes),
-        gemv.rank,
-    ),
+    Way("gemv", single(gemv.launch), False, gemv.configs, gemv.space, (gemv.why_not, why_not_groups), gemv.rank),
     Way(
         "small",
         single(small.launch),
@@ -169,11 +167,11 @@ FOR_CODES = (
         split.rank,
         split.scratch,
     ),
-    Way("planes", single(planes.launch), False, planes.configs, planes.space, (planes.why_not, why_not_planes)),
+    Way("planes", single(planes.launch), False, planes.configs, planes.space, (planes.why_not,)),
 )
 FOR_FLOATS = (
-    Way("gemm", single(gemm.launch), False, gemm.float_configs, gemm.float_space, (why_not_i2, why_not_planes)),
-    Way("planes", single(planes.launch), False, planes.configs, planes.space, (planes.why_not, why_not_planes)),
+    Way("gemm", single(gemm.launch), False, gemm.float_configs, gemm.float_space, (why_not_i2,)),
+    Way("planes", single(planes.launch), False, planes.configs, planes.space, (planes.why_not,)),
 )
 OPS = {"bit_linear": bind_bit_linear, "quantized_linear": bind_codes, "ternary_matmul": bind_codes}
 KERNELS = (
@@ -192,7 +190,7 @@ KERNELS = (
             op,
             partial(bind, way=way),
             way.configs,
-            all_of(*way.refusals, why_not_codes, why_not),
+            why_not_way(way, why_not_codes),
             way.space,
             way.rank,
         )
@@ -205,7 +203,7 @@ KERNELS = (
             "bit_linear",
             partial(bind_floats, way=way),
             way.configs,
-            all_of(*way.refusals, why_not_floats, why_not),
+            why_not_way(way, why_not_floats),
             way.space,
             way.rank,
         )

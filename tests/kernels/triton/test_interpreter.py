@@ -25,8 +25,13 @@ def test_the_suite_passes_in_the_interpreter():
 def run_suite(names, files):
     """pytest on the tests of such names in files of this folder, in the interpreter, which keeps one core busy."""
     paths = [str(Path(__file__).with_name(f"test_{file}.py")) for file in files]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *paths, "-k", names]
+    return in_interpreter("-m", "pytest", "-q", "-p", "no:cacheprovider", *paths, "-k", names)
+
+
+def in_interpreter(*arguments):
+    """A Python process in which kernels run in the interpreter."""
     environment = os.environ | {"TRITON_INTERPRET": "1"}
+    command = [sys.executable, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
 
 
@@ -62,9 +67,7 @@ print(difference.mean().item() < 0.1, difference.max().item() < 0.6)
 
 @pytest.mark.slow
 def test_a_decoder_runs_on_these_kernels_alone():
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-c", ON_TRITON_ALONE + DECODER]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    done = in_interpreter("-c", ON_TRITON_ALONE + DECODER)
     assert done.stdout.splitlines() == ["{'triton'}", "True True"], done.stderr[-2000:]
 
 
@@ -89,7 +92,5 @@ print(backends(), registry.training_layout("cpu").name)
 
 @pytest.mark.slow
 def test_a_layer_trains_on_these_kernels_alone():
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-c", ON_TRITON_ALONE + TRAINING]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    done = in_interpreter("-c", ON_TRITON_ALONE + TRAINING)
     assert done.stdout == "{'triton'} i2/chunks\n", done.stderr[-2000:]

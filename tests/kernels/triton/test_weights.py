@@ -14,8 +14,6 @@ from bitnet_jit.kernels.triton.quantize_weight import MOST_PARTS, parts_of
 SIZES = st.tuples(st.sampled_from([1, 3, 17, 33, 65]), st.sampled_from([1, 3, 33, 63, 64, 65, 255, 257, 700]))
 DTYPES = ["float32", "bfloat16", "float16"] if ON_GPU else ["float32"]  # the interpreter truncates to bfloat16
 EXTREMES = st.sampled_from([None, 0.0, 1e-41, 127.0, -128.0, 6e4])
-
-
 LAYOUT = st.sampled_from(I2_LAYOUTS)
 
 
