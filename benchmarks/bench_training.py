@@ -1,8 +1,9 @@
 """Training of ternary layers: forward and backward of a block's linear layers, ours against peers, and quantizers.
 
-Every result is checked before it is timed. Contenders take turns, each time in another order, since a GPU's clock
-depends on what ran before; times are those of single steps. A way to run is eager, compiled (torch.compile), reduced
-(its mode "reduce-overhead"), or graph: compiled, then a CUDA graph of the step.
+Every result is checked before it is timed. Contenders take turns, each time in another order; times are those of single
+steps. On a GPU a turn goes on until the clock is what this contender's power allows, as in a training, and only what
+follows is counted. A way to run is eager, compiled (torch.compile), reduced (its mode "reduce-overhead"), or graph:
+compiled, then a CUDA graph of the step.
 """
 
 import argparse
@@ -17,18 +18,23 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 import gpu
-from options import at_least_one
+from bitnet_jit.runtime import graphs
+from options import at_least_one, positive
 from report import FILE_WIDTH, header
 from training_layers import BLOCK, Step, Work, parse_block, peers
 
-TURNS, STEPS, WARM = 15, 6, 4
-CPU_STEPS, CPU_WARM = 1, 1
+TURNS = 15  # on a CPU, of a step each
+GPU_TURNS = 5
+SETTLED_SECONDS = 0.3  # of a turn on a GPU, not counted: its power is watched and its clock set within that
+STEPS = 4  # to learn how long one takes, and to ask for the clock meanwhile
 WAYS = ("eager", "compiled", "reduced", "graph")
 GRAPHS = ("reduced", "graph")  # on GPUs
 WAITING = ("onebitllms",)  # for the GPU in every forward, which no graph can hold
+Run = Callable[[], object]
 MODES = {"eager": None, "compiled": "default", "reduced": "reduce-overhead", "graph": "default"}  # of torch.compile
 
 
@@ -40,6 +46,7 @@ class LayerRow:
         weights: dtype of the parameters; activations are bfloat16.
         error: the largest of a result relative to its norm.
         memory_bytes: that a step takes at most beside what is there before; None on a CPU.
+        clock_mhz: of the multiprocessors at the end of a turn, the median; None where nothing tells it.
         failed: why there are no figures, or "".
     """
 
@@ -50,6 +57,7 @@ class LayerRow:
     memory_bytes: int | None = None
     median_us: float | None = None
     least_us: float | None = None
+    clock_mhz: int | None = None
     failed: str = ""
 
 
@@ -62,7 +70,7 @@ def run(arguments: Sequence[str] | None = None) -> list[LayerRow]:
     work = Work(options.shapes, options.rows, torch.bfloat16, options.device)
     ways = [way for way in options.ways if way not in GRAPHS or options.device == "cuda"]
     for weight_dtype in (torch.bfloat16, torch.float32):
-        rows += layer_rows(work, weight_dtype, ways, console.print)
+        rows += layer_rows(work, weight_dtype, ways, options.seconds, console.print)
     console.print(layer_table(rows))
     found: dict[str, Any] = {**header(), "rows": options.rows, "layers": [asdict(row) for row in rows]}
     if options.device == "cuda":
@@ -92,6 +100,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--rows", type=at_least_one, default=4096, metavar="M", help="tokens of a batch (default: %(default)s)")
     add("--ways", nargs="+", choices=WAYS, default=WAYS, help="default: all that the device has")
+    add("--seconds", type=positive, default=0.3, help="of a turn on a GPU, timed (default: %(default)s)")
     add("--threads", type=at_least_one, metavar="T", help="CPU threads (default: torch's)")
     add("--json", type=Path, metavar="FILE", help="write every figure there")
     add("--picture", type=Path, metavar="FILE", help="draw the medians there, as .png or .svg")
@@ -99,10 +108,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def layer_rows(
-    work: Work, weight_dtype: torch.dtype, ways: Sequence[str], say: Callable[[str], object]
+    work: Work, weight_dtype: torch.dtype, ways: Sequence[str], seconds: float, say: Callable[[str], object]
 ) -> list[LayerRow]:
     """Every contender in every way, checked, then timed in turns."""
-    steps: dict[tuple[str, str], Step] = {}
+    steps: dict[tuple[str, str], Run] = {}
     rows: dict[tuple[str, str], LayerRow] = {}
     weights = str(weight_dtype).removeprefix("torch.")
     for name, make in peers(work.device).items():
@@ -120,13 +129,8 @@ def layer_rows(
                 failed = (str(error).splitlines() or [type(error).__name__])[0][:100]
                 rows[key] = LayerRow(name, weights, way, failed=failed)
             say(f"{weights} weights, {name}, {way}: {rows[key].failed or 'right'}")
-    times: dict[tuple[str, str], list[float]] = {key: [] for key in steps}
-    for turn in range(TURNS):
-        for key in random.Random(turn).sample(list(steps), len(steps)):
-            times[key] += clocked(steps[key], work.device)
-    for key, taken in times.items():
-        found = {"median_us": round(median(taken), 1), "least_us": round(min(taken), 1)}
-        rows[key] = LayerRow(**asdict(rows[key]) | found)
+    for key, times in in_turns(steps, work.device, seconds).items():
+        rows[key] = LayerRow(**asdict(rows[key]) | times)
     return list(rows.values())
 
 
@@ -141,49 +145,59 @@ def memory_of(step: Step, device: str) -> int | None:
     return torch.cuda.max_memory_allocated() - before
 
 
-def captured(step: Step) -> Step:
+def captured(step: Run) -> Run:
     """The step as a CUDA graph."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(WARM):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        results = step()
-
-    def replay() -> Any:
-        graph.replay()
-        return results
-
+    replay: Run = graphs.capture(lambda _: step(), copies=1, calls=1).graph.replay
     return replay
 
 
-def clocked(step: Step, device: str) -> list[float]:
-    """Microseconds of each of a few steps."""
-    for _ in range(CPU_WARM if device == "cpu" else WARM):
+def in_turns(steps: dict[Any, Run], device: str, seconds: float) -> dict[Any, dict[str, Any]]:
+    """What each of them takes, as fields of a LayerRow."""
+    turns = [
+        key
+        for turn in range(TURNS if device == "cpu" else GPU_TURNS)
+        for key in random.Random(turn).sample(list(steps), len(steps))
+    ]
+    times: dict[Any, list[float]] = {key: [] for key in steps}
+    clocks: dict[Any, list[int]] = {key: [] for key in steps}
+    for key in track(turns, "timing", console=Console(stderr=True)):
+        taken, clock = on_cpu(steps[key]) if device == "cpu" else settled(steps[key], seconds)
+        times[key] += taken
+        clocks[key] += [clock] if clock else []
+    return {
+        key: {
+            "median_us": round(median(taken), 1),
+            "least_us": round(min(taken), 1),
+            "clock_mhz": round(median(clocks[key])) if clocks[key] else None,
+        }
+        for key, taken in times.items()
+    }
+
+
+def on_cpu(step: Run) -> tuple[list[float], None]:
+    """Microseconds of a step after another one, and no clock."""
+    step()
+    start = time.perf_counter()
+    step()
+    return [1e6 * (time.perf_counter() - start)], None
+
+
+def settled(step: Run, seconds: float) -> tuple[list[float], int | None]:
+    """Microseconds of each step of so many seconds, once the GPU's clock has settled, and that clock."""
+    each = median(graphs.timed(step, STEPS)) / 1e6
+    graphs.timed(step, round(SETTLED_SECONDS / each))
+    taken = graphs.timed(step, max(1, round(seconds / each)))
+    for _ in range(STEPS):
         step()
-    if device == "cpu":
-        taken = []
-        for _ in range(CPU_STEPS):
-            start = time.perf_counter()
-            step()
-            taken.append(1e6 * (time.perf_counter() - start))
-        return taken
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(STEPS + 1)]
-    events[0].record()
-    for event in events[1:]:
-        step()
-        event.record()
+    clock = gpu.clock_mhz()
     torch.cuda.synchronize()
-    return [1e3 * start.elapsed_time(end) for start, end in zip(events, events[1:], strict=False)]
+    return taken, clock
 
 
 def layer_table(rows: Sequence[LayerRow]) -> Table:
     """A line a contender and way."""
     table = Table("weights", "way", "layer", title="forward and backward of the block", title_justify="left")
-    for title in ("median us", "least us", "x BitLinear", "MB of a step", "error"):
+    for title in ("median us", "least us", "x BitLinear", "MHz", "MB of a step", "error"):
         table.add_column(title, justify="right", no_wrap=True)
     ours = {(row.weights, row.way): row.median_us for row in rows if row.layer == "BitLinear"}
     for row in rows:
@@ -198,6 +212,7 @@ def layer_table(rows: Sequence[LayerRow]) -> Table:
             f"{row.median_us:.0f}",
             f"{row.least_us:.0f}",
             f"{row.median_us / own:.2f}" if own else "",
+            "" if row.clock_mhz is None else str(row.clock_mhz),
             "" if row.memory_bytes is None else f"{row.memory_bytes / 1e6:.0f}",
             f"{row.error:.4f}",
         )

@@ -1,8 +1,4 @@
-"""How a GPU is timed: calls captured in CUDA graphs, replayed in turn, between events on the device.
-
-A graph holds one call for each copy of the weight, so that what is timed is the device alone, without Python, and every
-call finds its weight in memory where there are enough copies.
-"""
+"""How a GPU is timed: as the tuner does it, by CUDA graphs that are replayed in turns between events on the device."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -10,12 +6,9 @@ from typing import Any
 
 import torch
 
-from report import LIMIT
-from timing import TURNS, Times
+from bitnet_jit.runtime import graphs
+from timing import Times
 from work import Contender
-
-FEWEST_CALLS = 20  # of a graph
-WARM_REPLAYS = 2
 
 
 def second_cache_bytes(device: str) -> int:
@@ -29,6 +22,14 @@ def facts(device: str) -> dict[str, Any]:
     return {"gpu": found.name, "compute_capability": f"{found.major}.{found.minor}", "cuda": torch.version.cuda}
 
 
+def clock_mhz() -> int | None:
+    """Of the multiprocessors at this moment, where the package pynvml is there to ask for it."""
+    try:
+        return torch.cuda.clock_rate()
+    except ModuleNotFoundError:
+        return None
+
+
 def measure(contenders: Sequence[Contender], seconds: float) -> dict[str, Times]:
     """Time all contenders, round robin.
 
@@ -39,41 +40,11 @@ def measure(contenders: Sequence[Contender], seconds: float) -> dict[str, Times]
     Returns:
         Times by name: for each replay the mean of its calls.
     """
-    graphs = {contender.name: capture(contender) for contender in contenders}
-    taken: dict[str, list[float]] = {contender.name: [] for contender in contenders}
-    for _ in range(TURNS):
-        for name, (graph, calls) in graphs.items():
-            warm = replay(graph, WARM_REPLAYS)
-            replays = max(1, int(seconds / TURNS / (min(warm) / 1e6)))
-            taken[name] += [microseconds / calls for microseconds in replay(graph, min(replays, 200))]
-    return {name: Times(tuple(microseconds)) for name, microseconds in taken.items()}
-
-
-def capture(contender: Contender) -> tuple[torch.cuda.CUDAGraph, int]:
-    """A graph of calls on all copies of the weight, and how many calls it holds."""
-    fewest = 1 if contender.name.startswith(LIMIT) else FEWEST_CALLS
-    calls = contender.copies * -(-fewest // contender.copies)
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
+    for contender in contenders:
         contender.run(0)  # compiles, tunes and allocates what is allocated once
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for number in range(calls):
-            contender.run(number)
-    return graph, calls
-
-
-def replay(graph: torch.cuda.CUDAGraph, replays: int) -> list[float]:
-    """Microseconds of each of some replays."""
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(replays + 1)]
-    events[0].record()
-    for event in events[1:]:
-        graph.replay()
-        event.record()
-    torch.cuda.synchronize()
-    return [1e3 * start.elapsed_time(end) for start, end in zip(events, events[1:], strict=False)]
+    captured = [graphs.capture(contender.run, contender.copies) for contender in contenders]
+    taken = graphs.in_turns(captured, seconds)
+    return {contender.name: Times(tuple(times)) for contender, times in zip(contenders, taken, strict=True)}
 
 
 @cache

@@ -26,18 +26,19 @@ class Captured:
     calls: int
 
 
-def capture(run: Callable[[int], object], copies: int, pool: Any = None) -> Captured:
+def capture(run: Callable[[int], object], copies: int, pool: Any = None, calls: int | None = None) -> Captured:
     """A graph of calls.
 
     Args:
         run: launches one call on the copy of that number; it has run before, so that nothing is compiled any more.
         copies: how many there are; each is used equally often.
         pool: of `torch.cuda.graph_pool_handle`: graphs that never run side by side may share their memory.
+        calls: that it holds; by default as many as make it long enough.
     """
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        calls = copies * -(-fewest_calls(run) // copies)
+        calls = calls or copies * -(-fewest_calls(run) // copies)
         graph = torch.cuda.CUDAGraph()
         graph.capture_begin(pool=pool, capture_error_mode="thread_local")
         try:
@@ -51,13 +52,7 @@ def capture(run: Callable[[int], object], copies: int, pool: Any = None) -> Capt
 
 def fewest_calls(run: Callable[[int], object]) -> int:
     """How many calls make a graph long enough, by the time of one, which may be mostly Python's."""
-    events = new_events(3)
-    events[0].record()
-    for event in events[1:]:
-        run(0)
-        event.record()
-    events[-1].synchronize()
-    microseconds = 1e3 * events[1].elapsed_time(events[2])  # the first call may still load something
+    microseconds = timed(lambda: run(0), 2)[1]  # the first call may still load something
     return MOST_CALLS if microseconds < PYTHON_MICROSECONDS else max(1, round(GRAPH_MICROSECONDS / microseconds))
 
 
@@ -79,16 +74,18 @@ def in_turns(captured: Sequence[Captured], seconds: float) -> list[list[float]]:
 
 def replay(captured: Captured, replays: int) -> list[float]:
     """Microseconds of a call in each of some replays."""
-    events = new_events(replays + 1)
+    return [taken / captured.calls for taken in timed(captured.graph.replay, replays)]
+
+
+def timed(call: Callable[[], object], times: int) -> list[float]:
+    """Microseconds on the device from the end of each call to the end of the next, by events on the current stream."""
+    events: list[Any] = [
+        torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        for _ in range(times + 1)
+    ]
     events[0].record()
     for event in events[1:]:
-        captured.graph.replay()
+        call()
         event.record()
     events[-1].synchronize()
-    pairs = zip(events, events[1:], strict=False)
-    return [1e3 * start.elapsed_time(end) / captured.calls for start, end in pairs]
-
-
-def new_events(count: int) -> list[Any]:
-    """Events that tell the time."""
-    return [torch.cuda.Event(enable_timing=True) for _ in range(count)]  # type: ignore[no-untyped-call]
+    return [1e3 * start.elapsed_time(end) for start, end in zip(events, events[1:], strict=False)]
