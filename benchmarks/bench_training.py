@@ -30,7 +30,7 @@ from training_layers import BLOCK, Step, Work, parse_block, peers
 TURNS = 15  # on a CPU, of a step each
 GPU_TURNS = 5
 SETTLED_SECONDS = 0.3  # of a turn on a GPU, not counted: its power is watched and its clock set within that
-STEPS = 4  # to learn how long one takes, and to ask for the clock meanwhile
+STEPS = 4  # before a capture, to learn how long one takes, and while the clock is asked for
 WAYS = ("eager", "compiled", "reduced", "graph")
 GRAPHS = ("reduced", "graph")  # on GPUs
 WAITING = ("onebitllms",)  # for the GPU in every forward, which no graph can hold
@@ -147,7 +147,16 @@ def memory_of(step: Step, device: str) -> int | None:
 
 def captured(step: Run) -> Run:
     """The step as a CUDA graph."""
-    replay: Run = graphs.capture(lambda _: step(), copies=1, calls=1).graph.replay
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(STEPS):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    replay: Run = graph.replay
     return replay
 
 
@@ -202,7 +211,7 @@ def layer_table(rows: Sequence[LayerRow]) -> Table:
     ours = {(row.weights, row.way): row.median_us for row in rows if row.layer == "BitLinear"}
     for row in rows:
         if row.median_us is None:
-            table.add_row(row.weights, row.way, row.layer, row.failed)
+            table.add_row(row.weights, row.way, row.layer, "failed")  # how was said when it did
             continue
         own = ours.get((row.weights, row.way))
         table.add_row(

@@ -3,6 +3,7 @@
 Kernels are compiled by Triton as at a call on an H200; addresses, numbers and constants must arrive in their places.
 """
 
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import torch
 pytest.importorskip("triton", reason="the package triton is not installed")
 
 from test_compile import GPUS, PROBLEMS
+from torch._C._dynamo import guards
 from triton.runtime.driver import driver
 from triton_calls import BACKEND
 
@@ -59,6 +61,7 @@ def launches(monkeypatch):
     monkeypatch.setattr(driver, "_active" if hasattr(driver, "_active") else "active", writing)  # before Triton 3.5
     monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: 0, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: STREAM, raising=False)
+    monkeypatch.setattr(triton_tensors, "empty_strided", guards._empty_strided_cpu)
     return writing.launches
 
 
@@ -135,6 +138,32 @@ def test_operands_that_lie_badly_are_copied_first(launches):
         address = launches[0][-1]["x_ptr"]
         assert address % 16 == 0
         assert address != x.data_ptr()
+
+
+def test_another_device_than_the_current_one_is_made_current_meanwhile(launches, monkeypatch):
+    current, seen = [1], []
+
+    @contextmanager
+    def device(index):
+        before, current[0] = current[0], index
+        yield
+        current[0] = before
+
+    def empty_strided(*arguments):
+        seen.append(current[0])
+        return guards._empty_strided_cpu(*arguments)
+
+    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: current[0], raising=False)
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(triton_tensors, "empty_strided", empty_strided)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: seen.append(current[0]), raising=False)
+    kernel = next(kernel for kernel in BACKEND.kernels if kernel.name == "triton.quantize_weight")
+    problem = next(replace(problem, gpu=GPU) for problem in PROBLEMS if problem.op == kernel.op)
+    w = inputs_of(problem, 1)["w"]
+    call = triton_tensors.bind(kernel.bind(problem, kernel.configs(problem)[0]), problem, w.shape, torch.device("cpu"))
+    call(w)
+    assert seen == [0] * 4  # codes, scale and scratch memory, and the stream of the launches
+    assert current == [1]
 
 
 def test_parts_of_one_tensor_are_read_where_they_are(launches):
