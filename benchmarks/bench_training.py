@@ -7,6 +7,7 @@ compiled, then a CUDA graph of the step.
 """
 
 import argparse
+import gc
 import json
 import random
 import time
@@ -153,6 +154,7 @@ def captured(step: Run) -> Run:
         for _ in range(STEPS):
             step()
     torch.cuda.current_stream().wait_stream(side)
+    gc.collect()  # the nodes of earlier steps, which belong to another stream
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()

@@ -84,7 +84,7 @@ class Work:
         self.shapes = [shape for group in groups for shape in group]
         self.weights = [0.02 * torch.randn(n.out_features, n.in_features, device=device) for n in self.shapes]
         widths = [group[0].in_features for group in groups]
-        self.xs = [torch.randn(1, rows, width, device=device, dtype=dtype).requires_grad_() for width in widths]
+        self.xs = [torch.randn(1, rows, width, device=device, dtype=dtype) for width in widths]
         self.dys = [torch.randn(1, rows, shape.out_features, device=device, dtype=dtype) for shape in self.shapes]
 
     def step(self, make: Make, weight_dtype: torch.dtype, mode: str | None = None) -> Step:
@@ -93,12 +93,14 @@ class Work:
         for parameter, weight in zip(block.parameters(), self.weights, strict=True):
             parameter.data.copy_(weight)
         forward: Any = torch.compile(own_code(block.forward), mode=mode) if mode else block
-        wanted = [*self.xs, *block.parameters()]
+        # leaves of its own: a node of autograd that another contender has left behind breaks the capture of a graph
+        xs = [x.detach().requires_grad_() for x in self.xs]
+        wanted = [*xs, *block.parameters()]
         mixed = weight_dtype != self.dtype
 
         def run() -> Sequence[torch.Tensor]:
             with torch.autocast(self.device, self.dtype, enabled=mixed):
-                ys = forward(self.xs)
+                ys = forward(xs)
             return [*ys, *torch.autograd.grad(ys, wanted, self.dys)]
 
         return run
@@ -120,10 +122,10 @@ class Work:
         weights, dys = iter(self.weights), iter(self.dys)
         ys, dxs, dws = [], [], []
         for group, x in zip(self.groups, self.xs, strict=True):
-            dx = torch.zeros_like(x[0], dtype=torch.float32, requires_grad=False)
+            dx = torch.zeros_like(x[0], dtype=torch.float32)
             for _ in group:
                 w, dy = next(weights).to(weight_dtype), next(dys)[0].float()
-                factor_x, factor_w = rounded(x[0], w) if ternary else (x[0].detach().float(), w.to(x.dtype).float())
+                factor_x, factor_w = rounded(x[0], w) if ternary else (x[0].float(), w.to(x.dtype).float())
                 ys.append(factor_x @ factor_w.T)
                 dws.append(dy.T @ factor_x)
                 dx += dy @ factor_w
@@ -133,8 +135,6 @@ class Work:
 
 def rounded(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What the quantizers make of x and of a weight, in float32."""
-    x_q, x_scale = (
-        torch.from_numpy(part).to(x.device) for part in reference.quantize_activation(x.detach().float().cpu())
-    )
+    x_q, x_scale = (torch.from_numpy(part).to(x.device) for part in reference.quantize_activation(x.float().cpu()))
     w_q, w_scale = quantize_weight(weight)
     return x_q.float() * x_scale[..., None], w_q.float() * w_scale

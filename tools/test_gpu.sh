@@ -40,7 +40,8 @@ benchmarks() {
     "$python" benchmarks/bench_ternary_matmul.py --device cuda --seconds 0.05 --json "$results/ternary_matmul.json" \
         --picture "$results/ternary_matmul.png" --roofline "$results/roofline.png" &&
         "$python" benchmarks/bench_rms_norm.py --device cuda --json "$results/rms_norm.json" \
-            --picture "$results/rms_norm.png"
+            --picture "$results/rms_norm.png" &&
+        "$python" benchmarks/bench_training.py --json "$results/training.json" --picture "$results/training.png"
 }
 
 for part in ${parts:-suite sanitizers benchmarks}; do
