@@ -223,6 +223,22 @@ def test_training_is_checked_and_timed(tmp_path, monkeypatch):
     assert files[1].stat().st_size > 1000
 
 
+def test_a_turn_on_a_gpu_counts_what_follows_once_the_clock_has_settled(monkeypatch):
+    asked, steps = [], []
+
+    def timed(call, times):
+        asked.append(times)
+        return [10_000.0 + len(asked)] * times
+
+    monkeypatch.setattr(bench_training.graphs, "timed", timed)
+    monkeypatch.setattr(bench_training.gpu, "clock_mhz", lambda: 1500)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    found = bench_training.in_turns({"a": lambda: steps.append(1)}, "cuda", 0.5)
+    assert asked == [4, 30, 50] * bench_training.GPU_TURNS
+    assert len(steps) == 4 * bench_training.GPU_TURNS  # while the clock is asked for
+    assert found == {"a": {"median_us": 10_009.0, "least_us": 10_003.0, "clock_mhz": 1500}}
+
+
 def test_a_layer_that_computes_something_else_is_not_timed(monkeypatch):
     work = training_layers.Work(training_layers.parse_block("32x48"), 20, torch.float32, "cpu")
     step = work.step(training_layers.peers("cpu")["nn.Linear"], torch.float32)
