@@ -59,11 +59,13 @@ def make_call(runs: list[Run], inputs: tuple[str, ...], outputs: Shapes, scratch
     """What a call does; every tenth of a microsecond counts here."""
     tensors = [(place, name not in GATED) for place, name in enumerate(inputs) if name not in NUMBERS]
     num_bytes, split = splitter(scratch)
-    allocate = allocator(outputs, num_bytes, index)
-    takes_tensors = interpreted()
+    allocate, takes_tensors = allocator(outputs, num_bytes), interpreted()
     launch_all = interpret_all if takes_tensors else launch_on_stream
 
     def call(*arguments):
+        if not takes_tensors and torch._C._cuda_getDevice() != index:
+            with torch.cuda.device(index):  # of the tensors: for what is allocated and launched here
+                return call(*arguments)
         operands, kept = list(arguments), []
         for place, whole in tensors:
             a = operands[place]
@@ -89,10 +91,7 @@ def make_call(runs: list[Run], inputs: tuple[str, ...], outputs: Shapes, scratch
 
 
 def launch_on_stream(runs: list[Run], index: int, operands: list[Any]) -> None:
-    """Launch on the current stream of the tensors' device, which need not be the current device."""
-    if torch._C._cuda_getDevice() != index:
-        with torch.cuda.device(index):
-            return launch_on_stream(runs, index, operands)
+    """Launch on the current stream of the tensors' device, which is the current one."""
     stream = torch._C._cuda_getCurrentRawStream(index)
     for run in runs:
         run(stream, operands)
@@ -127,19 +126,11 @@ def row_distance(a: torch.Tensor) -> int:
     return distances[-1][1]
 
 
-def allocator(outputs: Shapes, num_bytes: int, index: int) -> Callable[[], list[torch.Tensor]]:
-    """What makes an op's outputs, and behind them the scratch memory if there is any, on the device of that index."""
+def allocator(outputs: Shapes, num_bytes: int) -> Callable[[], list[torch.Tensor]]:
+    """What makes an op's outputs, and behind them the scratch memory if there is any, on the current device."""
     memory = {"memory": ((num_bytes,), torch.uint8)} if num_bytes else {}
     parts = [(shape, strides(shape), dtype) for shape, dtype in (outputs | memory).values()]
-    anywhere = interpreted()
-
-    def allocate() -> list[torch.Tensor]:
-        if not anywhere and torch._C._cuda_getDevice() != index:
-            with torch.cuda.device(index):
-                return allocate()
-        return [empty_strided(*part) for part in parts]
-
-    return allocate
+    return lambda: [empty_strided(*part) for part in parts]
 
 
 def strides(shape: tuple[int, ...]) -> tuple[int, ...]:
