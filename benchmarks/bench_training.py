@@ -7,7 +7,6 @@ compiled, then a CUDA graph of the step.
 """
 
 import argparse
-import gc
 import json
 import random
 import time
@@ -31,7 +30,7 @@ from training_layers import BLOCK, Step, Work, parse_block, peers
 TURNS = 15  # on a CPU, of a step each
 GPU_TURNS = 5
 SETTLED_SECONDS = 0.3  # of a turn on a GPU, not counted: its power is watched and its clock set within that
-STEPS = 4  # before a capture, to learn how long one takes, and while the clock is asked for
+STEPS = 4  # to learn how long one takes, and while the clock is asked for
 WAYS = ("eager", "compiled", "reduced", "graph")
 GRAPHS = ("reduced", "graph")  # on GPUs
 WAITING = ("onebitllms",)  # for the GPU in every forward, which no graph can hold
@@ -124,7 +123,7 @@ def layer_rows(
                 step = work.step(make, weight_dtype, MODES[way])
                 error = work.check(step(), name != "nn.Linear", weight_dtype)
                 memory = memory_of(step, work.device)
-                steps[key] = captured(step) if way == "graph" else step
+                steps[key] = in_a_graph(step) if way == "graph" else step
                 rows[key] = LayerRow(name, weights, way, round(error, 5), memory)
             except Exception as error:  # a peer's way to fail is a figure, too
                 failed = (str(error).splitlines() or [type(error).__name__])[0][:100]
@@ -146,19 +145,9 @@ def memory_of(step: Step, device: str) -> int | None:
     return torch.cuda.max_memory_allocated() - before
 
 
-def captured(step: Run) -> Run:
-    """The step as a CUDA graph."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(STEPS):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    gc.collect()  # the nodes of earlier steps, which belong to another stream
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    replay: Run = graph.replay
+def in_a_graph(step: Run) -> Run:
+    """The step, which has run before, as a CUDA graph."""
+    replay: Run = graphs.capture(lambda _: step(), copies=1).graph.replay
     return replay
 
 

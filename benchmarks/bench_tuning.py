@@ -107,6 +107,9 @@ def summary(lines: Sequence[Line]) -> Table:
     for place, name in enumerate(("untuned", *SEARCHES)):
         pairs = [(ratios[place], line) for ratios, line in zip(told, lines, strict=True)]
         values = sorted(ratio for ratio, _ in pairs if ratio)
+        if not values:
+            table.add_row(name, "found nothing")
+            continue
         worst = [f"{line.shape}, {line.rows} rows" for ratio, line in pairs if ratio == values[-1] > 1]
         where = " and ".join(worst[:2]) + (f" and {len(worst) - 2} more" if len(worst) > 2 else "")
         counts = [f"{sum(ratio <= limit for ratio in values)} of {len(lines)}" for limit in (1.05, 1.10)]
@@ -117,6 +120,8 @@ def summary(lines: Sequence[Line]) -> Table:
 def same(lines: Sequence[Line]) -> str:
     """Whether the two full searches agree where it matters."""
     pairs = [(a, b) for _, a, b in (line.found for line in lines) if a and b]
+    if not pairs:
+        return "at no problem did both full searches find something"
     apart = [max(a["microseconds"] / b["microseconds"], b["microseconds"] / a["microseconds"]) for a, b in pairs]
     agree = sum((a["kernel"], a["config"]) == (b["kernel"], b["config"]) for a, b in pairs)
     return (
@@ -129,6 +134,8 @@ def gain(lines: Sequence[Line]) -> str:
     """What tuning brings."""
     pairs = [(line.usual, line.found[1]) for line in lines]
     gains = [usual["microseconds"] / found["microseconds"] for usual, found in pairs if found]
+    if not gains:
+        return "full tuning against the default: nothing was found"
     faster = [one for one in gains if one > GAIN]
     return (
         f"full tuning against the default: {median(gains):.3f} times as fast in the median of {len(gains)} problems, "

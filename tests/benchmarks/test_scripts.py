@@ -208,6 +208,19 @@ def test_tuning_is_compared_with_all_configs(more, tmp_path, capsys, monkeypatch
     assert "full tuning against the default" in text
 
 
+def test_searches_that_find_nothing_are_told(capsys, monkeypatch):
+    """As on a machine that is too busy to tell."""
+    for name in ("EACH", "BEST", "LAST"):
+        monkeypatch.setattr(bench_tuning, name, 0.0)
+    monkeypatch.setattr(bench_tuning, "choose", lambda among, measure, effort: None)
+    (line,) = bench_tuning.run(["--shapes", "64x96", "--rows", "1", "--layout", "i2"])
+    assert line.ratios() == [None] * 3
+    text = capsys.readouterr().out
+    assert text.count("found nothing") == 3
+    assert "at no problem did both full searches find something" in text
+    assert "full tuning against the default: nothing was found" in text
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from what transformers compiles its quantizers by
 def test_training_is_checked_and_timed(tmp_path, monkeypatch):
     monkeypatch.setattr(bench_training, "TURNS", 1)
