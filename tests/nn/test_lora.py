@@ -135,7 +135,8 @@ class TestNumbers:
 
     def test_leading_dimensions_and_empty_batches(self):
         layer, x = adapted(), torch.randn(2, ROWS, IN)
-        assert torch.equal(layer(x)[1], layer(x[1]))
+        # near, not equal: the sums of torch's float products may depend on the number of rows
+        torch.testing.assert_close(layer(x)[1], layer(x[1]))
         assert layer(x[:0]).shape == (0, ROWS, OUT)
 
     def test_compiled_whole(self):
