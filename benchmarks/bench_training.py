@@ -146,8 +146,8 @@ def memory_of(step: Step, device: str) -> int | None:
 
 
 def in_a_graph(step: Run) -> Run:
-    """The step, which has run before, as a CUDA graph."""
-    replay: Run = graphs.capture(lambda _: step(), copies=1).graph.replay
+    """The step, which has run before, as a CUDA graph of it alone: a replay is timed as one step."""
+    replay: Run = graphs.capture(lambda _: step(), copies=1, calls=1).graph.replay
     return replay
 
 

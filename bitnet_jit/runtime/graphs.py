@@ -26,18 +26,19 @@ class Captured:
     calls: int
 
 
-def capture(run: Callable[[int], object], copies: int, pool: Any = None) -> Captured:
+def capture(run: Callable[[int], object], copies: int, pool: Any = None, calls: int | None = None) -> Captured:
     """A graph of calls.
 
     Args:
         run: launches one call on the copy of that number; it has run before, so that nothing is compiled any more.
         copies: how many there are; each is used equally often.
         pool: of `torch.cuda.graph_pool_handle`: graphs that never run side by side may share their memory.
+        calls: that it holds; by default as many as make it long enough.
     """
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        calls = copies * -(-fewest_calls(run) // copies)
+        calls = calls or copies * -(-fewest_calls(run) // copies)
         graph = torch.cuda.CUDAGraph()
         graph.capture_begin(pool=pool, capture_error_mode="thread_local")
         try:
