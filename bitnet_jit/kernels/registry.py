@@ -7,8 +7,9 @@ is absent is a refusal in words, a broken module of ours raises.
 
 import importlib
 import importlib.util
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,6 +17,7 @@ from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels.kernel import Backend, Kernel
 from bitnet_jit.packing import CANONICAL, Layout, get_format
 from bitnet_jit.problem import Problem
+from bitnet_jit.shielded import shielded
 
 
 @dataclass(frozen=True)
@@ -27,15 +29,26 @@ class Entry:
         device_types: torch's words for the devices that it serves; empty means every device.
         layouts: the module of its LAYOUTS where that needs no package, so that a weight that was laid on another
             machine can be read here.
+        why_disabled: whether the user has switched its compiler off: None, or what to do about it in words.
     """
 
     packages: tuple[str, ...] = ()
     device_types: tuple[str, ...] = ()
     layouts: str = ""
+    why_disabled: Callable[[], str | None] = lambda: None
+
+
+def why_numba_is_disabled() -> str | None:
+    """Numba compiles nothing where NUMBA_DISABLE_JIT is set: it hands back plain Python functions."""
+    config = getattr(sys.modules.get("numba"), "config", None)  # it may have been set by hand, too
+    said = os.environ.get("NUMBA_DISABLE_JIT", "0") if config is None else config.DISABLE_JIT
+    if said in ("", "0", 0):
+        return None
+    return "NUMBA_DISABLE_JIT is set, so that Numba compiles nothing; unset it before bitnet_jit is used"
 
 
 BACKENDS = {  # in order of preference
-    "numba": Entry(("numba",), ("cpu",)),
+    "numba": Entry(("numba",), ("cpu",), why_disabled=why_numba_is_disabled),
     "triton": Entry(("triton",), ("cuda",), "bitnet_jit.kernels.triton.layout"),
     "torch": Entry(("torch",)),
 }
@@ -47,13 +60,13 @@ def why_absent(name: str) -> str | None:
     for package in BACKENDS[name].packages:
         if importlib.util.find_spec(package) is None:
             return f"the package {package} is not installed (pip install {package})"
-    return None
+    return BACKENDS[name].why_disabled()
 
 
 @cache
 def backend(name: str) -> Backend:
-    """The backend of that name, imported."""
-    found: Backend = importlib.import_module(f"bitnet_jit.kernels.{name}").BACKEND
+    """The backend of that name, imported; a Ctrl-C waits until it is, as half an import cannot be repeated."""
+    found: Backend = shielded(importlib.import_module, f"bitnet_jit.kernels.{name}").BACKEND
     return found
 
 

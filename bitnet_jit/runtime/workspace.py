@@ -76,6 +76,7 @@ class Workspace(threading.local):
         self._grow(LEAST_BYTES, grown=False)
 
     def _grow(self, num_bytes: int, grown: bool = True) -> None:
+        self.num_bytes = 0  # until all is done: where memory is short, or Ctrl-C comes, the address is of no memory
         self._buffer: NDArray[np.uint8] | None = None  # what is given back may be what is taken
         self._buffer = self._pool.new(num_bytes + ALIGN, grown)
         self.address = -(-self._buffer.ctypes.data // ALIGN) * ALIGN

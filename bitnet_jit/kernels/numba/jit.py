@@ -1,32 +1,23 @@
-"""The decorators of every jitted function here, the disk cache behind it, and compile-time values as Numba types.
+"""The decorators of every jitted function here, and compile-time values as Numba types.
 
-Numba's own cache does not see an edit in another file (an intrinsic's), and two processes that compile two signatures
-at once can leave an index that names the other's code. Here each compiled signature is one file, named by a hash of
-the signature, the target and all sources of this package, written beside and renamed.
+Numba's own disk cache does not see an edit in another file (an intrinsic's), unpickles what it finds, and two processes
+that compile two signatures at once can leave an index that names the other's code. `object_cache.py` is ours.
 """
 
-import hashlib
-import logging
-import pickle
-import sys
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numba
-import platformdirs
 from llvmlite import ir
 from numba import types
-from numba.core import compiler, typing
-from numba.core.caching import _Cache
+from numba.core import typing
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.imputils import lower_getattr_generic
 from numba.extending import NativeValue, models, overload, register_model, unbox
 
-from bitnet_jit.files import write_beside_and_rename
+from bitnet_jit.kernels.numba.object_cache import extract, key_of, load, user_cache
 from bitnet_jit.kernels.numba.once import no_garbage_collection, only_outermost
-
-logger = logging.getLogger(__name__)
+from bitnet_jit.shielded import shielded
 
 
 class StaticType(types.Type):
@@ -98,83 +89,43 @@ def one_of(choose: Callable[[Any], Any]) -> Any:
     return stand_in
 
 
-def kernel(function: Callable) -> Any:
-    """Compile a kernel, what Python calls: without the GIL, and kept on disk."""
-    dispatcher = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)
-    dispatcher._cache = DiskCache(function)
-    return dispatcher
+class Kernel:
+    """A kernel, what Python calls: compiled without the GIL for each signature once, and kept on disk.
 
-
-def compiled(function: Any, *signature: types.Type) -> Callable:
-    """The entry point of a kernel for a signature: calling it skips the look-up of argument types."""
-    with only_outermost(function.py_func.__qualname__), no_garbage_collection():
-        return function.compile(signature)
-
-
-class DiskCache(_Cache):
-    """One file a compiled signature; a folder that cannot be written is said once and done without."""
+    Args:
+        function: a function of a module, which jitted code is made of.
+    """
 
     def __init__(self, function: Callable) -> None:
-        self._name = f"{function.__module__}.{function.__qualname__}"
-        self._enabled = True
+        self._dispatcher = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)
+        self._function = function
+        self._entries: dict[tuple[types.Type, ...], Callable] = {}
 
-    @property
-    def cache_path(self) -> str:
-        return str(cache_folder())
+    def entry(self, *signature: types.Type) -> Callable:
+        """Return the entry point for argument types: calling it skips the look-up of types."""
+        if signature not in self._entries:
+            self._entries[signature] = shielded(self._make, signature)
+        return self._entries[signature]
 
-    def enable(self) -> None:
-        self._enabled = True
-
-    def disable(self) -> None:
-        self._enabled = False
-
-    def flush(self) -> None:
-        for file in cache_folder().glob(f"{self._name}-*"):
-            file.unlink(missing_ok=True)
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        target_context.refresh()
-        file = self._file(sig, target_context.codegen())
-        if not self._enabled or not file.exists():
-            return None
-        try:
-            key, payload = pickle.loads(file.read_bytes())
-            if key == self._key(sig, target_context.codegen()):
-                return compiler.CompileResult._rebuild(target_context, *payload)
-        except (OSError, EOFError, pickle.UnpicklingError, ValueError, TypeError, AttributeError, ImportError) as error:
-            logger.warning("ignoring the cached kernel %s: %s", file, error)
-        return None
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        if not self._enabled:
-            return
-        file = self._file(sig, data.codegen)
-        content = pickle.dumps((self._key(sig, data.codegen), data._reduce()), pickle.HIGHEST_PROTOCOL)
-        try:
-            write_beside_and_rename(file, content)
-        except OSError as error:
-            self._enabled = False
-            logger.warning("cannot keep compiled kernels in %s (%s); they are compiled anew next time", file, error)
-
-    def _key(self, sig: Any, codegen: Any) -> tuple[str, ...]:
-        return (self._name, str(sig), str(codegen.magic_tuple()), source_hash())
-
-    def _file(self, sig: Any, codegen: Any) -> Path:
-        name = hashlib.sha256("\0".join(self._key(sig, codegen)).encode()).hexdigest()[:24]
-        return cache_folder() / f"{self._name.rpartition('.numba.')[2]}-{name}.pickle"
+    def _make(self, signature: tuple[types.Type, ...]) -> Callable:
+        """Load the code from disk, or compile it and keep it there."""
+        target, cache = self._dispatcher.targetctx, user_cache()
+        with global_compiler_lock:
+            key = key_of(self._function, signature, target)
+            if (found := cache.find(key)) is not None:
+                return load(found, self._function, target)
+            with only_outermost(self._function.__qualname__), no_garbage_collection():
+                entry: Callable = self._dispatcher.compile(signature)
+            if (made := extract(self._dispatcher.overloads[signature])) is not None:
+                cache.store(key, made)
+            return entry
 
 
-@cache
-def cache_folder() -> Path:
-    """Where compiled kernels are kept: NUMBA_CACHE_DIR, else the platform's cache folder of the user."""
-    base = Path(numba.config.CACHE_DIR) if numba.config.CACHE_DIR else platformdirs.user_cache_path("bitnet_jit")
-    return base / "numba" / source_hash()[:16]
+def kernel(function: Callable) -> Kernel:
+    """Make a function a kernel."""
+    return Kernel(function)
 
 
-@cache
-def source_hash() -> str:
-    """A hash of every source of this package and of the compilers' versions."""
-    digest = hashlib.sha256(f"{numba.__version__} {sys.version}".encode())
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
+def compiled(function: Kernel, *signature: types.Type) -> Callable:
+    """Return the entry point of a kernel for a signature."""
+    return function.entry(*signature)

@@ -1,6 +1,6 @@
 """Compiling in several processes at once, into the disk caches from which the process that tunes takes kernels.
 
-The processes are started by `python -m`, not forked and not spawned by multiprocessing: a fork breaks CUDA and OpenMP,
+The processes are started by `python -P -m`, not forked and not spawned by multiprocessing: a fork breaks CUDA and OpenMP,
 and a spawned process would run the user's script again. Jobs and answers are pickles in pipes.
 """
 
@@ -31,7 +31,7 @@ class Process:
     def __init__(self, target: Target) -> None:
         environ = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", WORKER],
+            [sys.executable, "-P", "-m", WORKER],  # -P: modules of the working directory are none of ours
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -95,7 +95,7 @@ class Compilers:
             self._do_without(str(error))
             return None
         if not process.starts:
-            self._do_without(f"{sys.executable} -m {WORKER} does not start")
+            self._do_without(f"{sys.executable} -P -m {WORKER} does not start")
             return None
         reason = process.compile(job)
         if process.alive:
