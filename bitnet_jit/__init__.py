@@ -6,6 +6,8 @@ Importing this package imports neither torch nor a kernel language and asks no d
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from bitnet_jit import forks as forks  # registers what a forked child must do, before anything can fork
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:

@@ -1,9 +1,9 @@
 """A folder of files that only its user, or root, can have written: for what is trusted when it is read, such as code.
 
-A file is read only if it and its folder belong to the user or to root and nobody else may write to them. Folder and file
-are opened first and looked at then, by their descriptors, so that neither can be exchanged in between. Folders are made
-with mode 0700 and files with mode 0600, whatever the umask. On Windows there are no such modes: there the protection is
-that of the user's profile.
+A file is read only if it and its folder belong to the user or to root and nobody else may write to them. Folder and
+file are opened first and looked at then, by their descriptors, so that neither can be exchanged in between. Folders are
+made with mode 0700 and files with mode 0600, whatever the umask. On Windows there are no such modes: there the
+protection is that of the user's profile.
 """
 
 import os
@@ -52,13 +52,12 @@ class PrivateFolder:
             PermissionError: the file or the folder is another user's, or others may write to it.
             OSError: it cannot be read, or is no regular file of at most MAX_BYTES.
         """
-        with self._opened() as folder:
-            with open(self._open(name, FILE_FLAGS, folder), "rb") as file:
-                found = os.fstat(file.fileno())
-                if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_BYTES:
-                    raise OSError(f"{self.path / name}: expected a regular file of at most {MAX_BYTES} bytes")
-                check_private(found, self.path / name)
-                return file.read(MAX_BYTES)
+        with self._opened() as folder, open(self._open(name, FILE_FLAGS, folder), "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_BYTES:
+                raise OSError(f"{self.path / name}: expected a regular file of at most {MAX_BYTES} bytes")
+            check_private(found, self.path / name)
+            return file.read(MAX_BYTES)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file beside its place and rename it, so that a reader sees the old one or the whole new one.

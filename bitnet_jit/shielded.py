@@ -1,8 +1,8 @@
 """Work that no signal and no fork may cut in two: compiling a kernel, loading one, importing a compiler.
 
-Python runs signal handlers in the main thread, wherever it happens to be. A KeyboardInterrupt that lands inside Numba or
-llvmlite leaves half-linked modules and held locks behind. So the main thread hands such work to a thread of its own and
-waits: what a handler raises is kept until the work is done, and raised then. A fork waits, too, since a child would
+Python runs signal handlers in the main thread, wherever it happens to be. A KeyboardInterrupt that lands inside Numba
+or llvmlite leaves half-linked modules and held locks behind. So the main thread hands such work to a thread of its own
+and waits: what a handler raises is kept until the work is done, and raised then. A fork waits, too, since a child would
 inherit the locks of a thread that it does not have.
 """
 

@@ -54,7 +54,7 @@ class NormJob(NamedTuple):
     dy: int  # (rows, features) spec.x_dtype
     x: int  # (rows, features) spec.x_dtype
     weight: int  # (features,) spec.weight_dtype
-    eps: np.float32
+    eps: np.float64
     dx: int  # (rows, features) spec.x_dtype
     dw: int  # (features,) spec.weight_dtype
     rows: int
@@ -87,7 +87,7 @@ def gradient_row(spec, job, row, values, partial):
         store_float32(values, i, load_float(spec.x_dtype, job.x, first + i))
         dy, weight = load_float(spec.x_dtype, job.dy, first + i), load_float(spec.weight_dtype, job.weight, i)
         store_float32(scaled, i, dy * weight)
-    r = F1 / np.sqrt(square_sum(values, job.features) / count + job.eps)
+    r = F1 / np.sqrt(square_sum(values, job.features) / count + np.float32(job.eps))
     back = r * r * (product_sum(values, scaled, job.features) / count)
     for i in range(job.features):
         store_float(spec.x_dtype, job.dx, first + i, r * (load_float32(scaled, i) - load_float32(values, i) * back))
@@ -142,7 +142,7 @@ def run(spec, fork, threads, dy, x, weight, eps, dx, dw, rows, features, workspa
     stride = (features + 15) // 16 * 64
     partials = workspace + COUNTERS * COUNTER_BYTES
     scratch = partials + MOST_PIECES * stride
-    job = NormJob(dy, x, weight, np.float32(eps), dx, dw, rows, features, threads, workspace, partials, scratch, stride)
+    job = NormJob(dy, x, weight, eps, dx, dw, rows, features, threads, workspace, partials, scratch, stride)
     reset(job.counters, threads)
     run_team(fork, threads, team, (spec, job))
 

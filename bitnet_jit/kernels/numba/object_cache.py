@@ -147,7 +147,9 @@ def load(found: ObjectCode, function: Callable[..., Any], target: Any) -> Callab
     codegen.set_env(found.environment, environment)
     address = codegen._engine.get_function_address(found.entry)
     module, name = sys.modules[function.__module__], function.__name__
-    entry: Callable[..., Any] = _dynfunc.make_function(module, name, f"compiled {name}", address, environment, (library,))
+    entry: Callable[..., Any] = _dynfunc.make_function(
+        module, name, f"compiled {name}", address, environment, (library,)
+    )
     return entry
 
 

@@ -15,6 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from bitnet_jit.kernels.numba.float_mode import set_default_mode
 from bitnet_jit.kernels.numba.isa import I8, I32, machine
 from bitnet_jit.kernels.numba.jit import jit
 from bitnet_jit.kernels.numba.simd import I64, atomic_add, atomic_load, least, load, pointer
@@ -58,7 +59,10 @@ def run_team(typingctx, fork, threads, function, arguments):
 
 
 def outline(context, builder, function, signature, packed: ir.Type) -> ir.Function:
-    """A C function of one pointer in this module, which calls the jitted function with the arguments it points to."""
+    """A C function of one pointer in this module, which calls the jitted function with the arguments it points to.
+
+    It does so in the default floating-point mode.
+    """
     kind = ir.FunctionType(ir.VoidType(), [POINTER])
     team = ir.Function(builder.module, kind, builder.module.get_unique_name("team"))
     team.linkage = "internal"
@@ -67,7 +71,9 @@ def outline(context, builder, function, signature, packed: ir.Type) -> ir.Functi
     arguments = [inner.extract_value(values, i) for i in range(len(signature.args))]
     overload = function.dispatcher.overloads[signature.args]
     context.active_code_library.add_linking_library(overload.library)
+    restore_mode = set_default_mode(inner)
     context.call_internal_no_propagate(inner, overload.fndesc, signature, arguments)
+    restore_mode()
     inner.ret_void()
     return team
 

@@ -82,7 +82,7 @@ class RowJob(NamedTuple):
     x: int  # (rows, features) spec.x_dtype; the gate of relu2_mul_norm_quantize
     up: int  # (rows, features) spec.x_dtype
     weight: int  # (features,) spec.weight_dtype
-    eps: np.float32
+    eps: np.float64
     y: int  # (rows, features): int8 codes, or spec.x_dtype
     scale: int  # (rows,) float32
     rows: int
@@ -126,7 +126,7 @@ def widen(spec, job, first, values):
 def normalize(spec, job, values):
     """values *= 1 / sqrt(mean of squares + eps), then *= weight."""
     mean = square_sum(values, job.features) / np.float32(job.features)
-    factor = F1 / np.sqrt(mean + job.eps)
+    factor = F1 / np.sqrt(mean + np.float32(job.eps))
     for i in range(job.features):
         weight = load_float(spec.weight_dtype, job.weight, i)
         store_float32(values, i, load_float32(values, i) * factor * weight)
@@ -168,9 +168,7 @@ def team(spec, job):
 @kernel
 def run(spec, fork, threads, x, up, weight, eps, y, scale, rows, features, workspace):
     """The whole op: addresses and numbers, int64, but eps, float64."""
-    job = RowJob(
-        x, up, weight, np.float32(eps), y, scale, rows, features, workspace, workspace + COUNTERS * COUNTER_BYTES
-    )
+    job = RowJob(x, up, weight, eps, y, scale, rows, features, workspace, workspace + COUNTERS * COUNTER_BYTES)
     reset(job.counters, 1)
     run_team(fork, threads, team, (spec, job))
 

@@ -2,7 +2,7 @@
 
 torch's own libgomp where torch is loaded, so that one pool serves both; else the system's; else Python threads behind
 the same signature, some 50 us a region. A forked child must not touch its parent's OpenMP pool: there the address is
-0.
+0, whether the fork came before the first call of a kernel or after it.
 """
 
 import ctypes
@@ -11,6 +11,8 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from bitnet_jit.forks import FORKS
 
 TEAM_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 FORK_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
@@ -32,6 +34,8 @@ class Fork:
         self.address = ctypes.addressof(self._functions)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._become_single)
+        if FORKS.happened:
+            self._become_single()
 
     def _find(self) -> tuple[str, tuple[int, int]]:
         for name in libgomp_candidates():
