@@ -84,6 +84,25 @@ print((layout.to_canonical(layout.from_canonical(packed, 1, 6), 1, 6) == packed)
     assert in_a_new_process(code).strip() == "True"
 
 
+def test_where_numba_must_not_compile_plain_torch_kernels_run(monkeypatch):
+    """NUMBA_DISABLE_JIT=1, which people set to debug their own code: right numbers, and a word on why they are slow."""
+    code = """
+import tempfile, torch, bitnet_jit
+from bitnet_jit.cli.info import sections
+torch.manual_seed(0)
+layer, x = bitnet_jit.BitLinear(64, 32), torch.randn(3, 64)
+layer(x).sum().backward()
+print(torch.equal(layer.pack()(x), layer(x)), torch.isfinite(layer.weight.grad).all().item())
+from bitnet_jit.models.embedded import embedded_model; decoder = bitnet_jit.load(embedded_model())
+print(decoder.generate(list(b"In the "), max_new_tokens=3).shape)
+print("torch.bit_linear" in str(bitnet_jit.explain(layer.pack(), rows=1)))
+bitnet_jit.autotune(layer.pack(), rows=(1,))
+print(any("NUMBA_DISABLE_JIT is set" in value for _, lines in sections() for _, value in lines))
+"""
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    assert in_a_new_process(code).split("\n")[:4] == ["True True", "torch.Size([10])", "True", "True"]
+
+
 @pytest.mark.parametrize("name", bitnet_jit.__all__)
 def test_every_public_name_resolves(name):
     assert getattr(bitnet_jit, name) is not None

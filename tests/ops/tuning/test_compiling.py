@@ -72,3 +72,16 @@ def test_where_no_process_starts_kernels_are_compiled_where_they_are_bound(monke
     with caplog.at_level("INFO", "bitnet_jit"), Compilers(processes=1) as compilers:
         assert compilers.submit((LINEAR, one.kernel.name, one.config)).result(timeout=300) is None
     assert "compiled without other processes" in caplog.text
+
+
+def test_modules_of_the_working_directory_are_not_run(monkeypatch, tmp_path):
+    """In a shared folder they may be another user's, in a project a queue.py would end the compilers."""
+    for name in ("numba", "torch", "queue", "types", "bitnet_jit"):
+        (tmp_path / f"{name}.py").write_text("import pathlib; pathlib.Path(__file__).with_name('RAN').touch()")
+    monkeypatch.chdir(tmp_path)
+    one = contenders(LINEAR)[0]
+    with Compilers(processes=1) as compilers:
+        assert compilers.submit((LINEAR, one.kernel.name, one.config)).result(timeout=300) is None
+        assert len(compilers._all) == 1
+        assert compilers._all[0].starts
+    assert not (tmp_path / "RAN").exists()
