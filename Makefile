@@ -3,7 +3,7 @@
 BIN := .venv/bin
 RESULTS ?= benchmarks/results
 
-.PHONY: help setup check format test test-arm test-gpu bench table constraints clean
+.PHONY: help setup check format test test-exhaustive test-arm test-gpu bench table constraints clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 14
@@ -26,6 +26,9 @@ format: setup ## rewrite what the linter and the formatter can
 
 test: setup ## every test that this machine can run
 	$(BIN)/pytest
+
+test-exhaustive: setup ## tests that take many minutes: fuzz of the loaders, Ctrl-C at hundreds of moments
+	$(BIN)/pytest -m exhaustive
 
 test-gpu: setup ## the suite, compute-sanitizer and the benchmarks on a machine with a GPU
 	PYTHON=$(CURDIR)/$(BIN)/python tools/test_gpu.sh

@@ -1,7 +1,8 @@
 """Ctrl-C at any moment of a first call: KeyboardInterrupt every time, and the next call works.
 
-Each trial is a child forked from a process that has imported torch and this package, and no more: its first call imports
-the compilers, makes a layer, compiles or loads a kernel and runs it. TRIALS trials by default; the mark `slow` has 300.
+Each trial is a child forked from a process that has imported torch and this package, and no more: its first call
+imports the compilers, makes a layer, compiles or loads a kernel and runs it. `pytest -m exhaustive` has MANY_TRIALS of
+each kind.
 """
 
 import os
@@ -99,3 +100,11 @@ def outcomes(trials: int, kind: str, seed: int) -> list[str]:
 @pytest.mark.parametrize("kind", ["cold", "warm"])
 def test_ctrl_c_in_a_first_call(kind):
     assert "0" in outcomes(TRIALS, kind, seed=0)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("kind", ["cold", "warm"])
+def test_ctrl_c_in_many_first_calls(kind):
+    found = outcomes(MANY_TRIALS, kind, seed=1)
+    assert found.count("0") > 0.8 * MANY_TRIALS

@@ -5,6 +5,7 @@ from bitnet_jit.kernels.numba import a16, activations, amx, linear, norm_gradien
 from bitnet_jit.kernels.numba.amx_tiles import why_no_amx
 from bitnet_jit.kernels.numba.isa import chosen_isa, machine, usable_isas
 from bitnet_jit.kernels.numba.layout import LAYOUTS
+from bitnet_jit.kernels.numba.object_cache import user_cache
 
 
 def describe() -> dict[str, str]:
@@ -14,6 +15,7 @@ def describe() -> dict[str, str]:
         "instruction set": chosen_isa().name,
         "usable instruction sets": ", ".join(usable_isas()),
         "AMX": why_no_amx() or "used from 3 rows on",
+        "compiled kernels": user_cache().place,
     }
 
 

@@ -60,6 +60,11 @@ class ObjectCache:
     def __init__(self, folder: PrivateFolder | None) -> None:
         self._folder = folder
 
+    @property
+    def place(self) -> str:
+        """Where compiled kernels are kept, in words."""
+        return "not kept" if self._folder is None else f"kept in {self._folder.path}"
+
     def find(self, key: Key) -> ObjectCode | None:
         """Return what is stored under a key, or None."""
         if self._folder is None:
