@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from bitnet_jit.ops.signatures import SIGNATURES
+
 LIBRARY = torch.library.Library("bitnet_jit", "DEF")
 AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 Watcher = Callable[[str, tuple[Any, ...]], None]
@@ -43,7 +45,7 @@ def define(
     IMPLEMENTATIONS[name] = implementation
     LIBRARY.define(schema, tags=(torch.Tag.needs_contiguous_strides, torch.Tag.pt2_compliant_tag))
     LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"bitnet_jit::{name}", watched(name, fake), lib=LIBRARY)
+    torch.library.register_fake(f"bitnet_jit::{name}", checked_and_watched(name, fake), lib=LIBRARY)
     overload = getattr(torch.ops.bitnet_jit, name).default
     for device_type in AUTOCAST_DEVICES:
         key = f"Autocast{torch._C._dispatch_key_for_device(device_type)}"
@@ -52,10 +54,12 @@ def define(
         LIBRARY.impl(name, autograd_kernel(overload, implementation, function), "Autograd", with_keyset=True)
 
 
-def watched(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
-    """The fake implementation of an op, which tells the watcher, if there is one."""
+def checked_and_watched(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
+    """The fake implementation of an op: it refuses what the op refuses, and tells the watcher, if there is one."""
+    check = SIGNATURES[name].check
 
     def call(*args):
+        check(args)
         if (watcher := WATCHER.get()) is not None:
             watcher(name, args)
         return fake(*args)
@@ -70,40 +74,56 @@ def eager(name: str) -> Callable[..., Any]:
     compiling, functorch transform or mode in force, and no subclass of torch.Tensor among the arguments.
     """
     overload, implementation = getattr(torch.ops.bitnet_jit, name).default, IMPLEMENTATIONS[name]
-    compiling, grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
-    tensors = tensor_positions(overload)
+    compiling, grad_enabled = torch.compiler.is_dynamo_compiling, torch.is_grad_enabled
+    tensors = TensorPlaces(overload)
 
     def call(*args):
-        if compiling() or in_force() or not all_plain(args, tensors) or args[0].is_meta:
+        if compiling() or in_force() or not tensors.are_plain(args):
             return overload(*args)
-        if grad_enabled() and any_requires_grad(args, tensors):
+        if grad_enabled() and tensors.want_gradient(args):
             return overload(*args)
         return implementation(*args)
 
     return call
 
 
-def all_plain(args: tuple[Any, ...], positions: tuple[int, ...]) -> bool:
-    """Whether the tensors at those positions hold their numbers themselves, as a sharded one, a subclass, does not."""
-    for position in positions:
-        tensor = args[position]
-        if tensor is not None and type(tensor) not in PLAIN:
+class TensorPlaces:
+    """Where an op's tensors stand among its arguments: known beforehand, so that a call looks at its tensors only."""
+
+    def __init__(self, overload) -> None:
+        kinds = [str(argument.type) for argument in overload._schema.arguments]
+        self.required = tuple(place for place, kind in enumerate(kinds) if kind == "Tensor")
+        self.optional = tuple(place for place, kind in enumerate(kinds) if kind == "Optional[Tensor]")
+
+    def are_plain(self, args: tuple[Any, ...]) -> bool:
+        """Whether all of them hold their numbers themselves, as they are.
+
+        A sharded one does not, nor a subclass, one on "meta", or a view with torch's bit for negative numbers. What is
+        no tensor or missing is not plain either: torch refuses it in words.
+        """
+        try:
+            for place in self.required:
+                tensor = args[place]
+                if type(tensor) not in PLAIN or tensor.is_neg():
+                    return False
+            for place in self.optional:
+                tensor = args[place]
+                if tensor is not None and (type(tensor) not in PLAIN or tensor.is_neg()):
+                    return False
+        except IndexError:
             return False
-    return True
+        return not args[0].is_meta
 
-
-def any_requires_grad(args: tuple[Any, ...], positions: tuple[int, ...]) -> bool:
-    """Whether one of the tensors at those positions wants a gradient."""
-    for position in positions:
-        tensor = args[position]
-        if tensor is not None and tensor.requires_grad:
-            return True
-    return False
-
-
-def tensor_positions(overload) -> tuple[int, ...]:
-    """Which arguments are tensors: known beforehand, so that a call looks at its tensors only."""
-    return tuple(i for i, argument in enumerate(overload._schema.arguments) if "Tensor" in str(argument.type))
+    def want_gradient(self, args: tuple[Any, ...]) -> bool:
+        """Whether one of them wants a gradient."""
+        for place in self.required:
+            if args[place].requires_grad:
+                return True
+        for place in self.optional:
+            tensor = args[place]
+            if tensor is not None and tensor.requires_grad:
+                return True
+        return False
 
 
 def in_force() -> bool:
@@ -121,12 +141,12 @@ def in_force() -> bool:
 def autograd_kernel(overload, implementation, function) -> Callable[..., Any]:
     """The kernel for the Autograd dispatch key of an op whose arguments are all positional."""
     after_autograd, grad_enabled = torch._C._after_autograd_keyset, torch.is_grad_enabled
-    tensors = tensor_positions(overload)
+    tensors = TensorPlaces(overload)
 
     def kernel(keyset, *args):
-        if grad_enabled() and any_requires_grad(args, tensors):
+        if grad_enabled() and tensors.want_gradient(args):
             return function.apply(*args)
-        if all_plain(args, tensors) and not num_dispatch_modes() and not args[0].is_meta:
+        if tensors.are_plain(args) and not num_dispatch_modes():
             return implementation(*args)
         return overload.redispatch(keyset & after_autograd, *args)
 

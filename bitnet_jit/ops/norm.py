@@ -2,88 +2,55 @@
 
 import torch
 
-from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels.torch.norm import norm_gradients
-from bitnet_jit.ops.calls import Call, describe, dtype_name, keep, make_call, new_calls
+from bitnet_jit.ops.calls import describe, dtype_name
 from bitnet_jit.ops.library import define, eager
-from bitnet_jit.problem import MAX_IN_FEATURES, Problem
-
-FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-
-
-class RowCalls:
-    """The calls of one row-wise op, each by all that its kernel relies on."""
-
-    def __init__(self, op: str) -> None:
-        self.op = op
-        self._calls = new_calls()
-
-    def find(self, x: torch.Tensor, weight: torch.Tensor | None) -> Call:
-        """What runs such arguments. Raises InvalidInput where x or the weight do not fit."""
-        key = (x.shape, x.dtype, x.device, None if weight is None else (weight.shape, weight.dtype, weight.device))
-        call = self._calls.get(key)
-        return call if call is not None else self._make(key, x, weight)
-
-    def _make(self, key, x: torch.Tensor, weight: torch.Tensor | None) -> Call:
-        return keep(self._calls, key, make_call(self.problem(x, weight), x))
-
-    def problem(self, x: torch.Tensor, weight: torch.Tensor | None) -> Problem:
-        """The problem of such arguments. Raises InvalidInput where x or the weight do not fit."""
-        if x.dtype not in FLOATS or x.dim() < 1 or not 1 <= x.shape[-1] <= MAX_IN_FEATURES:
-            raise InvalidInput(
-                f"x: {self.op} takes floating point (..., K) with K from 1 to {MAX_IN_FEATURES}, "
-                f"got {x.dtype} {tuple(x.shape)}"
-            )
-        features = x.shape[-1]
-        if weight is not None and (
-            weight.shape != (features,) or weight.dtype not in FLOATS or weight.device != x.device
-        ):
-            raise InvalidInput(
-                f"weight: expected floating point ({features},) on {x.device}, "
-                f"got {weight.dtype} {tuple(weight.shape)} on {weight.device}"
-            )
-        y_dtype = dtype_name(x.dtype) if self.op in ("rms_norm", "rms_norm_gradients") else "int8"
-        bias = "" if weight is None else dtype_name(weight.dtype)
-        return describe(self.op, x, features, y_dtype=y_dtype, bias=bias)
+from bitnet_jit.ops.lookup import KernelLookup
+from bitnet_jit.problem import Problem
 
 
-QUANTIZE_ACTIVATION = RowCalls("quantize_activation")
-RMS_NORM = RowCalls("rms_norm")
-RMS_NORM_GRADIENTS = RowCalls("rms_norm_gradients")
-RMS_NORM_QUANTIZE = RowCalls("rms_norm_quantize")
-RELU2_MUL_NORM_QUANTIZE = RowCalls("relu2_mul_norm_quantize")
-SILU_MUL_NORM_QUANTIZE = RowCalls("silu_mul_norm_quantize")
+def row_problem(op: str, x: torch.Tensor, weight: torch.Tensor | None = None) -> Problem:
+    """The problem of a row-wise op."""
+    y_dtype = dtype_name(x.dtype) if op in ("rms_norm", "rms_norm_gradients") else "int8"
+    return describe(op, x, x.shape[-1], y_dtype=y_dtype, bias="" if weight is None else dtype_name(weight.dtype))
+
+
+def norm_lookup(op: str) -> KernelLookup:
+    """The calls of an op on (x, weight, eps)."""
+    return KernelLookup(op, lambda x, weight, eps: row_problem(op, x, weight))
+
+
+def gated_lookup(op: str) -> KernelLookup:
+    """The calls of an op on (gate, up, weight, eps), and those of a norm's gradients (dy, x, weight, eps)."""
+    return KernelLookup(op, lambda first, second, weight, eps: row_problem(op, first, weight))
+
+
+QUANTIZE_ACTIVATION = KernelLookup("quantize_activation", lambda x: row_problem("quantize_activation", x))
+RMS_NORM = norm_lookup("rms_norm")
+RMS_NORM_GRADIENTS = gated_lookup("rms_norm_gradients")
+RMS_NORM_QUANTIZE = norm_lookup("rms_norm_quantize")
+RELU2_MUL_NORM_QUANTIZE = gated_lookup("relu2_mul_norm_quantize")
+SILU_MUL_NORM_QUANTIZE = gated_lookup("silu_mul_norm_quantize")
 
 
 def quantize_activation(x):
-    return QUANTIZE_ACTIVATION.find(x, None)(x)
+    return QUANTIZE_ACTIVATION.find(x)(x)
 
 
 def rms_norm(x, weight, eps):
-    return RMS_NORM.find(x, weight)(x, weight, eps)
+    return RMS_NORM.find(x, weight, eps)(x, weight, eps)
 
 
 def rms_norm_quantize(x, weight, eps):
-    return RMS_NORM_QUANTIZE.find(x, weight)(x, weight, eps)
-
-
-def check_gate_and_up(gate, up):
-    """Raise InvalidInput unless the two are alike."""
-    if gate.shape != up.shape or gate.dtype != up.dtype or gate.device != up.device:
-        raise InvalidInput(
-            f"up: expected {gate.dtype} {tuple(gate.shape)} on {gate.device} as gate, "
-            f"got {up.dtype} {tuple(up.shape)} on {up.device}"
-        )
+    return RMS_NORM_QUANTIZE.find(x, weight, eps)(x, weight, eps)
 
 
 def silu_mul_norm_quantize(gate, up, weight, eps):
-    check_gate_and_up(gate, up)
-    return SILU_MUL_NORM_QUANTIZE.find(gate, weight)(gate, up, weight, eps)
+    return SILU_MUL_NORM_QUANTIZE.find(gate, up, weight, eps)(gate, up, weight, eps)
 
 
 def relu2_mul_norm_quantize(gate, up, weight, eps):
-    check_gate_and_up(gate, up)
-    return RELU2_MUL_NORM_QUANTIZE.find(gate, weight)(gate, up, weight, eps)
+    return RELU2_MUL_NORM_QUANTIZE.find(gate, up, weight, eps)(gate, up, weight, eps)
 
 
 def fake_codes(x, *others):
@@ -92,13 +59,7 @@ def fake_codes(x, *others):
 
 def rms_norm_gradients(dy, x, weight, eps):
     """dY (..., K) and the norm's arguments -> dx (..., K), dw (K,)."""
-    call = RMS_NORM_GRADIENTS.find(x, weight)
-    if dy.shape != x.shape or dy.dtype != x.dtype or dy.device != x.device:
-        raise InvalidInput(
-            f"dy: expected {x.dtype} {tuple(x.shape)} on {x.device} as x, "
-            f"got {dy.dtype} {tuple(dy.shape)} on {dy.device}"
-        )
-    return call(dy, x, weight, eps)
+    return RMS_NORM_GRADIENTS.find(dy, x, weight, eps)(dy, x, weight, eps)
 
 
 def fake_rms_norm_gradients(dy, x, weight, eps):

@@ -36,6 +36,7 @@ def linear(**changed):
         "w_packed": packed(),
         "w_scale": torch.tensor(0.5),
         "bias": torch.ones(OUT),
+        "in_features": IN,
         "out_features": OUT,
         "layout": LAYOUT.name,
         "group_size": 0,
@@ -52,6 +53,7 @@ def quantized(**changed):
         "w_packed": packed(),
         "w_scale": torch.tensor(0.5),
         "bias": torch.ones(OUT),
+        "in_features": IN,
         "out_features": OUT,
         "layout": LAYOUT.name,
         "group_size": 0,
@@ -61,7 +63,7 @@ def quantized(**changed):
 
 
 BAD_LINEAR = {
-    "x of another width": ({"x": torch.ones(3, IN - 8)}, "w_packed: .*(62|8)"),
+    "x of another width": ({"x": torch.ones(3, IN - 8)}, r"x: expected .*\(\.\.\., 70\), got .*\(3, 62\)"),
     "x of integers": ({"x": torch.ones(3, IN, dtype=torch.int32)}, "x: .*int32"),
     "x of float64": ({"x": torch.ones(3, IN, dtype=torch.float64)}, "x: .*float64"),
     "x without dimensions": ({"x": torch.tensor(1.0)}, r"x: .*\(\)"),
@@ -94,8 +96,8 @@ BAD_QUANTIZED = {
     "x_scale elsewhere": ({"x_scale": torch.ones(3, device="meta")}, "x_scale: .*meta"),
     "weight of another dtype": BAD_LINEAR["weight of another dtype"],
     "scale of float64": BAD_LINEAR["scale of float64"],
-    "scale elsewhere": BAD_LINEAR["scale elsewhere"],
-    "bias elsewhere": BAD_LINEAR["bias elsewhere"],
+    "scale elsewhere": (BAD_LINEAR["scale elsewhere"][0], "w_scale: is on meta, x_q on cpu"),
+    "bias elsewhere": (BAD_LINEAR["bias elsewhere"][0], "bias: is on meta, x_q on cpu"),
     "output of integers": ({"y_dtype": torch.int32}, "y_dtype: .*int32"),
 }
 
@@ -129,9 +131,9 @@ def test_quantized_linear(changed, words, warm):
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 def test_ternary_matmul(arguments, words, warm):
     if warm:
-        ops.ternary_matmul(torch.ones(3, IN, dtype=torch.int8), packed(), OUT, LAYOUT.name)
+        ops.ternary_matmul(torch.ones(3, IN, dtype=torch.int8), packed(), IN, OUT, LAYOUT.name)
     with pytest.raises(InvalidInput, match=words):
-        ops.ternary_matmul(*arguments, OUT, LAYOUT.name)
+        ops.ternary_matmul(*arguments, IN, OUT, LAYOUT.name)
 
 
 BAD_ROWS = {
@@ -154,7 +156,7 @@ def test_norms(name, x, weight, words, warm):
     if warm:
         ROW_WISE[name](*[torch.ones(3, IN)] * inputs, torch.ones(IN), 1e-5)
     weight = torch.ones(x.shape[-1] if x.dim() else 1) if weight is None else weight
-    with pytest.raises(InvalidInput, match=words):
+    with pytest.raises(InvalidInput, match=words.replace("x: ", "gate: ") if inputs == 2 else words):
         ROW_WISE[name](*[x] * inputs, weight, 1e-5)
 
 

@@ -1,0 +1,256 @@
+"""The kinds of arguments that ops take, as records, and how an argument is checked against the others of its call.
+
+Sizes have the names of the formulas: K inputs, N outputs, and `...` for any leading dimensions. Whatever argument comes
+first tells a size, and all others have to agree. Options are checked before tensors, so a layer's in_features and
+out_features are what its tensors are compared with. Sizes may be symbolic, where torch traces: those are compared only
+where they must be, and one that depends on values counts as fitting, since the op itself checks again.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.kernels import registry
+from bitnet_jit.ops.calls import dtype_name
+from bitnet_jit.problem import MAX_IN_FEATURES
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+MAX_SIZES: dict[Any, float] = {"K": MAX_IN_FEATURES, "N": math.inf}
+
+
+@dataclass
+class Seen:
+    """What the check of a call knows so far.
+
+    Attributes:
+        values: the arguments by name.
+        sizes: the sizes by name; those of the leading dimensions, a tuple, by `...`.
+    """
+
+    values: dict[str, Any]
+    sizes: dict[Any, Any] = field(default_factory=dict)
+
+
+class Shape(Protocol):
+    """What a tensor's shape has to be."""
+
+    def fits(self, shape: Sequence[Any], seen: Seen) -> bool:
+        """Whether it is that, as far as can be known; sizes that were unknown are told to `seen`."""
+
+    def words(self, seen: Seen) -> str:
+        """The expected shape, for a message."""
+
+
+class Argument(Protocol):
+    """An argument of an op."""
+
+    @property
+    def name(self) -> str:
+        """As in the op's schema."""
+
+    def check(self, value: Any, seen: Seen) -> None:
+        """Raise InvalidInput unless the value fits what has been seen."""
+
+
+def certainly(condition: Any) -> bool:
+    """Whether a condition on sizes holds; not, if it is on sizes that only values tell."""
+    if isinstance(condition, bool):
+        return condition
+    from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols  # it takes long to import
+
+    return not free_unbacked_symbols(condition) and bool(condition)
+
+
+def differ(sizes: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Whether two shapes certainly differ."""
+    return len(sizes) != len(others) or any(certainly(a != b) for a, b in zip(sizes, others, strict=True))
+
+
+class Dims:
+    """Dimensions by the names of their sizes, such as `Dims(..., "K")`."""
+
+    def __init__(self, *names: Any) -> None:
+        self.names = names
+
+    def fits(self, shape: Sequence[Any], seen: Seen) -> bool:
+        found = self._named(tuple(shape))
+        if found is None:
+            return False
+        for name, size in found.items():
+            known = seen.sizes.setdefault(name, size)
+            if name is ...:
+                if differ(size, known):
+                    return False
+            elif certainly(size < 1) or certainly(size > MAX_SIZES[name]) or certainly(size != known):
+                return False
+        return True
+
+    def _named(self, shape: tuple[Any, ...]) -> dict[Any, Any] | None:
+        """The sizes of a shape by name, or None if it has another number of dimensions."""
+        if self.names[:1] != (...,):
+            return dict(zip(self.names, shape, strict=True)) if len(shape) == len(self.names) else None
+        last = len(self.names) - 1
+        if len(shape) < last:
+            return None
+        return {...: shape[: len(shape) - last]} | dict(zip(self.names[1:], shape[len(shape) - last :], strict=True))
+
+    def words(self, seen: Seen) -> str:
+        """
+        >>> Dims(..., "K").words(Seen({})), Dims("N").words(Seen({}, {"N": 3}))
+        ('(..., K) with K from 1 to 262144', '(3,)')
+        """
+        names = [name for name in self.names if name is not ...]
+        sizes = [str(seen.sizes.get(name, name)) for name in names]
+        if len(names) < len(self.names):
+            sizes = [*map(str, seen.sizes.get(..., ("...",))), *sizes]
+        limits = [f"{n} from 1 to {MAX_SIZES[n]}" for n in names if n not in seen.sizes and MAX_SIZES[n] < math.inf]
+        text = f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
+        return f"{text} with {' and '.join(limits)}" if limits else text
+
+
+class PackedShape:
+    """The shape of a packed weight in the layout of its call."""
+
+    def fits(self, shape: Sequence[Any], seen: Seen) -> bool:
+        return not differ(shape, self._expected(seen))
+
+    def words(self, seen: Seen) -> str:
+        sizes, layout = seen.sizes, seen.values["layout"]
+        return f"{self._expected(seen)} for {sizes['N']} x {sizes['K']} in layout {layout!r}"
+
+    def _expected(self, seen: Seen) -> tuple[Any, ...]:
+        return registry.get_layout(seen.values["layout"]).shape(seen.sizes["N"], seen.sizes["K"])
+
+
+class ScaleShape:
+    """The shape of a weight's scales: one for the tensor, one for each row, or one for each group of its inputs."""
+
+    def fits(self, shape: Sequence[Any], seen: Seen) -> bool:
+        return any(not differ(shape, expected) for expected in self._expected(seen))
+
+    def words(self, seen: Seen) -> str:
+        return f"{' or '.join(map(str, self._expected(seen)))} with group_size={seen.values['group_size']}"
+
+    def _expected(self, seen: Seen) -> tuple[tuple[Any, ...], ...]:
+        n, k, group_size = seen.sizes["N"], seen.sizes["K"], seen.values["group_size"]
+        return ((n, -(-k // group_size)),) if certainly(group_size > 0) else ((), (n,))
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor.
+
+    Attributes:
+        name: as in the op's schema.
+        dtypes: the allowed ones.
+        shape: what it has to be.
+        optional: whether None may stand for it.
+        like: another argument, whose dtype it has to have.
+    """
+
+    name: str
+    dtypes: tuple[torch.dtype, ...]
+    shape: Shape
+    optional: bool = False
+    like: str = ""
+
+    def check_kind(self, value: Any) -> None:
+        """Raise InvalidInput unless it is a tensor whose numbers lie in memory as its strides tell, or may be None."""
+        if value is None and self.optional:
+            return
+        if not isinstance(value, torch.Tensor):
+            raise InvalidInput(f"{self.name}: expected a tensor, got {value!r}")
+        if value.layout != torch.strided or value.is_nested:
+            kind = "a nested tensor" if value.is_nested else f"one of {value.layout}"
+            raise InvalidInput(f"{self.name}: expected a plain strided tensor, got {kind}; convert it to a dense one")
+
+    def check(self, value: Any, seen: Seen) -> None:
+        """Raise InvalidInput unless dtype, shape and device fit."""
+        if value is None:
+            return
+        dtypes = (seen.values[self.like].dtype,) if self.like else self.dtypes
+        before = seen.sizes.copy()
+        if value.dtype not in dtypes or not self.shape.fits(value.shape, seen):
+            seen.sizes = before
+            raise InvalidInput(
+                f"{self.name}: expected {', '.join(map(dtype_name, dtypes))} {self.shape.words(seen)}"
+                f"{self.like and f' as {self.like}'}, got {value.dtype} {tuple(value.shape)}"
+            )
+        name, first = next(iter(seen.values.items()))
+        if value.device != first.device:
+            raise InvalidInput(f"{self.name}: is on {value.device}, {name} on {first.device}; move one of them")
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number from `least` to `most`; it tells the size of that name, if any."""
+
+    name: str
+    least: int = 0
+    most: float = math.inf
+    size: str = ""
+
+    def check(self, value: Any, seen: Seen) -> None:
+        """Raise InvalidInput unless it is a whole number in its range."""
+        whole = isinstance(value, int | torch.SymInt)
+        if not whole or certainly(value < self.least) or certainly(value > self.most):
+            limits = f"from {self.least} to {self.most}" if self.most < math.inf else f"of at least {self.least}"
+            raise InvalidInput(f"{self.name}: expected a whole number {limits}, got {value!r}")
+        if self.size:
+            seen.sizes[self.size] = value
+
+
+@dataclass(frozen=True)
+class Epsilon:
+    """What a norm adds to the mean of squares."""
+
+    name: str
+
+    def check(self, value: Any, seen: Seen) -> None:
+        """Raise InvalidInput unless it is a finite number of at least 0."""
+        if isinstance(value, torch.SymFloat):
+            return  # the op itself sees its value
+        if not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise InvalidInput(f"{self.name}: expected a finite number of at least 0, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Word:
+    """One of a few words."""
+
+    name: str
+    words: tuple[str, ...]
+
+    def check(self, value: Any, seen: Seen) -> None:
+        """Raise InvalidInput unless it is one of them."""
+        if not isinstance(value, str) or value not in self.words:
+            raise InvalidInput(f"{self.name}: expected one of {', '.join(self.words)}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class LayoutName:
+    """The name of a packed weight's layout."""
+
+    name: str
+
+    def check(self, value: Any, seen: Seen) -> None:
+        """Raise InvalidInput unless there is such a layout."""
+        if not isinstance(value, str):
+            raise InvalidInput(f"{self.name}: expected the name of a layout, got {value!r}")
+        registry.get_layout(value)
+
+
+@dataclass(frozen=True)
+class Dtype:
+    """A dtype of floats."""
+
+    name: str
+
+    def check(self, value: Any, seen: Seen) -> None:
+        """Raise InvalidInput unless it is one of FLOATS."""
+        if not isinstance(value, torch.dtype) or value not in FLOATS:
+            raise InvalidInput(f"{self.name}: expected one of {', '.join(map(str, FLOATS))}, got {value!r}")
