@@ -74,42 +74,38 @@ class Dims:
     """Dimensions by the names of their sizes, such as `Dims(..., "K")`."""
 
     def __init__(self, *names: Any) -> None:
-        self.names = names
+        self.leading = names[:1] == (...,)
+        self.names: tuple[str, ...] = names[self.leading :]
 
     def fits(self, shape: Sequence[Any], seen: Seen) -> bool:
-        found = self._named(tuple(shape))
-        if found is None:
+        first = len(shape) - len(self.names)
+        if first < 0 or first and not self.leading:
             return False
-        for name, size in found.items():
-            known = seen.sizes.setdefault(name, size)
-            if name is ...:
-                if differ(size, known):
-                    return False
-            elif certainly(size < 1) or certainly(size > MAX_SIZES[name]) or certainly(size != known):
-                return False
-        return True
-
-    def _named(self, shape: tuple[Any, ...]) -> dict[Any, Any] | None:
-        """The sizes of a shape by name, or None if it has another number of dimensions."""
-        if self.names[:1] != (...,):
-            return dict(zip(self.names, shape, strict=True)) if len(shape) == len(self.names) else None
-        last = len(self.names) - 1
-        if len(shape) < last:
-            return None
-        return {...: shape[: len(shape) - last]} | dict(zip(self.names[1:], shape[len(shape) - last :], strict=True))
+        if self.leading and differ(shape[:first], seen.sizes.setdefault(..., shape[:first])):
+            return False
+        return all(size_fits(size, name, seen) for size, name in zip(shape[first:], self.names, strict=True))
 
     def words(self, seen: Seen) -> str:
         """
         >>> Dims(..., "K").words(Seen({})), Dims("N").words(Seen({}, {"N": 3}))
         ('(..., K) with K from 1 to 262144', '(3,)')
         """
-        names = [name for name in self.names if name is not ...]
-        sizes = [str(seen.sizes.get(name, name)) for name in names]
-        if len(names) < len(self.names):
-            sizes = [*map(str, seen.sizes.get(..., ("...",))), *sizes]
-        limits = [f"{n} from 1 to {MAX_SIZES[n]}" for n in names if n not in seen.sizes and MAX_SIZES[n] < math.inf]
+        sizes = [str(size) for size in seen.sizes.get(..., ("...",))] if self.leading else []
+        sizes += [str(seen.sizes.get(name, name)) for name in self.names]
+        limits = [limits_of(name) for name in self.names if name not in seen.sizes]
         text = f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
         return f"{text} with {' and '.join(limits)}" if limits else text
+
+
+def size_fits(size: Any, name: str, seen: Seen) -> bool:
+    """Whether a size is in its limits and the one that is known by its name, if there is one."""
+    known = seen.sizes.setdefault(name, size)
+    return not (certainly(size < 1) or certainly(size > MAX_SIZES[name]) or certainly(size != known))
+
+
+def limits_of(name: str) -> str:
+    """The limits of a size, for a message."""
+    return f"{name} from 1 to {MAX_SIZES[name]}" if MAX_SIZES[name] < math.inf else f"{name} of at least 1"
 
 
 class PackedShape:

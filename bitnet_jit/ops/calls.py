@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from math import prod
 from typing import Any
 
 import torch
@@ -142,6 +143,15 @@ def describe(op: str, x: torch.Tensor, out_features: int, **fields: Any) -> Prob
         gpu=find_gpu(x.device),
         **fields,
     )
+
+
+def strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides of a contiguous tensor of that shape.
+
+    >>> strides((2, 3, 4)), strides((2, 0, 4))
+    ((12, 4, 1), (4, 4, 1))
+    """
+    return tuple(prod(max(size, 1) for size in shape[place + 1 :]) for place in range(len(shape)))
 
 
 def dtype_name(dtype: torch.dtype) -> str:

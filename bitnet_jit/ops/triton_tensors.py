@@ -15,7 +15,7 @@ from torch._C._dynamo import guards
 from bitnet_jit.kernels.registry import get_layout
 from bitnet_jit.kernels.triton.launch import ALIGN, Bound, Run, compiled, prepare
 from bitnet_jit.kernels.triton.target import interpreted
-from bitnet_jit.ops.calls import ARGUMENTS, on
+from bitnet_jit.ops.calls import ARGUMENTS, on, strides
 from bitnet_jit.problem import Problem
 
 INPUTS = {  # what launches of each op are handed; the distance of rows, of gate and up, by `in_rows`
@@ -131,11 +131,6 @@ def allocator(outputs: Shapes, num_bytes: int) -> Callable[[], list[torch.Tensor
     memory = {"memory": ((num_bytes,), torch.uint8)} if num_bytes else {}
     parts = [(shape, strides(shape), dtype) for shape, dtype in (outputs | memory).values()]
     return lambda: [empty_strided(*part) for part in parts]
-
-
-def strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of a contiguous tensor."""
-    return tuple(prod(shape[place + 1 :]) for place in range(len(shape)))
 
 
 def splitter(scratch: Shapes) -> tuple[int, Callable[[torch.Tensor], list[Any]]]:
