@@ -33,15 +33,13 @@ def make_input_grad(dy, w_packed, w_scale, in_features, out_features, layout, gr
         scale=SCALES[w_scale.dim()],
         group_size=group_size,
     )
-    return dense(problem) if is_dense(problem) else make_call(problem, dy)
+    if not is_dense(problem):
+        return make_call(problem, dy)
+    dequantize = DEQUANTIZE_WEIGHT.find(w_packed, w_scale, in_features, out_features, layout, group_size, dy.dtype)
+    return dense(dequantize, (out_features, in_features), dy.dtype)
 
 
 INPUT_GRAD = Lookup("bit_linear_input_grad", make_input_grad)
-
-
-def bit_linear_input_grad(dy, w_packed, w_scale, *options):
-    """dY (..., N) -> dX (..., K), summed in float32 and rounded once."""
-    return INPUT_GRAD.find(dy, w_packed, w_scale, *options)(dy, w_packed, w_scale)
 
 
 def is_dense(problem: Problem) -> bool:
@@ -49,14 +47,13 @@ def is_dense(problem: Problem) -> bool:
     return problem.rows >= DENSE_ROWS or registry.candidates(problem)[0][0].backend == "torch"
 
 
-def dense(problem: Problem) -> Call:
-    """The product with the weight as floats."""
-    n, k, dtype = problem.out_features, problem.in_features, getattr(torch, problem.y_dtype)
+def dense(dequantize: Call, shape: tuple[int, int], dtype: torch.dtype) -> Call:
+    """The product with the weight as floats: (N, K) of a dtype."""
+    n, k = shape
 
     def call(dy: torch.Tensor, w_packed: torch.Tensor, w_scale: torch.Tensor) -> torch.Tensor:
-        dequantize = DEQUANTIZE_WEIGHT.find(w_packed, w_scale, k, n, problem.layout, problem.group_size, dtype)
         if hasattr(dequantize, "into"):
-            w = dequantize.into(scratch((n, k), dtype), w_packed, w_scale)
+            w = dequantize.into(scratch(shape, dtype), w_packed, w_scale)
         else:
             w = dequantize(w_packed, w_scale)
         return (dy.reshape(-1, n) @ w).reshape(*dy.shape[:-1], k)
@@ -71,6 +68,6 @@ def fake_bit_linear_input_grad(dy, w_packed, w_scale, in_features, out_features,
 define(
     "bit_linear_input_grad(Tensor dy, Tensor w_packed, Tensor w_scale, int in_features, int out_features, "
     "str layout, int group_size) -> Tensor",
-    bit_linear_input_grad,
+    INPUT_GRAD.run,
     fake_bit_linear_input_grad,
 )

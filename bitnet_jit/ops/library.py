@@ -94,6 +94,7 @@ class TensorPlaces:
         kinds = [str(argument.type) for argument in overload._schema.arguments]
         self.required = tuple(place for place, kind in enumerate(kinds) if kind == "Tensor")
         self.optional = tuple(place for place, kind in enumerate(kinds) if kind == "Optional[Tensor]")
+        self.all = (*self.required, *self.optional)
 
     def are_plain(self, args: tuple[Any, ...]) -> bool:
         """Whether all of them hold their numbers themselves, as they are.
@@ -116,10 +117,7 @@ class TensorPlaces:
 
     def want_gradient(self, args: tuple[Any, ...]) -> bool:
         """Whether one of them wants a gradient."""
-        for place in self.required:
-            if args[place].requires_grad:
-                return True
-        for place in self.optional:
+        for place in self.all:
             tensor = args[place]
             if tensor is not None and tensor.requires_grad:
                 return True

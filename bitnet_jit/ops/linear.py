@@ -48,20 +48,8 @@ QUANTIZED_LINEAR = KernelLookup("quantized_linear", codes_problem)
 TERNARY_MATMUL = KernelLookup("ternary_matmul", sums_problem)
 
 
-def bit_linear(x, w_packed, w_scale, bias, in_features, out_features, layout, group_size, activation):
-    call = BIT_LINEAR.find(x, w_packed, w_scale, bias, in_features, out_features, layout, group_size, activation)
-    return call(x, w_packed, w_scale, bias)
-
-
 def fake_bit_linear(x, w_packed, w_scale, bias, in_features, out_features, layout, group_size, activation):
     return x.new_empty((*x.shape[:-1], out_features))
-
-
-def quantized_linear(x_q, x_scale, w_packed, w_scale, bias, in_features, out_features, layout, group_size, y_dtype):
-    call = QUANTIZED_LINEAR.find(
-        x_q, x_scale, w_packed, w_scale, bias, in_features, out_features, layout, group_size, y_dtype
-    )
-    return call(x_q, x_scale, w_packed, w_scale, bias)
 
 
 def fake_quantized_linear(
@@ -70,17 +58,13 @@ def fake_quantized_linear(
     return x_q.new_empty((*x_q.shape[:-1], out_features), dtype=y_dtype)
 
 
-def ternary_matmul(x_q, w_packed, in_features, out_features, layout):
-    return TERNARY_MATMUL.find(x_q, w_packed, in_features, out_features, layout)(x_q, w_packed)
-
-
 def fake_ternary_matmul(x_q, w_packed, in_features, out_features, layout):
     return x_q.new_empty((*x_q.shape[:-1], out_features), dtype=torch.int32)
 
 
 def check_frozen(w_scale: torch.Tensor) -> None:
     """Raise InvalidInput where a packed layer's scale wants a gradient."""
-    if w_scale.requires_grad:
+    if w_scale is not None and w_scale.requires_grad:
         raise InvalidInput("w_scale: requires_grad=True, but a packed layer's scale is frozen; pass w_scale.detach()")
 
 
@@ -116,7 +100,7 @@ class BitLinearFunction(torch.autograd.Function):
 define(
     "bit_linear(Tensor x, Tensor w_packed, Tensor w_scale, Tensor? bias, int in_features, int out_features, "
     "str layout, int group_size, str activation) -> Tensor",
-    bit_linear,
+    BIT_LINEAR.run,
     fake_bit_linear,
     BitLinearFunction,
     autocast=True,
@@ -124,11 +108,11 @@ define(
 define(
     "quantized_linear(Tensor x_q, Tensor x_scale, Tensor w_packed, Tensor w_scale, Tensor? bias, int in_features, "
     "int out_features, str layout, int group_size, ScalarType y_dtype) -> Tensor",
-    quantized_linear,
+    QUANTIZED_LINEAR.run,
     fake_quantized_linear,
 )
 define(
     "ternary_matmul(Tensor x_q, Tensor w_packed, int in_features, int out_features, str layout) -> Tensor",
-    ternary_matmul,
+    TERNARY_MATMUL.run,
     fake_ternary_matmul,
 )

@@ -8,21 +8,25 @@ source text, as dataclasses write their methods, since a call at one row has no 
 from collections.abc import Callable
 from typing import Any
 
-from bitnet_jit.ops.arguments import Argument, Tensor
+from bitnet_jit.ops.arguments import Argument, Epsilon, Tensor
 from bitnet_jit.ops.calls import Call, keep, make_call, new_calls
 from bitnet_jit.ops.signatures import SIGNATURES
 from bitnet_jit.problem import Problem
 
 FACTS = ("shape", "dtype", "device", "layout")  # of a tensor, that checks look at
+NO_KEY = (AttributeError, RuntimeError, TypeError)  # of what is no tensor, of a nested one, of an option without a hash
 SOURCE = """
-def find({names}):
+def key_of({names}):
+    return ({facts},)
+
+def {op}({names}):
     try:
-        key = ({facts},)
-        call = get(key)
-    except (AttributeError, RuntimeError, TypeError):  # no tensor, a nested one, an option without a hash
-        check(({names},))
-        raise
-    return make(key, ({names},)) if call is None else call
+        call = get(({facts},))
+    except NO_KEY:
+        call = None
+    if call is None:
+        call = find({names})
+    return call({operands})
 """
 
 
@@ -31,27 +35,45 @@ class Lookup:
 
     Args:
         op: its name.
-        make: the op's arguments, which have been checked -> what runs such arguments.
+        make: the op's arguments, which have been checked -> what runs such arguments; it takes the tensors and the
+            epsilon among them.
 
     Attributes:
-        find: the op's arguments -> what runs such. Raises InvalidInput where one is wrong or does not fit the others.
+        run: the op's implementation.
         calls: those kept.
     """
 
-    find: Callable[..., Call]
+    run: Callable[..., Any]
 
     def __init__(self, op: str, make: Callable[..., Call]) -> None:
-        self.calls, signature = new_calls(), SIGNATURES[op]
-
-        def make_and_keep(key: tuple[Any, ...], values: tuple[Any, ...]) -> Call:
-            signature.check(values)
-            return keep(self.calls, key, make(*values))
-
-        names = ", ".join(argument.name for argument in signature.arguments)
-        source = SOURCE.format(names=names, facts=", ".join(map(facts, signature.arguments)))
-        scope = {"get": self.calls.get, "make": make_and_keep, "check": signature.check}
+        self.calls, self._make, signature = new_calls(), make, SIGNATURES[op]
+        self._check = signature.check
+        source = SOURCE.format(
+            op=op,
+            names=", ".join(argument.name for argument in signature.arguments),
+            facts=", ".join(map(facts, signature.arguments)),
+            operands=", ".join(a.name for a in signature.arguments if isinstance(a, Tensor | Epsilon)),
+        )
+        scope: dict[str, Any] = {"get": self.calls.get, "find": self.find, "NO_KEY": NO_KEY}
         exec(source, scope)
-        self.find = scope["find"]  # type: ignore[assignment]
+        self._key, self.run = scope["key_of"], scope[op]
+
+    def find(self, *values: Any) -> Call:
+        """Return what runs such arguments, made where it is not kept yet.
+
+        Raises:
+            InvalidInput: an argument is wrong, or does not fit the others.
+        """
+        try:
+            key = self._key(*values)
+            call = self.calls.get(key)
+        except NO_KEY:
+            self._check(values)
+            raise
+        if call is None:
+            self._check(values)
+            call = keep(self.calls, key, self._make(*values))
+        return call
 
 
 class KernelLookup(Lookup):
@@ -68,9 +90,9 @@ class KernelLookup(Lookup):
 
 
 def facts(argument: Argument) -> str:
-    """What keys hold of an argument, as source text."""
+    """Return what keys hold of an argument, as source text."""
     name = argument.name
     if not isinstance(argument, Tensor):
         return name
-    all_facts = ", ".join(f"{name}.{fact}" for fact in FACTS)
-    return f"None if {name} is None else ({all_facts})" if argument.optional else all_facts
+    of_tensor = ", ".join(f"{name}.{fact}" for fact in FACTS)
+    return f"None if {name} is None else ({of_tensor})" if argument.optional else of_tensor

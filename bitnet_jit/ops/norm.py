@@ -33,33 +33,8 @@ RELU2_MUL_NORM_QUANTIZE = gated_lookup("relu2_mul_norm_quantize")
 SILU_MUL_NORM_QUANTIZE = gated_lookup("silu_mul_norm_quantize")
 
 
-def quantize_activation(x):
-    return QUANTIZE_ACTIVATION.find(x)(x)
-
-
-def rms_norm(x, weight, eps):
-    return RMS_NORM.find(x, weight, eps)(x, weight, eps)
-
-
-def rms_norm_quantize(x, weight, eps):
-    return RMS_NORM_QUANTIZE.find(x, weight, eps)(x, weight, eps)
-
-
-def silu_mul_norm_quantize(gate, up, weight, eps):
-    return SILU_MUL_NORM_QUANTIZE.find(gate, up, weight, eps)(gate, up, weight, eps)
-
-
-def relu2_mul_norm_quantize(gate, up, weight, eps):
-    return RELU2_MUL_NORM_QUANTIZE.find(gate, up, weight, eps)(gate, up, weight, eps)
-
-
 def fake_codes(x, *others):
     return x.new_empty(x.shape, dtype=torch.int8), x.new_empty(x.shape[:-1], dtype=torch.float32)
-
-
-def rms_norm_gradients(dy, x, weight, eps):
-    """dY (..., K) and the norm's arguments -> dx (..., K), dw (K,)."""
-    return RMS_NORM_GRADIENTS.find(dy, x, weight, eps)(dy, x, weight, eps)
 
 
 def fake_rms_norm_gradients(dy, x, weight, eps):
@@ -83,27 +58,27 @@ class RmsNormFunction(torch.autograd.Function):
         return *of_norm(dy, x, weight, ctx.eps), None
 
 
-define("quantize_activation(Tensor x) -> (Tensor, Tensor)", quantize_activation, fake_codes)
+define("quantize_activation(Tensor x) -> (Tensor, Tensor)", QUANTIZE_ACTIVATION.run, fake_codes)
 define(
     "rms_norm(Tensor x, Tensor weight, float eps) -> Tensor",
-    rms_norm,
+    RMS_NORM.run,
     lambda x, weight, eps: torch.empty_like(x, memory_format=torch.contiguous_format),
     RmsNormFunction,
 )
 define(
     "rms_norm_gradients(Tensor dy, Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)",
-    rms_norm_gradients,
+    RMS_NORM_GRADIENTS.run,
     fake_rms_norm_gradients,
 )
 gradients = eager("rms_norm_gradients")
-define("rms_norm_quantize(Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)", rms_norm_quantize, fake_codes)
+define("rms_norm_quantize(Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)", RMS_NORM_QUANTIZE.run, fake_codes)
 define(
     "relu2_mul_norm_quantize(Tensor gate, Tensor up, Tensor weight, float eps) -> (Tensor, Tensor)",
-    relu2_mul_norm_quantize,
+    RELU2_MUL_NORM_QUANTIZE.run,
     fake_codes,
 )
 define(
     "silu_mul_norm_quantize(Tensor gate, Tensor up, Tensor? weight, float eps) -> (Tensor, Tensor)",
-    silu_mul_norm_quantize,
+    SILU_MUL_NORM_QUANTIZE.run,
     fake_codes,
 )

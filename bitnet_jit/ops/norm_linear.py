@@ -30,12 +30,6 @@ def make_fused(x, weight, eps, w_packed, w_scale, bias, *options) -> Call:
 FUSED = Lookup("rms_norm_bit_linear", make_fused)
 
 
-def rms_norm_bit_linear(x, weight, eps, w_packed, w_scale, bias, *options):
-    """x (..., K), weight (K,) of the norm and the arguments of bit_linear -> y (..., N) of x's dtype."""
-    call = FUSED.find(x, weight, eps, w_packed, w_scale, bias, *options)
-    return call(x, weight, eps, w_packed, w_scale, bias)
-
-
 def fake_rms_norm_bit_linear(x, weight, eps, w_packed, w_scale, bias, *options):
     """By the ops that it consists of, so that who watches sees those."""
     ops, (*sizes, activation) = torch.ops.bitnet_jit, options
@@ -72,7 +66,7 @@ class RmsNormBitLinearFunction(torch.autograd.Function):
 define(
     "rms_norm_bit_linear(Tensor x, Tensor weight, float eps, Tensor w_packed, Tensor w_scale, Tensor? bias, "
     "int in_features, int out_features, str layout, int group_size, str activation) -> Tensor",
-    rms_norm_bit_linear,
+    FUSED.run,
     fake_rms_norm_bit_linear,
     RmsNormBitLinearFunction,
     autocast=True,

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch._C._dynamo import guards
 
+from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.numba.threads import Fork
 from bitnet_jit.ops.calls import strides
@@ -16,6 +17,7 @@ from bitnet_jit.runtime.workspace import Workspace
 FORK = Fork()
 WORKSPACE = Workspace()
 # (shape, strides, dtype) -> a tensor; as Inductor's code allocates, in half the time of new_empty
+NO_MEMORY = "a tensor has no memory: its data_ptr() is 0; its storage has been freed, or torch never made any"
 empty_strided: Any = guards._empty_strided_cpu
 
 
@@ -32,23 +34,24 @@ def bind_bit_linear(bound: Any, problem: Problem, shape: torch.Size) -> Callable
         return lambda x, *others: x.new_empty(y_shape, dtype=y_dtype)
     entry, num_bytes, sizes = bound.entry(rows), bound.workspace_bytes(rows), bound.sizes(rows)
 
+    absent = (problem.op != "quantized_linear") + (not problem.scale) + (not problem.bias)
+
     def call(x, w_packed, w_scale, bias, x_scale=None):
         if not (x.is_contiguous() and w_packed.is_contiguous()):
             x, w_packed = x.contiguous(), w_packed.contiguous()
-        y = empty_strided(y_shape, y_strides, y_dtype)
-        entry(
-            None,
-            FORK.address,
-            THREADS.get(),
+        if not ((w_scale is None or w_scale.is_contiguous()) and (bias is None or bias.is_contiguous())):
+            w_scale, bias = contiguous(w_scale), contiguous(bias)
+        addresses = (
             x.data_ptr(),
             0 if x_scale is None else (x_scale := contiguous(x_scale)).data_ptr(),
             w_packed.data_ptr(),
-            0 if w_scale is None else (w_scale := contiguous(w_scale)).data_ptr(),
-            0 if bias is None else (bias := contiguous(bias)).data_ptr(),
-            y.data_ptr(),
-            sizes,
-            WORKSPACE.take(num_bytes),
+            0 if w_scale is None else w_scale.data_ptr(),
+            0 if bias is None else bias.data_ptr(),
         )
+        if addresses.count(0) != absent:
+            raise InvalidInput(NO_MEMORY)
+        y = empty_strided(y_shape, y_strides, y_dtype)
+        entry(None, FORK.address, THREADS.get(), *addresses, y.data_ptr(), sizes, WORKSPACE.take(num_bytes))
         return y
 
     return call

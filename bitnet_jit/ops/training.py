@@ -16,12 +16,12 @@ from torch.autograd.function import once_differentiable
 
 from bitnet_jit.ops.calls import Call
 from bitnet_jit.ops.library import TensorPlaces, define, eager
-from bitnet_jit.ops.linear import bias_gradient, quantized_linear
+from bitnet_jit.ops.linear import QUANTIZED_LINEAR, bias_gradient
 from bitnet_jit.ops.lookup import Lookup
-from bitnet_jit.ops.norm import quantize_activation, rms_norm_quantize
+from bitnet_jit.ops.norm import QUANTIZE_ACTIVATION, RMS_NORM_QUANTIZE
 from bitnet_jit.ops.scratch import scratch
 from bitnet_jit.ops.signatures import SIGNATURES
-from bitnet_jit.ops.weights import layout_for, quantize_weight
+from bitnet_jit.ops.weights import QUANTIZE_WEIGHT, layout_for
 
 MIXED_SUMS = torch.__version__ >= "2.8"  # compared as versions: whether torch's products of half types can give float32
 REVISION = 6  # an argument of the op; raised when other ops are called within it: see `define` below
@@ -32,9 +32,9 @@ def make_train(x, weight, *others) -> Call:
     layout, (out_features, in_features) = layout_for(weight), weight.shape
 
     def call(x, weight, bias, norm_weight, eps):
-        codes = quantize_weight(weight, layout)  # first: see kernels/triton/quantize_weight.py
-        x_codes = quantize_activation(x) if norm_weight is None else rms_norm_quantize(x, norm_weight, eps)
-        return quantized_linear(*x_codes, *codes, bias, in_features, out_features, layout, 0, x.dtype)
+        codes = QUANTIZE_WEIGHT.run(weight, layout)  # first: see kernels/triton/quantize_weight.py
+        x_codes = QUANTIZE_ACTIVATION.run(x) if norm_weight is None else RMS_NORM_QUANTIZE.run(x, norm_weight, eps)
+        return QUANTIZED_LINEAR.run(*x_codes, *codes, bias, in_features, out_features, layout, 0, x.dtype)
 
     return call
 
@@ -43,7 +43,7 @@ TRAIN = Lookup("bit_linear_train", make_train)
 
 
 def bit_linear_train(x, weight, bias, norm_weight, eps, revision=REVISION):
-    return TRAIN.find(x, weight, bias, norm_weight, eps, revision)(x, weight, bias, norm_weight, eps)
+    return TRAIN.run(x, weight, bias, norm_weight, eps, revision)
 
 
 def fake_bit_linear_train(x, weight, bias, norm_weight, eps, revision=REVISION):
@@ -71,11 +71,6 @@ def summed_in_scratch(dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 WEIGHT_GRAD = Lookup("bit_linear_train_weight_grad", make_weight_grad)
-
-
-def bit_linear_train_weight_grad(dy, x, dtype):
-    """dY (..., N) and x (..., K) as it was quantized, in dY's dtype -> dW (N, K) in `dtype`, the weight's."""
-    return WEIGHT_GRAD.find(dy, x, dtype)(dy, x)
 
 
 def fake_bit_linear_train_weight_grad(dy, x, dtype):
@@ -139,7 +134,7 @@ define(
 TENSORS = TensorPlaces(torch.ops.bitnet_jit.bit_linear_train.default)
 define(
     "bit_linear_train_weight_grad(Tensor dy, Tensor x, ScalarType dtype) -> Tensor",
-    bit_linear_train_weight_grad,
+    WEIGHT_GRAD.run,
     fake_bit_linear_train_weight_grad,
 )
 

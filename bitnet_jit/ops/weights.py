@@ -8,7 +8,7 @@ from bitnet_jit.ops.calls import Call, describe, dtype_name
 from bitnet_jit.ops.library import define
 from bitnet_jit.ops.linear import SCALES
 from bitnet_jit.ops.lookup import KernelLookup, Lookup
-from bitnet_jit.ops.norm import quantize_activation
+from bitnet_jit.ops.norm import QUANTIZE_ACTIVATION
 from bitnet_jit.problem import Problem
 
 
@@ -41,28 +41,13 @@ DEQUANTIZE_WEIGHT = KernelLookup("dequantize_weight", dequantize_problem)
 DEQUANTIZE_ACTIVATION = KernelLookup("dequantize_activation", activation_problem)
 
 
-def quantize_weight(weight, layout):
-    """w (N, K) -> w_packed in a layout, w_scale ()."""
-    return QUANTIZE_WEIGHT.find(weight, layout)(weight)
-
-
 def fake_quantize_weight(weight, layout):
     shape = registry.get_layout(layout).shape(*weight.shape)
     return weight.new_empty(shape, dtype=torch.uint8), weight.new_empty((), dtype=torch.float32)
 
 
-def dequantize_weight(w_packed, w_scale, *options):
-    """w_packed, w_scale -> w (N, K) of a floating dtype."""
-    return DEQUANTIZE_WEIGHT.find(w_packed, w_scale, *options)(w_packed, w_scale)
-
-
 def fake_dequantize_weight(w_packed, w_scale, in_features, out_features, layout, group_size, dtype):
     return w_packed.new_empty((out_features, in_features), dtype=dtype)
-
-
-def dequantize_activation(x_q, x_scale, dtype):
-    """x_q (..., K) int8, x_scale (...) -> x (..., K) of a floating dtype."""
-    return DEQUANTIZE_ACTIVATION.find(x_q, x_scale, dtype)(x_q, x_scale)
 
 
 def fake_dequantize_activation(x_q, x_scale, dtype):
@@ -79,46 +64,36 @@ def make_round_weight(weight: torch.Tensor) -> Call:
     layout, (out_features, in_features), dtype = layout_for(weight), weight.shape, weight.dtype
 
     def call(weight):
-        codes = quantize_weight(weight, layout)
-        return dequantize_weight(*codes, in_features, out_features, layout, 0, dtype)
+        codes = QUANTIZE_WEIGHT.run(weight, layout)
+        return DEQUANTIZE_WEIGHT.run(*codes, in_features, out_features, layout, 0, dtype)
 
     return call
 
 
 def make_round_activation(x: torch.Tensor) -> Call:
     """What rounds activations like these."""
-    return lambda x: dequantize_activation(*quantize_activation(x), x.dtype)
+    return lambda x: DEQUANTIZE_ACTIVATION.run(*QUANTIZE_ACTIVATION.run(x), x.dtype)
 
 
 ROUND_WEIGHT = Lookup("round_weight", make_round_weight)
 ROUND_ACTIVATION = Lookup("round_activation", make_round_activation)
 
 
-def round_weight(weight):
-    """w (N, K) -> its codes times its scale, in its dtype."""
-    return ROUND_WEIGHT.find(weight)(weight)
-
-
-def round_activation(x):
-    """x (..., K) -> its codes times their rows' scales, in its dtype."""
-    return ROUND_ACTIVATION.find(x)(x)
-
-
 def fake_round(x):
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-define("quantize_weight(Tensor weight, str layout) -> (Tensor, Tensor)", quantize_weight, fake_quantize_weight)
+define("quantize_weight(Tensor weight, str layout) -> (Tensor, Tensor)", QUANTIZE_WEIGHT.run, fake_quantize_weight)
 define(
     "dequantize_weight(Tensor w_packed, Tensor w_scale, int in_features, int out_features, str layout, "
     "int group_size, ScalarType dtype) -> Tensor",
-    dequantize_weight,
+    DEQUANTIZE_WEIGHT.run,
     fake_dequantize_weight,
 )
 define(
     "dequantize_activation(Tensor x_q, Tensor x_scale, ScalarType dtype) -> Tensor",
-    dequantize_activation,
+    DEQUANTIZE_ACTIVATION.run,
     fake_dequantize_activation,
 )
-define("round_weight(Tensor weight) -> Tensor", round_weight, fake_round)
-define("round_activation(Tensor x) -> Tensor", round_activation, fake_round)
+define("round_weight(Tensor weight) -> Tensor", ROUND_WEIGHT.run, fake_round)
+define("round_activation(Tensor x) -> Tensor", ROUND_ACTIVATION.run, fake_round)

@@ -5,22 +5,15 @@ import torch
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
-from bitnet_jit.ops import linear as linear_ops
-from bitnet_jit.ops import norm as norm_ops
+from bitnet_jit.ops.library import IMPLEMENTATIONS
 
 IN, OUT = 70, 37
 LAYOUT = registry.preferred_layout("i2", "cpu")
 
-# A meta tensor beside others makes torch choose the fake implementation, which has nothing to refuse. So the functions
-# behind the ops are called here: they are what a mixture of real devices reaches.
-QUANTIZED_LINEAR = linear_ops.quantized_linear
-ROW_WISE = {
-    "quantize_activation": norm_ops.quantize_activation,
-    "rms_norm": norm_ops.rms_norm,
-    "rms_norm_quantize": norm_ops.rms_norm_quantize,
-    "relu2_mul_norm_quantize": norm_ops.relu2_mul_norm_quantize,
-    "silu_mul_norm_quantize": norm_ops.silu_mul_norm_quantize,
-}
+# A meta tensor beside others makes torch choose the fake implementation. So the functions behind the ops are called
+# here: they are what a mixture of real devices reaches.
+QUANTIZED_LINEAR = IMPLEMENTATIONS["quantized_linear"]
+NORMS = ("rms_norm", "rms_norm_quantize", "relu2_mul_norm_quantize", "silu_mul_norm_quantize")
 
 ops = torch.ops.bitnet_jit
 
@@ -149,15 +142,15 @@ BAD_ROWS = {
 
 
 @pytest.mark.parametrize(("x", "weight", "words"), BAD_ROWS.values(), ids=BAD_ROWS)
-@pytest.mark.parametrize("name", list(ROW_WISE)[1:])
+@pytest.mark.parametrize("name", NORMS)
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 def test_norms(name, x, weight, words, warm):
     inputs = 2 if "_mul_" in name else 1
     if warm:
-        ROW_WISE[name](*[torch.ones(3, IN)] * inputs, torch.ones(IN), 1e-5)
+        IMPLEMENTATIONS[name](*[torch.ones(3, IN)] * inputs, torch.ones(IN), 1e-5)
     weight = torch.ones(x.shape[-1] if x.dim() else 1) if weight is None else weight
     with pytest.raises(InvalidInput, match=words.replace("x: ", "gate: ") if inputs == 2 else words):
-        ROW_WISE[name](*[x] * inputs, weight, 1e-5)
+        IMPLEMENTATIONS[name](*[x] * inputs, weight, 1e-5)
 
 
 @pytest.mark.parametrize(("x", "weight", "words"), list(BAD_ROWS.values())[:5], ids=list(BAD_ROWS)[:5])
@@ -170,4 +163,4 @@ def test_quantize_activation(x, weight, words):
 @pytest.mark.parametrize("name", ["relu2_mul_norm_quantize", "silu_mul_norm_quantize"])
 def test_gate_and_up_must_match(name, up):
     with pytest.raises(InvalidInput, match="up: "):
-        ROW_WISE[name](torch.ones(3, IN), up, torch.ones(IN), 1e-5)
+        IMPLEMENTATIONS[name](torch.ones(3, IN), up, torch.ones(IN), 1e-5)
