@@ -161,8 +161,8 @@ class Tensor:
         if not isinstance(value, torch.Tensor):
             raise InvalidInput(f"{self.name}: expected a tensor, got {value!r}")
         if value.layout != torch.strided or value.is_nested:
-            kind = "a nested tensor" if value.is_nested else f"one of {value.layout}"
-            raise InvalidInput(f"{self.name}: expected a plain strided tensor, got {kind}; convert it to a dense one")
+            kind = "a nested tensor" if value.is_nested else f"one of the layout {value.layout}"
+            raise InvalidInput(f"{self.name}: expected a dense, strided tensor, got {kind}; convert it with to_dense()")
 
     def check(self, value: Any, seen: Seen) -> None:
         """Raise InvalidInput unless dtype, shape and device fit."""

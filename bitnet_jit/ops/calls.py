@@ -31,6 +31,7 @@ ARGUMENTS = {  # of each op's calls, in their order
     "dequantize_activation": ("x_q", "x_scale"),
 }
 OF_WEIGHTS = ("quantize_weight", "dequantize_weight")  # ops without rows of activations
+NO_MEMORY = "a tensor has no memory: its data_ptr() is 0; its storage has been freed, or torch never made any"
 DISPATCHER = Dispatcher()
 MOST_CALLS = 4096  # kept an op: shapes may vary without end
 Calls = dict[tuple[Any, ...], Call]

@@ -88,40 +88,32 @@ def eager(name: str) -> Callable[..., Any]:
 
 
 class TensorPlaces:
-    """Where an op's tensors stand among its arguments: known beforehand, so that a call looks at its tensors only."""
+    """What a call asks of its tensors, written as source text for the places where they stand among the arguments.
+
+    Attributes:
+        are_plain: arguments -> whether all tensors hold their numbers themselves, as they are. A sharded one does not,
+            nor a subclass, one on "meta", or a view with torch's bit for negated numbers. What is no tensor or is
+            missing is not plain either: torch or the check of the arguments refuses it in words.
+        want_gradient: arguments -> whether one of the tensors wants a gradient.
+    """
 
     def __init__(self, overload) -> None:
-        kinds = [str(argument.type) for argument in overload._schema.arguments]
-        self.required = tuple(place for place, kind in enumerate(kinds) if kind == "Tensor")
-        self.optional = tuple(place for place, kind in enumerate(kinds) if kind == "Optional[Tensor]")
-        self.all = (*self.required, *self.optional)
+        kinds = enumerate(str(argument.type) for argument in overload._schema.arguments)
+        places = {place: kind == "Tensor" for place, kind in kinds if "Tensor" in kind}
+        plain = [(PLAIN_TENSOR if required else PLAIN_OR_NONE).format(place) for place, required in places.items()]
+        enough, known = f"len(args) > {max(places)}", "not args[0].is_meta"
+        self.are_plain = written(" and ".join((enough, *plain, known)))
+        self.want_gradient = written(" or ".join(map(WANTS_GRADIENT.format, places)))
 
-    def are_plain(self, args: tuple[Any, ...]) -> bool:
-        """Whether all of them hold their numbers themselves, as they are.
 
-        A sharded one does not, nor a subclass, one on "meta", or a view with torch's bit for negative numbers. What is
-        no tensor or missing is not plain either: torch refuses it in words.
-        """
-        try:
-            for place in self.required:
-                tensor = args[place]
-                if type(tensor) not in PLAIN or tensor.is_neg():
-                    return False
-            for place in self.optional:
-                tensor = args[place]
-                if tensor is not None and (type(tensor) not in PLAIN or tensor.is_neg()):
-                    return False
-        except IndexError:
-            return False
-        return not args[0].is_meta
+PLAIN_TENSOR = "type(t := args[{}]) in PLAIN and not t.is_neg()"
+PLAIN_OR_NONE = "((t := args[{}]) is None or type(t) in PLAIN and not t.is_neg())"
+WANTS_GRADIENT = "((t := args[{}]) is not None and t.requires_grad)"
 
-    def want_gradient(self, args: tuple[Any, ...]) -> bool:
-        """Whether one of them wants a gradient."""
-        for place in self.all:
-            tensor = args[place]
-            if tensor is not None and tensor.requires_grad:
-                return True
-        return False
+
+def written(condition: str) -> Callable[[tuple[Any, ...]], bool]:
+    """Return what tells whether a condition, given as source text, holds for the arguments of a call."""
+    return eval(f"lambda args: {condition}", {"PLAIN": PLAIN})
 
 
 def in_force() -> bool:

@@ -9,7 +9,7 @@ from torch._C._dynamo import guards
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.numba.threads import Fork
-from bitnet_jit.ops.calls import strides
+from bitnet_jit.ops.calls import NO_MEMORY, strides
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.threads import THREADS
 from bitnet_jit.runtime.workspace import Workspace
@@ -17,13 +17,20 @@ from bitnet_jit.runtime.workspace import Workspace
 FORK = Fork()
 WORKSPACE = Workspace()
 # (shape, strides, dtype) -> a tensor; as Inductor's code allocates, in half the time of new_empty
-NO_MEMORY = "a tensor has no memory: its data_ptr() is 0; its storage has been freed, or torch never made any"
 empty_strided: Any = guards._empty_strided_cpu
 
 
 def contiguous(tensor: Any) -> Any:
     """The tensor (or None), copied only if it is not contiguous."""
     return tensor if tensor is None or tensor.is_contiguous() else tensor.contiguous()
+
+
+def addresses_of(*tensors: torch.Tensor) -> tuple[int, ...]:
+    """Where tensors begin. Raises InvalidInput where one has no memory."""
+    addresses = tuple(tensor.data_ptr() for tensor in tensors)
+    if 0 in addresses:
+        raise InvalidInput(NO_MEMORY)
+    return addresses
 
 
 def bind_bit_linear(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., torch.Tensor]:
@@ -39,14 +46,12 @@ def bind_bit_linear(bound: Any, problem: Problem, shape: torch.Size) -> Callable
     def call(x, w_packed, w_scale, bias, x_scale=None):
         if not (x.is_contiguous() and w_packed.is_contiguous()):
             x, w_packed = x.contiguous(), w_packed.contiguous()
-        if not ((w_scale is None or w_scale.is_contiguous()) and (bias is None or bias.is_contiguous())):
-            w_scale, bias = contiguous(w_scale), contiguous(bias)
         addresses = (
             x.data_ptr(),
             0 if x_scale is None else (x_scale := contiguous(x_scale)).data_ptr(),
             w_packed.data_ptr(),
-            0 if w_scale is None else w_scale.data_ptr(),
-            0 if bias is None else bias.data_ptr(),
+            0 if w_scale is None else (w_scale := contiguous(w_scale)).data_ptr(),
+            0 if bias is None else (bias := contiguous(bias)).data_ptr(),
         )
         if addresses.count(0) != absent:
             raise InvalidInput(NO_MEMORY)
@@ -74,6 +79,7 @@ def bind_rows(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., 
     rows, features, entry, most_threads = shape[:-1].numel(), shape[-1], bound.entry, bound.most_threads
     quantizes, y_shape, scale_shape = problem.op != "rms_norm", tuple(shape), tuple(shape[:-1])
     y_strides, scale_strides, y_dtype = strides(y_shape), strides(scale_shape), getattr(torch, problem.y_dtype)
+    absent = ("_mul_" not in problem.op) + (not problem.bias)
 
     def run(x, up, weight, eps):
         x, up, weight = contiguous(x), contiguous(up), contiguous(weight)
@@ -81,13 +87,18 @@ def bind_rows(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., 
         scale = empty_strided(scale_shape, scale_strides, torch.float32) if quantizes else None
         if rows:
             threads = min(THREADS.get(), most_threads)
+            addresses = (
+                x.data_ptr(),
+                0 if up is None else up.data_ptr(),
+                0 if weight is None else weight.data_ptr(),
+            )
+            if addresses.count(0) != absent:
+                raise InvalidInput(NO_MEMORY)
             entry(
                 None,
                 FORK.address,
                 threads,
-                x.data_ptr(),
-                0 if up is None else up.data_ptr(),
-                0 if weight is None else weight.data_ptr(),
+                *addresses,
                 eps,
                 y.data_ptr(),
                 0 if scale is None else scale.data_ptr(),
@@ -114,7 +125,7 @@ def bind_norm_gradients(bound: Any, problem: Problem, shape: torch.Size) -> Call
         if not rows:
             return dx, torch.zeros_like(weight)
         dw, threads = torch.empty_like(weight), min(THREADS.get(), bound.most_threads)
-        addresses = dy.data_ptr(), x.data_ptr(), weight.data_ptr()
+        addresses = addresses_of(dy, x, weight)
         memory = WORKSPACE.take(bound.workspace_bytes(threads))
         bound.entry(None, FORK.address, threads, *addresses, eps, dx.data_ptr(), dw.data_ptr(), rows, features, memory)
         return dx, dw
@@ -159,7 +170,7 @@ def bind_dequantize_activation(bound: Any, problem: Problem, shape: torch.Size) 
         x = x_q.new_empty(shape, dtype=dtype)
         if rows:
             x_q, x_scale, threads = contiguous(x_q), contiguous(x_scale), min(THREADS.get(), bound.most_threads)
-            addresses, memory = (x_q.data_ptr(), x_scale.data_ptr(), x.data_ptr()), bound.workspace_bytes(threads)
+            addresses, memory = addresses_of(x_q, x_scale, x), bound.workspace_bytes(threads)
             bound.entry(None, FORK.address, threads, *addresses, rows, shape[-1], WORKSPACE.take(memory))
         return x
 
@@ -169,7 +180,7 @@ def bind_dequantize_activation(bound: Any, problem: Problem, shape: torch.Size) 
 def run_weight(bound: Any, w: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> None:
     """One kernel between a float weight and a packed one."""
     threads, memory = min(THREADS.get(), bound.most_threads), WORKSPACE.take(bound.workspace_bytes)
-    addresses = w.data_ptr(), packed.data_ptr(), scale.data_ptr()
+    addresses = addresses_of(w, packed, scale)
     bound.entry(None, FORK.address, threads, *addresses, bound.out_features, bound.in_features, memory)
 
 
