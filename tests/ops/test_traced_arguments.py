@@ -49,7 +49,7 @@ def test_compiled_once_for_any_number_of_rows(name):
     call = compiled(name, dynamic=True)
     call(*right(name, leading=(2, 3)).values())
     with torch._dynamo.config.patch(error_on_recompile=True):
-        for leading in ((3, 2), (2, 4), (7, 1)):
+        for leading in ((3, 2), (2, 4), (4, 3)):
             values = right(name, leading=leading).values()
             torch.testing.assert_close(call(*values), op(name)(*values), rtol=0, atol=0)
 
