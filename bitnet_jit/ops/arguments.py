@@ -1,14 +1,15 @@
 """The kinds of arguments that ops take, as records, and how an argument is checked against the others of its call.
 
-Sizes have the names of the formulas: K inputs, N outputs, and `...` for any leading dimensions. Whatever argument comes
-first tells a size, and all others have to agree. Options are checked before tensors, so a layer's in_features and
-out_features are what its tensors are compared with. Sizes may be symbolic, where torch traces: those are compared only
-where they must be, and one that depends on values counts as fitting, since the op itself checks again.
+Sizes have the names of the formulas: K inputs, N outputs, and `...` for any leading dimensions. The argument that is
+checked first sets a size, and all others have to agree. Options are checked before tensors, so the tensors of a layer
+are compared with its in_features and out_features. Where torch traces, sizes may be symbolic. They are compared only
+where they must be, and a size that depends on values passes, since the op checks again when it runs.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +20,7 @@ from bitnet_jit.ops.calls import dtype_name
 from bitnet_jit.problem import MAX_IN_FEATURES
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-MAX_SIZES: dict[Any, float] = {"K": MAX_IN_FEATURES, "N": math.inf}
+MAX_SIZES = {"K": MAX_IN_FEATURES}  # of each size by name; the others have no limit
 
 
 @dataclass
@@ -39,10 +40,10 @@ class Shape(Protocol):
     """What a tensor's shape has to be."""
 
     def fits(self, shape: Sequence[Any], seen: Seen) -> bool:
-        """Whether it is that, as far as can be known; sizes that were unknown are told to `seen`."""
+        """Tell whether a shape is that, as far as can be known, and enter sizes that were unknown into `seen`."""
 
     def words(self, seen: Seen) -> str:
-        """The expected shape, for a message."""
+        """Return the expected shape, for a message."""
 
 
 class Argument(Protocol):
@@ -50,23 +51,23 @@ class Argument(Protocol):
 
     @property
     def name(self) -> str:
-        """As in the op's schema."""
+        """Return its name in the op's schema."""
 
     def check(self, value: Any, seen: Seen) -> None:
         """Raise InvalidInput unless the value fits what has been seen."""
 
 
 def certainly(condition: Any) -> bool:
-    """Whether a condition on sizes holds; not, if it is on sizes that only values tell."""
-    if isinstance(condition, bool):
-        return condition
+    """Tell whether a condition on sizes holds; one that depends on values does not count as certain."""
+    if not isinstance(condition, torch.SymBool):
+        return bool(condition)
     from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols  # it takes long to import
 
     return not free_unbacked_symbols(condition) and bool(condition)
 
 
 def differ(sizes: Sequence[Any], others: Sequence[Any]) -> bool:
-    """Whether two shapes certainly differ."""
+    """Tell whether two shapes certainly differ."""
     return len(sizes) != len(others) or any(certainly(a != b) for a, b in zip(sizes, others, strict=True))
 
 
@@ -86,7 +87,8 @@ class Dims:
         return all(size_fits(size, name, seen) for size, name in zip(shape[first:], self.names, strict=True))
 
     def words(self, seen: Seen) -> str:
-        """
+        """Return the expected shape, for a message.
+
         >>> Dims(..., "K").words(Seen({})), Dims("N").words(Seen({}, {"N": 3}))
         ('(..., K) with K from 1 to 262144', '(3,)')
         """
@@ -98,14 +100,14 @@ class Dims:
 
 
 def size_fits(size: Any, name: str, seen: Seen) -> bool:
-    """Whether a size is in its limits and the one that is known by its name, if there is one."""
+    """Tell whether a size is within its limits, and the same as before where one is known by its name."""
     known = seen.sizes.setdefault(name, size)
-    return not (certainly(size < 1) or certainly(size > MAX_SIZES[name]) or certainly(size != known))
+    return not (certainly(size < 1) or certainly(size > MAX_SIZES.get(name, size)) or certainly(size != known))
 
 
 def limits_of(name: str) -> str:
-    """The limits of a size, for a message."""
-    return f"{name} from 1 to {MAX_SIZES[name]}" if MAX_SIZES[name] < math.inf else f"{name} of at least 1"
+    """Return the limits of a size, for a message."""
+    return f"{name} from 1 to {MAX_SIZES[name]}" if name in MAX_SIZES else f"{name} of at least 1"
 
 
 class PackedShape:
@@ -183,18 +185,24 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Whole:
-    """A whole number from `least` to `most`; it tells the size of that name, if any."""
+    """A whole number of at least `least`.
+
+    Attributes:
+        name: as in the op's schema.
+        least: the lowest number allowed.
+        size: the name of the size that it sets, if it does: it is within the limits of that.
+    """
 
     name: str
     least: int = 0
-    most: float = math.inf
     size: str = ""
 
     def check(self, value: Any, seen: Seen) -> None:
         """Raise InvalidInput unless it is a whole number in its range."""
-        whole = isinstance(value, int | torch.SymInt)
-        if not whole or certainly(value < self.least) or certainly(value > self.most):
-            limits = f"from {self.least} to {self.most}" if self.most < math.inf else f"of at least {self.least}"
+        whole = isinstance(value, Integral | torch.SymInt)
+        if not whole or certainly(value < self.least) or certainly(value > MAX_SIZES.get(self.size, value)):
+            most = MAX_SIZES.get(self.size)
+            limits = f"from {self.least} to {most}" if most else f"of at least {self.least}"
             raise InvalidInput(f"{self.name}: expected a whole number {limits}, got {value!r}")
         if self.size:
             seen.sizes[self.size] = value

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from math import prod
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -133,12 +134,13 @@ def keep(calls: Calls, key: tuple[Any, ...], call: Call) -> Call:
 
 def describe(op: str, x: torch.Tensor, out_features: int, **fields: Any) -> Problem:
     """The problem of one call; `fields` are those of Problem that the op decides."""
+    fields = {name: int(n) if isinstance(n, Integral) else n for name, n in fields.items()}  # NumPy's are no ints
     fields = {"in_features": x.shape[-1]} | fields
     return Problem(
         op=op,
         device_type=x.device.type,
         rows=rows_bucket(x.shape[:-1].numel()),
-        out_features=out_features,
+        out_features=int(out_features),
         x_dtype=dtype_name(x.dtype),
         device=fingerprint(x.device),
         gpu=find_gpu(x.device),

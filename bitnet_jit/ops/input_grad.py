@@ -22,7 +22,7 @@ DENSE_ROWS = 256  # of the bucket, a power of two: from 129 rows on
 
 
 def make_input_grad(dy, w_packed, w_scale, in_features, out_features, layout, group_size) -> Call:
-    """What runs such arguments."""
+    """Return what runs such arguments."""
     problem = describe(
         "bit_linear_input_grad",
         dy,
@@ -48,7 +48,7 @@ def is_dense(problem: Problem) -> bool:
 
 
 def dense(dequantize: Call, shape: tuple[int, int], dtype: torch.dtype) -> Call:
-    """The product with the weight as floats: (N, K) of a dtype."""
+    """Return the product with the weight as floats, (N, K) of a dtype."""
     n, k = shape
 
     def call(dy: torch.Tensor, w_packed: torch.Tensor, w_scale: torch.Tensor) -> torch.Tensor:

@@ -11,8 +11,9 @@ from bitnet_jit.problem import Problem
 SCALES = ("tensor", "row", "group")
 
 
-def linear_problem(op, x, w_scale, bias, in_features, out_features, layout, group_size, activation, y_dtype) -> Problem:
-    """The problem of one of the three ops."""
+def linear_problem(op, x, w_scale, bias, sizes, layout, group_size, activation, y_dtype) -> Problem:
+    """Return the problem of one of the three ops; `sizes` are in_features and out_features."""
+    in_features, out_features = sizes
     return describe(
         op,
         x,
@@ -27,20 +28,24 @@ def linear_problem(op, x, w_scale, bias, in_features, out_features, layout, grou
     )
 
 
-def layer_problem(x, w_packed, w_scale, bias, *options) -> Problem:
-    """The problem of `bit_linear`."""
-    return linear_problem("bit_linear", x, w_scale, bias, *options, x.dtype)
+def layer_problem(x, w_packed, w_scale, bias, in_features, out_features, layout, group_size, activation) -> Problem:
+    """Return the problem of `bit_linear`."""
+    sizes = in_features, out_features
+    return linear_problem("bit_linear", x, w_scale, bias, sizes, layout, group_size, activation, x.dtype)
 
 
-def codes_problem(x_q, x_scale, w_packed, w_scale, bias, *options) -> Problem:
-    """The problem of `quantized_linear`."""
-    *sizes, y_dtype = options
-    return linear_problem("quantized_linear", x_q, w_scale, bias, *sizes, "a8", y_dtype)
+def codes_problem(
+    x_q, x_scale, w_packed, w_scale, bias, in_features, out_features, layout, group_size, y_dtype
+) -> Problem:
+    """Return the problem of `quantized_linear`."""
+    sizes = in_features, out_features
+    return linear_problem("quantized_linear", x_q, w_scale, bias, sizes, layout, group_size, "a8", y_dtype)
 
 
 def sums_problem(x_q, w_packed, in_features, out_features, layout) -> Problem:
-    """The problem of `ternary_matmul`."""
-    return linear_problem("ternary_matmul", x_q, None, None, in_features, out_features, layout, 0, "a8", torch.int32)
+    """Return the problem of `ternary_matmul`."""
+    sizes = in_features, out_features
+    return linear_problem("ternary_matmul", x_q, None, None, sizes, layout, 0, "a8", torch.int32)
 
 
 BIT_LINEAR = KernelLookup("bit_linear", layer_problem)

@@ -10,18 +10,18 @@ from bitnet_jit.problem import Problem
 
 
 def row_problem(op: str, x: torch.Tensor, weight: torch.Tensor | None = None) -> Problem:
-    """The problem of a row-wise op."""
+    """Return the problem of a row-wise op."""
     y_dtype = dtype_name(x.dtype) if op in ("rms_norm", "rms_norm_gradients") else "int8"
     return describe(op, x, x.shape[-1], y_dtype=y_dtype, bias="" if weight is None else dtype_name(weight.dtype))
 
 
 def norm_lookup(op: str) -> KernelLookup:
-    """The calls of an op on (x, weight, eps)."""
+    """Return the calls of an op on (x, weight, eps)."""
     return KernelLookup(op, lambda x, weight, eps: row_problem(op, x, weight))
 
 
 def gated_lookup(op: str) -> KernelLookup:
-    """The calls of an op on (gate, up, weight, eps), and those of a norm's gradients (dy, x, weight, eps)."""
+    """Return the calls of an op on (gate, up, weight, eps), and those of a norm's gradients (dy, x, weight, eps)."""
     return KernelLookup(op, lambda first, second, weight, eps: row_problem(op, first, weight))
 
 

@@ -12,18 +12,18 @@ from bitnet_jit.ops.calls import Call
 from bitnet_jit.ops.library import define, eager
 from bitnet_jit.ops.linear import BIT_LINEAR, QUANTIZED_LINEAR, bias_gradient, check_frozen
 from bitnet_jit.ops.lookup import Lookup
-from bitnet_jit.ops.norm import RMS_NORM, RMS_NORM_QUANTIZE
+from bitnet_jit.ops.norm import RMS_NORM, RMS_NORM_QUANTIZE, fake_codes
 
 
 def make_fused(x, weight, eps, w_packed, w_scale, bias, *options) -> Call:
-    """What runs such arguments: two calls, found once."""
+    """Return what runs such arguments: two calls, found once."""
     *sizes, activation = options
     if activation == "a16":
         norm = RMS_NORM.find(x, weight, eps)
         linear = BIT_LINEAR.find(x, w_packed, w_scale, bias, *options)
         return lambda x, weight, eps, *layer: linear(norm(x, weight, eps), *layer)
     norm = RMS_NORM_QUANTIZE.find(x, weight, eps)
-    product = QUANTIZED_LINEAR.find(*norm(x, weight, eps), w_packed, w_scale, bias, *sizes, x.dtype)
+    product = QUANTIZED_LINEAR.find(*fake_codes(x), w_packed, w_scale, bias, *sizes, x.dtype)
     return lambda x, weight, eps, *layer: product(*norm(x, weight, eps), *layer)
 
 

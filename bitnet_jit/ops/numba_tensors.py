@@ -17,7 +17,7 @@ from bitnet_jit.runtime.workspace import Workspace
 FORK = Fork()
 WORKSPACE = Workspace()
 # (shape, strides, dtype) -> a tensor; as Inductor's code allocates, in half the time of new_empty
-empty_strided: Any = guards._empty_strided_cpu
+empty_strided: Any = guards._empty_strided_cpu  # type: ignore[attr-defined]
 
 
 def contiguous(tensor: Any) -> Any:
@@ -26,7 +26,7 @@ def contiguous(tensor: Any) -> Any:
 
 
 def addresses_of(*tensors: torch.Tensor) -> tuple[int, ...]:
-    """Where tensors begin. Raises InvalidInput where one has no memory."""
+    """Return where tensors begin. Raises InvalidInput where one has no memory."""
     addresses = tuple(tensor.data_ptr() for tensor in tensors)
     if 0 in addresses:
         raise InvalidInput(NO_MEMORY)

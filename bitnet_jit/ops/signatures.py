@@ -20,7 +20,6 @@ from bitnet_jit.ops.arguments import (
     Whole,
     Word,
 )
-from bitnet_jit.problem import MAX_IN_FEATURES
 
 ACTIVATIONS = ("a8", "a16")
 INT8, UINT8, FLOAT32 = (torch.int8,), (torch.uint8,), (torch.float32,)
@@ -34,7 +33,7 @@ class Signature:
     Attributes:
         op: its name.
         arguments: in the order of its schema; the first one is a tensor, on whose device the others have to be.
-        leads: the tensor that tells the sizes of the others, where that is not the first one.
+        leads: the tensor that sets the sizes of the others, where that is not the first one.
     """
 
     op: str
@@ -43,7 +42,7 @@ class Signature:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """The tensors among the arguments."""
+        """Return the tensors among the arguments."""
         return tuple(argument for argument in self.arguments if isinstance(argument, Tensor))
 
     def check(self, values: Sequence[Any]) -> None:
@@ -69,7 +68,7 @@ class Signature:
                 argument.check(seen.values[argument.name], seen)
 
     def _turn(self, argument: Argument) -> int:
-        """When an argument is checked: options, the tensor that leads, other tensors."""
+        """Return when an argument is checked: options first, then the tensor that leads, then other tensors."""
         return isinstance(argument, Tensor) + (isinstance(argument, Tensor) and argument.name != self.leads)
 
 
@@ -83,7 +82,7 @@ BIAS = Tensor("bias", FLOATS, Dims("N"), optional=True)
 NORM_WEIGHT = Tensor("weight", FLOATS, Dims("K"))
 EPS = Epsilon("eps")
 LAYOUT = LayoutName("layout")
-SIZES = (Whole("in_features", 1, MAX_IN_FEATURES, "K"), Whole("out_features", 1, size="N"))
+SIZES = (Whole("in_features", 1, "K"), Whole("out_features", 1, "N"))
 PACKED_OPTIONS = (*SIZES, LAYOUT, Whole("group_size"))
 LINEAR = (W_PACKED, W_SCALE, BIAS, *PACKED_OPTIONS)
 ACTIVATION = Word("activation", ACTIVATIONS)

@@ -28,7 +28,7 @@ REVISION = 6  # an argument of the op; raised when other ops are called within i
 
 
 def make_train(x, weight, *others) -> Call:
-    """What runs such arguments where no gradients are wanted."""
+    """Return what runs such arguments where no gradients are wanted."""
     layout, (out_features, in_features) = layout_for(weight), weight.shape
 
     def call(x, weight, bias, norm_weight, eps):
@@ -51,7 +51,7 @@ def fake_bit_linear_train(x, weight, bias, norm_weight, eps, revision=REVISION):
 
 
 def make_weight_grad(dy, x, dtype) -> Call:
-    """What runs such arguments."""
+    """Return what runs such arguments."""
     if MIXED_SUMS and dy.is_cuda and dtype == torch.float32 != dy.dtype:
         return lambda dy, x: torch.mm(rows_of(dy).T, rows_of(x), out_dtype=dtype)  # the sums as they are
     if dy.is_cpu and dtype != dy.dtype:
@@ -60,12 +60,12 @@ def make_weight_grad(dy, x, dtype) -> Call:
 
 
 def rows_of(a: torch.Tensor) -> torch.Tensor:
-    """a (..., K) -> (M, K)."""
+    """Return a (..., K) as rows (M, K)."""
     return a.reshape(-1, a.shape[-1])
 
 
 def summed_in_scratch(dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """dY (M, N), x (M, K) -> dY.T @ x in memory that the next such product is written to."""
+    """Return dY.T @ x of dY (M, N) and x (M, K), in memory that the next such product is written to."""
     with torch.no_grad():
         return torch.mm(dy.T, x, out=scratch((dy.shape[1], x.shape[1]), dy.dtype))
 

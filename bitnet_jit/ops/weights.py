@@ -13,12 +13,12 @@ from bitnet_jit.problem import Problem
 
 
 def quantize_problem(weight, layout) -> Problem:
-    """The problem of `quantize_weight`."""
+    """Return the problem of `quantize_weight`."""
     return describe("quantize_weight", weight, weight.shape[0], layout=layout, y_dtype="uint8", scale="tensor")
 
 
 def dequantize_problem(w_packed, w_scale, in_features, out_features, layout, group_size, dtype) -> Problem:
-    """The problem of `dequantize_weight`."""
+    """Return the problem of `dequantize_weight`."""
     return describe(
         "dequantize_weight",
         w_packed,
@@ -32,7 +32,7 @@ def dequantize_problem(w_packed, w_scale, in_features, out_features, layout, gro
 
 
 def activation_problem(x_q, x_scale, dtype) -> Problem:
-    """The problem of `dequantize_activation`."""
+    """Return the problem of `dequantize_activation`."""
     return describe("dequantize_activation", x_q, x_q.shape[-1], y_dtype=dtype_name(dtype))
 
 
@@ -60,7 +60,7 @@ def layout_for(weight: torch.Tensor) -> str:
 
 
 def make_round_weight(weight: torch.Tensor) -> Call:
-    """What rounds weights like this one."""
+    """Return what rounds weights like this one."""
     layout, (out_features, in_features), dtype = layout_for(weight), weight.shape, weight.dtype
 
     def call(weight):
@@ -71,7 +71,7 @@ def make_round_weight(weight: torch.Tensor) -> Call:
 
 
 def make_round_activation(x: torch.Tensor) -> Call:
-    """What rounds activations like these."""
+    """Return what rounds activations like these."""
     return lambda x: DEQUANTIZE_ACTIVATION.run(*QUANTIZE_ACTIVATION.run(x), x.dtype)
 
 

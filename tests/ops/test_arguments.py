@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from torch._subclasses import FakeTensorMode
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.ops import eager
+from bitnet_jit.ops import calls, eager
 from bitnet_jit.ops.arguments import Dtype, Epsilon, LayoutName, Tensor, Whole, Word
 from bitnet_jit.ops.library import IMPLEMENTATIONS
 from bitnet_jit.ops.signatures import SIGNATURES
@@ -181,6 +181,15 @@ def test_options(name, argument):
             assert refusal(op(name), moved(changed, lambda tensor: tensor.to("meta"))) == words
         else:
             assert argument in str(caught.value)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_whole_numbers_of_numpy_are_numbers(name):
+    values = right(name, "group")
+    numpys = {key: np.int64(value) if type(value) is int else value for key, value in values.items()}
+    calls.forget()
+    expected = eager(name)(*numpys.values())
+    torch.testing.assert_close(eager(name)(*values.values()), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", OPS)

@@ -62,7 +62,7 @@ def compact(array: Array) -> Array:
 
 
 def aligned(array: Array) -> Array:
-    """The same array of bytes, contiguous, and such that it can be read as words: torch's views want them aligned."""
+    """Return the same bytes, contiguous, where they can be viewed as words: torch wants an offset of whole words."""
     array = compact(array)
     return array if isinstance(array, np.ndarray) or array.storage_offset() % 4 == 0 else array.clone()
 
