@@ -20,6 +20,7 @@ from bitnet_jit.ops.calls import dtype_name
 from bitnet_jit.problem import MAX_IN_FEATURES
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+MAX_INT = 2**63 - 1  # of the numbers that torch's ops take
 MAX_SIZES = {"K": MAX_IN_FEATURES}  # of each size by name; the others have no limit
 
 
@@ -200,10 +201,11 @@ class Whole:
     def check(self, value: Any, seen: Seen) -> None:
         """Raise InvalidInput unless it is a whole number in its range."""
         whole = isinstance(value, Integral | torch.SymInt)
-        if not whole or certainly(value < self.least) or certainly(value > MAX_SIZES.get(self.size, value)):
-            most = MAX_SIZES.get(self.size)
-            limits = f"from {self.least} to {most}" if most else f"of at least {self.least}"
-            raise InvalidInput(f"{self.name}: expected a whole number {limits}, got {value!r}")
+        most = MAX_SIZES.get(self.size, MAX_INT)
+        if not whole or certainly(value < self.least) or certainly(value > most):
+            raise InvalidInput(f"{self.name}: expected a whole number from {self.least} to {most}, got {value!r}")
+        if isinstance(value, Integral):
+            seen.values[self.name] = value = int(value)  # NumPy's numbers may overflow in what is computed of them
         if self.size:
             seen.sizes[self.size] = value
 

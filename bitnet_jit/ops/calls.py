@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from math import prod
-from numbers import Integral
 from typing import Any
 
 import torch
 
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.problem import Problem, rows_bucket
+from bitnet_jit.problem import MAX_IN_FEATURES, Problem, rows_bucket
 from bitnet_jit.runtime.device import find_gpu, fingerprint
 from bitnet_jit.runtime.dispatcher import Choice, Dispatcher
 from bitnet_jit.runtime.settings import read_settings
@@ -134,8 +133,10 @@ def keep(calls: Calls, key: tuple[Any, ...], call: Call) -> Call:
 
 def describe(op: str, x: torch.Tensor, out_features: int, **fields: Any) -> Problem:
     """The problem of one call; `fields` are those of Problem that the op decides."""
-    fields = {name: int(n) if isinstance(n, Integral) else n for name, n in fields.items()}  # NumPy's are no ints
-    fields = {"in_features": x.shape[-1]} | fields
+    numbers = {"in_features": x.shape[-1], "group_size": 0} | fields
+    in_features = int(numbers["in_features"])  # NumPy's are no ints
+    group_size = int(min(numbers["group_size"], MAX_IN_FEATURES))  # no input is outside of such a group
+    fields |= {"in_features": in_features, "group_size": group_size}
     return Problem(
         op=op,
         device_type=x.device.type,

@@ -144,7 +144,7 @@ def wrong_options(op, name):
     """What an option must not be where all other arguments stay as they are."""
     argument = argument_of(op, name)
     if isinstance(argument, Whole):
-        numbers = [argument.least - 1, -(2**62)]
+        numbers = [argument.least - 1, -(2**62), 2**63]
         if argument.size:  # a packed weight alone tells it up to its padding
             told = any(argument.size in told_by(other) for other in SIGNATURES[op].tensors)
             numbers += [SIZES[argument.size] + step for step in ((-1, 1, 64) if told else (64,))] + [2**62]

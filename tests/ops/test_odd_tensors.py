@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from drawn_arguments import EACH_TENSOR, SCALES, argument_of, right
+from drawn_arguments import EACH_TENSOR, SCALES, argument_of, has_groups, right
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.ops import eager
@@ -147,6 +147,19 @@ def test_tensors_without_memory(name, argument, lose):
         return
     assert lose == "never made"
     assert_same(found, op(name)(*(values | {argument: torch.zeros_like(values[argument])}).values()))
+
+
+@pytest.mark.parametrize("activation", ["a8", "a16"])
+@pytest.mark.parametrize("name", [name for name in OPS if has_groups(name)])
+def test_groups_wider_than_the_layer(name, activation):
+    """One group holds every input, however wide it is, and takes no memory for those that there are not."""
+    values = right(name, "group")
+    values |= {"w_scale": values["w_scale"][:, :1].contiguous(), "group_size": 70}
+    values |= {"activation": activation} if "activation" in values else {}
+    expected = op(name)(*values.values())
+    for group_size in (71, 128, 2**20, 2**31, 2**62, 2**63 - 1):
+        found = eager(name)(*(values | {"group_size": group_size}).values())
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["quantize_weight", "round_weight"])
