@@ -32,7 +32,7 @@ def build_layer(name: str, format_name: str, work: Work, copies: int, dtype: tor
     def run(number: int) -> None:
         nonlocal last
         weight = weights[number % copies]
-        last = bit_linear(x, weight, w_scale, None, work.shape.out_features, layout, 0, "a8")
+        last = bit_linear(x, weight, w_scale, None, x.shape[-1], work.shape.out_features, layout, 0, "a8")
 
     return contender(name, run, lambda: last.float().cpu().numpy(), num_bytes(format_name, work), work)
 

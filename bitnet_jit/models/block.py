@@ -31,6 +31,7 @@ def run_codes(layer: PackedBitLinear, codes: Codes, dtype: torch.dtype) -> torch
         parameters["w_packed"],
         parameters["w_scale"],
         parameters["bias"],
+        layer.in_features,
         layer.out_features,
         layer.layout,
         layer.group_size,

@@ -174,6 +174,7 @@ class PackedBitLinear(nn.Module):
             parameters["w_packed"],
             parameters["w_scale"],
             parameters["bias"],
+            self.in_features,
             self.out_features,
             self.layout,
             self.group_size,

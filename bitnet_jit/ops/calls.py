@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from math import prod
 from typing import Any
 
 import torch
 
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.problem import Problem, rows_bucket
+from bitnet_jit.problem import MAX_IN_FEATURES, Problem, rows_bucket
 from bitnet_jit.runtime.device import find_gpu, fingerprint
 from bitnet_jit.runtime.dispatcher import Choice, Dispatcher
 from bitnet_jit.runtime.settings import read_settings
@@ -30,6 +31,7 @@ ARGUMENTS = {  # of each op's calls, in their order
     "dequantize_activation": ("x_q", "x_scale"),
 }
 OF_WEIGHTS = ("quantize_weight", "dequantize_weight")  # ops without rows of activations
+NO_MEMORY = "a tensor has no memory: its data_ptr() is 0; its storage has been freed, or torch never made any"
 DISPATCHER = Dispatcher()
 MOST_CALLS = 4096  # kept an op: shapes may vary without end
 Calls = dict[tuple[Any, ...], Call]
@@ -131,17 +133,29 @@ def keep(calls: Calls, key: tuple[Any, ...], call: Call) -> Call:
 
 def describe(op: str, x: torch.Tensor, out_features: int, **fields: Any) -> Problem:
     """The problem of one call; `fields` are those of Problem that the op decides."""
-    fields = {"in_features": x.shape[-1]} | fields
+    numbers = {"in_features": x.shape[-1], "group_size": 0} | fields
+    in_features = int(numbers["in_features"])  # NumPy's are no ints
+    group_size = int(min(numbers["group_size"], MAX_IN_FEATURES))  # no input is outside of such a group
+    fields |= {"in_features": in_features, "group_size": group_size}
     return Problem(
         op=op,
         device_type=x.device.type,
         rows=rows_bucket(x.shape[:-1].numel()),
-        out_features=out_features,
+        out_features=int(out_features),
         x_dtype=dtype_name(x.dtype),
         device=fingerprint(x.device),
         gpu=find_gpu(x.device),
         **fields,
     )
+
+
+def strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides of a contiguous tensor of that shape.
+
+    >>> strides((2, 3, 4)), strides((2, 0, 4))
+    ((12, 4, 1), (4, 4, 1))
+    """
+    return tuple(prod(max(size, 1) for size in shape[place + 1 :]) for place in range(len(shape)))
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -9,43 +9,37 @@ at 4096.
 
 import torch
 
-from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
-from bitnet_jit.ops.calls import Call, describe, dtype_name, keep, make_call, new_calls
+from bitnet_jit.ops.calls import Call, describe, dtype_name, make_call
 from bitnet_jit.ops.library import define
 from bitnet_jit.ops.linear import SCALES
+from bitnet_jit.ops.lookup import Lookup
 from bitnet_jit.ops.scratch import scratch
-from bitnet_jit.ops.weights import find_dequantize
+from bitnet_jit.ops.weights import DEQUANTIZE_WEIGHT
 from bitnet_jit.problem import Problem
 
-CALLS = new_calls()
 DENSE_ROWS = 256  # of the bucket, a power of two: from 129 rows on
 
 
-def bit_linear_input_grad(dy, w_packed, w_scale, in_features, out_features, layout, group_size):
-    """dY (..., N) -> dX (..., K), summed in float32 and rounded once."""
-    weight = (w_packed.shape, w_packed.dtype, w_packed.device, w_scale.shape, w_scale.dtype, w_scale.device)
-    key = (dy.shape, dy.dtype, dy.device, weight, in_features, out_features, layout, group_size)
-    call = CALLS.get(key)
-    if call is None:
-        if dy.shape[-1:] != (out_features,) or w_packed.device != dy.device:
-            raise InvalidInput(
-                f"dy: expected (..., {out_features}) on {w_packed.device} as w_packed, "
-                f"got {tuple(dy.shape)} on {dy.device}"
-            )
-        registry.get_layout(layout).check(w_packed, out_features, in_features)
-        problem = describe(
-            "bit_linear_input_grad",
-            dy,
-            out_features,
-            in_features=in_features,
-            layout=layout,
-            y_dtype=dtype_name(dy.dtype),
-            scale=SCALES[w_scale.dim()],
-            group_size=group_size,
-        )
-        call = keep(CALLS, key, dense(problem) if is_dense(problem) else make_call(problem, dy))
-    return call(dy, w_packed, w_scale)
+def make_input_grad(dy, w_packed, w_scale, in_features, out_features, layout, group_size) -> Call:
+    """Return what runs such arguments."""
+    problem = describe(
+        "bit_linear_input_grad",
+        dy,
+        out_features,
+        in_features=in_features,
+        layout=layout,
+        y_dtype=dtype_name(dy.dtype),
+        scale=SCALES[w_scale.dim()],
+        group_size=group_size,
+    )
+    if not is_dense(problem):
+        return make_call(problem, dy)
+    dequantize = DEQUANTIZE_WEIGHT.find(w_packed, w_scale, in_features, out_features, layout, group_size, dy.dtype)
+    return dense(dequantize, (out_features, in_features), dy.dtype)
+
+
+INPUT_GRAD = Lookup("bit_linear_input_grad", make_input_grad)
 
 
 def is_dense(problem: Problem) -> bool:
@@ -53,14 +47,13 @@ def is_dense(problem: Problem) -> bool:
     return problem.rows >= DENSE_ROWS or registry.candidates(problem)[0][0].backend == "torch"
 
 
-def dense(problem: Problem) -> Call:
-    """The product with the weight as floats."""
-    n, k, dtype = problem.out_features, problem.in_features, getattr(torch, problem.y_dtype)
+def dense(dequantize: Call, shape: tuple[int, int], dtype: torch.dtype) -> Call:
+    """Return the product with the weight as floats, (N, K) of a dtype."""
+    n, k = shape
 
     def call(dy: torch.Tensor, w_packed: torch.Tensor, w_scale: torch.Tensor) -> torch.Tensor:
-        dequantize = find_dequantize(w_packed, w_scale, k, n, problem.layout, problem.group_size, dtype)
         if hasattr(dequantize, "into"):
-            w = dequantize.into(scratch((n, k), dtype), w_packed, w_scale)
+            w = dequantize.into(scratch(shape, dtype), w_packed, w_scale)
         else:
             w = dequantize(w_packed, w_scale)
         return (dy.reshape(-1, n) @ w).reshape(*dy.shape[:-1], k)
@@ -75,6 +68,6 @@ def fake_bit_linear_input_grad(dy, w_packed, w_scale, in_features, out_features,
 define(
     "bit_linear_input_grad(Tensor dy, Tensor w_packed, Tensor w_scale, int in_features, int out_features, "
     "str layout, int group_size) -> Tensor",
-    bit_linear_input_grad,
+    INPUT_GRAD.run,
     fake_bit_linear_input_grad,
 )

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from bitnet_jit.ops.signatures import SIGNATURES
+
 LIBRARY = torch.library.Library("bitnet_jit", "DEF")
 AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 Watcher = Callable[[str, tuple[Any, ...]], None]
@@ -43,7 +45,7 @@ def define(
     IMPLEMENTATIONS[name] = implementation
     LIBRARY.define(schema, tags=(torch.Tag.needs_contiguous_strides, torch.Tag.pt2_compliant_tag))
     LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"bitnet_jit::{name}", watched(name, fake), lib=LIBRARY)
+    torch.library.register_fake(f"bitnet_jit::{name}", checked_and_watched(name, fake), lib=LIBRARY)
     overload = getattr(torch.ops.bitnet_jit, name).default
     for device_type in AUTOCAST_DEVICES:
         key = f"Autocast{torch._C._dispatch_key_for_device(device_type)}"
@@ -52,10 +54,12 @@ def define(
         LIBRARY.impl(name, autograd_kernel(overload, implementation, function), "Autograd", with_keyset=True)
 
 
-def watched(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
-    """The fake implementation of an op, which tells the watcher, if there is one."""
+def checked_and_watched(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
+    """The fake implementation of an op: it refuses what the op refuses, and tells the watcher, if there is one."""
+    check = SIGNATURES[name].check
 
     def call(*args):
+        check(args)
         if (watcher := WATCHER.get()) is not None:
             watcher(name, args)
         return fake(*args)
@@ -70,40 +74,46 @@ def eager(name: str) -> Callable[..., Any]:
     compiling, functorch transform or mode in force, and no subclass of torch.Tensor among the arguments.
     """
     overload, implementation = getattr(torch.ops.bitnet_jit, name).default, IMPLEMENTATIONS[name]
-    compiling, grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
-    tensors = tensor_positions(overload)
+    compiling, grad_enabled = torch.compiler.is_dynamo_compiling, torch.is_grad_enabled
+    tensors = TensorPlaces(overload)
 
     def call(*args):
-        if compiling() or in_force() or not all_plain(args, tensors) or args[0].is_meta:
+        if compiling() or in_force() or not tensors.are_plain(args):
             return overload(*args)
-        if grad_enabled() and any_requires_grad(args, tensors):
+        if grad_enabled() and tensors.want_gradient(args):
             return overload(*args)
         return implementation(*args)
 
     return call
 
 
-def all_plain(args: tuple[Any, ...], positions: tuple[int, ...]) -> bool:
-    """Whether the tensors at those positions hold their numbers themselves, as a sharded one, a subclass, does not."""
-    for position in positions:
-        tensor = args[position]
-        if tensor is not None and type(tensor) not in PLAIN:
-            return False
-    return True
+class TensorPlaces:
+    """What a call asks of its tensors, written as source text for the places where they stand among the arguments.
+
+    Attributes:
+        are_plain: arguments -> whether all tensors hold their numbers themselves, as they are. A sharded one does not,
+            nor a subclass, one on "meta", or a view with torch's bit for negated numbers. What is no tensor or is
+            missing is not plain either: torch or the check of the arguments refuses it in words.
+        want_gradient: arguments -> whether one of the tensors wants a gradient.
+    """
+
+    def __init__(self, overload) -> None:
+        kinds = enumerate(str(argument.type) for argument in overload._schema.arguments)
+        places = {place: kind == "Tensor" for place, kind in kinds if "Tensor" in kind}
+        plain = [(PLAIN_TENSOR if required else PLAIN_OR_NONE).format(place) for place, required in places.items()]
+        enough, known = f"len(args) > {max(places)}", "not args[0].is_meta"
+        self.are_plain = written(" and ".join((enough, *plain, known)))
+        self.want_gradient = written(" or ".join(map(WANTS_GRADIENT.format, places)))
 
 
-def any_requires_grad(args: tuple[Any, ...], positions: tuple[int, ...]) -> bool:
-    """Whether one of the tensors at those positions wants a gradient."""
-    for position in positions:
-        tensor = args[position]
-        if tensor is not None and tensor.requires_grad:
-            return True
-    return False
+PLAIN_TENSOR = "type(t := args[{}]) in PLAIN and not t.is_neg()"
+PLAIN_OR_NONE = "((t := args[{}]) is None or type(t) in PLAIN and not t.is_neg())"
+WANTS_GRADIENT = "((t := args[{}]) is not None and t.requires_grad)"
 
 
-def tensor_positions(overload) -> tuple[int, ...]:
-    """Which arguments are tensors: known beforehand, so that a call looks at its tensors only."""
-    return tuple(i for i, argument in enumerate(overload._schema.arguments) if "Tensor" in str(argument.type))
+def written(condition: str) -> Callable[[tuple[Any, ...]], bool]:
+    """Return what tells whether a condition, given as source text, holds for the arguments of a call."""
+    return eval(f"lambda args: {condition}", {"PLAIN": PLAIN})
 
 
 def in_force() -> bool:
@@ -121,12 +131,12 @@ def in_force() -> bool:
 def autograd_kernel(overload, implementation, function) -> Callable[..., Any]:
     """The kernel for the Autograd dispatch key of an op whose arguments are all positional."""
     after_autograd, grad_enabled = torch._C._after_autograd_keyset, torch.is_grad_enabled
-    tensors = tensor_positions(overload)
+    tensors = TensorPlaces(overload)
 
     def kernel(keyset, *args):
-        if grad_enabled() and any_requires_grad(args, tensors):
+        if grad_enabled() and tensors.want_gradient(args):
             return function.apply(*args)
-        if all_plain(args, tensors) and not num_dispatch_modes() and not args[0].is_meta:
+        if tensors.are_plain(args) and not num_dispatch_modes():
             return implementation(*args)
         return overload.redispatch(keyset & after_autograd, *args)
 

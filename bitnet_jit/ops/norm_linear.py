@@ -8,29 +8,34 @@ x is normalized and quantized in one pass: codes are made of the norm's float32 
 import torch
 from torch.autograd.function import once_differentiable
 
+from bitnet_jit.ops.calls import Call
 from bitnet_jit.ops.library import define, eager
-from bitnet_jit.ops.linear import bias_gradient, bit_linear, check_frozen, check_options, quantized_linear
-from bitnet_jit.ops.norm import rms_norm, rms_norm_quantize
+from bitnet_jit.ops.linear import BIT_LINEAR, QUANTIZED_LINEAR, bias_gradient, check_frozen
+from bitnet_jit.ops.lookup import Lookup
+from bitnet_jit.ops.norm import RMS_NORM, RMS_NORM_QUANTIZE, fake_codes
 
 
-def rms_norm_bit_linear(x, weight, eps, w_packed, w_scale, bias, out_features, layout, group_size, activation):
-    """x (..., K), weight (K,) of the norm and the arguments of bit_linear -> y (..., N) of x's dtype."""
-    check_options("bit_linear", activation, x.dtype)
+def make_fused(x, weight, eps, w_packed, w_scale, bias, *options) -> Call:
+    """Return what runs such arguments: two calls, found once."""
+    *sizes, activation = options
     if activation == "a16":
-        x = rms_norm(x, weight, eps)
-        return bit_linear(x, w_packed, w_scale, bias, out_features, layout, group_size, activation)
-    x_q, x_scale = rms_norm_quantize(x, weight, eps)
-    return quantized_linear(x_q, x_scale, w_packed, w_scale, bias, out_features, layout, group_size, x.dtype)
+        norm = RMS_NORM.find(x, weight, eps)
+        linear = BIT_LINEAR.find(x, w_packed, w_scale, bias, *options)
+        return lambda x, weight, eps, *layer: linear(norm(x, weight, eps), *layer)
+    norm = RMS_NORM_QUANTIZE.find(x, weight, eps)
+    product = QUANTIZED_LINEAR.find(*fake_codes(x), w_packed, w_scale, bias, *sizes, x.dtype)
+    return lambda x, weight, eps, *layer: product(*norm(x, weight, eps), *layer)
 
 
-def fake_rms_norm_bit_linear(x, weight, eps, w_packed, w_scale, bias, out_features, layout, group_size, activation):
+FUSED = Lookup("rms_norm_bit_linear", make_fused)
+
+
+def fake_rms_norm_bit_linear(x, weight, eps, w_packed, w_scale, bias, *options):
     """By the ops that it consists of, so that who watches sees those."""
-    ops = torch.ops.bitnet_jit
+    ops, (*sizes, activation) = torch.ops.bitnet_jit, options
     if activation == "a16":
-        x = ops.rms_norm(x, weight, eps)
-        return ops.bit_linear(x, w_packed, w_scale, bias, out_features, layout, group_size, activation)
-    codes = ops.rms_norm_quantize(x, weight, eps)
-    return ops.quantized_linear(*codes, w_packed, w_scale, bias, out_features, layout, group_size, x.dtype)
+        return ops.bit_linear(ops.rms_norm(x, weight, eps), w_packed, w_scale, bias, *options)
+    return ops.quantized_linear(*ops.rms_norm_quantize(x, weight, eps), w_packed, w_scale, bias, *sizes, x.dtype)
 
 
 class RmsNormBitLinearFunction(torch.autograd.Function):
@@ -48,20 +53,20 @@ class RmsNormBitLinearFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy):
         x, weight, w_packed, w_scale = ctx.saved_tensors
-        out_features, layout, group_size, _ = ctx.options
+        *sizes, _ = ctx.options
         dx = dweight = dbias = None
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            inner = input_grad(dy, w_packed, w_scale, x.shape[-1], out_features, layout, group_size)
+            inner = input_grad(dy, w_packed, w_scale, *sizes)
             dx, dweight = norm_gradients(inner, x, weight, ctx.eps)
         if ctx.needs_input_grad[5]:
             dbias = bias_gradient(dy, ctx.bias_dtype)
-        return dx, dweight, None, None, None, dbias, None, None, None, None
+        return dx, dweight, None, None, None, dbias, *(None,) * len(ctx.options)
 
 
 define(
     "rms_norm_bit_linear(Tensor x, Tensor weight, float eps, Tensor w_packed, Tensor w_scale, Tensor? bias, "
-    "int out_features, str layout, int group_size, str activation) -> Tensor",
-    rms_norm_bit_linear,
+    "int in_features, int out_features, str layout, int group_size, str activation) -> Tensor",
+    FUSED.run,
     fake_rms_norm_bit_linear,
     RmsNormBitLinearFunction,
     autocast=True,

@@ -4,15 +4,20 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._C._dynamo import guards
 
+from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.numba.threads import Fork
+from bitnet_jit.ops.calls import NO_MEMORY, strides
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.threads import THREADS
 from bitnet_jit.runtime.workspace import Workspace
 
 FORK = Fork()
 WORKSPACE = Workspace()
+# (shape, strides, dtype) -> a tensor; as Inductor's code allocates, in half the time of new_empty
+empty_strided: Any = guards._empty_strided_cpu  # type: ignore[attr-defined]
 
 
 def contiguous(tensor: Any) -> Any:
@@ -20,32 +25,38 @@ def contiguous(tensor: Any) -> Any:
     return tensor if tensor is None or tensor.is_contiguous() else tensor.contiguous()
 
 
+def addresses_of(*tensors: torch.Tensor) -> tuple[int, ...]:
+    """Return where tensors begin. Raises InvalidInput where one has no memory."""
+    addresses = tuple(tensor.data_ptr() for tensor in tensors)
+    if 0 in addresses:
+        raise InvalidInput(NO_MEMORY)
+    return addresses
+
+
 def bind_bit_linear(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., torch.Tensor]:
     """bit_linear(x, w_packed, w_scale, bias). Every tenth of a microsecond counts here."""
     rows, y_shape = shape[:-1].numel(), (*shape[:-1], problem.out_features)
-    y_dtype = None if problem.y_dtype == problem.x_dtype else getattr(torch, problem.y_dtype)
+    y_strides, y_dtype = strides(y_shape), getattr(torch, problem.y_dtype)
     if not rows:
         return lambda x, *others: x.new_empty(y_shape, dtype=y_dtype)
     entry, num_bytes, sizes = bound.entry(rows), bound.workspace_bytes(rows), bound.sizes(rows)
 
+    absent = (problem.op != "quantized_linear") + (not problem.scale) + (not problem.bias)
+
     def call(x, w_packed, w_scale, bias, x_scale=None):
         if not (x.is_contiguous() and w_packed.is_contiguous()):
             x, w_packed = x.contiguous(), w_packed.contiguous()
-        # sizes one by one: torch takes 0.4 us more to read a tuple
-        y = x.new_empty(*y_shape) if y_dtype is None else x.new_empty(*y_shape, dtype=y_dtype)
-        entry(
-            None,
-            FORK.address,
-            THREADS.get(),
+        addresses = (
             x.data_ptr(),
             0 if x_scale is None else (x_scale := contiguous(x_scale)).data_ptr(),
             w_packed.data_ptr(),
             0 if w_scale is None else (w_scale := contiguous(w_scale)).data_ptr(),
             0 if bias is None else (bias := contiguous(bias)).data_ptr(),
-            y.data_ptr(),
-            sizes,
-            WORKSPACE.take(num_bytes),
         )
+        if addresses.count(0) != absent:
+            raise InvalidInput(NO_MEMORY)
+        y = empty_strided(y_shape, y_strides, y_dtype)
+        entry(None, FORK.address, THREADS.get(), *addresses, y.data_ptr(), sizes, WORKSPACE.take(num_bytes))
         return y
 
     return call
@@ -66,21 +77,28 @@ def bind_ternary_matmul(bound: Any, problem: Problem, shape: torch.Size) -> Call
 def bind_rows(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., Any]:
     """Row-wise ops: (x), (x, weight, eps) or (gate, up, weight, eps) -> y, or codes and scales."""
     rows, features, entry, most_threads = shape[:-1].numel(), shape[-1], bound.entry, bound.most_threads
-    quantizes = problem.op != "rms_norm"
+    quantizes, y_shape, scale_shape = problem.op != "rms_norm", tuple(shape), tuple(shape[:-1])
+    y_strides, scale_strides, y_dtype = strides(y_shape), strides(scale_shape), getattr(torch, problem.y_dtype)
+    absent = ("_mul_" not in problem.op) + (not problem.bias)
 
     def run(x, up, weight, eps):
         x, up, weight = contiguous(x), contiguous(up), contiguous(weight)
-        y = x.new_empty(*shape, dtype=torch.int8) if quantizes else x.new_empty(*shape)
-        scale = x.new_empty(shape[:-1], dtype=torch.float32) if quantizes else None
+        y = empty_strided(y_shape, y_strides, y_dtype)
+        scale = empty_strided(scale_shape, scale_strides, torch.float32) if quantizes else None
         if rows:
             threads = min(THREADS.get(), most_threads)
+            addresses = (
+                x.data_ptr(),
+                0 if up is None else up.data_ptr(),
+                0 if weight is None else weight.data_ptr(),
+            )
+            if addresses.count(0) != absent:
+                raise InvalidInput(NO_MEMORY)
             entry(
                 None,
                 FORK.address,
                 threads,
-                x.data_ptr(),
-                0 if up is None else up.data_ptr(),
-                0 if weight is None else weight.data_ptr(),
+                *addresses,
                 eps,
                 y.data_ptr(),
                 0 if scale is None else scale.data_ptr(),
@@ -107,7 +125,7 @@ def bind_norm_gradients(bound: Any, problem: Problem, shape: torch.Size) -> Call
         if not rows:
             return dx, torch.zeros_like(weight)
         dw, threads = torch.empty_like(weight), min(THREADS.get(), bound.most_threads)
-        addresses = dy.data_ptr(), x.data_ptr(), weight.data_ptr()
+        addresses = addresses_of(dy, x, weight)
         memory = WORKSPACE.take(bound.workspace_bytes(threads))
         bound.entry(None, FORK.address, threads, *addresses, eps, dx.data_ptr(), dw.data_ptr(), rows, features, memory)
         return dx, dw
@@ -152,7 +170,7 @@ def bind_dequantize_activation(bound: Any, problem: Problem, shape: torch.Size) 
         x = x_q.new_empty(shape, dtype=dtype)
         if rows:
             x_q, x_scale, threads = contiguous(x_q), contiguous(x_scale), min(THREADS.get(), bound.most_threads)
-            addresses, memory = (x_q.data_ptr(), x_scale.data_ptr(), x.data_ptr()), bound.workspace_bytes(threads)
+            addresses, memory = addresses_of(x_q, x_scale, x), bound.workspace_bytes(threads)
             bound.entry(None, FORK.address, threads, *addresses, rows, shape[-1], WORKSPACE.take(memory))
         return x
 
@@ -162,7 +180,7 @@ def bind_dequantize_activation(bound: Any, problem: Problem, shape: torch.Size) 
 def run_weight(bound: Any, w: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> None:
     """One kernel between a float weight and a packed one."""
     threads, memory = min(THREADS.get(), bound.most_threads), WORKSPACE.take(bound.workspace_bytes)
-    addresses = w.data_ptr(), packed.data_ptr(), scale.data_ptr()
+    addresses = addresses_of(w, packed, scale)
     bound.entry(None, FORK.address, threads, *addresses, bound.out_features, bound.in_features, memory)
 
 

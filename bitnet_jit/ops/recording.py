@@ -13,36 +13,15 @@ from bitnet_jit.ops.library import WATCHER
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.device import find_gpu, fingerprint
 
-
-def codes_problem(x_q: Any, x_scale: Any, w_packed: Any, w_scale: Any, bias: Any, *options: Any) -> Problem:
-    """Of quantized_linear."""
-    out_features, layout, group_size, y_dtype = options
-    find = linear.QUANTIZED_LINEAR.problem
-    return find(x_q, w_packed, w_scale, bias, out_features, layout, group_size, "a8", y_dtype)
-
-
-def layer_problem(x: Any, w_packed: Any, w_scale: Any, bias: Any, *options: Any) -> Problem:
-    """Of bit_linear."""
-    out_features, layout, group_size, activation = options
-    find = linear.BIT_LINEAR.problem
-    return find(x, w_packed, w_scale, bias, out_features, layout, group_size, activation, x.dtype)
-
-
-def sums_problem(x_q: Any, w_packed: Any, out_features: int, layout: str) -> Problem:
-    """Of ternary_matmul."""
-    find = linear.TERNARY_MATMUL.problem
-    return find(x_q, w_packed, None, None, out_features, layout, 0, "a8", torch.int32)
-
-
 DESCRIBE: dict[str, Callable[..., Problem]] = {  # an op's arguments -> its problem
-    "bit_linear": layer_problem,
-    "quantized_linear": codes_problem,
-    "ternary_matmul": sums_problem,
-    "quantize_activation": lambda x: norm.QUANTIZE_ACTIVATION.problem(x, None),
-    "rms_norm": lambda x, weight, eps: norm.RMS_NORM.problem(x, weight),
-    "rms_norm_quantize": lambda x, weight, eps: norm.RMS_NORM_QUANTIZE.problem(x, weight),
-    "relu2_mul_norm_quantize": lambda gate, up, weight, eps: norm.RELU2_MUL_NORM_QUANTIZE.problem(gate, weight),
-    "silu_mul_norm_quantize": lambda gate, up, weight, eps: norm.SILU_MUL_NORM_QUANTIZE.problem(gate, weight),
+    "bit_linear": linear.BIT_LINEAR.problem,
+    "quantized_linear": linear.QUANTIZED_LINEAR.problem,
+    "ternary_matmul": linear.TERNARY_MATMUL.problem,
+    "quantize_activation": norm.QUANTIZE_ACTIVATION.problem,
+    "rms_norm": norm.RMS_NORM.problem,
+    "rms_norm_quantize": norm.RMS_NORM_QUANTIZE.problem,
+    "relu2_mul_norm_quantize": norm.RELU2_MUL_NORM_QUANTIZE.problem,
+    "silu_mul_norm_quantize": norm.SILU_MUL_NORM_QUANTIZE.problem,
 }
 
 

@@ -14,58 +14,75 @@ quantizes what several layers share only once.
 import torch
 from torch.autograd.function import once_differentiable
 
-from bitnet_jit.errors import InvalidInput
-from bitnet_jit.ops.library import define, eager
-from bitnet_jit.ops.linear import FLOATS, bias_gradient, check_bias, check_others, quantized_linear
-from bitnet_jit.ops.norm import quantize_activation, rms_norm_quantize
+from bitnet_jit.ops.calls import Call
+from bitnet_jit.ops.library import TensorPlaces, define, eager
+from bitnet_jit.ops.linear import QUANTIZED_LINEAR, bias_gradient
+from bitnet_jit.ops.lookup import Lookup
+from bitnet_jit.ops.norm import QUANTIZE_ACTIVATION, RMS_NORM_QUANTIZE
 from bitnet_jit.ops.scratch import scratch
-from bitnet_jit.ops.weights import check_weight, layout_for, quantize_weight
+from bitnet_jit.ops.signatures import SIGNATURES
+from bitnet_jit.ops.weights import QUANTIZE_WEIGHT, layout_for
 
 MIXED_SUMS = torch.__version__ >= "2.8"  # compared as versions: whether torch's products of half types can give float32
-REVISION = 5  # an argument of the op; raised when other ops are called within it: see `define` below
+REVISION = 6  # an argument of the op; raised when other ops are called within it: see `define` below
 
 
-def check_train(x, weight, bias, norm_weight) -> None:
-    """Raise InvalidInput unless the arguments fit each other."""
-    check_weight(weight)
-    if x.dtype not in FLOATS or x.shape[-1:] != weight.shape[1:]:
-        raise InvalidInput(
-            f"x: expected {', '.join(map(str, FLOATS))} (..., {weight.shape[1]}), got {x.dtype} {tuple(x.shape)}"
-        )
-    check_others(x, weight=weight, bias=bias, norm_weight=norm_weight)
-    check_bias(bias, weight.shape[0])
-    if norm_weight is not None and (norm_weight.shape != weight.shape[1:] or norm_weight.dtype not in FLOATS):
-        raise InvalidInput(
-            f"norm_weight: expected floating point ({weight.shape[1]},), "
-            f"got {norm_weight.dtype} {tuple(norm_weight.shape)}"
-        )
+def make_train(x, weight, *others) -> Call:
+    """Return what runs such arguments where no gradients are wanted."""
+    layout, (out_features, in_features) = layout_for(weight), weight.shape
+
+    def call(x, weight, bias, norm_weight, eps):
+        codes = QUANTIZE_WEIGHT.run(weight, layout)  # first: see kernels/triton/quantize_weight.py
+        x_codes = QUANTIZE_ACTIVATION.run(x) if norm_weight is None else RMS_NORM_QUANTIZE.run(x, norm_weight, eps)
+        return QUANTIZED_LINEAR.run(*x_codes, *codes, bias, in_features, out_features, layout, 0, x.dtype)
+
+    return call
+
+
+TRAIN = Lookup("bit_linear_train", make_train)
 
 
 def bit_linear_train(x, weight, bias, norm_weight, eps, revision=REVISION):
-    check_train(x, weight, bias, norm_weight)
-    layout = layout_for(weight)
-    w_packed, w_scale = quantize_weight(weight, layout)  # first: see kernels/triton/quantize_weight.py
-    x_q, x_scale = quantize_activation(x) if norm_weight is None else rms_norm_quantize(x, norm_weight, eps)
-    return quantized_linear(x_q, x_scale, w_packed, w_scale, bias, weight.shape[0], layout, 0, x.dtype)
+    return TRAIN.run(x, weight, bias, norm_weight, eps, revision)
 
 
 def fake_bit_linear_train(x, weight, bias, norm_weight, eps, revision=REVISION):
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
-def bit_linear_train_weight_grad(dy, x, dtype):
-    """dY (..., N) and x (..., K) as it was quantized, in dY's dtype -> dW (N, K) in `dtype`, the weight's."""
-    x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+def make_weight_grad(dy, x, dtype) -> Call:
+    """Return what runs such arguments."""
     if MIXED_SUMS and dy.is_cuda and dtype == torch.float32 != dy.dtype:
-        return torch.mm(dy.T, x, out_dtype=dtype)  # the sums as they are
+        return lambda dy, x: torch.mm(rows_of(dy).T, rows_of(x), out_dtype=dtype)  # the sums as they are
     if dy.is_cpu and dtype != dy.dtype:
-        with torch.no_grad():
-            return torch.mm(dy.T, x, out=scratch((dy.shape[1], x.shape[1]), dy.dtype)).to(dtype)
-    return (dy.T @ x).to(dtype)
+        return lambda dy, x: summed_in_scratch(rows_of(dy), rows_of(x)).to(dtype)
+    return lambda dy, x: (rows_of(dy).T @ rows_of(x)).to(dtype)
+
+
+def rows_of(a: torch.Tensor) -> torch.Tensor:
+    """Return a (..., K) as rows (M, K)."""
+    return a.reshape(-1, a.shape[-1])
+
+
+def summed_in_scratch(dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return dY.T @ x of dY (M, N) and x (M, K), in memory that the next such product is written to."""
+    with torch.no_grad():
+        return torch.mm(dy.T, x, out=scratch((dy.shape[1], x.shape[1]), dy.dtype))
+
+
+WEIGHT_GRAD = Lookup("bit_linear_train_weight_grad", make_weight_grad)
 
 
 def fake_bit_linear_train_weight_grad(dy, x, dtype):
     return dy.new_empty((dy.shape[-1], x.shape[-1]), dtype=dtype)
+
+
+def check_train(*args) -> None:
+    """Raise InvalidInput unless the arguments fit each other: once for each kind of them where nobody traces."""
+    if TENSORS.are_plain(args):
+        TRAIN.find(*args, REVISION)
+    else:
+        SIGNATURES["bit_linear_train"].check(args)
 
 
 class BitLinearTrainFunction(torch.autograd.Function):
@@ -73,18 +90,18 @@ class BitLinearTrainFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, norm_weight, eps, *revision):
-        check_train(x, weight, bias, norm_weight)
-        layout = layout_for(weight)
+        check_train(x, weight, bias, norm_weight, eps)
+        layout, (out_features, in_features) = layout_for(weight), weight.shape
         w_packed, w_scale = weight_codes(weight, layout)  # first: see kernels/triton/quantize_weight.py
         x_q, x_scale = codes(x) if norm_weight is None else normed_codes(x, norm_weight, eps)
-        y = product(x_q, x_scale, w_packed, w_scale, bias, weight.shape[0], layout, 0, x.dtype)
+        y = product(x_q, x_scale, w_packed, w_scale, bias, in_features, out_features, layout, 0, x.dtype)
         # each gradient needs the codes of the other factor only
         kept_x = (x_q, x_scale) if ctx.needs_input_grad[1] else (None, None)
         inward = ctx.needs_input_grad[0] or ctx.needs_input_grad[3]
         kept_w = (w_packed, w_scale) if inward else (None, None)
         kept_norm = (x, norm_weight) if inward and norm_weight is not None else (None, None)
         ctx.save_for_backward(*kept_x, *kept_w, *kept_norm)
-        ctx.layout, ctx.in_features, ctx.weight_dtype = layout, weight.shape[1], weight.dtype
+        ctx.layout, ctx.in_features, ctx.weight_dtype = layout, in_features, weight.dtype
         ctx.bias_dtype, ctx.eps, ctx.others = None if bias is None else bias.dtype, eps, len(revision)
         return y
 
@@ -114,9 +131,10 @@ define(
     BitLinearTrainFunction,
     autocast=True,
 )
+TENSORS = TensorPlaces(torch.ops.bitnet_jit.bit_linear_train.default)
 define(
     "bit_linear_train_weight_grad(Tensor dy, Tensor x, ScalarType dtype) -> Tensor",
-    bit_linear_train_weight_grad,
+    WEIGHT_GRAD.run,
     fake_bit_linear_train_weight_grad,
 )
 

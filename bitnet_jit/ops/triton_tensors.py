@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch._C._dynamo import guards
 
+from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels.registry import get_layout
 from bitnet_jit.kernels.triton.launch import ALIGN, Bound, Run, compiled, prepare
 from bitnet_jit.kernels.triton.target import interpreted
-from bitnet_jit.ops.calls import ARGUMENTS, on
+from bitnet_jit.ops.calls import ARGUMENTS, NO_MEMORY, on, strides
 from bitnet_jit.problem import Problem
 
 INPUTS = {  # what launches of each op are handed; the distance of rows, of gate and up, by `in_rows`
@@ -72,6 +73,8 @@ def make_call(runs: list[Run], inputs: tuple[str, ...], outputs: Shapes, scratch
             if a is None:
                 continue
             address = a.data_ptr()
+            if not address and runs:
+                raise InvalidInput(NO_MEMORY)
             if whole and (address % ALIGN or not a.is_contiguous()):
                 a = a.clone(memory_format=torch.contiguous_format)
                 kept.append(a)  # until the launch, or an output would be laid over it
@@ -131,11 +134,6 @@ def allocator(outputs: Shapes, num_bytes: int) -> Callable[[], list[torch.Tensor
     memory = {"memory": ((num_bytes,), torch.uint8)} if num_bytes else {}
     parts = [(shape, strides(shape), dtype) for shape, dtype in (outputs | memory).values()]
     return lambda: [empty_strided(*part) for part in parts]
-
-
-def strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of a contiguous tensor."""
-    return tuple(prod(shape[place + 1 :]) for place in range(len(shape)))
 
 
 def splitter(scratch: Shapes) -> tuple[int, Callable[[torch.Tensor], list[Any]]]:

@@ -57,7 +57,7 @@ def dequantize_weight(w_q: torch.Tensor, w_scale: torch.Tensor, group_size: int 
 def expand_scale(w_scale: torch.Tensor, in_features: int, group_size: int) -> torch.Tensor:
     """A scale (), (N,) or (N, groups) so that it broadcasts against w (N, in_features)."""
     if w_scale.dim() == 2:
-        return w_scale.repeat_interleave(group_size, 1)[:, :in_features]
+        return w_scale.repeat_interleave(min(group_size, in_features), 1)[:, :in_features]
     return w_scale[:, None] if w_scale.dim() == 1 else w_scale
 
 

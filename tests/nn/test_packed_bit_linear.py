@@ -172,6 +172,18 @@ class TestArguments:
             layer = PackedBitLinear.from_codes(codes(), torch.zeros(shape), group_size=group_size)
             assert torch.equal(layer(torch.randn(2, IN)), torch.zeros(2, OUT))
 
+    @pytest.mark.parametrize("norm", [False, True])
+    @pytest.mark.parametrize("format", ["i2", "t5"])
+    @pytest.mark.parametrize("in_features", [150, 160])
+    def test_inputs_of_another_width(self, in_features, format, norm):
+        """Many widths share a packed shape: the layer's own is what counts."""
+        layer = PackedBitLinear(in_features, 96, format=format, use_rms_norm=norm)
+        assert layer(torch.ones(2, in_features)).shape == (2, 96)
+        for width in set(range(130, 180)) - {in_features}:
+            for shape in ((width,), (2, width), (2, 3, width), (0, width)):
+                with pytest.raises(InvalidInput, match=rf"x: expected .*\(\.\.\., {in_features}\), got .*{width}"):
+                    layer(torch.ones(shape))
+
     def test_unknown_scale(self):
         with pytest.raises(InvalidInput, match="scale: .*'column'"):
             PackedBitLinear(IN, OUT, scale="column")

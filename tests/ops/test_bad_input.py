@@ -5,22 +5,15 @@ import torch
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
-from bitnet_jit.ops import linear as linear_ops
-from bitnet_jit.ops import norm as norm_ops
+from bitnet_jit.ops.library import IMPLEMENTATIONS
 
 IN, OUT = 70, 37
 LAYOUT = registry.preferred_layout("i2", "cpu")
 
-# A meta tensor beside others makes torch choose the fake implementation, which has nothing to refuse. So the functions
-# behind the ops are called here: they are what a mixture of real devices reaches.
-QUANTIZED_LINEAR = linear_ops.quantized_linear
-ROW_WISE = {
-    "quantize_activation": norm_ops.quantize_activation,
-    "rms_norm": norm_ops.rms_norm,
-    "rms_norm_quantize": norm_ops.rms_norm_quantize,
-    "relu2_mul_norm_quantize": norm_ops.relu2_mul_norm_quantize,
-    "silu_mul_norm_quantize": norm_ops.silu_mul_norm_quantize,
-}
+# A meta tensor beside others makes torch choose the fake implementation. So the functions behind the ops are called
+# here: they are what a mixture of real devices reaches.
+QUANTIZED_LINEAR = IMPLEMENTATIONS["quantized_linear"]
+NORMS = ("rms_norm", "rms_norm_quantize", "relu2_mul_norm_quantize", "silu_mul_norm_quantize")
 
 ops = torch.ops.bitnet_jit
 
@@ -36,6 +29,7 @@ def linear(**changed):
         "w_packed": packed(),
         "w_scale": torch.tensor(0.5),
         "bias": torch.ones(OUT),
+        "in_features": IN,
         "out_features": OUT,
         "layout": LAYOUT.name,
         "group_size": 0,
@@ -52,6 +46,7 @@ def quantized(**changed):
         "w_packed": packed(),
         "w_scale": torch.tensor(0.5),
         "bias": torch.ones(OUT),
+        "in_features": IN,
         "out_features": OUT,
         "layout": LAYOUT.name,
         "group_size": 0,
@@ -61,7 +56,7 @@ def quantized(**changed):
 
 
 BAD_LINEAR = {
-    "x of another width": ({"x": torch.ones(3, IN - 8)}, "w_packed: .*(62|8)"),
+    "x of another width": ({"x": torch.ones(3, IN - 8)}, r"x: expected .*\(\.\.\., 70\), got .*\(3, 62\)"),
     "x of integers": ({"x": torch.ones(3, IN, dtype=torch.int32)}, "x: .*int32"),
     "x of float64": ({"x": torch.ones(3, IN, dtype=torch.float64)}, "x: .*float64"),
     "x without dimensions": ({"x": torch.tensor(1.0)}, r"x: .*\(\)"),
@@ -94,8 +89,8 @@ BAD_QUANTIZED = {
     "x_scale elsewhere": ({"x_scale": torch.ones(3, device="meta")}, "x_scale: .*meta"),
     "weight of another dtype": BAD_LINEAR["weight of another dtype"],
     "scale of float64": BAD_LINEAR["scale of float64"],
-    "scale elsewhere": BAD_LINEAR["scale elsewhere"],
-    "bias elsewhere": BAD_LINEAR["bias elsewhere"],
+    "scale elsewhere": (BAD_LINEAR["scale elsewhere"][0], "w_scale: is on meta, x_q on cpu"),
+    "bias elsewhere": (BAD_LINEAR["bias elsewhere"][0], "bias: is on meta, x_q on cpu"),
     "output of integers": ({"y_dtype": torch.int32}, "y_dtype: .*int32"),
 }
 
@@ -129,9 +124,9 @@ def test_quantized_linear(changed, words, warm):
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 def test_ternary_matmul(arguments, words, warm):
     if warm:
-        ops.ternary_matmul(torch.ones(3, IN, dtype=torch.int8), packed(), OUT, LAYOUT.name)
+        ops.ternary_matmul(torch.ones(3, IN, dtype=torch.int8), packed(), IN, OUT, LAYOUT.name)
     with pytest.raises(InvalidInput, match=words):
-        ops.ternary_matmul(*arguments, OUT, LAYOUT.name)
+        ops.ternary_matmul(*arguments, IN, OUT, LAYOUT.name)
 
 
 BAD_ROWS = {
@@ -147,15 +142,15 @@ BAD_ROWS = {
 
 
 @pytest.mark.parametrize(("x", "weight", "words"), BAD_ROWS.values(), ids=BAD_ROWS)
-@pytest.mark.parametrize("name", list(ROW_WISE)[1:])
+@pytest.mark.parametrize("name", NORMS)
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 def test_norms(name, x, weight, words, warm):
     inputs = 2 if "_mul_" in name else 1
     if warm:
-        ROW_WISE[name](*[torch.ones(3, IN)] * inputs, torch.ones(IN), 1e-5)
+        IMPLEMENTATIONS[name](*[torch.ones(3, IN)] * inputs, torch.ones(IN), 1e-5)
     weight = torch.ones(x.shape[-1] if x.dim() else 1) if weight is None else weight
-    with pytest.raises(InvalidInput, match=words):
-        ROW_WISE[name](*[x] * inputs, weight, 1e-5)
+    with pytest.raises(InvalidInput, match=words.replace("x: ", "gate: ") if inputs == 2 else words):
+        IMPLEMENTATIONS[name](*[x] * inputs, weight, 1e-5)
 
 
 @pytest.mark.parametrize(("x", "weight", "words"), list(BAD_ROWS.values())[:5], ids=list(BAD_ROWS)[:5])
@@ -168,4 +163,4 @@ def test_quantize_activation(x, weight, words):
 @pytest.mark.parametrize("name", ["relu2_mul_norm_quantize", "silu_mul_norm_quantize"])
 def test_gate_and_up_must_match(name, up):
     with pytest.raises(InvalidInput, match="up: "):
-        ROW_WISE[name](torch.ones(3, IN), up, torch.ones(IN), 1e-5)
+        IMPLEMENTATIONS[name](torch.ones(3, IN), up, torch.ones(IN), 1e-5)

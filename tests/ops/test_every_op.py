@@ -38,7 +38,7 @@ def scale(kind):
 def linear(x, kind="tensor", format="i2", bias=True, activation="a8"):
     group_size = 32 if kind == "group" else 0
     bias = floats(OUT) if bias else None
-    return (x, packed(format), scale(kind), bias, OUT, layout(format).name, group_size, activation)
+    return (x, packed(format), scale(kind), bias, IN, OUT, layout(format).name, group_size, activation)
 
 
 def normed(x, *args, **options):
@@ -66,7 +66,7 @@ CASES = {
         normed(floats(ROWS, IN), "group", activation="a16"),
     ],
     "quantized_linear": [quantized(torch.float32), quantized(torch.bfloat16, "row"), quantized(torch.float16, "group")],
-    "ternary_matmul": [(codes(2, ROWS, IN), packed(), OUT, layout("i2").name)],
+    "ternary_matmul": [(codes(2, ROWS, IN), packed(), IN, OUT, layout("i2").name)],
     "bit_linear_input_grad": [(floats(2, ROWS, OUT), packed(), scale("row"), IN, OUT, layout("i2").name, 0)],
     "quantize_activation": [(floats(2, ROWS, IN),), (floats(IN, dtype=torch.bfloat16),)],
     "rms_norm": [(floats(2, ROWS, IN), floats(IN), 1e-5), (floats(ROWS, IN, dtype=torch.bfloat16), floats(IN), 1e-5)],

@@ -56,9 +56,9 @@ def test_sums_of_extreme_codes():
         packed = layer((33, in_features))
         for value in (127, -128):
             x_q = torch.full((5, in_features), value, dtype=torch.int8)
-            wanted = OPS.ternary_matmul(x_q, packed.w_packed, 33, packed.layout)
+            wanted = OPS.ternary_matmul(x_q, packed.w_packed, in_features, 33, packed.layout)
             on_gpu = packed.cuda()
-            found = OPS.ternary_matmul(x_q.cuda(), on_gpu.w_packed, 33, on_gpu.layout)
+            found = OPS.ternary_matmul(x_q.cuda(), on_gpu.w_packed, in_features, 33, on_gpu.layout)
             assert torch.equal(found.cpu(), wanted)
             packed = on_gpu.cpu()
 
@@ -68,14 +68,14 @@ def cases(rows):
     packed, x = layer((300, 512), bias=True).cuda(), inputs(rows, 512, dtype=torch.bfloat16).cuda()
     weight, up = inputs(512).cuda(), inputs(rows, 512, dtype=torch.bfloat16).cuda() + 1
     x_q, x_scale = OPS.quantize_activation(x)
-    tensors, options = (packed.w_packed, packed.w_scale, packed.bias), (300, packed.layout, 0)
+    tensors, options = (packed.w_packed, packed.w_scale, packed.bias), (512, 300, packed.layout, 0)
     return {
         "bit_linear": lambda: OPS.bit_linear(x, *tensors, *options, "a8"),
         "bit_linear_a16": lambda: OPS.bit_linear(x, *tensors, *options, "a16"),
         "quantized_linear": lambda: OPS.quantized_linear(x_q, x_scale, *tensors, *options, torch.bfloat16),
-        "ternary_matmul": lambda: OPS.ternary_matmul(x_q, packed.w_packed, 300, packed.layout),
+        "ternary_matmul": lambda: OPS.ternary_matmul(x_q, packed.w_packed, 512, 300, packed.layout),
         "input_grad": lambda: OPS.bit_linear_input_grad(
-            x[:, :300].contiguous(), packed.w_packed, packed.w_scale, 512, *options
+            x[:, :300].contiguous(), packed.w_packed, packed.w_scale, *options
         ),
         "quantize_activation": lambda: OPS.quantize_activation(x),
         "rms_norm": lambda: OPS.rms_norm(x, weight, 1e-5),
@@ -195,7 +195,7 @@ def test_tiny_shapes(shape):
 def test_tensors_on_two_devices_are_refused_in_words():
     packed = layer((64, 300)).cuda()
     with pytest.raises(InvalidInput, match="w_packed: is on cuda:0, x on cpu; move one of them"):
-        OPS.bit_linear(inputs(1, 300), packed.w_packed, packed.w_scale, None, 64, packed.layout, 0, "a8")
+        OPS.bit_linear(inputs(1, 300), packed.w_packed, packed.w_scale, None, 300, 64, packed.layout, 0, "a8")
 
 
 @pytest.mark.slow
@@ -206,7 +206,7 @@ def test_more_than_two_to_the_31_elements():
     small, times = layer((64, 8192)).cuda(), 2**14 + 1  # weights of 2^31 bytes and more
     w_packed, x = small.w_packed.repeat(times, 1), inputs(16, 8192, dtype=torch.bfloat16).cuda()
     for rows in (1, 16):
-        y = OPS.bit_linear(x[:rows], w_packed, small.w_scale, None, 64 * times, small.layout, 0, "a8")
+        y = OPS.bit_linear(x[:rows], w_packed, small.w_scale, None, 8192, 64 * times, small.layout, 0, "a8")
         assert torch.equal(y.view(rows, times, 64), small(x[:rows])[:, None].expand(rows, times, 64))
     del w_packed, y
     x = x[:1].repeat(2**18 + 3, 1)  # inputs and, below, outputs

@@ -78,8 +78,8 @@ def test_codes_and_sums_are_recorded_as_they_are_asked_for():
         w_packed = torch.zeros(8, 16, dtype=torch.uint8, device=device)
         x_q, x_scale = torch.zeros(2, 64, dtype=torch.int8, device=device), torch.ones(2, device=device)
         w_scale, x = torch.ones((), device=device), torch.ones(2, 64, device=device)
-        torch.ops.bitnet_jit.ternary_matmul(x_q, w_packed, 8, "i2")
-        torch.ops.bitnet_jit.quantized_linear(x_q, x_scale, w_packed, w_scale, None, 8, "i2", 0, torch.float32)
+        torch.ops.bitnet_jit.ternary_matmul(x_q, w_packed, 64, 8, "i2")
+        torch.ops.bitnet_jit.quantized_linear(x_q, x_scale, w_packed, w_scale, None, 64, 8, "i2", 0, torch.float32)
         torch.ops.bitnet_jit.silu_mul_norm_quantize(x, x, None, 0.0)
         torch.ops.bitnet_jit.quantize_activation(x)
 

@@ -50,7 +50,7 @@ def to_canonical(
     """The inverse of `from_canonical`."""
     xp = array_module(tiles)
     blocks, steps, *_ = tiles.shape
-    words = tiles.reshape(blocks, steps, 256).view(xp.int32).swapaxes(1, 2)
+    words = aligned(tiles).reshape(blocks, steps, 256).view(xp.int32).swapaxes(1, 2)
     packed = unshuffle(compact(words).reshape(-1).view(xp.uint8).reshape(blocks * OUTPUTS, steps * WORDS))
     rows, columns = format.packed_shape(out_features, in_features)
     return compact(packed[:rows, :columns])
@@ -59,6 +59,12 @@ def to_canonical(
 def compact(array: Array) -> Array:
     """The same array, contiguous."""
     return np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array.contiguous()
+
+
+def aligned(array: Array) -> Array:
+    """Return the same bytes, contiguous, where they can be viewed as words: torch wants an offset of whole words."""
+    array = compact(array)
+    return array if isinstance(array, np.ndarray) or array.storage_offset() % 4 == 0 else array.clone()
 
 
 def transpose_i2(packed: Array) -> Array:

@@ -79,7 +79,8 @@ def scale_of(w_scale: torch.Tensor, part: slice, problem: Problem) -> torch.Tens
     scale = w_scale[part] if w_scale.dim() else w_scale
     if scale.dim() < 2:
         return scale
-    return scale.repeat_interleave(problem.group_size, 1)[:, : problem.in_features]
+    group_size = min(problem.group_size, problem.in_features)
+    return scale.repeat_interleave(group_size, 1)[:, : problem.in_features]
 
 
 def bind_bit_linear_a16(problem: Problem, config: Config):

@@ -1,0 +1,159 @@
+"""Arguments of every op, right and wrong, made from its record alone: an op that is new is covered at once."""
+
+from collections import Counter
+
+import torch
+
+from bitnet_jit.kernels import registry
+from bitnet_jit.ops.arguments import Dims, Dtype, Epsilon, LayoutName, PackedShape, ScaleShape, Tensor, Whole, Word
+from bitnet_jit.ops.signatures import SIGNATURES
+
+SIZES = {"K": 70, "N": 37}  # none of them a multiple of anything
+LIMITS = {"K": 2**18, "N": 2**62}
+LEADING = (2, 3)
+GROUP = 32
+SCALES = ("tensor", "row", "group")
+DTYPES = (
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float64,
+    torch.float8_e4m3fn,
+    torch.int8,
+    torch.uint8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.bool,
+    torch.complex64,
+)
+EACH_TENSOR = [(op, tensor.name) for op, signature in SIGNATURES.items() for tensor in signature.tensors]
+EACH_OPTION = [
+    (op, argument.name)
+    for op, signature in SIGNATURES.items()
+    for argument in signature.arguments
+    if not isinstance(argument, Tensor)
+]
+
+
+def has_groups(op):
+    """Whether an op's weight may have scales of groups."""
+    return any(argument.name == "group_size" for argument in SIGNATURES[op].arguments)
+
+
+def argument_of(op, name):
+    """The record of an argument."""
+    return next(argument for argument in SIGNATURES[op].arguments if argument.name == name)
+
+
+def right(op, scale="tensor", leading=LEADING):
+    """Arguments that fit, by name."""
+    scale = scale if has_groups(op) else "tensor"
+    generator = torch.Generator().manual_seed(0)
+    return {
+        argument.name: make_tensor(argument, scale, leading, generator)
+        if isinstance(argument, Tensor)
+        else make_option(argument, scale)
+        for argument in SIGNATURES[op].arguments
+    }
+
+
+def make_tensor(argument, scale, leading, generator):
+    """A tensor that fits its record."""
+    if isinstance(argument.shape, PackedShape):
+        layout = registry.preferred_layout("i2", "cpu")
+        codes = torch.randint(-1, 2, (SIZES["N"], SIZES["K"]), generator=generator, dtype=torch.int8)
+        return layout.from_canonical(layout.format.pack(codes), SIZES["N"], SIZES["K"])
+    shape = shape_of(argument, scale, leading)
+    if torch.int8 in argument.dtypes:
+        return torch.randint(-128, 128, shape, generator=generator, dtype=torch.int8)
+    assert torch.float32 in argument.dtypes
+    return torch.rand(shape, generator=generator) + 0.1
+
+
+def shape_of(argument, scale, leading):
+    """The shape of a tensor but the packed weight."""
+    n, k = SIZES["N"], SIZES["K"]
+    if isinstance(argument.shape, ScaleShape):
+        return {"tensor": (), "row": (n,), "group": (n, -(-k // GROUP))}[scale]
+    assert isinstance(argument.shape, Dims)
+    return (*(leading if argument.shape.leading else ()), *(SIZES[name] for name in argument.shape.names))
+
+
+def make_option(argument, scale):
+    """An option that fits its record."""
+    if isinstance(argument, Whole):
+        group = GROUP if argument.name == "group_size" and scale == "group" else 0
+        return SIZES.get(argument.size, max(argument.least, group))
+    kinds = {
+        Word: lambda: argument.words[0],
+        LayoutName: lambda: registry.preferred_layout("i2", "cpu").name,
+        Dtype: lambda: torch.float32,
+        Epsilon: lambda: 1e-5,
+    }
+    return kinds[type(argument)]()
+
+
+def may_have_shape(op, name, shape, values):
+    """Whether a tensor may have another shape where all other arguments stay as they are."""
+    argument, shape = argument_of(op, name), tuple(shape)
+    if shape == tuple(values[name].shape):
+        return True
+    if isinstance(argument.shape, ScaleShape):
+        return not values.get("group_size") and shape in ((), (SIZES["N"],))
+    if isinstance(argument.shape, PackedShape):
+        return False
+    names, first = argument.shape.names, len(shape) - len(argument.shape.names)
+    told = Counter(size for other in SIGNATURES[op].arguments for size in told_by(other))
+    if first < 0 or first and not argument.shape.leading:
+        return False
+    if argument.shape.leading and told[...] > 1 and shape[:first] != tuple(values[name].shape)[: len(LEADING)]:
+        return False
+    return all(
+        1 <= size <= LIMITS[size_name] if told[size_name] == 1 else size == SIZES[size_name]
+        for size, size_name in zip(shape[first:], names, strict=True)
+    )
+
+
+def told_by(argument):
+    """The sizes that an argument tells: a packed weight and its scales follow from options."""
+    if isinstance(argument, Tensor):
+        dims = argument.shape
+        return ([...] if dims.leading else []) + [*dims.names] if isinstance(dims, Dims) else []
+    return [argument.size] if isinstance(argument, Whole) and argument.size else []
+
+
+def wrong_dtypes(op, name):
+    """The dtypes that a tensor must not have where all other arguments stay as they are."""
+    argument = argument_of(op, name)
+    bound = argument.like or any(other.like == name for other in SIGNATURES[op].tensors)
+    return [dtype for dtype in DTYPES if dtype not in (argument.dtypes[:1] if bound else argument.dtypes)]
+
+
+def wrong_layouts(value):
+    """The same numbers, laid out in memory otherwise than by strides."""
+    if not value.dim():
+        return []
+    found = [value.to_sparse()] + ([value.to_sparse_csr()] if value.dim() == 2 else [])
+    if value.dtype == torch.float32 and value.dim() < 6:
+        found.append(value.to_mkldnn())
+    return found
+
+
+def wrong_options(op, name):
+    """What an option must not be where all other arguments stay as they are."""
+    argument = argument_of(op, name)
+    if isinstance(argument, Whole):
+        numbers = [argument.least - 1, -(2**62), 2**63]
+        if argument.size:  # a packed weight alone tells it up to its padding
+            told = any(argument.size in told_by(other) for other in SIGNATURES[op].tensors)
+            numbers += [SIZES[argument.size] + step for step in ((-1, 1, 64) if told else (64,))] + [2**62]
+        return [*numbers, "3", 1.5, None, [1]]
+    has_weight = any(isinstance(other.shape, PackedShape) for other in SIGNATURES[op].tensors)
+    kinds = {
+        Word: ["", "a4", 3, None, ["a8"]],
+        LayoutName: ["", "i3", 3, None, ["i2"], *(["t5"] if has_weight else [])],
+        Dtype: [torch.int8, torch.float64, torch.complex64, "float32", None, [1]],
+        Epsilon: [-1.0, float("nan"), float("inf"), "1", None, [1.0]],
+    }
+    return kinds[type(argument)]
