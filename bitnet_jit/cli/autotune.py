@@ -55,11 +55,13 @@ def autotune(
 
 def carry(export: Path | None, import_: Path | None, force: bool) -> None:
     """Write what was found to a file, or take it over from one."""
+    from bitnet_jit.files import is_stream
     from bitnet_jit.ops.calls import DISPATCHER
     from bitnet_jit.runtime.transfer import export_tuned, import_tuned
 
     cache = DISPATCHER.cache
     if export is not None:
-        typer.echo(f"{export_tuned(cache, export)} choices written to {export}")
+        number = export_tuned(cache, export)  # where that is the standard output, words are no part of it
+        typer.echo(f"{number} choices written to {export}", err=is_stream(export))
     elif import_ is not None:
         typer.echo(f"{import_tuned(cache, import_, force)} choices taken over into {cache.folder}")
