@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+MARK = b"\xef\xbb\xbf"  # with which some editors begin a file in UTF-8
 CHUNK = 2**20  # bytes per read
 WAIT_FREE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
 KINDS = (
@@ -114,9 +115,11 @@ def parse_json(content: bytes | bytearray | str, allow_nan: bool = False) -> Any
     {'a': [1, 2.5, None]}
     """
     try:
-        text = content if isinstance(content, str) else content.decode("utf-8-sig")
-        numbers = {} if allow_nan else {"parse_constant": no_number, "parse_float": finite}
-        value = json.loads(text, object_pairs_hook=unique, **numbers)
+        text = content if isinstance(content, str) else content.removeprefix(MARK).decode()
+        if allow_nan:
+            value = json.loads(text, object_pairs_hook=unique)
+        else:
+            value = json.loads(text, object_pairs_hook=unique, parse_constant=no_number, parse_float=finite)
         json.dumps(value, ensure_ascii=False).encode() if "\\u" in text else text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"it holds {error.object[error.start]!r}, half of a surrogate pair") from error

@@ -25,7 +25,8 @@ def autotune(
     budget: Annotated[float | None, typer.Option(min=0, help="Most seconds to spend.")] = None,
     effort: Annotated[str, typer.Option(help="quick, or full for more care.")] = "quick",
     export: Annotated[
-        Path | None, typer.Option("--export", help="Only write all that was found so far to this file.")
+        Path | None,
+        typer.Option("--export", readable=False, help="Only write all that was found so far to this file."),
     ] = None,
     import_: Annotated[
         Path | None, typer.Option("--import", help="Only take over such a file of a machine like this one.")

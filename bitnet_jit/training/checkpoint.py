@@ -61,7 +61,7 @@ class History:
 
 def hash_of(text: torch.Tensor) -> str:
     """Of the bytes of a text."""
-    return hashlib.sha256(text.contiguous().numpy()).hexdigest()
+    return hashlib.sha256(text.contiguous().numpy().data).hexdigest()
 
 
 def save(file: Path, run: Run, history: History, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:

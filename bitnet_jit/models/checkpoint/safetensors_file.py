@@ -114,7 +114,7 @@ class SafetensorsFile:
         try:
             tensor = torch.empty(stored.shape, dtype=DTYPES[stored.dtype], device="cpu")
             if num_bytes:
-                self._fill(memoryview(tensor.view(-1).view(torch.uint8).numpy()), stored.start)
+                self._fill(tensor.view(-1).view(torch.uint8).numpy().data, stored.start)
             if self._look() != self._state:
                 raise ValueError("it is being written")
         except (OSError, ValueError) as error:
