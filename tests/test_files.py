@@ -39,14 +39,19 @@ def test_a_file_is_made_with_its_folder_and_replaced_as_a_whole(tmp_path):
         assert (file.read_bytes(), left(file.parent)) == (content, ["file"])
 
 
+def fails_half_way(file, error):
+    with beside(file) as temporary:
+        temporary.write_bytes(b"half")
+        assert unfinished(file.parent) == [temporary]
+        raise error
+
+
 def test_where_writing_fails_the_old_file_stays_and_nothing_else(tmp_path):
     file = tmp_path / "file"
     file.write_bytes(b"old")
     for error in (OSError(errno.ENOSPC, "full"), KeyboardInterrupt()):
-        with pytest.raises(type(error)), beside(file) as temporary:
-            temporary.write_bytes(b"half")
-            assert unfinished(tmp_path) == [temporary]
-            raise error
+        with pytest.raises(type(error)):
+            fails_half_way(file, error)
         assert (file.read_bytes(), left(tmp_path)) == (b"old", ["file"])
 
 

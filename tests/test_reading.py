@@ -93,12 +93,21 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
             read_file(tmp_path / name, 10)
 
 
+PIPED = """
+import pathlib, sys
+from bitnet_jit.reading import read_file
+path = pathlib.Path(sys.argv[1])
+print(bytes(read_file(path, 10**6, pipes=True))[:3])
+try:
+    read_file(path, 9)
+except OSError as error:
+    print(error.strerror)
+"""
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="this system has no /proc")
 def test_a_pipe_is_read_where_it_is_a_descriptor_of_ours_and_asked_for():
-    code = "from bitnet_jit.reading import read_file; import pathlib, sys; p = pathlib.Path(sys.argv[1])\n"
-    code += "print(bytes(read_file(p, 10**6, pipes=True))[:3])\ntry: read_file(p, 9)\nexcept OSError as e: print(e.strerror)"
     for path in ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"):
-        found = subprocess.run(
-            [sys.executable, "-c", code, path], input=b"abc" * 50_000, capture_output=True, check=True
-        )
+        command = [sys.executable, "-c", PIPED, path]
+        found = subprocess.run(command, input=b"abc" * 50_000, capture_output=True, check=True)
         assert found.stdout.decode().splitlines() == ["b'abc'", "expected a regular file, found a pipe"]

@@ -112,13 +112,10 @@ def test_without_a_driver_its_version_is_unknown(monkeypatch):
 
 
 def test_a_sandbox_that_tells_nothing_is_a_device_too(monkeypatch, tmp_path):
-    for make in (
-        lambda file: None,
-        lambda file: file.mkdir(),
-        lambda file: (file.rmdir(), file.write_bytes(b"\xff\xfe")),
-    ):
-        make(tmp_path / "cpuinfo")
-        monkeypatch.setattr(device, "Path", lambda name: tmp_path / "cpuinfo")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    for file in (tmp_path / "absent", tmp_path / "folder", tmp_path / "bytes"):
+        monkeypatch.setattr(device, "Path", lambda name, file=file: file)
         assert device.cpu_features() == ()
         assert device.cpu_name()
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: (_ for _ in ()).throw(PermissionError()), raising=False)

@@ -40,9 +40,10 @@ def good(tmp_path_factory):
             raise KeyboardInterrupt
 
     out = tmp_path_factory.mktemp("good")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "TELL_SECONDS", -1.0)
-        run.train(SETTINGS, TEXT, TEXT[:100], out, CPU, progress=stop)
+        with pytest.raises(KeyboardInterrupt):
+            run.train(SETTINGS, TEXT, TEXT[:100], out, CPU, progress=stop)
     with safe_open(out / FILE, "pt") as opened:
         return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata()  # noqa: SIM118
 
