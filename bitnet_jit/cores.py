@@ -4,7 +4,8 @@ import os
 
 
 def available_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
+    """Return the number of cores that this process may run on."""
+    try:
         return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    except (AttributeError, OSError):  # other systems than Linux, or a sandbox that does not let us ask
+        return os.cpu_count() or 1

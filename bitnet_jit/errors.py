@@ -19,6 +19,14 @@ class CheckpointWarning(UserWarning):
     """A model file can be read, but something in it is unlikely to be meant; the message names tensor and value."""
 
 
+class WriteError(BitNetError, OSError):
+    """A file cannot be written: its disk is full, its folder cannot be written to, ...; the message names it."""
+
+
+class OutOfMemory(BitNetError, MemoryError):
+    """What is asked for needs more memory than there is; the message says which sizes."""
+
+
 class UnsupportedProblem(BitNetError, NotImplementedError):
     """No kernel takes a problem. `refusals` maps each kernel's name to its reason in words."""
 

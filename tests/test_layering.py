@@ -20,7 +20,7 @@ LAYERS = (  # the highest first; names in one row do not import one another
     {"runtime"},
     {"kernels"},
     {"quant", "packing", "reference"},
-    {"problem", "errors", "files", "cores", "forks", "private_folder", "shielded"},
+    {"problem", "errors", "files", "reading", "cores", "memory", "forks", "private_folder", "shielded"},
 )
 LEVEL = {name: level for level, names in enumerate(reversed(LAYERS)) for name in names}
 
@@ -33,6 +33,8 @@ NEEDS_NO_TORCH = (
     "problem",
     "errors",
     "files",
+    "reading",
+    "memory",
     "forks",
     "private_folder",
     "shielded",

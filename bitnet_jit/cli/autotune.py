@@ -25,7 +25,8 @@ def autotune(
     budget: Annotated[float | None, typer.Option(min=0, help="Most seconds to spend.")] = None,
     effort: Annotated[str, typer.Option(help="quick, or full for more care.")] = "quick",
     export: Annotated[
-        Path | None, typer.Option("--export", help="Only write all that was found so far to this file.")
+        Path | None,
+        typer.Option("--export", readable=False, help="Only write all that was found so far to this file."),
     ] = None,
     import_: Annotated[
         Path | None, typer.Option("--import", help="Only take over such a file of a machine like this one.")
@@ -55,11 +56,13 @@ def autotune(
 
 def carry(export: Path | None, import_: Path | None, force: bool) -> None:
     """Write what was found to a file, or take it over from one."""
+    from bitnet_jit.files import is_stream
     from bitnet_jit.ops.calls import DISPATCHER
     from bitnet_jit.runtime.transfer import export_tuned, import_tuned
 
     cache = DISPATCHER.cache
     if export is not None:
-        typer.echo(f"{export_tuned(cache, export)} choices written to {export}")
+        number = export_tuned(cache, export)  # where that is the standard output, words are no part of it
+        typer.echo(f"{number} choices written to {export}", err=is_stream(export))
     elif import_ is not None:
         typer.echo(f"{import_tuned(cache, import_, force)} choices taken over into {cache.folder}")

@@ -116,5 +116,8 @@ def tuning_lines() -> list[tuple[str, str]]:
     from bitnet_jit.runtime.cache import TuningCache
 
     cache = TuningCache()
-    origins = Counter(tuned.origin for _, tuned in cache.entries())
+    try:
+        origins = Counter(tuned.origin for _, tuned in cache.entries())
+    except OSError as error:
+        return [("folder", f"not usable: {error}")]
     return [("folder", str(cache.folder)), *((f"choices {origin}", str(count)) for origin, count in origins.items())]

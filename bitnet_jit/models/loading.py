@@ -1,5 +1,7 @@
 """`load`: a checkpoint directory -> a `Decoder`, weight by weight, without a dense copy of any of them."""
 
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from bitnet_jit.models.tokenizer import find_tokenizer
 from bitnet_jit.nn import PackedBitLinear, RMSNorm
 
 DTYPES = (torch.float32, torch.bfloat16)
+MAX_REASON = 200  # characters of torch's reasons, some of which list all backends
 
 
 def load(
@@ -46,7 +49,7 @@ def load(
     Raises:
         CheckpointError: a file is missing or damaged, or describes a model that we cannot run; it names file, tensor,
             what was found and what was expected.
-        InvalidInput: dtype is another, or there is no such device.
+        InvalidInput: path is no path, dtype is another, or there is no such device.
 
     Warns:
         CheckpointWarning: a scale contradicts its sense, or a weight has almost no or almost only zeros.
@@ -58,9 +61,7 @@ def load(
     """
     if dtype not in DTYPES:
         raise InvalidInput(f"dtype: expected torch.float32 or torch.bfloat16, got {dtype}")
-    place, directory = check_device(device), Path(path)
-    if not directory.is_dir():
-        raise CheckpointError(f"{directory}: expected a directory with config.json and safetensors files, found none")
+    place, directory = check_device(device), check_directory(path)
     config, storage = read_config(directory / "config.json")
     tokenizer = find_tokenizer(directory, config.vocab_size)
     with TensorFiles(directory) as files:
@@ -79,12 +80,43 @@ def load(
     return Decoder(config, embedding, blocks, norm, head, dtype, tokenizer)
 
 
-def check_device(device: torch.device | str | None) -> torch.device:
-    """The device, the CPU by default; InvalidInput where torch knows no such one."""
+def check_directory(path: str | Path) -> Path:
+    """Return the path of a directory.
+
+    Raises:
+        InvalidInput: it is no path.
+        CheckpointError: there is no such directory, or it cannot be reached.
+    """
     try:
-        return torch.empty(0, device="cpu" if device is None else device).device
-    except (RuntimeError, AssertionError) as error:  # AssertionError: this build of torch lacks that kind of device
-        raise InvalidInput(f"device: {device!r} cannot be used ({error})") from error
+        directory = Path(path)
+    except TypeError as error:
+        raise InvalidInput(f"path: expected a str or a Path, got {path!r}") from error
+    try:
+        if stat.S_ISDIR(os.stat(directory).st_mode):
+            return directory
+        found = "something else"
+    except FileNotFoundError:
+        found = "none"
+    except (OSError, ValueError) as error:  # ValueError: a NUL or half a surrogate pair
+        found = f"none that can be reached ({error})"
+    raise CheckpointError(f"{directory}: expected a directory with config.json and safetensors files, found {found}")
+
+
+def check_device(device: torch.device | str | None) -> torch.device:
+    """Return the device, the CPU by default.
+
+    Raises:
+        InvalidInput: torch knows no such device, this machine has none, or it holds no values ("meta").
+    """
+    try:
+        found = torch.empty(0, device="cpu" if device is None else device).device
+    # AssertionError, ImportError: this build of torch lacks that kind of device; TypeError: it is no device at all
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
+        reason = str(error).partition("\n")[0][:MAX_REASON]
+        raise InvalidInput(f"device: {device!r} cannot be used ({reason})") from error
+    if found.type == "meta":
+        raise InvalidInput(f"device: {device!r} cannot be used (tensors on it hold no values)")
+    return found
 
 
 class Builder:
@@ -95,7 +127,7 @@ class Builder:
 
     def floats(self, name: str) -> torch.Tensor:
         """An embedding or norm in its own dtype, copied out of its file."""
-        return checked_floats(self.files, name).to(self.device, copy=True)
+        return checked_floats(self.files, name).to(self.device)
 
     def norm(self, name: str) -> RMSNorm:
         """The norm of that name."""

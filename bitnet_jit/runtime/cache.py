@@ -3,23 +3,23 @@
 A file is named by its problem and a digest of all that the choice depends on: the problem, the device, and the versions
 of the packages that compile kernels. It is written beside and renamed, so a reader sees a whole file or none. A file
 that is damaged, of another key, or of a kernel that has changed since is a miss, and the log says why; one that cannot
-be written is kept in memory, and a warning says so once.
+be written is kept in memory, and a warning says so once. Where there is no place for files at all, nothing is kept.
 """
 
+import errno
 import hashlib
 import json
 import logging
-import math
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import platformdirs
@@ -27,57 +27,24 @@ import platformdirs
 from bitnet_jit.files import unfinished, write_beside_and_rename
 from bitnet_jit.kernels.kernel import Config, Kernel
 from bitnet_jit.problem import Problem
+from bitnet_jit.reading import parse_json, read_json
+from bitnet_jit.runtime.entries import FORMAT as FORMAT
+from bitnet_jit.runtime.entries import PROBLEM_FIELDS, parse
+from bitnet_jit.runtime.entries import Key as Key
+from bitnet_jit.runtime.entries import Tuned as Tuned
+from bitnet_jit.runtime.entries import parse_entry as parse_entry
 from bitnet_jit.runtime.settings import read_settings
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2  # of the files
 COMPILERS = ("triton", "numba", "torch")  # packages on whose version a kernel's time depends
-OF_THE_DEVICE = ("device", "gpu")  # fields of a problem that its fingerprint tells in one
-PROBLEM_FIELDS = {field.name for field in fields(Problem)} - set(OF_THE_DEVICE)
 DIGITS = 20  # of the digest, in a file's name
+MAX_BYTES = 2**20  # of a file
 OLD = 3600  # seconds after which the writer of an unfinished file must have died
-TIMES = ("microseconds", "default_microseconds")
-KINDS = {  # what each field of a choice may be in JSON
-    "kernel": (str,),
-    "version": (int,),
-    "config": (dict,),
-    "origin": (str,),
-    "effort": (str,),
-    **dict.fromkeys(TIMES, (int, float)),
-    "runner_up": (str, NoneType),
-    "runner_up_microseconds": (int, float, NoneType),
-}
 
 
-Key = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """What was found for a problem.
-
-    Attributes:
-        kernel: the name of the kernel.
-        version: the kernel's version when it was timed.
-        config: the fields of its config; empty where it has none.
-        microseconds: what a call took, the median.
-        default_microseconds: what it took with the kernel and config that run untuned.
-        origin: "measured" on this machine, "imported", or "shipped" with the package.
-        effort: how long was looked, of `search.EFFORTS`.
-        runner_up: the next best kernel and config in words, the usual one among them; None: there was no other.
-        runner_up_microseconds: what that one took.
-    """
-
-    kernel: str
-    version: int
-    config: dict[str, Any]
-    microseconds: float
-    default_microseconds: float
-    origin: str = "measured"
-    effort: str = "quick"
-    runner_up: str | None = None
-    runner_up_microseconds: float | None = None
+class NoPlace(OSError):
+    """There is no folder to keep files in: the user has no home, or that of another one is meant who is not there."""
 
 
 class TuningCache:
@@ -92,12 +59,15 @@ class TuningCache:
         self._folder = folder
         self._unwritten: dict[str, Tuned] = {}
         self._told = False
+        self._reasons: set[str] = set()
 
     @property
     def folder(self) -> Path:
-        """Where the files lie."""
+        """Where the files lie. Raises NoPlace where there is nowhere to keep them."""
         if self._folder is None:
-            self._folder = (read_settings().cache or platformdirs.user_cache_path("bitnet_jit")) / "tuned"
+            self._folder = (read_settings().cache or users_folder()) / "tuned"
+        if str(self._folder).startswith("~"):
+            raise NoPlace(errno.EINVAL, "BITNET_JIT_CACHE names a user who is not known", str(self._folder))
         return self._folder
 
     def path(self, problem: Problem) -> Path:
@@ -105,8 +75,7 @@ class TuningCache:
         return self._place(key_of(problem))
 
     def _place(self, key: Key) -> Path:
-        digest = hashlib.sha256(canonical(key).encode()).hexdigest()[:DIGITS]
-        return self.folder / "{op}-{out_features}x{in_features}-m{rows}-{}.json".format(digest, **key["problem"])
+        return self.folder / file_name(key)
 
     def find(self, problem: Problem) -> Tuned | None:
         """What is known of a problem, or None."""
@@ -114,43 +83,61 @@ class TuningCache:
 
     def find_key(self, key: Key) -> Tuned | None:
         """What is known under a key, or None."""
-        path = self._place(key)
-        if path.name in self._unwritten:
-            return self._unwritten[path.name]
+        name = file_name(key)
+        if name in self._unwritten:
+            return self._unwritten[name]
         try:
-            return parse(path.read_text(), key)
+            return parse(read_json(self.folder / name, MAX_BYTES), key)
         except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            logger.info("%s is passed over: %s", path, error)
-            return None
+            pass
+        except OSError as error:
+            self._tell_once(error)
+        except ValueError as error:
+            logger.info("%s is passed over: %s", self.folder / name, error)
+        return None
 
-    def store(self, problem: Problem, tuned: Tuned) -> None:
-        """Keep what was found, on disk if that is possible, for this process in any case."""
-        self.store_key(key_of(problem), tuned)
+    def _tell_once(self, error: OSError) -> None:
+        """Say once for each reason that nothing can be looked up."""
+        if (reason := error.strerror or str(error)) not in self._reasons:
+            self._reasons.add(reason)
+            level = logging.WARNING if isinstance(error, NoPlace) else logging.INFO
+            logger.log(level, "what tuning found cannot be looked up: %s", error)
 
-    def store_key(self, key: Key, tuned: Tuned) -> None:
+    def store(self, problem: Problem, tuned: Tuned) -> bool:
+        """Keep what was found, on disk if that is possible, for this process in any case; returns whether on disk."""
+        return self.store_key(key_of(problem), tuned)
+
+    def store_key(self, key: Key, tuned: Tuned) -> bool:
         """The same under a key."""
-        path = self._place(key)
+        name = file_name(key)
         date = datetime.now(UTC).isoformat(timespec="seconds")
         entry = {"format": FORMAT, "key": key, "choice": asdict(tuned), "date": date}
         try:
-            write_beside_and_rename(path, (json.dumps(entry, indent=1) + "\n").encode())
-            sweep(self.folder)
-            self._unwritten.pop(path.name, None)
+            content = (json.dumps(entry, indent=1) + "\n").encode()
+            write_beside_and_rename(self.folder / name, content, follow_links=False)
         except OSError as error:
-            self._unwritten[path.name] = tuned
+            self._unwritten[name] = tuned
             if not self._told:
                 self._told = True
-                logger.warning(
-                    "what tuning finds is kept for this process only: %s cannot be written (%s)", path, error
-                )
+                logger.warning("what tuning finds is kept for this process only: it cannot be written (%s)", error)
+            return False
+        sweep(self.folder)
+        self._unwritten.pop(name, None)
+        return True
 
     def entries(self) -> Iterator[tuple[Key, Tuned]]:
-        """Everything on disk that is whole, of whatever device and version."""
-        for path in sorted(self.folder.glob("*.json")):
+        """Everything on disk that is whole, of whatever device and version.
+
+        Raises:
+            OSError: there is a folder, and it does not tell what it holds.
+        """
+        try:
+            names = sorted(name for name in os.listdir(self.folder) if name.endswith(".json"))
+        except FileNotFoundError:
+            return
+        for name in names:
             with suppress(OSError, ValueError):
-                yield parse_entry(json.loads(path.read_text()))
+                yield parse_entry(read_json(self.folder / name, MAX_BYTES))
 
     @contextmanager
     def locked(self, name: str, timeout: float = -1.0) -> Iterator[bool]:
@@ -173,14 +160,31 @@ class TuningCache:
         except filelock.Timeout:
             yield False
             return
-        except OSError as error:
-            logger.info("no lock in %s: %s", self.folder, error)
+        except (OSError, NotImplementedError) as error:  # NotImplementedError: a file system without locks
+            logger.info("no lock is held while tuning: %s", error)
             lock = None
         try:
             yield True
         finally:
             if lock is not None:
                 lock.release()
+
+
+def users_folder() -> Path:
+    """The platform's folder for the user's caches. Raises NoPlace where the user has no home."""
+    try:
+        folder = platformdirs.user_cache_path("bitnet_jit")
+    except RuntimeError as error:  # its word for it; older versions give "~" back
+        raise NoPlace(errno.EINVAL, f"there is no folder for caches; set BITNET_JIT_CACHE ({error})") from error
+    if not folder.is_absolute():
+        raise NoPlace(errno.EINVAL, "there is no folder for caches; set BITNET_JIT_CACHE", str(folder))
+    return folder
+
+
+def file_name(key: Key) -> str:
+    """The name of a key's file."""
+    digest = hashlib.sha256(canonical(key).encode()).hexdigest()[:DIGITS]
+    return "{op}-{out_features}x{in_features}-m{rows}-{}.json".format(digest, **key["problem"])
 
 
 def key_of(problem: Problem) -> Key:
@@ -210,43 +214,9 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def parse(text: str, key: Key) -> Tuned:
-    """A file's text -> what it tells.
-
-    Raises:
-        ValueError: it is damaged, not ours, or of another key; the message says which.
-    """
-    found, tuned = parse_entry(json.loads(text))
-    if found != key:
-        raise ValueError("it is of another problem, device or version")
-    return tuned
-
-
-def parse_entry(entry: Any) -> tuple[Key, Tuned]:
-    """An entry -> its key, whatever that is, and what it tells.
-
-    Raises:
-        ValueError: it is damaged or not ours; the message says which.
-    """
-    if not isinstance(entry, dict) or entry.get("format") != FORMAT:
-        raise ValueError(f"it is not of format {FORMAT}")
-    key, choice = entry.get("key"), entry.get("choice")
-    if not isinstance(key, dict) or set(key) != {"problem", "device", "versions"}:
-        raise ValueError("its key has not the fields that it should have")
-    if not isinstance(key["problem"], dict) or set(key["problem"]) != PROBLEM_FIELDS:
-        raise ValueError("its problem has not the fields that it should have")
-    if not isinstance(choice, dict) or set(choice) != set(KINDS):
-        raise ValueError("its choice has not the fields that it should have")
-    if wrong := [name for name, kinds in KINDS.items() if type(choice[name]) not in kinds]:
-        raise ValueError(f"{wrong[0]} is {choice[wrong[0]]!r}")
-    if wrong := [name for name in TIMES if not 0 < choice[name] < math.inf]:
-        raise ValueError(f"{wrong[0]} is {choice[wrong[0]]!r}")
-    return key, Tuned(**choice)
-
-
 def config_fields(config: Config) -> dict[str, Any]:
     """A config as JSON has it; nothing where a kernel has none."""
-    found: dict[str, Any] = {} if config is None else json.loads(canonical(asdict(config)))
+    found: dict[str, Any] = {} if config is None else parse_json(canonical(asdict(config)))
     return found
 
 
@@ -268,8 +238,9 @@ def recall(tuned: Tuned, problem: Problem, fitting: Sequence[Kernel]) -> tuple[K
 
 
 def sweep(folder: Path) -> None:
-    """Remove what processes that were killed had begun to write."""
-    for path in unfinished(folder):
-        with suppress(FileNotFoundError):  # another process sweeps too
-            if time.time() - path.stat().st_mtime > OLD:
-                path.unlink()
+    """Remove what processes that were killed had begun to write, where the folder lets us."""
+    with suppress(OSError):  # one that may be entered and not listed
+        for path in unfinished(folder):
+            with suppress(OSError):  # another process sweeps too
+                if time.time() - path.stat().st_mtime > OLD:
+                    path.unlink()

@@ -79,6 +79,8 @@ def cpu_name() -> str:
 
 def from_cpuinfo(*names: str) -> str:
     """What Linux says of the first CPU under one of these names; nothing elsewhere."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
+    except OSError:  # another system, or a sandbox without /proc
+        lines = []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(names)), "")

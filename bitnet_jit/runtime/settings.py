@@ -6,6 +6,9 @@ from pathlib import Path
 
 from bitnet_jit.errors import InvalidInput
 
+MAX_THREADS = 4096
+MAX_DIGITS = 20  # of a number that is read at all
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -13,7 +16,8 @@ class Settings:
 
     Attributes:
         num_threads: BITNET_JIT_NUM_THREADS, CPU threads of our kernels; None follows torch.
-        cache: BITNET_JIT_CACHE, the folder of what tuning found; None is the platform's folder for caches.
+        cache: BITNET_JIT_CACHE, the folder of what tuning found; None is the platform's folder for caches. A folder of
+            a user whom this machine does not know ("~nobody/x") stays as it is written, and is no place to keep things.
         autotune: BITNET_JIT_AUTOTUNE, tune a problem when it is first asked for; otherwise only `autotune` tunes.
     """
 
@@ -32,17 +36,25 @@ def read_settings(environ: dict[str, str] | None = None) -> Settings:
     cache = environ.get("BITNET_JIT_CACHE")
     return Settings(
         num_threads=_positive(environ, "BITNET_JIT_NUM_THREADS"),
-        cache=Path(cache).expanduser() if cache else None,
+        cache=_expanded(Path(cache)) if cache else None,
         autotune=_switch(environ, "BITNET_JIT_AUTOTUNE"),
     )
+
+
+def _expanded(path: Path) -> Path:
+    """A path with its "~" replaced by the user's home, or as it is where nobody knows that home."""
+    try:
+        return path.expanduser()
+    except RuntimeError:  # pathlib's word for it
+        return path
 
 
 def _positive(environ: dict[str, str], name: str) -> int | None:
     value = environ.get(name)
     if not value:
         return None
-    if not value.isdecimal() or int(value) < 1:
-        raise InvalidInput(f"{name}: expected a positive whole number, got {value!r}")
+    if not value.isdecimal() or len(value) > MAX_DIGITS or not 1 <= int(value) <= MAX_THREADS:
+        raise InvalidInput(f"{name}: expected a positive whole number of at most {MAX_THREADS}, got {value[:80]!r}")
     return int(value)
 
 

@@ -4,15 +4,19 @@ A table is an export of what tuning found (see transfer.py), one a kind of GPU a
 every driver and version of compilers; a choice whose kernel has changed since is passed over like any other.
 """
 
-import json
+import logging
 import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from bitnet_jit.problem import Problem
-from bitnet_jit.runtime.cache import Tuned, asked_of, canonical, parse_entry
+from bitnet_jit.reading import read_json
+from bitnet_jit.runtime.cache import asked_of, canonical
 from bitnet_jit.runtime.device import cpu_features
+from bitnet_jit.runtime.entries import MAX_EXPORT, Tuned, parse_entries
+
+logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parents[1] / "assets" / "tuned"
 CPU_CLASSES = ("amx_int8", "avx512_vnni", "avx2")  # by the first of these features that a CPU has, else "generic"
@@ -34,9 +38,13 @@ def table_name(problem: Problem) -> str:
 
 @cache
 def table(name: str) -> dict[str, Tuned]:
-    """The choices of a table by their problems as JSON has them; empty where there is no such table."""
+    """Return the choices of a table by their problems as JSON has them; none where there is no such table."""
     file = FOLDER / f"{name}.json"
-    if not file.exists():
+    try:
+        entries = parse_entries(read_json(file, MAX_EXPORT))
+    except FileNotFoundError:
         return {}
-    entries = [parse_entry(entry) for entry in json.loads(file.read_text())["entries"]]
+    except (OSError, ValueError) as error:
+        logger.warning("%s is passed over: %s", file, error)
+        return {}
     return {canonical(key["problem"]): replace(tuned, origin="shipped") for key, tuned in entries}

@@ -8,12 +8,13 @@ import json
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.files import write_beside_and_rename
-from bitnet_jit.runtime.cache import FORMAT, Key, Tuned, TuningCache, parse_entry, versions
+from bitnet_jit.files import write_output
+from bitnet_jit.reading import parse_json, read_file
+from bitnet_jit.runtime.cache import TuningCache, versions
 from bitnet_jit.runtime.device import fingerprint
+from bitnet_jit.runtime.entries import FORMAT, MAX_EXPORT, Key, Tuned, parse_entries
 
 MOST_TOLD = 3  # kinds of foreign devices that an error names
 
@@ -21,12 +22,16 @@ MOST_TOLD = 3  # kinds of foreign devices that an error names
 def export_tuned(cache: TuningCache, path: Path) -> int:
     """Write all that a cache holds on disk to one JSON file; returns the number of entries.
 
+    Args:
+        cache: what is written.
+        path: the file; a link stays, and a pipe, a device or "/dev/stdout" is written to.
+
     Raises:
-        InvalidInput: the file cannot be written.
+        InvalidInput: the cache cannot be read, or the file cannot be written.
     """
-    entries = [{"format": FORMAT, "key": key, "choice": asdict(tuned)} for key, tuned in cache.entries()]
     try:
-        write_beside_and_rename(path, (json.dumps({"format": FORMAT, "entries": entries}, indent=1) + "\n").encode())
+        entries = [{"format": FORMAT, "key": key, "choice": asdict(tuned)} for key, tuned in cache.entries()]
+        write_output(path, (json.dumps({"format": FORMAT, "entries": entries}, indent=1) + "\n").encode())
     except OSError as error:
         raise InvalidInput(f"export: {path} cannot be written ({error})") from error
     return len(entries)
@@ -37,13 +42,17 @@ def import_tuned(cache: TuningCache, path: Path, force: bool = False) -> int:
 
     Args:
         cache: where to.
-        path: the file.
+        path: the file; a pipe only where it is a descriptor of this process, such as "/dev/stdin".
         force: take entries of other devices, drivers and compilers too, for the device of that type here.
 
     Raises:
         InvalidInput: the file cannot be read, is not ours, or holds entries of another machine.
     """
     entries, here = read_entries(path), devices_here()
+    try:
+        cache.folder  # noqa: B018  where there is none, nothing can be taken over
+    except OSError as error:
+        raise InvalidInput(f"import: there is no folder to take {path} over into ({error})") from error
     foreign = Counter(key["device"] for key, _ in entries if not is_ours(key, here))
     if foreign and not force:
         kinds = ", ".join(f"{count} of {device!r}" for device, count in foreign.most_common(MOST_TOLD))
@@ -58,7 +67,8 @@ def import_tuned(cache: TuningCache, path: Path, force: bool = False) -> int:
         own = key | {"device": here.get(device_type), "versions": versions()}
         known = cache.find_key(own)
         if device_type in here and (known is None or known.origin != "measured"):
-            cache.store_key(own, replace(tuned, origin="imported"))
+            if not cache.store_key(own, replace(tuned, origin="imported")):
+                raise InvalidInput(f"import: the folder for choices cannot be written; {taken} were taken over before")
             taken += 1
     return taken
 
@@ -66,10 +76,7 @@ def import_tuned(cache: TuningCache, path: Path, force: bool = False) -> int:
 def read_entries(path: Path) -> list[tuple[Key, Tuned]]:
     """An exported file's entries. Raises InvalidInput unless every one is whole."""
     try:
-        content: Any = json.loads(path.read_text())
-        if not isinstance(content, dict) or content.get("format") != FORMAT or type(content.get("entries")) is not list:
-            raise ValueError(f"it is not an export of format {FORMAT}")
-        return [parse_entry(entry) for entry in content["entries"]]
+        return parse_entries(parse_json(read_file(path, MAX_EXPORT, pipes=True)))
     except (OSError, ValueError) as error:
         raise InvalidInput(f"import: {path} cannot be taken over: {error}") from error
 

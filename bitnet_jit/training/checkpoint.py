@@ -6,21 +6,27 @@ the settings and a hash of the text.
 
 import hashlib
 import json
+import reprlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.files import beside
+from bitnet_jit.models.checkpoint.safetensors_file import DTYPES, SafetensorsFile
+from bitnet_jit.reading import parse_json
+from bitnet_jit.training.folder import writing
 from bitnet_jit.training.settings import TrainSettings
 
 FILE = "checkpoint.safetensors"
 FORMAT = "bitnet_jit.training/2"
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names
+WORDS = {dtype: word for word, dtype in DTYPES.items()}  # safetensors' words for dtypes
+MAX_DIGITS = 10  # of a number of steps
 
 
 @dataclass(frozen=True)
@@ -55,11 +61,15 @@ class History:
 
 def hash_of(text: torch.Tensor) -> str:
     """Of the bytes of a text."""
-    return hashlib.sha256(text.numpy().tobytes()).hexdigest()
+    return hashlib.sha256(text.contiguous().numpy().data).hexdigest()
 
 
 def save(file: Path, run: Run, history: History, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write the file beside its place and rename it."""
+    """Write the file beside its place and rename it.
+
+    Raises:
+        WriteError: it cannot be written; an older one is left as it was.
+    """
     tensors = {f"weight.{name}": parameter.detach() for name, parameter in network.named_parameters()}
     for name, parameter in network.named_parameters():
         for moment in MOMENTS:
@@ -73,44 +83,122 @@ def save(file: Path, run: Run, history: History, network: nn.Module, optimizer: 
         "settings": json.dumps(asdict(run.settings)),
         "text": run.text,
     }
-    with beside(file) as temporary:
+    with writing(file), beside(file) as temporary:
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
 
 
 def restore(file: Path, run: Run, network: nn.Module, optimizer: torch.optim.Optimizer) -> History:
-    """Take up a run.
+    """Take up a run. Everything is read and checked before anything is changed.
 
     Raises:
         CheckpointError: the file is damaged or none of ours.
         InvalidInput: it belongs to another run; the first setting that differs is named.
     """
     try:
-        with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise CheckpointError(f"{file}: expected the format {FORMAT!r}, found {metadata.get('format')!r}")
-            check_same(file, run, json.loads(metadata["settings"]), metadata["text"])
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  it is no dict
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        if isinstance(error, InvalidInput | CheckpointError):
-            raise
-        raise CheckpointError(f"{file}: expected a checkpoint of a training, found a damaged one ({error})") from error
-    step, skipped = int(metadata["step"]), int(metadata["skipped"])
+        opened = SafetensorsFile(file)
+    except CheckpointError as error:
+        raise damaged(file, str(error)) from error
+    with opened:
+        if opened.metadata.get("format") != FORMAT:
+            raise CheckpointError(f"{file}: expected the format {FORMAT!r}, found {opened.metadata.get('format')!r}")
+        check_same(file, run, read_settings(file, opened.metadata), opened.metadata.get("text"))
+        step = read_count(file, opened.metadata, "step", run.settings.steps)
+        skipped = read_count(file, opened.metadata, "skipped", step)
+        check_layout(opened, network, run.settings.steps, step)
+        tensors = {name: opened.read(name) for name in opened.tensors}
+    check_weights(file, tensors)
+    history = History(tensors["losses"], read_validations(file, tensors["validations"], step), step, skipped)
+    check_losses(file, history)
     adopt(tensors, step - skipped, network, optimizer)
-    validations = [(int(step), bits) for step, bits in tensors["validations"].tolist()]
-    return History(tensors["losses"], validations, step, skipped)
+    return history
 
 
-def check_same(file: Path, run: Run, settings: dict[str, object], text: str) -> None:
+def damaged(file: Path, reason: str) -> CheckpointError:
+    """The error for a file whose content cannot be right."""
+    return CheckpointError(f"{file}: expected a checkpoint of a training, found a damaged one ({reason})")
+
+
+def read_settings(file: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """The settings that a file's metadata tells of. Raises CheckpointError where they are no JSON object."""
+    try:
+        found = parse_json(metadata.get("settings", ""))
+    except ValueError as error:
+        raise damaged(file, f"settings: {error}") from error
+    if not isinstance(found, dict):
+        raise damaged(file, f"settings: expected an object, found {reprlib.repr(found)}")
+    return found
+
+
+def read_count(file: Path, metadata: dict[str, str], name: str, most: int) -> int:
+    """A whole number from 0 to `most` of a file's metadata. Raises CheckpointError where it is another."""
+    text = metadata.get(name, "")
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS and int(text) <= most):
+        raise damaged(file, f"{name}: expected a whole number from 0 to {most}, found {reprlib.repr(text)}")
+    return int(text)
+
+
+def check_same(file: Path, run: Run, settings: dict[str, Any], text: str | None) -> None:
     """Raise InvalidInput unless a checkpoint is of this run."""
     for name, value in asdict(run.settings).items():
         if settings.get(name) != value:
             raise InvalidInput(
-                f"{name}: {file} is of a run with {name}={settings.get(name)!r}, this one has {value!r}; "
+                f"{name}: {file} is of a run with {name}={reprlib.repr(settings.get(name))}, this one has {value!r}; "
                 "train into another folder, or with the same settings to go on"
             )
     if text != run.text:
         raise InvalidInput(f"text: {file} is of a run on another text; train into another folder")
+
+
+def check_layout(opened: SafetensorsFile, network: nn.Module, steps: int, step: int) -> None:
+    """Raise CheckpointError unless a file holds exactly a run's tensors, each of its dtype and shape."""
+    found = {name: (stored.dtype, stored.shape) for name, stored in opened.tensors.items()}
+    wanted = {
+        f"{kind}.{name}": (WORDS[parameter.dtype], tuple(parameter.shape))
+        for name, parameter in network.named_parameters()
+        for kind in ("weight", *MOMENTS)
+    }
+    wanted["losses"] = ("F32", (steps,))
+    validations = found.get("validations", ("", ()))[1]
+    wanted["validations"] = ("F64", (min(validations[0] if validations else 0, step), 2))
+    for name, (dtype, shape) in wanted.items():
+        if found.get(name) != (dtype, shape):
+            there = " ".join(map(str, found[name])) if name in found else "no such tensor"
+            raise damaged(opened.path, f"{name}: expected {dtype} {shape}, found {there}")
+    if extra := sorted(found.keys() - wanted.keys()):
+        raise damaged(opened.path, f"{extra[0]}: a tensor that such a run does not have")
+
+
+def check_weights(file: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Raise CheckpointError unless weights and moments are finite, and second moments are not negative."""
+    for name, tensor in tensors.items():
+        kind = name.partition(".")[0]
+        if kind in ("weight", *MOMENTS) and not bool(tensor.isfinite().all()):
+            raise damaged(file, f"{name}: expected finite values, found NaN or infinity")
+        if kind == MOMENTS[1] and bool((tensor < 0).any()):
+            raise damaged(file, f"{name}: expected mean squares, found a negative value")
+
+
+def read_validations(file: Path, found: torch.Tensor, step: int) -> list[tuple[int, float]]:
+    """(step, bits per byte) of each row, float64 (n, 2), after so many steps.
+
+    Raises:
+        CheckpointError: a step is no whole number or out of order, or bits are negative or not finite.
+    """
+    before = 0
+    for at, bits in found.tolist():
+        if not (before < at <= step and at == int(at) and 0 <= bits < float("inf")):
+            raise damaged(file, f"validations: expected steps up to {step} in order, found {at:g} with {bits:g} bits")
+        before = int(at)
+    return [(int(at), bits) for at, bits in found.tolist()]
+
+
+def check_losses(file: Path, history: History) -> None:
+    """Raise CheckpointError unless there is a loss for each step that was done, but for skipped ones, and no more."""
+    done, to_come = history.losses[: history.step], history.losses[history.step :]
+    if int(done.isnan().sum()) > history.skipped or not bool(to_come.isnan().all()):
+        raise damaged(
+            file, f"losses: expected those of {history.step} steps, found {int((~history.losses.isnan()).sum())}"
+        )
 
 
 def adopt(tensors: dict[str, torch.Tensor], updates: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:

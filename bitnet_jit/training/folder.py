@@ -1,12 +1,13 @@
-"""The folder that a training writes into: one process at a time does."""
+"""The folder that a training writes into: one process at a time does, and what cannot be written is told in words."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
-from bitnet_jit.errors import InvalidInput
+from bitnet_jit.errors import InvalidInput, WriteError
 from bitnet_jit.files import unfinished
 
 LOCK = ".training.lock"
@@ -17,19 +18,45 @@ def alone(out: Path) -> Iterator[None]:
     """Within the block no other process trains into that folder; what a killed one has left unfinished goes.
 
     Raises:
-        InvalidInput: one does, or the folder cannot be made.
+        InvalidInput: one does, or the folder cannot be made, listed or written to.
     """
+    lock = locked(out)
+    try:
+        tidy(out)
+        yield
+    finally:
+        lock.release()
+
+
+def locked(out: Path) -> FileLock:
+    """Make the folder and take its lock. Raises InvalidInput where that cannot be."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / LOCK)
         lock.acquire(timeout=0)
     except Timeout:
         raise InvalidInput(f"out: another process trains into {out}; wait for its end or take another folder") from None
-    except OSError as error:
-        raise InvalidInput(f"out: {out} cannot be written to ({error.strerror})") from error
+    # NotImplementedError: a file system without locks; ValueError: a NUL or half a surrogate pair in the path
+    except (OSError, ValueError, NotImplementedError) as error:
+        raise InvalidInput(f"out: {out} cannot be written to ({error})") from error
+    return lock
+
+
+def tidy(out: Path) -> None:
+    """Remove what a killed process has left unfinished. Raises InvalidInput where the folder does not let us."""
     try:
         for left in unfinished(out):
             left.unlink()
+    except OSError as error:
+        raise InvalidInput(f"out: {out} cannot be tidied ({error})") from error
+
+
+@contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Within the block a file is written; raises WriteError, which names it, where that fails."""
+    try:
         yield
-    finally:
-        lock.release()
+    except WriteError:
+        raise
+    except (OSError, SafetensorError) as error:
+        raise WriteError(f"{file} cannot be written ({error}); what was there before is left as it was") from error

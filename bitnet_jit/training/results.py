@@ -6,18 +6,24 @@ from pathlib import Path
 
 from bitnet_jit.files import beside, write_beside_and_rename
 from bitnet_jit.training.checkpoint import History
+from bitnet_jit.training.folder import writing
 
 FIGURES, PICTURE = "losses.csv", "loss.png"
 MOST_SMOOTHED = 50  # steps of the curve's running mean
 
 
 def write_figures(history: History, out: Path) -> None:
-    """losses.csv: step, bits per byte of its windows, and of the held-out text where it was judged."""
+    """Write losses.csv: step, bits per byte of its windows, and of the held-out text where it was judged.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
     judged = {step: f"{bits:.6f}" for step, bits in history.validations}
     lines = ["step,bits_per_byte,validation"]
     for step, loss in enumerate(history.losses[: history.step].tolist(), 1):
         lines.append(f"{step},{loss / math.log(2):.6f},{judged.get(step, '')}")
-    write_beside_and_rename(out / FIGURES, ("\n".join(lines) + "\n").encode())
+    with writing(out / FIGURES):
+        write_beside_and_rename(out / FIGURES, ("\n".join(lines) + "\n").encode())
 
 
 def can_draw() -> bool:
@@ -26,7 +32,11 @@ def can_draw() -> bool:
 
 
 def draw_curve(history: History, out: Path) -> None:
-    """loss.png: bits per byte by steps. Needs matplotlib."""
+    """Write loss.png: bits per byte by steps. Needs matplotlib.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
     import matplotlib.figure
 
     figure = matplotlib.figure.Figure(figsize=(8, 4.5), layout="constrained")
@@ -43,7 +53,7 @@ def draw_curve(history: History, out: Path) -> None:
     axes.set(xlabel="step", ylabel="bits per byte", ylim=(None, min(8.2, max(bits))))
     axes.grid(alpha=0.3)
     axes.legend()
-    with beside(out / PICTURE) as temporary:
+    with writing(out / PICTURE), beside(out / PICTURE) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bitnet_jit.errors import BitNetError
+from bitnet_jit.errors import BitNetError, CheckpointError
 from bitnet_jit.nn import BitLinear
 from bitnet_jit.training.checkpoint import FILE, History, Run, hash_of, restore, save
 from bitnet_jit.training.folder import alone
 from bitnet_jit.training.interrupts import Interrupts
 from bitnet_jit.training.network import TrainedDecoder
 from bitnet_jit.training.settings import TrainSettings
+from bitnet_jit.training.sizes import check_memory, memory_in_words
 from bitnet_jit.training.text import bits_per_byte, draw
 
 BETAS = (0.9, 0.95)
@@ -68,12 +69,16 @@ def train(
         The network, and what the run has seen.
 
     Raises:
-        BitNetError: gradients are not finite step after step.
+        BitNetError: gradients are not finite step after step, or weights are not in the end.
         CheckpointError: the checkpoint in `out` is damaged.
-        InvalidInput: the checkpoint in `out` is of another run, or another process trains into `out`.
+        InvalidInput: the checkpoint in `out` is of another run, another process trains into `out`, or the settings ask
+            for more memory than the device has.
+        OutOfMemory: memory ran out.
+        WriteError: the checkpoint cannot be written; an older one is left as it was.
     """
     gpus = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(gpus):  # the caller's random numbers are left alone
+    # the caller's random numbers are left alone
+    with torch.random.fork_rng(gpus), memory_in_words(settings, device):
         trainer = Trainer(settings, text, validation, device, compile)
         with alone(out):
             trainer.whole_run(out / FILE, progress)
@@ -91,6 +96,7 @@ class Trainer:
         device: torch.device,
         compile: bool = False,
     ) -> None:
+        check_memory(settings, device)
         self.settings, self.text, self.validation, self.device = settings, text, validation, device
         self.run = Run(settings, hash_of(text))
         linear = nn.Linear if settings.dense else BitLinear
@@ -104,9 +110,11 @@ class Trainer:
 
     def whole_run(self, file: Path, progress: Callable[[Progress], None]) -> None:
         """From the checkpoint, if there is one, to the end; where that is not reached, a checkpoint is left."""
-        if file.exists():
+        if is_begun(file):
             self.history = restore(file, self.run, self.network, self.optimizer)
         try:
+            if self.history.step == self.settings.steps and not self.is_judged():
+                self.judge()  # the run was ended just before
             self.to_the_end(file, progress)
         finally:
             if self.recent and self.between_steps:
@@ -204,10 +212,31 @@ class Trainer:
                 "warmup_steps, in another folder"
             )
 
+    def is_judged(self) -> bool:
+        """Whether the weights of this step were judged."""
+        return bool(self.history.validations) and self.history.validations[-1][0] == self.history.step
+
     def save(self, file: Path) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint. Raises BitNetError where weights are not finite: nothing can go on from there."""
+        if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
+            self.between_steps = False
+            raise BitNetError(
+                f"the weights at step {self.history.step} are not finite: they have diverged; try a learning_rate "
+                f"below {self.settings.learning_rate} or more warmup_steps, in another folder"
+            )
         self.collect()
         save(file, self.run, self.history, self.network, self.optimizer)
+
+
+def is_begun(file: Path) -> bool:
+    """Whether there is a checkpoint. Raises CheckpointError where its folder does not let us look."""
+    try:
+        file.stat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from error
+    return True
 
 
 def make_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:

@@ -8,7 +8,10 @@ import numpy as np
 import torch
 
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.memory import total_memory
+from bitnet_jit.reading import read_file
 
+SHARE = 2  # of all memory, the part that a text may take
 HELD_OUT = 0.05  # of a text that comes without another one to be judged by
 
 
@@ -16,15 +19,16 @@ def read_text(path: Path, name: str, window: int) -> torch.Tensor:
     """The bytes of a file, uint8 (size,).
 
     Raises:
-        InvalidInput: it cannot be read, or is shorter than a window and the byte behind it.
+        InvalidInput: it cannot be read, is not regular (a shell's <(command) is fine), does not fit into memory, or is
+            shorter than a window and the byte behind it.
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path, total_memory() // SHARE, pipes=True)
     except OSError as error:
         raise InvalidInput(f"{name}: {path} cannot be read ({error.strerror})") from error
     if len(content) <= window:
         raise InvalidInput(f"{name}: expected more than window={window} bytes, {path} has {len(content)}")
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    return torch.frombuffer(content, dtype=torch.uint8)
 
 
 def split(text: torch.Tensor, window: int) -> tuple[torch.Tensor, torch.Tensor]:

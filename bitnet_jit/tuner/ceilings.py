@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
-from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,6 +17,7 @@ from bitnet_jit.files import write_beside_and_rename
 from bitnet_jit.kernels import registry
 from bitnet_jit.ops import calls
 from bitnet_jit.ops.tuning.work import Work
+from bitnet_jit.reading import read_json
 from bitnet_jit.runtime.device import fingerprint
 from bitnet_jit.runtime.threads import get_num_threads
 
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 READ_BYTES = {"cpu": 1 << 29, "cuda": 1 << 30}  # more than caches hold
 DOT4_STEPS, AMX_STEPS = 2_000_000, 200_000  # several milliseconds
 ATTEMPTS = 5  # of which the fastest counts
+MAX_BYTES = 2**16  # of a file
 
 
 @dataclass(frozen=True)
@@ -59,33 +61,33 @@ def measured(device: torch.device, threads: int) -> Ceilings:
     """The same; a CPU's are those of so many threads."""
     key = f"{fingerprint(device)}/{threads}"
     digest = hashlib.sha256(key.encode()).hexdigest()[:20]
-    file = calls.DISPATCHER.cache.folder.parent / f"ceilings-{device.type}-{digest}.json"
+    name = f"ceilings-{device.type}-{digest}.json"
     try:
-        return parse(file.read_text())
+        return parse(read_json(calls.DISPATCHER.cache.folder.parent / name, MAX_BYTES))
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.info("%s is passed over: %s", file, error)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        logger.info("%s is passed over: %s", name, error)
     made = measure_gpu(device) if device.type == "cuda" else measure_cpu(threads)
-    keep(file, {"device": key, **asdict(made)})
+    keep(name, {"device": key, **asdict(made)})
     return made
 
 
-def parse(text: str) -> Ceilings:
-    """What a file tells. Raises ValueError, KeyError or TypeError where it is damaged."""
-    found = json.loads(text)
+def parse(found: Any) -> Ceilings:
+    """What a file tells. Raises ValueError, KeyError, TypeError or OverflowError where it is damaged."""
     known = Ceilings(float(found["bytes"]), float(found["operations"]))
     if not (0 < known.bytes < math.inf and 0 <= known.operations < math.inf):
         raise ValueError(f"it says {found}")
     return known
 
 
-def keep(file: Path, entry: dict[str, object]) -> None:
+def keep(name: str, entry: dict[str, object]) -> None:
     """Write what was measured, if that is possible."""
     try:
+        file = calls.DISPATCHER.cache.folder.parent / name
         write_beside_and_rename(file, (json.dumps(entry, indent=1) + "\n").encode())
     except OSError as error:
-        logger.info("%s cannot be written: %s", file, error)
+        logger.info("%s cannot be written: %s", name, error)
 
 
 def measure_cpu(threads: int) -> Ceilings:

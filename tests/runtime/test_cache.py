@@ -83,6 +83,15 @@ BREAK = {
     "a time of 0": lambda entry: damaged(entry, microseconds=0),
     "a time that is no number": lambda entry: damaged(entry, microseconds=float("nan")),
     "an endless time": lambda entry: damaged(entry, default_microseconds=float("inf")),
+    "a time beyond floats": lambda entry: json.dumps(entry).replace("4.5", "1e999"),
+    "an endless runner-up": lambda entry: damaged(entry, runner_up_microseconds=float("inf")),
+    "a runner-up of less than nothing": lambda entry: damaged(entry, runner_up_microseconds=-1),
+    "nested deeply": lambda entry: "[" * 100_000,
+    "a config nested deeply": lambda entry: json.dumps(entry).replace('{"stages": 4}', "[" * 9999 + "]" * 9999),
+    "half a surrogate pair": lambda entry: damaged(entry, kernel="\ud800"),
+    "a name twice": lambda entry: json.dumps(entry).replace('"format"', '"format": 2, "format"'),
+    "a number of many digits": lambda entry: json.dumps(entry).replace("4.5", "9" * 5000),
+    "megabytes": lambda entry: json.dumps(entry) + " " * 2**20,
 }
 
 
@@ -93,7 +102,7 @@ def test_a_damaged_or_foreign_file_is_a_miss_that_the_log_tells_of(kept, caplog,
     path.write_text(BREAK[how](json.loads(path.read_text())))
     with caplog.at_level(logging.INFO, "bitnet_jit"):
         assert kept.find(PROBLEM) is None
-    assert f"{path} is passed over" in caplog.text
+    assert f"{path} is passed over" in caplog.text or (how == "megabytes" and "at most 1048576 bytes" in caplog.text)
     kept.store(PROBLEM, TUNED)  # and the next tuning mends it
     assert kept.find(PROBLEM) == TUNED
 
@@ -153,17 +162,132 @@ def test_the_environment_names_the_folder(monkeypatch, tmp_path):
     assert "bitnet_jit" in str(TuningCache().folder)
 
 
-def script(code: str, *arguments: object) -> str:
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+def test_what_lies_in_the_place_of_a_file_is_a_miss_and_no_wait(kept, caplog):
+    path = kept.path(PROBLEM)
+    path.parent.mkdir(parents=True)
+    for make in (
+        lambda: os.mkfifo(path),
+        path.mkdir,
+        lambda: path.symlink_to("/dev/zero"),
+        lambda: path.symlink_to(path.name),
+        lambda: (path.touch(), os.truncate(path, 2**43)),
+    ):
+        make()
+        with caplog.at_level(logging.INFO, "bitnet_jit"):
+            assert kept.find(PROBLEM) is None
+            assert kept.find(PROBLEM) is None
+            assert list(kept.entries()) == []
+        path.rmdir() if path.is_dir() else path.unlink()
+    told = [record.getMessage() for record in caplog.records if "cannot be looked up" in record.getMessage()]
+    assert len(told) == len(set(told)) == 5  # once for each reason
+
+
+PLACES = {
+    "a user who is not known": {"BITNET_JIT_CACHE": "~nobody-there/x"},
+    "a device": {"BITNET_JIT_CACHE": "/dev/null"},
+    "a folder below a device": {"BITNET_JIT_CACHE": "/dev/null/x"},
+    "a name too long": {"BITNET_JIT_CACHE": "/" + "n" * 300},
+    "a path too long": {"BITNET_JIT_CACHE": "/n" * 5000},
+    "a folder that nobody may make": {"BITNET_JIT_CACHE": "/proc/x"},
+    "no home": {"HOME": "", "XDG_CACHE_HOME": ""},
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="these are Linux's places")
+@pytest.mark.parametrize("what", PLACES)
+def test_where_there_is_no_place_nothing_is_kept_and_nothing_fails(tmp_path, what):
+    environ = {name: value for name, value in os.environ.items() if name != "BITNET_JIT_CACHE"} | PLACES[what]
+    said = script(NO_PLACE, tmp_path, environ=environ)
+    assert said.splitlines()[-1] == "None False True []"
+    assert [line for line in said.splitlines() if "cannot be written" in line], said
+    assert not list(Path(__file__).parent.glob("~*"))
+
+
+NO_PLACE = """
+import filelock, logging, warnings
+logging.basicConfig(stream=sys.stdout, level=logging.WARNING, format="%(message)s")
+if os.environ.get("HOME") == "":
+    del os.environ["HOME"]
+    if os.getuid() == 0:
+        os.setgid(54321), os.setuid(54321)  # of nobody that the system knows
+kept = TuningCache()
+unknown = kept.find(PROBLEM)
+on_disk = kept.store(PROBLEM, TUNED)
+again = kept.find(PROBLEM) == TUNED
+with kept.locked("device") as held:
+    assert held
+try:
+    entries = list(kept.entries())
+except OSError:
+    entries = []
+print(unknown, on_disk, again, entries)
+"""
+
+
+def test_a_folder_for_caches_that_is_no_path_is_none(monkeypatch, tmp_path, caplog):
+    monkeypatch.delenv("BITNET_JIT_CACHE")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        cache.platformdirs, "user_cache_path", lambda name: Path("~/.cache") / name
+    )  # as older ones did
+    kept = TuningCache()
+    assert not kept.store(PROBLEM, TUNED)
+    assert kept.find(PROBLEM) == TUNED
+    assert TuningCache().find(PROBLEM) is None
+    assert "there is no folder for caches; set BITNET_JIT_CACHE" in caplog.text
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+@pytest.mark.parametrize(("mode", "expected"), [(0o300, "True True"), (0o500, "False True"), (0o000, "False True")])
+def test_a_folder_that_does_not_let_us_is_used_as_far_as_it_does(tmp_path, mode, expected):
+    (tmp_path / "tuned").mkdir(mode=0o777)
+    said = script(MODES, tmp_path / "tuned", oct(mode))
+    assert said.splitlines()[-1] == expected
+
+
+MODES = """
+import filelock
+folder = kept.folder
+if os.getuid() == 0:  # whom no mode binds
+    for above in (folder, folder.parent):
+        os.chown(above, 65534, 65534)
+    os.chmod(folder.parent.parent, 0o755), os.chmod(folder.parent.parent.parent, 0o755)
+    os.setgid(65534), os.setuid(65534)
+os.chmod(folder, int(sys.argv[2], 8))
+try:
+    with kept.locked("device") as held:
+        assert held
+    print(kept.store(PROBLEM, TUNED), kept.find(PROBLEM) == TUNED)
+finally:
+    os.chmod(folder, 0o777)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no links for everybody")
+def test_a_link_in_the_cache_is_replaced_and_what_it_points_to_is_not_written(kept, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    kept.path(PROBLEM).parent.mkdir(parents=True)
+    kept.path(PROBLEM).symlink_to(tmp_path / "mine")
+    assert kept.store(PROBLEM, TUNED)
+    assert kept.find(PROBLEM) == TUNED
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def script(code: str, *arguments: object, environ: dict[str, str] | None = None) -> str:
     """What a process of its own prints."""
     command = [sys.executable, "-c", PREPARE + code, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=Path(__file__).parent, check=False)
+    options = {"capture_output": True, "text": True, "timeout": 200, "cwd": Path(__file__).parent, "env": environ}
+    done = subprocess.run(command, check=False, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 PREPARE = """
 import dataclasses, os, random, signal, sys, time
-from test_cache import PROBLEM, TUNED, TuningCache
+from test_cache import PROBLEM, TUNED, TuningCache, cache
+cache.versions()  # reads the standard library, which another user may not
 kept = TuningCache(__import__('pathlib').Path(sys.argv[1]))
 """
 KILL = """

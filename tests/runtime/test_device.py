@@ -109,3 +109,14 @@ def test_without_a_driver_its_version_is_unknown(monkeypatch):
     assert device.driver_version.__wrapped__() == "unknown"
     monkeypatch.setattr(torch.version, "hip", "6.4")
     assert device.driver_version.__wrapped__() == "6.4"
+
+
+def test_a_sandbox_that_tells_nothing_is_a_device_too(monkeypatch, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    for file in (tmp_path / "absent", tmp_path / "folder", tmp_path / "bytes"):
+        monkeypatch.setattr(device, "Path", lambda name, file=file: file)
+        assert device.cpu_features() == ()
+        assert device.cpu_name()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: (_ for _ in ()).throw(PermissionError()), raising=False)
+    assert device.available_cores() == (os.cpu_count() or 1)

@@ -18,6 +18,20 @@ def test_what_is_set_is_read():
     assert settings == Settings(num_threads=3, cache=Path.home() / "fast")
 
 
+@pytest.mark.parametrize("value", ["~nobody-there/x", "~nobody-there"])
+def test_a_user_who_is_not_known_is_left_as_it_is_written(value):
+    assert read_settings({"BITNET_JIT_CACHE": value}).cache == Path(value)
+
+
+@pytest.mark.parametrize("digits", [5, 30, 5000])
+def test_a_thread_count_beyond_every_machine_is_refused(digits):
+    with pytest.raises(
+        InvalidInput, match="BITNET_JIT_NUM_THREADS: expected a .* of at most 4096, got '9999"
+    ) as caught:
+        read_settings({"BITNET_JIT_NUM_THREADS": "9" * digits})
+    assert len(str(caught.value)) < 200
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", " 2"])
 def test_a_thread_count_that_cannot_be_meant_is_refused(value):
     with pytest.raises(InvalidInput, match=f"BITNET_JIT_NUM_THREADS: .*{value!r}"):

@@ -86,3 +86,13 @@ def test_tables_are_named_by_kinds_of_devices(monkeypatch):
     ):
         monkeypatch.setattr(shipped, "cpu_features", lambda features=features: features)
         assert shipped.table_name(LAYER) == name
+
+
+def test_a_damaged_table_is_passed_over_and_the_log_says_so(own_tables, tmp_path, caplog):
+    file = own_tables / f"{shipped.table_name(LAYER)}.json"
+    for content in ("", "{}", "[" * 100_000, '{"format": 2, "entries": [1]}', '{"format": 2, "entries": {}}'):
+        file.write_text(content)
+        shipped.table.cache_clear()
+        assert Dispatcher(TuningCache(tmp_path / "tuned")).choose(LAYER).tuned is None
+        assert f"{file} is passed over" in caplog.text
+        caplog.clear()

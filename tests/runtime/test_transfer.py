@@ -1,7 +1,10 @@
 """Export and import: what one machine found, another takes over whole, marked, and only if it is alike or by force."""
 
 import json
+import os
+import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,6 +87,10 @@ def spoil(field, value):
     return lambda content: content["entries"][1]["choice"].__setitem__(field, value)
 
 
+def ask(field, value):
+    return lambda content: content["entries"][1]["key"]["problem"].__setitem__(field, value)
+
+
 @pytest.mark.parametrize(
     ("spoiled", "words"),
     [
@@ -95,6 +102,18 @@ def spoil(field, value):
         (lambda content: content["entries"][0].pop("choice"), "its choice has not the fields"),
         (spoil("microseconds", -1.0), "microseconds is -1.0"),
         (spoil("kernel", 5), "kernel is 5"),
+        (ask("op", "../../evil"), r"op is '../../evil'"),
+        (ask("op", "a" * 1000), "op is 'aaa"),
+        (ask("op", ["a"]), r"op is \['a'\]"),
+        (ask("rows", "../1"), "rows is '../1'"),
+        (ask("rows", True), "rows is True"),
+        (ask("rows", -1), "rows is -1"),
+        (ask("out_features", 2**63), "out_features is 9223372036854775808"),
+        (ask("device_type", ["cpu"]), r"device_type is \['cpu'\]"),
+        (ask("layout", {}), "layout is {}"),
+        (lambda content: content["entries"][0]["key"].__setitem__("device", ["a"]), r"device is \['a'\]"),
+        (lambda content: content["entries"][0]["key"].__setitem__("versions", ["a"]), r"versions is \['a'\]"),
+        (lambda content: content["entries"][0]["key"].__setitem__("versions", {"a": 1}), r"versions is {'a': 1}"),
     ],
 )
 def test_a_file_that_is_damaged_is_refused_as_a_whole(path, other, spoiled, words):
@@ -106,7 +125,7 @@ def test_a_file_that_is_damaged_is_refused_as_a_whole(path, other, spoiled, word
     assert not other.folder.exists()
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "null", "{", "PNG\0"])
+@pytest.mark.parametrize("text", ["", "[1]", "null", "{", "PNG\0", "[" * 100_000, "9" * 5000, '{"a": 1, "a": 2}'])
 def test_what_is_not_ours_is_refused_in_words(tmp_path, other, text):
     (tmp_path / "file").write_text(text)
     with pytest.raises(InvalidInput, match=r"import: .*file cannot be taken over"):
@@ -125,3 +144,51 @@ def test_damaged_entries_of_the_cache_are_not_exported(one, tmp_path):
     for text in ("{", "{}", "[1]", "null"):
         one.path(PROBLEMS[0]).write_text(text)
         assert transfer.export_tuned(one, tmp_path / "fleet.json") == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+def test_an_import_of_what_is_no_file_is_refused_at_once(tmp_path, other):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "huge").touch()
+    os.truncate(tmp_path / "huge", 2**43)
+    for name, words in (("pipe", "a pipe"), ("folder", "a directory"), ("zero", "a device"), ("huge", "at most")):
+        with pytest.raises(InvalidInput, match=f"import: .*{name} cannot be taken over: .*{words}"):
+            transfer.import_tuned(other, tmp_path / name)
+
+
+def test_an_import_that_cannot_be_kept_says_so(path, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidInput, match="import: the folder for choices cannot be written; 0 were taken over"):
+        transfer.import_tuned(TuningCache(tmp_path / "file"), path)
+    with pytest.raises(InvalidInput, match="import: there is no folder to take .* over into"):
+        transfer.import_tuned(TuningCache(Path("~nobody-there/x")), path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+def test_an_export_follows_links_and_writes_into_pipes(one, path, tmp_path):
+    wanted = path.read_text()
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    assert transfer.export_tuned(one, tmp_path / "link") == 3
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == wanted
+    os.mkfifo(tmp_path / "pipe")
+    got = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    assert transfer.export_tuned(one, tmp_path / "pipe") == 3
+    reader.join(10)
+    assert got == [wanted]
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InvalidInput, match="export: .*folder cannot be written .*Is a directory"):
+        transfer.export_tuned(one, tmp_path / "folder")
+
+
+def test_an_export_of_a_cache_that_cannot_be_listed_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidInput, match="export: .*Not a directory"):
+        transfer.export_tuned(TuningCache(tmp_path / "file"), tmp_path / "fleet.json")
+    assert transfer.export_tuned(TuningCache(tmp_path / "absent"), tmp_path / "fleet.json") == 0

@@ -1,32 +1,54 @@
 """JSON files of unknown origin: read whole or refused, each field checked for type and range as it is taken."""
 
-import json
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bitnet_jit import reading
 from bitnet_jit.errors import CheckpointError
 
 REQUIRED = object()  # the default of a field that must be there
 LARGEST = 2**31 - 1
+MAX_BYTES = 32 * 2**20  # of a JSON file; an index of a million tensors has more, and no model
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds.
+    """Return the object that a JSON file holds.
 
     Raises:
-        CheckpointError: the file cannot be read, is not JSON, or holds something other than an object.
+        CheckpointError: the file cannot be read, is no regular file or a huge one, is not JSON, or holds something
+            other than an object.
     """
     try:
-        found = json.loads(path.read_bytes())
+        found = reading.read_json(path, MAX_BYTES, allow_nan=True)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{path}: expected JSON, found something else ({error})") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {reprlib.repr(found)}")
     return found
+
+
+def read_json_if_there(path: Path) -> dict[str, Any] | None:
+    """Return the object that a JSON file holds, None where there is no file of that name; see `read_json`."""
+    return read_json(path) if is_there(path) else None
+
+
+def is_there(path: Path) -> bool:
+    """Return whether there is something of that name in its folder, a link to nothing among it.
+
+    Raises:
+        CheckpointError: the folder does not let us look.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    return True
 
 
 class Fields:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from bitnet_jit.errors import CheckpointError
-from bitnet_jit.models.checkpoint.fields import Fields, read_json
+from bitnet_jit.models.checkpoint.fields import Fields, read_json, read_json_if_there
 from bitnet_jit.models.checkpoint.own_format import METHOD
 from bitnet_jit.models.config import DecoderConfig, RopeScaling
 from bitnet_jit.packing import FORMATS
@@ -157,6 +157,6 @@ def read_eos_ids(fields: Fields, path: Path, vocab_size: int) -> tuple[int, ...]
     """The tokens that end a text, of config.json and of generation_config.json beside it where there is one."""
     found = fields.integers("eos_token_id", vocab_size - 1)
     beside = path.with_name("generation_config.json")
-    if beside.is_file():
-        found += Fields(read_json(beside), str(beside)).integers("eos_token_id", vocab_size - 1)
+    if (values := read_json_if_there(beside)) is not None:
+        found += Fields(values, str(beside)).integers("eos_token_id", vocab_size - 1)
     return tuple(dict.fromkeys(found))

@@ -12,12 +12,14 @@ those of Hugging Face, config.json too, but for a quantization_config of `quant_
 """
 
 import json
+from functools import lru_cache
 from typing import Any
 
 import torch
 
 from bitnet_jit.models.checkpoint.tensor_files import TensorFiles
 from bitnet_jit.packing import FORMATS
+from bitnet_jit.reading import parse_json
 
 VERSION = "1"
 METHOD = "bitnet_jit"
@@ -52,12 +54,19 @@ def check_own(files: TensorFiles, name: str, packing: str, out_features: int, in
             of = "format version" if key == "bitnet_jit" else key
             raise files.error(name, f"{of} {value!r} in the file's metadata", f"{said.get(key)!r}")
     files.require(name, packed_shape, ("U8",))
-    try:
-        found = json.loads(said.get("shapes", "{}")).get(name)
-    except (ValueError, AttributeError):
-        found = None
+    found = stored_shapes(said.get("shapes", "{}")).get(name)
     if found != shape:
         raise files.error(name, f"the shape {shape} in the file's metadata", f"{found}")
+
+
+@lru_cache(maxsize=8)
+def stored_shapes(shapes: str) -> dict[str, Any]:
+    """Return what a file's metadata says of (N, K) of each weight; nothing where it makes no sense."""
+    try:
+        found = parse_json(shapes)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def to_i2(source: torch.Tensor, out: torch.Tensor, in_features: int, packing: str) -> None:

@@ -1,7 +1,4 @@
-"""The safetensors files of a directory, one or several: which tensors there are, and views into the mapped files.
-
-Nothing is read before it is asked for, and nothing is copied: a tensor is a view of its file until a caller copies it.
-"""
+"""The safetensors files of a directory, one or several: which tensors there are, each read when it is asked for."""
 
 import reprlib
 from collections.abc import Iterable
@@ -9,13 +6,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from bitnet_jit.errors import CheckpointError
-from bitnet_jit.models.checkpoint.fields import Fields, read_json
+from bitnet_jit.models.checkpoint.fields import Fields, is_there, read_json
+from bitnet_jit.models.checkpoint.safetensors_file import SafetensorsFile
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -27,7 +23,7 @@ class Entry:
     """Where a tensor lies and what its file says of it; dtype in safetensors' words, such as "BF16"."""
 
     file: Path
-    handle: Any
+    source: SafetensorsFile
     dtype: str
     shape: tuple[int, ...]
 
@@ -45,7 +41,7 @@ class TensorFiles:
         self._open_files = ExitStack()
         with ExitStack() as opened:
             for file, expected in find_files(directory).items():
-                self._add(file, opened.enter_context(open_file(file)), expected)
+                self._add(opened.enter_context(SafetensorsFile(file)), expected)
             self._open_files = opened.pop_all()
 
     def __enter__(self) -> "TensorFiles":
@@ -57,12 +53,12 @@ class TensorFiles:
         self.entries.clear()
         self._open_files.close()
 
-    def _add(self, file: Path, handle: Any, expected: list[str]) -> None:
-        for name in handle.keys():  # noqa: SIM118 (no mapping: it has keys() and no __iter__)
+    def _add(self, source: SafetensorsFile, expected: list[str]) -> None:
+        file = source.path
+        for name, stored in source.tensors.items():
             if name in self.entries:
                 raise CheckpointError(f"{file}: {name}: a second one, the first is in {self.entries[name].file.name}")
-            part = handle.get_slice(name)
-            self.entries[name] = Entry(file, handle, part.get_dtype(), tuple(part.get_shape()))
+            self.entries[name] = Entry(file, source, stored.dtype, stored.shape)
         for name in expected:
             if name not in self.entries or self.entries[name].file != file:
                 raise CheckpointError(f"{file}: {name}: expected it here, as {INDEX} says, found no such tensor")
@@ -81,41 +77,33 @@ class TensorFiles:
             raise CheckpointError(f"{entry.file}: {name}: expected {expected}, found {entry.dtype} {entry.shape}")
         return entry
 
-    def view(self, name: str) -> torch.Tensor:
-        """The tensor as a view of its file, valid while the files are open; `require` it before."""
-        entry = self.entries[name]
-        try:
-            found: torch.Tensor = entry.handle.get_tensor(name)
-        except SafetensorError as error:
-            raise CheckpointError(f"{entry.file}: {name}: cannot be read ({error})") from error
-        return found
+    def read(self, name: str) -> torch.Tensor:
+        """Copy a tensor into memory of its own, on the CPU; `require` it before.
+
+        Raises:
+            CheckpointError: its file has become shorter, or was written to, since it was opened.
+        """
+        return self.entries[name].source.read(name)
 
     def metadata(self, name: str) -> dict[str, str]:
         """What the file of a tensor says of itself."""
-        return dict(self.entries[name].handle.metadata() or {})
+        return self.entries[name].source.metadata
 
     def error(self, name: str, expected: str, found: str) -> CheckpointError:
         """The error for a tensor whose contents are wrong."""
         return CheckpointError(f"{self.entries[name].file}: {name}: expected {expected}, found {found}")
 
 
-def open_file(file: Path) -> Any:
-    """A safetensors file, mapped; CheckpointError where it is damaged or cannot be read."""
-    try:
-        return safe_open(file, framework="pt")
-    except SafetensorError as error:
-        raise CheckpointError(f"{file}: expected a whole safetensors file, found: {error}") from error
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read ({error})") from error
-
-
 def find_files(directory: Path) -> dict[Path, list[str]]:
     """The safetensors files of a directory, each with the tensors that the index, if there is one, expects in it."""
-    if (directory / INDEX).is_file():
+    if is_there(directory / INDEX):
         return indexed_files(directory / INDEX)
-    if (directory / SINGLE).is_file():
+    if is_there(directory / SINGLE):
         return {directory / SINGLE: []}
-    there = reprlib.repr(sorted(path.name for path in directory.iterdir()))
+    try:
+        there = reprlib.repr(sorted(path.name for path in directory.iterdir()))
+    except OSError as error:  # a folder that may be entered and not listed
+        there = f"neither ({error.strerror})"
     raise CheckpointError(f"{directory}: expected {SINGLE} or {INDEX}, found {there} (pickled weights are never read)")
 
 
@@ -126,6 +114,8 @@ def indexed_files(index: Path) -> dict[Path, list[str]]:
         raise CheckpointError(f"{index}: weight_map: expected an object that names a file a tensor, found none")
     files: dict[Path, list[str]] = {}
     for name, file in weight_map.values.items():
+        if not name.isprintable() or not str(file).isprintable():
+            raise CheckpointError(f"{index}: weight_map: expected names that can be printed, found {name!r}: {file!r}")
         if not isinstance(file, str) or not file.endswith(".safetensors") or Path(file).name != file or "\\" in file:
             raise weight_map.refuse(name, "the name of a safetensors file beside the index")
         files.setdefault(index.with_name(file), []).append(name)

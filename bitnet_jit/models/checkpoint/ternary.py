@@ -95,7 +95,7 @@ class TernaryReader:
 
     def _read_packed(self, name: str, out: torch.Tensor, in_features: int) -> torch.Tensor:
         """Fill `out` with a layer's codes; returns its scale, float32 ()."""
-        stored = self.files.view(f"{name}.weight")
+        stored = self.files.read(f"{name}.weight")
         if self.storage.own:
             to_i2(stored, out, in_features, self.storage.own)
         else:
@@ -108,7 +108,7 @@ class TernaryReader:
 
     def _read_scale(self, name: str) -> torch.Tensor:
         """A stored scale as float32 () that multiplies."""
-        stored = self.files.view(name).float().reshape(())
+        stored = self.files.read(name).float().reshape(())
         value = float(stored)
         scale = torch.ones(()) / stored if self.storage.scale_divides else stored.clone()
         if not (value > 0 and 0 < float(scale) < float("inf")):
@@ -157,12 +157,12 @@ def tell(message: str, number: int) -> None:
 
 
 def checked_floats(files: TensorFiles, name: str) -> torch.Tensor:
-    """A view of a floating-point tensor.
+    """Copy a floating-point tensor out of its file.
 
     Raises:
         CheckpointError: it holds NaN or infinity.
     """
-    found = files.view(name)
+    found = files.read(name)
     if not all(math.isfinite(float(extreme)) for extreme in found.aminmax()):
         raise files.error(name, "finite values", "NaN or infinity")
     return found

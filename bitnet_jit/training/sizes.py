@@ -1,0 +1,63 @@
+"""What a run needs of memory: refused in words where that is more than there is, before anything is allocated."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from bitnet_jit.errors import InvalidInput, OutOfMemory
+from bitnet_jit.memory import in_words, total_memory
+from bitnet_jit.training.settings import VOCABULARY, TrainSettings
+
+FLOAT = 4  # bytes
+COPIES = 4  # of each weight: itself, its gradient, AdamW's two moments
+TOKEN = 8  # bytes, int64
+ALLOCATOR = "allocate memory"  # in the words of torch's RuntimeError on a CPU
+
+
+def least_memory(settings: TrainSettings) -> int:
+    """Return the bytes that a run needs at least: weights, gradients, moments, losses, tables, tokens and logits.
+
+    >>> least_memory(TrainSettings()) // 2**20
+    275
+    """
+    hidden, middle, tokens = settings.hidden_size, settings.intermediate_size, settings.batch_size * settings.window
+    head_dim = hidden // settings.heads
+    attention = 2 * hidden * hidden + 2 * hidden * settings.key_value_heads * head_dim
+    weights = VOCABULARY * hidden + settings.layers * (attention + 3 * hidden * middle)
+    tables = 2 * settings.context_length * head_dim
+    logits = tokens * VOCABULARY
+    return FLOAT * (COPIES * weights + settings.steps + tables + logits) + TOKEN * tokens
+
+
+def check_memory(settings: TrainSettings, device: torch.device) -> None:
+    """Raise InvalidInput where a run needs more memory than its device has."""
+    is_cuda = device.type == "cuda"
+    there = torch.cuda.get_device_properties(device).total_memory if is_cuda else total_memory()
+    if (needed := least_memory(settings)) > there:
+        raise InvalidInput(
+            f"settings: {sizes(settings)} need at least {in_words(needed)} of memory, {device} has {in_words(there)}; "
+            "take smaller ones"
+        )
+
+
+def sizes(settings: TrainSettings) -> str:
+    """The settings that memory depends on, in words."""
+    names = ("layers", "hidden_size", "intermediate_size", "context_length", "window", "batch_size", "steps")
+    return ", ".join(f"{name}={getattr(settings, name)}" for name in names)
+
+
+@contextmanager
+def memory_in_words(settings: TrainSettings, device: torch.device) -> Iterator[None]:
+    """Within the block a lack of memory is an OutOfMemory that names the settings."""
+    try:
+        yield
+    except OutOfMemory:
+        raise
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not (
+            isinstance(error, torch.OutOfMemoryError) or ALLOCATOR in str(error)
+        ):
+            raise
+        reason = str(error).partition("\n")[0] or "no more memory"
+        raise OutOfMemory(f"settings: {sizes(settings)} need more memory than {device} has left ({reason})") from error
