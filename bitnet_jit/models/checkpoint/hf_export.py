@@ -130,26 +130,41 @@ def divisor_of(scale: torch.Tensor) -> torch.Tensor:
     return min(near, key=lambda divisor: abs(float(torch.ones(1) / divisor) - float(scale)))
 
 
-def quantization_config(format: str, eps_inside: float | None = None) -> dict[str, Any]:
-    """What config.json says of the layers; eps_inside: of a norm in each of them."""
+def quantization_config(format: str, eps_inside: float | None = None, dense: list[str] | None = None) -> dict[str, Any]:
+    """What config.json says of the layers.
+
+    Args:
+        format: one of `FORMATS_ON_DISK`.
+        eps_inside: of a norm in each ternary layer, None where there are none.
+        dense: names of all linear layers that are not ternary; None leaves it to the reader to spare the output head.
+    """
     if format in FORMATS:
         return own_config(format)
     found = {
         "quant_method": "bitnet",
         "linear_class": format,
         "quantization_mode": "offline",
-        "modules_to_not_convert": None,
+        "modules_to_not_convert": dense,
     }
     return found if eps_inside is None else found | {"use_rms_norm": True, "rms_norm_eps": eps_inside}
 
 
-def config_json(config: DecoderConfig, format: str) -> dict[str, Any]:
-    """The config.json of a decoder, without stretched rotary positions."""
+def config_json(
+    config: DecoderConfig, format: str, dtype: torch.dtype = torch.float32, dense: list[str] | None = None
+) -> dict[str, Any]:
+    """The config.json of a decoder.
+
+    Args:
+        config: the architecture.
+        format: one of `FORMATS_ON_DISK`.
+        dtype: of the embedding; transformers computes in it.
+        dense: as for `quantization_config`.
+    """
     model_type, architecture = MODEL_TYPES[config.activation]
     return {
         "architectures": [architecture],
         "model_type": model_type,
-        "dtype": "float32",
+        "dtype": dtype_name(dtype),
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
@@ -160,14 +175,37 @@ def config_json(config: DecoderConfig, format: str) -> dict[str, Any]:
         "hidden_act": config.activation,
         "max_position_embeddings": config.context_length,
         "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
+        **rope_json(config),
         "tie_word_embeddings": config.tied_embeddings,
         "attention_bias": config.attention_bias,
         "mlp_bias": config.mlp_bias,
         "bos_token_id": None,
         "eos_token_id": list(config.eos_ids) or None,
-        "quantization_config": quantization_config(format),
+        "quantization_config": quantization_config(format, dense=dense),
     }
+
+
+def rope_json(config: DecoderConfig) -> dict[str, Any]:
+    """The rotary positions of a config.json, as transformers has them since 4.43; version 5 reads them too."""
+    if (scaling := config.rope_scaling) is None:
+        return {"rope_theta": config.rope_theta}
+    said = {
+        "rope_type": "llama3",
+        "factor": scaling.factor,
+        "low_freq_factor": scaling.low_freq_factor,
+        "high_freq_factor": scaling.high_freq_factor,
+        "original_max_position_embeddings": scaling.original_context,
+    }
+    return {"rope_theta": config.rope_theta, "rope_scaling": said}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """What config.json calls a dtype.
+
+    >>> dtype_name(torch.bfloat16)
+    'bfloat16'
+    """
+    return str(dtype).removeprefix("torch.")
 
 
 def write_model(
