@@ -41,8 +41,8 @@ def save(model: nn.Module, directory: str | Path, format: str = "autobitlinear")
     generation_config.json names no end tokens of another model. All other files stay. Whatever fails leaves the
     folder as it was.
 
-    A model of transformers that `load` does not run (another architecture, layers left dense, norms inside its layers,
-    other rotary positions than plain and Llama 3.1's) is saved in the Hugging Face formats if transformers reads it back.
+    A model of transformers that `load` does not run (another architecture, layers left dense, norms inside layers,
+    other rotary positions than plain and Llama 3.1's) is saved in the Hugging Face formats, if transformers reads it.
 
     Args:
         model: a `Decoder` of `load`, or a model that has its architecture in `config`: of transformers after `convert`,

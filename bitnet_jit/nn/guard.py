@@ -42,7 +42,7 @@ def refuse_layers(model: Any, kind: type[nn.Module]) -> None:
     for name, module in model.named_modules():
         if isinstance(module, kind):
             raise InvalidInput(
-                f"model: save_pretrained cannot write {name}, a {type(module).__name__}, so that transformers reads it; "
-                "use bitnet_jit.save(model, directory), for a model with adapters after bitnet_jit.merge_lora(model); "
+                f"model: save_pretrained cannot write {name}, a {type(module).__name__}, in a way that transformers "
+                "reads; use bitnet_jit.save(model, directory), with adapters after bitnet_jit.merge_lora(model); "
                 "bitnet_jit.lora_state_dict(model) gives the adapters alone"
             )

@@ -6,7 +6,8 @@
 | "bitlinear"     | Hugging Face's, 2 bits      | a divisor, 1 / mean|w| | as it is                                |
 | "i2", "t5"      | ours, 2 bits or 1.6         | a multiplier, mean|w|  | as it is                                |
 
-A reader's 1 / weight_scale need not be the scale that we had; where a neighbour of it brings that back, it is taken.
+A reader's 1 / weight_scale need not be the scale that we had, nor bias * weight_scale the bias; where a neighbour
+brings that back, it is taken. A divided bias is float32, whatever the bias was.
 """
 
 import json
@@ -98,7 +99,12 @@ def encoded(
     name: str, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, format: str
 ) -> dict[str, torch.Tensor]:
     """The tensors of a layer: codes int8 (N, K), scale float32 (1,), bias (N,) or None."""
-    found = {f"{name}.weight_scale": divisor_of(scale) if format == "bitlinear" else scale}
+    stored_scale = divisor_of(scale) if format == "bitlinear" else scale
+    if not 0 < float(stored_scale) < float("inf"):
+        raise InvalidInput(
+            f"{name}: its scale {float(scale):g} cannot be stored in format {format!r}, as {float(stored_scale):g}"
+        )
+    found = {f"{name}.weight_scale": stored_scale}
     if format in FORMATS:
         found[f"{name}.weight"] = FORMATS[format].pack(codes)
     elif codes.shape[0] % 4:
@@ -108,8 +114,30 @@ def encoded(
     else:
         found[f"{name}.weight"] = pack_rows(codes)
     if bias is not None:
-        found[f"{name}.bias"] = (bias.float() / scale).to(bias.dtype) if format == "autobitlinear" else bias
+        found[f"{name}.bias"] = divided(name, bias, scale) if format == "autobitlinear" else bias
     return found
+
+
+def divided(name: str, bias: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """A float32 (N,) whose product with the scale, float32 (1,), is the bias (N,), or as near to it as there is one.
+
+    Raises:
+        InvalidInput: it is too large for the bias's dtype, in which transformers will hold it.
+
+    >>> divided("q_proj", torch.tensor([1.0, 3.0]), torch.tensor([0.5])).tolist()
+    [2.0, 6.0]
+    """
+    wanted = bias.float()
+    first = wanted / scale
+    if not bool(first.to(bias.dtype).isfinite().all()):
+        raise InvalidInput(
+            f"{name}.bias: format 'autobitlinear' divides it by the scale {float(scale):g}, which is not finite in "
+            f"{bias.dtype}; use bitlinear, i2 or t5"
+        )
+    infinity = torch.tensor(float("inf"))
+    near = torch.stack((first, torch.nextafter(first, infinity), torch.nextafter(first, -infinity)))
+    nearest = (near * scale - wanted).abs().argmin(0, keepdim=True)
+    return near.gather(0, nearest)[0]
 
 
 def pack_rows(codes: torch.Tensor) -> torch.Tensor:

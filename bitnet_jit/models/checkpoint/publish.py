@@ -5,7 +5,9 @@ away first and the new one comes last. What fails on the way puts the old files 
 """
 
 import os
+import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -16,6 +18,8 @@ from bitnet_jit.models.checkpoint.tensor_files import INDEX, indexed_files
 
 CONFIG = "config.json"
 ADAPTER = "adapter_config.json"
+STAGED = re.compile(r"\.[0-9a-f]{32}\.saving")
+OLD = 3600  # seconds after which the writer of a staged folder must have died
 
 
 @contextmanager
@@ -41,7 +45,7 @@ def staged(directory: Path) -> Iterator[Path]:
     check_place(directory)
     made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     directory.mkdir(parents=True, exist_ok=True)
-    folder = directory / f".save.{uuid4().hex}.tmp"
+    folder = directory / f".{uuid4().hex}.saving"
     try:
         folder.mkdir()
         yield folder
@@ -53,6 +57,14 @@ def staged(directory: Path) -> Iterator[Path]:
                 empty.rmdir()
         raise
     shutil.rmtree(folder, ignore_errors=True)
+    remove_abandoned(directory)
+
+
+def remove_abandoned(directory: Path) -> None:
+    """Remove what a killed `save` has left in a folder long ago."""
+    for left in directory.iterdir():
+        if STAGED.fullmatch(left.name) and time.time() - left.stat().st_mtime > OLD:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def check_place(directory: Path) -> None:
@@ -61,8 +73,8 @@ def check_place(directory: Path) -> None:
         raise InvalidInput(f"directory: expected a folder, or a path where one can be made, got the file {directory}")
     if (directory / ADAPTER).exists():
         raise InvalidInput(
-            f"directory: {directory} holds an adapter of peft ({ADAPTER}), and transformers would load its base instead "
-            "of what is saved; choose another folder"
+            f"directory: {directory} holds an adapter of peft ({ADAPTER}), and transformers would load its base "
+            "instead of the saved model; choose another folder"
         )
 
 

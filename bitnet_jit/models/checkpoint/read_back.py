@@ -1,13 +1,14 @@
 """A folder that was just written, read as its readers will: by `load`, and by transformers for its models.
 
-`load` reads Llama and BitNet; whatever else is in a Hugging Face format must be read by transformers, whose classes tell
-on the meta device which names and shapes they miss.
+`load` reads Llama and BitNet. Whatever else is in a Hugging Face format must be read by transformers, whose classes
+tell on the meta device which tensors they miss.
 """
 
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -93,17 +94,16 @@ def check_by_transformers(folder: Path, model: Any, reason: str) -> None:
         model: whose class reads them; where it is none of transformers', the class for its config does.
         reason: why `load` does not take them, "" where it does.
     """
-    try:
-        import accelerate  # noqa: F401  transformers asks for it once it reads the weights
-        from transformers import AutoModelForCausalLM
-    except ImportError:
+    if not (find_spec("transformers") and find_spec("accelerate")):  # transformers reads such files by accelerate
         if reason:
             raise InvalidInput(
                 f"model: bitnet_jit.load does not read it ({reason}), and whether transformers does cannot be tried; "
                 "install bitnet-jit[transformers]"
-            ) from None
+            )
         logger.info("not read back by transformers, which is not installed together with accelerate")
         return
+    from transformers import AutoModelForCausalLM
+
     kind = type(model) if of_transformers(model) else AutoModelForCausalLM
     try:
         with quiet_transformers():

@@ -7,6 +7,7 @@ head stays dense in every format. Our own formats name no layers.
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
 from torch import nn
 
 from bitnet_jit.errors import InvalidInput
@@ -23,16 +24,16 @@ def check_savable(model: nn.Module, format: str) -> None:
     >>> check_savable(nn.Sequential(nn.Linear(4, 4), BitLinear(4, 4)), "t5")
     Traceback (most recent call last):
     ...
-    bitnet_jit.errors.InvalidInput: model: 0 is a dense layer, and format 't5' holds none but the head; use autobitlinear
+    bitnet_jit.errors.InvalidInput: model: 0 is dense, and format 't5' holds only a dense head; use autobitlinear
     """
     check_merged(model)
-    check_tensors_there(model)
+    check_values(model)
     check_head(model)
     check_whole(model)
     dense = [name for name in dense_layers(model) if not is_head_name(name)]
     if dense and format in FORMATS:
         raise InvalidInput(
-            f"model: {dense[0]} is a dense layer, and format {format!r} holds none but the head; use autobitlinear"
+            f"model: {dense[0]} is dense, and format {format!r} holds only a dense head; use autobitlinear"
         )
 
 
@@ -41,20 +42,30 @@ def check_merged(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, LoraLinear):
             raise InvalidInput(
-                f"model: {name} has an adapter, which the file cannot hold; merge it first: bitnet_jit.merge_lora(model)"
+                f"model: {name} has an adapter, which no format holds; merge it first: bitnet_jit.merge_lora(model)"
             )
         if any(kind.__module__.partition(".")[0] == "peft" for kind in type(module).__mro__):
             raise InvalidInput(
-                f"model: {name or 'it'} is a {type(module).__name__} of peft, which the file cannot hold; merge it "
-                "first: model = model.merge_and_unload()"
+                f"model: {name or 'it'} is a {type(module).__name__} of peft, which no format holds; merge it first: "
+                "model = model.merge_and_unload()"
             )
 
 
-def check_tensors_there(model: nn.Module) -> None:
-    """Raise InvalidInput where a tensor has no values."""
+def check_values(model: nn.Module) -> None:
+    """Raise InvalidInput where a tensor is not here as a whole, or rotary frequencies are not finite."""
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if getattr(tensor, "is_meta", False):
+        if not isinstance(tensor, torch.Tensor):
+            raise InvalidInput(f"model: {name} is no tensor but a {type(tensor).__name__}, which no format holds")
+        if tensor.is_meta:
             raise InvalidInput(f"model: {name} is on the meta device; load its values before the model is saved")
+        if hasattr(tensor, "full_tensor"):
+            raise InvalidInput(f"model: {name} is a part of a sharded tensor; gather the model before it is saved")
+    for name, buffer in model.named_buffers():
+        if name.endswith("inv_freq") and not bool(buffer.isfinite().all()):
+            raise InvalidInput(
+                f"model: {name} holds NaN or infinity, so that the model computes nothing; look at rope_theta and the "
+                "rotary factors in its config"
+            )
 
 
 def check_head(model: nn.Module) -> None:
@@ -77,8 +88,8 @@ def check_whole(model: Any) -> None:
     is_inner = hasattr(model, "base_model_prefix") and getattr(model, "base_model", None) is model
     if is_inner and name not in (getattr(model.config, "architectures", None) or ()):
         raise InvalidInput(
-            f"model: a {name} is the inner part of a model and has no head; save the whole model, or, where it is meant "
-            f"to be without one, set model.config.architectures = [{name!r}]"
+            f"model: a {name} is the inner part of a model and has no head; save the whole model, or, if it needs "
+            f"none, set model.config.architectures = [{name!r}]"
         )
 
 
