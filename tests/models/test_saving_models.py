@@ -78,6 +78,7 @@ def build(family, rope="default", head_dim=8, **fields):
     torch.manual_seed(0)
     fields = {**SIZES, "eos_token_id": 2, "num_key_value_heads": 2, **fields}
     if family == "bitnet":
+        head_dim = 8  # its config has no such field
         fields.pop("mlp_bias", None)
     else:
         fields["head_dim"] = head_dim

@@ -55,7 +55,7 @@ def same(a, b):
 
 
 class Recorder:
-    """Stands for os.replace, os.link and Path.unlink: counts calls, fails at one, and looks at the folder before each."""
+    """Stands for os.replace, os.link and Path.unlink: counts calls, fails at one, and looks around before each."""
 
     def __init__(self, monkeypatch, fail_at=-1, look=None):
         self.calls, self.fail_at, self.look = 0, fail_at, look
@@ -200,7 +200,9 @@ def test_end_tokens_of_another_model_do_not_stay(tmp_path, there, kept):
 
 def test_places_where_no_model_can_be_saved_are_refused(tmp_path):
     (tmp_path / "file").write_text("ours")
-    with pytest.raises(InvalidInput, match="directory: expected a folder, or a path where one can be made, got the file"):
+    with pytest.raises(
+        InvalidInput, match="directory: expected a folder, or a path where one can be made, got the file"
+    ):
         bitnet_jit.save(model(1), tmp_path / "file")
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(InvalidInput, match="holds an adapter of peft"):

@@ -12,7 +12,9 @@ from bitnet_jit.models.checkpoint.shared import TIED, one_copy_each
 def views(kind):
     """Two tensors of one storage."""
     base = torch.arange(24.0).view(6, 4)
-    return {"itself": (base, base), "part": (base, base[1:]), "transposed": (base, base.T), "halves": base.chunk(2)}[kind]
+    return {"itself": (base, base), "part": (base, base[1:]), "transposed": (base, base.T), "halves": base.chunk(2)}[
+        kind
+    ]
 
 
 @pytest.mark.parametrize("kind", ["itself", "part", "transposed", "halves"])
