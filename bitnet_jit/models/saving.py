@@ -82,7 +82,7 @@ def save(model: nn.Module, directory: str | Path, format: str = "autobitlinear")
         write_model(folder, tensors, config, metadata)
         if (generation := generation_json(model, config, place)) is not None:
             write_beside_and_rename(folder / GENERATION, (json.dumps(generation, indent=2) + "\n").encode())
-        check_read_back(folder, model, format)
+        check_read_back(folder, place, model, format)
 
 
 def check_architecture(model: Any) -> None:

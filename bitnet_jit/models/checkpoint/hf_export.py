@@ -53,6 +53,9 @@ def packed_tensors(model: nn.Module, format: str = "autobitlinear") -> dict[str,
     if not inside:
         raise InvalidInput(f"model: {type(model).__name__} has no ternary layer; make them with bitnet_jit.convert")
     rest = {name: tensor for name, tensor in model.state_dict().items() if name not in inside}
+    for name, tensor in rest.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise InvalidInput(f"model: {name} is no tensor but a {type(tensor).__name__}, which no format holds")
     return {name: tensor.detach().cpu().contiguous() for name, tensor in (found | rest).items()}
 
 

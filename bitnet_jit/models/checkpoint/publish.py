@@ -63,8 +63,9 @@ def staged(directory: Path) -> Iterator[Path]:
 def remove_abandoned(directory: Path) -> None:
     """Remove what a killed `save` has left in a folder long ago."""
     for left in directory.iterdir():
-        if STAGED.fullmatch(left.name) and time.time() - left.stat().st_mtime > OLD:
-            shutil.rmtree(left, ignore_errors=True)
+        with suppress(FileNotFoundError):  # whoever wrote it has ended just now
+            if STAGED.fullmatch(left.name) and time.time() - left.stat().st_mtime > OLD:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def check_place(directory: Path) -> None:
@@ -110,20 +111,18 @@ def same_content(a: Path, b: Path) -> bool:
 
 def move_away(file: Path, old: Path, undo: ExitStack) -> None:
     """Move a file into the folder `old`, if it is there."""
-    if os.path.lexists(file):
+    with suppress(FileNotFoundError):
         os.replace(file, old / file.name)
         undo.callback(os.replace, old / file.name, file)
 
 
 def replace(new: Path, file: Path, old: Path, undo: ExitStack) -> None:
-    """Put a new file in the place of another, which a link in the folder `old` keeps."""
-    if os.path.lexists(file):
-        try:
-            os.link(file, old / file.name)
-        except OSError:  # a file system without links: for a moment the place is empty
-            move_away(file, old, undo)
-        else:
-            undo.callback(os.replace, old / file.name, file)
-    os.replace(new, file)
+    """Put a new file in the place of another, if there is one, which the folder `old` keeps."""
+    try:
+        os.link(file, old / file.name)
+        undo.callback(os.replace, old / file.name, file)
+    except OSError:  # there is none, or the file system has no links: then the place is empty for a moment
+        move_away(file, old, undo)
     if not os.path.lexists(old / file.name):
         undo.callback(file.unlink, missing_ok=True)
+    os.replace(new, file)

@@ -21,6 +21,7 @@ from bitnet_jit.models.checkpoint.hf_tensors import EMBEDDING, FINAL_NORM, HEAD,
 from bitnet_jit.models.checkpoint.tensor_files import TensorFiles
 from bitnet_jit.models.checkpoint.ternary import TernaryReader, checked_floats
 from bitnet_jit.models.config import DecoderConfig
+from bitnet_jit.models.tokenizer import find_tokenizer
 from bitnet_jit.packing import FORMATS
 
 logger = logging.getLogger(__name__)
@@ -29,11 +30,12 @@ MAX_NAMED = 3  # tensors that an error names
 WRONG = {"missing_keys": "lacks", "unexpected_keys": "has no place for", "mismatched_keys": "has another shape for"}
 
 
-def check_read_back(folder: Path, model: nn.Module, format: str) -> None:
+def check_read_back(folder: Path, directory: Path, model: nn.Module, format: str) -> None:
     """Raise InvalidInput unless the readers of a format take what was written.
 
     Args:
         folder: with all files that were written.
+        directory: where they are to lie, beside a tokenizer that may be there.
         model: what they were written from.
         format: of the files.
     """
@@ -52,6 +54,7 @@ def check_read_back(folder: Path, model: nn.Module, format: str) -> None:
         read_all(folder, config, storage)
     except CheckpointError as error:
         raise InvalidInput(f"model: cannot be saved, bitnet_jit.load would refuse it: {told(error, folder)}") from None
+    check_tokenizer(directory, config)
     if format not in FORMATS and of_transformers(model):
         check_by_transformers(folder, model, "")
 
@@ -64,6 +67,19 @@ def check_said(config: DecoderConfig, model: Any) -> None:
         raise CheckpointError(
             f"config.json cannot say {name}={value!r}; a reader takes it for {getattr(config, name)!r}"
         )
+
+
+def check_tokenizer(directory: Path, config: DecoderConfig) -> None:
+    """Raise InvalidInput where the folder holds a tokenizer that keeps `load` from reading the model beside it."""
+    if not find_spec("tokenizers"):
+        return
+    try:
+        find_tokenizer(directory, config.vocab_size)
+    except CheckpointError as error:
+        raise InvalidInput(
+            f"directory: bitnet_jit.load would refuse what is saved beside the tokenizer there; remove it, or choose "
+            f"another folder: {error}"
+        ) from None
 
 
 def read_all(folder: Path, config: DecoderConfig, storage: Storage) -> None:
@@ -110,7 +126,13 @@ def check_by_transformers(folder: Path, model: Any, reason: str) -> None:
             _, info = kind.from_pretrained(
                 folder, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True
             )
-    except (OSError, RuntimeError, ValueError, KeyError) as error:  # what from_pretrained raises on wrong files
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ) as error:  # what from_pretrained raises on wrong files
         raise unreadable(kind, reason, told(error, folder)) from error
     for key, words in WRONG.items():
         names = sorted(str(name[0] if isinstance(name, tuple) else name) for name in info.get(key, ()))

@@ -5,9 +5,9 @@ head stays dense in every format. Our own formats name no layers.
 """
 
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any
 
-import torch
 from torch import nn
 
 from bitnet_jit.errors import InvalidInput
@@ -53,9 +53,7 @@ def check_merged(model: nn.Module) -> None:
 
 def check_values(model: nn.Module) -> None:
     """Raise InvalidInput where a tensor is not here as a whole, or rotary frequencies are not finite."""
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if not isinstance(tensor, torch.Tensor):
-            raise InvalidInput(f"model: {name} is no tensor but a {type(tensor).__name__}, which no format holds")
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         if tensor.is_meta:
             raise InvalidInput(f"model: {name} is on the meta device; load its values before the model is saved")
         if hasattr(tensor, "full_tensor"):
@@ -86,7 +84,7 @@ def check_whole(model: Any) -> None:
     """
     name = type(model).__name__
     is_inner = hasattr(model, "base_model_prefix") and getattr(model, "base_model", None) is model
-    if is_inner and name not in (getattr(model.config, "architectures", None) or ()):
+    if is_inner and output_head(model) is None and name not in (getattr(model.config, "architectures", None) or ()):
         raise InvalidInput(
             f"model: a {name} is the inner part of a model and has no head; save the whole model, or, if it needs "
             f"none, set model.config.architectures = [{name!r}]"
@@ -94,9 +92,11 @@ def check_whole(model: Any) -> None:
 
 
 def output_head(model: Any) -> nn.Module | None:
-    """The head of a model of transformers; None where it has none or is another's."""
-    getter = getattr(model, "get_output_embeddings", None)
-    found: nn.Module | None = getter() if callable(getter) else None
+    """The head of a model of transformers; None where there is none."""
+    try:
+        found: nn.Module | None = model.get_output_embeddings()
+    except (AttributeError, NotImplementedError):  # of models that are of another library, or have no head
+        return None
     return found
 
 

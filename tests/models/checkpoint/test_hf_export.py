@@ -125,9 +125,20 @@ def test_packed_layers_of_either_packing_are_written_as_float_ones(tmp_path):
         assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
+class Counter(nn.Linear):
+    """A layer with a state that is no tensor."""
+
+    def get_extra_state(self):
+        return {"steps": 3}
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [
+        (
+            nn.Sequential(bitnet_jit.BitLinear(4, 4), Counter(4, 4)),
+            "model: 1._extra_state is no tensor but a dict, which no format holds",
+        ),
         (nn.Sequential(nn.Linear(4, 4)), "model: Sequential has no ternary layer"),
         (
             nn.Sequential(bitnet_jit.BitLinear(4, 6)),

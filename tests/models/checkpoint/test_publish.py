@@ -210,6 +210,14 @@ def test_places_where_no_model_can_be_saved_are_refused(tmp_path):
     assert contents(tmp_path) == {Path("file"): b"ours", Path("adapter_config.json"): b"{}"}
 
 
+def test_a_damaged_tokenizer_is_found_before_it_keeps_load_from_reading(tmp_path):
+    pytest.importorskip("tokenizers", reason="the package tokenizers is not installed")
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(InvalidInput, match="directory: bitnet_jit.load would refuse .*tokenizer.json"):
+        bitnet_jit.save(model(1), tmp_path)
+    assert contents(tmp_path) == {Path("tokenizer.json"): b"{"}
+
+
 def test_links_are_replaced_and_what_they_point_to_stays(tmp_path):
     blobs, folder = tmp_path / "blobs", tmp_path / "snapshot"
     folder.mkdir()
