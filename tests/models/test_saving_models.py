@@ -403,7 +403,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("format", ["autobitlinear", "bitlinear", "t5"])
+@pytest.mark.parametrize("format", ["autobitlinear", "t5"])
 @pytest.mark.parametrize("words", REFUSED)
 def test_what_nobody_could_read_is_refused_before_anything_is_written(tmp_path, words, format):
     bitnet_jit.save(
@@ -415,6 +415,20 @@ def test_what_nobody_could_read_is_refused_before_anything_is_written(tmp_path, 
         with pytest.raises(InvalidInput, match=words):
             bitnet_jit.save(model, folder, format)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # a merge says that it loses something
+@pytest.mark.parametrize("format", FORMATS)
+def test_adapters_of_peft_are_saved_when_merged(tmp_path, format):
+    model = with_adapters_of_peft()
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            nn.init.normal_(parameter, std=0.1)
+    merged = model.merge_and_unload()
+    bitnet_jit.save(merged, tmp_path, format)
+    loaded = bitnet_jit.load(tmp_path)
+    assert_same_layers(loaded, merged, exact=format != "bitlinear")
+    torch.testing.assert_close(logits(loaded), logits(merged), rtol=0, atol=NEAR)
 
 
 def test_an_inner_model_that_is_meant_to_be_alone_is_saved(tmp_path):
