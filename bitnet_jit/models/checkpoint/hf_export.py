@@ -11,6 +11,7 @@ brings that back, it is taken. A divided bias is float32, whatever the bias was.
 """
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def packed_tensors(model: nn.Module, format: str = "autobitlinear") -> dict[str,
         if isinstance(module, BitLinear | PackedBitLinear):
             layer = pack_named(name, module) if isinstance(module, BitLinear) else module
             found |= layer_tensors(name, layer, format)
-            inside |= {f"{name}.{key}" for key in module.state_dict()}
+            # not state_dict(), which undoes the layout of the weight
+            inside |= {f"{name}.{key}" for key, _ in chain(module.named_parameters(), module.named_buffers())}
     if not inside:
         raise InvalidInput(f"model: {type(model).__name__} has no ternary layer; make them with bitnet_jit.convert")
     rest = {name: tensor for name, tensor in model.state_dict().items() if name not in inside}
