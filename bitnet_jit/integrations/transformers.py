@@ -34,8 +34,8 @@ def patch(model: nn.Module, format: str = "i2") -> nn.Module:
     """Swap every BitLinear and AutoBitLinear of a loaded transformers model for a `PackedBitLinear`, in place.
 
     All layers are made before the first is swapped, so an error leaves the model as it was; then the old weights are
-    dropped. A patched model runs and generates as before. Save it with safetensors and `state_dict()`:
-    `save_pretrained` would write our tensors under a config that promises transformers' own.
+    dropped. A patched model runs and generates as before. Save it with `bitnet_jit.save`, which transformers reads:
+    `save_pretrained` raises InvalidInput, since it would write our tensors under a config that promises its own.
 
     Args:
         model: a model whose weights are loaded, such as a BitNetForCausalLM or a LlamaForCausalLM.

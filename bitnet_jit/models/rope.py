@@ -11,13 +11,19 @@ import math
 
 import torch
 
+from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.config import DecoderConfig, RopeScaling
 
 
 class Rope:
-    """Tables of cosines and sines, made when positions are first asked for and grown in powers of two."""
+    """Tables of cosines and sines, made when positions are first asked for and grown in powers of two.
+
+    Raises:
+        InvalidInput: the config gives angles that are no finite float32 numbers; see `check_rope`.
+    """
 
     def __init__(self, config: DecoderConfig) -> None:
+        check_rope(config)
         self.frequencies = frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
         self._tables = (torch.empty(0, config.head_dim),) * 2
 
@@ -38,6 +44,34 @@ class Rope:
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """x (..., T, heads, D) turned by the tables (T, 1, D)."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+def check_rope(config: DecoderConfig) -> None:
+    """Raise InvalidInput, naming field and value, unless every position turns by finite angles, every pair by some.
+
+    Attention swallows NaN, so that such a model would run and write nonsense.
+
+    >>> from bitnet_jit.training.settings import TrainSettings
+    >>> check_rope(TrainSettings().decoder())
+    """
+    theta, scaling, last = config.rope_theta, config.rope_scaling, config.context_length - 1
+    if not turns(frequencies(config.head_dim, theta, None), last):
+        raise InvalidInput(
+            f"rope_theta: expected a base whose rotary frequencies theta^(-2i / {config.head_dim}) are positive, and "
+            f"their angles up to position {last} finite, in float32; got {theta!r}"
+        )
+    if scaling is not None and not turns(frequencies(config.head_dim, theta, scaling), last):
+        raise InvalidInput(
+            "rope_scaling: expected factors that keep the rotary frequencies positive, and their angles up to position "
+            f"{last} finite, in float32; got factor={scaling.factor!r}, low_freq_factor={scaling.low_freq_factor!r}, "
+            f"high_freq_factor={scaling.high_freq_factor!r}, "
+            f"original_max_position_embeddings={scaling.original_context!r}"
+        )
+
+
+def turns(frequencies: torch.Tensor, last: int) -> bool:
+    """Whether all frequencies are positive and their angles at position `last` finite; NaN is neither."""
+    return bool((frequencies > 0).all()) and bool((frequencies * float(max(1, last))).isfinite().all())
 
 
 def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> torch.Tensor:

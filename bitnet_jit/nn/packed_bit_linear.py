@@ -14,6 +14,7 @@ from torch import nn
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
 from bitnet_jit.nn import checks
+from bitnet_jit.nn.guard import guard_save_pretrained
 from bitnet_jit.nn.rms_norm import INSIDE, RMSNorm, norm_inside
 from bitnet_jit.ops import eager
 from bitnet_jit.packing import get_format
@@ -232,6 +233,7 @@ class PackedBitLinear(nn.Module):
 
     def _lay(self, was_meta: bool = False) -> None:
         """Bring w_packed into the layout of the device that it is on."""
+        guard_save_pretrained(PackedBitLinear)
         w_packed = self.w_packed
         self.layout = getattr(w_packed, LAYOUT, self.layout)
         wanted = registry.preferred_layout(self.format, w_packed.device.type)

@@ -37,6 +37,33 @@ def test_a_decoder_is_saved_as_it_was_loaded(write_checkpoint, tmp_path, format,
     assert_same_weights(decoder, bitnet_jit.load(tmp_path / "again"))
 
 
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
+ROPES = {
+    "default": {"rope_theta": 777.0},
+    "scaled": {"rope_theta": 777.0, "rope_scaling": {"rope_type": "llama3", **LLAMA3}},
+    "scaled, by the oldest name": {"rope_scaling": {"type": "llama3", **LLAMA3}},
+    "parameters": {"rope_parameters": {"rope_type": "llama3", "rope_theta": 777.0, **LLAMA3}},
+    "the original context outside": {
+        "rope_scaling": {"rope_type": "llama3", **LLAMA3, "original_max_position_embeddings": 99},
+        "original_max_position_embeddings": 24,
+    },
+    "the original context nowhere": {
+        "rope_scaling": {"rope_type": "llama3", **LLAMA3, "original_max_position_embeddings": None}
+    },
+}
+
+
+@pytest.mark.parametrize("format", ["autobitlinear", "bitlinear", "i2", "t5"])
+@pytest.mark.parametrize("model_type", ["bitnet", "llama"])
+@pytest.mark.parametrize("rope", ROPES)
+def test_rotary_positions_are_kept(write_checkpoint, tmp_path, format, model_type, rope):
+    decoder = bitnet_jit.load(write_checkpoint(model_type=model_type, **ROPES[rope]))
+    bitnet_jit.save(decoder, tmp_path / "again", format)
+    again = bitnet_jit.load(tmp_path / "again")
+    assert again.config == decoder.config
+    assert torch.equal(again.rope.frequencies, decoder.rope.frequencies)
+
+
 @pytest.mark.parametrize("format", ["i2", "t5"])
 def test_biases_are_kept_bit_for_bit(write_checkpoint, tmp_path, format):
     decoder = bitnet_jit.load(write_checkpoint(model_type="llama", attention_bias=True, mlp_bias=True))

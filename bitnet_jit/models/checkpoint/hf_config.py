@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bitnet_jit.errors import CheckpointError
+from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.models.checkpoint.fields import Fields, read_json, read_json_if_there
 from bitnet_jit.models.checkpoint.own_format import METHOD
 from bitnet_jit.models.config import DecoderConfig, RopeScaling
+from bitnet_jit.models.rope import check_rope
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.problem import MAX_IN_FEATURES
 
@@ -89,6 +90,10 @@ def read_config(path: Path) -> tuple[DecoderConfig, Storage]:
         eos_ids=read_eos_ids(fields, path, vocab_size),
     )
     check_heads(config, fields)
+    try:
+        check_rope(config)
+    except InvalidInput as error:
+        raise CheckpointError(f"{fields.where}: {error}") from None
     return config, storage
 
 

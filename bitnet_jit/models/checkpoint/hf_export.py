@@ -6,10 +6,12 @@
 | "bitlinear"     | Hugging Face's, 2 bits      | a divisor, 1 / mean|w| | as it is                                |
 | "i2", "t5"      | ours, 2 bits or 1.6         | a multiplier, mean|w|  | as it is                                |
 
-A reader's 1 / weight_scale need not be the scale that we had; where a neighbour of it brings that back, it is taken.
+A reader's 1 / weight_scale need not be the scale that we had, nor bias * weight_scale the bias; where a neighbour
+brings that back, it is taken. A divided bias is float32, whatever the bias was.
 """
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +50,14 @@ def packed_tensors(model: nn.Module, format: str = "autobitlinear") -> dict[str,
         if isinstance(module, BitLinear | PackedBitLinear):
             layer = pack_named(name, module) if isinstance(module, BitLinear) else module
             found |= layer_tensors(name, layer, format)
-            inside |= {f"{name}.{key}" for key in module.state_dict()}
+            # not state_dict(), which undoes the layout of the weight
+            inside |= {f"{name}.{key}" for key, _ in chain(module.named_parameters(), module.named_buffers())}
     if not inside:
         raise InvalidInput(f"model: {type(model).__name__} has no ternary layer; make them with bitnet_jit.convert")
     rest = {name: tensor for name, tensor in model.state_dict().items() if name not in inside}
+    for name, tensor in rest.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise InvalidInput(f"model: {name} is no tensor but a {type(tensor).__name__}, which no format holds")
     return {name: tensor.detach().cpu().contiguous() for name, tensor in (found | rest).items()}
 
 
@@ -98,7 +104,12 @@ def encoded(
     name: str, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, format: str
 ) -> dict[str, torch.Tensor]:
     """The tensors of a layer: codes int8 (N, K), scale float32 (1,), bias (N,) or None."""
-    found = {f"{name}.weight_scale": divisor_of(scale) if format == "bitlinear" else scale}
+    stored_scale = divisor_of(scale) if format == "bitlinear" else scale
+    if not 0 < float(stored_scale) < float("inf"):
+        raise InvalidInput(
+            f"{name}: its scale {float(scale):g} cannot be stored in format {format!r}, as {float(stored_scale):g}"
+        )
+    found = {f"{name}.weight_scale": stored_scale}
     if format in FORMATS:
         found[f"{name}.weight"] = FORMATS[format].pack(codes)
     elif codes.shape[0] % 4:
@@ -108,8 +119,30 @@ def encoded(
     else:
         found[f"{name}.weight"] = pack_rows(codes)
     if bias is not None:
-        found[f"{name}.bias"] = (bias.float() / scale).to(bias.dtype) if format == "autobitlinear" else bias
+        found[f"{name}.bias"] = divided(name, bias, scale) if format == "autobitlinear" else bias
     return found
+
+
+def divided(name: str, bias: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """A float32 (N,) whose product with the scale, float32 (1,), is the bias (N,), or as near to it as there is one.
+
+    Raises:
+        InvalidInput: it is too large for the bias's dtype, in which transformers will hold it.
+
+    >>> divided("q_proj", torch.tensor([1.0, 3.0]), torch.tensor([0.5])).tolist()
+    [2.0, 6.0]
+    """
+    wanted = bias.float()
+    first = wanted / scale
+    if not bool(first.to(bias.dtype).isfinite().all()):
+        raise InvalidInput(
+            f"{name}.bias: format 'autobitlinear' divides it by the scale {float(scale):g}, which is not finite in "
+            f"{bias.dtype}; use bitlinear, i2 or t5"
+        )
+    infinity = torch.tensor(float("inf"))
+    near = torch.stack((first, torch.nextafter(first, infinity), torch.nextafter(first, -infinity)))
+    nearest = (near * scale - wanted).abs().argmin(0, keepdim=True)
+    return near.gather(0, nearest)[0]
 
 
 def pack_rows(codes: torch.Tensor) -> torch.Tensor:
@@ -130,26 +163,41 @@ def divisor_of(scale: torch.Tensor) -> torch.Tensor:
     return min(near, key=lambda divisor: abs(float(torch.ones(1) / divisor) - float(scale)))
 
 
-def quantization_config(format: str, eps_inside: float | None = None) -> dict[str, Any]:
-    """What config.json says of the layers; eps_inside: of a norm in each of them."""
+def quantization_config(format: str, eps_inside: float | None = None, dense: list[str] | None = None) -> dict[str, Any]:
+    """What config.json says of the layers.
+
+    Args:
+        format: one of `FORMATS_ON_DISK`.
+        eps_inside: of a norm in each ternary layer, None where there are none.
+        dense: names of all linear layers that are not ternary; None leaves it to the reader to spare the output head.
+    """
     if format in FORMATS:
         return own_config(format)
     found = {
         "quant_method": "bitnet",
         "linear_class": format,
         "quantization_mode": "offline",
-        "modules_to_not_convert": None,
+        "modules_to_not_convert": dense,
     }
     return found if eps_inside is None else found | {"use_rms_norm": True, "rms_norm_eps": eps_inside}
 
 
-def config_json(config: DecoderConfig, format: str) -> dict[str, Any]:
-    """The config.json of a decoder, without stretched rotary positions."""
+def config_json(
+    config: DecoderConfig, format: str, dtype: torch.dtype = torch.float32, dense: list[str] | None = None
+) -> dict[str, Any]:
+    """The config.json of a decoder.
+
+    Args:
+        config: the architecture.
+        format: one of `FORMATS_ON_DISK`.
+        dtype: of the embedding; transformers computes in it.
+        dense: as for `quantization_config`.
+    """
     model_type, architecture = MODEL_TYPES[config.activation]
     return {
         "architectures": [architecture],
         "model_type": model_type,
-        "dtype": "float32",
+        "dtype": dtype_name(dtype),
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
@@ -160,14 +208,37 @@ def config_json(config: DecoderConfig, format: str) -> dict[str, Any]:
         "hidden_act": config.activation,
         "max_position_embeddings": config.context_length,
         "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
+        **rope_json(config),
         "tie_word_embeddings": config.tied_embeddings,
         "attention_bias": config.attention_bias,
         "mlp_bias": config.mlp_bias,
         "bos_token_id": None,
         "eos_token_id": list(config.eos_ids) or None,
-        "quantization_config": quantization_config(format),
+        "quantization_config": quantization_config(format, dense=dense),
     }
+
+
+def rope_json(config: DecoderConfig) -> dict[str, Any]:
+    """The rotary positions of a config.json, as transformers has them since 4.43; version 5 reads them too."""
+    if (scaling := config.rope_scaling) is None:
+        return {"rope_theta": config.rope_theta}
+    said = {
+        "rope_type": "llama3",
+        "factor": scaling.factor,
+        "low_freq_factor": scaling.low_freq_factor,
+        "high_freq_factor": scaling.high_freq_factor,
+        "original_max_position_embeddings": scaling.original_context,
+    }
+    return {"rope_theta": config.rope_theta, "rope_scaling": said}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """What config.json calls a dtype.
+
+    >>> dtype_name(torch.bfloat16)
+    'bfloat16'
+    """
+    return str(dtype).removeprefix("torch.")
 
 
 def write_model(

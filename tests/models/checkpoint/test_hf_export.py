@@ -12,7 +12,15 @@ from torch import nn
 import bitnet_jit
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.checkpoint.hf_config import read_config
-from bitnet_jit.models.checkpoint.hf_export import config_json, divisor_of, pack_rows, packed_tensors, write_model
+from bitnet_jit.models.checkpoint.hf_export import (
+    config_json,
+    divided,
+    divisor_of,
+    encoded,
+    pack_rows,
+    packed_tensors,
+    write_model,
+)
 from bitnet_jit.models.checkpoint.hf_packing import repack
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.training.network import TrainedDecoder
@@ -55,6 +63,31 @@ def test_divisors_bring_the_scale_back_as_far_as_one_can(scale):
     assert abs(found - wanted) <= wanted * 2.0**-23
 
 
+@given(scale=st.floats(2.0**-16, 4.0, width=32), bias=st.floats(-100, 100, width=16))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_divided_biases_are_brought_back_as_far_as_one_can(scale, bias, dtype):
+    scale, bias = torch.tensor([scale]), torch.tensor([bias, -0.0]).to(dtype)
+    if not (bias.float() / scale).to(dtype).isfinite().all():
+        with pytest.raises(
+            InvalidInput, match="q_proj.bias: .* is not finite in torch.float16; use bitlinear, i2 or t5"
+        ):
+            divided("q_proj", bias, scale)
+        return
+    found = divided("q_proj", bias, scale)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found * scale, bias.float(), rtol=2.0**-23, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("scale", "format"),
+    [(1e-39, "bitlinear"), (0.0, "autobitlinear"), (float("nan"), "i2"), (float("inf"), "t5"), (-1.0, "bitlinear")],
+)
+def test_scales_that_no_reader_takes_are_refused(scale, format):
+    codes = torch.ones(4, 4, dtype=torch.int8)
+    with pytest.raises(InvalidInput, match=f"up_proj: its scale {scale:g} cannot be stored in format '{format}'"):
+        encoded("up_proj", codes, torch.tensor([scale]), None, format)
+
+
 @pytest.mark.parametrize("config", [CONFIG, LLAMA], ids=["bitnet", "llama"])
 @pytest.mark.parametrize("linear_class", ["autobitlinear", "bitlinear"])
 def test_we_read_what_we_write(tmp_path, config, linear_class):
@@ -92,9 +125,20 @@ def test_packed_layers_of_either_packing_are_written_as_float_ones(tmp_path):
         assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
+class Counter(nn.Linear):
+    """A layer with a state that is no tensor."""
+
+    def get_extra_state(self):
+        return {"steps": 3}
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [
+        (
+            nn.Sequential(bitnet_jit.BitLinear(4, 4), Counter(4, 4)),
+            "model: 1._extra_state is no tensor but a dict, which no format holds",
+        ),
         (nn.Sequential(nn.Linear(4, 4)), "model: Sequential has no ternary layer"),
         (
             nn.Sequential(bitnet_jit.BitLinear(4, 6)),
