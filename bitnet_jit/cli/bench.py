@@ -49,7 +49,7 @@ def bench(
     from rich.console import Console
     from rich.progress import track
 
-    from bitnet_jit.models.loading import check_device
+    from bitnet_jit.models.device import check_device
     from bitnet_jit.packing import get_format
     from bitnet_jit.runtime.threads import get_num_threads, set_num_threads
 

@@ -97,7 +97,7 @@ def run(
     """The run itself, with a bar that tells how far it is."""
     import torch
 
-    from bitnet_jit.models.loading import check_device
+    from bitnet_jit.models.device import check_device
     from bitnet_jit.training.run import train as run_training
     from bitnet_jit.training.text import read_text, split
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from bitnet_jit.errors import InvalidInput
 
+MAX_THREADS = 4096  # more than any machine has cores
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -41,9 +43,12 @@ def _positive(environ: dict[str, str], name: str) -> int | None:
     value = environ.get(name)
     if not value:
         return None
-    if not value.isdecimal() or int(value) < 1:
+    digits = value.lstrip("0")
+    if not value.isdecimal() or not digits:
         raise InvalidInput(f"{name}: expected a positive whole number, got {value!r}")
-    return int(value)
+    if len(digits) > len(str(MAX_THREADS)) or int(digits) > MAX_THREADS:
+        raise InvalidInput(f"{name}: expected at most {MAX_THREADS}, got {value!r}")
+    return int(digits)
 
 
 def _switch(environ: dict[str, str], name: str) -> bool:

@@ -70,8 +70,10 @@ def train(
     Raises:
         BitNetError: gradients are not finite step after step.
         CheckpointError: the checkpoint in `out` is damaged.
-        InvalidInput: the checkpoint in `out` is of another run, or another process trains into `out`.
+        InvalidInput: the checkpoint in `out` is of another run, another process trains into `out`, or the settings ask
+            for more memory than there is.
     """
+    settings.check_memory(device.type)
     gpus = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(gpus):  # the caller's random numbers are left alone
         trainer = Trainer(settings, text, validation, device, compile)

@@ -1,15 +1,29 @@
 """What a training run is told: sizes of the decoder, and how it learns; checked as a whole before anything begins."""
 
+import math
 from dataclasses import dataclass, fields
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.config import DecoderConfig
+from bitnet_jit.problem import MAX_IN_FEATURES
+from bitnet_jit.runtime.arguments import as_real, show, whole_number
+from bitnet_jit.runtime.memory import check_fits
 
 VOCABULARY = 256  # bytes
 ROPE_THETA = 10_000.0
 NORM_EPS = 1e-5
+FLOAT_BYTES = 4
 END = 0  # the byte that ends a text, which texts do not hold
 LEAST = {"warmup_steps": 0, "seed": 0}  # of whole numbers; others are at least 1
+MAX_COUNT = 2**31 - 1  # what a config.json may hold
+MOST = {
+    "layers": 2**16,
+    "hidden_size": MAX_IN_FEATURES,
+    "intermediate_size": MAX_IN_FEATURES,
+    "heads": 2**16,
+    "kv_heads": 2**16,
+    "seed": 2**63 - 1,
+}
 NOT_NEGATIVE = ("weight_decay", "final_learning_rate", "dropout")
 
 
@@ -59,14 +73,10 @@ class TrainSettings:
         for field in fields(self):
             value = getattr(self, field.name)
             if type(field.default) is int or (field.name == "kv_heads" and value is not None):
-                least = LEAST.get(field.name, 1)
-                if type(value) is not int or value < least:
-                    raise InvalidInput(f"{field.name}: expected a whole number of at least {least}, got {value!r}")
+                most = MOST.get(field.name, MAX_COUNT)
+                object.__setattr__(self, field.name, whole_number(field.name, value, LEAST.get(field.name, 1), most))
             elif type(field.default) is float:
-                above = "at least" if field.name in NOT_NEGATIVE else "above"
-                fits = value >= 0 if field.name in NOT_NEGATIVE else value > 0
-                if not (fits and value < float("inf")):
-                    raise InvalidInput(f"{field.name}: expected a finite number {above} 0, got {value!r}")
+                object.__setattr__(self, field.name, checked_real(field.name, value))
         self._check_sizes()
 
     def _check_sizes(self) -> None:
@@ -86,6 +96,22 @@ class TrainSettings:
             )
         if self.dropout >= 1:
             raise InvalidInput(f"dropout: expected a share below 1, got {self.dropout}")
+
+    def check_memory(self, device_type: str = "cpu") -> None:
+        """Raise InvalidInput where the run needs more memory than there is, by what it keeps at the very least."""
+        width = self.hidden_size // self.heads
+        attention = 2 * self.hidden_size * (self.hidden_size + self.key_value_heads * width)
+        block = attention + 3 * self.hidden_size * self.intermediate_size
+        weights = self.layers * block + VOCABULARY * self.hidden_size
+        tables, residual = 2 * self.context_length * width, self.batch_size * self.window * self.hidden_size
+        for names, floats in {
+            # weights, their gradients and the optimizer's two moments
+            "layers, hidden_size, intermediate_size: a decoder of these sizes": 4 * weights,
+            "context_length: the positions": tables,
+            "batch_size, window, layers: what the blocks of a step keep": self.layers * residual,
+            "steps: the losses": self.steps,
+        }.items():
+            check_fits(names, FLOAT_BYTES * floats, device_type)
 
     @property
     def key_value_heads(self) -> int:
@@ -115,3 +141,11 @@ class TrainSettings:
             mlp_bias=False,
             eos_ids=(END,),
         )
+
+
+def checked_real(name: str, value: object) -> float:
+    """Return a setting as a float; InvalidInput where it is no finite number, or below its range."""
+    number, zero = as_real(value), name in NOT_NEGATIVE
+    if number is None or not (number >= 0 if zero else number > 0) or number == math.inf:
+        raise InvalidInput(f"{name}: expected a finite number {'at least' if zero else 'above'} 0, got {show(value)}")
+    return number
