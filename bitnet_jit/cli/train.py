@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bitnet_jit.cli.streams import tell
+
 if TYPE_CHECKING:
     from bitnet_jit.training.checkpoint import History
     from bitnet_jit.training.network import TrainedDecoder
@@ -101,18 +103,19 @@ def run(
     from bitnet_jit.training.run import train as run_training
     from bitnet_jit.training.text import read_text, split
 
-    place = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = check_device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
     learned = read_text(text, "text", settings.window)
     if validation is None:
         learned, judged = split(learned, settings.window)
     else:
         judged = read_text(validation, "validation", settings.window)
+    settings.check_memory(place.type)
     compiled = place.type == "cuda" if compile is None else compile
     try:
         with Bar(settings.steps) as bar:
             return run_training(settings, learned, judged, out, place, compiled, bar.update)
     except KeyboardInterrupt:
-        typer.echo(f"stopped; {out} has a checkpoint, and the same command goes on from there", err=True)
+        tell(f"stopped; {out} has a checkpoint, and the same command goes on from there")
         raise
 
 
@@ -160,12 +163,13 @@ def leave_behind(network: "TrainedDecoder", history: "History", out: Path, forma
         curve = f"{out / FIGURES} and {PICTURE}"
     else:
         curve = f"{out / FIGURES} (a picture needs matplotlib: pip install matplotlib)"
+    if format is not None:
+        save(network, out, format)  # before a word of it: stdout may be closed
     bits = history.validations[-1][1]
     typer.echo(f"{history.step} steps; {bits:.4f} bits per byte of the held-out text; loss curve in {curve}")
     if history.skipped:
         typer.echo(f"{history.skipped} steps had gradients that were not finite, and changed nothing")
     if format is None:
         typer.echo(f"the weights are in {out}; a dense model is not packed")
-        return
-    save(network, out, format)
-    typer.echo(f'packed model in {out}; try: bitnet-jit generate "In the " --model {out}')
+    else:
+        typer.echo(f'packed model in {out}; try: bitnet-jit generate "In the " --model {out}')

@@ -152,7 +152,8 @@ class FileStream:
         recent = self._tokens[self._context :]
         text = self._decode(recent)
         if text.strip() and REPLACEMENT not in text:
-            self._tokens, self._given, self._context = recent, text, len(recent)
+            self._tokens, self._given = recent, text
+        self._context = len(self._tokens)  # behind a whole character, which the prompt need not end with
 
     def _decode(self, tokens: list[int]) -> str:
         return self._tokenizer.decode(tokens, self._special)

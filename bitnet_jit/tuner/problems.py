@@ -42,10 +42,11 @@ def problems_of_model(model: nn.Module, rows: Sequence[int]) -> Counter[Problem]
 
 
 def check_memory(problems: Iterable[Problem], device: torch.device) -> None:
-    """Raise InvalidInput where a problem's input and output are beyond the memory of the device."""
+    """Raise InvalidInput where a problem's input, output and weight are beyond the memory of the device."""
     for problem in problems:
         num_bytes = problem.rows * (problem.in_features + problem.out_features)  # at least one byte each
-        check_fits(f"rows: {problem}", num_bytes, device.type)
+        weight = problem.out_features * problem.in_features // 5 if problem.layout else 0  # five codes a byte in t5
+        check_fits(f"rows, model_or_shapes: {problem}", num_bytes + weight, device.type)
 
 
 def device_of(model: nn.Module) -> torch.device:

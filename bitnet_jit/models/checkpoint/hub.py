@@ -49,8 +49,10 @@ def download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     with refused(
-        lambda error: f"{name}: no such directory here, and it cannot be had from huggingface.co; {advice(error)} "
-        f"({reason(error)})"
+        lambda error: (
+            f"{name}: no such directory here, and it cannot be had from huggingface.co; {advice(error)} "
+            f"({reason(error)})"
+        )
     ):
         return Path(snapshot_download(name, allow_patterns=FILES))
 
