@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitnet_jit.cli.patience import Patience
-from bitnet_jit.cli.streams import tell
+from bitnet_jit.cli.streams import tell, write
 
 if TYPE_CHECKING:
     from bitnet_jit.models.decoder import Decoder
@@ -50,14 +50,14 @@ def generate(
     start = time.perf_counter()
     ends = [*(stop or ()), *(stop_token or ())]
     pieces = stream_text(decoder, prompt, max_new_tokens, temperature, top_k, top_p, seed, ends)
-    typer.echo(well_formed(prompt), nl=False)
+    write(well_formed(prompt))
     times = []
     with Patience("preparing kernels, which takes a while the first time") as patience:
         for piece in pieces:
             patience.end()
             times.append(time.perf_counter())
-            typer.echo(piece, nl=False)
-    typer.echo()
+            write(piece)
+    write("\n")
     tell(rates(start, times[:-1]))  # the last piece is what was held back, no token
 
 

@@ -20,6 +20,12 @@ def open_streams() -> None:
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows "?"
 
 
+def write(text: str) -> None:
+    """Write a part of the result to stdout at once, in stdout's own encoding: typer.echo takes ASCII for a mistake."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
 def tell(text: str) -> None:
     """Write one line to stderr; where nobody can read it, that is no error."""
     with contextlib.suppress(OSError):

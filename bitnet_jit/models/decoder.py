@@ -20,6 +20,8 @@ from bitnet_jit.models.tokens import TokenIds, as_batch
 from bitnet_jit.nn import RMSNorm
 from bitnet_jit.runtime.arguments import whole_number
 
+MAX_PROMPTS = 2**31 - 1  # in a batch
+
 
 class Decoder(nn.Module):
     """A BitNet or Llama decoder with packed ternary weights; `bitnet_jit.load` makes one from a checkpoint.
@@ -97,9 +99,9 @@ class Decoder(nn.Module):
         """An empty cache for `batch_size` prompts, with room for `capacity` tokens before it has to grow.
 
         Raises:
-            InvalidInput: a number is below 1, the capacity is above the model's context, or memory does not suffice.
+            InvalidInput: a number is out of range, the capacity is above the model's context, or memory does not suffice.
         """
-        prompts = whole_number("batch_size", batch_size)
+        prompts = whole_number("batch_size", batch_size, most=MAX_PROMPTS)
         tokens = whole_number("capacity", capacity, most=self.config.context_length)
         return KVCache(self.config, prompts, tokens, self.dtype, self.device)
 

@@ -12,6 +12,7 @@ from bitnet_jit.errors import BitNetError, InvalidInput
 from bitnet_jit.runtime.arguments import as_real, show, whole_number
 
 LARGEST_SEED = 2**63 - 1
+LARGEST_K = 2**31 - 1  # no vocabulary is larger
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Sampling:
             raise InvalidInput(f"temperature: expected a finite number of at least 0, got {show(self.temperature)}")
         if self.top_p is not None and (top_p is None or not 0 < top_p <= 1):
             raise InvalidInput(f"top_p: expected a number above 0 and at most 1 or None, got {show(self.top_p)}")
-        top_k = None if self.top_k is None else whole_number("top_k", self.top_k, none=True)
+        top_k = None if self.top_k is None else whole_number("top_k", self.top_k, 1, LARGEST_K, none=True)
         seed = None if self.seed is None else whole_number("seed", self.seed, 0, LARGEST_SEED, none=True)
         for name, value in {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}.items():
             object.__setattr__(self, name, value)  # Python's numbers in place of NumPy's

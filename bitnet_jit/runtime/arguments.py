@@ -37,7 +37,7 @@ def as_real(value: object) -> float | None:
     try:
         return float(value)
     except OverflowError:
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
 
 
 def scalar(value: object) -> object:
