@@ -1,4 +1,4 @@
-"""Every public function that takes numbers takes those of NumPy and torch, refuses bools, and sizes beyond all memory."""
+"""Public functions that take numbers take those of NumPy and torch, and refuse bools and sizes beyond all memory."""
 
 import math
 
@@ -49,6 +49,11 @@ def tune(decoder, **options):
     return bitnet_jit.autotune([(8, 8)], **{"rows": (1,), "device": "cpu", "progress": False, **options})
 
 
+def settings(name):
+    return lambda value: TrainSettings(**{name: value})
+
+
+SIZES = {"steps": 3, "layers": 2, "batch_size": 2, "hidden_size": 12, "intermediate_size": 5, "kv_heads": 2, "seed": 2}
 # what makes a call of a value, and a value that fits
 WHOLE = {
     "generate max_new_tokens": (lambda d: generate(d, "max_new_tokens"), 2),
@@ -67,12 +72,7 @@ WHOLE = {
     "explain rows": (lambda d: lambda value: bitnet_jit.explain(packed(), rows=value), 1),
     "autotune rows": (lambda d: lambda value: tune(d, rows=[value], budget_seconds=0), 1),
     "RMSNorm hidden_size": (lambda d: bitnet_jit.RMSNorm, 4),
-    **{
-        f"TrainSettings {name}": (lambda d, name=name: lambda value: TrainSettings(**{name: value}), value)
-        for name, value in {"steps": 3, "layers": 2, "batch_size": 2, "hidden_size": 12, "intermediate_size": 5}.items()
-    },
-    "TrainSettings kv_heads": (lambda d: lambda value: TrainSettings(kv_heads=value), 2),
-    "TrainSettings seed": (lambda d: lambda value: TrainSettings(seed=value), 2),
+    **{f"TrainSettings {name}": (lambda d, name=name: settings(name), value) for name, value in SIZES.items()},
 }
 REAL = {
     "generate temperature": (lambda d: generate(d, "temperature"), 0.5),
@@ -83,8 +83,8 @@ REAL = {
     "convert rms_norm_eps": (convert, 0.5),
     "set_quantization_strength": (strength, 0.5),
     "autotune budget": (lambda d: lambda value: tune(d, budget_seconds=value), 0.0),
-    "TrainSettings dropout": (lambda d: lambda value: TrainSettings(dropout=value), 0.5),
-    "TrainSettings learning_rate": (lambda d: lambda value: TrainSettings(learning_rate=value), 0.5),
+    "TrainSettings dropout": (lambda d: settings("dropout"), 0.5),
+    "TrainSettings learning_rate": (lambda d: settings("learning_rate"), 0.5),
 }
 
 NOT_MEANT = [2**62 + 1, 2**63, 2**80, 10**30, 10**5000, -1, -(10**5000)]

@@ -99,7 +99,8 @@ class Decoder(nn.Module):
         """An empty cache for `batch_size` prompts, with room for `capacity` tokens before it has to grow.
 
         Raises:
-            InvalidInput: a number is out of range, the capacity is above the model's context, or memory does not suffice.
+            InvalidInput: a number is out of range, the capacity is above the model's context, or memory does not
+                suffice.
         """
         prompts = whole_number("batch_size", batch_size, most=MAX_PROMPTS)
         tokens = whole_number("capacity", capacity, most=self.config.context_length)

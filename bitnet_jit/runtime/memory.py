@@ -28,7 +28,7 @@ def check_fits(what: str, num_bytes: int, device_type: str = "cpu") -> None:
 
     >>> check_fits("capacity: a cache of 10 tokens", 2**60)
     Traceback (most recent call last):
-    bitnet_jit.errors.InvalidInput: capacity: a cache of 10 tokens needs 1073741824.0 GiB, more than there is; ask for less
+    bitnet_jit.errors.InvalidInput: capacity: a cache of 10 tokens needs 1073741824.0 GiB, more ...; ask for less
     """
     if num_bytes > (installed_bytes() if device_type == "cpu" else ADDRESSES):
         size = f"{num_bytes / GIB:.1f} GiB" if num_bytes < 2**80 else "more bytes than can be counted"

@@ -1,4 +1,4 @@
-"""The command where its surroundings are odd: streams that are full, closed or narrow, and devices that are not there."""
+"""The command in odd surroundings: streams that are full, closed or narrow, devices that are not there."""
 
 import os
 import subprocess
