@@ -40,7 +40,21 @@ def run() -> int:
     except OSError as error:  # a full disk, a folder that cannot be written to: a word is of more use than a traceback
         say(f"error: {describe(error)}")
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        say("error: there is not memory enough for this")
+        return 1
     return code
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error tells of memory: torch's are RuntimeErrors, of the CPU's without a class of their own."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
 
 
 def show_warning(message: Warning | str, *_: Any) -> None:

@@ -79,7 +79,7 @@ def stop_rules(
 
 def parted(stop: Stop, vocab_size: int) -> tuple[list[int], tuple[str, ...]]:
     """Return the token ids and the strings; InvalidInput where something is neither."""
-    one = isinstance(stop, (str, bytes)) or as_whole(stop) is not None or not isinstance(stop, Iterable)
+    one = isinstance(stop, (str, bytes, bytearray)) or as_whole(stop) is not None or not isinstance(stop, Iterable)
     items = [stop] if one else list(stop)  # type: ignore[arg-type]
     tokens: list[int] = []
     strings: list[str] = []

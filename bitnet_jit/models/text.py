@@ -47,6 +47,8 @@ def stream_text(
 ) -> Iterator[str]:
     """Continue a text; the arguments beside the prompt are those of `Decoder.stream`.
 
+    Lone surrogates in the prompt, which stand for bytes of the command line that are no UTF-8, count as U+FFFD.
+
     Yields:
         A piece of text for each new token, "" where the token leaves a character unfinished, and what was held back at
         last. Together with the decoded prompt they are the text of all tokens. The model's end token and special tokens

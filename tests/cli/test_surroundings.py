@@ -213,3 +213,35 @@ def test_patience_writes_no_escapes_to_a_dumb_terminal(monkeypatch, capsys):
     told._tell()
     told.end()
     assert capsys.readouterr().err == "\r\x1b[Kslow ...\r\x1b[K"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"),
+        OSError(28, "No space left on device", "/a/file"),
+    ],
+)
+def test_memory_and_disks_that_are_full_are_one_line(monkeypatch, capsys, error):
+    from bitnet_jit.cli import app
+
+    def fail():
+        raise error
+
+    monkeypatch.setattr(app, "app", fail)
+    told = refused(monkeypatch, capsys, "info")
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1
+
+
+def test_a_slip_of_ours_keeps_its_traceback(monkeypatch):
+    import bitnet_jit.cli
+
+    def fail():
+        raise RuntimeError("a slip")
+
+    monkeypatch.setattr(bitnet_jit.cli.app, "app", fail)
+    with pytest.raises(RuntimeError, match="a slip"):
+        bitnet_jit.cli.main()

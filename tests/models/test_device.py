@@ -8,7 +8,24 @@ import bitnet_jit
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.device import check_device
 
-KINDS = "mkldnn opengl opencl ideep hip ve fpga maia xla lazy vulkan meta hpu mtia privateuseone ipu".split()
+KINDS = [
+    "mkldnn",
+    "opengl",
+    "opencl",
+    "ideep",
+    "hip",
+    "ve",
+    "fpga",
+    "maia",
+    "xla",
+    "lazy",
+    "vulkan",
+    "meta",
+    "hpu",
+    "mtia",
+    "privateuseone",
+    "ipu",
+]
 NAMES = [
     "",
     " ",
