@@ -1,34 +1,62 @@
 """The command `bitnet-jit`. A command imports what is heavy when it runs: `bitnet-jit --help` answers at once."""
 
-import io
 import sys
 import warnings
 from typing import Any
 
+from bitnet_jit.cli.streams import describe, discard, open_streams, say
 from bitnet_jit.errors import BitNetError
 
 
 def main() -> None:
-    """Run the command line: exit code 0, 1 after an error of ours (a line on stderr), 2 wrong usage, 130 Ctrl-C."""
-    from bitnet_jit.cli.app import app
+    """Run the command line.
 
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows "?"
+    Exit code 0; 1 after an error of ours or of the system (a line on stderr) or a closed pipe (no word); 2 wrong usage;
+    130 Ctrl-C.
+    """
+    open_streams()
     with warnings.catch_warnings():
         warnings.showwarning = show_warning  # type: ignore[assignment]
+        code = run()
+        discard()
+    sys.exit(code)
+
+
+def run() -> int:
+    """Run the command line, and return its exit code."""
+    from bitnet_jit.cli.app import app
+
+    try:
         try:
             app()
-        except BitNetError as error:
-            say(f"error: {error}")
-            sys.exit(1)
+        except SystemExit as ended:  # it always ends so
+            code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        sys.stdout.flush()  # what was written may be in a buffer still
+    except BitNetError as error:
+        say(f"error: {error}")
+        return 1
+    except BrokenPipeError:
+        return 1
+    except OSError as error:  # a full disk, a folder that cannot be written to: a word is of more use than a traceback
+        say(f"error: {describe(error)}")
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        say("error: there is not memory enough for this")
+        return 1
+    return code
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error tells of memory: torch's are RuntimeErrors, of the CPU's without a class of their own."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
 
 
 def show_warning(message: Warning | str, *_: Any) -> None:
     """A warning as `warnings` hands it out."""
     say(f"warning: {message}")
-
-
-def say(text: str) -> None:
-    """One line on stderr."""
-    print(" ".join(text.split()), file=sys.stderr)

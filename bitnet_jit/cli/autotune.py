@@ -7,6 +7,7 @@ import typer
 
 from bitnet_jit.cli.bench import parse_shape
 from bitnet_jit.cli.generate import DeviceOption, ModelArgument, load_model
+from bitnet_jit.cli.streams import tell
 from bitnet_jit.errors import InvalidInput
 
 
@@ -46,11 +47,11 @@ def autotune(
     import bitnet_jit
     from bitnet_jit.tuner.autotune import ROWS
 
-    place = (device or "cpu") if sizes else None
+    place = ("cpu" if device is None else device) if sizes else None
     try:
         typer.echo(bitnet_jit.autotune(subject, rows or ROWS, place, budget, effort))
     except KeyboardInterrupt:
-        typer.echo("stopped; what is tuned is kept, and the same command goes on from there", err=True)
+        tell("stopped; what is tuned is kept, and the same command goes on from there")
         raise
 
 

@@ -49,14 +49,21 @@ def bench(
     from rich.console import Console
     from rich.progress import track
 
-    from bitnet_jit.models.loading import check_device
+    from bitnet_jit.models.device import check_device
+    from bitnet_jit.nn.checks import check_features
     from bitnet_jit.packing import get_format
+    from bitnet_jit.runtime.memory import check_fits
     from bitnet_jit.runtime.threads import get_num_threads, set_num_threads
 
     get_format(packing)
     place = check_device(device)
     if threads is not None:
         set_num_threads(threads)
+    for out_features, in_features in sizes:
+        check_features(in_features, out_features)
+        # codes and the random numbers that they are made of, and as many inputs and outputs as the most rows
+        num_bytes = 9 * out_features * in_features + 4 * max(rows) * (in_features + out_features)
+        check_fits(f"--shape, --rows: {out_features}x{in_features} with {max(rows)} rows", num_bytes)
     jobs = [(*size, number) for size in sizes for number in rows]
     console = Console(stderr=True)
     measured = [measure(*job, packing, str(place)) for job in track(jobs, "measuring", console=console, transient=True)]

@@ -6,11 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitnet_jit.cli.patience import Patience
+from bitnet_jit.cli.streams import tell, write
 
 if TYPE_CHECKING:
     from bitnet_jit.models.decoder import Decoder
 
 WHICH_MODEL = "A directory, or a hub id such as microsoft/bitnet-b1.58-2B-4T. [default: the embedded model]"
+STOP = (
+    "End the text behind this string, which is written; may be given again. One that is a special token of the model, "
+    "such as </s>, ends the text at that token, which is not written."
+)
 ModelArgument = Annotated[str | None, typer.Argument(help=WHICH_MODEL, show_default=False)]
 DeviceOption = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0. [default: cpu]")]
 
@@ -30,23 +35,30 @@ def generate(
         float | None, typer.Option(min=0, max=1, help="Draw from the likeliest tokens that together reach P.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Makes the draws repeatable.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(show_default=False, help=STOP)] = None,
+    stop_token: Annotated[
+        list[int] | None,
+        typer.Option(min=0, show_default=False, help="End the text at the token of this id; may be given again."),
+    ] = None,
     device: DeviceOption = None,
 ) -> None:
     """Continue PROMPT with a ternary model: prints it and the continuation."""
     decoder = load_model(model, device)
     from bitnet_jit.models.text import stream_text
+    from bitnet_jit.models.unicode import well_formed
 
     start = time.perf_counter()
-    pieces = stream_text(decoder, prompt, max_new_tokens, temperature, top_k, top_p, seed)
-    typer.echo(prompt, nl=False)
+    ends = [*(stop or ()), *(stop_token or ())]
+    pieces = stream_text(decoder, prompt, max_new_tokens, temperature, top_k, top_p, seed, ends)
+    write(well_formed(prompt))
     times = []
     with Patience("preparing kernels, which takes a while the first time") as patience:
         for piece in pieces:
             patience.end()
             times.append(time.perf_counter())
-            typer.echo(piece, nl=False)
-    typer.echo()
-    typer.echo(rates(start, times[:-1]), err=True)  # the last piece is what was held back, no token
+            write(piece)
+    write("\n")
+    tell(rates(start, times[:-1]))  # the last piece is what was held back, no token
 
 
 def load_model(model: str | None, device: str | None) -> "Decoder":
@@ -54,7 +66,7 @@ def load_model(model: str | None, device: str | None) -> "Decoder":
     from bitnet_jit.models.checkpoint.hub import find_model
     from bitnet_jit.models.embedded import embedded_model
 
-    directory = embedded_model() if model is None else find_model(model)
+    directory = embedded_model() if model is None else find_model(model)  # a download shows bars of its own
     with Patience("loading") as patience:
         from bitnet_jit.models.loading import load
 

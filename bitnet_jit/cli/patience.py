@@ -1,15 +1,15 @@
 """A word on stderr for whoever waits, once the wait is long enough to wonder."""
 
+import contextlib
+import os
 import sys
 import threading
 import time
 from types import TracebackType
 from typing import Self
 
-import typer
-
 SECONDS = 2.0  # before the first word
-PAUSE = 2.0  # between words where stderr is no terminal, and a line cannot be written over
+PAUSE = 2.0  # between words where a line cannot be written over
 
 
 class Patience:
@@ -41,22 +41,31 @@ class Patience:
     def update(self, words: str) -> None:
         """Say something else from now on."""
         self._words = words
-        if self._told and (sys.stderr.isatty() or time.monotonic() - self._told > PAUSE):
+        if self._told and (is_terminal() or time.monotonic() - self._told > PAUSE):
             self._tell()
 
     def end(self) -> None:
         """Say no more, and wipe the terminal's line."""
         self._timer.cancel()
         with self._lock:
-            if self._told and not self._ended and sys.stderr.isatty():
-                typer.echo("\r\x1b[K", nl=False, err=True)
+            if self._told and not self._ended and is_terminal():
+                write("\r\x1b[K")
             self._ended = True
 
     def _tell(self) -> None:
         with self._lock:
             if not self._ended:
                 self._told = time.monotonic()
-                terminal = sys.stderr.isatty()
-                typer.echo(
-                    f"\r\x1b[K{self._words} ..." if terminal else f"{self._words} ...", nl=not terminal, err=True
-                )
+                write(f"\r\x1b[K{self._words} ..." if is_terminal() else f"{self._words} ...\n")
+
+
+def is_terminal() -> bool:
+    """Whether stderr is a terminal that can write over a line."""
+    return sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def write(text: str) -> None:
+    """Write to stderr; where nobody can read it, that is no error."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text)
+        sys.stderr.flush()

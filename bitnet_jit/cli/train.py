@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bitnet_jit.cli.streams import tell
+
 if TYPE_CHECKING:
     from bitnet_jit.training.checkpoint import History
     from bitnet_jit.training.network import TrainedDecoder
@@ -97,11 +99,11 @@ def run(
     """The run itself, with a bar that tells how far it is."""
     import torch
 
-    from bitnet_jit.models.loading import check_device
+    from bitnet_jit.models.device import check_device
     from bitnet_jit.training.run import train as run_training
     from bitnet_jit.training.text import read_text, split
 
-    place = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = check_device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
     learned = read_text(text, "text", settings.window)
     if validation is None:
         learned, judged = split(learned, settings.window)
@@ -112,7 +114,7 @@ def run(
         with Bar(settings.steps) as bar:
             return run_training(settings, learned, judged, out, place, compiled, bar.update)
     except KeyboardInterrupt:
-        typer.echo(f"stopped; {out} has a checkpoint, and the same command goes on from there", err=True)
+        tell(f"stopped; {out} has a checkpoint, and the same command goes on from there")
         raise
 
 
@@ -161,6 +163,8 @@ def leave_behind(network: "TrainedDecoder", history: "History", out: Path, forma
         curve = f"{out / FIGURES} and {PICTURE}"
     else:
         curve = f"{out / FIGURES} (a picture needs matplotlib: pip install matplotlib)"
+    if format is not None:
+        save(network, out, format)  # before a word of it: stdout may be closed
     bits = history.validations[-1][1]
     typer.echo(f"{history.step} steps; {bits:.4f} bits per byte of the held-out text; loss curve in {curve}")
     if history.skipped:

@@ -9,14 +9,18 @@ from torch.nn import functional as F
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.block import Block
 from bitnet_jit.models.config import DecoderConfig
-from bitnet_jit.models.generation import Stop, generate, stream
+from bitnet_jit.models.generation import generate, stream
 from bitnet_jit.models.head import project
 from bitnet_jit.models.kv_cache import KVCache
 from bitnet_jit.models.rope import Rope
 from bitnet_jit.models.sampling import Sampling
+from bitnet_jit.models.stopping import Stop
 from bitnet_jit.models.tokenizer import Tokenizer
 from bitnet_jit.models.tokens import TokenIds, as_batch
 from bitnet_jit.nn import RMSNorm
+from bitnet_jit.runtime.arguments import whole_number
+
+MAX_PROMPTS = 2**31 - 1  # in a batch
 
 
 class Decoder(nn.Module):
@@ -92,8 +96,15 @@ class Decoder(nn.Module):
         return self.logits(self.hidden(batch, self.new_cache(*batch.shape) if cache is None else cache))
 
     def new_cache(self, batch_size: int = 1, capacity: int = 1) -> KVCache:
-        """An empty cache for `batch_size` prompts, with room for `capacity` tokens before it has to grow."""
-        return KVCache(self.config, batch_size, capacity, self.dtype, self.device)
+        """An empty cache for `batch_size` prompts, with room for `capacity` tokens before it has to grow.
+
+        Raises:
+            InvalidInput: a number is out of range, the capacity is above the model's context, or memory does not
+                suffice.
+        """
+        prompts = whole_number("batch_size", batch_size, most=MAX_PROMPTS)
+        tokens = whole_number("capacity", capacity, most=self.config.context_length)
+        return KVCache(self.config, prompts, tokens, self.dtype, self.device)
 
     def hidden(self, input_ids: torch.Tensor, cache: KVCache) -> torch.Tensor:
         """The normalized output of the last block: input_ids (B, T) int64, in range -> (B, T, hidden)."""
@@ -127,6 +138,8 @@ class Decoder(nn.Module):
     ) -> torch.Tensor:
         """Continue prompts of equal length.
 
+        Numbers may be Python's, NumPy's, or tensors of no dimension.
+
         Args:
             input_ids: (B, T) or (T,) integers: a tensor, or lists.
             max_new_tokens: most tokens to add; with the prompt they must fit the context. None is 128, or what fits.
@@ -134,7 +147,9 @@ class Decoder(nn.Module):
             top_k: draw from the k likeliest tokens only.
             top_p: draw from the likeliest tokens that together reach this probability.
             seed: makes the draws repeatable; torch's global random state plays no part.
-            stop: token ids or strings that end a text, besides the model's own end token.
+            stop: token ids or strings that end a text, besides the model's own end token. A string is looked for in
+                what was written, with special tokens and without; one that is a special token ends the text there. A
+                lone surrogate counts as U+FFFD.
 
         Returns:
             int64 (B, T + n) or (T + n,): the prompt, and n new tokens with the one that ended the text. A row that

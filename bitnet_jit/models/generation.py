@@ -1,62 +1,20 @@
 """Continuing prompts token by token: prefill, then one step a token, until every text has ended."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.models.sampling import Sampler, Sampling, is_whole
-from bitnet_jit.models.tokenizer import TextStream, Tokenizer
+from bitnet_jit.models.sampling import Sampler, Sampling
+from bitnet_jit.models.stopping import Stop, StopRule, stop_rules
 from bitnet_jit.models.tokens import TokenIds, as_batch
+from bitnet_jit.runtime.arguments import as_whole, show
 
 if TYPE_CHECKING:
     from bitnet_jit.models.decoder import Decoder
 
 DEFAULT_NEW_TOKENS = 128
-
-Stop = int | str | Sequence[int | str]
-
-
-class StopRule:
-    """Tells when one text has ended: a token that ends it, or a string in what was written so far."""
-
-    def __init__(self, tokens: frozenset[int], strings: tuple[str, ...], text: TextStream | None) -> None:
-        self._tokens, self._strings, self._stream = tokens, strings, text
-        self._tail = ""
-        self._reach = max(map(len, strings), default=1) - 1
-
-    def ends_with(self, token: int) -> bool:
-        """Take note of the next token; true where the text ends with it."""
-        if token in self._tokens:
-            return True
-        if self._stream is None:
-            return False
-        self._tail += self._stream.push(token)
-        if any(string in self._tail for string in self._strings):
-            return True
-        self._tail = self._tail[-self._reach :] if self._reach else ""
-        return False
-
-
-def stop_rules(stop: Stop, eos_ids: Sequence[int], tokenizer: Tokenizer | None, number: int) -> list[StopRule]:
-    """A rule for each of `number` texts.
-
-    Raises:
-        InvalidInput: something is neither a token id nor a string, or is a string where there is no tokenizer.
-    """
-    found = tuple(stop) if isinstance(stop, (list, tuple, set, frozenset)) else (stop,)
-    strings = tuple(item for item in found if isinstance(item, str))
-    tokens = [item for item in found if not isinstance(item, str)]
-    for item in tokens:
-        if not is_whole(item):
-            raise InvalidInput(f"stop: expected token ids and strings, got {item!r}")
-    if "" in strings:
-        raise InvalidInput("stop: expected strings of at least one character, got ''")
-    if strings and tokenizer is None:
-        raise InvalidInput(f"stop: the string {strings[0]!r} needs a tokenizer, and this model came without one")
-    ends = frozenset([*eos_ids, *tokens])
-    return [StopRule(ends, strings, tokenizer.stream() if strings and tokenizer else None) for _ in range(number)]
 
 
 def steps(decoder: "Decoder", batch: torch.Tensor, max_new_tokens: int, sampler: Sampler) -> Iterator[torch.Tensor]:
@@ -73,14 +31,20 @@ def checked(decoder: "Decoder", input_ids: TokenIds, max_new_tokens: int | None)
     context = decoder.config.context_length
     batch = as_batch(input_ids, decoder.config.vocab_size, context, decoder.device)
     room = context - batch.shape[1]
-    if max_new_tokens is None and room:
+    if not room:
+        raise InvalidInput(
+            f"input_ids: a prompt of {batch.shape[1]} tokens fills the model's context of {context}, so that no token "
+            "can be added; shorten it"
+        )
+    if max_new_tokens is None:
         return batch, min(DEFAULT_NEW_TOKENS, room)
-    if not is_whole(max_new_tokens) or not 1 <= max_new_tokens <= room:
+    number = as_whole(max_new_tokens)
+    if number is None or not 1 <= number <= room:
         raise InvalidInput(
             f"max_new_tokens: expected 1 to {room}, as a prompt of {batch.shape[1]} tokens leaves of the model's "
-            f"context of {context}, got {max_new_tokens!r}"
+            f"context of {context}, got {show(max_new_tokens)}"
         )
-    return batch, max_new_tokens
+    return batch, number
 
 
 def generate(
@@ -88,7 +52,7 @@ def generate(
 ) -> torch.Tensor:
     """`Decoder.generate` with its options gathered."""
     batch, new_tokens = checked(decoder, input_ids, max_new_tokens)
-    rules = stop_rules(stop, decoder.config.eos_ids, decoder.tokenizer, len(batch))
+    rules = rules_for(decoder, batch, stop)
     ended = torch.zeros(len(batch), dtype=torch.bool)
     columns = [batch]
     for tokens in steps(decoder, batch, new_tokens, Sampler(sampling)):
@@ -100,6 +64,12 @@ def generate(
             break
     ids = torch.cat(columns, 1)
     return ids[0] if is_flat(input_ids) else ids
+
+
+def rules_for(decoder: "Decoder", batch: torch.Tensor, stop: Stop) -> list[StopRule]:
+    """Return a rule for each prompt of a batch (B, T) of token ids."""
+    config = decoder.config
+    return stop_rules(stop, config.eos_ids, decoder.tokenizer, batch.tolist(), config.vocab_size)
 
 
 def is_flat(input_ids: TokenIds) -> bool:
@@ -114,7 +84,7 @@ def stream(
     batch, new_tokens = checked(decoder, input_ids, max_new_tokens)
     if len(batch) != 1:
         raise InvalidInput(f"input_ids: stream takes one prompt, got a batch of {len(batch)}; use generate")
-    (rule,) = stop_rules(stop, decoder.config.eos_ids, decoder.tokenizer, 1)
+    (rule,) = rules_for(decoder, batch, stop)
 
     def tokens() -> Iterator[int]:
         for chosen in steps(decoder, batch, new_tokens, Sampler(sampling)):

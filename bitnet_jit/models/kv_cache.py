@@ -1,8 +1,11 @@
 """Keys and values of the tokens seen so far, so that a new token computes its own only."""
 
+import math
+
 import torch
 
 from bitnet_jit.models.config import DecoderConfig
+from bitnet_jit.runtime.memory import allocating
 
 SMALLEST_CAPACITY = 64  # tokens
 
@@ -16,6 +19,9 @@ class KVCache:
         capacity: tokens to make room for at once.
         dtype: of keys and values.
         device: where they live.
+
+    Raises:
+        InvalidInput: there is not memory enough, here or in `reserve`.
     """
 
     def __init__(
@@ -25,7 +31,7 @@ class KVCache:
         self._limit = config.context_length
         rows = self._rounded(capacity)
         shape = (config.num_layers, 2, batch_size, config.num_kv_heads, rows, config.head_dim)
-        self._storage = torch.empty(shape, dtype=dtype, device=device)
+        self._storage = empty(shape, dtype, device)
 
     @property
     def batch_size(self) -> int:
@@ -44,9 +50,8 @@ class KVCache:
         """Make room for `tokens` more."""
         needed = self.length + tokens
         if needed > self.capacity:
-            shape = list(self._storage.shape)
-            shape[4] = self._rounded(needed)
-            grown = torch.empty(shape, dtype=self._storage.dtype, device=self._storage.device)
+            *before, _, width = self._storage.shape
+            grown = empty((*before, self._rounded(needed), width), self._storage.dtype, self._storage.device)
             grown[:, :, :, :, : self.length] = self._storage[:, :, :, :, : self.length]
             self._storage = grown
 
@@ -69,3 +74,10 @@ class KVCache:
     def _rounded(self, tokens: int) -> int:
         """The power of two at or above, but no more than a context."""
         return min(max(SMALLEST_CAPACITY, 1 << max(tokens - 1, 0).bit_length()), max(self._limit, tokens))
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Storage (layers, 2, B, kv_heads, capacity, D) with anything in it; InvalidInput where it does not fit."""
+    words = f"batch_size, capacity: a cache for {shape[2]} prompts of {shape[4]} tokens"
+    with allocating(words, math.prod(shape) * dtype.itemsize, device.type):
+        return torch.empty(shape, dtype=dtype, device=device)

@@ -1,13 +1,11 @@
 """`load`: a checkpoint directory -> a `Decoder`, weight by weight, without a dense copy of any of them."""
 
 import os
-import stat
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
-from bitnet_jit.errors import CheckpointError, InvalidInput
+from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.block import Attention, Block, FeedForward
 from bitnet_jit.models.checkpoint.hf_config import read_config
 from bitnet_jit.models.checkpoint.hf_tensors import (
@@ -18,19 +16,23 @@ from bitnet_jit.models.checkpoint.hf_tensors import (
     block_names,
     check_tensors,
 )
+from bitnet_jit.models.checkpoint.hub import find_model
 from bitnet_jit.models.checkpoint.tensor_files import TensorFiles
 from bitnet_jit.models.checkpoint.ternary import TernaryReader, checked_floats
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.models.decoder import Decoder
+from bitnet_jit.models.device import check_device
+from bitnet_jit.models.embedded import embedded_model
 from bitnet_jit.models.tokenizer import find_tokenizer
 from bitnet_jit.nn import PackedBitLinear, RMSNorm
 
+__all__ = ["Builder", "check_device", "load"]
+
 DTYPES = (torch.float32, torch.bfloat16)
-MAX_REASON = 200  # characters of torch's reasons, some of which list all backends
 
 
 def load(
-    path: str | Path,
+    path: str | os.PathLike[str] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
     progress: Callable[[int, int], None] | None = None,
@@ -38,7 +40,9 @@ def load(
     """Load a ternary decoder from a Hugging Face directory: config.json and safetensors, one file or several.
 
     Args:
-        path: the directory.
+        path: the directory; or, as a str, the id of a model on the Hugging Face hub such as
+            "microsoft/bitnet-b1.58-2B-4T", which is downloaded once, unless there is a directory of that name. None is
+            the small model that comes with the package.
         device: where the weights go, the CPU by default.
         dtype: of activations, keys and values: float32 or bfloat16. Weights are stored alike in both.
         progress: called with the number of blocks that are loaded, and that there are, after each.
@@ -47,21 +51,21 @@ def load(
         A `Decoder` that holds packed weights, the embedding and norms in the checkpoint's dtype, and float32 scales.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or describes a model that we cannot run; it names file, tensor,
-            what was found and what was expected.
-        InvalidInput: path is no path, dtype is another, or there is no such device.
+        CheckpointError: there is no such model, or it cannot be downloaded; or a file is missing or damaged, or
+            describes a model that we cannot run: then it names file, tensor, what was found and what was expected.
+        InvalidInput: dtype is another, there is no such device, or path is no path.
 
     Warns:
         CheckpointWarning: a scale contradicts its sense, or a weight has almost no or almost only zeros.
 
-    >>> from bitnet_jit.models.embedded import embedded_model
-    >>> decoder = load(embedded_model())
+    >>> decoder = load()
     >>> bytes(decoder.generate(list(b"And it came to pass "), max_new_tokens=5).tolist())
     b'And it came to pass after'
     """
     if dtype not in DTYPES:
         raise InvalidInput(f"dtype: expected torch.float32 or torch.bfloat16, got {dtype}")
-    place, directory = check_device(device), check_directory(path)
+    place = check_device(device)
+    directory = embedded_model() if path is None else find_model(path)
     config, storage = read_config(directory / "config.json")
     tokenizer = find_tokenizer(directory, config.vocab_size)
     with TensorFiles(directory) as files:
@@ -78,45 +82,6 @@ def load(
         norm = builder.norm(FINAL_NORM)
     reader.warn()
     return Decoder(config, embedding, blocks, norm, head, dtype, tokenizer)
-
-
-def check_directory(path: str | Path) -> Path:
-    """Return the path of a directory.
-
-    Raises:
-        InvalidInput: it is no path.
-        CheckpointError: there is no such directory, or it cannot be reached.
-    """
-    try:
-        directory = Path(path)
-    except TypeError as error:
-        raise InvalidInput(f"path: expected a str or a Path, got {path!r}") from error
-    try:
-        if stat.S_ISDIR(os.stat(directory).st_mode):
-            return directory
-        found = "something else"
-    except FileNotFoundError:
-        found = "none"
-    except (OSError, ValueError) as error:  # ValueError: a NUL or half a surrogate pair
-        found = f"none that can be reached ({error})"
-    raise CheckpointError(f"{directory}: expected a directory with config.json and safetensors files, found {found}")
-
-
-def check_device(device: torch.device | str | None) -> torch.device:
-    """Return the device, the CPU by default.
-
-    Raises:
-        InvalidInput: torch knows no such device, this machine has none, or it holds no values ("meta").
-    """
-    try:
-        found = torch.empty(0, device="cpu" if device is None else device).device
-    # AssertionError, ImportError: this build of torch lacks that kind of device; TypeError: it is no device at all
-    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
-        reason = str(error).partition("\n")[0][:MAX_REASON]
-        raise InvalidInput(f"device: {device!r} cannot be used ({reason})") from error
-    if found.type == "meta":
-        raise InvalidInput(f"device: {device!r} cannot be used (tensors on it hold no values)")
-    return found
 
 
 class Builder:

@@ -5,11 +5,14 @@ Draws use a generator of their own: a seed gives the same tokens again, and torc
 
 import math
 from dataclasses import dataclass
-from typing import TypeGuard
 
 import torch
 
 from bitnet_jit.errors import BitNetError, InvalidInput
+from bitnet_jit.runtime.arguments import as_real, show, whole_number
+
+LARGEST_SEED = 2**63 - 1
+LARGEST_K = 2**31 - 1  # no vocabulary is larger
 
 
 @dataclass(frozen=True)
@@ -33,14 +36,15 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if not is_real(self.temperature) or not 0 <= self.temperature < math.inf:
-            raise InvalidInput(f"temperature: expected a finite number of at least 0, got {self.temperature!r}")
-        if self.top_k is not None and (not is_whole(self.top_k) or self.top_k < 1):
-            raise InvalidInput(f"top_k: expected a whole number of at least 1 or None, got {self.top_k!r}")
-        if self.top_p is not None and (not is_real(self.top_p) or not 0 < self.top_p <= 1):
-            raise InvalidInput(f"top_p: expected a number above 0 and at most 1 or None, got {self.top_p!r}")
-        if self.seed is not None and (not is_whole(self.seed) or not 0 <= self.seed < 2**63):
-            raise InvalidInput(f"seed: expected a whole number from 0 to 2**63 - 1 or None, got {self.seed!r}")
+        temperature, top_p = as_real(self.temperature), as_real(self.top_p)
+        if temperature is None or not 0 <= temperature < math.inf:
+            raise InvalidInput(f"temperature: expected a finite number of at least 0, got {show(self.temperature)}")
+        if self.top_p is not None and (top_p is None or not 0 < top_p <= 1):
+            raise InvalidInput(f"top_p: expected a number above 0 and at most 1 or None, got {show(self.top_p)}")
+        top_k = None if self.top_k is None else whole_number("top_k", self.top_k, 1, LARGEST_K, none=True)
+        seed = None if self.seed is None else whole_number("seed", self.seed, 0, LARGEST_SEED, none=True)
+        for name, value in {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}.items():
+            object.__setattr__(self, name, value)  # Python's numbers in place of NumPy's
 
 
 class Sampler:
@@ -84,13 +88,3 @@ def kept_probabilities(logits: torch.Tensor, options: Sampling) -> torch.Tensor:
         probabilities = torch.where(before < options.top_p, probabilities, 0.0)
         probabilities = probabilities / probabilities.sum(-1, keepdim=True)
     return torch.zeros_like(probabilities).scatter(-1, tokens, probabilities)
-
-
-def is_whole(value: object) -> TypeGuard[int]:
-    """A whole number, which a bool is not meant to be."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_real(value: object) -> bool:
-    """A number, which a bool is not meant to be."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,19 +1,22 @@
 """Text to token ids and back. Models whose tokens are bytes need no file; all others bring a tokenizer.json.
 
 Going back, a stream gives out text as tokens come and holds back what may still change: the first bytes of a character
-whose others are in tokens to come.
+whose others are in tokens to come. It knows the tokens of the prompt, because a token's text depends on those before
+it: the decoded prompt and all that the stream gives out are together what the tokenizer decodes from all tokens.
 """
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from bitnet_jit.errors import CheckpointError
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.models.tokenizer_file import FileTokenizer
+from bitnet_jit.models.unicode import REPLACEMENT, well_formed
+from bitnet_jit.runtime.arguments import whole_number
 
 FILE = "tokenizer.json"
 BYTE_VOCABULARY = 256
-REPLACEMENT = "\ufffd"  # what an incomplete character decodes to
 
 
 class TextStream(Protocol):
@@ -39,13 +42,17 @@ class Tokenizer(Protocol):
         """The text of tokens, without special ones."""
         ...
 
-    def stream(self) -> TextStream:
-        """A new text, to be decoded token by token."""
+    def stream(self, prompt_tokens: Sequence[int] = (), special: bool = False) -> TextStream:
+        """A text that goes on behind a prompt, to be decoded token by token, with or without its special tokens."""
+        ...
+
+    def special_ids(self, text: str) -> tuple[int, ...]:
+        """The ids of the special tokens that are written just so."""
         ...
 
 
 class ByteTokenizer:
-    """A token is a byte of UTF-8.
+    """A token is a byte of UTF-8. Lone surrogates, which have no bytes, become U+FFFD.
 
     >>> tokenizer = ByteTokenizer()
     >>> tokenizer.encode("née")
@@ -56,86 +63,63 @@ class ByteTokenizer:
     """
 
     def encode(self, text: str) -> list[int]:
-        return list(text.encode("utf-8", errors="replace"))
+        """The bytes of a text; InvalidInput where it is no str."""
+        if not isinstance(text, str):
+            raise InvalidInput(f"text: expected a str, got {type(text).__name__}")
+        return list(well_formed(text).encode("utf-8"))
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        return bytes(tokens).decode("utf-8", errors="replace")
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of bytes, U+FFFD for those that are no UTF-8; InvalidInput where a token is no byte."""
+        return as_bytes(tokens).decode("utf-8", errors="replace")
 
-    def stream(self) -> TextStream:
-        return ByteStream()
+    def stream(self, prompt_tokens: Iterable[int] = (), special: bool = False) -> TextStream:  # noqa: ARG002
+        """A text behind a prompt; there are no special tokens."""
+        return ByteStream(as_bytes(prompt_tokens))
+
+    def special_ids(self, text: str) -> tuple[int, ...]:  # noqa: ARG002
+        """None: every token is a byte."""
+        return ()
+
+
+def as_bytes(tokens: Iterable[int]) -> bytes:
+    """Return tokens as bytes; InvalidInput where one is no byte."""
+    return bytes(whole_number("tokens", token, 0, BYTE_VOCABULARY - 1) for token in tokens)
 
 
 class ByteStream:
-    """Bytes to text, a character when its last byte has come; bytes that are no UTF-8 become U+FFFD."""
+    """Bytes to text, a character when its last byte has come; bytes that are no UTF-8 become U+FFFD.
 
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def push(self, token: int) -> str:
-        return self._decoder.decode(bytes([token]))
-
-    def finish(self) -> str:
-        return self._decoder.decode(b"", final=True)
-
-
-class FileTokenizer:
-    """A tokenizer.json, run by the `tokenizers` library.
-
-    Raises:
-        CheckpointError: the file cannot be read or is no tokenizer.
+    Args:
+        prompt: the bytes before; where they end within a character, its U+FFFD counts as given out.
     """
 
-    def __init__(self, path: Path) -> None:
-        from tokenizers import Tokenizer as Library
-
-        try:
-            self._library: Any = Library.from_file(str(path))
-        except Exception as error:  # the library raises plain Exception, whatever is wrong
-            raise CheckpointError(f"{path}: expected a tokenizer of the tokenizers library ({error})") from error
-
-    def encode(self, text: str) -> list[int]:
-        return list(self._library.encode(text).ids)
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        return str(self._library.decode(list(tokens)))
-
-    def stream(self) -> TextStream:
-        return FileStream(self)
-
-
-class FileStream:
-    """Decodes new tokens with a few before them, because a token's text depends on its neighbours."""
-
-    def __init__(self, tokenizer: FileTokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._tokens: list[int] = []
-        self._certain = 0  # how many of them are given out
+    def __init__(self, prompt: bytes = b"") -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._decoder.decode(prompt)
+        self._given = REPLACEMENT if self._decoder.getstate()[0] else ""
 
     def push(self, token: int) -> str:
-        self._tokens.append(token)
-        before, text = self._decode()
-        if len(text) <= len(before) or text.endswith(REPLACEMENT):
-            return ""
-        self._tokens = self._tokens[self._certain :]
-        self._certain = len(self._tokens)
-        return text[len(before) :]
+        """The text that the next byte makes certain, possibly none."""
+        return self._behind_prompt(self._decoder.decode(as_bytes([token])))
 
     def finish(self) -> str:
-        before, text = self._decode()
-        self._certain = len(self._tokens)
-        return text[len(before) :]
+        """U+FFFD where a character was left unfinished."""
+        return self._behind_prompt(self._decoder.decode(b"", final=True))
 
-    def _decode(self) -> tuple[str, str]:
-        """The text of the tokens that are given out already, and of all."""
-        return self._tokenizer.decode(self._tokens[: self._certain]), self._tokenizer.decode(self._tokens)
+    def _behind_prompt(self, text: str) -> str:
+        """The text without the U+FFFD that the decoded prompt ends with."""
+        if text and self._given:
+            text, self._given = text.removeprefix(self._given), ""
+        return text
 
 
 def find_tokenizer(directory: Path, vocab_size: int) -> Tokenizer | None:
     """The tokenizer of a checkpoint directory; None where it has no file and its tokens are no bytes.
 
     Raises:
-        CheckpointError: its file is damaged.
+        CheckpointError: its file is damaged, or is no file.
     """
-    if (directory / FILE).is_file():
-        return FileTokenizer(directory / FILE)
+    file = directory / FILE
+    if file.is_symlink() or file.exists():  # a link to nowhere is what an interrupted download leaves
+        return FileTokenizer(file)
     return ByteTokenizer() if vocab_size == BYTE_VOCABULARY else None

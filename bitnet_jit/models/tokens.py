@@ -1,11 +1,12 @@
 """Prompts as token ids: what callers may pass, and what is wrong with it otherwise."""
 
 from collections.abc import Sequence
-from numbers import Integral
+from itertools import chain
 
 import torch
 
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.runtime.arguments import as_whole, show
 
 TokenIds = torch.Tensor | Sequence[int] | Sequence[Sequence[int]]
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
@@ -52,13 +53,14 @@ def from_lists(input_ids: Sequence[int] | Sequence[Sequence[int]]) -> torch.Tens
         raise InvalidInput(f"input_ids: expected a tensor or lists of integers, got {type(input_ids).__name__}")
     nested = [isinstance(row, (list, tuple)) for row in input_ids]
     rows: list[Sequence[object]] = list(input_ids) if any(nested) and all(nested) else [input_ids]  # type: ignore[arg-type]
-    for token in (token for row in rows for token in row):
-        if not isinstance(token, Integral) or isinstance(token, bool) or abs(int(token)) >= 2**62:
-            raise InvalidInput(f"input_ids: expected whole numbers, got {token!r}")
+    ids = [[as_whole(token) for token in row] for row in rows]
+    for token, number in zip(chain(*rows), chain(*ids), strict=True):
+        if number is None or abs(number) >= 2**62:
+            raise InvalidInput(f"input_ids: expected whole numbers, got {show(token)}")
     lengths = sorted({len(row) for row in rows})
     if len(lengths) > 1:
         raise InvalidInput(
             f"input_ids: the prompts of a batch must have one length, got {', '.join(map(str, lengths))}; "
             "generate them one by one"
         )
-    return torch.tensor(input_ids, dtype=torch.int64)
+    return torch.tensor(ids if all(nested) and nested else ids[0], dtype=torch.int64)

@@ -58,7 +58,7 @@ class BitLinear(nn.Linear):
         use_rms_norm: bool = False,
         rms_norm_eps: float = 1e-6,
     ) -> None:
-        checks.check_features(in_features, out_features)
+        in_features, out_features = checks.check_features(in_features, out_features)
         super().__init__(in_features, out_features, bias, device, dtype)
         if use_rms_norm:
             self.rms_norm = RMSNorm(in_features, rms_norm_eps, device, dtype)

@@ -5,33 +5,45 @@ import torch
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.packing import CANONICAL, Format, get_format
 from bitnet_jit.problem import MAX_IN_FEATURES
+from bitnet_jit.runtime.arguments import as_whole, show
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+MAX_OUT_FEATURES = 2**31 - 1
 SCALES = ("tensor", "row", "group")
 ACTIVATIONS = ("a8", "a16")
 
 
-def check_features(in_features: int, out_features: int) -> None:
-    """Both sizes are positive and no int32 sum over the inputs can overflow."""
-    if not 1 <= in_features <= MAX_IN_FEATURES:
-        raise InvalidInput(f"in_features: expected 1 to {MAX_IN_FEATURES}, got {in_features}")
-    if out_features < 1:
-        raise InvalidInput(f"out_features: expected at least 1, got {out_features}")
+def check_features(in_features: int, out_features: int) -> tuple[int, int]:
+    """Both sizes as Python's numbers; positive, and no int32 sum over the inputs can overflow."""
+    inputs, outputs = as_whole(in_features), as_whole(out_features)
+    if inputs is None or not 1 <= inputs <= MAX_IN_FEATURES:
+        raise InvalidInput(f"in_features: expected 1 to {MAX_IN_FEATURES}, got {show(in_features)}")
+    if outputs is None or outputs < 1:
+        raise InvalidInput(f"out_features: expected at least 1, got {show(out_features)}")
+    if outputs > MAX_OUT_FEATURES:
+        raise InvalidInput(f"out_features: expected at most {MAX_OUT_FEATURES}, got {show(out_features)}")
+    return inputs, outputs
 
 
-def check_options(format: str, scale: str, group_size: int, activation: str) -> None:
-    """The words are known and go together."""
+def check_options(format: str, scale: str, group_size: int, activation: str) -> int:
+    """The words are known and go together; returns the size of a group as Python's number."""
     get_format(format)
     if scale not in SCALES:
         raise InvalidInput(f"scale: expected one of {', '.join(SCALES)}, got {scale!r}")
     if activation not in ACTIVATIONS:
         raise InvalidInput(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
-    if group_size < 0 or (group_size > 0) != (scale == "group"):
-        raise InvalidInput(f"group_size: at least 1 with group scales, 0 otherwise; got {group_size} with {scale!r}")
+    size = as_whole(group_size)
+    if size is None or size < 0 or (size > 0) != (scale == "group"):
+        raise InvalidInput(
+            f"group_size: at least 1 with group scales, 0 otherwise; got {show(group_size)} with {scale!r}"
+        )
+    if size > MAX_IN_FEATURES:
+        raise InvalidInput(f"group_size: expected at most {MAX_IN_FEATURES}, got {show(group_size)}")
     if scale == "group" and format == "t5":
         raise InvalidInput(
             "format: t5 takes no group scales, because its steps of 20 inputs divide no usual group; use format='i2'"
         )
+    return size
 
 
 def scale_shape(scale: str, out_features: int, in_features: int, group_size: int) -> tuple[int, ...]:

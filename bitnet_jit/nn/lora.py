@@ -19,6 +19,8 @@ from bitnet_jit.errors import InvalidInput
 from bitnet_jit.nn.convert import matching, replace
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import norm_inside
+from bitnet_jit.problem import MAX_IN_FEATURES
+from bitnet_jit.runtime.arguments import as_real, show, whole_number
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -57,7 +59,7 @@ class LoraLinear(nn.Module):
         super().__init__()
         if not isinstance(base, PackedBitLinear):
             raise InvalidInput(f"base: expected a PackedBitLinear, got {type(base).__name__}")
-        check_numbers(r, alpha, dropout)
+        r, alpha, dropout = checked_numbers(r, alpha, dropout)
         self.in_features, self.out_features = base.in_features, base.out_features
         self.r, self.alpha, self.dropout = r, alpha, dropout
         self.scaling = alpha / r
@@ -82,14 +84,15 @@ class LoraLinear(nn.Module):
         return f"r={self.r}, alpha={self.alpha:g}, dropout={self.dropout:g}"
 
 
-def check_numbers(r: int, alpha: float, dropout: float) -> None:
-    """Raise InvalidInput unless the numbers of an adapter are in their ranges."""
-    if not isinstance(r, int) or isinstance(r, bool) or r < 1:
-        raise InvalidInput(f"r: expected a whole number of at least 1, got {r!r}")
-    if not 0 < alpha < math.inf:
-        raise InvalidInput(f"alpha: expected a positive finite number, got {alpha!r}")
-    if not 0 <= dropout < 1:
-        raise InvalidInput(f"dropout: expected a number from 0 to below 1, got {dropout!r}")
+def checked_numbers(r: int, alpha: float, dropout: float) -> tuple[int, float, float]:
+    """The numbers of an adapter, as Python's own; InvalidInput where one is out of range."""
+    rank = whole_number("r", r, most=MAX_IN_FEATURES)
+    scale, share = as_real(alpha), as_real(dropout)
+    if scale is None or not 0 < scale < math.inf:
+        raise InvalidInput(f"alpha: expected a positive finite number, got {show(alpha)}")
+    if share is None or not 0 <= share < 1:
+        raise InvalidInput(f"dropout: expected a number from 0 to below 1, got {show(dropout)}")
+    return rank, scale, share
 
 
 def add_lora(
@@ -125,7 +128,7 @@ def add_lora(
     >>> sorted(lora_state_dict(model)), sum(p.numel() for p in model.parameters() if p.requires_grad)
     (['0.lora_A.weight', '0.lora_B.weight'], 96)
     """
-    check_numbers(r, alpha, dropout)
+    r, alpha, dropout = checked_numbers(r, alpha, dropout)
     chosen = choose(model, include, exclude)
     kept = {id(p) for layer in lora_layers(model).values() for p in (layer.lora_A.weight, layer.lora_B.weight)}
 

@@ -78,8 +78,8 @@ class PackedBitLinear(nn.Module):
         rms_norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        checks.check_features(in_features, out_features)
-        checks.check_options(format, scale, group_size, activation)
+        in_features, out_features = checks.check_features(in_features, out_features)
+        group_size = checks.check_options(format, scale, group_size, activation)
         self.in_features, self.out_features = in_features, out_features
         self.scale, self.group_size = scale, group_size
         self.activation, self.format = activation, format

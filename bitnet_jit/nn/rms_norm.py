@@ -5,6 +5,7 @@ from torch import nn
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.ops import eager
+from bitnet_jit.runtime.arguments import as_real, show, whole_number
 
 rms_norm = eager("rms_norm")
 INSIDE = "rms_norm"  # the name of a norm inside a linear layer, as transformers has it
@@ -36,11 +37,10 @@ class RMSNorm(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if hidden_size < 1:
-            raise InvalidInput(f"hidden_size: expected at least 1, got {hidden_size}")
-        if not 0 <= eps < float("inf"):
-            raise InvalidInput(f"eps: expected a finite number of at least 0, got {eps}")
-        self.hidden_size, self.eps = hidden_size, float(eps)
+        hidden_size, epsilon = whole_number("hidden_size", hidden_size, most=2**31 - 1), as_real(eps)
+        if epsilon is None or not 0 <= epsilon < float("inf"):
+            raise InvalidInput(f"eps: expected a finite number of at least 0, got {show(eps)}")
+        self.hidden_size, self.eps = hidden_size, epsilon
         self.weight = nn.Parameter(torch.empty(hidden_size, device=device, dtype=dtype))
         self.reset_parameters()
 

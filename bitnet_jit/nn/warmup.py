@@ -6,6 +6,7 @@ from torch import nn
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.nn.bit_linear import BitLinear
 from bitnet_jit.nn.blended import STRENGTH
+from bitnet_jit.runtime.arguments import as_real, show
 
 
 def set_quantization_strength(model: nn.Module, strength: float) -> None:
@@ -26,15 +27,16 @@ def set_quantization_strength(model: nn.Module, strength: float) -> None:
     >>> torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
     True
     """
-    if not 0 <= strength <= 1:
-        raise InvalidInput(f"strength: expected a number from 0 to 1, got {strength!r}")
+    share = as_real(strength)
+    if share is None or not 0 <= share <= 1:
+        raise InvalidInput(f"strength: expected a number from 0 to 1, got {show(strength)}")
     layers = [module for module in model.modules() if isinstance(module, BitLinear)]
     if not layers:
         raise InvalidInput(f"model: {type(model).__name__} has no BitLinear; make them with bitnet_jit.convert")
     for layer in layers:
-        if strength == 1:
+        if share == 1:
             layer._buffers.pop(STRENGTH, None)
         elif STRENGTH in layer._buffers:
-            layer.get_buffer(STRENGTH).fill_(strength)
+            layer.get_buffer(STRENGTH).fill_(share)
         else:
-            layer.register_buffer(STRENGTH, torch.tensor(float(strength), device=layer.weight.device), persistent=False)
+            layer.register_buffer(STRENGTH, torch.tensor(share, device=layer.weight.device), persistent=False)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from bitnet_jit.errors import InvalidInput
 
-MAX_THREADS = 4096
-MAX_DIGITS = 20  # of a number that is read at all
+MAX_THREADS = 4096  # more than any machine has cores
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,12 @@ def _positive(environ: dict[str, str], name: str) -> int | None:
     value = environ.get(name)
     if not value:
         return None
-    if not value.isdecimal() or len(value) > MAX_DIGITS or not 1 <= int(value) <= MAX_THREADS:
-        raise InvalidInput(f"{name}: expected a positive whole number of at most {MAX_THREADS}, got {value[:80]!r}")
-    return int(value)
+    digits = value.lstrip("0")
+    if not value.isdecimal() or not digits:
+        raise InvalidInput(f"{name}: expected a positive whole number, got {value!r}")
+    if len(digits) > len(str(MAX_THREADS)) or int(digits) > MAX_THREADS:
+        raise InvalidInput(f"{name}: expected at most {MAX_THREADS}, got {value!r}")
+    return int(digits)
 
 
 def _switch(environ: dict[str, str], name: str) -> bool:

@@ -2,9 +2,9 @@
 
 import sys
 
-from bitnet_jit.errors import InvalidInput
+from bitnet_jit.runtime.arguments import whole_number
 from bitnet_jit.runtime.device import available_cores
-from bitnet_jit.runtime.settings import read_settings
+from bitnet_jit.runtime.settings import MAX_THREADS, read_settings
 
 
 class Threads:
@@ -15,9 +15,7 @@ class Threads:
 
     def set(self, number: int | None) -> None:
         """Use `number` threads; None follows torch again."""
-        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
-            raise InvalidInput(f"number: expected a positive whole number or None, got {number!r}")
-        self._number = number
+        self._number = None if number is None else whole_number("number", number, 1, MAX_THREADS, none=True)
 
     def get(self) -> int:
         """Threads that the next call will ask for."""
@@ -35,7 +33,7 @@ def set_num_threads(number: int | None) -> None:
     """Set the number of CPU threads of this library's kernels.
 
     Args:
-        number: at least 1, or None to follow `torch.get_num_threads()`, which is the default.
+        number: from 1 to 4096, or None to follow `torch.get_num_threads()`, which is the default.
 
     Raises:
         InvalidInput: another value.

@@ -1,27 +1,27 @@
 """What a training run is told: sizes of the decoder, and how it learns; checked as a whole before anything begins."""
 
-import reprlib
 from dataclasses import dataclass, fields
-from typing import Any
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.problem import MAX_IN_FEATURES
+from bitnet_jit.runtime.arguments import as_real, show, whole_number
 
 VOCABULARY = 256  # bytes
 ROPE_THETA = 10_000.0
 NORM_EPS = 1e-5
 END = 0  # the byte that ends a text, which texts do not hold
 LEAST = {"warmup_steps": 0, "seed": 0}  # of whole numbers; others are at least 1
-MOST = {  # of whole numbers; others are at most 2**31 - 1. A seed and a step together fit into 64 bits
+MOST = {  # of whole numbers; others are at most MAX_COUNT. A seed and a step together fit into 64 bits
     "layers": 2**16,
     "heads": 2**16,
+    "kv_heads": 2**16,
     "hidden_size": MAX_IN_FEATURES,
     "intermediate_size": MAX_IN_FEATURES,
     "seed": 2**63 - 1,
 }
-LARGEST = 2**31 - 1
-LARGEST_FLOAT = 1e300
+MAX_COUNT = 2**31 - 1  # what a config.json may hold
+MAX_NUMBER = 1e300
 NOT_NEGATIVE = ("weight_decay", "final_learning_rate", "dropout")
 
 
@@ -71,11 +71,12 @@ class TrainSettings:
         for field in fields(self):
             value = getattr(self, field.name)
             if type(field.default) is int or (field.name == "kv_heads" and value is not None):
-                check_whole(field.name, value)
+                most = MOST.get(field.name, MAX_COUNT)
+                object.__setattr__(self, field.name, whole_number(field.name, value, LEAST.get(field.name, 1), most))
             elif type(field.default) is float:
-                check_number(field.name, value)
+                object.__setattr__(self, field.name, checked_real(field.name, value))
             elif type(field.default) is bool and type(value) is not bool:
-                raise InvalidInput(f"{field.name}: expected True or False, got {value!r}")
+                raise InvalidInput(f"{field.name}: expected True or False, got {show(value)}")
         self._check_sizes()
 
     def _check_sizes(self) -> None:
@@ -126,25 +127,9 @@ class TrainSettings:
         )
 
 
-def check_whole(name: str, value: Any) -> None:
-    """Raise InvalidInput unless a value is a whole number in its field's range."""
-    least, most = LEAST.get(name, 1), MOST.get(name, LARGEST)
-    if type(value) is not int or value < least:
-        raise InvalidInput(f"{name}: expected a whole number of at least {least}, got {shortened(value)}")
-    if value > most:
-        raise InvalidInput(f"{name}: expected a whole number of at most {most}, got {shortened(value)}")
-
-
-def check_number(name: str, value: Any) -> None:
-    """Raise InvalidInput unless a value is a finite number of its field's sign."""
-    above = "at least" if name in NOT_NEGATIVE else "above"
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not (value >= 0 if name in NOT_NEGATIVE else value > 0) or value > LARGEST_FLOAT:
-        raise InvalidInput(f"{name}: expected a finite number {above} 0, got {shortened(value)}")
-
-
-def shortened(value: Any) -> str:
-    """A value for an error: of a whole number that would fill pages, how long it is."""
-    if isinstance(value, int) and value.bit_length() > 128:
-        return f"a number of {value.bit_length()} bits"
-    return reprlib.repr(value)
+def checked_real(name: str, value: object) -> float:
+    """Return a setting as a float; InvalidInput where it is no finite number, or below its range."""
+    number, zero = as_real(value), name in NOT_NEGATIVE
+    if number is None or not (number >= 0 if zero else number > 0) or number > MAX_NUMBER:
+        raise InvalidInput(f"{name}: expected a finite number {'at least' if zero else 'above'} 0, got {show(value)}")
+    return number

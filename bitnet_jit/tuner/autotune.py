@@ -4,7 +4,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
@@ -14,16 +14,17 @@ from torch import nn
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
-from bitnet_jit.models.loading import check_device
+from bitnet_jit.models.device import check_device
 from bitnet_jit.ops import calls
 from bitnet_jit.ops.tuning.compiling import Compilers
 from bitnet_jit.ops.tuning.contenders import Contender, contenders
 from bitnet_jit.ops.tuning.tune import tune
 from bitnet_jit.ops.tuning.work import work_of
 from bitnet_jit.problem import Problem
+from bitnet_jit.runtime.arguments import as_real, as_whole, show, whole_number
 from bitnet_jit.runtime.cache import Tuned, recall
 from bitnet_jit.runtime.search import EFFORTS
-from bitnet_jit.tuner.problems import device_of, problems_of_model, problems_of_shapes
+from bitnet_jit.tuner.problems import MAX_ROWS, check_memory, device_of, problems_of_model, problems_of_shapes
 from bitnet_jit.tuner.report import Outcome, Report
 
 logger = logging.getLogger(__name__)
@@ -74,14 +75,15 @@ def autotune(
     'bit_linear'
     """
     start = time.monotonic()
-    check_options(rows, budget_seconds, effort)
-    deadline = start + (math.inf if budget_seconds is None else budget_seconds)
+    rows, seconds = checked_options(rows, budget_seconds, effort)
+    deadline = start + seconds
     place = find_device(model_or_shapes, device)
     found = (
         problems_of_model(model_or_shapes, rows)
         if isinstance(model_or_shapes, nn.Module)
         else problems_of_shapes(model_or_shapes, rows, place)
     )
+    check_memory(found, place)
     problems = sorted(found, key=lambda problem: -found[problem] * work_of(problem).weight)
     with bar() if progress else nullcontext(silent) as advance:
         try:
@@ -91,19 +93,24 @@ def autotune(
     return Report(tuple(outcomes), time.monotonic() - start)
 
 
-def check_options(rows: Any, budget_seconds: Any, effort: Any) -> None:
-    """Raise InvalidInput where an option cannot be meant."""
-    if not isinstance(rows, Sequence) or not rows or any(type(m) is not int or m < 1 for m in rows):
-        raise InvalidInput(f"rows: expected whole numbers of at least 1, got {rows!r}")
-    if budget_seconds is not None and not (isinstance(budget_seconds, int | float) and budget_seconds >= 0):
-        raise InvalidInput(f"budget_seconds: expected a number of at least 0 or None, got {budget_seconds!r}")
+def checked_options(rows: Any, budget_seconds: Any, effort: Any) -> tuple[tuple[int, ...], float]:
+    """Rows and budget as Python's numbers, the budget infinite for None; InvalidInput where one cannot be meant."""
+    if isinstance(rows, (str, bytes)) or not isinstance(rows, Iterable):
+        raise InvalidInput(f"rows: expected whole numbers of at least 1, got {show(rows)}")
+    numbers = [as_whole(m) for m in rows]
+    if not numbers or any(m is None or m < 1 for m in numbers):
+        raise InvalidInput(f"rows: expected whole numbers of at least 1, got {show(rows)}")
+    seconds = math.inf if budget_seconds is None else as_real(budget_seconds)
+    if seconds is None or not seconds >= 0:
+        raise InvalidInput(f"budget_seconds: expected a number of at least 0 or None, got {show(budget_seconds)}")
     if effort not in EFFORTS:
-        raise InvalidInput(f"effort: expected one of {', '.join(EFFORTS)}, got {effort!r}")
+        raise InvalidInput(f"effort: expected one of {', '.join(EFFORTS)}, got {show(effort)}")
+    return tuple(whole_number("rows", m, most=MAX_ROWS) for m in numbers), seconds
 
 
 def find_device(model_or_shapes: Any, device: torch.device | str | None) -> torch.device:
     """Where to tune. Raises InvalidInput where there is no such device, or the model is on another."""
-    wanted = None if device is None else check_device(device)
+    wanted = None if device is None else check_device(device, meta=isinstance(model_or_shapes, nn.Module))
     if not isinstance(model_or_shapes, nn.Module):
         return wanted or check_device("cuda:0" if torch.cuda.is_available() else "cpu")
     place = device_of(model_or_shapes)

@@ -7,15 +7,16 @@ import torch
 from torch import nn
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.models.loading import check_device
+from bitnet_jit.models.device import check_device
 from bitnet_jit.ops import calls
 from bitnet_jit.ops.tuning.contenders import Contender
 from bitnet_jit.ops.tuning.tune import tune
 from bitnet_jit.ops.tuning.work import Work, work_of
 from bitnet_jit.problem import Problem, rows_bucket
+from bitnet_jit.runtime.arguments import whole_number
 from bitnet_jit.runtime.dispatcher import Choice
 from bitnet_jit.tuner.ceilings import Ceilings, ceilings
-from bitnet_jit.tuner.problems import device_of, problems_of_model
+from bitnet_jit.tuner.problems import MAX_ROWS, check_memory, device_of, problems_of_model
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,7 @@ def explain(layer_or_problem: nn.Module | Problem, rows: int | None = None) -> E
     >>> found.choice.problem.op, found.microseconds > 0
     ('bit_linear', True)
     """
-    if rows is not None and (type(rows) is not int or rows < 1):
-        raise InvalidInput(f"rows: expected a whole number of at least 1 or None, got {rows!r}")
+    rows = None if rows is None else whole_number("rows", rows, most=MAX_ROWS, none=True)
     if isinstance(layer_or_problem, nn.Module):
         device = device_of(layer_or_problem)
         problems = list(problems_of_model(layer_or_problem, (rows or 1,)))
@@ -101,6 +101,7 @@ def explain(layer_or_problem: nn.Module | Problem, rows: int | None = None) -> E
         problems = [replace(layer_or_problem, rows=rows_bucket(rows or layer_or_problem.rows))]
     else:
         raise InvalidInput(f"layer_or_problem: expected a torch module or a Problem, got {layer_or_problem!r}")
+    check_memory(problems, device)
     return Explanations(explained(problem, device) for problem in problems)
 
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,11 @@ from bitnet_jit.nn.rms_norm import norm_inside
 from bitnet_jit.ops.calls import describe, dtype_name
 from bitnet_jit.ops.recording import recorded
 from bitnet_jit.problem import MAX_IN_FEATURES, Problem
+from bitnet_jit.runtime.arguments import as_whole, show
+from bitnet_jit.runtime.memory import check_fits
 
 Shape = tuple[int, int]
+MAX_ROWS = 2**31 - 1  # of inputs, and of weights
 
 
 def problems_of_model(model: nn.Module, rows: Sequence[int]) -> Counter[Problem]:
@@ -36,6 +39,14 @@ def problems_of_model(model: nn.Module, rows: Sequence[int]) -> Counter[Problem]
         else:
             run_layers(model, rows, device)
     return found
+
+
+def check_memory(problems: Iterable[Problem], device: torch.device) -> None:
+    """Raise InvalidInput where a problem's input, output and weight are beyond the memory of the device."""
+    for problem in problems:
+        num_bytes = problem.rows * (problem.in_features + problem.out_features)  # at least one byte each
+        weight = problem.out_features * problem.in_features // 5 if problem.layout else 0  # five codes a byte in t5
+        check_fits(f"rows, model_or_shapes: {problem}", num_bytes + weight, device.type)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -123,13 +134,16 @@ def problems_of_shapes(shapes: Any, rows: Sequence[int], device: torch.device) -
 def checked_shapes(shapes: Any) -> list[Shape]:
     """Raise InvalidInput unless these are pairs of whole numbers that a layer can have."""
     found = list(shapes) if isinstance(shapes, Sequence) and not isinstance(shapes, str) else [shapes]
+    checked: list[Shape] = []
     for shape in found:
-        whole = isinstance(shape, Sequence) and len(shape) == 2 and all(type(size) is int for size in shape)
-        if not whole or shape[0] < 1 or not 1 <= shape[1] <= MAX_IN_FEATURES:
+        pair = isinstance(shape, Sequence) and not isinstance(shape, (str, bytes)) and len(shape) == 2
+        outputs, inputs = map(as_whole, shape) if pair else (None, None)
+        if outputs is None or inputs is None or not 1 <= outputs <= MAX_ROWS or not 1 <= inputs <= MAX_IN_FEATURES:
             raise InvalidInput(
                 "model_or_shapes: expected an nn.Module, or (out_features, in_features) pairs with in_features up to "
-                f"{MAX_IN_FEATURES}, got {shape!r}"
+                f"{MAX_IN_FEATURES}, got {show(shape)}"
             )
+        checked.append((outputs, inputs))
     if not found:
         raise InvalidInput("model_or_shapes: expected at least one (out_features, in_features), got none")
-    return [(shape[0], shape[1]) for shape in found]
+    return checked

@@ -140,7 +140,10 @@ BAD = {
     "long": ({"input_ids": [1] * 1025}, "input_ids: 1025 tokens, .* room for 1024"),
     "full": ({"input_ids": [1] * 1020, "max_new_tokens": 5}, "max_new_tokens: expected 1 to 4, .* got 5"),
     "none": ({"max_new_tokens": 0}, "max_new_tokens: expected 1 to 1004, .* got 0"),
-    "no room": ({"input_ids": [1] * 1024}, "max_new_tokens: expected 1 to 0, .* got None"),
+    "no room": (
+        {"input_ids": [1] * 1024},
+        "input_ids: a prompt of 1024 tokens fills the model's context of 1024, so that no token",
+    ),
     "half": ({"max_new_tokens": 2.5}, "max_new_tokens: .* got 2.5"),
     "cold": ({"temperature": -1.0}, "temperature: .* got -1.0"),
     "nan": ({"temperature": float("nan")}, "temperature: .* got nan"),

@@ -1,0 +1,62 @@
+"""Standard streams that may be closed, full, or unable to show a character: no reason for a traceback."""
+
+import contextlib
+import io
+import os
+import sys
+from typing import TextIO
+
+# a stdout that is closed becomes one that refuses to be written to, as a closed one does: the text would be lost
+CLOSED = (("stdin", os.O_RDONLY, "r"), ("stdout", os.O_RDONLY, "w"), ("stderr", os.O_WRONLY, "w"))
+
+
+def open_streams() -> None:
+    """Fill the places of closed streams, so that no other file gets their numbers; characters may become "?"."""
+    for name, flags, mode in CLOSED:
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.open(os.devnull, flags), mode, encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows "?"
+
+
+def write(text: str) -> None:
+    """Write a part of the result to stdout at once, in stdout's own encoding: typer.echo takes ASCII for a mistake."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def tell(text: str) -> None:
+    """Write one line to stderr; where nobody can read it, that is no error."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """Write a text to stderr as one line."""
+    tell(" ".join(text.split()))
+
+
+def describe(error: OSError) -> str:
+    """Return what the system refused, in words; an error that names no file is of a stream."""
+    words = error.strerror or str(error)
+    return f"cannot write: {words}" if error.filename is None else f"{error.filename}: {words}"
+
+
+def is_writable(stream: TextIO) -> bool:
+    """Whether what a stream still holds can be written."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):  # ValueError: it has been closed
+        return False
+    return True
+
+
+def discard() -> None:
+    """Forget what cannot be written, which the interpreter would try again, and complain, when it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        if not is_writable(stream):
+            with contextlib.suppress(OSError, ValueError):
+                sink = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(sink, stream.fileno())
+                os.close(sink)
