@@ -1,6 +1,6 @@
-"""`python -m bitnet_jit`: the command `bitnet-jit`."""
+"""`python -m bitnet_jit`: the command `bitnet-jit`, by the entry point that pyproject.toml names for it."""
 
-from bitnet_jit.cli import main
+import pkgutil
 
 if __name__ == "__main__":
-    main()
+    pkgutil.resolve_name("bitnet_jit.cli:main")()

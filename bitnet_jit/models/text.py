@@ -24,7 +24,7 @@ def encode_prompt(decoder: Decoder, prompt: str) -> tuple[Tokenizer, list[int]]:
     if not prompt:
         raise InvalidInput("prompt: expected at least one character, got ''")
     tokens = decoder.tokenizer.encode(prompt)
-    if not tokens:
+    if not tokens or tokens == decoder.tokenizer.encode(""):  # such as <s> alone, which stands before every text
         raise InvalidInput(f"prompt: the model's tokenizer makes no token of {show(prompt)}")
     if max(tokens) >= decoder.config.vocab_size:
         raise InvalidInput(

@@ -59,7 +59,7 @@ class LoraLinear(nn.Module):
         super().__init__()
         if not isinstance(base, PackedBitLinear):
             raise InvalidInput(f"base: expected a PackedBitLinear, got {type(base).__name__}")
-        r, alpha, dropout = checked_numbers(r, alpha, dropout)
+        r, alpha, dropout = check_numbers(r, alpha, dropout)
         self.in_features, self.out_features = base.in_features, base.out_features
         self.r, self.alpha, self.dropout = r, alpha, dropout
         self.scaling = alpha / r
@@ -84,7 +84,7 @@ class LoraLinear(nn.Module):
         return f"r={self.r}, alpha={self.alpha:g}, dropout={self.dropout:g}"
 
 
-def checked_numbers(r: int, alpha: float, dropout: float) -> tuple[int, float, float]:
+def check_numbers(r: int, alpha: float, dropout: float) -> tuple[int, float, float]:
     """The numbers of an adapter, as Python's own; InvalidInput where one is out of range."""
     rank = whole_number("r", r, most=MAX_IN_FEATURES)
     scale, share = as_real(alpha), as_real(dropout)
@@ -128,7 +128,7 @@ def add_lora(
     >>> sorted(lora_state_dict(model)), sum(p.numel() for p in model.parameters() if p.requires_grad)
     (['0.lora_A.weight', '0.lora_B.weight'], 96)
     """
-    r, alpha, dropout = checked_numbers(r, alpha, dropout)
+    r, alpha, dropout = check_numbers(r, alpha, dropout)
     chosen = choose(model, include, exclude)
     kept = {id(p) for layer in lora_layers(model).values() for p in (layer.lora_A.weight, layer.lora_B.weight)}
 

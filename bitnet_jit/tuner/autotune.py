@@ -75,7 +75,7 @@ def autotune(
     'bit_linear'
     """
     start = time.monotonic()
-    rows, seconds = checked_options(rows, budget_seconds, effort)
+    rows, seconds = check_options(rows, budget_seconds, effort)
     deadline = start + seconds
     place = find_device(model_or_shapes, device)
     found = (
@@ -93,7 +93,7 @@ def autotune(
     return Report(tuple(outcomes), time.monotonic() - start)
 
 
-def checked_options(rows: Any, budget_seconds: Any, effort: Any) -> tuple[tuple[int, ...], float]:
+def check_options(rows: Any, budget_seconds: Any, effort: Any) -> tuple[tuple[int, ...], float]:
     """Rows and budget as Python's numbers, the budget infinite for None; InvalidInput where one cannot be meant."""
     if isinstance(rows, (str, bytes)) or not isinstance(rows, Iterable):
         raise InvalidInput(f"rows: expected whole numbers of at least 1, got {show(rows)}")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))  # the folder is no package
-from tokenizer_files import KINDS, SPECIAL, byte_level, llama
+from tokenizer_files import KINDS, SPECIAL, add_tokens, byte_level, llama
 
 import bitnet_jit
 from bitnet_jit.errors import CheckpointError, InvalidInput
@@ -192,9 +192,12 @@ def test_a_text_that_makes_no_token_is_refused(model):
 
     library = Tokenizer(models.BPE({"a": 0}, []))
     library.normalizer = normalizers.Strip()
-    decoder = model(library)
-    with pytest.raises(InvalidInput, match="prompt: the model's tokenizer makes no token of '  '"):
-        stream_text(decoder, "  ")
+    for number in range(2):
+        decoder = model(library, name=f"model {number}")
+        with pytest.raises(InvalidInput, match="prompt: the model's tokenizer makes no token of '  '"):
+            stream_text(decoder, "  ")
+        add_tokens(library)  # <s> before every text makes a text of nothing no prompt
+    assert len(list(stream_text(decoder, "<s>", 1))) == 2
 
 
 def test_a_file_without_a_token_for_a_text_is_told_in_words(write):
