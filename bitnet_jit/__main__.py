@@ -1,6 +1,6 @@
-"""`python -m bitnet_jit`: the command `bitnet-jit`, by the entry point that pyproject.toml names for it."""
+"""`python -m bitnet_jit`: the command `bitnet-jit`."""
 
-import pkgutil
+from bitnet_jit.cli import main
 
 if __name__ == "__main__":
-    pkgutil.resolve_name("bitnet_jit.cli:main")()
+    main()

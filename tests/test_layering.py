@@ -10,7 +10,8 @@ import bitnet_jit
 ROOT = Path(bitnet_jit.__file__).parent
 
 LAYERS = (  # the highest first; names in one row do not import one another
-    {"cli", "__main__"},
+    {"__main__"},
+    {"cli"},
     {"integrations"},
     {"engine"},
     {"tuner", "training"},
