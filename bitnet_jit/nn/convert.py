@@ -10,6 +10,7 @@ from torch import nn
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.nn import checks
 from bitnet_jit.nn.bit_linear import BitLinear
+from bitnet_jit.nn.fast_path import leave_fast_paths
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import INSIDE, RMSNorm
 from bitnet_jit.quant.weight import EPS
@@ -69,6 +70,7 @@ def convert(
         module.__class__ = BitLinear
         if use_rms_norm:
             module.add_module(INSIDE, norms[id(module)])
+    leave_fast_paths(model)
     return model
 
 
@@ -143,6 +145,7 @@ def replace(model: nn.Module, kinds: tuple[type[nn.Module], ...], make: Callable
             return made[id(module)]
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, made[id(module)])
+    leave_fast_paths(model)
     return model
 
 

@@ -1,0 +1,51 @@
+"""torch's encoders read the weights of their linear layers without calling the layers; ternary ones have to be called.
+
+nn.TransformerEncoderLayer in eval mode hands linear1.weight and linear2.weight to one fused kernel, unless its
+`activation_relu_or_gelu` is 0; nn.TransformerEncoder with a padding mask makes a nested tensor for such layers, unless
+its `use_nested_tensor` is False. Copies of these classes in other packages have the same attributes. They are set once,
+when a ternary layer comes into the model: no call of a layer takes longer, and copies and pickles keep them.
+"""
+
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
+
+from bitnet_jit.errors import InvalidInput
+
+FUSED_ACTIVATION = "activation_relu_or_gelu"  # of an encoder layer: which of them its fused kernel has, 0 is none
+NESTED = "use_nested_tensor"  # of an encoder: whether padding becomes a nested tensor
+
+
+class Called:
+    """Joins the layers whose output is right only where they are called."""
+
+
+def leave_fast_paths(model: nn.Module) -> None:
+    """Have every encoder of a model call those of its layers that have to be called."""
+    for module in model.modules():
+        if FUSED_ACTIVATION in vars(module) and any(isinstance(child, Called) for child in module.children()):
+            setattr(module, FUSED_ACTIVATION, 0)
+        if NESTED in vars(module) and any(isinstance(part, Called) for part in module.modules()):
+            setattr(module, NESTED, False)
+
+
+def on_registration(parent: nn.Module, name: str, child: Any) -> None:
+    """What torch calls when a module becomes part of another: the layer that is assigned by hand is called, too.
+
+    Raises:
+        InvalidInput: the parent is torch's attention, which never calls `out_proj`.
+    """
+    if not isinstance(child, Called):
+        return
+    if FUSED_ACTIVATION in vars(parent):
+        setattr(parent, FUSED_ACTIVATION, 0)
+    attends = isinstance(parent, nn.MultiheadAttention) and type(parent).forward is nn.MultiheadAttention.forward
+    if attends and name == "out_proj" and isinstance(child, nn.Linear):
+        raise InvalidInput(
+            f"out_proj: nn.MultiheadAttention reads its weight and never calls it, so a {type(child).__name__} there "
+            "would compute with its weight of floats; use an attention that calls its output projection"
+        )
+
+
+register_module_module_registration_hook(on_registration)
