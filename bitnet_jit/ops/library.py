@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 LIBRARY = torch.library.Library("bitnet_jit", "DEF")
 AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
@@ -36,7 +37,9 @@ def define(
         schema: the op and its arguments, as `torch.library` writes them.
         implementation: computes on any device; the arguments are positional.
         fake: computes shapes and dtypes only.
-        function: the op's autograd twin, whose apply takes the op's arguments.
+        function: the op's autograd twin: its `apply` takes the op's arguments and gives the op's output, first of
+            all; its `surrogate` takes them, too, and computes by torch's own operations what has the op's derivatives,
+            of every order and direction.
         autocast: whether the first argument is cast to autocast's dtype, as nn.Linear does with its input.
     """
     name = schema.partition("(")[0]
@@ -107,7 +110,7 @@ def tensor_positions(overload) -> tuple[int, ...]:
 
 
 def in_force() -> bool:
-    """Whether something wants to see every op: a mode, a transform, a tracer, the profiler, autocast."""
+    """Whether something wants to see every op: a mode, a transform, a tracer, the profiler, autocast, forward AD."""
     return bool(
         num_dispatch_modes()
         or num_function_modes()
@@ -115,6 +118,7 @@ def in_force() -> bool:
         or tracing_state() is not None
         or profiling()
         or autocasting()
+        or forward_ad._current_level >= 0
     )
 
 
@@ -124,13 +128,33 @@ def autograd_kernel(overload, implementation, function) -> Callable[..., Any]:
     tensors = tensor_positions(overload)
 
     def kernel(keyset, *args):
+        if transform() is not None or forward_ad._current_level >= 0:
+            if (grad_enabled() and any_requires_grad(args, tensors)) or any_tangent(args, tensors):
+                return with_derivatives(overload, function.surrogate, args)
+            return overload.redispatch(keyset & after_autograd, *args)
         if grad_enabled() and any_requires_grad(args, tensors):
-            return function.apply(*args)
+            made = function.apply(*args)
+            return made[0] if type(made) is tuple else made
         if all_plain(args, tensors) and not num_dispatch_modes() and not args[0].is_meta:
             return implementation(*args)
         return overload.redispatch(keyset & after_autograd, *args)
 
     return kernel
+
+
+def any_tangent(args: tuple[Any, ...], positions: tuple[int, ...]) -> bool:
+    """Whether one of the tensors at those positions carries a derivative forward."""
+    if forward_ad._current_level < 0:
+        return False
+    tensors = (args[position] for position in positions)
+    return any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+
+
+def with_derivatives(overload, surrogate: Callable[..., torch.Tensor], args: tuple[Any, ...]) -> torch.Tensor:
+    """The op's own output, to the bit, with the derivatives of its surrogate: for torch.func and forward AD."""
+    y: torch.Tensor = overload(*(arg.detach() if isinstance(arg, torch.Tensor) else arg for arg in args))
+    like = surrogate(*args)
+    return y + (like - like.detach())
 
 
 def autocast_kernel(overload, key: str, cast_device: str | None) -> Callable[..., Any]:

@@ -1,6 +1,7 @@
 """`bit_linear`, `quantized_linear` and `ternary_matmul` as torch sees them."""
 
 import torch
+from torch.nn import functional as F
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
@@ -177,6 +178,14 @@ class BitLinearFunction(torch.autograd.Function):
         ctx.bias_dtype = None if bias is None else bias.dtype
         with torch._C._AutoDispatchBelowAutograd():
             return torch.ops.bitnet_jit.bit_linear(x, w_packed, w_scale, bias, *options)
+
+    @staticmethod
+    def surrogate(x, w_packed, w_scale, bias, out_features, layout, group_size, activation):
+        check_frozen(w_scale)
+        w = torch.ops.bitnet_jit.dequantize_weight(
+            w_packed, w_scale, x.shape[-1], out_features, layout, group_size, x.dtype
+        )
+        return F.linear(x, w, None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     def backward(ctx, dy):

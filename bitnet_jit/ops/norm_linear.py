@@ -6,11 +6,18 @@ x is normalized and quantized in one pass: codes are made of the norm's float32 
 """
 
 import torch
-from torch.autograd.function import once_differentiable
 
+from bitnet_jit.kernels.torch.norm import norm_gradients as differentiable
 from bitnet_jit.ops.library import define, eager
-from bitnet_jit.ops.linear import bias_gradient, bit_linear, check_frozen, check_options, quantized_linear
-from bitnet_jit.ops.norm import rms_norm, rms_norm_quantize
+from bitnet_jit.ops.linear import (
+    BitLinearFunction,
+    bias_gradient,
+    bit_linear,
+    check_frozen,
+    check_options,
+    quantized_linear,
+)
+from bitnet_jit.ops.norm import RmsNormFunction, rms_norm, rms_norm_quantize
 
 
 def rms_norm_bit_linear(x, weight, eps, w_packed, w_scale, bias, out_features, layout, group_size, activation):
@@ -45,14 +52,18 @@ class RmsNormBitLinearFunction(torch.autograd.Function):
             return torch.ops.bitnet_jit.rms_norm_bit_linear(x, weight, eps, w_packed, w_scale, bias, *options)
 
     @staticmethod
-    @once_differentiable
+    def surrogate(x, weight, eps, *layer):
+        return BitLinearFunction.surrogate(RmsNormFunction.surrogate(x, weight, eps), *layer)
+
+    @staticmethod
     def backward(ctx, dy):
         x, weight, w_packed, w_scale = ctx.saved_tensors
         out_features, layout, group_size, _ = ctx.options
         dx = dweight = dbias = None
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
             inner = input_grad(dy, w_packed, w_scale, x.shape[-1], out_features, layout, group_size)
-            dx, dweight = norm_gradients(inner, x, weight, ctx.eps)
+            of_norm = differentiable if torch.is_grad_enabled() else norm_gradients
+            dx, dweight = of_norm(inner, x, weight, ctx.eps)
         if ctx.needs_input_grad[5]:
             dbias = bias_gradient(dy, ctx.bias_dtype)
         return dx, dweight, None, None, None, dbias, None, None, None, None
