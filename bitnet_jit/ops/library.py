@@ -37,9 +37,8 @@ def define(
         schema: the op and its arguments, as `torch.library` writes them.
         implementation: computes on any device; the arguments are positional.
         fake: computes shapes and dtypes only.
-        function: the op's autograd twin: its `apply` takes the op's arguments and gives the op's output, first of
-            all; its `surrogate` takes them, too, and computes by torch's own operations what has the op's derivatives,
-            of every order and direction.
+        function: the op's autograd twin, whose apply takes the op's arguments; its `surrogate` takes them, too, and
+            computes by torch's own operations something that has the derivatives, of every order and direction.
         autocast: whether the first argument is cast to autocast's dtype, as nn.Linear does with its input.
     """
     name = schema.partition("(")[0]
@@ -133,8 +132,7 @@ def autograd_kernel(overload, implementation, function) -> Callable[..., Any]:
                 return with_derivatives(overload, function.surrogate, args)
             return overload.redispatch(keyset & after_autograd, *args)
         if grad_enabled() and any_requires_grad(args, tensors):
-            made = function.apply(*args)
-            return made[0] if type(made) is tuple else made
+            return function.apply(*args)
         if all_plain(args, tensors) and not num_dispatch_modes() and not args[0].is_meta:
             return implementation(*args)
         return overload.redispatch(keyset & after_autograd, *args)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels.torch.norm import norm_gradients as differentiable_norm_gradients
 from bitnet_jit.kernels.torch.norm import norm_rows
-from bitnet_jit.ops.library import define, eager
+from bitnet_jit.ops.library import PLAIN, define, eager, num_dispatch_modes
 from bitnet_jit.ops.linear import FLOATS, bias_gradient, check_bias, check_others, quantized_linear
 from bitnet_jit.ops.norm import quantize_activation, rms_norm_quantize
 from bitnet_jit.ops.scratch import scratch
@@ -70,6 +70,17 @@ def fake_bit_linear_train_weight_grad(dy, x, dtype):
     return dy.new_empty((dy.shape[-1], x.shape[-1]), dtype=dtype)
 
 
+def stand_in(x):
+    """A tensor of x's shape without x's memory, whose gradient is one of x; None while x is traced, for graphs of
+    torch.compile have no second derivatives."""
+    if type(x) not in PLAIN or num_dispatch_modes():
+        return None
+    with torch.enable_grad():
+        (same,) = x.unsafe_chunk(1)  # the cheapest of torch's operations that passes gradients on and makes no view
+    same.data = x.new_empty_strided(x.shape, (0,) * x.dim())
+    return same
+
+
 class StraightThrough(torch.autograd.Function):
     """Values that count as another tensor in every derivative; what that one holds does not matter."""
 
@@ -84,11 +95,7 @@ class StraightThrough(torch.autograd.Function):
 
 
 class BitLinearTrainFunction(torch.autograd.Function):
-    """The straight-through estimator; it quantizes once and keeps the codes.
-
-    The second output stands for x where a second derivative is asked for: a tensor of x's shape without memory, whose
-    gradient is one of x. So x itself need not be kept.
-    """
+    """The straight-through estimator; it quantizes once and keeps the codes."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, norm_weight, eps, *revision):
@@ -102,15 +109,13 @@ class BitLinearTrainFunction(torch.autograd.Function):
         inward = ctx.needs_input_grad[0] or ctx.needs_input_grad[3]
         kept_w = (w_packed, w_scale) if inward else (None, None)
         kept_norm = (x, norm_weight) if inward and norm_weight is not None else (None, None)
-        anchor = None
-        if ctx.needs_input_grad[0] and ctx.needs_input_grad[1] and norm_weight is None:
-            anchor = x.new_empty_strided(x.shape, (0,) * x.dim())
-        ctx.save_for_backward(*kept_x, *kept_w, *kept_norm, anchor)
-        ctx.set_materialize_grads(False)
-        ctx.weight = weight if inward and ctx.needs_input_grad[1] else None  # its values may change meanwhile
+        ctx.save_for_backward(*kept_x, *kept_w, *kept_norm)
+        # for second derivatives: what the gradients depend on, whose values may have changed when they are asked for
+        ctx.weight = weight if inward and ctx.needs_input_grad[1] else None
+        ctx.x = stand_in(x) if ctx.needs_input_grad[0] and ctx.needs_input_grad[1] and norm_weight is None else None
         ctx.layout, ctx.in_features, ctx.weight_dtype = layout, weight.shape[1], weight.dtype
         ctx.bias_dtype, ctx.eps, ctx.others = None if bias is None else bias.dtype, eps, len(revision)
-        return y, anchor
+        return y
 
     @staticmethod
     def surrogate(x, weight, bias, norm_weight, eps, *revision):
@@ -127,21 +132,15 @@ class BitLinearTrainFunction(torch.autograd.Function):
         return F.linear(x_hat, w_hat, None if bias is None else bias.to(x.dtype))
 
     @staticmethod
-    def backward(ctx, dy, danchor):
-        x_q, x_scale, w_packed, w_scale, x, norm_weight, _ = ctx.saved_tensors
-        dx = dw = dbias = dnorm = None
-        if dy is None:  # on its way through a second derivative
-            return danchor, None, None, None, None, *(None,) * ctx.others
+    def backward(ctx, dy):
         if torch.is_grad_enabled():
-            dx, dw, dbias, dnorm = differentiable_gradients(ctx, dy)
-            dx = dx if danchor is None else danchor if dx is None else dx + danchor
-            return dx, dw, dbias, dnorm, None, *(None,) * ctx.others
+            return *differentiable_gradients(ctx, dy), None, *(None,) * ctx.others
+        x_q, x_scale, w_packed, w_scale, x, norm_weight = ctx.saved_tensors
+        dx = dw = dbias = dnorm = None
         if w_packed is not None:
             dx = input_grad(dy, w_packed, w_scale, ctx.in_features, dy.shape[-1], ctx.layout, 0)
         if norm_weight is not None:
             dx, dnorm = norm_gradients(dx, x, norm_weight, ctx.eps)
-        if danchor is not None:
-            dx = dx + danchor
         if ctx.needs_input_grad[1]:
             dw = weight_grad(dy, floats(x_q, x_scale, dy.dtype), ctx.weight_dtype)
         if ctx.needs_input_grad[2]:
@@ -151,8 +150,11 @@ class BitLinearTrainFunction(torch.autograd.Function):
 
 def differentiable_gradients(ctx, dy):
     """The same gradients by torch's operations, as functions of dY, x, the weight and the norm's: create_graph=True."""
-    x_q, x_scale, w_packed, w_scale, x, norm_weight, anchor = ctx.saved_tensors
+    x_q, x_scale, w_packed, w_scale, x, norm_weight = ctx.saved_tensors
     dx = dw = dbias = dnorm = None
+    counts_as = ctx.x
+    if counts_as is None and norm_weight is None and w_packed is not None and x_q is not None:
+        raise InvalidInput("x: no second derivatives were prepared for, as the forward pass was traced; run it eagerly")
     if w_packed is not None:
         w = torch.ops.bitnet_jit.dequantize_weight(
             w_packed, w_scale, ctx.in_features, dy.shape[-1], ctx.layout, 0, dy.dtype
@@ -160,10 +162,10 @@ def differentiable_gradients(ctx, dy):
         dx = dy @ (w if ctx.weight is None else StraightThrough.apply(w, ctx.weight))
     if norm_weight is not None:
         dx, dnorm = differentiable_norm_gradients(dx, x, norm_weight, ctx.eps)
-        anchor = norm_rows(x.float(), norm_weight, ctx.eps)
+        counts_as = norm_rows(x.float(), norm_weight, ctx.eps)
     if ctx.needs_input_grad[1]:
         rows = floats(x_q, x_scale, dy.dtype)
-        rows = rows if anchor is None else StraightThrough.apply(rows, anchor)
+        rows = rows if counts_as is None else StraightThrough.apply(rows, counts_as)
         dw = (dy.reshape(-1, dy.shape[-1]).T @ rows.reshape(-1, ctx.in_features)).to(ctx.weight_dtype)
     if ctx.needs_input_grad[2]:
         dbias = bias_gradient(dy, ctx.bias_dtype)
