@@ -4,7 +4,7 @@
     model = get_peft_model(bitnet_jit.patch(model), config)
 
 The layer is peft's own LoRA of a linear layer; what differs is the merge, for the sum of a ternary weight and an update
-is not ternary. It rounds as `bitnet_jit.merge_lora` does, and keeps the old layer, so that unmerging is exact. The hook
+is not ternary. `target_modules="all-linear"` takes packed layers, too. The merge rounds as `bitnet_jit.merge_lora` does, and keeps the old layer, so that unmerging is exact. The hook
 is no part of what peft saves of a config: `PeftModel.from_pretrained` needs `config=register(...)` again.
 """
 
@@ -47,11 +47,14 @@ def register(config: "LoraConfig") -> "LoraConfig":
     import peft
     from peft import LoraConfig
 
+    from bitnet_jit.integrations.peft_targets import find_packed_layers
+
     if tuple(map(int, peft.__version__.split(".")[:2])) < OLDEST:
         raise ImportError(f"peft: expected version {'.'.join(map(str, OLDEST))} or newer, found {peft.__version__}")
     if not isinstance(config, LoraConfig):
         raise InvalidInput(f"config: expected a peft.LoraConfig, got {type(config).__name__}")
     config._register_custom_module({PackedBitLinear: layer_class()})
+    find_packed_layers()
     return config
 
 
