@@ -30,6 +30,10 @@ FUSED = "bitnet_jit.models."  # classes that hand the weights of their layers to
 class Factor(nn.Linear):
     """One of the two small matrices; a class of its own, so that `convert` makes no ternary layer of it."""
 
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """(..., in_features) -> (..., out_features) of the input's dtype, whatever the weight's is."""
+        return F.linear(input, self.weight.to(input.dtype))
+
 
 class LoraLinear(ReadsDense, nn.Module):
     """A frozen `PackedBitLinear` and trainable low-rank factors beside it.
@@ -78,8 +82,7 @@ class LoraLinear(ReadsDense, nn.Module):
         if (norm := norm_inside(self.base)) is not None:
             x = norm(x)
         dropped = F.dropout(x, self.dropout, self.training) if self.dropout else x
-        hidden = F.linear(dropped, self.lora_A.weight.to(x.dtype))
-        return torch.add(y, F.linear(hidden, self.lora_B.weight.to(x.dtype)), alpha=self.scaling)
+        return torch.add(y, self.lora_B(self.lora_A(dropped)), alpha=self.scaling)
 
     @property
     def weight_dtype(self) -> torch.dtype:  # type: ignore[override]
