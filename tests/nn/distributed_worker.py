@@ -33,7 +33,6 @@ from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FullyShardedDataParallel,
     MixedPrecisionPolicy,
-    StateDictType,
     fully_shard,
 )
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
@@ -244,8 +243,8 @@ def wrapped_lora(model, device, wrap):
         return DistributedDataParallel(model)
     ignored = packed_parameters(model)
     if wrap == "fsdp1":
-        mesh = init_device_mesh(device.type, (WORLD,))
-        return FullyShardedDataParallel(model, use_orig_params=True, ignored_states=ignored, device_mesh=mesh)
+        # named, a CPU is taken: otherwise torch looks for an accelerator
+        return FullyShardedDataParallel(model, use_orig_params=True, ignored_states=ignored, device_id=device)
     parts = [module for module in model.modules() if isinstance(module, nn.Linear)] if wrap == "factors" else [*model]
     for part in (*parts, model):
         fully_shard(part, mesh=init_device_mesh(device.type, (WORLD,)), ignored_params=ignored)
@@ -262,8 +261,8 @@ def lora_on_the_same_rows(device, wrap, autocast=False):
     found = train_lora(model, run.parameters(), lambda: loss_of(run, x, target, autocast))
     assert_same(found, expected)
     if wrap == "fsdp1":
-        with FullyShardedDataParallel.state_dict_type(run, StateDictType.FULL_STATE_DICT):
-            state = run.state_dict()
+        with FullyShardedDataParallel.summon_full_params(run):
+            state = {name: whole(tensor) for name, tensor in run.module.state_dict().items()}
     else:
         state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
     gathered = adapted(device)

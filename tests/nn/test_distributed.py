@@ -144,8 +144,6 @@ def test_fsdp_on_the_same_rows_is_training_in_one_process(workers, options):
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("wrap", ["ddp", "fsdp1", "fsdp2", "factors"])
 def test_lora_on_the_same_rows_is_training_in_one_process(workers, wrap, autocast):
-    if wrap == "fsdp1" and workers.device == "cpu":
-        pytest.skip("FSDP1 refuses CPUs without an accelerator")
     workers.check("lora_on_the_same_rows", wrap=wrap, autocast=autocast)
 
 
