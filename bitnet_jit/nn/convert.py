@@ -17,7 +17,10 @@ from bitnet_jit.quant.weight import EPS
 
 Model = TypeVar("Model", bound=nn.Module)
 
-OUTPUT_HEADS = ("lm_head", "*.lm_head")  # BitNet keeps embeddings and the output head in full precision
+LEFT = (
+    *("lm_head", "*.lm_head"),  # BitNet keeps embeddings and the output head in full precision
+    *("dt_proj", "*.dt_proj"),  # Mamba's blocks multiply by its weight and never call it
+)
 
 
 def convert(
@@ -35,7 +38,8 @@ def convert(
     Args:
         model: any module.
         include: shell patterns (`*`, `?`, `[...]`) of qualified names, such as "layers.*.mlp.*"; None takes all.
-        exclude: patterns of names to leave alone, even where `include` takes them; None leaves heads named "lm_head".
+        exclude: patterns of names to leave alone, even where `include` takes them; None leaves heads named "lm_head",
+            and layers named "dt_proj", whose weight Mamba's blocks read without calling them.
         use_rms_norm: whether each converted layer normalizes its input, which makes fine-tuning a dense model to
             ternary weights steadier (arXiv 2505.08823); the norms' weights are new parameters.
         rms_norm_eps: of those norms.
@@ -52,7 +56,7 @@ def convert(
     ['BitLinear', 'ReLU', 'Linear']
     """
     layers = {name: module for name, module in model.named_modules(remove_duplicate=False) if type(module) is nn.Linear}
-    left = matching(layers, exclude, "exclude") if exclude is not None else matching_any(layers, OUTPUT_HEADS)
+    left = matching(layers, exclude, "exclude") if exclude is not None else matching_any(layers, LEFT)
     taken = set(layers) if include is None else matching(layers, include, "include")
     left_ids = {id(layers[name]) for name in left}
     chosen = [layers[name] for name in layers if name in taken and id(layers[name]) not in left_ids]

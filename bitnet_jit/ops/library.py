@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
+from bitnet_jit.ops.nested import on_all_rows
+
 LIBRARY = torch.library.Library("bitnet_jit", "DEF")
+NESTED_DEVICES = ("CPU", "CUDA")
 AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 Watcher = Callable[[str, tuple[Any, ...]], None]
 WATCHER: ContextVar[Watcher | None] = ContextVar("watcher", default=None)  # sees ops whose tensors have no values
@@ -52,6 +55,8 @@ def define(
         LIBRARY.impl(name, autocast_kernel(overload, key, device_type if autocast else None), key)
     if function is not None:
         LIBRARY.impl(name, autograd_kernel(overload, implementation, function), "Autograd", with_keyset=True)
+        for device_type in NESTED_DEVICES:  # in inference mode there is no autograd kernel on the way
+            LIBRARY.impl(name, lambda *args: on_all_rows(overload, args), f"NestedTensor{device_type}")
 
 
 def watched(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,7 +81,8 @@ def eager(name: str) -> Callable[..., Any]:
     tensors = tensor_positions(overload)
 
     def call(*args):
-        if compiling() or in_force() or not all_plain(args, tensors) or args[0].is_meta:
+        x = args[0]
+        if compiling() or in_force() or not all_plain(args, tensors) or x.is_meta or x.is_nested:
             return overload(*args)
         if grad_enabled() and any_requires_grad(args, tensors):
             return overload(*args)
@@ -127,6 +133,8 @@ def autograd_kernel(overload, implementation, function) -> Callable[..., Any]:
     tensors = tensor_positions(overload)
 
     def kernel(keyset, *args):
+        if args[0].is_nested:
+            return on_all_rows(overload, args)
         if transform() is not None or forward_ad._current_level >= 0:
             if (grad_enabled() and any_requires_grad(args, tensors)) or any_tangent(args, tensors):
                 return with_derivatives(overload, function.surrogate, args)
