@@ -30,7 +30,7 @@ def usual(tmp_path_factory):
     return computed("none", "float32", tmp_path_factory.mktemp("usual") / "folder")
 
 
-@pytest.mark.parametrize("device, dtype", [("meta", "float64"), ("meta", "bfloat16")])
+@pytest.mark.parametrize(("device", "dtype"), [("meta", "float64"), ("meta", "bfloat16")])
 def test_defaults_change_no_number(usual, tmp_path, device, dtype):
     found = computed(device, dtype, tmp_path / "folder")
     assert found == usual

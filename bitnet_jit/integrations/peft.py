@@ -4,8 +4,9 @@
     model = get_peft_model(bitnet_jit.patch(model), config)
 
 The layer is peft's own LoRA of a linear layer; what differs is the merge, for the sum of a ternary weight and an update
-is not ternary. `target_modules="all-linear"` takes packed layers, too. The merge rounds as `bitnet_jit.merge_lora` does, and keeps the old layer, so that unmerging is exact. The hook
-is no part of what peft saves of a config: `PeftModel.from_pretrained` needs `config=register(...)` again.
+is not ternary. It rounds as `bitnet_jit.merge_lora` does, and keeps the old layer, so that unmerging is exact. The hook
+is no part of what peft saves of a config: `PeftModel.from_pretrained` needs `config=register(...)` again. A registered
+config's `target_modules="all-linear"` means packed layers, too (peft_targets.py).
 """
 
 import logging

@@ -38,8 +38,7 @@ REFUSALS = {  # what never becomes an operation, and would be lost or would read
     },
 }
 SETTERS = {  # refused unless the value is None or False, which says what is so already
-    torch.Tensor.grad.__set__: "setting .grad",  # type: ignore[attr-defined]
-    torch.Tensor.requires_grad.__set__: "setting .requires_grad",  # type: ignore[attr-defined]
+    **{getattr(torch.Tensor, name).__set__: f"setting .{name}" for name in ("grad", "requires_grad")},
     torch.Tensor.requires_grad_: "requires_grad_()",
 }
 
@@ -95,7 +94,7 @@ class DenseWeight(torch.Tensor):
             return func(*args, **kwargs)
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run an operation on the values; its views are as frozen as they are."""
@@ -152,7 +151,7 @@ class ReadsDense(Called):
         return DenseWeight(self._dense, (self.out_features, self.in_features), self.weight_dtype, self._place())
 
     @weight.setter
-    def weight(self, value: Any) -> None:
+    def weight(self, value: Any) -> None:  # noqa: ARG002  whatever it is
         raise InvalidInput(REFUSED.format(what=f"setting the weight of a {type(self).__name__}"))
 
     def register_parameter(self, name: str, param: Any) -> None:

@@ -54,6 +54,8 @@ class PackedBitLinear(ReadsDense, nn.Module):
             and becomes `dequantize()` when an operation reads it (see `dense_weight.py`).
         weight_dtype: of `weight`; `.to(dtype)` and its kin change it, as they would that of a float weight.
 
+    FSDP takes no scalar such as a scale of a whole weight: it has to ignore `bitnet_jit.nn.packed_parameters(model)`.
+
     Raises:
         InvalidInput: an argument is out of range or does not go with another.
 
@@ -217,9 +219,11 @@ class PackedBitLinear(ReadsDense, nn.Module):
         return dequantize_weight(*self.unpack(), self.group_size)
 
     def _dense(self) -> torch.Tensor:
+        if self._awaits_device:
+            self._leave_meta()
         options = (self.in_features, self.out_features, self.layout, self.group_size)
         dtype = self.weight_dtype if self.weight_dtype in checks.FLOATS else torch.float32
-        dense = dequantize(self.w_packed.detach(), self.w_scale.detach(), *options, dtype)
+        dense: torch.Tensor = dequantize(self.w_packed.detach(), self.w_scale.detach(), *options, dtype)
         return dense.to(self.weight_dtype)
 
     def _place(self) -> torch.device:

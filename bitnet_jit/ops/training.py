@@ -11,6 +11,8 @@ input_grad.py). Every step is an opaque op, so eager and compiled training give 
 quantizes what several layers share only once.
 """
 
+from typing import Any
+
 import torch
 from torch.nn import functional as F
 
@@ -151,7 +153,8 @@ class BitLinearTrainFunction(torch.autograd.Function):
 def differentiable_gradients(ctx, dy):
     """The same gradients by torch's operations, as functions of dY, x, the weight and the norm's: create_graph=True."""
     x_q, x_scale, w_packed, w_scale, x, norm_weight = ctx.saved_tensors
-    dx = dw = dbias = dnorm = None
+    dx: Any = None
+    dw = dbias = dnorm = None
     counts_as = ctx.x
     if counts_as is None and norm_weight is None and w_packed is not None and x_q is not None:
         raise InvalidInput("x: no second derivatives were prepared for, as the forward pass was traced; run it eagerly")

@@ -99,7 +99,9 @@ class Trainer:
         self.loss = torch.compile(self.network.loss, fullgraph=True) if compile else self.network.loss
         self.history = History(torch.full((settings.steps,), math.nan, **HOST), [])
         self.recent: list[torch.Tensor] = []  # losses that the device may still compute
-        self.skipped = torch.zeros(2, dtype=torch.float32, device=device)  # steps: since the last collect(), and in a row
+        self.skipped = torch.zeros(
+            2, dtype=torch.float32, device=device
+        )  # steps: since the last collect(), and in a row
         self.between_steps = True  # whether weights and history belong together
 
     def whole_run(self, file: Path, progress: Callable[[Progress], None]) -> None:

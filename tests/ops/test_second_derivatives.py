@@ -1,6 +1,6 @@
 """Derivatives of every order and direction are those of the straight-through layer written in plain torch.
 
-    y = x^ @ w^.T + bias        x^ = n + (Q(n) - n).detach(), n is x or its norm; w^ = w + (Q(w) - w).detach()
+y = x^ @ w^.T + bias        x^ = n + (Q(n) - n).detach(), n is x or its norm; w^ = w + (Q(w) - w).detach()
 """
 
 import pytest
