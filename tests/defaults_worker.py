@@ -82,7 +82,7 @@ def layers():
     found = [model(x)]
     found += torch.autograd.grad(found[0].square().sum(), [x, *model.parameters()], create_graph=True)
     found += torch.autograd.grad(found[1].square().sum(), [x, model[0].weight])
-    set_strength(model, 0.5)
+    set_strength(model, 0.3)
     found.append(model(x))
     set_strength(model, 1.0)
     state = pack(model).state_dict()

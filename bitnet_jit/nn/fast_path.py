@@ -24,10 +24,14 @@ class Called:
 def leave_fast_paths(model: nn.Module) -> None:
     """Have every encoder of a model call those of its layers that have to be called."""
     for module in model.modules():
-        if FUSED_ACTIVATION in vars(module) and any(isinstance(child, Called) for child in module.children()):
-            setattr(module, FUSED_ACTIVATION, 0)
-        if NESTED in vars(module) and any(isinstance(part, Called) for part in module.modules()):
-            setattr(module, NESTED, False)
+        for attribute, off in ((FUSED_ACTIVATION, 0), (NESTED, False)):
+            if attribute in vars(module) and has_called(module):
+                setattr(module, attribute, off)
+
+
+def has_called(module: nn.Module) -> bool:
+    """Whether a module is such a layer or holds one, inside a wrapper, for example."""
+    return any(isinstance(part, Called) for part in module.modules())
 
 
 def on_registration(parent: nn.Module, name: str, child: Any) -> None:
@@ -36,12 +40,11 @@ def on_registration(parent: nn.Module, name: str, child: Any) -> None:
     Raises:
         InvalidInput: the parent is torch's attention, which never calls `out_proj`.
     """
-    if not isinstance(child, Called):
-        return
-    if FUSED_ACTIVATION in vars(parent):
+    if FUSED_ACTIVATION in vars(parent) and isinstance(child, nn.Module) and has_called(child):
         setattr(parent, FUSED_ACTIVATION, 0)
-    attends = isinstance(parent, nn.MultiheadAttention) and type(parent).forward is nn.MultiheadAttention.forward
-    if attends and name == "out_proj" and isinstance(child, nn.Linear):
+    if not (isinstance(parent, nn.MultiheadAttention) and isinstance(child, Called) and isinstance(child, nn.Linear)):
+        return
+    if name == "out_proj" and type(parent).forward is nn.MultiheadAttention.forward:
         raise InvalidInput(
             f"out_proj: nn.MultiheadAttention reads its weight and never calls it, so a {type(child).__name__} there "
             "would compute with its weight of floats; use an attention that calls its output projection"

@@ -37,4 +37,5 @@ def set_quantization_strength(model: nn.Module, strength: float) -> None:
         elif STRENGTH in layer._buffers:
             layer.get_buffer(STRENGTH).fill_(strength)
         else:
-            layer.register_buffer(STRENGTH, torch.tensor(float(strength), device=layer.weight.device), persistent=False)
+            value = torch.tensor(float(strength), dtype=torch.float32, device=layer.weight.device)
+            layer.register_buffer(STRENGTH, value, persistent=False)

@@ -111,6 +111,26 @@ def test_a_layer_that_is_assigned_by_hand_is_called(kind, make, which):
     assert_ternary(model, expected, places=~MASK, src_key_padding_mask=MASK)
 
 
+class Wrapper(nn.Module):
+    """What passes the tensors of its layer on, as peft's and FSDP's do."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    weight = property(lambda self: self.inner.weight)
+    bias = property(lambda self: self.inner.bias)
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def test_a_layer_inside_a_wrapper_is_called():
+    model = layer()
+    model.linear1 = Wrapper(ternary(model.linear1, "bit"))
+    assert_ternary(model, called(model))
+
+
 @pytest.mark.parametrize("way", ["converted", "packed"])
 def test_nested_inputs(way):
     model, parts = WAYS[way](layer()).eval(), [x()[0], x()[1, :2]]
