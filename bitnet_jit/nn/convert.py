@@ -10,17 +10,14 @@ from torch import nn
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.nn import checks
 from bitnet_jit.nn.bit_linear import BitLinear
-from bitnet_jit.nn.fast_path import leave_fast_paths
+from bitnet_jit.nn.fast_path import leave_fast_paths, never_called
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import INSIDE, RMSNorm
 from bitnet_jit.quant.weight import EPS
 
 Model = TypeVar("Model", bound=nn.Module)
 
-LEFT = (
-    *("lm_head", "*.lm_head"),  # BitNet keeps embeddings and the output head in full precision
-    *("dt_proj", "*.dt_proj"),  # Mamba's blocks multiply by its weight and never call it
-)
+OUTPUT_HEADS = ("lm_head", "*.lm_head")  # BitNet keeps embeddings and the output head in full precision
 
 
 def convert(
@@ -39,7 +36,7 @@ def convert(
         model: any module.
         include: shell patterns (`*`, `?`, `[...]`) of qualified names, such as "layers.*.mlp.*"; None takes all.
         exclude: patterns of names to leave alone, even where `include` takes them; None leaves heads named "lm_head",
-            and layers named "dt_proj", whose weight Mamba's blocks read without calling them.
+            and layers that their module reads the weight of and never calls, such as "dt_proj" of Mamba.
         use_rms_norm: whether each converted layer normalizes its input, which makes fine-tuning a dense model to
             ternary weights steadier (arXiv 2505.08823); the norms' weights are new parameters.
         rms_norm_eps: of those norms.
@@ -56,7 +53,7 @@ def convert(
     ['BitLinear', 'ReLU', 'Linear']
     """
     layers = {name: module for name, module in model.named_modules(remove_duplicate=False) if type(module) is nn.Linear}
-    left = matching(layers, exclude, "exclude") if exclude is not None else matching_any(layers, LEFT)
+    left = matching(layers, exclude, "exclude") if exclude is not None else left_by_default(model, layers)
     taken = set(layers) if include is None else matching(layers, include, "include")
     left_ids = {id(layers[name]) for name in left}
     chosen = [layers[name] for name in layers if name in taken and id(layers[name]) not in left_ids]
@@ -165,6 +162,12 @@ def matching(layers: Mapping[str, nn.Module], patterns: Iterable[str], argument:
             raise InvalidInput(f"{argument}: the pattern {pattern!r} matches no nn.Linear; their names begin: {some}")
         found |= names
     return found
+
+
+def left_by_default(model: nn.Module, layers: Mapping[str, nn.Module]) -> set[str]:
+    """The names that `convert` leaves alone where it is not told: output heads, and layers that are never called."""
+    uncalled = never_called(model)
+    return matching_any(layers, OUTPUT_HEADS) | {name for name, layer in layers.items() if id(layer) in uncalled}
 
 
 def matching_any(layers: Mapping[str, nn.Module], patterns: Iterable[str]) -> set[str]:

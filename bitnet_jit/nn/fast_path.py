@@ -14,6 +14,10 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from bitnet_jit.errors import InvalidInput
 
 FUSED_ACTIVATION = "activation_relu_or_gelu"  # of an encoder layer: which of them its fused kernel has, 0 is none
+READERS = {  # an attribute of modules that read weights and never call the layers -> the names of these layers
+    "dt_proj": ("dt_proj",),  # Mamba, Falcon Mamba and Jamba of transformers, and the original
+    "torch_multi_head_self_attention": ("q_proj", "k_proj", "v_proj", "out_proj"),  # WavLM of transformers
+}
 NESTED = "use_nested_tensor"  # of an encoder: whether padding becomes a nested tensor
 
 
@@ -32,6 +36,18 @@ def leave_fast_paths(model: nn.Module) -> None:
 def has_called(module: nn.Module) -> bool:
     """Whether a module is such a layer or holds one, inside a wrapper, for example."""
     return any(isinstance(part, Called) for part in module.modules())
+
+
+def never_called(model: nn.Module) -> set[int]:
+    """The ids of layers that would compute with their weight of floats whatever they are converted to."""
+    return {
+        id(getattr(module, name))
+        for module in model.modules()
+        for attribute, names in READERS.items()
+        if hasattr(type(module), attribute) or attribute in module._modules
+        for name in names
+        if name in module._modules
+    }
 
 
 def on_registration(parent: nn.Module, name: str, child: Any) -> None:

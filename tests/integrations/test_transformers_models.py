@@ -22,6 +22,7 @@ POSITIONS = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
 MODELS = {
     "T5ForConditionalGeneration": ("T5Config", T5),
     "Wav2Vec2Model": ("Wav2Vec2Config", SIZES | CONVOLUTIONS | POSITIONS),
+    "WavLMModel": ("WavLMConfig", SIZES | CONVOLUTIONS | POSITIONS),
     "MambaForCausalLM": ("MambaConfig", MAMBA),
     "FalconMambaForCausalLM": ("FalconMambaConfig", MAMBA),
     "GPTNeoXForCausalLM": ("GPTNeoXConfig", SIZES | {"vocab_size": VOCABULARY}),
@@ -31,7 +32,7 @@ MODELS = {
 
 def inputs(name, dtype):
     ids = torch.arange(1, 11)[None]
-    if name.startswith("Wav2Vec2"):
+    if name.startswith(("Wav2Vec2", "WavLM")):
         return {"input_values": torch.randn(1, 400, generator=torch.Generator().manual_seed(0)).to(dtype)}
     return {"input_ids": ids} | ({"decoder_input_ids": ids[:, :6]} if name.endswith("ConditionalGeneration") else {})
 

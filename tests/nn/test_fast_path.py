@@ -168,3 +168,22 @@ def test_a_packed_output_projection_of_torchs_attention_has_the_ternary_weight()
     for context in (torch.enable_grad, torch.no_grad):
         with context():
             torch.testing.assert_close(attention(x(), x(), x())[0], plain(x(), x(), x())[0], **CLOSE)
+
+
+class Mixer(nn.Module):
+    """As Mamba's: one layer is called, of the other the weight is read."""
+
+    def __init__(self):
+        super().__init__()
+        self.x_proj, self.dt_proj = nn.Linear(WIDTH, 8), nn.Linear(8, WIDTH)
+
+    def forward(self, x):
+        return (self.dt_proj.weight @ self.x_proj(x).transpose(1, 2)).transpose(1, 2)
+
+
+def test_layers_whose_weight_is_read_are_left_dense_unless_they_are_asked_for():
+    model = convert(nn.Sequential(Mixer(), nn.Linear(WIDTH, 3)))
+    assert [type(layer) for layer in (model[0].x_proj, model[0].dt_proj, model[1])] == [BitLinear, nn.Linear, BitLinear]
+    before = model(x())
+    assert torch.equal(pack(model)(x()), before)
+    assert type(convert(Mixer(), exclude=[]).dt_proj) is BitLinear
