@@ -14,11 +14,11 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from bitnet_jit.errors import InvalidInput
 
 FUSED_ACTIVATION = "activation_relu_or_gelu"  # of an encoder layer: which of them its fused kernel has, 0 is none
+NESTED = "use_nested_tensor"  # of an encoder: whether padding becomes a nested tensor
 READERS = {  # an attribute of modules that read weights and never call the layers -> the names of these layers
     "dt_proj": ("dt_proj",),  # Mamba, Falcon Mamba and Jamba of transformers, and the original
     "torch_multi_head_self_attention": ("q_proj", "k_proj", "v_proj", "out_proj"),  # WavLM of transformers
 }
-NESTED = "use_nested_tensor"  # of an encoder: whether padding becomes a nested tensor
 
 
 class Called:
@@ -41,7 +41,7 @@ def has_called(module: nn.Module) -> bool:
 def never_called(model: nn.Module) -> set[int]:
     """The ids of layers that would compute with their weight of floats whatever they are converted to."""
     return {
-        id(getattr(module, name))
+        id(module._modules[name])
         for module in model.modules()
         for attribute, names in READERS.items()
         if hasattr(type(module), attribute) or attribute in module._modules
