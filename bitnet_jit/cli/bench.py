@@ -85,9 +85,11 @@ def measure(out_features: int, in_features: int, rows: int, packing: str, device
     from bitnet_jit.nn import PackedBitLinear
 
     rng = torch.Generator().manual_seed(0)
-    codes = torch.randint(-1, 2, (out_features, in_features), dtype=torch.int8, generator=rng)
-    layer = PackedBitLinear.from_codes(codes, torch.tensor(0.02), format=packing).to(device)
-    x = torch.randn(rows, in_features, generator=rng).to(device)
+    codes = torch.randint(-1, 2, (out_features, in_features), dtype=torch.int8, device="cpu", generator=rng)
+    layer = PackedBitLinear.from_codes(codes, torch.tensor(0.02, dtype=torch.float32, device="cpu"), format=packing).to(
+        device
+    )
+    x = torch.randn(rows, in_features, dtype=torch.float32, device="cpu", generator=rng).to(device)
     kind = x.device.type
     finish: Callable[[], object] = getattr(torch, kind).synchronize if kind in ("cuda", "mps") else lambda: None
     with torch.no_grad():

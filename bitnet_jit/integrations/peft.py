@@ -5,7 +5,8 @@
 
 The layer is peft's own LoRA of a linear layer; what differs is the merge, for the sum of a ternary weight and an update
 is not ternary. It rounds as `bitnet_jit.merge_lora` does, and keeps the old layer, so that unmerging is exact. The hook
-is no part of what peft saves of a config: `PeftModel.from_pretrained` needs `config=register(...)` again.
+is no part of what peft saves of a config: `PeftModel.from_pretrained` needs `config=register(...)` again. A registered
+config's `target_modules="all-linear"` means packed layers, too (peft_targets.py).
 """
 
 import logging
@@ -47,11 +48,14 @@ def register(config: "LoraConfig") -> "LoraConfig":
     import peft
     from peft import LoraConfig
 
+    from bitnet_jit.integrations.peft_targets import find_packed_layers
+
     if tuple(map(int, peft.__version__.split(".")[:2])) < OLDEST:
         raise ImportError(f"peft: expected version {'.'.join(map(str, OLDEST))} or newer, found {peft.__version__}")
     if not isinstance(config, LoraConfig):
         raise InvalidInput(f"config: expected a peft.LoraConfig, got {type(config).__name__}")
     config._register_custom_module({PackedBitLinear: layer_class()})
+    find_packed_layers()
     return config
 
 

@@ -165,6 +165,8 @@ def build(name: str, found: Ternary, layer: Any, format: str) -> PackedBitLinear
             packed = PackedBitLinear.from_codes(w_q, found.w_scale, found.bias, format=format)
     except InvalidInput as error:
         raise CheckpointError(f"{name}: {error}") from None
+    float_tensor = layer.weight if layer.weight.is_floating_point() else layer.weight_scale
+    packed.weight_dtype = float_tensor.dtype  # what the model computes in
     if layer.rms_norm is not None:
         norm = RMSNorm(in_features, layer.rms_norm.variance_epsilon)
         norm.weight = nn.Parameter(layer.rms_norm.weight.detach().clone())

@@ -12,6 +12,7 @@ from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.models.generation import generate, stream
 from bitnet_jit.models.head import project
 from bitnet_jit.models.kv_cache import KVCache
+from bitnet_jit.models.precision import without_autocast
 from bitnet_jit.models.rope import Rope
 from bitnet_jit.models.sampling import Sampling
 from bitnet_jit.models.stopping import Stop
@@ -86,7 +87,7 @@ class Decoder(nn.Module):
             cache: of `new_cache`; holds the tokens before these, and these too afterwards.
 
         Returns:
-            (B, T, vocab_size) float32.
+            (B, T, vocab_size) float32, the same under autocast as without.
 
         Raises:
             InvalidInput: input_ids are empty, out of range, no integers, or more than the context has room for.
@@ -111,7 +112,7 @@ class Decoder(nn.Module):
         batch_size, tokens = input_ids.shape
         if batch_size != cache.batch_size:
             raise InvalidInput(f"cache: is for {cache.batch_size} prompts, input_ids has {batch_size}")
-        with torch.no_grad():
+        with torch.no_grad(), without_autocast(self.device):
             cache.reserve(tokens)
             tables = self.rope.tables(cache.length, cache.length + tokens, self.device, self.dtype)
             x = F.embedding(input_ids, self.embedding).to(self.dtype)
@@ -123,7 +124,7 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden (..., hidden_size), normalized -> (..., vocab_size) float32."""
-        with torch.no_grad():
+        with torch.no_grad(), without_autocast(self.device):
             return project(hidden, self.embedding if self.head is None else self.head)
 
     def generate(

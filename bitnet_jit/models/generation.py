@@ -53,7 +53,7 @@ def generate(
     """`Decoder.generate` with its options gathered."""
     batch, new_tokens = checked(decoder, input_ids, max_new_tokens)
     rules = rules_for(decoder, batch, stop)
-    ended = torch.zeros(len(batch), dtype=torch.bool)
+    ended = torch.zeros(len(batch), dtype=torch.bool, device="cpu")
     columns = [batch]
     for tokens in steps(decoder, batch, new_tokens, Sampler(sampling)):
         tokens = torch.where(ended.to(tokens.device), columns[-1][:, -1], tokens)

@@ -25,7 +25,7 @@ class Rope:
     def __init__(self, config: DecoderConfig) -> None:
         check_rope(config)
         self.frequencies = frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
-        self._tables = (torch.empty(0, config.head_dim),) * 2
+        self._tables = (torch.empty(0, config.head_dim, dtype=torch.float32, device="cpu"),) * 2
 
     def tables(
         self, start: int, stop: int, device: torch.device, dtype: torch.dtype
@@ -34,7 +34,7 @@ class Rope:
         cos, sin = self._tables
         if stop > len(cos) or cos.device != device or cos.dtype != dtype:
             length = max(len(cos), 1 << (stop - 1).bit_length())
-            angles = torch.arange(length, dtype=torch.float32)[:, None] * self.frequencies
+            angles = torch.arange(length, dtype=torch.float32, device="cpu")[:, None] * self.frequencies
             cos = angles.cos().repeat(1, 2).to(device, dtype)
             sin = torch.cat((-angles.sin(), angles.sin()), 1).to(device, dtype)
             self._tables = cos, sin
@@ -80,7 +80,7 @@ def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> tor
     >>> frequencies(4, 100.0, None)
     tensor([1.0000, 0.1000])
     """
-    plain = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    plain = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim)
     return plain if scaling is None else scaled(plain, scaling)
 
 

@@ -63,4 +63,4 @@ def from_lists(input_ids: Sequence[int] | Sequence[Sequence[int]]) -> torch.Tens
             f"input_ids: the prompts of a batch must have one length, got {', '.join(map(str, lengths))}; "
             "generate them one by one"
         )
-    return torch.tensor(ids if all(nested) and nested else ids[0], dtype=torch.int64)
+    return torch.tensor(ids if all(nested) and nested else ids[0], dtype=torch.int64, device="cpu")

@@ -6,6 +6,7 @@ from bitnet_jit.nn.lora import LoraLinear, add_lora, lora_state_dict
 from bitnet_jit.nn.lora_merge import merge_lora
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import RMSNorm
+from bitnet_jit.nn.sharding import packed_parameters
 from bitnet_jit.nn.warmup import set_quantization_strength
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "lora_state_dict",
     "merge_lora",
     "pack",
+    "packed_parameters",
     "set_quantization_strength",
 ]

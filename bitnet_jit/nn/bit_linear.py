@@ -8,6 +8,7 @@ from torch import nn
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.nn import checks
 from bitnet_jit.nn.blended import STRENGTH, blended
+from bitnet_jit.nn.fast_path import Called
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import RMSNorm, norm_inside
 from bitnet_jit.ops.training import REVISION
@@ -16,7 +17,7 @@ from bitnet_jit.quant import quantize_weight
 bit_linear_train = torch.ops.bitnet_jit.bit_linear_train.default
 
 
-class BitLinear(nn.Linear):
+class BitLinear(Called, nn.Linear):
     """A linear layer whose weight is rounded to {-1, 0, 1} times mean|weight| in every forward.
 
     The float weight is what the optimizer sees; gradients pass both quantizers straight through. Its signature,
@@ -94,6 +95,7 @@ class BitLinear(nn.Linear):
         else:
             bias = None if self.bias is None else self.bias.detach().clone()
             packed = PackedBitLinear.from_codes(*quantize_weight(self.weight), bias, format=format)
+        packed.weight_dtype = self.weight.dtype
         if (norm := norm_inside(self)) is not None:
             packed.put_inside(copy.deepcopy(norm))
         return packed.train(self.training)

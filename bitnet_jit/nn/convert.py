@@ -10,6 +10,7 @@ from torch import nn
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.nn import checks
 from bitnet_jit.nn.bit_linear import BitLinear
+from bitnet_jit.nn.fast_path import leave_fast_paths, never_called
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import INSIDE, RMSNorm
 from bitnet_jit.quant.weight import EPS
@@ -34,7 +35,8 @@ def convert(
     Args:
         model: any module.
         include: shell patterns (`*`, `?`, `[...]`) of qualified names, such as "layers.*.mlp.*"; None takes all.
-        exclude: patterns of names to leave alone, even where `include` takes them; None leaves heads named "lm_head".
+        exclude: patterns of names to leave alone, even where `include` takes them; None leaves heads named "lm_head",
+            and layers that their module reads the weight of and never calls, such as "dt_proj" of Mamba.
         use_rms_norm: whether each converted layer normalizes its input, which makes fine-tuning a dense model to
             ternary weights steadier (arXiv 2505.08823); the norms' weights are new parameters.
         rms_norm_eps: of those norms.
@@ -51,7 +53,7 @@ def convert(
     ['BitLinear', 'ReLU', 'Linear']
     """
     layers = {name: module for name, module in model.named_modules(remove_duplicate=False) if type(module) is nn.Linear}
-    left = matching(layers, exclude, "exclude") if exclude is not None else matching_any(layers, OUTPUT_HEADS)
+    left = matching(layers, exclude, "exclude") if exclude is not None else left_by_default(model, layers)
     taken = set(layers) if include is None else matching(layers, include, "include")
     left_ids = {id(layers[name]) for name in left}
     chosen = [layers[name] for name in layers if name in taken and id(layers[name]) not in left_ids]
@@ -69,6 +71,7 @@ def convert(
         module.__class__ = BitLinear
         if use_rms_norm:
             module.add_module(INSIDE, norms[id(module)])
+    leave_fast_paths(model)
     return model
 
 
@@ -143,6 +146,7 @@ def replace(model: nn.Module, kinds: tuple[type[nn.Module], ...], make: Callable
             return made[id(module)]
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, made[id(module)])
+    leave_fast_paths(model)
     return model
 
 
@@ -158,6 +162,12 @@ def matching(layers: Mapping[str, nn.Module], patterns: Iterable[str], argument:
             raise InvalidInput(f"{argument}: the pattern {pattern!r} matches no nn.Linear; their names begin: {some}")
         found |= names
     return found
+
+
+def left_by_default(model: nn.Module, layers: Mapping[str, nn.Module]) -> set[str]:
+    """The names that `convert` leaves alone where it is not told: output heads, and layers that are never called."""
+    uncalled = never_called(model)
+    return matching_any(layers, OUTPUT_HEADS) | {name for name, layer in layers.items() if id(layer) in uncalled}
 
 
 def matching_any(layers: Mapping[str, nn.Module], patterns: Iterable[str]) -> set[str]:

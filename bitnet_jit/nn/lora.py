@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.nn.convert import matching, replace
+from bitnet_jit.nn.dense_weight import ReadsDense
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import norm_inside
 from bitnet_jit.problem import MAX_IN_FEATURES
@@ -31,8 +32,12 @@ FUSED = "bitnet_jit.models."  # classes that hand the weights of their layers to
 class Factor(nn.Linear):
     """One of the two small matrices; a class of its own, so that `convert` makes no ternary layer of it."""
 
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """(..., in_features) -> (..., out_features) of the input's dtype, whatever the weight's is."""
+        return F.linear(input, self.weight.to(input.dtype))
 
-class LoraLinear(nn.Module):
+
+class LoraLinear(ReadsDense, nn.Module):
     """A frozen `PackedBitLinear` and trainable low-rank factors beside it.
 
     Args:
@@ -46,6 +51,8 @@ class LoraLinear(nn.Module):
         lora_A: its weight is A (r, K) float32, Kaiming-uniform with a = sqrt(5).
         lora_B: its weight is B (N, r) float32, zeros at first.
         scaling: alpha / r.
+        weight: as the packed layer has it, with the update added: a stand-in for code that reads it.
+        bias: the packed layer's.
 
     Raises:
         InvalidInput: base is no PackedBitLinear, or a number is out of range.
@@ -77,8 +84,24 @@ class LoraLinear(nn.Module):
         if (norm := norm_inside(self.base)) is not None:
             x = norm(x)
         dropped = F.dropout(x, self.dropout, self.training) if self.dropout else x
-        hidden = F.linear(dropped, self.lora_A.weight.to(x.dtype))
-        return torch.add(y, F.linear(hidden, self.lora_B.weight.to(x.dtype)), alpha=self.scaling)
+        return torch.add(y, self.lora_B(self.lora_A(dropped)), alpha=self.scaling)
+
+    @property
+    def weight_dtype(self) -> torch.dtype:  # type: ignore[override]
+        """The dtype of `weight`: the packed layer's."""
+        return self.base.weight_dtype
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """The packed layer's bias (N,), or None."""
+        return self.base.bias
+
+    def _dense(self) -> torch.Tensor:
+        update = self.lora_B.weight.detach().float() @ self.lora_A.weight.detach().float()
+        return (self.base.dequantize() + self.scaling * update).to(self.weight_dtype)
+
+    def _place(self) -> torch.device:
+        return self.base.w_packed.device
 
     def extra_repr(self) -> str:
         return f"r={self.r}, alpha={self.alpha:g}, dropout={self.dropout:g}"

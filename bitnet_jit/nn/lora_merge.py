@@ -171,6 +171,7 @@ def add_to_codes(name: str, base: PackedBitLinear, update: torch.Tensor) -> tupl
         return base, done
     bias, group_size = base.bias, base.group_size
     packed = PackedBitLinear.from_codes(codes, w_scale, bias, group_size, base.activation, base.format)
+    packed.weight_dtype = base.weight_dtype
     if (norm := norm_inside(base)) is not None:
         packed.put_inside(norm)
     return packed, done

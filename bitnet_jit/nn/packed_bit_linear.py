@@ -14,6 +14,7 @@ from torch import nn
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
 from bitnet_jit.nn import checks
+from bitnet_jit.nn.dense_weight import ReadsDense
 from bitnet_jit.nn.guard import guard_save_pretrained
 from bitnet_jit.nn.rms_norm import INSIDE, RMSNorm, norm_inside
 from bitnet_jit.ops import eager
@@ -21,10 +22,11 @@ from bitnet_jit.packing import get_format
 from bitnet_jit.quant import dequantize_weight
 
 bit_linear, rms_norm_bit_linear = eager("bit_linear"), eager("rms_norm_bit_linear")
+dequantize = torch.ops.bitnet_jit.dequantize_weight.default
 LAYOUT = "layout_name"  # an attribute of w_packed: a layer that shares it may have laid it anew
 
 
-class PackedBitLinear(nn.Module):
+class PackedBitLinear(ReadsDense, nn.Module):
     """A linear layer with a packed ternary weight: y = x_q @ w_q.T * (x_scale * w_scale) + bias.
 
     The constructor makes a layer of zeros to load a state_dict into; `from_codes`, `from_packed` and `BitLinear.pack`
@@ -35,7 +37,7 @@ class PackedBitLinear(nn.Module):
         out_features: N.
         bias: whether to add one.
         device: where the parameters live; on "meta" they take no memory until they are loaded.
-        dtype: of the bias; scales are always float32.
+        dtype: of the bias, and of `weight` as others read it; scales are always float32.
         scale: "tensor", "row" or "group".
         group_size: inputs that share a scale with scale="group", else 0.
         activation: "a8" quantizes each row of the input to int8, "a16" computes in floating point.
@@ -49,6 +51,11 @@ class PackedBitLinear(nn.Module):
         bias: (N,) or None.
         rms_norm: `RMSNorm` of K; there with use_rms_norm only.
         layout: name of the layout of w_packed.
+        weight: (N, K), a stand-in for code that asks for its dtype or its device: it holds no memory, is no parameter,
+            and becomes `dequantize()` when an operation reads it (see `dense_weight.py`).
+        weight_dtype: of `weight`; `.to(dtype)` and its kin change it, as they would that of a float weight.
+
+    FSDP takes no scalar such as a scale of a whole weight: it has to ignore `bitnet_jit.nn.packed_parameters(model)`.
 
     Raises:
         InvalidInput: an argument is out of range or does not go with another.
@@ -83,6 +90,7 @@ class PackedBitLinear(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         self.scale, self.group_size = scale, group_size
         self.activation, self.format = activation, format
+        self.weight_dtype = torch.get_default_dtype() if dtype is None else dtype
         packing = get_format(format)
         zeros = int(packing.join([1] * packing.codes_per_byte))
         shape = checks.scale_shape(scale, out_features, in_features, group_size)
@@ -143,6 +151,7 @@ class PackedBitLinear(nn.Module):
             if tensor is not None and tensor.device != w_packed.device:
                 raise InvalidInput(f"{name}: is on {tensor.device}, w_packed on {w_packed.device}; move one of them")
         layer._adopt(w_packed, w_scale, bias)
+        layer.weight_dtype = torch.float32 if bias is None else bias.dtype
         return layer
 
     @classmethod
@@ -211,6 +220,17 @@ class PackedBitLinear(nn.Module):
         """The weight that this layer stands for, w_q * w_scale: (N, K) float32."""
         return dequantize_weight(*self.unpack(), self.group_size)
 
+    def _dense(self) -> torch.Tensor:
+        if self._awaits_device:
+            self._leave_meta()
+        options = (self.in_features, self.out_features, self.layout, self.group_size)
+        dtype = self.weight_dtype if self.weight_dtype in checks.FLOATS else torch.float32
+        dense: torch.Tensor = dequantize(self.w_packed.detach(), self.w_scale.detach(), *options, dtype)
+        return dense.to(self.weight_dtype)
+
+    def _place(self) -> torch.device:
+        return self.w_packed.device
+
     def extra_repr(self) -> str:
         groups = f" of {self.group_size}" if self.group_size else ""
         return (
@@ -268,12 +288,15 @@ class PackedBitLinear(nn.Module):
         for parameter, before in ((self.w_packed, w_packed), (self.w_scale, w_scale)):
             if parameter.dtype != before.dtype:
                 parameter.data = before.to(parameter.device)
+        self.weight_dtype = fn(torch.empty(1, dtype=self.weight_dtype, device=w_packed.device)).dtype
         self._lay(was_meta=w_packed.is_meta)
         return self
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """After a copy, or a pickle that may come from another kind of device."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if "weight_dtype" not in self.__dict__:  # a pickle of an earlier version
+            self.weight_dtype = torch.float32 if self.bias is None else self.bias.dtype
         self._lay()
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -302,6 +325,8 @@ class PackedBitLinear(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+        if assign and self.bias is not None:
+            self.weight_dtype = self.bias.dtype
         self._awaits_device = self.w_packed.is_meta
 
     def _laid_for_load(self, state_dict: Mapping[str, Any], prefix: str, assign: bool) -> dict[str, torch.Tensor]:

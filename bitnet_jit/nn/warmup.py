@@ -39,4 +39,5 @@ def set_quantization_strength(model: nn.Module, strength: float) -> None:
         elif STRENGTH in layer._buffers:
             layer.get_buffer(STRENGTH).fill_(share)
         else:
-            layer.register_buffer(STRENGTH, torch.tensor(share, device=layer.weight.device), persistent=False)
+            value = torch.tensor(share, dtype=torch.float32, device=layer.weight.device)
+            layer.register_buffer(STRENGTH, value, persistent=False)

@@ -8,6 +8,7 @@ at 4096.
 """
 
 import torch
+from torch.nn import functional as F
 
 from bitnet_jit.kernels import registry
 from bitnet_jit.ops.calls import Call, describe, dtype_name, make_call
@@ -65,9 +66,30 @@ def fake_bit_linear_input_grad(dy, w_packed, w_scale, in_features, out_features,
     return dy.new_empty((*dy.shape[:-1], in_features))
 
 
+class InputGradFunction(torch.autograd.Function):
+    """A second derivative: the op is linear in dY, with the weight that the forward pass multiplied by."""
+
+    @staticmethod
+    def forward(ctx, dy, w_packed, w_scale, *options):
+        ctx.save_for_backward(w_packed, w_scale)
+        ctx.options = options
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.bitnet_jit.bit_linear_input_grad(dy, w_packed, w_scale, *options)
+
+    @staticmethod
+    def surrogate(dy, w_packed, w_scale, *options):
+        return dy @ torch.ops.bitnet_jit.dequantize_weight(w_packed, w_scale, *options, dy.dtype)
+
+    @staticmethod
+    def backward(ctx, g):
+        w = torch.ops.bitnet_jit.dequantize_weight(*ctx.saved_tensors, *ctx.options, g.dtype)
+        return F.linear(g, w), None, None, *(None,) * len(ctx.options)
+
+
 define(
     "bit_linear_input_grad(Tensor dy, Tensor w_packed, Tensor w_scale, int in_features, int out_features, "
     "str layout, int group_size) -> Tensor",
     INPUT_GRAD.run,
     fake_bit_linear_input_grad,
+    InputGradFunction,
 )

@@ -10,14 +10,18 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
+from bitnet_jit.ops.nested import on_all_rows
 from bitnet_jit.ops.signatures import SIGNATURES
 
 LIBRARY = torch.library.Library("bitnet_jit", "DEF")
+NESTED_DEVICES = ("CPU", "CUDA")
 AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 Watcher = Callable[[str, tuple[Any, ...]], None]
 WATCHER: ContextVar[Watcher | None] = ContextVar("watcher", default=None)  # sees ops whose tensors have no values
 IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {}  # of each op by its name
+OF_NESTED: set[str] = set()  # ops that take a nested tensor in first place
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 num_dispatch_modes, num_function_modes = torch._C._len_torch_dispatch_stack, torch._C._len_torch_function_stack
@@ -38,7 +42,8 @@ def define(
         schema: the op and its arguments, as `torch.library` writes them.
         implementation: computes on any device; the arguments are positional.
         fake: computes shapes and dtypes only.
-        function: the op's autograd twin, whose apply takes the op's arguments.
+        function: the op's autograd twin, whose apply takes the op's arguments; its `surrogate` takes them, too, and
+            computes by torch's own operations something that has the derivatives, of every order and direction.
         autocast: whether the first argument is cast to autocast's dtype, as nn.Linear does with its input.
     """
     name = schema.partition("(")[0]
@@ -52,6 +57,9 @@ def define(
         LIBRARY.impl(name, autocast_kernel(overload, key, device_type if autocast else None), key)
     if function is not None:
         LIBRARY.impl(name, autograd_kernel(overload, implementation, function), "Autograd", with_keyset=True)
+        OF_NESTED.add(name)
+        for device_type in NESTED_DEVICES:  # in inference mode there is no autograd kernel on the way
+            LIBRARY.impl(name, lambda *args: on_all_rows(overload, args), f"NestedTensor{device_type}")
 
 
 def checked_and_watched(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,10 +83,10 @@ def eager(name: str) -> Callable[..., Any]:
     """
     overload, implementation = getattr(torch.ops.bitnet_jit, name).default, IMPLEMENTATIONS[name]
     compiling, grad_enabled = torch.compiler.is_dynamo_compiling, torch.is_grad_enabled
-    tensors = TensorPlaces(overload)
+    tensors, takes_nested = TensorPlaces(overload), name in OF_NESTED
 
     def call(*args):
-        if compiling() or in_force() or not tensors.are_plain(args):
+        if compiling() or in_force() or not tensors.are_plain(args) or (takes_nested and args[0].is_nested):
             return overload(*args)
         if grad_enabled() and tensors.want_gradient(args):
             return overload(*args)
@@ -91,6 +99,7 @@ class TensorPlaces:
     """What a call asks of its tensors, written as source text for the places where they stand among the arguments.
 
     Attributes:
+        places: of the tensors.
         are_plain: arguments -> whether all tensors hold their numbers themselves, as they are. A sharded one does not,
             nor a subclass, one on "meta", or a view with torch's bit for negated numbers. What is no tensor or is
             missing is not plain either: torch or the check of the arguments refuses it in words.
@@ -101,6 +110,7 @@ class TensorPlaces:
         kinds = enumerate(str(argument.type) for argument in overload._schema.arguments)
         places = {place: kind == "Tensor" for place, kind in kinds if "Tensor" in kind}
         plain = [(PLAIN_TENSOR if required else PLAIN_OR_NONE).format(place) for place, required in places.items()]
+        self.places = tuple(places)
         enough, known = f"len(args) > {max(places)}", "not args[0].is_meta"
         self.are_plain = written(" and ".join((enough, *plain, known)))
         self.want_gradient = written(" or ".join(map(WANTS_GRADIENT.format, places)))
@@ -117,7 +127,7 @@ def written(condition: str) -> Callable[[tuple[Any, ...]], bool]:
 
 
 def in_force() -> bool:
-    """Whether something wants to see every op: a mode, a transform, a tracer, the profiler, autocast."""
+    """Whether something wants to see every op: a mode, a transform, a tracer, the profiler, autocast, forward AD."""
     return bool(
         num_dispatch_modes()
         or num_function_modes()
@@ -125,6 +135,7 @@ def in_force() -> bool:
         or tracing_state() is not None
         or profiling()
         or autocasting()
+        or forward_ad._current_level >= 0
     )
 
 
@@ -134,6 +145,12 @@ def autograd_kernel(overload, implementation, function) -> Callable[..., Any]:
     tensors = TensorPlaces(overload)
 
     def kernel(keyset, *args):
+        if args[0] is not None and args[0].is_nested:
+            return on_all_rows(overload, args)
+        if transform() is not None or forward_ad._current_level >= 0:
+            if (grad_enabled() and tensors.want_gradient(args)) or any_tangent(args, tensors.places):
+                return with_derivatives(overload, function.surrogate, args)
+            return overload.redispatch(keyset & after_autograd, *args)
         if grad_enabled() and tensors.want_gradient(args):
             return function.apply(*args)
         if tensors.are_plain(args) and not num_dispatch_modes():
@@ -141,6 +158,21 @@ def autograd_kernel(overload, implementation, function) -> Callable[..., Any]:
         return overload.redispatch(keyset & after_autograd, *args)
 
     return kernel
+
+
+def any_tangent(args: tuple[Any, ...], positions: tuple[int, ...]) -> bool:
+    """Whether one of the tensors at those positions carries a derivative forward."""
+    if forward_ad._current_level < 0:
+        return False
+    tensors = (args[position] for position in positions)
+    return any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+
+
+def with_derivatives(overload, surrogate: Callable[..., torch.Tensor], args: tuple[Any, ...]) -> torch.Tensor:
+    """The op's own output, to the bit, with the derivatives of its surrogate: for torch.func and forward AD."""
+    y: torch.Tensor = overload(*(arg.detach() if isinstance(arg, torch.Tensor) else arg for arg in args))
+    like = surrogate(*args)
+    return y + (like - like.detach())
 
 
 def autocast_kernel(overload, key: str, cast_device: str | None) -> Callable[..., Any]:

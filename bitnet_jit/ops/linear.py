@@ -1,6 +1,7 @@
 """`bit_linear`, `quantized_linear` and `ternary_matmul` as torch sees them."""
 
 import torch
+from torch.nn import functional as F
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.ops.calls import describe, dtype_name
@@ -89,6 +90,13 @@ class BitLinearFunction(torch.autograd.Function):
         ctx.bias_dtype = None if bias is None else bias.dtype
         with torch._C._AutoDispatchBelowAutograd():
             return torch.ops.bitnet_jit.bit_linear(x, w_packed, w_scale, bias, *options)
+
+    @staticmethod
+    def surrogate(x, w_packed, w_scale, bias, *options):
+        check_frozen(w_scale)
+        *sizes, _ = options
+        w = torch.ops.bitnet_jit.dequantize_weight(w_packed, w_scale, *sizes, x.dtype)
+        return F.linear(x, w, None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     def backward(ctx, dy):

@@ -2,7 +2,7 @@
 
 import torch
 
-from bitnet_jit.kernels.torch.norm import norm_gradients
+from bitnet_jit.kernels.torch.norm import norm_gradients, norm_rows
 from bitnet_jit.ops.calls import describe, dtype_name
 from bitnet_jit.ops.library import define, eager
 from bitnet_jit.ops.lookup import KernelLookup
@@ -50,6 +50,10 @@ class RmsNormFunction(torch.autograd.Function):
         ctx.eps = eps
         with torch._C._AutoDispatchBelowAutograd():
             return torch.ops.bitnet_jit.rms_norm(x, weight, eps)
+
+    @staticmethod
+    def surrogate(x, weight, eps):
+        return norm_rows(x.float(), weight, eps).to(x.dtype)
 
     @staticmethod
     def backward(ctx, dy):

@@ -6,13 +6,13 @@ x is normalized and quantized in one pass: codes are made of the norm's float32 
 """
 
 import torch
-from torch.autograd.function import once_differentiable
 
+from bitnet_jit.kernels.torch.norm import norm_gradients as differentiable
 from bitnet_jit.ops.calls import Call
 from bitnet_jit.ops.library import define, eager
-from bitnet_jit.ops.linear import BIT_LINEAR, QUANTIZED_LINEAR, bias_gradient, check_frozen
+from bitnet_jit.ops.linear import BIT_LINEAR, QUANTIZED_LINEAR, BitLinearFunction, bias_gradient, check_frozen
 from bitnet_jit.ops.lookup import Lookup
-from bitnet_jit.ops.norm import RMS_NORM, RMS_NORM_QUANTIZE, fake_codes
+from bitnet_jit.ops.norm import RMS_NORM, RMS_NORM_QUANTIZE, RmsNormFunction, fake_codes
 
 
 def make_fused(x, weight, eps, w_packed, w_scale, bias, *options) -> Call:
@@ -50,14 +50,18 @@ class RmsNormBitLinearFunction(torch.autograd.Function):
             return torch.ops.bitnet_jit.rms_norm_bit_linear(x, weight, eps, w_packed, w_scale, bias, *options)
 
     @staticmethod
-    @once_differentiable
+    def surrogate(x, weight, eps, *layer):
+        return BitLinearFunction.surrogate(RmsNormFunction.surrogate(x, weight, eps), *layer)
+
+    @staticmethod
     def backward(ctx, dy):
         x, weight, w_packed, w_scale = ctx.saved_tensors
         *sizes, _ = ctx.options
         dx = dweight = dbias = None
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
             inner = input_grad(dy, w_packed, w_scale, *sizes)
-            dx, dweight = norm_gradients(inner, x, weight, ctx.eps)
+            of_norm = differentiable if torch.is_grad_enabled() else norm_gradients
+            dx, dweight = of_norm(inner, x, weight, ctx.eps)
         if ctx.needs_input_grad[5]:
             dbias = bias_gradient(dy, ctx.bias_dtype)
         return dx, dweight, None, None, None, dbias, *(None,) * len(ctx.options)

@@ -19,6 +19,6 @@ def scratch(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """An uninitialized tensor, the thread's own until it asks for the next one."""
     num_bytes = prod(shape) * dtype.itemsize
     if num_bytes < LEAST_BYTES:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     memory = (ctypes.c_uint8 * num_bytes).from_address(WORKSPACE.take(num_bytes))
     return torch.frombuffer(memory, dtype=dtype).view(shape)

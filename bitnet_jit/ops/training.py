@@ -11,11 +11,16 @@ input_grad.py). Every step is an opaque op, so eager and compiled training give 
 quantizes what several layers share only once.
 """
 
-import torch
-from torch.autograd.function import once_differentiable
+from typing import Any
 
+import torch
+from torch.nn import functional as F
+
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.kernels.torch.norm import norm_gradients as differentiable_norm_gradients
+from bitnet_jit.kernels.torch.norm import norm_rows
 from bitnet_jit.ops.calls import Call
-from bitnet_jit.ops.library import TensorPlaces, define, eager
+from bitnet_jit.ops.library import PLAIN, TensorPlaces, define, eager, num_dispatch_modes
 from bitnet_jit.ops.linear import QUANTIZED_LINEAR, bias_gradient
 from bitnet_jit.ops.lookup import Lookup
 from bitnet_jit.ops.norm import QUANTIZE_ACTIVATION, RMS_NORM_QUANTIZE
@@ -85,6 +90,30 @@ def check_train(*args) -> None:
         SIGNATURES["bit_linear_train"].check(args)
 
 
+def stand_in(x):
+    """A tensor of x's shape without x's memory, whose gradient is one of x; None while x is traced, for graphs of
+    torch.compile have no second derivatives."""
+    if type(x) not in PLAIN or num_dispatch_modes():
+        return None
+    with torch.enable_grad():
+        (same,) = x.unsafe_chunk(1)  # the cheapest of torch's operations that passes gradients on and makes no view
+    same.data = x.new_empty_strided(x.shape, (0,) * x.dim())
+    return same
+
+
+class StraightThrough(torch.autograd.Function):
+    """Values that count as another tensor in every derivative; what that one holds does not matter."""
+
+    @staticmethod
+    def forward(ctx, values, counts_as):
+        ctx.dtype = counts_as.dtype
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx, g):
+        return None, g.to(ctx.dtype)
+
+
 class BitLinearTrainFunction(torch.autograd.Function):
     """The straight-through estimator; it quantizes once and keeps the codes."""
 
@@ -101,13 +130,31 @@ class BitLinearTrainFunction(torch.autograd.Function):
         kept_w = (w_packed, w_scale) if inward else (None, None)
         kept_norm = (x, norm_weight) if inward and norm_weight is not None else (None, None)
         ctx.save_for_backward(*kept_x, *kept_w, *kept_norm)
+        # for second derivatives: what the gradients depend on, whose values may have changed when they are asked for
+        ctx.weight = weight if inward and ctx.needs_input_grad[1] else None
+        ctx.x = stand_in(x) if ctx.needs_input_grad[0] and ctx.needs_input_grad[1] and norm_weight is None else None
         ctx.layout, ctx.in_features, ctx.weight_dtype = layout, in_features, weight.dtype
         ctx.bias_dtype, ctx.eps, ctx.others = None if bias is None else bias.dtype, eps, len(revision)
         return y
 
     @staticmethod
-    @once_differentiable
+    def surrogate(x, weight, bias, norm_weight, eps, *revision):
+        """The layer on x + (Q(x) - x).detach() and the weight alike, in torch's operations."""
+        ops = torch.ops.bitnet_jit
+        if norm_weight is None:
+            counts_as, rounded = x, ops.round_activation(x.detach())
+        else:
+            counts_as = norm_rows(x.float(), norm_weight, eps).to(x.dtype)
+            x_codes = ops.rms_norm_quantize(x.detach(), norm_weight.detach(), eps)
+            rounded = ops.dequantize_activation(*x_codes, x.dtype)
+        x_hat = rounded + (counts_as - counts_as.detach())
+        w_hat = (ops.round_weight(weight.detach()) + (weight - weight.detach())).to(x.dtype)
+        return F.linear(x_hat, w_hat, None if bias is None else bias.to(x.dtype))
+
+    @staticmethod
     def backward(ctx, dy):
+        if torch.is_grad_enabled():
+            return *differentiable_gradients(ctx, dy), None, *(None,) * ctx.others
         x_q, x_scale, w_packed, w_scale, x, norm_weight = ctx.saved_tensors
         dx = dw = dbias = dnorm = None
         if w_packed is not None:
@@ -119,6 +166,31 @@ class BitLinearTrainFunction(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             dbias = bias_gradient(dy, ctx.bias_dtype)
         return dx, dw, dbias, dnorm, None, *(None,) * ctx.others
+
+
+def differentiable_gradients(ctx, dy):
+    """The same gradients by torch's operations, as functions of dY, x, the weight and the norm's: create_graph=True."""
+    x_q, x_scale, w_packed, w_scale, x, norm_weight = ctx.saved_tensors
+    dx: Any = None
+    dw = dbias = dnorm = None
+    counts_as = ctx.x
+    if counts_as is None and norm_weight is None and w_packed is not None and x_q is not None:
+        raise InvalidInput("x: no second derivatives were prepared for, as the forward pass was traced; run it eagerly")
+    if w_packed is not None:
+        w = torch.ops.bitnet_jit.dequantize_weight(
+            w_packed, w_scale, ctx.in_features, dy.shape[-1], ctx.layout, 0, dy.dtype
+        )
+        dx = dy @ (w if ctx.weight is None else StraightThrough.apply(w, ctx.weight))
+    if norm_weight is not None:
+        dx, dnorm = differentiable_norm_gradients(dx, x, norm_weight, ctx.eps)
+        counts_as = norm_rows(x.float(), norm_weight, ctx.eps)
+    if ctx.needs_input_grad[1]:
+        rows = floats(x_q, x_scale, dy.dtype)
+        rows = rows if counts_as is None else StraightThrough.apply(rows, counts_as)
+        dw = (dy.reshape(-1, dy.shape[-1]).T @ rows.reshape(-1, ctx.in_features)).to(ctx.weight_dtype)
+    if ctx.needs_input_grad[2]:
+        dbias = bias_gradient(dy, ctx.bias_dtype)
+    return dx, dw, dbias, dnorm
 
 
 # torch.compile keeps on disk what it has traced into, under the names and arguments of the ops outside: a revision of

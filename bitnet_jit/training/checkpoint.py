@@ -75,7 +75,7 @@ def save(file: Path, run: Run, history: History, network: nn.Module, optimizer: 
         for moment in MOMENTS:
             tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
     tensors["losses"] = history.losses
-    tensors["validations"] = torch.tensor(history.validations, dtype=torch.float64).reshape(-1, 2)
+    tensors["validations"] = torch.tensor(history.validations, dtype=torch.float64, device="cpu").reshape(-1, 2)
     metadata = {
         "format": FORMAT,
         "step": str(history.step),
@@ -207,6 +207,6 @@ def adopt(tensors: dict[str, torch.Tensor], updates: int, network: nn.Module, op
         for name, parameter in network.named_parameters():
             parameter.copy_(tensors[f"weight.{name}"])
             optimizer.state[parameter] = {
-                "step": torch.tensor(float(updates), device=parameter.device),
+                "step": torch.tensor(float(updates), dtype=torch.float32, device=parameter.device),
                 **{moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in MOMENTS},
             }

@@ -5,6 +5,7 @@ Under autocast the linear layers, attention and the head run in its dtype; the r
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from bitnet_jit.nn import BitLinear, RMSNorm
 
 LinearClass = Callable[..., nn.Linear]
 STD = 0.02  # of the weights in the beginning
+HOST: Any = {"device": "cpu", "dtype": torch.float32}  # where and as what they begin, whatever torch's defaults are
 
 
 class Attention(nn.Module):
@@ -27,11 +29,11 @@ class Attention(nn.Module):
         super().__init__()
         hidden, bias = config.hidden_size, config.attention_bias
         self.head_dim = config.head_dim
-        self.q_proj = linear(hidden, config.q_features, bias=bias)
-        self.k_proj = linear(hidden, config.kv_features, bias=bias)
-        self.v_proj = linear(hidden, config.kv_features, bias=bias)
-        self.attn_sub_norm = RMSNorm(config.q_features, config.norm_eps) if config.sub_norms else nn.Identity()
-        self.o_proj = linear(config.q_features, hidden, bias=bias)
+        self.q_proj = linear(hidden, config.q_features, bias=bias, **HOST)
+        self.k_proj = linear(hidden, config.kv_features, bias=bias, **HOST)
+        self.v_proj = linear(hidden, config.kv_features, bias=bias, **HOST)
+        self.attn_sub_norm = RMSNorm(config.q_features, config.norm_eps, **HOST) if config.sub_norms else nn.Identity()
+        self.o_proj = linear(config.q_features, hidden, bias=bias, **HOST)
 
     def forward(self, x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """x (B, T, hidden), normalized -> (B, T, hidden)."""
@@ -55,10 +57,10 @@ class FeedForward(nn.Module):
         super().__init__()
         hidden, middle, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
         self.squares = config.activation == "relu2"
-        self.gate_proj = linear(hidden, middle, bias=bias)
-        self.up_proj = linear(hidden, middle, bias=bias)
-        self.ffn_sub_norm = RMSNorm(middle, config.norm_eps) if config.sub_norms else nn.Identity()
-        self.down_proj = linear(middle, hidden, bias=bias)
+        self.gate_proj = linear(hidden, middle, bias=bias, **HOST)
+        self.up_proj = linear(hidden, middle, bias=bias, **HOST)
+        self.ffn_sub_norm = RMSNorm(middle, config.norm_eps, **HOST) if config.sub_norms else nn.Identity()
+        self.down_proj = linear(middle, hidden, bias=bias, **HOST)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, T, hidden), normalized -> (B, T, hidden)."""
@@ -76,9 +78,9 @@ class Block(nn.Module):
     def __init__(self, config: DecoderConfig, linear: LinearClass, dropout: float) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
-        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps, **HOST)
         self.self_attn = Attention(config, linear)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps, **HOST)
         self.mlp = FeedForward(config, linear)
 
     def forward(self, x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -93,10 +95,10 @@ class Backbone(nn.Module):
 
     def __init__(self, config: DecoderConfig, linear: LinearClass, dropout: float) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, **HOST)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(Block(config, linear, dropout) for _ in range(config.num_layers))
-        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps, **HOST)
         cpu = torch.device("cpu")
         cos, sin = Rope(config).tables(0, config.context_length, cpu, torch.float32)
         self.register_buffer("cos", cos, persistent=False)
@@ -134,7 +136,9 @@ class TrainedDecoder(nn.Module):
         super().__init__()
         self.config = config
         self.model = Backbone(config, linear, dropout)
-        self.lm_head = None if config.tied_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = None
+        if not config.tied_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False, **HOST)
         self.reset_parameters(seed)
 
     def reset_parameters(self, seed: int) -> None:
@@ -143,7 +147,7 @@ class TrainedDecoder(nn.Module):
         with torch.no_grad():
             for parameter in self.parameters():
                 if parameter.dim() == 2:
-                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * STD)
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator, **HOST) * STD)
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         """The logits of the token behind each token: input_ids (B, T) int64 -> (B, T, vocab_size)."""

@@ -14,7 +14,7 @@ from bitnet_jit.nn import BitLinear
 from bitnet_jit.training.checkpoint import FILE, History, Run, hash_of, restore, save
 from bitnet_jit.training.folder import alone
 from bitnet_jit.training.interrupts import Interrupts
-from bitnet_jit.training.network import TrainedDecoder
+from bitnet_jit.training.network import HOST, TrainedDecoder
 from bitnet_jit.training.settings import TrainSettings
 from bitnet_jit.training.sizes import check_memory, memory_in_words
 from bitnet_jit.training.text import bits_per_byte, draw
@@ -103,9 +103,11 @@ class Trainer:
         self.network = TrainedDecoder(settings.decoder(), linear, settings.seed, settings.dropout).to(device)
         self.optimizer = make_optimizer(self.network, settings)
         self.loss = torch.compile(self.network.loss, fullgraph=True) if compile else self.network.loss
-        self.history = History(torch.full((settings.steps,), math.nan), [])
+        self.history = History(torch.full((settings.steps,), math.nan, **HOST), [])
         self.recent: list[torch.Tensor] = []  # losses that the device may still compute
-        self.skipped = torch.zeros(2, device=device)  # steps: since the last collect(), and in a row
+        self.skipped = torch.zeros(
+            2, dtype=torch.float32, device=device
+        )  # steps: since the last collect(), and in a row
         self.between_steps = True  # whether weights and history belong together
 
     def whole_run(self, file: Path, progress: Callable[[Progress], None]) -> None:

@@ -50,7 +50,7 @@ def draw(text: torch.Tensor, batch_size: int, window: int, seed: int, step: int)
     torch.Size([2, 4])
     """
     firsts = np.random.default_rng([seed, step]).integers(0, len(text) - window, batch_size)
-    places = torch.from_numpy(firsts)[:, None] + torch.arange(window + 1)
+    places = torch.from_numpy(firsts)[:, None] + torch.arange(window + 1, device="cpu")
     return text[places].long()
 
 

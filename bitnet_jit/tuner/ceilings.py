@@ -94,12 +94,12 @@ def measure_cpu(threads: int) -> Ceilings:
     """Reads by one and by many streams, the dot product that our kernels use, and AMX where it is."""
     if reason := registry.why_absent("numba"):
         logger.info("no peak of int8 products: %s", reason)
-        buffer = torch.ones(READ_BYTES["cpu"] // 8, dtype=torch.int64)
+        buffer = torch.ones(READ_BYTES["cpu"] // 8, dtype=torch.int64, device="cpu")
         return Ceilings(buffer.nbytes / least_seconds(lambda: buffer.sum()), 0.0)
     from bitnet_jit.kernels.numba import ceilings as loops
     from bitnet_jit.kernels.numba.amx_tiles import why_no_amx
 
-    parts = torch.ones(READ_BYTES["cpu"] // 8, dtype=torch.int64).numpy()
+    parts = torch.ones(READ_BYTES["cpu"] // 8, dtype=torch.int64, device="cpu").numpy()
     pieces = [parts[parts.size * i // threads : parts.size * (i + 1) // threads] for i in range(threads)]
     shapes = loops.tile_shapes()
     with ThreadPoolExecutor(threads) as pool:

@@ -29,7 +29,12 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FullyShardedDataParallel,
+    MixedPrecisionPolicy,
+    fully_shard,
+)
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.func import functional_call
@@ -37,7 +42,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
-from bitnet_jit import BitLinear, RMSNorm, pack
+from bitnet_jit import BitLinear, RMSNorm, add_lora, lora_state_dict, pack
+from bitnet_jit.nn import packed_parameters
 from bitnet_jit.training.network import TrainedDecoder
 from bitnet_jit.training.settings import TrainSettings
 
@@ -220,6 +226,75 @@ def rounding(model, x, dy, autocast):
         bounds.append(above.T @ ops.round_activation(seen.detach().to(dy.dtype)).abs().double())
         above = above @ ops.round_weight(layer.weight.detach()).abs().double()
     return [whole(relative * bound) for bound in reversed(bounds)]
+
+
+def adapted(device):
+    """The three layers, packed, with adapters that change something."""
+    model = add_lora(pack(mlp("cpu", use_rms_norm=True)), r=4, alpha=8.0)
+    generator = torch.Generator().manual_seed(3)
+    for layer in (model[0][0], model[1][0], model[2]):
+        nn.init.normal_(layer.lora_B.weight, std=0.25, generator=generator)
+    return model.to(device)
+
+
+def wrapped_lora(model, device, wrap):
+    """A model with adapters, sharded or copied."""
+    if wrap == "ddp":
+        return DistributedDataParallel(model)
+    ignored = packed_parameters(model)
+    if wrap == "fsdp1":
+        # named, a CPU is taken: otherwise torch looks for an accelerator
+        return FullyShardedDataParallel(model, use_orig_params=True, ignored_states=ignored, device_id=device)
+    parts = [module for module in model.modules() if isinstance(module, nn.Linear)] if wrap == "factors" else [*model]
+    for part in (*parts, model):
+        fully_shard(part, mesh=init_device_mesh(device.type, (WORLD,)), ignored_params=ignored)
+    return model
+
+
+def lora_on_the_same_rows(device, wrap, autocast=False):
+    """Adapters on packed layers train as in one process, whatever is wrapped around the model."""
+    plain, model = adapted(device), adapted(device)
+    x, target = batch(device)
+    trained = [p for p in plain.parameters() if p.requires_grad]
+    expected = train_lora(plain, trained, lambda: loss_of(plain, x, target, autocast))
+    run = wrapped_lora(model, device, wrap)
+    found = train_lora(model, run.parameters(), lambda: loss_of(run, x, target, autocast))
+    assert_same(found, expected)
+    if wrap == "fsdp1":
+        with FullyShardedDataParallel.summon_full_params(run):
+            state = {name: whole(tensor) for name, tensor in run.module.state_dict().items()}
+    else:
+        state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    gathered = adapted(device)
+    gathered.load_state_dict(state)
+    assert_same(lora_state_dict(gathered).values(), lora_state_dict(plain).values())
+    with torch.autocast(device.type, torch.bfloat16, enabled=autocast), torch.no_grad():
+        assert_same([gathered(x), run(x)], [plain(x)] * 2)
+
+
+def train_lora(model, parameters, loss):
+    """Some steps on `loss()`: every output on the way, the last one smaller than the first."""
+    optimizer = torch.optim.SGD([p for p in parameters if p.requires_grad], **RATES)
+    found, losses = [], []
+    for _ in range(STEPS):
+        y, value = loss()
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        found.append(whole(y))
+        losses.append(value.item())
+    assert losses[-1] < losses[0]
+    return found
+
+
+def packed_layers_that_are_not_ignored(device):
+    """FSDP2 says that it takes no scalar; nothing is trained on a wrong scale."""
+    said = "nothing"
+    try:
+        fully_shard(adapted(device), mesh=init_device_mesh(device.type, (WORLD,)))
+    except ValueError as error:
+        said = str(error)
+    assert re.search("scalar.*w_scale", said), said
 
 
 class Forked(nn.Module):

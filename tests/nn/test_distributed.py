@@ -142,6 +142,16 @@ def test_fsdp_on_the_same_rows_is_training_in_one_process(workers, options):
 
 
 @pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("wrap", ["ddp", "fsdp1", "fsdp2", "factors"])
+def test_lora_on_the_same_rows_is_training_in_one_process(workers, wrap, autocast):
+    workers.check("lora_on_the_same_rows", wrap=wrap, autocast=autocast)
+
+
+def test_packed_layers_that_fsdp_does_not_ignore_are_refused(workers):
+    workers.check("packed_layers_that_are_not_ignored")
+
+
+@pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("wrap", ["ddp", "fsdp"])
 def test_gradients_of_halves_are_those_of_the_whole_batch(workers, wrap, parts, autocast):

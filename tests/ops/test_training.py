@@ -149,11 +149,13 @@ def test_backward_keeps_codes_and_no_floats():
     ]
 
 
-def test_second_derivatives_are_refused():
+def test_second_derivatives_go_straight_through():
+    """Of |x w.T|^2 they are 2 w.T w; more in `test_second_derivatives.py`."""
     x, w = leaves(np.ones((1, 4)), np.eye(2, 4))
     (dx,) = torch.autograd.grad(train(x, w, None).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        dx.sum().backward()
+    (ddx,) = torch.autograd.grad(dx.sum(), x)
+    rounded = torch.ops.bitnet_jit.round_weight(w.detach())
+    torch.testing.assert_close(ddx[0], 2 * (rounded.T @ rounded).sum(0))
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

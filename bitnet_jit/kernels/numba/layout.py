@@ -32,7 +32,7 @@ def from_canonical(
     """Canonical uint8 (N, ceil(K / codes_per_byte)) -> tiles, uint8."""
     xp = array_module(packed)
     blocks, steps, *_ = tiles_shape(format, out_features, in_features)
-    ones = int(format.join([xp.ones((1,), dtype=xp.uint8)] * format.codes_per_byte)[0])
+    ones = int(format.join([1] * format.codes_per_byte))
     padded = xp.full((blocks * OUTPUTS, steps * WORDS), ones, dtype=xp.uint8, **device_of(packed))
     padded[:out_features, : packed.shape[1]] = packed
     tail = in_features % format.codes_per_byte

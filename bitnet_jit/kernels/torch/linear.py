@@ -46,7 +46,7 @@ def scaled(x_q: torch.Tensor, x_scale: torch.Tensor, w_q: torch.Tensor, w_scale:
     """float32 (M, n) without bias; w_scale is (), (n,) or (n, groups)."""
     if w_scale.dim() < 2:
         return accumulate(x_q, w_q).float() * (x_scale[:, None] * w_scale)
-    y = torch.zeros(x_q.shape[0], w_q.shape[0], device=x_q.device)
+    y = torch.zeros(x_q.shape[0], w_q.shape[0], dtype=torch.float32, device=x_q.device)
     for group in range(w_scale.shape[1]):
         part = slice(group * group_size, (group + 1) * group_size)
         y += accumulate(x_q[:, part], w_q[:, part]).float() * w_scale[:, group]

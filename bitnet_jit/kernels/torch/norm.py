@@ -20,8 +20,8 @@ def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def norm_rows(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """x (M, K) float32, weight (K,) -> (M, K) float32."""
-    mean = (x * x).mean(1, keepdim=True) if x.shape[1] else x.new_zeros(x.shape[0], 1)
+    """x (..., K) float32, weight (K,) -> (..., K) float32."""
+    mean = (x * x).mean(-1, keepdim=True) if x.shape[-1] else x.new_zeros(*x.shape[:-1], 1)
     return x * (torch.ones_like(mean) / (mean + eps).sqrt()) * weight.float()
 
 

@@ -157,10 +157,11 @@ def pack_rows(codes: torch.Tensor) -> torch.Tensor:
 
 def divisor_of(scale: torch.Tensor) -> torch.Tensor:
     """A float32 (1,) whose inverse is that scale, or as near to it as there is one."""
-    first = torch.ones(1) / scale
-    infinity = torch.tensor(float("inf"))
+    one = torch.ones(1, dtype=torch.float32, device=scale.device)
+    first = one / scale
+    infinity = torch.full_like(first, float("inf"))
     near = [first, torch.nextafter(first, infinity), torch.nextafter(first, -infinity)]
-    return min(near, key=lambda divisor: abs(float(torch.ones(1) / divisor) - float(scale)))
+    return min(near, key=lambda divisor: abs(float(one / divisor) - float(scale)))
 
 
 def quantization_config(format: str, eps_inside: float | None = None, dense: list[str] | None = None) -> dict[str, Any]:

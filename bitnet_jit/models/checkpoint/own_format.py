@@ -87,7 +87,7 @@ def to_i2(source: torch.Tensor, out: torch.Tensor, in_features: int, packing: st
 def from_t5(source: torch.Tensor) -> torch.Tensor:
     """uint8 (N, C) of five codes a byte -> uint8 (N, ceil(C / 4) * 5) of four: four bytes become five."""
     rows, columns = source.shape
-    words = torch.zeros(rows, -(-columns // 4), dtype=torch.int64)
+    words = torch.zeros(rows, -(-columns // 4), dtype=torch.int64, device="cpu")
     for place in range(4):
         part = T5_IN_I2[source[:, place::4].int()]
         words[:, : part.shape[1]] |= part << 10 * place
@@ -96,9 +96,9 @@ def from_t5(source: torch.Tensor) -> torch.Tensor:
 
 def t5_in_i2() -> torch.Tensor:
     """Of every byte of five codes the ten bits of the same codes, int64 (256,); bytes above 242 give codes 3."""
-    digits = FORMATS["t5"].digits(torch.arange(256))
-    codes = torch.stack(digits).where(torch.arange(256) < 3**5, 3)
-    shifts = 2 * torch.arange(5)[:, None]
+    every_byte = torch.arange(256, device="cpu")
+    codes = torch.stack(FORMATS["t5"].digits(every_byte)).where(every_byte < 3**5, 3)
+    shifts = 2 * torch.arange(5, device="cpu")[:, None]
     return (codes << shifts).sum(0)
 
 

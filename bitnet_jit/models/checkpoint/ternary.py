@@ -76,7 +76,7 @@ class TernaryReader:
             CheckpointError: a code is 3, a scale is not positive and finite, a value is not finite.
         """
         out_features = sum(rows for _, rows in parts)
-        w_packed = torch.empty(FORMAT.packed_shape(out_features, in_features), dtype=torch.uint8)
+        w_packed = torch.empty(FORMAT.packed_shape(out_features, in_features), dtype=torch.uint8, device="cpu")
         scales, biases, start = [], [], 0
         for name, rows in parts:
             part = w_packed[start : start + rows]
@@ -110,7 +110,7 @@ class TernaryReader:
         """A stored scale as float32 () that multiplies."""
         stored = self.files.read(name).float().reshape(())
         value = float(stored)
-        scale = torch.ones(()) / stored if self.storage.scale_divides else stored.clone()
+        scale = torch.ones_like(stored) / stored if self.storage.scale_divides else stored.clone()
         if not (value > 0 and 0 < float(scale) < float("inf")):
             raise self.files.error(name, "a positive finite scale", f"{value:g}")
         divides = self.storage.scale_divides

@@ -46,14 +46,14 @@ def make_arguments(problem: Problem, device: torch.device) -> dict[str, Any]:
     rows, features = problem.rows, first_features(problem)
 
     def floats(*shape: int, dtype: str = problem.x_dtype) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, device=device).to(getattr(torch, dtype))
+        return torch.randn(shape, generator=generator, device=device, dtype=torch.float32).to(getattr(torch, dtype))
 
     found: dict[str, Any] = {"eps": EPS, "bias": None, "weight": None}
     if problem.op == "quantize_weight":
         return found | {"w": floats(problem.out_features, problem.in_features)}
     if problem.x_dtype == "int8":
         found["x_q"] = torch.randint(-127, 128, (rows, features), generator=generator, device=device, dtype=torch.int8)
-        found["x_scale"] = torch.rand(rows, generator=generator, device=device)
+        found["x_scale"] = torch.rand(rows, generator=generator, device=device, dtype=torch.float32)
     elif problem.x_dtype != "uint8":
         found |= {name: floats(rows, features) for name in ("x", "dy", "gate", "up")}
     if problem.bias:
@@ -64,7 +64,8 @@ def make_arguments(problem: Problem, device: torch.device) -> dict[str, Any]:
         codes = torch.randint(-1, 2, size, generator=generator, device=device, dtype=torch.int8)
         layout = registry.get_layout(problem.layout)
         found["w_packed"] = layout.from_canonical(layout.format.pack(codes), *size)
-        found["w_scale"] = 0.01 + torch.rand(scale_shape(problem), generator=generator, device=device)
+        scales = torch.rand(scale_shape(problem), generator=generator, device=device, dtype=torch.float32)
+        found["w_scale"] = 0.01 + scales
     return found
 
 
