@@ -19,7 +19,7 @@ def least_memory(settings: TrainSettings) -> int:
     """Return the bytes that a run needs at least: weights, gradients, moments, losses, tables, tokens and logits.
 
     >>> least_memory(TrainSettings()) // 2**20
-    275
+    162
     """
     hidden, middle, tokens = settings.hidden_size, settings.intermediate_size, settings.batch_size * settings.window
     head_dim = hidden // settings.heads

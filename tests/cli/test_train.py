@@ -55,6 +55,41 @@ def test_a_model_is_trained_and_continues_a_text(text, tmp_path):
     assert written.stdout.startswith("In the ")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+@pytest.mark.parametrize(("target", "limit"), [("checkpoint.safetensors", 20_000), ("losses.csv", 10), ("", 10)])
+def test_a_full_disk_is_one_line_and_what_was_there_stays(text, tmp_path, target, limit):
+    out = tmp_path / "out"
+    assert run(*command(text, out, 3)).returncode == 0
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    if target == "checkpoint.safetensors":
+        (out / target).unlink()
+        del before[target]
+    found = run(sys.executable, "-c", FULL.format(target, limit) + MAIN, *command(text, out, 3)[3:])
+    assert found.returncode == 1
+    last = found.stderr.splitlines()[-1]
+    assert re.fullmatch(rf"error: {out / target} cannot be written \(.*\); what was there before .*", last), (
+        found.stderr
+    )
+    assert "Traceback" not in found.stderr
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from bitnet_jit import files
+from bitnet_jit.models.checkpoint import hf_export
+from bitnet_jit.training import checkpoint, results
+beside = files.beside
+def limited(file, *more):  # as if the disk were full when that file is written
+    if file.name == {0!r} or ({0!r} == "" and file.name == "model.safetensors"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({1}, resource.RLIM_INFINITY))
+    return beside(file, *more)
+for module in (files, checkpoint, results, hf_export):
+    module.beside = limited
+"""
+
+
 def test_the_options_have_the_defaults_of_the_settings():
     options = inspect.signature(train).parameters
     assert {field.name: options[field.name].default for field in fields(TrainSettings)} == asdict(TrainSettings())
@@ -77,6 +112,25 @@ def test_errors_are_one_line(text, tmp_path):
         assert (found.returncode, found.stdout) == (1, "")
         assert found.stderr.startswith(words)
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+def test_files_that_lie_are_one_line(text, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "huge").touch()
+    os.truncate(tmp_path / "huge", 2**43)
+    (tmp_path / "nowhere").symlink_to("absent/folder")
+    for source, out, words in (
+        (tmp_path / "pipe", "out", "error: text: .*pipe cannot be read .expected a regular file, found a pipe"),
+        (tmp_path / "huge", "out", "error: text: .*huge cannot be read .expected at most"),
+        (text, "text.txt", "error: out: .*text.txt cannot be written to"),
+        (text, "nowhere", "error: out: .*nowhere cannot be written to"),
+        (text, "n" * 300, "error: out: .* cannot be written to .*too long"),
+    ):
+        found = run(*command(source, tmp_path / out, 3))
+        assert (found.returncode, found.stdout) == (1, ""), found.stderr
+        assert re.match(words, found.stderr.splitlines()[-1]), found.stderr
+        assert "Traceback" not in found.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")

@@ -1,9 +1,10 @@
 """What a run is told is checked as a whole, before anything begins."""
 
 import pytest
+import torch
 
-from bitnet_jit.errors import InvalidInput
-from bitnet_jit.training.run import learning_rate
+from bitnet_jit.errors import BitNetError, InvalidInput, OutOfMemory
+from bitnet_jit.training.run import Trainer, learning_rate, train
 from bitnet_jit.training.settings import TrainSettings
 
 
@@ -25,11 +26,65 @@ from bitnet_jit.training.settings import TrainSettings
         ({"kv_heads": 0}, "kv_heads: expected a whole number of at least 1, got 0"),
         ({"window": 2048}, "window: expected at most context_length=1024, got 2048"),
         ({"final_learning_rate": 1.5}, "final_learning_rate: expected a share of the learning rate, got 1.5"),
+        ({"steps": 10**12}, "steps: expected a whole number of at most 2147483647, got 1000000000000"),
+        ({"layers": 10**6}, "layers: expected a whole number of at most 65536, got 1000000"),
+        ({"hidden_size": 10**9}, "hidden_size: expected a whole number of at most 262144, got 1000000000"),
+        ({"intermediate_size": 2**18 + 1}, "intermediate_size: expected a whole number of at most 262144"),
+        ({"context_length": 10**12}, "context_length: expected a whole number of at most 2147483647"),
+        ({"batch_size": 2**31}, "batch_size: expected a whole number of at most 2147483647"),
+        ({"warmup_steps": 2**40}, "warmup_steps: expected a whole number of at most 2147483647"),
+        ({"seed": 2**80}, "seed: expected a whole number of at most 9223372036854775807"),
+        ({"seed": 10**5000}, "seed: expected .* got a number of 16610 bits"),
+        ({"seed": -(10**5000)}, "seed: expected .* got a number of 16610 bits"),
+        ({"clip": 10**400}, "clip: expected a finite number above 0, got a number of 1329 bits"),
+        ({"learning_rate": "fast"}, "learning_rate: expected a finite number above 0, got 'fast'"),
+        ({"learning_rate": None}, "learning_rate: expected a finite number above 0, got None"),
+        ({"dropout": 1j}, "dropout: expected a finite number at least 0, got 1j"),
+        ({"dense": "no"}, "dense: expected True or False, got 'no'"),
     ],
 )
 def test_what_cannot_be_meant_is_named(change, words):
     with pytest.raises(InvalidInput, match=words):
         TrainSettings(**change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": 2**31 - 1, "hidden_size": 2**18, "heads": 2, "layers": 2**16},
+        {"hidden_size": 2**17, "intermediate_size": 2**18, "layers": 2**10, "heads": 2**16},
+        {"context_length": 2**31 - 1, "window": 2**31 - 1, "batch_size": 2**31 - 1},
+        {"batch_size": 2**31 - 1},
+    ],
+)
+def test_sizes_beyond_all_memory_are_refused_before_any_is_taken(tmp_path, change):
+    text = torch.zeros(5000, dtype=torch.uint8)
+    with pytest.raises(InvalidInput, match="settings: layers=.* need at least .* of memory, cpu has .*; take smaller"):
+        train(TrainSettings(**change), text, text, tmp_path / "out", torch.device("cpu"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_largest_seed_and_step_are_a_seed_for_torch():
+    settings = TrainSettings(seed=2**63 - 1, steps=2**31 - 1)
+    torch.Generator().manual_seed(settings.seed + ((settings.steps - 1) << 32))
+
+
+def test_memory_that_runs_out_is_told_with_the_sizes(tmp_path, monkeypatch):
+    errors = [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
+    ]
+    text = torch.arange(250).to(torch.uint8).repeat(4)
+    small = TrainSettings(layers=1, hidden_size=8, intermediate_size=8, heads=2, window=8, steps=2)
+    for error in (*errors, RuntimeError("something else")):
+        monkeypatch.setattr(Trainer, "advance", lambda self, error=error: (_ for _ in ()).throw(error))
+        with pytest.raises((MemoryError, RuntimeError)) as caught:
+            train(small, text, text, tmp_path, torch.device("cpu"))
+        assert isinstance(caught.value, OutOfMemory) == (error in errors)
+        if error in errors:
+            assert "settings: layers=1, hidden_size=8" in str(caught.value)
+            assert isinstance(caught.value, BitNetError)
 
 
 def test_key_and_value_heads_by_themselves():
