@@ -80,19 +80,28 @@ def check_place(directory: Path) -> None:
 
 
 def put_in_place(folder: Path, directory: Path) -> None:
-    """Move the files of a folder into another one, config.json last, and outdated ones away; all of it or nothing."""
+    """Move the files of a folder into another one, config.json last, and outdated ones away; all of it or nothing.
+
+    A killed process leaves a mix in no case, and no config.json only if it dies between the renames: so all that takes
+    time comes before them.
+    """
     names = sorted(file.name for file in folder.iterdir() if file.name != CONFIG)
     outdated = [name for name in (INDEX, *shards(directory)) if name not in names]
+    same_config = same_content(folder / CONFIG, directory / CONFIG)
+    for name in (*names, CONFIG):
+        write_through(folder / name)
     old = folder / "old"
     old.mkdir()
     with ExitStack() as undo:
-        if not same_content(folder / CONFIG, directory / CONFIG):
-            move_away(directory / CONFIG, old, undo)
+        for name in (CONFIG, *names, *outdated):
+            keep(directory / name, old, undo)
+        if not same_config:
+            (directory / CONFIG).unlink(missing_ok=True)
         for name in names:
-            replace(folder / name, directory / name, old, undo)
+            os.replace(folder / name, directory / name)
         for name in outdated:
-            move_away(directory / name, old, undo)
-        replace(folder / CONFIG, directory / CONFIG, old, undo)
+            (directory / name).unlink(missing_ok=True)
+        os.replace(folder / CONFIG, directory / CONFIG)
         undo.pop_all()
 
 
@@ -109,20 +118,20 @@ def same_content(a: Path, b: Path) -> bool:
     return a.is_file() and b.is_file() and a.read_bytes() == b.read_bytes()
 
 
-def move_away(file: Path, old: Path, undo: ExitStack) -> None:
-    """Move a file into the folder `old`, if it is there."""
-    with suppress(FileNotFoundError):
-        os.replace(file, old / file.name)
-        undo.callback(os.replace, old / file.name, file)
+def write_through(file: Path) -> None:
+    """Have a file on the disk, for some file systems wait for that in a rename."""
+    with file.open("r+b") as opened:
+        os.fsync(opened.fileno())
 
 
-def replace(new: Path, file: Path, old: Path, undo: ExitStack) -> None:
-    """Put a new file in the place of another, if there is one, which the folder `old` keeps."""
+def keep(file: Path, old: Path, undo: ExitStack) -> None:
+    """Link a file into the folder `old`, from where `undo` brings it back; a file that is new, `undo` removes."""
     try:
         os.link(file, old / file.name)
-        undo.callback(os.replace, old / file.name, file)
-    except OSError:  # there is none, or the file system has no links: then the place is empty for a moment
-        move_away(file, old, undo)
-    if not os.path.lexists(old / file.name):
-        undo.callback(file.unlink, missing_ok=True)
-    os.replace(new, file)
+    except OSError:  # there is none, or the file system has no links: then the place is empty until the new file comes
+        try:
+            os.replace(file, old / file.name)
+        except FileNotFoundError:
+            undo.callback(file.unlink, missing_ok=True)
+            return
+    undo.callback(os.replace, old / file.name, file)

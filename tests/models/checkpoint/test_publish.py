@@ -94,6 +94,18 @@ def test_the_old_weights_are_gone(before):
     assert {file.name for file in before.iterdir()} == {"config.json", "model.safetensors", "notes.txt"}
 
 
+@pytest.fixture(params=["links", "no links"])
+def _file_system(request, monkeypatch):
+    """One with hard links, and one without."""
+
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    if request.param == "no links":
+        monkeypatch.setattr(os, "link", refuse)
+
+
+@pytest.mark.usefixtures("_file_system")
 def test_whatever_step_fails_the_old_model_stays(before, monkeypatch):
     old, step = contents(before), 0
     while True:
@@ -112,6 +124,7 @@ def test_whatever_step_fails_the_old_model_stays(before, monkeypatch):
     assert same(logits(bitnet_jit.load(before)), logits(model(2)))
 
 
+@pytest.mark.usefixtures("_file_system")
 def test_a_reader_never_finds_a_mix(before, monkeypatch):
     allowed, seen = [logits(bitnet_jit.load(before)), logits(model(2))], set()
 
