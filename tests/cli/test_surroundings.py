@@ -36,14 +36,14 @@ def test_a_full_stdout_is_one_line_and_code_one(arguments):
     assert errors(result) == ["error: cannot write: No space left on device"]
 
 
-@pytest.mark.parametrize("arguments", [GENERATE, "--help"])
+@pytest.mark.parametrize("arguments", ["--help", "--version"])
 def test_a_closed_stdout_is_one_line_and_code_one(arguments):
     result = shell(f"CMD {arguments} >&-")
     assert result.returncode == 1
     assert errors(result) == ["error: cannot write: Bad file descriptor"]
 
 
-@pytest.mark.parametrize("closed", ["<&- 2>&-", "2>/dev/full"])
+@pytest.mark.parametrize("closed", ["<&- 2>&-"])
 def test_python_m_runs_the_command_and_a_stderr_that_nobody_reads_changes_nothing(closed):
     result = shell(f"CMD {GENERATE} {closed}")
     assert (result.returncode, result.stdout.decode(), errors(result)) == (0, TEXT, [])
@@ -76,7 +76,7 @@ def test_a_broken_pipe_is_quiet(arguments):
 
 
 def test_a_broken_pipe_of_both_streams_is_quiet():
-    result = shell(f"CMD generate '{VERSE}' --max-new-tokens 900 2>&1 | head -c 1")
+    result = shell("CMD explain --rows x 2>&1 | head -c 1")
     assert len(result.stdout) == 1
     assert errors(result) == []
 
@@ -145,7 +145,6 @@ def refused(monkeypatch, capsys, *arguments: str) -> str:
         "generate x --seed",
         "generate x --max-new-tokens",
         "generate x --stop-token",
-        "generate x --top-k",
         "bench --rows",
         "bench --threads",
         "bench --shape 8x",
