@@ -91,13 +91,18 @@ def check_train(*args) -> None:
 
 
 def stand_in(x):
-    """A tensor of x's shape without x's memory, whose gradient is one of x; None while x is traced, for graphs of
-    torch.compile have no second derivatives."""
+    """A tensor without memory whose gradient is one of x, for the forward pass, in which gradients are off.
+
+    None while x is traced, for graphs of torch.compile have no second derivatives.
+    """
     if type(x) not in PLAIN or num_dispatch_modes():
         return None
-    with torch.enable_grad():
+    torch._C._set_grad_enabled(True)  # `torch.enable_grad` takes a microsecond more
+    try:
         (same,) = x.unsafe_chunk(1)  # the cheapest of torch's operations that passes gradients on and makes no view
-    same.data = x.new_empty_strided(x.shape, (0,) * x.dim())
+    finally:
+        torch._C._set_grad_enabled(False)
+    same.data = x.new_empty(0)
     return same
 
 
