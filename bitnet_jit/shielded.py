@@ -58,7 +58,7 @@ def shielded(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
 
     def run() -> None:
         try:
-            work.set_result(context.run(SHIELD.run, function, *args, **kwargs))
+            work.set_result(context.run(lambda: SHIELD.run(function, *args, **kwargs)))
         except BaseException as error:  # whatever it is, it belongs to the caller
             work.set_exception(error)
 

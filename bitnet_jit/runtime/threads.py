@@ -11,21 +11,24 @@ class Threads:
     """The number of threads of a process: set by hand, else by BITNET_JIT_NUM_THREADS, else as torch has it."""
 
     def __init__(self) -> None:
-        self._number = read_settings().num_threads
+        self.set(read_settings().num_threads)
 
     def set(self, number: int | None) -> None:
         """Use `number` threads; None follows torch again."""
-        self._number = None if number is None else whole_number("number", number, 1, MAX_THREADS, none=True)
+        wanted = None if number is None else whole_number("number", number, 1, MAX_THREADS, none=True)
+        self._number = None if wanted is None else min(wanted, MOST_USEFUL)
 
     def get(self) -> int:
-        """Threads that the next call will ask for."""
+        """Return how many threads the next call will ask for."""
         if self._number is not None:
             return self._number
         torch = sys.modules.get("torch")
         number: int = torch.get_num_threads() if torch else available_cores()
-        return number
+        return number if number <= MOST_USEFUL else MOST_USEFUL
 
 
+# more threads only wait for each other; where the system has no more of them, OpenMP ends the process
+MOST_USEFUL = max(64, 4 * available_cores())
 THREADS = Threads()
 
 
@@ -33,7 +36,8 @@ def set_num_threads(number: int | None) -> None:
     """Set the number of CPU threads of this library's kernels.
 
     Args:
-        number: from 1 to 4096, or None to follow `torch.get_num_threads()`, which is the default.
+        number: from 1 to 4096, or None to follow `torch.get_num_threads()`, which is the default. No more than 64, or
+            four for each core, are used.
 
     Raises:
         InvalidInput: another value.

@@ -1,5 +1,7 @@
 """The number of CPU threads: by hand, else by the environment, else as torch has it."""
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -57,3 +59,28 @@ def test_the_public_functions_share_one_number():
         assert bitnet_jit.get_num_threads() == 5
     finally:
         bitnet_jit.set_num_threads(None)
+
+
+HUGE = """
+import torch, bitnet_jit
+layer = bitnet_jit.PackedBitLinear.from_codes(torch.ones(4096, 2048, dtype=torch.int8), torch.tensor(1.0))
+x = torch.ones(256, 2048)
+for number in (4096, None):
+    torch.set_num_threads(1000)  # of 40000 torch itself does not survive its own end
+    bitnet_jit.set_num_threads(number)
+    print(bitnet_jit.get_num_threads() <= max(64, 4 * len(os.sched_getaffinity(0))), float(layer(x)[3, 5]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the script asks Linux for its cores")
+@pytest.mark.parametrize("environ", [{}, {"BITNET_JIT_NUM_THREADS": "4096"}])
+def test_more_threads_than_the_system_has_do_not_end_the_process(environ):
+    command = [sys.executable, "-c", f"import os{HUGE}"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environ, timeout=120)
+    assert done.stdout.split() == ["True", "2048.0"] * 2, done.stderr
+
+
+@pytest.mark.parametrize("number", [0, -1, 40000, 10**22, 1.5, "2", True])
+def test_numbers_of_threads_that_cannot_be_meant_are_refused(threads, number):
+    with pytest.raises(InvalidInput, match="number: expected"):
+        threads.set(number)
