@@ -154,7 +154,6 @@ class Bar:
 def leave_behind(network: "TrainedDecoder", history: "History", out: Path, format: str | None) -> None:
     """Write the model, unless its format is None, and its loss curve, and say where they are."""
     from bitnet_jit.models.saving import save
-    from bitnet_jit.training.folder import writing
     from bitnet_jit.training.results import FIGURES, PICTURE, can_draw, draw_curve, write_figures
 
     write_figures(history, out)
@@ -171,7 +170,5 @@ def leave_behind(network: "TrainedDecoder", history: "History", out: Path, forma
         typer.echo(f"{history.skipped} steps had gradients that were not finite, and changed nothing")
     if format is None:
         typer.echo(f"the weights are in {out}; a dense model is not packed")
-        return
-    with writing(out):
-        save(network, out, format)
-    typer.echo(f'packed model in {out}; try: bitnet-jit generate "In the " --model {out}')
+    else:
+        typer.echo(f'packed model in {out}; try: bitnet-jit generate "In the " --model {out}')

@@ -4,6 +4,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+TRACED = ("cpu", "cuda")
+
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """Make a context in which products on a device are not autocast; where they are not anyhow, one that costs nothing.
@@ -13,6 +15,8 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     torch.float32
     """
     kind = device.type
+    if torch.compiler.is_compiling() and kind in TRACED:  # whether autocast knows a device cannot be asked there
+        return torch.autocast(kind, enabled=False)
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return nullcontext()

@@ -31,6 +31,7 @@ from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.models.decoder import Decoder
 from bitnet_jit.nn import BitLinear, PackedBitLinear
 from bitnet_jit.packing import FORMATS
+from bitnet_jit.runtime.writing import writing
 
 
 def save(model: nn.Module, directory: str | Path, format: str = "autobitlinear") -> None:
@@ -56,6 +57,7 @@ def save(model: nn.Module, directory: str | Path, format: str = "autobitlinear")
             model has no ternary layer or no architecture; it has adapters that are not merged, a ternary head, or no
             head; the path is no folder, or holds an adapter of peft, which transformers would load instead; or what was
             written cannot be read back, for a reason that the message gives.
+        WriteError: the disk is full, or the folder cannot be written to.
 
     >>> import tempfile, bitnet_jit
     >>> from bitnet_jit.models.embedded import embedded_model
@@ -78,7 +80,7 @@ def save(model: nn.Module, directory: str | Path, format: str = "autobitlinear")
     tied = getattr(model, "all_tied_weights_keys", None)  # of models of transformers
     tensors, config = one_copy_each(tensors, architecture(model, format, tensors), tied)
     metadata = own_metadata(format, shapes) if format in FORMATS else None
-    with staged(place) as folder:
+    with writing(place), staged(place) as folder:
         write_model(folder, tensors, config, metadata)
         if (generation := generation_json(model, config, place)) is not None:
             write_beside_and_rename(folder / GENERATION, (json.dumps(generation, indent=2) + "\n").encode())

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.runtime.arguments import show
 
 MAX_THREADS = 4096  # more than any machine has cores
 
@@ -54,9 +55,9 @@ def _positive(environ: dict[str, str], name: str) -> int | None:
         return None
     digits = value.lstrip("0")
     if not value.isdecimal() or not digits:
-        raise InvalidInput(f"{name}: expected a positive whole number, got {value!r}")
+        raise InvalidInput(f"{name}: expected a positive whole number, got {show(value)}")
     if len(digits) > len(str(MAX_THREADS)) or int(digits) > MAX_THREADS:
-        raise InvalidInput(f"{name}: expected at most {MAX_THREADS}, got {value!r}")
+        raise InvalidInput(f"{name}: expected at most {MAX_THREADS}, got {show(value)}")
     return int(digits)
 
 

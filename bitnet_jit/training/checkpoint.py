@@ -19,7 +19,7 @@ from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.files import beside
 from bitnet_jit.models.checkpoint.safetensors_file import DTYPES, SafetensorsFile
 from bitnet_jit.reading import parse_json
-from bitnet_jit.training.folder import writing
+from bitnet_jit.runtime.writing import writing
 from bitnet_jit.training.settings import TrainSettings
 
 FILE = "checkpoint.safetensors"

@@ -5,9 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
 
-from bitnet_jit.errors import InvalidInput, WriteError
+from bitnet_jit.errors import InvalidInput
 from bitnet_jit.files import unfinished
 
 LOCK = ".training.lock"
@@ -49,14 +48,3 @@ def tidy(out: Path) -> None:
             left.unlink()
     except OSError as error:
         raise InvalidInput(f"out: {out} cannot be tidied ({error})") from error
-
-
-@contextmanager
-def writing(file: Path) -> Iterator[None]:
-    """Within the block a file is written; raises WriteError, which names it, where that fails."""
-    try:
-        yield
-    except WriteError:
-        raise
-    except (OSError, SafetensorError) as error:
-        raise WriteError(f"{file} cannot be written ({error}); what was there before is left as it was") from error

@@ -5,8 +5,8 @@ import math
 from pathlib import Path
 
 from bitnet_jit.files import beside, write_beside_and_rename
+from bitnet_jit.runtime.writing import writing
 from bitnet_jit.training.checkpoint import History
-from bitnet_jit.training.folder import writing
 
 FIGURES, PICTURE = "losses.csv", "loss.png"
 MOST_SMOOTHED = 50  # steps of the curve's running mean

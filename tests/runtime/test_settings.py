@@ -25,9 +25,7 @@ def test_a_user_who_is_not_known_is_left_as_it_is_written(value):
 
 @pytest.mark.parametrize("digits", [5, 30, 5000])
 def test_a_thread_count_beyond_every_machine_is_refused(digits):
-    with pytest.raises(
-        InvalidInput, match="BITNET_JIT_NUM_THREADS: expected a .* of at most 4096, got '9999"
-    ) as caught:
+    with pytest.raises(InvalidInput, match="BITNET_JIT_NUM_THREADS: expected at most 4096, got '9999") as caught:
         read_settings({"BITNET_JIT_NUM_THREADS": "9" * digits})
     assert len(str(caught.value)) < 200
 
