@@ -5,17 +5,15 @@ checkpoint is the same wherever it was written. Moving the layer re-lays the wei
 or its scale. The parameters are frozen: gradients flow to the input, and to the bias where it asks for one.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import nn
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.kernels import registry
 from bitnet_jit.nn import checks
 from bitnet_jit.nn.dense_weight import ReadsDense
-from bitnet_jit.nn.guard import guard_save_pretrained
+from bitnet_jit.nn.laid_weight import LaidWeight
 from bitnet_jit.nn.rms_norm import INSIDE, RMSNorm, norm_inside
 from bitnet_jit.ops import eager
 from bitnet_jit.packing import get_format
@@ -23,10 +21,9 @@ from bitnet_jit.quant import dequantize_weight
 
 bit_linear, rms_norm_bit_linear = eager("bit_linear"), eager("rms_norm_bit_linear")
 dequantize = torch.ops.bitnet_jit.dequantize_weight.default
-LAYOUT = "layout_name"  # an attribute of w_packed: a layer that shares it may have laid it anew
 
 
-class PackedBitLinear(ReadsDense, nn.Module):
+class PackedBitLinear(ReadsDense, LaidWeight):
     """A linear layer with a packed ternary weight: y = x_q @ w_q.T * (x_scale * w_scale) + bias.
 
     The constructor makes a layer of zeros to load a state_dict into; `from_codes`, `from_packed` and `BitLinear.pack`
@@ -64,10 +61,6 @@ class PackedBitLinear(ReadsDense, nn.Module):
     >>> layer(torch.tensor([1.0, -1.0])).tolist()
     [1.0, -0.5]
     """
-
-    w_packed: nn.Parameter
-    w_scale: nn.Parameter
-    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -207,10 +200,6 @@ class PackedBitLinear(ReadsDense, nn.Module):
             raise InvalidInput(f"norm: expected hidden_size={self.in_features}, got {norm.hidden_size}")
         self.add_module(INSIDE, norm.requires_grad_(False))
 
-    def canonical(self) -> torch.Tensor:
-        """The packed weight as it is saved, uint8 (N, ceil(K / codes per byte)); no copy where that is its layout."""
-        return self._to_canonical(self.w_packed.detach())
-
     def unpack(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The inverse of `from_codes`: w_q (N, K) int8 and w_scale."""
         w_q: torch.Tensor = get_format(self.format).unpack(self.canonical(), self.in_features)
@@ -245,102 +234,3 @@ class PackedBitLinear(ReadsDense, nn.Module):
         self.w_scale = nn.Parameter(w_scale.detach().contiguous(), requires_grad=False)
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach(), requires_grad=False))
         self._lay()
-
-    def _to_canonical(self, w_packed: torch.Tensor) -> torch.Tensor:
-        layout = registry.get_layout(self.layout)
-        canonical: torch.Tensor = layout.to_canonical(w_packed, self.out_features, self.in_features)
-        return canonical.contiguous()
-
-    def _lay(self, was_meta: bool = False) -> None:
-        """Bring w_packed into the layout of the device that it is on."""
-        guard_save_pretrained(PackedBitLinear)
-        w_packed = self.w_packed
-        self.layout = getattr(w_packed, LAYOUT, self.layout)
-        wanted = registry.preferred_layout(self.format, w_packed.device.type)
-        if wanted.name != self.layout:
-            if w_packed.is_meta or was_meta:  # there are no values to keep
-                shape = wanted.shape(self.out_features, self.in_features)
-                laid = torch.empty(shape, dtype=torch.uint8, device=w_packed.device)
-            else:
-                canonical = self._to_canonical(w_packed.detach())
-                laid = wanted.from_canonical(canonical, self.out_features, self.in_features)
-            w_packed.data = laid
-            self.layout = wanted.name
-        setattr(w_packed, LAYOUT, self.layout)
-        self._awaits_device = w_packed.is_meta
-
-    def _leave_meta(self) -> None:
-        """Lay a weight that was put in place from outside (as accelerate does) since the layer was made on meta."""
-        if not torch.compiler.is_compiling():  # a trace runs the canonical weight instead: slower, and as right
-            self._lay()
-
-    def stay_on_meta(self, other: "PackedBitLinear") -> None:
-        """Become what the other layer is, but on "meta", in its layout: for whoever asks what it would run."""
-        w_packed = torch.empty_like(other.w_packed, device="meta")
-        self.layout, self._awaits_device = other.layout, False
-        self.w_packed = nn.Parameter(w_packed, requires_grad=False)
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        """`.to()`, `.half()` and their kin: devices change, dtypes of the weight and its scale do not."""
-        w_packed, w_scale = self.w_packed.detach(), self.w_scale.detach()
-        self.layout = getattr(self.w_packed, LAYOUT, self.layout)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for parameter, before in ((self.w_packed, w_packed), (self.w_scale, w_scale)):
-            if parameter.dtype != before.dtype:
-                parameter.data = before.to(parameter.device)
-        self.weight_dtype = fn(torch.empty(1, dtype=self.weight_dtype, device=w_packed.device)).dtype
-        self._lay(was_meta=w_packed.is_meta)
-        return self
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """After a copy, or a pickle that may come from another kind of device."""
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        if "weight_dtype" not in self.__dict__:  # a pickle of an earlier version
-            self.weight_dtype = torch.float32 if self.bias is None else self.bias.dtype
-        self._lay()
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.layout != self.format:
-            destination[prefix + "w_packed"] = self.canonical()
-
-    def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """Check the canonical tensors and hand them on as they will be resident."""
-        assign = bool(local_metadata.get("assign_to_params_buffers", False))
-        try:
-            laid = self._laid_for_load(state_dict, prefix, assign)
-        except InvalidInput as error:
-            error_msgs.append(f"{prefix}{error}")
-            return
-        state_dict = {**state_dict, **laid}
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-        if assign and self.bias is not None:
-            self.weight_dtype = self.bias.dtype
-        self._awaits_device = self.w_packed.is_meta
-
-    def _laid_for_load(self, state_dict: Mapping[str, Any], prefix: str, assign: bool) -> dict[str, torch.Tensor]:
-        """The entry of w_packed as it will be resident, or nothing; with `assign` the layer takes it at once."""
-        w_scale, w_packed = state_dict.get(prefix + "w_scale"), state_dict.get(prefix + "w_packed")
-        if w_scale is not None:
-            checks.check_scale(w_scale, tuple(self.w_scale.shape))
-        if w_packed is None:
-            return {}
-        checks.check_canonical(w_packed, get_format(self.format), self.out_features, self.in_features)
-        if assign:
-            self.layout = self.format
-            self.w_packed = nn.Parameter(w_packed.detach().contiguous(), requires_grad=False)
-            self._lay()
-            return {prefix + "w_packed": self.w_packed}
-        layout = registry.get_layout(self.layout)
-        return {prefix + "w_packed": layout.from_canonical(w_packed, self.out_features, self.in_features)}
