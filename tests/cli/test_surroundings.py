@@ -197,21 +197,16 @@ def test_generate_takes_what_the_decoder_takes():
     assert set(inspect.signature(Decoder.generate).parameters) - {"self", "input_ids"} <= options
 
 
-def test_patience_writes_no_escapes_to_a_dumb_terminal(monkeypatch, capsys):
+@pytest.mark.parametrize(("term", "written"), [("dumb", "slow ...\n"), ("xterm", "\r\x1b[Kslow ...\r\x1b[K")])
+def test_patience_writes_no_escapes_to_a_dumb_terminal(monkeypatch, capsys, term, written):
     from bitnet_jit.cli import patience
 
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("TERM", term)
     told = patience.Patience("slow")
     told._tell()
     told.end()
-    assert capsys.readouterr().err == "slow ...\n"
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    told = patience.Patience("slow")
-    told._tell()
-    told.end()
-    assert capsys.readouterr().err == "\r\x1b[Kslow ...\r\x1b[K"
+    assert capsys.readouterr().err == written
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def one_of(choose: Callable[[Any], Any]) -> Any:
     return stand_in
 
 
-class Kernel:
+class JitKernel:
     """A kernel, what Python calls: compiled without the GIL for each signature once, and kept on disk.
 
     Args:
@@ -121,11 +121,11 @@ class Kernel:
             return entry
 
 
-def kernel(function: Callable) -> Kernel:
+def kernel(function: Callable) -> JitKernel:
     """Make a function a kernel."""
-    return Kernel(function)
+    return JitKernel(function)
 
 
-def compiled(function: Kernel, *signature: types.Type) -> Callable:
+def compiled(function: JitKernel, *signature: types.Type) -> Callable:
     """Return the entry point of a kernel for a signature."""
     return function.entry(*signature)

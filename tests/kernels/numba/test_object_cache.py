@@ -141,7 +141,7 @@ def kernel(tmp_path, monkeypatch):
     spec = jit.StaticType(activations.ActivationSpec("float32"))
 
     def run() -> list[list[float]]:
-        entry = jit.Kernel(activations.run._function).entry(spec, *activations.SIGNATURE)
+        entry = jit.JitKernel(activations.run._function).entry(spec, *activations.SIGNATURE)
         codes, scale = np.array([[1, -2], [3, 4]], np.int8), np.array([0.5, 2.0], np.float32)
         x, workspace = np.full((2, 2), np.nan, np.float32), np.zeros(1 << 16, np.uint8)
         entry(None, 0, 1, codes.ctypes.data, scale.ctypes.data, x.ctypes.data, 2, 2, workspace.ctypes.data)
@@ -181,7 +181,7 @@ def test_code_that_needs_objects_of_python_is_not_kept(kernel, monkeypatch):
 
 def test_constants_of_python_are_seen(monkeypatch):
     """They live in a kernel's environment, which only a pickle could bring back."""
-    made = jit.Kernel(activations.run._function)
+    made = jit.JitKernel(activations.run._function)
     signature = (jit.StaticType(activations.ActivationSpec("float16")), *activations.SIGNATURE)
     made._dispatcher.compile(signature)
     result = made._dispatcher.overloads[signature]
