@@ -17,8 +17,8 @@ import torch
 
 import bitnet_jit
 import limits
-from bitnet_jit.models.embedded import embedded_model
-from bitnet_jit.runtime.device import available_cores
+from bitnet_jit.checkpoints.embedded import embedded_model
+from bitnet_jit.devices.fingerprint import available_cores
 from options import at_least_one, positive
 from picture import draw
 from report import Refusal, Report, Row, best_rates, header, make_row, print_report, write
@@ -79,7 +79,7 @@ def tokens(count: int) -> torch.Tensor:
     return torch.randint(32, 127, (1, count), generator=torch.Generator().manual_seed(0))
 
 
-def why_wrong(model: Model, expected: torch.Tensor) -> str | None:
+def wrong_reason(model: Model, expected: torch.Tensor) -> str | None:
     """None where the logits are as near to the expected ones as int8 activations can be."""
     logits = model.prefill(tokens(64)).float()
     error = ((logits - expected).norm() / expected.norm()).item()
@@ -138,7 +138,7 @@ def run(arguments: Sequence[str] | None = None) -> Report:
     models = {name: LOADERS[name](given.model) for name in given.providers}
     with torch.inference_mode():
         expected = next(reversed(models.values())).prefill(tokens(64)).float()
-        reasons = {name: why_wrong(model, expected) for name, model in models.items()}
+        reasons = {name: wrong_reason(model, expected) for name, model in models.items()}
         rows = measure_all([model for name, model in models.items() if reasons[name] is None], given)
     refusals = tuple(Refusal(given.model.name, 64, name, reason) for name, reason in reasons.items() if reason)
     report = Report(header(command=shlex.join(sys.argv), device="cpu"), tuple(rows), refusals)

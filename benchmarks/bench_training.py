@@ -22,7 +22,7 @@ from rich.progress import track
 from rich.table import Table
 
 import gpu
-from bitnet_jit.runtime import graphs
+from bitnet_jit.devices import graphs
 from options import at_least_one, positive
 from report import FILE_WIDTH, header
 from training_layers import BLOCK, Step, Work, parse_block, peers
@@ -56,7 +56,7 @@ class LayerRow:
     error: float | None = None
     memory_bytes: int | None = None
     median_us: float | None = None
-    least_us: float | None = None
+    min_us: float | None = None
     clock_mhz: int | None = None
     failed: str = ""
 
@@ -167,7 +167,7 @@ def in_turns(steps: dict[Any, Run], device: str, seconds: float) -> dict[Any, di
     return {
         key: {
             "median_us": round(median(taken), 1),
-            "least_us": round(min(taken), 1),
+            "min_us": round(min(taken), 1),
             "clock_mhz": round(median(clocks[key])) if clocks[key] else None,
         }
         for key, taken in times.items()
@@ -210,7 +210,7 @@ def layer_table(rows: Sequence[LayerRow]) -> Table:
             row.way,
             row.layer,
             f"{row.median_us:.0f}",
-            f"{row.least_us:.0f}",
+            f"{row.min_us:.0f}",
             f"{row.median_us / own:.2f}" if own else "",
             "" if row.clock_mhz is None else str(row.clock_mhz),
             "" if row.memory_bytes is None else f"{row.memory_bytes / 1e6:.0f}",

@@ -18,18 +18,18 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from bitnet_jit.checkpoints.loading import check_device
 from bitnet_jit.kernels import registry
-from bitnet_jit.models.loading import check_device
 from bitnet_jit.ops.calls import on
-from bitnet_jit.ops.tuning.contenders import Contender, contenders, who_agree
-from bitnet_jit.ops.tuning.made_up import argument_sets
-from bitnet_jit.ops.tuning.tune import measure_with
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.cache import config_fields
-from bitnet_jit.runtime.search import EFFORTS, GAIN, Measure, medians, ranked, search
 from bitnet_jit.runtime.threads import set_num_threads
-from bitnet_jit.tuner.autotune import ROWS, compiling
-from bitnet_jit.tuner.problems import problems_of_shapes
+from bitnet_jit.tuning.autotune import ROWS, compiling
+from bitnet_jit.tuning.contenders import Contender, contenders, who_agree
+from bitnet_jit.tuning.problems import problems_of_shapes
+from bitnet_jit.tuning.search import EFFORTS, GAIN, Measure, medians, ranked, search
+from bitnet_jit.tuning.synthetic import argument_sets
+from bitnet_jit.tuning.tune import measure_with
 from options import at_least_one, positive
 from shapes import parse_shapes
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from bitnet_jit.runtime import graphs
+from bitnet_jit.devices import graphs
 from timing import Times
 from work import Contender
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from bitnet_jit.kernels.triton.ceilings import DEPTH, STEPS, TILE, WAVES, WORDS, product_kernel, read_kernel
+from bitnet_jit.kernels.triton.roofline import DEPTH, STEPS, TILE, WAVES, WORDS, product_kernel, read_kernel
 from work import Contender
 
 READ_BYTES = 1 << 30

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bitnet_jit.kernels.numba.ceilings import STREAMS, read_many_streams, read_one_stream
-from threads import MOST_CALLS, Threads
+from bitnet_jit.kernels.numba.roofline import STREAMS, read_many_streams, read_one_stream
+from threads import MAX_CALLS, Threads
 from work import Contender
 
 CALL_BYTES = 1 << 27  # read in a call and thread: starting the threads must not count
@@ -57,7 +57,7 @@ def reading(name: str, reader: Callable[..., int], pieces: list[NDArray[np.int64
             lambda part: reader(piece[size * part // pool.count : size * (part + 1) // pool.count], repeats)
         )
 
-    return Contender(name, run, lambda: np.array([run(0)]), 8 * size * repeats, 0, pool.set_threads, MOST_CALLS)
+    return Contender(name, run, lambda: np.array([run(0)]), 8 * size * repeats, 0, pool.set_threads, MAX_CALLS)
 
 
 def available_memory_bytes() -> int:

@@ -6,9 +6,9 @@ limit:peak amx    where the CPU has AMX: its product of tiles
 
 import numpy as np
 
-from bitnet_jit.kernels.numba.amx_tiles import why_no_amx
-from bitnet_jit.kernels.numba.ceilings import AMX_OPERATIONS, amx_loop, dot4_loop, dot4_operations, tile_shapes
-from threads import MOST_CALLS, Threads
+from bitnet_jit.kernels.numba.intrinsics.amx_tiles import amx_unsupported_reason
+from bitnet_jit.kernels.numba.roofline import AMX_OPERATIONS, amx_loop, dot4_loop, dot4_operations, tile_shapes
+from threads import MAX_CALLS, Threads
 from work import Contender
 
 DOT4_STEPS = 2_000_000  # several milliseconds
@@ -25,7 +25,7 @@ def dot4_peak(threads: int) -> Contender:
         num_bytes=0,
         num_ops=threads * DOT4_STEPS * dot4_operations(),
         set_threads=pool.set_threads,
-        most_calls=MOST_CALLS,
+        max_calls=MAX_CALLS,
     )
 
 
@@ -39,10 +39,10 @@ def amx_peak(threads: int) -> Contender:
         num_bytes=0,
         num_ops=threads * AMX_STEPS * AMX_OPERATIONS,
         set_threads=pool.set_threads,
-        most_calls=MOST_CALLS,
+        max_calls=MAX_CALLS,
     )
 
 
 def peaks(threads: int) -> list[Contender]:
     """The peaks of this CPU on that many threads."""
-    return [dot4_peak(threads)] if why_no_amx() else [dot4_peak(threads), amx_peak(threads)]
+    return [dot4_peak(threads)] if amx_unsupported_reason() else [dot4_peak(threads), amx_peak(threads)]

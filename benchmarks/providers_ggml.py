@@ -18,7 +18,7 @@ def build(kind: str, work: Work, copies: int) -> Contender:
     return Contender(f"ggml_{kind}", matmul.run, matmul.result, matmul.num_bytes, work.num_ops, library.set_threads)
 
 
-def why_not(kind: str, work: Work) -> str | None:
+def unsupported_reason(kind: str, work: Work) -> str | None:
     if work.device != "cpu":
         return f"drives ggml's CPU backend only, not {work.device}"
     if ggml.load() is None:
@@ -41,7 +41,7 @@ PROVIDERS = tuple(
         lambda work: work.y_unquantized,
         tolerance,
         partial(num_bytes, kind),
-        partial(why_not, kind),
+        partial(unsupported_reason, kind),
     )
     for kind, tolerance in TOLERANCES.items()
 )

@@ -12,7 +12,7 @@ from providers_torch import weight_copies
 from work import Contender, Provider, Work
 
 
-def why_not_gpu(work: Work) -> str | None:
+def gpu_unsupported_reason(work: Work) -> str | None:
     return None if torch.device(work.device).type == "cuda" else f"runs on a GPU, not on {work.device}"
 
 
@@ -27,7 +27,7 @@ def build_product(name: str, format_name: str, work: Work, copies: int) -> Conte
 
     By the first kernel that has launches of their own for quantizing and multiplying.
     """
-    from bitnet_jit.kernels.triton.launch import prepare
+    from bitnet_jit.kernels.triton.device.launch import prepare
     from bitnet_jit.ops.triton_tensors import kinds_of, outputs_of, scratch_of
 
     layout, weights = packed_copies(work, format_name, copies)
@@ -93,18 +93,18 @@ def build_gemlite(name: str, work: Work, copies: int) -> Contender:
     return contender(name, run, lambda: last.float().cpu().numpy(), num_bytes("i2", work), work)
 
 
-def why_not_gemlite(work: Work) -> str | None:
+def gemlite_unsupported_reason(work: Work) -> str | None:
     if find_spec("gemlite") is None:
         return "the package gemlite is not installed (pip install gemlite)"
     if work.rows > 1:
         return "gemlite tunes itself for a quarter of a minute for each shape and number of rows: one row is measured"
-    return why_not_gpu(work)
+    return gpu_unsupported_reason(work)
 
 
 def ours(name: str, format_name: str, build) -> Provider:
     """One of our own: right to the last bit or refused."""
     build = partial(build, name, format_name)
-    return Provider(name, build, lambda work: work.y_bfloat16, 0, partial(num_bytes, format_name), why_not_gpu)
+    return Provider(name, build, lambda work: work.y_bfloat16, 0, partial(num_bytes, format_name), gpu_unsupported_reason)
 
 
 PROVIDERS = (
@@ -117,7 +117,7 @@ PROVIDERS = (
         lambda work: work.y_unquantized,
         0.05,
         lambda work: work.w_q.size,
-        why_not_gpu,
+        gpu_unsupported_reason,
     ),
     Provider(
         "gemlite",
@@ -125,6 +125,6 @@ PROVIDERS = (
         lambda work: work.y,
         0.03,  # its scales and sums are less exact: 0.011 to 0.019 was seen where K is large
         partial(num_bytes, "i2"),
-        why_not_gemlite,
+        gemlite_unsupported_reason,
     ),
 )

@@ -84,13 +84,17 @@ def provider(
 def compiled(op: Op, inputs: int, expected: Callable[..., Any], tolerance: float, codes: bool) -> Provider:
     """torch.compile of such operations, on a GPU."""
 
-    def why_not(work: Work) -> str | None:
+    def unsupported_reason(work: Work) -> str | None:
         return None if torch.device(work.device).type == "cuda" else f"is measured on a GPU, not on {work.device}"
 
     def make(work: Work, copies: int) -> Contender:
         return build("torch_compiled", torch.compile(op), inputs, codes, work, copies)
 
-    return replace(provider("torch_compiled", op, inputs, expected, tolerance, codes), build=make, why_not=why_not)
+    return replace(
+        provider("torch_compiled", op, inputs, expected, tolerance, codes),
+        build=make,
+        unsupported_reason=unsupported_reason,
+    )
 
 
 def both(ours: Op, plain: Op, inputs: int, expected: Callable[..., Any], tolerance: float, codes: bool = True):

@@ -56,7 +56,7 @@ def dynamic_int8(work: Work) -> torch.nn.Module:
     return quantized[0]
 
 
-def why_not_engine(engine: str, work: Work) -> str | None:
+def engine_unsupported_reason(engine: str, work: Work) -> str | None:
     if engine not in torch.backends.quantized.supported_engines:
         return f"torch has no quantized engine {engine} here"
     return None if work.device == "cpu" else f"torch's dynamic int8 runs on the CPU only, not on {work.device}"
@@ -75,7 +75,7 @@ def build_int_mm(name: str, work: Work, copies: int) -> Contender:
     return Contender(name, run, lambda: last.cpu().numpy(), work.w_q.size, work.num_ops, torch.set_num_threads)
 
 
-def why_not_int_mm(work: Work) -> str | None:
+def int_mm_unsupported_reason(work: Work) -> str | None:
     if work.device != "cpu" and work.rows <= 16:
         return "torch._int_mm takes more than 16 rows on a GPU"
     return None
@@ -103,7 +103,7 @@ def int8_provider(engine: str) -> Provider:
         lambda work: work.y_unquantized,
         0.05,
         lambda work: work.w_q.size,
-        partial(why_not_engine, engine),
+        partial(engine_unsupported_reason, engine),
     )
 
 
@@ -117,6 +117,6 @@ PROVIDERS = (
         lambda work: work.acc,
         0,
         lambda work: work.w_q.size,
-        why_not_int_mm,
+        int_mm_unsupported_reason,
     ),
 )

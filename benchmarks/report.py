@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bitnet_jit.runtime.device import available_cores, cpu_name
+from bitnet_jit.devices.fingerprint import available_cores, cpu_name
 from timing import Times
 from work import Contender
 
@@ -46,7 +46,7 @@ class Row:
     threads: int
     cache: str
     median_us: float
-    least_us: float
+    min_us: float
     gb_per_s: float
     gop_per_s: float
     rows_per_s: int
@@ -120,7 +120,7 @@ def make_row(
         threads=threads,
         cache=cache,
         median_us=round(times.median, 2),
-        least_us=round(times.least, 2),
+        min_us=round(times.least, 2),
         gb_per_s=round(contender.num_bytes / times.median / 1e3, 2),
         gop_per_s=round(contender.num_ops / times.median / 1e3, 2),
         rows_per_s=round(rows / times.median * 1e6),
@@ -140,7 +140,7 @@ def print_report(report: Report) -> None:
             table.add_column(name, justify="left" if name in ("provider", "limit") else "right", no_wrap=True)
         for row in found:
             share = "" if row.share_of_limit is None else f"{row.share_of_limit:.0%}"
-            figures = (f"{row.median_us:.1f}", f"{row.least_us:.1f}", f"{row.gb_per_s:.1f}", f"{row.gop_per_s:.0f}")
+            figures = (f"{row.median_us:.1f}", f"{row.min_us:.1f}", f"{row.gb_per_s:.1f}", f"{row.gop_per_s:.0f}")
             if row.provider.startswith(LIMIT):
                 table.add_row(row.provider, *figures, "", share, row.limit or "", "")
             else:

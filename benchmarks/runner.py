@@ -17,7 +17,7 @@ from picture import draw
 from report import Refusal, Report, Row, best_rates, header, make_row, print_report, write
 from roofline import draw_roofline
 from timing import Times, measure
-from work import Contender, Provider, Work, why_wrong
+from work import Contender, Provider, Work, wrong_reason
 
 
 class Run:
@@ -60,12 +60,12 @@ class Run:
         """The contenders that can do the work and do it right; every other provider becomes a refusal."""
         contenders = []
         for provider in providers:
-            reason = provider.why_not(work)
+            reason = provider.unsupported_reason(work)
             if reason is None:
                 size = provider.num_bytes(work)
                 copies = 1 if cache == "hot" else max(2, -(-self.cold_bytes // size))
                 contender = replace(provider.build(work, copies), copies=copies)
-                reason = why_wrong(provider, contender, work)
+                reason = wrong_reason(provider, contender, work)
             if reason is None:
                 contenders.append(contender)
             else:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-MOST_CALLS = 4  # of a limit, in a turn: it runs for milliseconds
+MAX_CALLS = 4  # of a limit, in a turn: it runs for milliseconds
 
 
 class Threads:

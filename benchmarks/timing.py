@@ -58,7 +58,7 @@ def measure(
             contender.set_threads(threads)
             copy = next_copy[contender.name]
             warm = take_turn(contender, copy, WARM_CALLS, synchronize)
-            calls = int(min(max(seconds / TURNS / (min(warm) / 1e6), 1), contender.most_calls))
+            calls = int(min(max(seconds / TURNS / (min(warm) / 1e6), 1), contender.max_calls))
             taken[contender.name] += take_turn(contender, copy + WARM_CALLS, calls, synchronize)
             next_copy[contender.name] = copy + WARM_CALLS + calls
             tell()

@@ -126,7 +126,7 @@ class Contender:
         num_bytes: read from memory in one run: the packed weight, or all tensors of row-wise work.
         num_ops: multiplications and additions in one run; 0 where nobody counts them.
         set_threads: how many CPU threads the next runs take.
-        most_calls: in a turn; limits run long and need few.
+        max_calls: in a turn; limits run long and need few.
         copies: of the weight, which runs take in turn.
     """
 
@@ -136,7 +136,7 @@ class Contender:
     num_bytes: int
     num_ops: int
     set_threads: Callable[[int], None]
-    most_calls: int = 2000
+    max_calls: int = 2000
     copies: int = 1
 
 
@@ -151,7 +151,7 @@ class Provider:
         tolerance: largest relative error in the Frobenius norm; 0 asks for equality bit for bit.
         half_tolerance: the same where work is done in bfloat16, if it differs.
         num_bytes: work -> what Contender.num_bytes will be, before it is built.
-        why_not: work -> None, or why it cannot be done.
+        unsupported_reason: work -> None, or why it cannot be done.
     """
 
     name: str
@@ -159,11 +159,11 @@ class Provider:
     expected: Callable[[Work], NDArray[Any]]
     tolerance: float
     num_bytes: Callable[[Work], int]
-    why_not: Callable[[Work], str | None] = field(default=lambda _: None)
+    unsupported_reason: Callable[[Work], str | None] = field(default=lambda _: None)
     half_tolerance: float | None = None
 
 
-def why_wrong(provider: Provider, contender: Contender, work: Work) -> str | None:
+def wrong_reason(provider: Provider, contender: Contender, work: Work) -> str | None:
     """Run once and compare: None where the result is right, else what is wrong with it."""
     contender.run(0)
     result, expected = contender.result(), provider.expected(work)

@@ -6,7 +6,7 @@ Importing this package imports neither torch nor a kernel language and asks no d
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from bitnet_jit import forks as forks  # registers what a forked child must do, before anything can fork
+from bitnet_jit.system import forks as forks  # registers what a forked child must do, before anything can fork
 
 __version__ = "0.1.0"
 
@@ -31,15 +31,15 @@ _HOMES = {
     "add_lora": "bitnet_jit.nn",
     "get_num_threads": "bitnet_jit.runtime.threads",
     "set_num_threads": "bitnet_jit.runtime.threads",
-    "autotune": "bitnet_jit.tuner.autotune",
+    "autotune": "bitnet_jit.tuning.autotune",
     "convert": "bitnet_jit.nn",
-    "explain": "bitnet_jit.tuner.explain",
-    "load": "bitnet_jit.models.loading",
+    "explain": "bitnet_jit.tuning.explain",
+    "load": "bitnet_jit.checkpoints.loading",
     "lora_state_dict": "bitnet_jit.nn",
     "merge_lora": "bitnet_jit.nn",
     "pack": "bitnet_jit.nn",
     "patch": "bitnet_jit.integrations.transformers",
-    "save": "bitnet_jit.models.saving",
+    "save": "bitnet_jit.checkpoints.saving",
     "set_quantization_strength": "bitnet_jit.nn",
 }
 

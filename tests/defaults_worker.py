@@ -40,14 +40,14 @@ def import_everything():
             except ModuleNotFoundError as error:  # of an extra that is not installed
                 if error.name.partition(".")[0] in ("bitnet_jit", "torch"):
                     raise
-    from bitnet_jit.models.checkpoint.own_format import T5_IN_I2
+    from bitnet_jit.checkpoints.formats.own_format import T5_IN_I2
 
     return digest(T5_IN_I2)
 
 
 def load_and_generate():
     import bitnet_jit
-    from bitnet_jit.models.embedded import embedded_model
+    from bitnet_jit.checkpoints.embedded import embedded_model
 
     decoder = bitnet_jit.load(embedded_model())
     prompt = list(b"In the beginning ")
@@ -58,7 +58,7 @@ def load_and_generate():
 
 def save_and_load(folder):
     import bitnet_jit
-    from bitnet_jit.models.embedded import embedded_model
+    from bitnet_jit.checkpoints.embedded import embedded_model
 
     decoder, found = bitnet_jit.load(embedded_model()), []
     for name in ("autobitlinear", "bitlinear", "t5", "i2"):
@@ -120,9 +120,9 @@ def torch_kernels():
 
 def tuning():
     import bitnet_jit
-    from bitnet_jit.models.embedded import embedded_model
-    from bitnet_jit.ops.tuning.made_up import argument_sets
-    from bitnet_jit.tuner.problems import problems_of_model, problems_of_shapes
+    from bitnet_jit.checkpoints.embedded import embedded_model
+    from bitnet_jit.tuning.problems import problems_of_model, problems_of_shapes
+    from bitnet_jit.tuning.synthetic import argument_sets
 
     problems = problems_of_model(bitnet_jit.load(embedded_model()), (1, 20))
     problems |= problems_of_shapes([(33, 70)], (1,), torch.device("cpu"))

@@ -13,15 +13,19 @@ LAYERS = (  # the highest first; names in one row do not import one another
     {"__main__"},
     {"cli"},
     {"integrations"},
-    {"engine"},
-    {"tuner", "training"},
+    {"training"},
+    {"checkpoints"},
+    {"generation"},
     {"models"},
+    {"tuning"},
     {"nn"},
     {"ops"},
     {"runtime"},
     {"kernels"},
+    {"devices"},
     {"quant", "packing", "reference"},
-    {"problem", "errors", "files", "reading", "cores", "memory", "forks", "private_folder", "shielded"},
+    {"arguments", "system"},
+    {"problem", "errors"},
 )
 LEVEL = {name: level for level, names in enumerate(reversed(LAYERS)) for name in names}
 

@@ -45,7 +45,7 @@ def autotune(
     sizes = [parse_shape(shape) for shape in shapes or ()]
     subject = sizes or load_model(model, device)
     import bitnet_jit
-    from bitnet_jit.tuner.autotune import ROWS
+    from bitnet_jit.tuning.autotune import ROWS
 
     place = ("cpu" if device is None else device) if sizes else None
     try:
@@ -57,9 +57,9 @@ def autotune(
 
 def carry(export: Path | None, import_: Path | None, force: bool) -> None:
     """Write what was found to a file, or take it over from one."""
-    from bitnet_jit.files import is_stream
     from bitnet_jit.ops.calls import DISPATCHER
     from bitnet_jit.runtime.transfer import export_tuned, import_tuned
+    from bitnet_jit.system.files import is_stream
 
     cache = DISPATCHER.cache
     if export is not None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SHAPES = ["2560x2560", "6912x2560", "2560x6912"]  # outputs x inputs
 ROWS = [1, 16, 128, 512]
 SECONDS = 0.3  # of measuring for each line
-LEAST_CALLS = 5
+MIN_CALLS = 5
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def bench(
     from rich.console import Console
     from rich.progress import track
 
-    from bitnet_jit.models.device import check_device
+    from bitnet_jit.devices.checks import check_device
     from bitnet_jit.nn.checks import check_features
     from bitnet_jit.packing import get_format
     from bitnet_jit.runtime.memory import check_fits
@@ -103,7 +103,7 @@ def time_calls(call: Callable[[], object]) -> list[float]:
     call()
     seconds: list[float] = []
     end = time.perf_counter() + SECONDS
-    while len(seconds) < LEAST_CALLS or time.perf_counter() < end:
+    while len(seconds) < MIN_CALLS or time.perf_counter() < end:
         start = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - start)

@@ -44,8 +44,8 @@ def generate(
 ) -> None:
     """Continue PROMPT with a ternary model: prints it and the continuation."""
     decoder = load_model(model, device)
-    from bitnet_jit.models.text import stream_text
-    from bitnet_jit.models.unicode import well_formed
+    from bitnet_jit.generation.text import stream_text
+    from bitnet_jit.generation.unicode import well_formed
 
     start = time.perf_counter()
     ends = [*(stop or ()), *(stop_token or ())]
@@ -63,12 +63,12 @@ def generate(
 
 def load_model(model: str | None, device: str | None) -> "Decoder":
     """The model of that name, or the embedded one; says how far it is where that takes over two seconds."""
-    from bitnet_jit.models.checkpoint.hub import find_model
-    from bitnet_jit.models.embedded import embedded_model
+    from bitnet_jit.checkpoints.embedded import embedded_model
+    from bitnet_jit.checkpoints.hub import find_model
 
     directory = embedded_model() if model is None else find_model(model)  # a download shows bars of its own
     with Patience("loading") as patience:
-        from bitnet_jit.models.loading import load
+        from bitnet_jit.checkpoints.loading import load
 
         return load(directory, device, progress=lambda done, total: patience.update(f"loading block {done} of {total}"))
 

@@ -20,8 +20,8 @@ def info() -> None:
 def sections() -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Headings, each with names and values."""
     import bitnet_jit
+    from bitnet_jit.devices.fingerprint import available_cores, cpu_name
     from bitnet_jit.kernels import registry
-    from bitnet_jit.runtime.device import available_cores, cpu_name
     from bitnet_jit.runtime.threads import get_num_threads
 
     yield (
@@ -48,7 +48,7 @@ def gpu_sections() -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """What kernels know of each GPU that torch can use."""
     import torch
 
-    from bitnet_jit.runtime.device import find_gpu
+    from bitnet_jit.devices.fingerprint import find_gpu
 
     for index in range(torch.cuda.device_count()):
         gpu = find_gpu(torch.device("cuda", index))
@@ -87,9 +87,9 @@ def backend_lines(name: str, devices: list[str]) -> list[tuple[str, str]]:
 
     lines = []
     for device in devices:
-        reason = registry.why_not_backend(name, device)
+        reason = registry.backend_unsupported_reason(name, device)
         lines.append((f"on {device}", f"not usable: {reason}" if reason else "usable"))
-    if name == "numba" and registry.why_absent(name) is None:
+    if name == "numba" and registry.absent_reason(name) is None:
         from bitnet_jit.kernels.numba import describe
         from bitnet_jit.ops.numba_tensors import FORK
 

@@ -55,7 +55,7 @@ def train(
     Ctrl-C, or a crash, loses at most a minute: the same command goes on from its checkpoint.
     """
     share_cores()
-    from bitnet_jit.models.checkpoint.hf_export import check_format
+    from bitnet_jit.checkpoints.formats.hf_export import check_format
     from bitnet_jit.training.folder import alone
     from bitnet_jit.training.settings import TrainSettings
 
@@ -99,7 +99,7 @@ def run(
     """The run itself, with a bar that tells how far it is."""
     import torch
 
-    from bitnet_jit.models.device import check_device
+    from bitnet_jit.devices.checks import check_device
     from bitnet_jit.training.run import train as run_training
     from bitnet_jit.training.text import read_text, split
 
@@ -153,7 +153,7 @@ class Bar:
 
 def leave_behind(network: "TrainedDecoder", history: "History", out: Path, format: str | None) -> None:
     """Write the model, unless its format is None, and its loss curve, and say where they are."""
-    from bitnet_jit.models.saving import save
+    from bitnet_jit.checkpoints.saving import save
     from bitnet_jit.training.results import FIGURES, PICTURE, can_draw, draw_curve, write_figures
 
     write_figures(history, out)

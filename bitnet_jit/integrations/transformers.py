@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from bitnet_jit.checkpoints.formats.hf_packing import count_codes, repack
+from bitnet_jit.checkpoints.ternary import DENSITY, MAX_MULTIPLIER, SMALLEST_DIVISOR
 from bitnet_jit.errors import CheckpointError, CheckpointWarning, InvalidInput
-from bitnet_jit.models.checkpoint.hf_packing import count_codes, repack
-from bitnet_jit.models.checkpoint.ternary import DENSITY, LARGEST_MULTIPLIER, SMALLEST_DIVISOR
 from bitnet_jit.nn import PackedBitLinear, RMSNorm
 from bitnet_jit.nn.convert import replace
 from bitnet_jit.packing import get_format
@@ -117,7 +117,7 @@ def read_offline(name: str, layer: Any) -> Ternary:
         raise CheckpointError(f"{name}.weight: expected values -1, 0 and 1, found {others[0].item():g}")
     w_scale = stored_scale(name, layer.weight_scale)
     odd = ""
-    if w_scale > LARGEST_MULTIPLIER:
+    if w_scale > MAX_MULTIPLIER:
         odd = f"{name}.weight_scale = {w_scale.item():g}: AutoBitLinear multiplies by it, but it looks like a divisor"
     bias = None if layer.bias is None else layer.bias.detach().float() * w_scale
     return Ternary(I2.pack(w_q), w_scale, bias, odd)

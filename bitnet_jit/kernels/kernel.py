@@ -10,8 +10,8 @@ from bitnet_jit.problem import Problem
 Config = Any  # a frozen dataclass of the kernel's own file
 
 
-def first(_: Problem) -> int:
-    """The rank of a kernel that stands where it is listed."""
+def as_listed(_: Problem) -> int:
+    """Return the priority of a kernel that stands where it is listed."""
     return 0
 
 
@@ -30,9 +30,9 @@ class Kernel:
         bind: (problem, config) -> what runs the kernel on its backend's arrays: a callable, or a record that `ops/`
             knows for that backend. All decisions and compilation happen here; running only allocates and launches.
         configs: problem -> the configs that a quick tuning times, likeliest best first: the first is what runs untuned.
-        why_not: problem -> None, or the reason in words.
+        unsupported_reason: problem -> None, or the reason in words.
         space: problem -> what a full tuning times beside them: all that might be the fastest on some device.
-        rank: problem -> where the kernel stands among those of its backend that fit: the lowest runs untuned.
+        priority: problem -> where the kernel stands among those of its backend that fit: the highest runs untuned.
         version: raised when results or configs change meaning; tuned choices of another version are stale.
     """
 
@@ -40,9 +40,9 @@ class Kernel:
     op: str
     bind: Callable[[Problem, Config], Any]
     configs: Callable[[Problem], tuple[Config, ...]]
-    why_not: Callable[[Problem], str | None]
+    unsupported_reason: Callable[[Problem], str | None]
     space: Callable[[Problem], tuple[Config, ...]] = no_more
-    rank: Callable[[Problem], int] = first
+    priority: Callable[[Problem], int] = as_listed
     version: int = 1
 
     @property

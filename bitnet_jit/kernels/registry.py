@@ -17,7 +17,7 @@ from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels.kernel import Backend, Kernel
 from bitnet_jit.packing import CANONICAL, Layout, get_format
 from bitnet_jit.problem import Problem
-from bitnet_jit.shielded import shielded
+from bitnet_jit.system.shielded import shielded
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class Entry:
         device_types: torch's words for the devices that it serves; empty means every device.
         layouts: the module of its LAYOUTS where that needs no package, so that a weight that was laid on another
             machine can be read here.
-        why_disabled: whether the user has switched its compiler off: None, or what to do about it in words.
+        disabled_reason: whether the user has switched its compiler off: None, or what to do about it in words.
     """
 
     packages: tuple[str, ...] = ()
     device_types: tuple[str, ...] = ()
     layouts: str = ""
-    why_disabled: Callable[[], str | None] = lambda: None
+    disabled_reason: Callable[[], str | None] = lambda: None
 
 
-def why_numba_is_disabled() -> str | None:
+def numba_disabled_reason() -> str | None:
     """Numba compiles nothing where NUMBA_DISABLE_JIT is set: it hands back plain Python functions."""
     config = getattr(sys.modules.get("numba"), "config", None)  # it may have been set by hand, too
     said = os.environ.get("NUMBA_DISABLE_JIT", "0") if config is None else config.DISABLE_JIT
@@ -48,19 +48,19 @@ def why_numba_is_disabled() -> str | None:
 
 
 BACKENDS = {  # in order of preference
-    "numba": Entry(("numba",), ("cpu",), why_disabled=why_numba_is_disabled),
+    "numba": Entry(("numba",), ("cpu",), disabled_reason=numba_disabled_reason),
     "triton": Entry(("triton",), ("cuda",), "bitnet_jit.kernels.triton.layout"),
     "torch": Entry(("torch",)),
 }
 
 
 @cache
-def why_absent(name: str) -> str | None:
+def absent_reason(name: str) -> str | None:
     """Why a backend cannot be imported at all, or None."""
     for package in BACKENDS[name].packages:
         if importlib.util.find_spec(package) is None:
             return f"the package {package} is not installed (pip install {package})"
-    return BACKENDS[name].why_disabled()
+    return BACKENDS[name].disabled_reason()
 
 
 @cache
@@ -70,18 +70,18 @@ def backend(name: str) -> Backend:
     return found
 
 
-def why_not_backend(name: str, device_type: str) -> str | None:
+def backend_unsupported_reason(name: str, device_type: str) -> str | None:
     """Why a backend cannot serve a type of device, or None. Imports nothing."""
     served = BACKENDS[name].device_types
     if served and device_type not in served:
         return f"serves {' and '.join(served)}, not {device_type}"
-    return why_absent(name)
+    return absent_reason(name)
 
 
 def kernels(op: str | None = None) -> Iterator[Kernel]:
     """Every kernel of the installed backends, or those of one op."""
     for name in BACKENDS:
-        if why_absent(name) is None:
+        if absent_reason(name) is None:
             yield from (kernel for kernel in backend(name).kernels if op in (None, kernel.op))
 
 
@@ -90,13 +90,13 @@ def candidates(problem: Problem) -> tuple[list[Kernel], dict[str, str]]:
     fitting: list[Kernel] = []
     refusals: dict[str, str] = {}
     for name in BACKENDS:
-        if reason := why_not_backend(name, problem.device_type):
+        if reason := backend_unsupported_reason(name, problem.device_type):
             refusals[name] = reason
             continue
         own = [kernel for kernel in backend(name).kernels if kernel.op == problem.op]
-        reasons = {kernel.name: kernel.why_not(problem) for kernel in own}
+        reasons = {kernel.name: kernel.unsupported_reason(problem) for kernel in own}
         refusals |= {kernel_name: reason for kernel_name, reason in reasons.items() if reason}
-        fitting += sorted((kernel for kernel in own if not reasons[kernel.name]), key=lambda found: found.rank(problem))
+        fitting += sorted((kernel for kernel in own if not reasons[kernel.name]), key=lambda found: -found.priority(problem))
     return fitting, refusals
 
 
@@ -105,7 +105,7 @@ def preferred_layout(format_name: str, device_type: str) -> Layout:
     """The layout in which weights of a format are resident on a type of device: that of its first backend."""
     get_format(format_name)
     for name in BACKENDS:
-        if why_not_backend(name, device_type) is None:
+        if backend_unsupported_reason(name, device_type) is None:
             for layout in backend(name).layouts:
                 if layout.format.name == format_name:
                     return layout
@@ -116,7 +116,10 @@ def preferred_layout(format_name: str, device_type: str) -> Layout:
 def training_layout(device_type: str) -> Layout:
     """The layout of i2 into which a training step quantizes weights, on a type of device."""
     for name in BACKENDS:
-        if why_not_backend(name, device_type) is None and (layout := backend(name).training_layout) is not None:
+        if (
+            backend_unsupported_reason(name, device_type) is None
+            and (layout := backend(name).training_layout) is not None
+        ):
             return layout
     return preferred_layout("i2", device_type)
 
@@ -126,7 +129,7 @@ def layouts_of(name: str) -> tuple[Layout, ...]:
     if module := BACKENDS[name].layouts:
         found: tuple[Layout, ...] = importlib.import_module(module).LAYOUTS
         return found
-    return backend(name).layouts if why_absent(name) is None else ()
+    return backend(name).layouts if absent_reason(name) is None else ()
 
 
 @cache

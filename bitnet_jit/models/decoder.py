@@ -6,20 +6,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from bitnet_jit.arguments import whole_number
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.generation.loop import generate, stream
+from bitnet_jit.generation.sampling import Sampling
+from bitnet_jit.generation.stopping import Stop
+from bitnet_jit.generation.tokenizer import Tokenizer
+from bitnet_jit.generation.tokens import TokenIds, as_batch
 from bitnet_jit.models.block import Block
 from bitnet_jit.models.config import DecoderConfig
-from bitnet_jit.models.generation import generate, stream
 from bitnet_jit.models.head import project
 from bitnet_jit.models.kv_cache import KVCache
 from bitnet_jit.models.precision import without_autocast
 from bitnet_jit.models.rope import Rope
-from bitnet_jit.models.sampling import Sampling
-from bitnet_jit.models.stopping import Stop
-from bitnet_jit.models.tokenizer import Tokenizer
-from bitnet_jit.models.tokens import TokenIds, as_batch
 from bitnet_jit.nn import RMSNorm
-from bitnet_jit.runtime.arguments import whole_number
 
 MAX_PROMPTS = 2**31 - 1  # in a batch
 
@@ -42,7 +42,7 @@ class Decoder(nn.Module):
         tokenizer: as above.
 
     >>> import bitnet_jit
-    >>> from bitnet_jit.models.embedded import embedded_model
+    >>> from bitnet_jit.checkpoints.embedded import embedded_model
     >>> decoder = bitnet_jit.load(embedded_model())
     >>> prompt = decoder.tokenizer.encode("And it came to pass ")
     >>> decoder([prompt]).shape

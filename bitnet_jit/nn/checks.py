@@ -2,10 +2,10 @@
 
 import torch
 
+from bitnet_jit.arguments import as_whole, show
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.packing import CANONICAL, Format, get_format
 from bitnet_jit.problem import MAX_IN_FEATURES
-from bitnet_jit.runtime.arguments import as_whole, show
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 MAX_OUT_FEATURES = 2**31 - 1

@@ -15,13 +15,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from bitnet_jit.arguments import as_real, show, whole_number
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.nn.convert import matching, replace
 from bitnet_jit.nn.dense_weight import ReadsDense
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import norm_inside
 from bitnet_jit.problem import MAX_IN_FEATURES
-from bitnet_jit.runtime.arguments import as_real, show, whole_number
 
 Model = TypeVar("Model", bound=nn.Module)
 

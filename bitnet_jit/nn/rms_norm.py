@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
+from bitnet_jit.arguments import as_real, show, whole_number
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.ops import eager
-from bitnet_jit.runtime.arguments import as_real, show, whole_number
 
 rms_norm = eager("rms_norm")
 INSIDE = "rms_norm"  # the name of a norm inside a linear layer, as transformers has it

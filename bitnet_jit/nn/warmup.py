@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
+from bitnet_jit.arguments import as_real, show
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.nn.bit_linear import BitLinear
 from bitnet_jit.nn.blended import STRENGTH
-from bitnet_jit.runtime.arguments import as_real, show
 
 
 def set_quantization_strength(model: nn.Module, strength: float) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from bitnet_jit.devices.fingerprint import find_gpu, fingerprint
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.problem import MAX_IN_FEATURES, Problem, rows_bucket
-from bitnet_jit.runtime.device import find_gpu, fingerprint
 from bitnet_jit.runtime.dispatcher import Choice, Dispatcher
 from bitnet_jit.runtime.settings import read_settings
 
@@ -33,7 +33,7 @@ ARGUMENTS = {  # of each op's calls, in their order
 OF_WEIGHTS = ("quantize_weight", "dequantize_weight")  # ops without rows of activations
 NO_MEMORY = "a tensor has no memory: its data_ptr() is 0; its storage has been freed, or torch never made any"
 DISPATCHER = Dispatcher()
-MOST_CALLS = 4096  # kept an op: shapes may vary without end
+MAX_CALLS = 4096  # kept an op: shapes may vary without end
 Calls = dict[tuple[Any, ...], Call]
 KEPT: list[Calls] = []  # of all ops
 
@@ -101,7 +101,7 @@ def captured(device: torch.device) -> bool:
 
 def tuned_now(problem: Problem, device: torch.device) -> Choice:
     """The choice for a problem, tuned and kept if that is possible (BITNET_JIT_AUTOTUNE=1)."""
-    from bitnet_jit.ops.tuning.tune import tune
+    from bitnet_jit.tuning.tune import tune
 
     tuned = tune(problem, device=device)
     if tuned is not None:
@@ -125,7 +125,7 @@ def forget() -> None:
 
 def keep(calls: Calls, key: tuple[Any, ...], call: Call) -> Call:
     """Remember a call; after very many shapes, forget the others."""
-    if len(calls) >= MOST_CALLS:
+    if len(calls) >= MAX_CALLS:
         calls.clear()
     calls[key] = call
     return call

@@ -8,7 +8,7 @@ from torch._C._dynamo import guards
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
-from bitnet_jit.kernels.numba.threads import Fork
+from bitnet_jit.kernels.numba.threads.openmp import Fork
 from bitnet_jit.ops.calls import NO_MEMORY, strides
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.threads import THREADS
@@ -76,7 +76,7 @@ def bind_ternary_matmul(bound: Any, problem: Problem, shape: torch.Size) -> Call
 
 def bind_rows(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., Any]:
     """Row-wise ops: (x), (x, weight, eps) or (gate, up, weight, eps) -> y, or codes and scales."""
-    rows, features, entry, most_threads = shape[:-1].numel(), shape[-1], bound.entry, bound.most_threads
+    rows, features, entry, max_threads = shape[:-1].numel(), shape[-1], bound.entry, bound.max_threads
     quantizes, y_shape, scale_shape = problem.op != "rms_norm", tuple(shape), tuple(shape[:-1])
     y_strides, scale_strides, y_dtype = strides(y_shape), strides(scale_shape), getattr(torch, problem.y_dtype)
     absent = ("_mul_" not in problem.op) + (not problem.bias)
@@ -86,7 +86,7 @@ def bind_rows(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., 
         y = empty_strided(y_shape, y_strides, y_dtype)
         scale = empty_strided(scale_shape, scale_strides, torch.float32) if quantizes else None
         if rows:
-            threads = min(THREADS.get(), most_threads)
+            threads = min(THREADS.get(), max_threads)
             addresses = (
                 x.data_ptr(),
                 0 if up is None else up.data_ptr(),
@@ -124,7 +124,7 @@ def bind_norm_gradients(bound: Any, problem: Problem, shape: torch.Size) -> Call
         dx = x.new_empty(*shape)
         if not rows:
             return dx, torch.zeros_like(weight)
-        dw, threads = torch.empty_like(weight), min(THREADS.get(), bound.most_threads)
+        dw, threads = torch.empty_like(weight), min(THREADS.get(), bound.max_threads)
         addresses = addresses_of(dy, x, weight)
         memory = WORKSPACE.take(bound.workspace_bytes(threads))
         bound.entry(None, FORK.address, threads, *addresses, eps, dx.data_ptr(), dw.data_ptr(), rows, features, memory)
@@ -169,7 +169,7 @@ def bind_dequantize_activation(bound: Any, problem: Problem, shape: torch.Size) 
     def call(x_q, x_scale):
         x = x_q.new_empty(shape, dtype=dtype)
         if rows:
-            x_q, x_scale, threads = contiguous(x_q), contiguous(x_scale), min(THREADS.get(), bound.most_threads)
+            x_q, x_scale, threads = contiguous(x_q), contiguous(x_scale), min(THREADS.get(), bound.max_threads)
             addresses, memory = addresses_of(x_q, x_scale, x), bound.workspace_bytes(threads)
             bound.entry(None, FORK.address, threads, *addresses, rows, shape[-1], WORKSPACE.take(memory))
         return x
@@ -179,7 +179,7 @@ def bind_dequantize_activation(bound: Any, problem: Problem, shape: torch.Size) 
 
 def run_weight(bound: Any, w: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> None:
     """One kernel between a float weight and a packed one."""
-    threads, memory = min(THREADS.get(), bound.most_threads), WORKSPACE.take(bound.workspace_bytes)
+    threads, memory = min(THREADS.get(), bound.max_threads), WORKSPACE.take(bound.workspace_bytes)
     addresses = addresses_of(w, packed, scale)
     bound.entry(None, FORK.address, threads, *addresses, bound.out_features, bound.in_features, memory)
 

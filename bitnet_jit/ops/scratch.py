@@ -12,13 +12,13 @@ import torch
 from bitnet_jit.runtime.workspace import Workspace
 
 WORKSPACE = Workspace()
-LEAST_BYTES = 1 << 20  # fewer are had at once from what the process has given back
+MIN_BYTES = 1 << 20  # fewer are had at once from what the process has given back
 
 
 def scratch(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """An uninitialized tensor, the thread's own until it asks for the next one."""
     num_bytes = prod(shape) * dtype.itemsize
-    if num_bytes < LEAST_BYTES:
+    if num_bytes < MIN_BYTES:
         return torch.empty(shape, dtype=dtype, device="cpu")
     memory = (ctypes.c_uint8 * num_bytes).from_address(WORKSPACE.take(num_bytes))
     return torch.frombuffer(memory, dtype=dtype).view(shape)

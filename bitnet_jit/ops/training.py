@@ -37,7 +37,7 @@ def make_train(x, weight, *others) -> Call:
     layout, (out_features, in_features) = layout_for(weight), weight.shape
 
     def call(x, weight, bias, norm_weight, eps):
-        codes = QUANTIZE_WEIGHT.run(weight, layout)  # first: see kernels/triton/quantize_weight.py
+        codes = QUANTIZE_WEIGHT.run(weight, layout)  # first: see kernels/triton/weights/quantize_weight.py
         x_codes = QUANTIZE_ACTIVATION.run(x) if norm_weight is None else RMS_NORM_QUANTIZE.run(x, norm_weight, eps)
         return QUANTIZED_LINEAR.run(*x_codes, *codes, bias, in_features, out_features, layout, 0, x.dtype)
 
@@ -126,7 +126,7 @@ class BitLinearTrainFunction(torch.autograd.Function):
     def forward(ctx, x, weight, bias, norm_weight, eps, *revision):
         check_train(x, weight, bias, norm_weight, eps)
         layout, (out_features, in_features) = layout_for(weight), weight.shape
-        w_packed, w_scale = weight_codes(weight, layout)  # first: see kernels/triton/quantize_weight.py
+        w_packed, w_scale = weight_codes(weight, layout)  # first: see kernels/triton/weights/quantize_weight.py
         x_q, x_scale = codes(x) if norm_weight is None else normed_codes(x, norm_weight, eps)
         y = product(x_q, x_scale, w_packed, w_scale, bias, in_features, out_features, layout, 0, x.dtype)
         # each gradient needs the codes of the other factor only

@@ -14,8 +14,8 @@ from torch._C._dynamo import guards
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels.registry import get_layout
-from bitnet_jit.kernels.triton.launch import ALIGN, Bound, Run, compiled, prepare
-from bitnet_jit.kernels.triton.target import interpreted
+from bitnet_jit.kernels.triton.device.launch import ALIGN, Bound, Run, compiled, prepare
+from bitnet_jit.kernels.triton.device.target import interpreted
 from bitnet_jit.ops.calls import ARGUMENTS, NO_MEMORY, on, strides
 from bitnet_jit.problem import Problem
 

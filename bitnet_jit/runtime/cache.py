@@ -24,16 +24,16 @@ from typing import Any
 
 import platformdirs
 
-from bitnet_jit.files import unfinished, write_beside_and_rename
 from bitnet_jit.kernels.kernel import Config, Kernel
 from bitnet_jit.problem import Problem
-from bitnet_jit.reading import parse_json, read_json
 from bitnet_jit.runtime.entries import FORMAT as FORMAT
 from bitnet_jit.runtime.entries import PROBLEM_FIELDS, parse
 from bitnet_jit.runtime.entries import Key as Key
 from bitnet_jit.runtime.entries import Tuned as Tuned
 from bitnet_jit.runtime.entries import parse_entry as parse_entry
 from bitnet_jit.runtime.settings import read_settings
+from bitnet_jit.system.files import unfinished, write_beside_and_rename
+from bitnet_jit.system.reading import parse_json, read_json
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from bitnet_jit.problem import Problem
 
-FORMAT = 2  # of the files
+FORMAT = 3  # of the files
 OF_THE_DEVICE = ("device", "gpu")  # fields of a problem that its fingerprint tells in one
 PROBLEM_FIELDS = {field.name for field in fields(Problem)} - set(OF_THE_DEVICE)
 EXAMPLE = Problem("", "", 1, 1, 1)  # its fields are of the types that fields have

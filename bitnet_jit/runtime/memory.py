@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.memory import in_words, total_memory
+from bitnet_jit.system.memory import in_words, total_memory
 
 ADDRESSES = 2**47  # bytes that a process can address
 

@@ -4,8 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from bitnet_jit.arguments import show
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.runtime.arguments import show
 
 MAX_THREADS = 4096  # more than any machine has cores
 

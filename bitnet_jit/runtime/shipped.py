@@ -10,11 +10,11 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from bitnet_jit.devices.fingerprint import cpu_features
 from bitnet_jit.problem import Problem
-from bitnet_jit.reading import read_json
 from bitnet_jit.runtime.cache import asked_of, canonical
-from bitnet_jit.runtime.device import cpu_features
 from bitnet_jit.runtime.entries import MAX_EXPORT, Tuned, parse_entries
+from bitnet_jit.system.reading import read_json
 
 logger = logging.getLogger(__name__)
 

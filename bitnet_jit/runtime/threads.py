@@ -2,8 +2,8 @@
 
 import sys
 
-from bitnet_jit.runtime.arguments import whole_number
-from bitnet_jit.runtime.device import available_cores
+from bitnet_jit.arguments import whole_number
+from bitnet_jit.devices.fingerprint import available_cores
 from bitnet_jit.runtime.settings import MAX_THREADS, read_settings
 
 
@@ -16,7 +16,7 @@ class Threads:
     def set(self, number: int | None) -> None:
         """Use `number` threads; None follows torch again."""
         wanted = None if number is None else whole_number("number", number, 1, MAX_THREADS, none=True)
-        self._number = None if wanted is None else min(wanted, MOST_USEFUL)
+        self._number = None if wanted is None else min(wanted, MAX_USEFUL)
 
     def get(self) -> int:
         """Return how many threads the next call will ask for."""
@@ -24,11 +24,11 @@ class Threads:
             return self._number
         torch = sys.modules.get("torch")
         number: int = torch.get_num_threads() if torch else available_cores()
-        return number if number <= MOST_USEFUL else MOST_USEFUL
+        return number if number <= MAX_USEFUL else MAX_USEFUL
 
 
 # more threads only wait for each other; where the system has no more of them, OpenMP ends the process
-MOST_USEFUL = max(64, 4 * available_cores())
+MAX_USEFUL = max(64, 4 * available_cores())
 THREADS = Threads()
 
 

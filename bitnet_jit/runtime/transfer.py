@@ -9,14 +9,14 @@ from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from bitnet_jit.devices.fingerprint import fingerprint
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.files import write_output
-from bitnet_jit.reading import parse_json, read_file
 from bitnet_jit.runtime.cache import TuningCache, versions
-from bitnet_jit.runtime.device import fingerprint
 from bitnet_jit.runtime.entries import FORMAT, MAX_EXPORT, Key, Tuned, parse_entries
+from bitnet_jit.system.files import write_output
+from bitnet_jit.system.reading import parse_json, read_file
 
-MOST_TOLD = 3  # kinds of foreign devices that an error names
+MAX_TOLD = 3  # kinds of foreign devices that an error names
 
 
 def export_tuned(cache: TuningCache, path: Path) -> int:
@@ -55,7 +55,7 @@ def import_tuned(cache: TuningCache, path: Path, force: bool = False) -> int:
         raise InvalidInput(f"import: there is no folder to take {path} over into ({error})") from error
     foreign = Counter(key["device"] for key, _ in entries if not is_ours(key, here))
     if foreign and not force:
-        kinds = ", ".join(f"{count} of {device!r}" for device, count in foreign.most_common(MOST_TOLD))
+        kinds = ", ".join(f"{count} of {device!r}" for device, count in foreign.most_common(MAX_TOLD))
         raise InvalidInput(
             f"import: {sum(foreign.values())} of the {len(entries)} entries of {path} were measured on another device "
             f"or with other versions than {', '.join(map(repr, here.values()))} with {versions()} ({kinds}); force "

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ALIGN = 64
-LEAST_BYTES = 1 << 16
+MIN_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class WorkspaceStatistics:
     Attributes:
         threads: how many hold some.
         num_bytes: what they hold together.
-        most_bytes: the most that they have held together so far.
+        max_bytes: the most that they have held together so far.
         growths: how often a call needed more than its thread had: none, once every shape has been seen.
     """
 
     threads: int
     num_bytes: int
-    most_bytes: int
+    max_bytes: int
     growths: int
 
 
@@ -73,7 +73,7 @@ class Workspace(threading.local):
 
     def __init__(self, pool: Pool | None = None) -> None:
         self._pool = pool or POOL  # one for all threads: each is initialized with the same argument
-        self._grow(LEAST_BYTES, grown=False)
+        self._grow(MIN_BYTES, grown=False)
 
     def _grow(self, num_bytes: int, grown: bool = True) -> None:
         self.num_bytes = 0  # until all is done: where memory is short, or Ctrl-C comes, the address is of no memory
@@ -90,7 +90,7 @@ class Workspace(threading.local):
 
     def release(self) -> None:
         """Give back what large calls have left."""
-        self._grow(LEAST_BYTES, grown=False)
+        self._grow(MIN_BYTES, grown=False)
 
     def statistics(self) -> WorkspaceStatistics:
         """Of all threads that use this workspace."""

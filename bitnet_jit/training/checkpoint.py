@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from bitnet_jit.checkpoints.formats.safetensors_file import DTYPES, SafetensorsFile
 from bitnet_jit.errors import CheckpointError, InvalidInput
-from bitnet_jit.files import beside
-from bitnet_jit.models.checkpoint.safetensors_file import DTYPES, SafetensorsFile
-from bitnet_jit.reading import parse_json
-from bitnet_jit.runtime.writing import writing
+from bitnet_jit.system.files import beside
+from bitnet_jit.system.reading import parse_json
+from bitnet_jit.system.writing import writing
 from bitnet_jit.training.settings import TrainSettings
 
 FILE = "checkpoint.safetensors"

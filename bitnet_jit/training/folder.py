@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.files import unfinished
+from bitnet_jit.system.files import unfinished
 
 LOCK = ".training.lock"
 

@@ -4,12 +4,12 @@ import importlib.util
 import math
 from pathlib import Path
 
-from bitnet_jit.files import beside, write_beside_and_rename
-from bitnet_jit.runtime.writing import writing
+from bitnet_jit.system.files import beside, write_beside_and_rename
+from bitnet_jit.system.writing import writing
 from bitnet_jit.training.checkpoint import History
 
 FIGURES, PICTURE = "losses.csv", "loss.png"
-MOST_SMOOTHED = 50  # steps of the curve's running mean
+MAX_SMOOTHED = 50  # steps of the curve's running mean
 
 
 def write_figures(history: History, out: Path) -> None:
@@ -44,7 +44,7 @@ def draw_curve(history: History, out: Path) -> None:
     bits = (history.losses[: history.step] / math.log(2)).tolist()
     steps = range(1, len(bits) + 1)
     axes.plot(steps, bits, color="tab:blue", alpha=0.25, linewidth=0.8, label="each step")
-    width = min(MOST_SMOOTHED, 1 + len(bits) // 40)
+    width = min(MAX_SMOOTHED, 1 + len(bits) // 40)
     axes.plot(steps, smoothed(bits, width), color="tab:blue", label=f"mean of {width} steps")
     if history.validations:
         axes.plot(

@@ -23,7 +23,7 @@ BETAS = (0.9, 0.95)
 SAVE_SECONDS = 60.0  # between checkpoints
 TELL_SECONDS = 0.5  # between words of progress: asking a GPU how far it is makes it wait
 VALIDATIONS = 10  # in a run
-MOST_SKIPPED = 8  # steps in a row without finite gradients, before a run is given up
+MAX_SKIPPED = 8  # steps in a row without finite gradients, before a run is given up
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ class Trainer:
 
     def check(self) -> None:
         """Raise BitNetError where gradients are not finite step after step; no checkpoint is made of that."""
-        if (in_a_row := int(self.skipped[1])) >= min(MOST_SKIPPED, self.settings.steps):
+        if (in_a_row := int(self.skipped[1])) >= min(MAX_SKIPPED, self.settings.steps):
             self.between_steps = False
             raise BitNetError(
                 f"the gradients of the last {in_a_row} steps, up to step {self.history.step}, are not finite: the "

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, fields
 
+from bitnet_jit.arguments import as_real, show, whole_number
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.problem import MAX_IN_FEATURES
-from bitnet_jit.runtime.arguments import as_real, show, whole_number
 
 VOCABULARY = 256  # bytes
 ROPE_THETA = 10_000.0

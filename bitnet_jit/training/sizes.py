@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from bitnet_jit.errors import InvalidInput, OutOfMemory
-from bitnet_jit.memory import in_words, total_memory
+from bitnet_jit.system.memory import in_words, total_memory
 from bitnet_jit.training.settings import VOCABULARY, TrainSettings
 
 FLOAT = 4  # bytes
@@ -15,10 +15,10 @@ TOKEN = 8  # bytes, int64
 ALLOCATOR = "allocate memory"  # in the words of torch's RuntimeError on a CPU
 
 
-def least_memory(settings: TrainSettings) -> int:
+def min_memory(settings: TrainSettings) -> int:
     """Return the bytes that a run needs at least: weights, gradients, moments, losses, tables, tokens and logits.
 
-    >>> least_memory(TrainSettings()) // 2**20
+    >>> min_memory(TrainSettings()) // 2**20
     162
     """
     hidden, middle, tokens = settings.hidden_size, settings.intermediate_size, settings.batch_size * settings.window
@@ -34,7 +34,7 @@ def check_memory(settings: TrainSettings, device: torch.device) -> None:
     """Raise InvalidInput where a run needs more memory than its device has."""
     is_cuda = device.type == "cuda"
     there = torch.cuda.get_device_properties(device).total_memory if is_cuda else total_memory()
-    if (needed := least_memory(settings)) > there:
+    if (needed := min_memory(settings)) > there:
         raise InvalidInput(
             f"settings: {sizes(settings)} need at least {in_words(needed)} of memory, {device} has {in_words(there)}; "
             "take smaller ones"

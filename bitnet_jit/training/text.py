@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.memory import total_memory
-from bitnet_jit.reading import read_file
+from bitnet_jit.system.memory import total_memory
+from bitnet_jit.system.reading import read_file
 
 SHARE = 2  # of all memory, the part that a text may take
 HELD_OUT = 0.05  # of a text that comes without another one to be judged by

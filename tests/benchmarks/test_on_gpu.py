@@ -8,7 +8,7 @@ import torch
 import gpu
 from providers import MATMUL, PROVIDERS
 from shapes import Shape
-from work import Work, why_wrong
+from work import Work, wrong_reason
 
 COPIES = 3
 
@@ -19,10 +19,10 @@ COPIES = 3
 @pytest.mark.parametrize("rows", [1, 8, 40])
 def test_graphs_of_every_contender_leave_the_right_result(name, rows):
     work, asked = Work(Shape(64, 512), rows, "cuda"), PROVIDERS[name]
-    if reason := asked.why_not(work):
+    if reason := asked.unsupported_reason(work):
         pytest.skip(reason)
     built = replace(asked.build(work, COPIES), copies=COPIES)
-    assert why_wrong(asked, built, work) is None
+    assert wrong_reason(asked, built, work) is None
     times = gpu.measure([built], 1e-9)  # a graph's capture gives unused memory back: what it needs must be held
     assert 0 < times[name].least <= times[name].median
-    assert why_wrong(asked, built, work) is None
+    assert wrong_reason(asked, built, work) is None

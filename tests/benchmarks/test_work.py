@@ -9,7 +9,7 @@ import timing
 from bitnet_jit import reference
 from providers import PROVIDERS
 from shapes import DEFAULT, Shape, parse_shapes
-from work import Contender, Provider, Work, why_wrong
+from work import Contender, Provider, Work, wrong_reason
 
 WORK = Work(Shape(16, 64), 3)
 
@@ -32,30 +32,30 @@ def test_the_right_answers_are_the_reference():
 def test_a_wrong_result_is_refused(tolerance):
     right = np.arange(1.0, 7.0).reshape(2, 3)
     asked = provider(tolerance, right)
-    assert why_wrong(asked, contender(right.copy()), WORK) is None
+    assert wrong_reason(asked, contender(right.copy()), WORK) is None
     for wrong in (right * 1.02, np.where(right == 4, np.nan, right), np.zeros_like(right)):
-        assert why_wrong(asked, contender(wrong), WORK).startswith("wrong result")
-    assert "shape (3, 2)" in why_wrong(asked, contender(right.T), WORK)
+        assert wrong_reason(asked, contender(wrong), WORK).startswith("wrong result")
+    assert "shape (3, 2)" in wrong_reason(asked, contender(right.T), WORK)
 
 
 def test_a_tolerance_allows_a_little_and_equality_nothing():
     right = np.ones((2, 3), np.float32)
     near = right * np.float32(1.001)
-    assert why_wrong(provider(0.01, right), contender(near), WORK) is None
-    assert why_wrong(provider(0, right), contender(near), WORK) == "wrong result: 6 of 6 values differ"
+    assert wrong_reason(provider(0.01, right), contender(near), WORK) is None
+    assert wrong_reason(provider(0, right), contender(near), WORK) == "wrong result: 6 of 6 values differ"
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
 @pytest.mark.parametrize("work", [Work(Shape(64, 512), 1), Work(Shape(96, 256), 7)], ids=["one row", "seven rows"])
 def test_every_provider_is_right_on_every_copy(name, work):
     asked = PROVIDERS[name]
-    if reason := asked.why_not(work):
+    if reason := asked.unsupported_reason(work):
         pytest.skip(reason)
     built = asked.build(work, 3)
-    assert why_wrong(asked, built, work) is None
+    assert wrong_reason(asked, built, work) is None
     for number in (1, 2, 5):
         built.run(number)
-    assert why_wrong(asked, built, work) is None
+    assert wrong_reason(asked, built, work) is None
     assert built.num_bytes == asked.num_bytes(work)
 
 
@@ -75,7 +75,7 @@ def test_contenders_take_turns_on_one_copy_after_another(monkeypatch):
 def test_a_share_of_time_bounds_the_calls(monkeypatch):
     monkeypatch.setattr(timing, "SETTLE_SECONDS", 0)
     counted = []
-    busy = Contender("busy", counted.append, lambda: None, 1, 1, lambda threads: None, most_calls=5)
+    busy = Contender("busy", counted.append, lambda: None, 1, 1, lambda threads: None, max_calls=5)
     timing.measure([busy], 10.0, 1)
     assert len(counted) == timing.TURNS * (timing.WARM_CALLS + 5)
 

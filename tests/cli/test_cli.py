@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 import bitnet_jit
+from bitnet_jit.checkpoints import hub
+from bitnet_jit.checkpoints.embedded import embedded_model
 from bitnet_jit.cli import bench, generate, patience
 from bitnet_jit.cli.app import app
 from bitnet_jit.errors import CheckpointError, InvalidInput
-from bitnet_jit.models.checkpoint import hub
-from bitnet_jit.models.embedded import embedded_model
 from bitnet_jit.ops.calls import DISPATCHER
 from bitnet_jit.runtime.threads import get_num_threads, set_num_threads
 
@@ -97,9 +97,9 @@ def test_info_names_what_there_is():
 
 def test_info_names_the_instruction_set_and_the_thread_layer():
     from bitnet_jit.kernels import registry
-    from bitnet_jit.kernels.numba.isa import chosen_isa
+    from bitnet_jit.kernels.numba.intrinsics.isa import chosen_isa
 
-    assert registry.why_absent("numba") is None
+    assert registry.absent_reason("numba") is None
     result = run("info")
     assert re.search(rf"instruction set +{chosen_isa().name}\n", result.stdout)
     assert re.search(r"thread layer +(GOMP_parallel of|Python threads)", result.stdout)
@@ -108,11 +108,11 @@ def test_info_names_the_instruction_set_and_the_thread_layer():
 def test_info_names_the_gpus(monkeypatch):
     import torch
 
+    from bitnet_jit.devices import fingerprint
     from bitnet_jit.problem import Gpu
-    from bitnet_jit.runtime import device
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(device, "find_gpu", lambda found: Gpu("NVIDIA H200", "9.0", 132, 232448))
+    monkeypatch.setattr(fingerprint, "find_gpu", lambda found: Gpu("NVIDIA H200", "9.0", 132, 232448))
     result = run("info")
     assert re.search(r"gpu 0\n  name +NVIDIA H200\n  architecture +9.0\n", result.stdout)
     assert re.search(r"shared memory +227 KiB a program", result.stdout)
@@ -122,11 +122,11 @@ def test_info_says_why_a_backend_is_not_usable(monkeypatch):
     from bitnet_jit.kernels import registry
 
     monkeypatch.setitem(registry.BACKENDS, "abacus", registry.Entry(("beads",)))
-    registry.why_absent.cache_clear()
+    registry.absent_reason.cache_clear()
     try:
         result = run("info")
     finally:
-        registry.why_absent.cache_clear()
+        registry.absent_reason.cache_clear()
     assert re.search(r"backend abacus\n  on cpu +not usable: the package beads is not installed", result.stdout)
 
 
@@ -260,11 +260,11 @@ def test_what_was_found_is_carried_by_a_file(tmp_path):
 
 
 def test_explain_tells_of_every_kind_of_layer(monkeypatch):
-    from bitnet_jit.tuner import ceilings
+    from bitnet_jit.tuning import roofline
 
-    monkeypatch.setattr(ceilings, "DOT4_STEPS", 100)
-    monkeypatch.setattr(ceilings, "AMX_STEPS", 100)
-    monkeypatch.setitem(ceilings.READ_BYTES, "cpu", 1 << 16)
+    monkeypatch.setattr(roofline, "DOT4_STEPS", 100)
+    monkeypatch.setattr(roofline, "AMX_STEPS", 100)
+    monkeypatch.setitem(roofline.READ_BYTES, "cpu", 1 << 16)
     text = run("explain", "--rows", "3").stdout
     assert "quantized_linear of 4 x 384 -> 384" in text
     assert text.count("  kernel ") == text.count("  roofline ") >= 4

@@ -72,7 +72,7 @@ def test_a_warning_is_one_line(tmp_path):
     import json
 
     import bitnet_jit
-    from bitnet_jit.models.embedded import embedded_model
+    from bitnet_jit.checkpoints.embedded import embedded_model
 
     bitnet_jit.save(bitnet_jit.load(embedded_model()), tmp_path / "copy")
     config = json.loads((tmp_path / "copy" / "config.json").read_text())

@@ -9,7 +9,7 @@ from bitnet_jit.packing import CANONICAL, FORMATS, Layout
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.dispatcher import Dispatcher
 
-INSTALLED = [name for name in registry.BACKENDS if registry.why_absent(name) is None]
+INSTALLED = [name for name in registry.BACKENDS if registry.absent_reason(name) is None]
 OPS = sorted({kernel.op for kernel in registry.kernels()})
 
 MATMUL = Problem("ternary_matmul", "cpu", 4, 32, 48, layout="i2", x_dtype="int8", y_dtype="int32", activation="a8")
@@ -28,7 +28,7 @@ def register(monkeypatch):
         everywhere = {name: registry.Entry() for name in by_name}
         monkeypatch.setattr(registry, "BACKENDS", everywhere | entries)
         monkeypatch.setattr(registry, "backend", by_name.__getitem__)
-        for cached in (registry.why_absent, registry.preferred_layout, registry.get_layout):
+        for cached in (registry.absent_reason, registry.preferred_layout, registry.get_layout):
             monkeypatch.setattr(registry, cached.__name__, cached.__wrapped__)
 
     return replace

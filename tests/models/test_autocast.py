@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import bitnet_jit
-from bitnet_jit.models.embedded import embedded_model
+from bitnet_jit.checkpoints.embedded import embedded_model
 from bitnet_jit.models.precision import without_autocast
 
 PROMPTS = torch.tensor([list(b"In the beginning "), list(b"And it came to pa")])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import bitnet_jit
-from bitnet_jit.models.embedded import embedded_model
+from bitnet_jit.checkpoints.embedded import embedded_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from what torch._dynamo and inductor import
 

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bitnet_jit.checkpoints.embedded import embedded_model
+from bitnet_jit.checkpoints.formats.hf_config import read_config
 from bitnet_jit.models import head as output_head
 from bitnet_jit.models.attention import attend
-from bitnet_jit.models.checkpoint.hf_config import read_config
 from bitnet_jit.models.config import RopeScaling
-from bitnet_jit.models.embedded import embedded_model
 from bitnet_jit.models.kv_cache import KVCache
 from bitnet_jit.models.rope import Rope, frequencies, rotate
 

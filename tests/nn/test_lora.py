@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from bitnet_jit import PackedBitLinear, convert, load, pack, reference
+from bitnet_jit.checkpoints.embedded import embedded_model
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.models.embedded import embedded_model
 from bitnet_jit.nn.lora import LoraLinear, add_lora, lora_layers, lora_state_dict
 
 IN, OUT, ROWS, RANK, GROUP = 70, 37, 5, 3, 32

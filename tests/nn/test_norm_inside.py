@@ -23,8 +23,8 @@ from bitnet_jit import (
     set_quantization_strength,
 )
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.ops.recording import recorded
-from bitnet_jit.tuner.problems import problems_of_model
+from bitnet_jit.tuning.problems import problems_of_model
+from bitnet_jit.tuning.recording import recorded
 
 IN, OUT, EPS = 70, 37, 1e-5
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

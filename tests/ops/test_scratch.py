@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import bitnet_jit
-from bitnet_jit.ops.scratch import LEAST_BYTES, scratch
+from bitnet_jit.ops.scratch import MIN_BYTES, scratch
 
 
 def test_a_thread_has_the_memory_until_it_asks_again():
@@ -16,7 +16,7 @@ def test_a_thread_has_the_memory_until_it_asks_again():
     with ThreadPoolExecutor(1) as pool:
         pool.submit(lambda: scratch((1000, 700), torch.bfloat16).fill_(2)).result()
     assert (first == 1).all()
-    assert scratch((LEAST_BYTES,), torch.uint8).data_ptr() == first.data_ptr()
+    assert scratch((MIN_BYTES,), torch.uint8).data_ptr() == first.data_ptr()
     assert scratch((5, 7), torch.float32).data_ptr() != first.data_ptr()
 
 

@@ -12,7 +12,7 @@ from bitnet_jit.packing import CANONICAL, FORMATS
 
 LAYOUTS = {layout.name: layout for layout in CANONICAL.values()}
 for backend_name in registry.BACKENDS:
-    if registry.why_absent(backend_name) is None:
+    if registry.absent_reason(backend_name) is None:
         LAYOUTS |= {layout.name: layout for layout in registry.backend(backend_name).layouts}
 
 EVERY_LAYOUT = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)

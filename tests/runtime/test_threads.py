@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import bitnet_jit
+from bitnet_jit.devices.fingerprint import available_cores
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.runtime.device import available_cores
 from bitnet_jit.runtime.threads import Threads
 
 

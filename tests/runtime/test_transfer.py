@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from bitnet_jit.devices.fingerprint import fingerprint
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime import transfer
 from bitnet_jit.runtime.cache import Tuned, TuningCache
-from bitnet_jit.runtime.device import fingerprint
 
 TUNED = Tuned("numba.bit_linear", 1, {"rows": 1}, 10.0, 12.0)
 HERE = fingerprint(torch.device("cpu"))

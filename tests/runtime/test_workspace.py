@@ -8,7 +8,7 @@ from threading import Barrier
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_jit.runtime.workspace import ALIGN, LEAST_BYTES, Pool, Workspace, WorkspaceStatistics
+from bitnet_jit.runtime.workspace import ALIGN, MIN_BYTES, Pool, Workspace, WorkspaceStatistics
 
 
 @given(sizes=st.lists(st.integers(0, 1 << 20), min_size=1, max_size=5))
@@ -50,7 +50,7 @@ def test_threads_share_no_memory():
 def test_what_threads_hold_is_counted_while_they_live():
     counted, together = Pool(), Barrier(3)
     workspace = Workspace(counted)
-    assert counted.statistics() == WorkspaceStatistics(1, LEAST_BYTES + ALIGN, LEAST_BYTES + ALIGN, 0)
+    assert counted.statistics() == WorkspaceStatistics(1, MIN_BYTES + ALIGN, MIN_BYTES + ALIGN, 0)
 
     def take(_):
         workspace.take(1 << 20)
@@ -59,13 +59,13 @@ def test_what_threads_hold_is_counted_while_they_live():
 
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(take, range(3)))
-    held = 3 * ((1 << 20) + ALIGN) + LEAST_BYTES + ALIGN
+    held = 3 * ((1 << 20) + ALIGN) + MIN_BYTES + ALIGN
     assert found[-1].threads == 4
     assert found[-1].num_bytes == held
     gc.collect()
     after = workspace.statistics()
     assert (after.threads, after.growths) == (1, 3)
-    assert after.most_bytes >= held > after.num_bytes
+    assert after.max_bytes >= held > after.num_bytes
     workspace.take(1 << 20)
     workspace.take(1 << 19)
     assert workspace.statistics().growths == 4

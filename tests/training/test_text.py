@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import bitnet_jit
+from bitnet_jit.checkpoints.embedded import embedded_model
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.models.embedded import embedded_model
 from bitnet_jit.training.text import bits_per_byte, draw, read_text, split
 
 TEXT = torch.arange(2000, dtype=torch.int64).remainder(251).to(torch.uint8)

@@ -1,11 +1,13 @@
 """Numba kernels for CPUs: every instruction set by one spelling, and no torch in sight."""
 
 from bitnet_jit.kernels.kernel import Backend
-from bitnet_jit.kernels.numba import a16, activations, amx, linear, norm_gradients, rows, weights
-from bitnet_jit.kernels.numba.amx_tiles import why_no_amx
-from bitnet_jit.kernels.numba.isa import chosen_isa, machine, usable_isas
+from bitnet_jit.kernels.numba.compiler.object_cache import user_cache
+from bitnet_jit.kernels.numba.intrinsics.amx_tiles import amx_unsupported_reason
+from bitnet_jit.kernels.numba.intrinsics.isa import chosen_isa, machine, usable_isas
 from bitnet_jit.kernels.numba.layout import LAYOUTS
-from bitnet_jit.kernels.numba.object_cache import user_cache
+from bitnet_jit.kernels.numba.linear import a16, amx, tiled
+from bitnet_jit.kernels.numba.rowwise import activations, norm_gradients, rows
+from bitnet_jit.kernels.numba.weights import kernels as weights
 
 
 def describe() -> dict[str, str]:
@@ -14,7 +16,7 @@ def describe() -> dict[str, str]:
         "architecture": machine(),
         "instruction set": chosen_isa().name,
         "usable instruction sets": ", ".join(usable_isas()),
-        "AMX": why_no_amx() or "used from 3 rows on",
+        "AMX": amx_unsupported_reason() or "used from 3 rows on",
         "compiled kernels": user_cache().place,
     }
 
@@ -23,7 +25,7 @@ BACKEND = Backend(
     name="numba",
     kernels=(
         *amx.KERNELS,
-        *linear.KERNELS,
+        *tiled.KERNELS,
         *a16.KERNELS,
         *rows.KERNELS,
         *norm_gradients.KERNELS,

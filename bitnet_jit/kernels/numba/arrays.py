@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_jit.kernels.kernel import Config, Kernel
-from bitnet_jit.kernels.numba.threads import Fork
+from bitnet_jit.kernels.numba.threads.openmp import Fork
 from bitnet_jit.problem import Problem
 
 ALIGN = 64
@@ -92,7 +92,7 @@ def run_norm_gradients(
     """Run a kernel of a norm's gradients: dx (rows, features) and dw (features,); rows are at least one."""
     team, bound = team or Team(), kernel.bind(problem, kernel.configs(problem)[0])
     dx, dw = np.full(x.shape, 77, x.dtype), np.full(weight.shape, 77, weight.dtype)
-    threads = min(team.threads, bound.most_threads)
+    threads = min(team.threads, bound.max_threads)
     workspace = aligned(bound.workspace_bytes(threads))
     operands = (*map(address, (dy, x, weight)), eps, address(dx), address(dw))
     bound.entry(None, team.fork, threads, *operands, *x.shape, address(workspace))
@@ -115,7 +115,7 @@ def run_rows(
     y = np.full(x.shape, 77, STORAGE[problem.y_dtype])
     scale = np.full(rows, np.nan, np.float32)
     if rows:
-        threads = min(team.threads, bound.most_threads)
+        threads = min(team.threads, bound.max_threads)
         workspace = aligned(bound.workspace_bytes(threads))
         operands = address(x), address(up), address(weight), eps, address(y), address(scale)
         bound.entry(None, team.fork, threads, *operands, rows, features, address(workspace))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_jit.kernels.numba.job import sizes_of
+from bitnet_jit.kernels.numba.linear.job import sizes_of
 from bitnet_jit.problem import Problem
 
 Entry = Callable[..., None]
@@ -35,9 +35,9 @@ class BoundLinear:
     `workspace_bytes(rows)` bytes of scratch memory.
     """
 
-    def __init__(self, problem: Problem, compile_for: Callable[[int], Entry], most_threads: int) -> None:
+    def __init__(self, problem: Problem, compile_for: Callable[[int], Entry], max_threads: int) -> None:
         self.entry = cache(compile_for)
-        self._problem, self._most_threads = problem, most_threads
+        self._problem, self._most_threads = problem, max_threads
 
     def sizes(self, rows: int) -> Address:
         """The address of the `Sizes` of calls with that many rows."""
@@ -49,7 +49,7 @@ class BoundLinear:
 
 
 class BoundRows:
-    """A row-wise kernel for one problem, on at most `most_threads` threads.
+    """A row-wise kernel for one problem, on at most `max_threads` threads.
 
     Call entry(None, fork, threads, x, up, weight, eps, y, scale, rows, features, workspace) with addresses of
     contiguous arrays (0 for what the op lacks) and `workspace_bytes(threads)` bytes of scratch memory; of
@@ -57,8 +57,8 @@ class BoundRows:
     `rms_norm_gradients` entry(None, fork, threads, dy, x, weight, eps, dx, dw, rows, features, workspace).
     """
 
-    def __init__(self, entry: Entry, fixed_bytes: int, bytes_per_thread: int, most_threads: int) -> None:
-        self.entry, self.most_threads = entry, most_threads
+    def __init__(self, entry: Entry, fixed_bytes: int, bytes_per_thread: int, max_threads: int) -> None:
+        self.entry, self.max_threads = entry, max_threads
         self._fixed, self._per_thread = fixed_bytes, bytes_per_thread
 
     def workspace_bytes(self, threads: int) -> int:
@@ -68,7 +68,7 @@ class BoundRows:
 
 @dataclass(frozen=True)
 class BoundWeight:
-    """A kernel between a float weight and a packed one, on at most `most_threads` threads.
+    """A kernel between a float weight and a packed one, on at most `max_threads` threads.
 
     Call entry(None, fork, threads, w, w_packed, w_scale, out_features, in_features, workspace) with addresses of
     contiguous arrays and `workspace_bytes` bytes of scratch memory.
@@ -78,4 +78,4 @@ class BoundWeight:
     out_features: int
     in_features: int
     workspace_bytes: int
-    most_threads: int
+    max_threads: int

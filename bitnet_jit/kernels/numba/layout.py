@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from bitnet_jit.kernels.numba.decode import LATE, LATE_NUMBERS
+from bitnet_jit.kernels.numba.intrinsics.decode import LATE, LATE_NUMBERS
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.packing.format import Array, Format, array_module, device_of
 from bitnet_jit.packing.layout import Layout

@@ -115,11 +115,11 @@ def always(problem: Problem) -> str | None:
     return None
 
 
-def why_not_a8(problem: Problem) -> str | None:
+def a8_unsupported_reason(problem: Problem) -> str | None:
     return "serves activation='a8'" if problem.activation == "a16" else None
 
 
-def why_not_a16(problem: Problem) -> str | None:
+def a16_unsupported_reason(problem: Problem) -> str | None:
     return "serves activation='a16'" if problem.activation == "a8" else None
 
 
@@ -130,7 +130,7 @@ def no_configs(problem: Problem) -> tuple[Config, ...]:
 KERNELS = (
     Kernel("torch.ternary_matmul", "ternary_matmul", bind_ternary_matmul, no_configs, always),
     Kernel("torch.quantized_linear", "quantized_linear", bind_quantized_linear, no_configs, always),
-    Kernel("torch.bit_linear", "bit_linear", bind_bit_linear, no_configs, why_not_a8),
-    Kernel("torch.bit_linear_a16", "bit_linear", bind_bit_linear_a16, no_configs, why_not_a16),
+    Kernel("torch.bit_linear", "bit_linear", bind_bit_linear, no_configs, a8_unsupported_reason),
+    Kernel("torch.bit_linear_a16", "bit_linear", bind_bit_linear_a16, no_configs, a16_unsupported_reason),
     Kernel("torch.bit_linear_input_grad", "bit_linear_input_grad", bind_input_grad, no_configs, always),
 )

@@ -1,8 +1,10 @@
 """The record of this backend."""
 
 from bitnet_jit.kernels.kernel import Backend
-from bitnet_jit.kernels.triton import dequantize, linear, norm_gradients, quantize_weight, rows
 from bitnet_jit.kernels.triton.layout import I2_CHUNKS, LAYOUTS
+from bitnet_jit.kernels.triton.linear import kernels as linear
+from bitnet_jit.kernels.triton.rowwise import norm_gradients, rows
+from bitnet_jit.kernels.triton.weights import dequantize, quantize_weight
 
 BACKEND = Backend(
     name="triton",

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from bitnet_jit import reference
 from bitnet_jit.kernels.numba import BACKEND
 from bitnet_jit.kernels.numba.arrays import STORAGE, all_threads, run_linear
-from bitnet_jit.kernels.numba.isa import usable_isas
+from bitnet_jit.kernels.numba.intrinsics.isa import usable_isas
 from bitnet_jit.kernels.numba.layout import LAYOUTS
-from bitnet_jit.kernels.numba.team import TeamConfig
+from bitnet_jit.kernels.numba.threads.team import TeamConfig
 from bitnet_jit.problem import Problem, rows_bucket
 
 LAYOUT = {layout.format.name: layout for layout in LAYOUTS}
@@ -38,7 +38,7 @@ def kernels_of(op, activation="a8"):
         for layout in LAYOUTS:
             for rows in (1, 64) if kernel.op == op else ():
                 problem = problem_of(op, layout.name, rows, 64, 64, activation=activation)
-                if kernel.why_not(problem) is None:
+                if kernel.unsupported_reason(problem) is None:
                     configs = list({config.tile: config for config in kernel.configs(problem)}.values())
                     for config in configs[:1] if FIRST_ONLY else configs:
                         yield pytest.param(
@@ -140,7 +140,7 @@ def test_long_sums_are_exact(layout, rows, k):
     w_packed = layout.from_canonical(layout.format.pack(w_q), 3, k)
     problem = problem_of("ternary_matmul", layout.name, rows, 3, k)
     for kernel in BACKEND.kernels:
-        if kernel.op == problem.op and kernel.why_not(problem) is None:
+        if kernel.op == problem.op and kernel.unsupported_reason(problem) is None:
             y = run_linear(kernel, problem, kernel.configs(problem)[0], x_q, w_packed)
             np.testing.assert_array_equal(y, reference.ternary_matmul(x_q, w_q))
 
@@ -205,8 +205,8 @@ def test_group_scales(kernel, layout, rows, config, data):
     problem = problem_of(
         "bit_linear", layout.name, rows, n, k, x_dtype="float32", y_dtype="float32", scale="group", group_size=group
     )
-    if kernel.why_not(problem) is not None:
-        assert "group" in kernel.why_not(problem)
+    if kernel.unsupported_reason(problem) is not None:
+        assert "group" in kernel.unsupported_reason(problem)
         return
     y = run_linear(kernel, problem, config, x, w_packed, w_scale)
     expected = reference.bit_linear(x, w_q, w_scale, group_size=group)
@@ -251,7 +251,7 @@ def test_float_activations_pass_nan_and_infinity_in_their_row_only(bad):
     problem = problem_of(
         "bit_linear", layout.name, 3, 5, 40, x_dtype="float32", y_dtype="float32", scale="tensor", activation="a16"
     )
-    (kernel,) = [k for k in BACKEND.kernels if k.op == "bit_linear" and k.why_not(problem) is None]
+    (kernel,) = [k for k in BACKEND.kernels if k.op == "bit_linear" and k.unsupported_reason(problem) is None]
     w_packed = layout.from_canonical(layout.format.pack(w_q), 5, 40)
     y = run_linear(kernel, problem, kernel.configs(problem)[0], x, w_packed, np.asarray(1, np.float32))
     assert not np.isfinite(y[1]).any()
@@ -288,7 +288,7 @@ def test_a_row_does_not_depend_on_its_batch_kernel_config_or_threads():
         fields = {"x_dtype": "float32", "y_dtype": "float32", "scale": "tensor"}
         problem = problem_of("bit_linear", layout.name, rows, n, k, **fields)
         for kernel in BACKEND.kernels:
-            if kernel.op == "bit_linear" and kernel.why_not(problem) is None:
+            if kernel.op == "bit_linear" and kernel.unsupported_reason(problem) is None:
                 for config in kernel.configs(problem)[:2]:
                     for threads in (1, 2):
                         part = np.ascontiguousarray(x[:rows])
@@ -302,4 +302,4 @@ def test_a_row_does_not_depend_on_its_batch_kernel_config_or_threads():
 def test_refusals_are_words():
     for kernel in BACKEND.kernels:
         if kernel.op == "ternary_matmul":
-            assert "layout" in kernel.why_not(problem_of(kernel.op, "i2", 4, 64, 64))
+            assert "layout" in kernel.unsupported_reason(problem_of(kernel.op, "i2", 4, 64, 64))

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from bitnet_jit import reference
 from bitnet_jit.kernels.numba.arrays import all_threads, run_norm_gradients
-from bitnet_jit.kernels.numba.norm_gradients import KERNELS, MOST_PIECES
+from bitnet_jit.kernels.numba.rowwise.norm_gradients import KERNELS, MAX_PIECES
 from bitnet_jit.problem import Problem, rows_bucket
 
 (KERNEL,) = KERNELS
 EPS = 1e-5
 FEATURES = (1, 2, 3, 17, 31, 32, 33, 255, 256, 257, 600)
-ROWS = (1, 2, 3, 17, 33, MOST_PIECES, MOST_PIECES + 1, 150)
+ROWS = (1, 2, 3, 17, 33, MAX_PIECES, MAX_PIECES + 1, 150)
 ROUNDING = {"float32": 2.0**-23, "bfloat16": 2.0**-8, "float16": 2.0**-10}
 
 

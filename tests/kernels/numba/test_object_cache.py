@@ -15,12 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitnet_jit.kernels.numba import activations, jit, object_cache
-from bitnet_jit.kernels.numba.object_cache import MAGIC, ObjectCache, ObjectCode, decode, encode, file_name
-from bitnet_jit.private_folder import PrivateFolder
+from bitnet_jit.kernels.numba.compiler import jit, object_cache
+from bitnet_jit.kernels.numba.compiler.object_cache import MAGIC, ObjectCache, ObjectCode, decode, encode, file_name
+from bitnet_jit.kernels.numba.rowwise import activations
+from bitnet_jit.system.private_folder import PrivateFolder
 
 MUTATIONS = 5000
-KEYS = [["bitnet_jit.kernels.numba.launch.run", f"signature {index}", "target", "sources"] for index in range(3)]
+KEYS = [["bitnet_jit.kernels.numba.linear.launch.run", f"signature {index}", "target", "sources"] for index in range(3)]
 CODES = [ObjectCode(f"entry{index}", f"environment{index}", bytes(range(256)) * 40) for index in range(3)]
 
 
@@ -34,7 +35,7 @@ def cache(tmp_path):
 
 def test_what_is_stored_is_found(cache):
     assert [cache.find(key) for key in KEYS] == CODES
-    assert cache.find(["bitnet_jit.kernels.numba.launch.run", "another", "", ""]) is None
+    assert cache.find(["bitnet_jit.kernels.numba.linear.launch.run", "another", "", ""]) is None
 
 
 def mutations(content: bytes, other: bytes, rng: np.random.Generator):
@@ -193,11 +194,11 @@ def test_constants_of_python_are_seen(monkeypatch):
 def test_numba_disable_jit_is_a_refusal_in_words():
     code = (
         "from bitnet_jit.kernels import registry\n"
-        "print(registry.why_not_backend('numba', 'cpu'))\n"
+        "print(registry.backend_unsupported_reason('numba', 'cpu'))\n"
         "import numba\n"
-        "registry.why_absent.cache_clear()\n"
+        "registry.absent_reason.cache_clear()\n"
         "numba.config.DISABLE_JIT = 0\n"
-        "print(registry.why_not_backend('numba', 'cpu'))\n"
+        "print(registry.backend_unsupported_reason('numba', 'cpu'))\n"
     )
     environ = os.environ | {"NUMBA_DISABLE_JIT": "1"}
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=True)

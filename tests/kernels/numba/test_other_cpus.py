@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_jit.kernels.numba.isa import cpu_features, machine
+from bitnet_jit.kernels.numba.intrinsics.isa import cpu_features, machine
 
 HERE = Path(__file__).parent
 HASWELL = "+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2"
@@ -28,7 +28,7 @@ def test_conformance_as_another_cpu(name):
         "NUMBA_CPU_FEATURES": features,
         "BITNET_JIT_TEST_CONFIGS": "first",
     }
-    chosen = "from bitnet_jit.kernels.numba.isa import chosen_isa; print(chosen_isa().name)"
+    chosen = "from bitnet_jit.kernels.numba.intrinsics.isa import chosen_isa; print(chosen_isa().name)"
     found = subprocess.run([sys.executable, "-c", chosen], env=environment, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == isa
     tests = [

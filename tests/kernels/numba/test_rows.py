@@ -41,7 +41,7 @@ def run(op, dtype, x, up=None, weight=None, weight_dtype="float32", threads=1):
     problem = Problem(
         op, "cpu", rows_bucket(rows), features, features, x_dtype=dtype, y_dtype=y_dtype, bias=weight_dtype
     )
-    assert KERNELS[op].why_not(problem) is None
+    assert KERNELS[op].unsupported_reason(problem) is None
     return run_rows(KERNELS[op], problem, x, up, weight, EPS, all_threads(threads))
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bitnet_jit.kernels.numba import team
-from bitnet_jit.kernels.numba.team import ALL, TeamConfig, all_teams, likely_teams, thread_counts
+from bitnet_jit.kernels.numba.threads import team
+from bitnet_jit.kernels.numba.threads.team import ALL, TeamConfig, all_teams, likely_teams, thread_counts
 
 
 @pytest.mark.parametrize(

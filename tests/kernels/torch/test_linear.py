@@ -32,7 +32,7 @@ def draw(shape, layout):
 
 def run(name, problem, *tensors):
     kernel = KERNELS[name]
-    assert kernel.why_not(problem) is None
+    assert kernel.unsupported_reason(problem) is None
     return kernel.bind(problem, kernel.configs(problem)[0])(*tensors)
 
 
@@ -105,5 +105,8 @@ def test_sums_above_float32_are_exact_in_pieces():
 
 def test_each_kernel_says_which_activation_it_serves():
     problem = linear("bit_linear", (1, 4, 4), "i2", activation="a16")
-    assert KERNELS["torch.bit_linear"].why_not(problem) == "serves activation='a8'"
-    assert KERNELS["torch.bit_linear_a16"].why_not(linear("bit_linear", (1, 4, 4), "i2")) == "serves activation='a16'"
+    assert KERNELS["torch.bit_linear"].unsupported_reason(problem) == "serves activation='a8'"
+    assert (
+        KERNELS["torch.bit_linear_a16"].unsupported_reason(linear("bit_linear", (1, 4, 4), "i2"))
+        == "serves activation='a16'"
+    )

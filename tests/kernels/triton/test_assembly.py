@@ -10,7 +10,7 @@ pytest.importorskip("triton", reason="the package triton is not installed")
 
 from triton_calls import laid
 
-from bitnet_jit.kernels.triton import codes
+from bitnet_jit.kernels.triton.device import unpack
 
 MASK = 0xFFFFFFFF
 
@@ -68,18 +68,18 @@ def run(text, outputs, words, dtype):
 @pytest.mark.parametrize("plane", range(4))
 def test_fields_become_bytes_of_64_times_the_weight(plane):
     words, weights = packed_words("i2/planes")
-    assert np.array_equal(run(codes.UNPACK.value[plane], 1, words, np.int8), 64 * weights[plane])
+    assert np.array_equal(run(unpack.UNPACK.value[plane], 1, words, np.int8), 64 * weights[plane])
 
 
 @pytest.mark.parametrize("plane", range(4))
 def test_fields_become_halves_of_half_the_weight(plane):
     words, weights = packed_words("i2/planes")
-    assert np.array_equal(run(codes.FLOAT16.value[plane], 2, words, np.float16), weights[plane] / 2)
-    bits = run(codes.BFLOAT16.value[plane], 2, words, np.uint16).astype(np.uint32) << 16
+    assert np.array_equal(run(unpack.FLOAT16.value[plane], 2, words, np.float16), weights[plane] / 2)
+    bits = run(unpack.BFLOAT16.value[plane], 2, words, np.uint16).astype(np.uint32) << 16
     assert np.array_equal(bits.view(np.float32), weights[plane] / 2)
 
 
 @pytest.mark.parametrize("plane", range(5))
 def test_digits_become_bytes_of_the_weight(plane):
     words, weights = packed_words("t5/planes")
-    assert np.array_equal(run(codes.DIGIT.value[plane], 1, words, np.int8), weights[plane])
+    assert np.array_equal(run(unpack.DIGIT.value[plane], 1, words, np.int8), weights[plane])

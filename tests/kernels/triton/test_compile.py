@@ -16,12 +16,12 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton_calls import BACKEND
 
-from bitnet_jit.kernels.triton.launch import example
+from bitnet_jit.devices.fingerprint import available_cores
+from bitnet_jit.kernels.triton.device.launch import example
+from bitnet_jit.kernels.triton.device.target import interpreted
 from bitnet_jit.kernels.triton.layout import I2_CHUNKS
-from bitnet_jit.kernels.triton.target import interpreted
 from bitnet_jit.ops.triton_tensors import kinds_of, outputs_of, scratch_of
 from bitnet_jit.problem import Gpu, Problem
-from bitnet_jit.runtime.device import available_cores
 
 GPUS = {
     "cuda-80": (GPUTarget("cuda", 80, 32), Gpu("A100", "8.0", 108, 166912)),
@@ -96,7 +96,7 @@ def launches(gpu):
     """(launch, what its operands are) of every kernel's default config for some problem."""
     for problem in problems(gpu):
         for kernel in BACKEND.kernels:
-            if kernel.op == problem.op and kernel.why_not(problem) is None:
+            if kernel.op == problem.op and kernel.unsupported_reason(problem) is None:
                 bound = kernel.bind(problem, kernel.configs(problem)[0])
                 shape = torch.Size((problem.rows, problem.in_features))
                 kinds = kinds_of(problem, outputs_of(problem, shape) | scratch_of(bound, problem.rows))
@@ -174,7 +174,9 @@ def accesses(problem):
     """How many instructions of each width reach memory in the last launch of a problem's kernel, on an H200."""
     target, gpu = GPUS["cuda-90"]
     problem = replace(problem, gpu=gpu, rows=128, out_features=6912, in_features=2560)
-    kernel = next(found for found in BACKEND.kernels if found.op == problem.op and found.why_not(problem) is None)
+    kernel = next(
+        found for found in BACKEND.kernels if found.op == problem.op and found.unsupported_reason(problem) is None
+    )
     bound = kernel.bind(problem, kernel.configs(problem)[0])
     kinds = kinds_of(problem, outputs_of(problem, torch.Size((128, 2560))) | scratch_of(bound, 128))
     launch = bound.launches(128)[-1]

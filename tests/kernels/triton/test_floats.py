@@ -64,7 +64,7 @@ def assert_within(found, exact, bound, dtype):
 def test_float_activations(kernel, rows, features, bias, data, pick):
     shape, dtype = (rows, *features), data.draw(st.sampled_from(DTYPES))
     problems = [float_problem("bit_linear", shape, scale, "a16", dtype, bias, layout) for layout, scale in KINDS]
-    problem = data.draw(st.sampled_from([found for found in problems if kernel.why_not(found) is None]))
+    problem = data.draw(st.sampled_from([found for found in problems if kernel.unsupported_reason(found) is None]))
     scale, configs = problem.scale, kernel.all_configs(problem)
     x, w_q, w_scale, b = draw(shape, scale, dtype)
     w_packed = laid(w_q, problem.layout)
@@ -111,8 +111,10 @@ def test_groups_are_whole_runs(kernel):
     from dataclasses import replace
 
     problem = float_problem(kernel.op, (4, 8, 300), "group", "a8")
-    assert "takes groups of a multiple of 64 inputs, not of 96" in kernel.why_not(replace(problem, group_size=96))
-    assert kernel.why_not(replace(problem, scale="row", group_size=0)) == "takes i2 with group scales, or t5"
+    assert "takes groups of a multiple of 64 inputs, not of 96" in kernel.unsupported_reason(
+        replace(problem, group_size=96)
+    )
+    assert kernel.unsupported_reason(replace(problem, scale="row", group_size=0)) == "takes i2 with group scales, or t5"
 
 
 @needs_device

@@ -18,7 +18,7 @@ from torch._C._dynamo import guards
 from triton.runtime.driver import driver
 from triton_calls import BACKEND
 
-from bitnet_jit.kernels.triton.target import interpreted
+from bitnet_jit.kernels.triton.device.target import interpreted
 from bitnet_jit.ops import triton_tensors
 
 pytestmark = pytest.mark.skipif(interpreted(), reason="the interpreter launches nothing")
@@ -85,7 +85,7 @@ def cases():
     """Every kernel's default config for some number of rows of the problems that are compiled everywhere."""
     for problem in (replace(problem, gpu=GPU, rows=rows) for problem in PROBLEMS for rows in (1, 4, 128)):
         for kernel in BACKEND.kernels:
-            if kernel.op == problem.op and kernel.why_not(problem) is None:
+            if kernel.op == problem.op and kernel.unsupported_reason(problem) is None:
                 yield kernel, problem
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from triton_calls import BACKEND, LAYOUTS, call, laid, needs_device, on, problem_of
 
 from bitnet_jit import reference
-from bitnet_jit.kernels.triton import target
+from bitnet_jit.kernels.triton.device import target
 from bitnet_jit.problem import MAX_IN_FEATURES, Gpu
 
 ROWS = [0, 1, 2, 3, 4, 5, 9, 16, 17, 33, 130]
@@ -43,7 +43,7 @@ def pairs():
     for kernel in BACKEND.kernels:
         for layout in LAYOUTS:
             problems = (exact_problem(kernel.op, (rows, 8, 300), layout) for rows in (1, 4, 16, 128))
-            if kernel.op in OPS and any(kernel.why_not(problem) is None for problem in problems):
+            if kernel.op in OPS and any(kernel.unsupported_reason(problem) is None for problem in problems):
                 yield pytest.param(kernel, layout, id=f"{kernel.name}-{layout}")
 
 
@@ -52,7 +52,9 @@ EXACT = pytest.mark.parametrize(("kernel", "layout"), list(pairs()))
 
 def taken(kernel, layout, rows):
     """The number of rows, or the fewest that the kernel takes if it takes no such few."""
-    return next(m for m in (rows, 4, 1) if kernel.why_not(exact_problem(kernel.op, (m, 8, 300), layout)) is None)
+    return next(
+        m for m in (rows, 4, 1) if kernel.unsupported_reason(exact_problem(kernel.op, (m, 8, 300), layout)) is None
+    )
 
 
 def draw(shape, extreme):
@@ -106,7 +108,7 @@ def scales_of(scale, shape):
     pick=st.integers(0, 999),
 )
 def test_every_kernel_is_the_contract(kernel, layout, data, features, scale, has_bias, extreme, pick):
-    fitting = [m for m in ROWS if kernel.why_not(exact_problem(kernel.op, (m, *features), layout)) is None]
+    fitting = [m for m in ROWS if kernel.unsupported_reason(exact_problem(kernel.op, (m, *features), layout)) is None]
     shape = (data.draw(st.sampled_from(fitting), "rows"), *features)
     x, x_q, w_q = draw(shape, extreme)
     x_scale, w_scale = scales_of(scale, shape)
@@ -125,7 +127,7 @@ def test_rows_of_a_hundred_thousand_inputs(kernel, layout):
     x, x_q, w_q = draw(shape, None)
     x_scale, w_scale = np.ones(shape[0], np.float32), np.float32(0.5)
     problem = exact_problem(kernel.op, shape, layout)
-    if refusal := kernel.why_not(problem):
+    if refusal := kernel.unsupported_reason(problem):
         assert "takes at most" in refusal
         return
     operands = (x, x_q, x_scale, w_q, w_scale, None)
@@ -172,17 +174,17 @@ def test_any_leading_dimensions(kernel, layout, leading):
 def test_refusals_are_words(kernel, layout):
     rows = taken(kernel, layout, 4)
     problem = exact_problem(kernel.op, (rows, 8, 300), layout)
-    assert kernel.why_not(problem) is None
+    assert kernel.unsupported_reason(problem) is None
     for change, words in (
         ({"layout": "t5"}, "not 't5'"),
         ({"activation": "a16"}, "serves activation='a8'"),
         ({"gpu": Gpu("GeForce GTX 1080", "6.1", 20, 49152)}, "needs compute capability 8.0, GeForce GTX 1080 has 6.1"),
     ):
-        assert words in (kernel.why_not(replace(problem, **change)) or "")
-    longest = kernel.why_not(exact_problem(kernel.op, (rows, 8, MAX_IN_FEATURES), layout))
+        assert words in (kernel.unsupported_reason(replace(problem, **change)) or "")
+    longest = kernel.unsupported_reason(exact_problem(kernel.op, (rows, 8, MAX_IN_FEATURES), layout))
     assert (longest is None) == (kernel.op == "bit_linear" and "fused" not in kernel.name)
 
 
 def test_an_old_triton_is_refused_in_words(monkeypatch):
     monkeypatch.setattr(target.triton, "__version__", "3.2.0+rocm")
-    assert target.why_not.__wrapped__(None) == "needs Triton 3.4 or newer, found 3.2"
+    assert target.unsupported_reason.__wrapped__(None) == "needs Triton 3.4 or newer, found 3.2"

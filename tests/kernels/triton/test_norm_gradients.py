@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from triton_calls import ON_GPU, call, every, needs_device, problem_of
 
 from bitnet_jit import reference
-from bitnet_jit.kernels.triton.norm_gradients import MOST_FEATURES, why_not
+from bitnet_jit.kernels.triton.rowwise.norm_gradients import MAX_FEATURES, unsupported_reason
 
 EPS = 1e-5
 SHAPES = st.tuples(st.sampled_from([0, 1, 3, 17, 33, 600]), st.sampled_from([1, 3, 17, 33, 255, 256, 257, 2560]))
@@ -84,5 +84,5 @@ def test_sizes_of_models(kernel, shape):
 
 
 def test_rows_that_no_program_holds_are_refused_in_words():
-    assert why_not(gradients_problem(4, MOST_FEATURES)) is None
-    assert "up to 16384 features" in why_not(gradients_problem(4, MOST_FEATURES + 1))
+    assert unsupported_reason(gradients_problem(4, MAX_FEATURES)) is None
+    assert "up to 16384 features" in unsupported_reason(gradients_problem(4, MAX_FEATURES + 1))

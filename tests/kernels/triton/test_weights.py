@@ -9,7 +9,7 @@ from triton_calls import LAYOUTS, ON_GPU, call, every, laid, needs_device, probl
 
 from bitnet_jit import reference
 from bitnet_jit.kernels.triton.layout import I2_LAYOUTS
-from bitnet_jit.kernels.triton.quantize_weight import MOST_PARTS, parts_of
+from bitnet_jit.kernels.triton.weights.quantize_weight import MAX_PARTS, parts_of
 
 SIZES = st.tuples(st.sampled_from([1, 3, 17, 33, 65]), st.sampled_from([1, 3, 33, 63, 64, 65, 255, 257, 700]))
 DTYPES = ["float32", "bfloat16", "float16"] if ON_GPU else ["float32"]  # the interpreter truncates to bfloat16
@@ -61,7 +61,7 @@ def test_every_kernel_quantizes_by_the_contract(kernel, shape, dtype, layout, ex
 def test_a_weight_of_many_parts(kernel, layout):
     shape = (5001, 4099) if ON_GPU else (90, 411)
     parts, span = parts_of(quantize_problem(shape))
-    assert 1 < parts <= MOST_PARTS
+    assert 1 < parts <= MAX_PARTS
     assert (parts - 1) * span < shape[0] * shape[1] <= parts * span
     w = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     check_quantized(kernel, w, "float32", layout)
@@ -126,9 +126,9 @@ def test_activations_are_given_back(kernel, rows, features, dtype, pick):
 def test_refusals_are_words():
     (quantize,) = [kernel for kernel in every(quantize_problem((4, 300))).args[1]]
     other = problem_of("quantize_weight", (1, 4, 300), layout="t5/planes")
-    assert "writes the layouts i2/planes and i2/chunks" in (quantize.why_not(other) or "")
+    assert "writes the layouts i2/planes and i2/chunks" in (quantize.unsupported_reason(other) or "")
     (floats,) = [kernel for kernel in every(floats_problem((4, 300))).args[1]]
-    assert "takes tensor and row scales" in (floats.why_not(floats_problem((4, 300), scale="group")) or "")
+    assert "takes tensor and row scales" in (floats.unsupported_reason(floats_problem((4, 300), scale="group")) or "")
     assert "reads the layouts i2/planes and i2/chunks" in (
-        floats.why_not(problem_of("dequantize_weight", (1, 4, 3))) or ""
+        floats.unsupported_reason(problem_of("dequantize_weight", (1, 4, 3))) or ""
     )

@@ -1,0 +1,1 @@
+"""Load, save and publish models: folders of files, whatever their format."""

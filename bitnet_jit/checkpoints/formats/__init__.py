@@ -1,0 +1,1 @@
+"""The border: how each format names, packs and scales what it stores."""

@@ -1,0 +1,167 @@
+"""config.json of the Hugging Face format -> our `DecoderConfig`, and how its ternary weights were stored.
+
+| quantization_config.linear_class | quantization_mode | weight          | weight_scale                   |
+|----------------------------------|-------------------|-----------------|--------------------------------|
+| absent or "bitlinear"            | any               | packed, 2 bits  | a divisor, 1 / mean|w|         |
+| "autobitlinear"                  | "offline"         | packed, 2 bits  | a multiplier, mean|w|          |
+| "autobitlinear"                  | "online"          | floating point  | none; absmean of the weight    |
+
+With a quant_method of "bitnet_jit" instead of "bitnet" it is our own format, see own_format.py.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bitnet_jit.checkpoints.formats.fields import Fields, read_json, read_json_if_there
+from bitnet_jit.checkpoints.formats.own_format import METHOD
+from bitnet_jit.errors import CheckpointError, InvalidInput
+from bitnet_jit.models.config import DecoderConfig, RopeScaling
+from bitnet_jit.models.rope import check_rope
+from bitnet_jit.packing import FORMATS
+from bitnet_jit.problem import MAX_IN_FEATURES
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """What a model_type implies, and its class's defaults in transformers."""
+
+    activation: Literal["relu2", "silu"]
+    sub_norms: bool
+    norm_eps: float
+    rope_theta: float
+
+
+KINDS = {
+    "bitnet": ModelKind(activation="relu2", sub_norms=True, norm_eps=1e-5, rope_theta=500_000.0),
+    "llama": ModelKind(activation="silu", sub_norms=False, norm_eps=1e-6, rope_theta=10_000.0),
+}
+
+NEVER_TERNARY = {"lm_head", "embed_tokens", "model.embed_tokens", "norm", "model.norm"}
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How the ternary weights of a checkpoint are stored.
+
+    Attributes:
+        packed: 2-bit codes with a weight_scale beside them; else master weights, to be quantized by absmean.
+        scale_divides: weight_scale is 1 / mean|w|; else mean|w|, and a bias was added before the scale multiplied.
+        own: the packing of our own format, whose bias is added last; None is that of Hugging Face.
+    """
+
+    packed: bool
+    scale_divides: bool
+    own: str | None = None
+
+
+def read_config(path: Path) -> tuple[DecoderConfig, Storage]:
+    """The architecture and the storage that a config.json describes.
+
+    Raises:
+        CheckpointError: a field is missing, wrong, or describes a model that we cannot run; it names the field.
+    """
+    fields = Fields(read_json(path), str(path))
+    kind = KINDS[fields.word("model_type", tuple(KINDS))]
+    storage = read_storage(fields)
+    num_heads = fields.integer("num_attention_heads", high=2**16)
+    hidden_size = fields.integer("hidden_size", high=MAX_IN_FEATURES)
+    vocab_size = fields.integer("vocab_size")
+    context_length = fields.integer("max_position_embeddings", 2048)
+    rope_theta, rope_scaling = read_rope(fields, kind, context_length)
+    fields.word("hidden_act", (kind.activation,), kind.activation)
+    config = DecoderConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        intermediate_size=fields.integer("intermediate_size", high=MAX_IN_FEATURES),
+        num_layers=fields.integer("num_hidden_layers", high=2**16),
+        num_heads=num_heads,
+        num_kv_heads=fields.integer("num_key_value_heads", num_heads, high=num_heads),
+        head_dim=fields.integer("head_dim", max(1, hidden_size // num_heads), high=MAX_IN_FEATURES),
+        context_length=context_length,
+        norm_eps=fields.positive("rms_norm_eps", kind.norm_eps),
+        rope_theta=rope_theta,
+        rope_scaling=rope_scaling,
+        activation=kind.activation,
+        sub_norms=kind.sub_norms,
+        tied_embeddings=fields.flag("tie_word_embeddings", False),
+        attention_bias=fields.flag("attention_bias", False),
+        mlp_bias=not kind.sub_norms and fields.flag("mlp_bias", False),
+        eos_ids=read_eos_ids(fields, path, vocab_size),
+    )
+    check_heads(config, fields)
+    try:
+        check_rope(config)
+    except InvalidInput as error:
+        raise CheckpointError(f"{fields.where}: {error}") from None
+    return config, storage
+
+
+def check_heads(config: DecoderConfig, fields: Fields) -> None:
+    """Raise CheckpointError where the heads do not go together."""
+    if config.num_heads % config.num_kv_heads:
+        raise fields.refuse("num_key_value_heads", f"a divisor of num_attention_heads {config.num_heads}")
+    if config.head_dim % 2:
+        raise CheckpointError(f"{fields.where}: head_dim: expected an even number, found {config.head_dim}")
+    if config.q_features > MAX_IN_FEATURES:
+        raise fields.refuse("num_attention_heads", f"at most {MAX_IN_FEATURES} features of all heads together")
+    if config.sub_norms and config.q_features != config.hidden_size:
+        raise CheckpointError(
+            f"{fields.where}: hidden_size: expected num_attention_heads * head_dim = {config.q_features}, "
+            f"found {config.hidden_size}"
+        )
+
+
+def read_storage(fields: Fields) -> Storage:
+    """quantization_config -> how weights are stored."""
+    inner = fields.inner("quantization_config")
+    if inner is None:
+        raise fields.refuse("quantization_config", "one of BitNet; a plain model is not quantized silently")
+    if inner.word("quant_method", ("bitnet", METHOD)) == METHOD:
+        check_unconverted(inner)
+        return Storage(packed=True, scale_divides=False, own=inner.word("packing", tuple(FORMATS)))
+    linear_class = inner.word("linear_class", ("bitlinear", "autobitlinear"), "bitlinear")
+    mode = inner.word("quantization_mode", ("offline", "online"), "offline")
+    if inner.flag("use_rms_norm", False):
+        raise inner.refuse("use_rms_norm", "false: a norm inside every linear layer is not supported")
+    check_unconverted(inner)
+    automatic = linear_class == "autobitlinear"
+    return Storage(packed=not (automatic and mode == "online"), scale_divides=not automatic)
+
+
+def check_unconverted(fields: Fields) -> None:
+    """Raise CheckpointError unless the head is all that modules_to_not_convert leaves dense (a null does so)."""
+    names = fields.words("modules_to_not_convert")
+    if names is not None and ("lm_head" not in names or not set(names) <= NEVER_TERNARY):
+        raise fields.refuse("modules_to_not_convert", "null or ['lm_head']: every other linear layer must be ternary")
+
+
+def read_rope(fields: Fields, kind: ModelKind, context_length: int) -> tuple[float, RopeScaling | None]:
+    """Rotary base and scaling, from transformers 5's rope_parameters or the older rope_theta and rope_scaling."""
+    inner = fields.inner("rope_scaling") or fields.inner("rope_parameters") or Fields({}, fields.where)
+    theta = inner.positive("rope_theta", fields.positive("rope_theta", kind.rope_theta))
+    for place in (fields, inner):
+        if place.positive("partial_rotary_factor", 1.0) != 1.0:
+            raise place.refuse("partial_rotary_factor", "1 (every dimension of a head turns)")
+    name = "rope_type" if "rope_type" in inner.values else "type"
+    if inner.word(name, ("default", "llama3"), "default") == "default":
+        return theta, None
+    original = fields.integer("original_max_position_embeddings", 0, low=0)
+    scaling = RopeScaling(
+        factor=inner.positive("factor"),
+        low_freq_factor=inner.positive("low_freq_factor"),
+        high_freq_factor=inner.positive("high_freq_factor"),
+        original_context=original or inner.integer("original_max_position_embeddings", context_length),
+    )
+    if scaling.high_freq_factor <= scaling.low_freq_factor:
+        raise inner.refuse("high_freq_factor", f"a number above low_freq_factor {scaling.low_freq_factor}")
+    return theta, scaling
+
+
+def read_eos_ids(fields: Fields, path: Path, vocab_size: int) -> tuple[int, ...]:
+    """The tokens that end a text, of config.json and of generation_config.json beside it where there is one."""
+    found = fields.integers("eos_token_id", vocab_size - 1)
+    beside = path.with_name("generation_config.json")
+    if (values := read_json_if_there(beside)) is not None:
+        found += Fields(values, str(beside)).integers("eos_token_id", vocab_size - 1)
+    return tuple(dict.fromkeys(found))

@@ -1,0 +1,213 @@
+"""One safetensors file of unknown origin: its header checked as a whole, its tensors copied into memory of our own.
+
+The file is read by position, never mapped: where a mapped file shrinks, whoever reads what is gone is killed. The
+format (https://github.com/huggingface/safetensors#format): 8 bytes with the header's size, the header as JSON, and the
+tensors' bytes, one tensor behind the other without gaps.
+"""
+
+import math
+import os
+import reprlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from bitnet_jit.errors import CheckpointError
+from bitnet_jit.system.memory import in_words, total_memory
+from bitnet_jit.system.reading import open_regular, parse_json
+
+PREFIX = 8  # bytes that hold the header's size
+HEADER_LIMIT = 32 * 2**20  # bytes, a hundred for each of 300,000 tensors
+MAX_DIMENSIONS = 64  # of a tensor
+READ_LIMIT = 2**30  # bytes per call of the system, which takes no more than 2 GiB
+# dtypes that a file may have beside those that are read here
+BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6} | dict.fromkeys(("F8_E5M2", "F8_E4M3", "F8_E8M0"), 8)
+DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "U16": torch.uint16,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "U32": torch.uint32,
+    "F32": torch.float32,
+    "I64": torch.int64,
+    "U64": torch.uint64,
+    "F64": torch.float64,
+    "C64": torch.complex64,
+}
+BITS |= {name: 8 * dtype.itemsize for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies: bytes `start` to `stop` of its file; dtype in safetensors' words, such as "BF16"."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class SafetensorsFile:
+    """A safetensors file, open for reading; a context manager that closes it.
+
+    Attributes:
+        path: the file.
+        tensors: where each tensor lies, by name.
+        metadata: what the file says of itself.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is no whole safetensors file.
+
+    >>> from bitnet_jit.checkpoints.embedded import embedded_model
+    >>> with SafetensorsFile(embedded_model() / "model.safetensors") as file:
+    ...     file.read("model.norm.weight").dtype
+    torch.float32
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._descriptor = open_regular(path)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+        try:
+            self._state = self._look()
+            self.tensors, self.metadata = parse_header(*self._read_header())
+        except (OSError, ValueError) as error:
+            self.close()
+            raise CheckpointError(f"{path}: expected a whole safetensors file, found: {error}") from error
+
+    def __enter__(self) -> "SafetensorsFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; tensors that were read stay."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
+
+    def read(self, name: str) -> torch.Tensor:
+        """Copy a tensor into memory of its own, on the CPU.
+
+        Raises:
+            CheckpointError: it cannot be read, has become shorter or was written to since the file was opened, or is
+                larger than this machine's memory.
+        """
+        stored = self.tensors[name]
+        num_bytes = stored.stop - stored.start
+        if num_bytes > (most := total_memory()):
+            raise self._error(name, f"at most the {in_words(most)} of memory that there are", in_words(num_bytes))
+        if stored.dtype not in DTYPES:
+            raise self._error(name, f"one of {', '.join(DTYPES)}", stored.dtype)
+        try:
+            tensor = torch.empty(stored.shape, dtype=DTYPES[stored.dtype], device="cpu")
+            if num_bytes:
+                self._fill(tensor.view(-1).view(torch.uint8).numpy().data, stored.start)
+            if self._look() != self._state:
+                raise ValueError("it is being written")
+        except (OSError, ValueError) as error:
+            raise self._error(name, "a file that stays as it is", str(error)) from error
+        except RuntimeError as error:  # of torch, where memory lacks
+            raise self._error(name, "memory for it", f"none ({error})") from error
+        return tensor
+
+    def _look(self) -> tuple[int, int]:
+        """Size and time of the last writing, which are to stay as they are while the file is read."""
+        found = os.fstat(self._descriptor)
+        return found.st_size, found.st_mtime_ns
+
+    def _read_header(self) -> tuple[bytes, int]:
+        """The header, and the bytes that follow it. Raises ValueError where the file does not hold a whole one."""
+        prefix, size = bytearray(PREFIX), self._state[0]
+        if size < PREFIX:
+            raise ValueError(f"{size} bytes, fewer than {PREFIX}")
+        self._fill(memoryview(prefix), 0)
+        length = int.from_bytes(prefix, "little")
+        if length > min(HEADER_LIMIT, size - PREFIX):
+            raise ValueError(f"a header of {length} bytes; expected at most {min(HEADER_LIMIT, size - PREFIX)}")
+        header = bytearray(length)
+        self._fill(memoryview(header), PREFIX)
+        return bytes(header), size - PREFIX - length
+
+    def _fill(self, buffer: memoryview, start: int) -> None:
+        """Fill a buffer with the bytes from `start` on. Raises ValueError where the file ends before."""
+        filled = 0
+        while filled < len(buffer):
+            part = buffer[filled : filled + READ_LIMIT]
+            if not (count := read_at(self._descriptor, part, start + filled)):
+                raise ValueError(f"its end at byte {start + filled}, before byte {start + len(buffer)}")
+            filled += count
+
+    def _error(self, name: str, expected: str, found: str) -> CheckpointError:
+        return CheckpointError(f"{self.path}: {name}: expected {expected}, found {found}")
+
+
+def read_at(descriptor: int, buffer: memoryview, start: int) -> int:
+    """Fill the first bytes of a buffer with those of a file from `start` on; returns their number, 0 at its end."""
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [buffer], start)
+    os.lseek(descriptor, start, os.SEEK_SET)  # Windows
+    chunk = os.read(descriptor, len(buffer))
+    buffer[: len(chunk)] = chunk
+    return len(chunk)
+
+
+def parse_header(header: bytes, num_bytes: int) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """Return the tensors and the metadata that a header tells of.
+
+    Args:
+        header: JSON.
+        num_bytes: how many bytes follow it, all of which are some tensor's.
+
+    Raises:
+        ValueError: it is no such header, or its tensors do not follow one another without gaps to the end of the file.
+    """
+    entries = parse_json(header)
+    if not isinstance(entries, dict):
+        raise ValueError("a header that is no JSON object")
+    metadata = entries.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("a __metadata__ that does not map words to words")
+    first = PREFIX + len(header)
+    tensors = {name: parse_entry(name, entry, first) for name, entry in entries.items()}
+    end = first
+    for name, stored in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if stored.start != end:
+            raise ValueError(f"{name} at byte {stored.start - first}; expected it at byte {end - first}")
+        end = stored.stop
+    if end - first != num_bytes:
+        raise ValueError(f"{num_bytes} bytes of tensors; its header tells of {end - first}")
+    return tensors, metadata
+
+
+def parse_entry(name: str, entry: Any, first: int) -> StoredTensor:
+    """Return where a tensor lies, given the place of the first one. Raises ValueError where an entry makes no sense."""
+    if not name.isprintable():
+        raise ValueError(f"a tensor of the name {reprlib.repr(name)}")
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+        raise ValueError(f"{name} without dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in BITS:
+        raise ValueError(f"{name} of the dtype {reprlib.repr(dtype)}")
+    if not are_sizes(shape) or not are_sizes(offsets) or len(offsets) != 2 or len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"{name} of the shape {reprlib.repr(shape)} at bytes {reprlib.repr(offsets)}")
+    if math.prod(shape) * BITS[dtype] != 8 * (offsets[1] - offsets[0]):
+        raise ValueError(f"{name}, {dtype} {reprlib.repr(tuple(shape))}, in {offsets[1] - offsets[0]} bytes")
+    return StoredTensor(dtype, tuple(shape), first + offsets[0], first + offsets[1])
+
+
+def are_sizes(value: Any) -> bool:
+    """Whether a value is a list of whole numbers from 0 to the largest that an int64 holds."""
+    return isinstance(value, list) and all(type(number) is int and 0 <= number < 2**63 for number in value)

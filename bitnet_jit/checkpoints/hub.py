@@ -1,0 +1,90 @@
+"""Models by name: a directory as it is, or the files that we read of a repository on the Hugging Face hub."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from bitnet_jit.arguments import show
+from bitnet_jit.errors import CheckpointError, InvalidInput
+from bitnet_jit.system.foreign import reason, refused
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+# what files of weights end with; a path to one that is not there is no name on the hub
+FILE = re.compile(r".*\.(gguf|ggml|safetensors|bin|json|pt|pth|ckpt|onnx|pkl|npz|zip|tar|gz|txt)", re.IGNORECASE)
+FILES = ["config.json", "generation_config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json"]
+
+
+def find_model(model: str | os.PathLike[str]) -> Path:
+    """The directory of a model, downloaded once where `model` is a hub id.
+
+    Args:
+        model: a directory, or as a str "owner/name" on huggingface.co; a directory of that name wins.
+
+    Raises:
+        CheckpointError: it is neither, or cannot be downloaded; it says what to do.
+        InvalidInput: it is no str and no path.
+    """
+    if not isinstance(model, (str, os.PathLike)) or isinstance(os.fspath(model), bytes):
+        raise InvalidInput(f"path: expected a str or a path, got {show(model)}")
+    path = Path(model)
+    if os.fspath(model) and os.path.isdir(path):  # unlike Path's, these never raise
+        return path
+    if os.fspath(model) and os.path.lexists(path):
+        raise CheckpointError(
+            f"{model}: expected a directory with config.json and safetensors files, found a file"
+            f"{', and GGUF is not read' if path.suffix.lower() == '.gguf' else ''}"
+        )
+    if not isinstance(model, str):
+        raise CheckpointError(f"{model}: expected a directory with config.json and safetensors files, found none")
+    if not HUB_ID.fullmatch(model) or FILE.fullmatch(model):
+        name = model if model.strip() and model.isprintable() else repr(model)
+        raise CheckpointError(f"{name}: expected a directory or a hub id such as owner/name, found neither")
+    return download(model)
+
+
+def download(name: str) -> Path:
+    """The files of a repository in the hub's cache on this machine; CheckpointError where they cannot be had."""
+    from huggingface_hub import snapshot_download
+
+    with refused(
+        lambda error: (
+            f"{name}: no such directory here, and it cannot be had from huggingface.co; {advice(error)} "
+            f"({reason(error)})"
+        )
+    ):
+        return Path(snapshot_download(name, allow_patterns=FILES))
+
+
+def advice(error: BaseException) -> str:
+    """Return what to do about an error of a download."""
+    from huggingface_hub import errors
+
+    causes = list(chain_of(error))
+    if any(isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT) for cause in causes):
+        return "make room on the disk, or set HF_HOME to a folder on another one"
+    if any(isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS) for cause in causes):
+        return "set HF_HOME to a folder that can be written to"
+    if any(isinstance(cause, errors.OfflineModeIsEnabled) for cause in causes):
+        return "unset HF_HUB_OFFLINE, or download it before"
+    if any(isinstance(cause, errors.GatedRepoError) or status(cause) == 403 for cause in causes):
+        return "accept its conditions on its page there, and log in by `hf auth login`"
+    if any(isinstance(cause, errors.RepositoryNotFoundError) or status(cause) in (401, 404) for cause in causes):
+        return "check the name; where it is private, log in by `hf auth login`"
+    return "check the connection and try again: what has come is kept"
+
+
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that it came of."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def status(error: BaseException) -> int | None:
+    """The status of the answer that an error is about, or None."""
+    found = getattr(getattr(error, "response", None), "status_code", None)
+    return found if isinstance(found, int) else None

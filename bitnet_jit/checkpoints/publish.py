@@ -1,0 +1,137 @@
+"""The files of a model in a folder: written apart, read back, and only then put in the place of those before.
+
+A reader never finds the config.json of one model beside the weights of another: where the two differ, the old one goes
+away first and the new one comes last. What fails on the way puts the old files back.
+"""
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+from bitnet_jit.checkpoints.tensor_files import INDEX, indexed_files
+from bitnet_jit.errors import CheckpointError, InvalidInput
+
+CONFIG = "config.json"
+ADAPTER = "adapter_config.json"
+STAGED = re.compile(r"\.[0-9a-f]{32}\.saving")
+OLD = 3600  # seconds after which the writer of a staged folder must have died
+
+
+@contextmanager
+def staged(directory: Path) -> Iterator[Path]:
+    """An empty folder inside another one, whose files take their places there once the block has ended well.
+
+    An index of several weight files that lies there goes, with the files that it names. All other files stay. Where the
+    block fails, everything is as it was before.
+
+    Args:
+        directory: is made if need be.
+
+    Raises:
+        InvalidInput: the path is no folder, or holds an adapter.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     with staged(Path(directory) / "model") as folder:
+    ...         _ = (folder / CONFIG).write_text("{}")
+    ...     (Path(directory) / "model" / CONFIG).read_text()
+    '{}'
+    """
+    check_place(directory)
+    made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    folder = directory / f".{uuid4().hex}.saving"
+    try:
+        folder.mkdir()
+        yield folder
+        put_in_place(folder, directory)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # others write there too
+            for empty in made:
+                empty.rmdir()
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    remove_abandoned(directory)
+
+
+def remove_abandoned(directory: Path) -> None:
+    """Remove what a killed `save` has left in a folder long ago."""
+    for left in directory.iterdir():
+        with suppress(FileNotFoundError):  # whoever wrote it has ended just now
+            if STAGED.fullmatch(left.name) and time.time() - left.stat().st_mtime > OLD:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def check_place(directory: Path) -> None:
+    """Raise InvalidInput where a path is no folder, or one from which transformers would load another model."""
+    if directory.exists() and not directory.is_dir():
+        raise InvalidInput(f"directory: expected a folder, or a path where one can be made, got the file {directory}")
+    if (directory / ADAPTER).exists():
+        raise InvalidInput(
+            f"directory: {directory} holds an adapter of peft ({ADAPTER}), and transformers would load its base "
+            "instead of the saved model; choose another folder"
+        )
+
+
+def put_in_place(folder: Path, directory: Path) -> None:
+    """Move the files of a folder into another one, config.json last, and outdated ones away; all of it or nothing.
+
+    A killed process leaves a mix in no case, and no config.json only if it dies between the renames: so all that takes
+    time comes before them.
+    """
+    names = sorted(file.name for file in folder.iterdir() if file.name != CONFIG)
+    outdated = [name for name in (INDEX, *shards(directory)) if name not in names]
+    same_config = same_content(folder / CONFIG, directory / CONFIG)
+    for name in (*names, CONFIG):
+        write_through(folder / name)
+    old = folder / "old"
+    old.mkdir()
+    with ExitStack() as undo:
+        for name in (CONFIG, *names, *outdated):
+            keep(directory / name, old, undo)
+        if not same_config:
+            (directory / CONFIG).unlink(missing_ok=True)
+        for name in names:
+            os.replace(folder / name, directory / name)
+        for name in outdated:
+            (directory / name).unlink(missing_ok=True)
+        os.replace(folder / CONFIG, directory / CONFIG)
+        undo.pop_all()
+
+
+def shards(directory: Path) -> list[str]:
+    """The weight files that an index in the folder names; none where it is damaged or names files elsewhere."""
+    try:
+        return [file.name for file in indexed_files(directory / INDEX)]
+    except CheckpointError:
+        return []
+
+
+def same_content(a: Path, b: Path) -> bool:
+    """Whether both files are there with the same bytes."""
+    return a.is_file() and b.is_file() and a.read_bytes() == b.read_bytes()
+
+
+def write_through(file: Path) -> None:
+    """Have a file on the disk, for some file systems wait for that in a rename."""
+    with file.open("r+b") as opened:
+        os.fsync(opened.fileno())
+
+
+def keep(file: Path, old: Path, undo: ExitStack) -> None:
+    """Link a file into the folder `old`, from where `undo` brings it back; a file that is new, `undo` removes."""
+    try:
+        os.link(file, old / file.name)
+    except OSError:  # there is none, or the file system has no links: then the place is empty until the new file comes
+        try:
+            os.replace(file, old / file.name)
+        except FileNotFoundError:
+            undo.callback(file.unlink, missing_ok=True)
+            return
+    undo.callback(os.replace, old / file.name, file)

@@ -1,0 +1,170 @@
+"""A folder that was just written, read as its readers will: by `load`, and by transformers for its models.
+
+`load` reads Llama and BitNet. Whatever else is in a Hugging Face format must be read by transformers, whose classes
+tell on the meta device which tensors they miss.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bitnet_jit.checkpoints.formats.hf_config import Storage, read_config
+from bitnet_jit.checkpoints.formats.hf_tensors import EMBEDDING, FINAL_NORM, HEAD, block_names, check_tensors
+from bitnet_jit.checkpoints.tensor_files import TensorFiles
+from bitnet_jit.checkpoints.ternary import TernaryReader, checked_floats
+from bitnet_jit.errors import CheckpointError, InvalidInput
+from bitnet_jit.generation.tokenizer import find_tokenizer
+from bitnet_jit.models.config import DecoderConfig
+from bitnet_jit.packing import FORMATS
+
+logger = logging.getLogger(__name__)
+
+MAX_NAMED = 3  # tensors that an error names
+WRONG = {"missing_keys": "lacks", "unexpected_keys": "has no place for", "mismatched_keys": "has another shape for"}
+
+
+def check_read_back(folder: Path, directory: Path, model: nn.Module, format: str) -> None:
+    """Raise InvalidInput unless the readers of a format take what was written.
+
+    Args:
+        folder: with all files that were written.
+        directory: where they are to lie, beside a tokenizer that may be there.
+        model: what they were written from.
+        format: of the files.
+    """
+    try:
+        config, storage = read_config(folder / "config.json")
+    except CheckpointError as error:
+        reason = told(error, folder)
+        if format in FORMATS:
+            raise InvalidInput(
+                f"model: cannot be saved in format {format!r}, which only bitnet_jit.load reads: {reason}"
+            ) from None
+        check_by_transformers(folder, model, reason)
+        return
+    try:
+        check_said(config, model)
+        read_all(folder, config, storage)
+    except CheckpointError as error:
+        raise InvalidInput(f"model: cannot be saved, bitnet_jit.load would refuse it: {told(error, folder)}") from None
+    check_tokenizer(directory, config)
+    if format not in FORMATS and of_transformers(model):
+        check_by_transformers(folder, model, "")
+
+
+def check_said(config: DecoderConfig, model: Any) -> None:
+    """Raise CheckpointError where config.json says something else than a decoder's own config."""
+    if isinstance(model.config, DecoderConfig) and config != model.config:
+        different = {name: value for name, value in vars(model.config).items() if getattr(config, name) != value}
+        name, value = next(iter(different.items()))
+        raise CheckpointError(
+            f"config.json cannot say {name}={value!r}; a reader takes it for {getattr(config, name)!r}"
+        )
+
+
+def check_tokenizer(directory: Path, config: DecoderConfig) -> None:
+    """Raise InvalidInput where the folder holds a tokenizer that keeps `load` from reading the model beside it."""
+    if not find_spec("tokenizers"):
+        return
+    try:
+        find_tokenizer(directory, config.vocab_size)
+    except CheckpointError as error:
+        raise InvalidInput(
+            f"directory: bitnet_jit.load would refuse what is saved beside the tokenizer there; remove it, or choose "
+            f"another folder: {error}"
+        ) from None
+
+
+def read_all(folder: Path, config: DecoderConfig, storage: Storage) -> None:
+    """Read every tensor as `load` does, one at a time, and keep none."""
+    with TensorFiles(folder) as files:
+        reader = TernaryReader(files, storage)
+        check_tensors(config, files, reader)
+        for name in (EMBEDDING, FINAL_NORM, *([] if config.tied_embeddings else [HEAD])):
+            checked_floats(files, name)
+        for index in range(config.num_layers):
+            names = block_names(config, index)
+            for name, _ in names.norms(config):
+                checked_floats(files, name)
+            for linear in names.linears:
+                reader.read(linear.parts, linear.in_features, linear.has_bias)
+
+
+def of_transformers(model: nn.Module) -> bool:
+    """Whether the class of a model is one of transformers' models."""
+    return any(kind.__module__ == "transformers.modeling_utils" for kind in type(model).__mro__)
+
+
+def check_by_transformers(folder: Path, model: Any, reason: str) -> None:
+    """Raise InvalidInput unless transformers finds all tensors of its model in the files, and no others.
+
+    Args:
+        folder: with the files.
+        model: whose class reads them; where it is none of transformers', the class for its config does.
+        reason: why `load` does not take them, "" where it does.
+    """
+    if not (find_spec("transformers") and find_spec("accelerate")):  # transformers reads such files by accelerate
+        if reason:
+            raise InvalidInput(
+                f"model: bitnet_jit.load does not read it ({reason}), and whether transformers does cannot be tried; "
+                "install bitnet-jit[transformers]"
+            )
+        logger.info("not read back by transformers, which is not installed together with accelerate")
+        return
+    from transformers import AutoModelForCausalLM
+
+    kind = type(model) if of_transformers(model) else AutoModelForCausalLM
+    try:
+        with quiet_transformers():
+            _, info = kind.from_pretrained(
+                folder, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True
+            )
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ) as error:  # what from_pretrained raises on wrong files
+        raise unreadable(kind, reason, told(error, folder)) from error
+    for key, words in WRONG.items():
+        names = sorted(str(name[0] if isinstance(name, tuple) else name) for name in info.get(key, ()))
+        if names:
+            others = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+            raise unreadable(kind, reason, f"{kind.__name__} {words} {', '.join(names[:MAX_NAMED])}{others}")
+
+
+def unreadable(kind: type, reason: str, found: str) -> InvalidInput:
+    """The error for files that transformers does not take, nor `load` for some reason."""
+    ours = f"; nor does bitnet_jit.load: {reason}" if reason else ""
+    return InvalidInput(f"model: cannot be saved, transformers' {kind.__name__} would misread it: {found}{ours}")
+
+
+def told(error: Exception, folder: Path) -> str:
+    """The words of an error, without the folder that nobody will find any more."""
+    return " ".join(str(error).replace(f"{folder}/", "").replace(str(folder), "the files").split())
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Within the block transformers logs errors alone, shows no progress and compiles nothing."""
+    from transformers.utils import logging as their_logging
+
+    level, bars = their_logging.get_verbosity(), their_logging.is_progress_bar_enabled()
+    their_logging.set_verbosity(logging.CRITICAL)
+    their_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        their_logging.set_verbosity(level)
+        if bars:
+            their_logging.enable_progress_bar()

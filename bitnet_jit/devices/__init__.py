@@ -1,0 +1,1 @@
+"""Where tensors live: what a device is, and how calls are timed there."""

@@ -1,0 +1,75 @@
+"""Text in, text out: a decoder with its tokenizer, giving out each character as soon as it is certain."""
+
+from collections.abc import Iterator
+
+from bitnet_jit.arguments import show
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.generation.stopping import Stop
+from bitnet_jit.generation.tokenizer import Tokenizer
+from bitnet_jit.models.decoder import Decoder
+
+
+def encode_prompt(decoder: Decoder, prompt: str) -> tuple[Tokenizer, list[int]]:
+    """The decoder's tokenizer, and the prompt in its tokens.
+
+    Raises:
+        InvalidInput: the prompt is no str, empty or no tokens at all, or the model has no such token or came without a
+            tokenizer.
+        CheckpointError: the model's tokenizer.json is damaged.
+    """
+    if decoder.tokenizer is None:
+        raise InvalidInput("prompt: this model came without a tokenizer.json, so it takes token ids only")
+    if not isinstance(prompt, str):
+        raise InvalidInput(f"prompt: expected a str, got {show(prompt)}")
+    if not prompt:
+        raise InvalidInput("prompt: expected at least one character, got ''")
+    tokens = decoder.tokenizer.encode(prompt)
+    if not tokens or tokens == decoder.tokenizer.encode(""):  # such as <s> alone, which stands before every text
+        raise InvalidInput(f"prompt: the model's tokenizer makes no token of {show(prompt)}")
+    if max(tokens) >= decoder.config.vocab_size:
+        raise InvalidInput(
+            f"prompt: the tokenizer makes the token {max(tokens)} of {show(prompt)}, but the model's vocabulary ends "
+            f"at {decoder.config.vocab_size - 1}; its tokenizer.json is of another model, or the text holds a token "
+            "that was added to it"
+        )
+    return decoder.tokenizer, tokens
+
+
+def stream_text(
+    decoder: Decoder,
+    prompt: str,
+    max_new_tokens: int | None = None,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    stop: Stop = (),
+) -> Iterator[str]:
+    """Continue a text; the arguments beside the prompt are those of `Decoder.stream`.
+
+    Lone surrogates in the prompt, which stand for bytes of the command line that are no UTF-8, count as U+FFFD.
+
+    Yields:
+        A piece of text for each new token, "" where the token leaves a character unfinished, and what was held back at
+        last. Together with the decoded prompt they are the text of all tokens. The model's end token and special tokens
+        are no part of it; a string that ends it is.
+
+    Raises:
+        InvalidInput: an argument cannot be meant; at the call, before anything is computed.
+        CheckpointError: the model's tokenizer.json is damaged.
+
+    >>> from bitnet_jit.checkpoints.embedded import embedded_model
+    >>> from bitnet_jit.checkpoints.loading import load
+    >>> "".join(stream_text(load(embedded_model()), "And it came to pass ", max_new_tokens=10))
+    'after the '
+    """
+    tokenizer, tokens = encode_prompt(decoder, prompt)
+    chosen = decoder.stream(tokens, max_new_tokens, temperature, top_k, top_p, seed, stop)
+
+    def pieces() -> Iterator[str]:
+        text = tokenizer.stream(tokens)
+        for token in chosen:
+            yield "" if token in decoder.config.eos_ids else text.push(token)
+        yield text.finish()
+
+    return pieces()

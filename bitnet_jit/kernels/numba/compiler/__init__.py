@@ -1,0 +1,1 @@
+"""Compile jitted functions, and keep their object code on disk."""

@@ -1,0 +1,1 @@
+"""The operations that loops are made of: instruction sets, registers, elements of every dtype."""

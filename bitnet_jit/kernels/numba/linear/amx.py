@@ -1,0 +1,205 @@
+"""Ternary linear layers on AMX, Intel's matrix unit, from three rows of x on.
+
+The quantizer writes x in tiles of up to 16 rows by 64 inputs, each in one piece. A unit is what the registers hold:
+up to 32 rows by 32 outputs, or 16 by 64; a piece of work is a strip of outputs that wide and some units. With one
+unit, the codes of the next tile are unpacked while this one is multiplied; with more, K passes in chunks, whose
+unpacked codes stay in the first cache while all units pass. Codes beyond K may be anything: there x is zero.
+"""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+from numba import types
+
+from bitnet_jit.errors import UnsupportedProblem
+from bitnet_jit.kernels.kernel import Kernel
+from bitnet_jit.kernels.numba.bound import BoundLinear
+from bitnet_jit.kernels.numba.compiler.jit import jit
+from bitnet_jit.kernels.numba.intrinsics.amx_tiles import (
+    AHEAD,
+    STEP_BYTES,
+    UNITS,
+    AmxTile,
+    amx_unsupported_reason,
+    configure,
+    load_sums,
+    multiply_add,
+    multiply_add_unpack,
+    release,
+    stack_space,
+    store_sums,
+    unpack_step,
+    zero_sums,
+)
+from bitnet_jit.kernels.numba.intrinsics.simd import least, most, pointer
+from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
+from bitnet_jit.kernels.numba.linear.job import TILE_BYTES, prepare
+from bitnet_jit.kernels.numba.linear.launch import Entry, compile_linear, works_on
+from bitnet_jit.kernels.numba.linear.tile import finish_rows
+from bitnet_jit.kernels.numba.linear.tiled import BLOCK, PIECES_PER_THREAD
+from bitnet_jit.kernels.numba.rowwise.quantize import SEGMENT
+from bitnet_jit.kernels.numba.threads.parallel import member, next_piece, ranges_of
+from bitnet_jit.kernels.numba.threads.team import TeamConfig, every, likely
+from bitnet_jit.problem import Problem
+
+NEAR_BYTES = 2**20  # of x in a part of the rows: what the second cache keeps while all strips of outputs pass
+MIN_ROWS = 4  # of the bucket: fewer are faster without
+
+
+@jit
+def write_shapes(config, rows):
+    """The 64 bytes that give tiles 0..5 `rows` rows, 6 and 7 sixteen, all 64 bytes wide."""
+    memory = pointer(config, types.uint8)
+    for i in range(64):
+        memory[i] = np.uint8(0)
+    memory[0] = np.uint8(1)
+    for tile in range(8):
+        memory[16 + 2 * tile] = np.uint8(64)
+        memory[48 + tile] = np.uint8(rows if tile < 6 else 16)
+
+
+@jit
+def unpack_until(tile, w, ring, step, last):
+    """Unpack steps `step`..last-1 of K, from address w; returns the next one."""
+    while step < last:
+        unpack_step(tile, w + step * STEP_BYTES, ring, step * tile.code_rows)
+        step += 1
+    return step
+
+
+@jit
+def steps_until(tile, tiles, steps):
+    """Steps of K that the first `tiles` tiles of 64 inputs need, of `steps` there are."""
+    return least(steps, (tiles * 16 + tile.code_rows - 1) // tile.code_rows)
+
+
+@jit
+def multiply_chunk(tile, x, second, ring, first, last):
+    """sums += tiles first..last-1 of x (addressed from the first of its row) times their codes in the ring."""
+    for t in range(first, last):
+        codes = ring + t % tile.ring * 16 * tile.row_bytes
+        multiply_add(tile, x + t * TILE_BYTES, second, codes)
+
+
+@jit
+def multiply_and_unpack(tile, x, second, w, steps, step, ring, first, last):
+    """`multiply_chunk`, while codes are unpacked from step `step` on, AHEAD tiles early; returns the next step."""
+    for t in range(first, last):
+        codes = ring + t % tile.ring * 16 * tile.row_bytes
+        if step + tile.batch <= steps:
+            row = step * tile.code_rows
+            multiply_add_unpack(tile, x + t * TILE_BYTES, second, codes, w + step * STEP_BYTES, ring, row)
+            step += tile.batch
+        else:
+            multiply_add(tile, x + t * TILE_BYTES, second, codes)
+        step = unpack_until(tile, w, ring, step, steps_until(tile, t + 1 + AHEAD, steps))
+    return step
+
+
+@jit
+def multiply_units(tile, x, second, units, w, steps, tiles, ring, acc, tile_bytes):
+    """Sums of some units, all inputs. K passes in chunks, whose codes the first unit unpacks and all use.
+
+    A single unit's chunk is all of K: its sums stay in the registers.
+    """
+    chunk = tiles if units == 1 else tile.chunk
+    step = unpack_until(tile, w, ring, 0, steps_until(tile, AHEAD, steps))
+    for first in range(0, tiles, chunk):
+        last = least(first + chunk, tiles)
+        for unit in range(units):
+            place, x_unit = acc + unit * tile.row_tiles * tile_bytes, x + unit * tile.row_tiles * second
+            if first == 0:
+                zero_sums()
+            else:
+                load_sums(tile, place, tile_bytes)
+            if unit == 0:
+                step = multiply_and_unpack(tile, x_unit, second, w, steps, step, ring, first, last)
+            else:
+                multiply_chunk(tile, x_unit, second, ring, first, last)
+            store_sums(tile, place, tile_bytes)
+
+
+@jit
+def multiply_piece(spec, job, strip, first_unit, last_unit, rows, ring, acc):
+    """A strip of outputs for units first_unit..last_unit-1, whose tiles have `rows` rows."""
+    tile = spec.tile
+    tiles = (job.in_features + SEGMENT - 1) // SEGMENT
+    steps = (job.in_features + 4 * tile.code_rows - 1) // (4 * tile.code_rows)
+    width = 16 * tile.groups
+    output = strip * width
+    w = job.w + output // BLOCK * steps * STEP_BYTES + output % BLOCK * 4
+    second = job.x_stride // SEGMENT * TILE_BYTES
+    x = job.x_q + first_unit * tile.row_tiles * second
+    units = last_unit - first_unit
+    multiply_units(tile, x, second, units, w, steps, tiles, ring, acc, rows * tile.row_bytes)
+    first_row = first_unit * tile.row_tiles * rows
+    rows_here = least(units * tile.row_tiles * rows, job.rows - first_row)
+    count = least(width, job.out_features - output)
+    finish_rows(spec, job, acc, tile.row_bytes, first_row, rows_here, output, count)
+
+
+@works_on(AmxTile)
+@jit
+def work(spec, job):
+    """What each thread does: prepare rows in tiles, then draw pieces."""
+    tile = spec.tile
+    units = (job.rows + tile.height - 1) // tile.height
+    rows = (job.rows + units * tile.row_tiles - 1) // (units * tile.row_tiles)
+    prepare(spec, job, rows)
+    ring, acc = stack_space(tile, "ring_bytes"), stack_space(tile, "acc_bytes")
+    config = stack_space(tile, "config_bytes")
+    write_shapes(config, rows)
+    configure(config)
+    width = 16 * tile.groups
+    strips = (job.out_features + width - 1) // width
+    fewest = most((units + UNITS - 1) // UNITS, job.rows * job.x_stride // NEAR_BYTES)
+    parts = least(units, most(fewest, PIECES_PER_THREAD * job.threads // strips))
+    home, ranges = member(job.fork, job.counters) % ranges_of(job.threads), ranges_of(job.threads)
+    piece, offset = next_piece(job.counters, home, 0, ranges, strips * parts)
+    while piece >= 0:
+        part = piece // strips
+        multiply_piece(spec, job, piece % strips, units * part // parts, units * (part + 1) // parts, rows, ring, acc)
+        piece, offset = next_piece(job.counters, home, offset, ranges, strips * parts)
+    release()
+
+
+def bind(problem: Problem, config: TeamConfig) -> BoundLinear:
+    """The compiled kernel for a problem. Asks `unsupported_reason` first: without leave, a tile ends the process."""
+    if reason := unsupported_reason(problem):
+        raise UnsupportedProblem(str(problem), {"numba.amx": reason})
+
+    @cache
+    def compile_for(row_tiles: int) -> Entry:
+        return compile_linear(problem, replace(config.tile, row_tiles=row_tiles))
+
+    return BoundLinear(
+        problem, lambda rows: compile_for(1 if rows <= 16 else config.tile.row_tiles), config.max_threads
+    )
+
+
+def tiles(problem: Problem) -> tuple[AmxTile, ...]:
+    """Tiles, the likeliest best first."""
+    format = problem.layout.partition("/")[0]
+    row_tiles = (1,) if problem.rows <= 16 else (2, 1)
+    rings = (4, 8) if problem.rows <= 32 else (8, 16, 4)
+    return tuple(AmxTile(format, rows, ring) for ring in rings for rows in row_tiles)
+
+
+def unsupported_reason(problem: Problem) -> str | None:
+    """What this kernel refuses, in words."""
+    if problem.layout not in INPUTS_OF_LAYOUT:
+        return f"reads the layouts {', '.join(INPUTS_OF_LAYOUT)}, not {problem.layout!r}"
+    if problem.activation == "a16":
+        return "serves activation='a8'"
+    if problem.scale == "group":
+        return "takes tensor and row scales, not group scales"
+    if problem.rows < MIN_ROWS:
+        return f"takes {MIN_ROWS} rows or more, where it is the faster"
+    return amx_unsupported_reason()
+
+
+KERNELS = tuple(
+    Kernel(f"numba.amx_{op}", op, bind, likely(tiles), unsupported_reason, every(tiles))
+    for op in ("bit_linear", "quantized_linear", "ternary_matmul")
+)

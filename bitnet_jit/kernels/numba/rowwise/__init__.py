@@ -1,0 +1,1 @@
+"""Ops on rows of activations: quantization, RMSNorm, their fusions and gradients."""

@@ -1,0 +1,80 @@
+"""`dequantize_activation`: codes times the scale of their row as floats, x = x_q * x_scale; rows are shared out."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numba import types
+
+from bitnet_jit.kernels.kernel import Kernel
+from bitnet_jit.kernels.numba.bound import BoundRows
+from bitnet_jit.kernels.numba.compiler.jit import StaticType, compiled, jit, kernel
+from bitnet_jit.kernels.numba.intrinsics.elements import ELEMENT_BYTES, load_float32, load_int8, store_float
+from bitnet_jit.kernels.numba.intrinsics.simd import least, most
+from bitnet_jit.kernels.numba.rowwise.rows import CHUNK_ELEMENTS, configs, unsupported_reason
+from bitnet_jit.kernels.numba.threads.parallel import COUNTER_BYTES, COUNTERS, draw, reset, run_team
+from bitnet_jit.kernels.numba.threads.team import TeamConfig
+from bitnet_jit.problem import Problem
+
+
+@dataclass(frozen=True)
+class ActivationSpec:
+    """What the kernel is compiled for: the dtype of the floats."""
+
+    dtype: str
+
+    @property
+    def num_bytes(self) -> int:
+        return ELEMENT_BYTES[self.dtype]
+
+
+class ActivationJob(NamedTuple):
+    """Operands of one call, all int64."""
+
+    x_q: int  # (rows, features) int8
+    x_scale: int  # (rows,) float32
+    x: int  # (rows, features) spec.dtype
+    rows: int
+    features: int
+    counters: int
+
+
+@jit
+def run_row(spec, job, row):
+    """One row."""
+    scale, first = load_float32(job.x_scale, row), row * job.features
+    codes, x = job.x_q + first, job.x + first * spec.num_bytes
+    for i in range(job.features):
+        store_float(spec.dtype, x, i, np.float32(load_int8(codes, i)) * scale)
+
+
+@jit
+def team(spec, job):
+    """What each thread does: draw chunks of rows."""
+    chunk = most(1, CHUNK_ELEMENTS // job.features)
+    pieces = (job.rows + chunk - 1) // chunk
+    piece = draw(job.counters)
+    while piece < pieces:
+        for row in range(piece * chunk, least((piece + 1) * chunk, job.rows)):
+            run_row(spec, job, row)
+        piece = draw(job.counters)
+
+
+@kernel
+def run(spec, fork, threads, x_q, x_scale, x, rows, features, workspace):
+    """The whole op: addresses and numbers, int64."""
+    job = ActivationJob(x_q, x_scale, x, rows, features, workspace)
+    reset(job.counters, 1)
+    run_team(fork, threads, team, (spec, job))
+
+
+SIGNATURE = (types.int64,) * 8
+
+
+def bind(problem: Problem, config: TeamConfig) -> BoundRows:
+    """The compiled kernel for a problem."""
+    entry = compiled(run, StaticType(ActivationSpec(problem.y_dtype)), *SIGNATURE)
+    return BoundRows(entry, COUNTERS * COUNTER_BYTES, 0, config.max_threads)
+
+
+KERNELS = (Kernel("numba.dequantize_activation", "dequantize_activation", bind, configs, unsupported_reason),)

@@ -1,0 +1,134 @@
+"""Activation quantization of one row: absmax int8 codes, half to even, their scale and their sum.
+
+    x_q = clip(rint(x * (127 / max|x|)), -128, 127),   x_scale = max|x| / 127
+
+The largest magnitude is found among the bits, as unsigned numbers: there infinity and NaN are simply the largest.
+"""
+
+import numpy as np
+
+from bitnet_jit.kernels.numba.compiler.jit import jit
+from bitnet_jit.kernels.numba.intrinsics.elements import (
+    ROUND,
+    ROUND_BITS,
+    load_float,
+    load_int8,
+    store_float32,
+    store_int8,
+    store_int32,
+)
+from bitnet_jit.kernels.numba.intrinsics.lanes import (
+    LANES,
+    add_lanes,
+    max_lane,
+    max_magnitudes,
+    quantize_lanes,
+    zero_ints,
+)
+from bitnet_jit.kernels.numba.intrinsics.simd import bits_of_float, float_from_bits, least
+
+INFINITY_BITS = np.uint32(0x7F800000)
+MAGNITUDE = np.uint32(0x7FFFFFFF)
+EPS = np.float32(1e-5)
+F127 = np.float32(127)
+MAGIC = np.float32(ROUND)
+SEGMENT = 64
+
+
+@jit
+def absmax_bits(dtype, x, count):
+    """Bits of the largest |x| of `count` elements at address x; above those of infinity where one is NaN."""
+    whole = count // LANES * LANES
+    lanes = zero_ints()
+    for i in range(0, whole, LANES):
+        lanes = max_magnitudes(lanes, dtype, x, i)
+    largest = max_lane(lanes)
+    for i in range(whole, count):
+        bits = bits_of_float(load_float(dtype, x, i)) & MAGNITUDE
+        largest = bits if bits > largest else largest
+    return largest
+
+
+@jit
+def quantize_row(dtype, x, count, codes, segments, stride, x_scale, row):
+    """`count` elements at address x -> codes, in segments of 64 that begin `stride` bytes apart.
+
+    Fills up to `segments` with zeros, writes scale `row` of x_scale and returns the sum of the codes.
+    """
+    bits = absmax_bits(dtype, x, count)
+    total = np.int32(0)
+    if bits >= INFINITY_BITS:
+        clear_segments(codes, 0, segments, stride)
+        for i in range(segments * SEGMENT, count):  # a row without padding ends in a part of a segment
+            store_int8(codes, i, np.int32(0))
+        store_float32(x_scale, row, np.float32(np.nan))
+        return total
+    absmax = float_from_bits(bits)
+    absmax = absmax if absmax > EPS else EPS
+    factor = F127 / absmax
+    store_float32(x_scale, row, absmax / F127)
+    whole = count // SEGMENT
+    for s in range(whole):
+        total += quantize_segment(dtype, x, s * SEGMENT, SEGMENT, factor, codes + s * stride)
+    clear_segments(codes, whole, segments, stride)
+    if whole * SEGMENT < count:
+        total += quantize_segment(dtype, x, whole * SEGMENT, count - whole * SEGMENT, factor, codes + whole * stride)
+    return total
+
+
+@jit
+def quantize_segment(dtype, x, first, count, factor, codes):
+    """Codes of x[first:first + count] to address codes; returns their sum."""
+    whole = count // LANES * LANES
+    lanes = zero_ints()
+    for i in range(0, whole, LANES):
+        lanes = quantize_lanes(lanes, dtype, x, first + i, factor, codes + i)
+    total = add_lanes(lanes)
+    for i in range(whole, count):
+        bits = np.int32(bits_of_float(load_float(dtype, x, first + i) * factor + MAGIC))
+        store_int8(codes, i, bits)
+        total += bits
+    return np.int32(total - count * ROUND_BITS)
+
+
+@jit
+def copy_row(dtype, x, count, codes, segments, stride, x_scale, row):
+    """Given codes into their segments, as `quantize_row`, but their scale is given too; returns their sum."""
+    total = np.int32(0)
+    whole = count // SEGMENT
+    for s in range(whole):
+        total += copy_segment(x + s * SEGMENT, SEGMENT, codes + s * stride)
+    clear_segments(codes, whole, segments, stride)
+    if whole * SEGMENT < count:
+        total += copy_segment(x + whole * SEGMENT, count - whole * SEGMENT, codes + whole * stride)
+    return total
+
+
+@jit
+def copy_segment(x, count, codes):
+    """Copy codes; returns their sum."""
+    total = np.int32(0)
+    for i in range(count):
+        code = load_int8(x, i)
+        store_int8(codes, i, code)
+        total += code
+    return total
+
+
+@jit
+def clear_segments(codes, first, last, stride):
+    """Zeros into segments first..last-1."""
+    for s in range(first, last):
+        for i in range(SEGMENT):
+            store_int8(codes + s * stride, i, np.int32(0))
+
+
+@jit
+def sum_groups(codes, count, group_size, x_sum, first):
+    """Sums of a row's codes (one behind the other) by groups of inputs, the last maybe short, into x_sum[first:]."""
+    for group in range((count + group_size - 1) // group_size):
+        start = group * group_size
+        total = np.int32(0)
+        for i in range(start, least(start + group_size, count)):
+            total += load_int8(codes, i)
+        store_int32(x_sum, first + group, total)

@@ -1,0 +1,209 @@
+"""Row-wise ops: activation quantization, RMSNorm, and their fusions; rows are shared out among threads.
+
+    rms_norm                  y = x * (1 / sqrt(mean x^2 + eps)) * weight                     (arXiv 1910.07467)
+    rms_norm_quantize         codes and scale of that
+    relu2_mul_norm_quantize   the same of relu(gate)^2 * up                                    (arXiv 2504.12285)
+    silu_mul_norm_quantize    the same of silu(gate) * up, with or without the norm            (arXiv 2002.05202)
+
+A fused op keeps a row's float32 values in scratch memory. The sum of squares runs in 32 partial sums, whatever the CPU.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numba import types
+
+from bitnet_jit.kernels.kernel import Kernel
+from bitnet_jit.kernels.numba.bound import BoundRows
+from bitnet_jit.kernels.numba.compiler.jit import StaticType, compiled, jit, kernel
+from bitnet_jit.kernels.numba.intrinsics.elements import (
+    ELEMENT_BYTES,
+    exp_float32,
+    load_float,
+    load_float32,
+    store_float,
+    store_float32,
+)
+from bitnet_jit.kernels.numba.intrinsics.lanes import LANES, add_lanes, add_squares, zero_floats
+from bitnet_jit.kernels.numba.intrinsics.simd import atomic_add, least, most
+from bitnet_jit.kernels.numba.linear.job import round_up
+from bitnet_jit.kernels.numba.rowwise.quantize import SEGMENT, quantize_row
+from bitnet_jit.kernels.numba.threads.parallel import COUNTER_BYTES, COUNTERS, MEMBERS, draw, reset, run_team
+from bitnet_jit.kernels.numba.threads.team import TeamConfig, likely_teams
+from bitnet_jit.problem import Problem
+
+F0, F1 = np.float32(0), np.float32(1)
+CHUNK_ELEMENTS = 16384  # of x in one piece of work
+SMALL_WORK = 2**16  # elements under which a second thread costs more than it brings
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    """What a row kernel is compiled for.
+
+    Attributes:
+        op: the op's name.
+        x_dtype: dtype of x, or of gate and up.
+        weight_dtype: dtype of the norm's weight.
+        normalizes: whether there is a norm.
+    """
+
+    op: str
+    x_dtype: str
+    weight_dtype: str
+    normalizes: bool
+    float32: str = "float32"  # the dtype of values in scratch memory
+
+    @property
+    def x_bytes(self) -> int:
+        return ELEMENT_BYTES[self.x_dtype]
+
+    @property
+    def quantizes(self) -> bool:
+        return self.op != "rms_norm"
+
+    @property
+    def multiplies(self) -> bool:
+        return self.op in ("relu2_mul_norm_quantize", "silu_mul_norm_quantize")
+
+    @property
+    def takes_silu(self) -> bool:
+        return self.op == "silu_mul_norm_quantize"
+
+    @property
+    def widens(self) -> bool:
+        return self.multiplies or self.normalizes
+
+
+class RowJob(NamedTuple):
+    """Operands of one call, all int64 but eps; what is not used is 0."""
+
+    x: int  # (rows, features) spec.x_dtype; the gate of relu2_mul_norm_quantize
+    up: int  # (rows, features) spec.x_dtype
+    weight: int  # (features,) spec.weight_dtype
+    eps: np.float64
+    y: int  # (rows, features): int8 codes, or spec.x_dtype
+    scale: int  # (rows,) float32
+    rows: int
+    features: int
+    counters: int
+    scratch: int  # (threads, features) float32
+
+
+@jit
+def square_sum(values, count):
+    """Sum of squares of float32 values: 32 partial sums, added in a fixed order, then the rest one by one."""
+    sums = zero_floats()
+    whole = count // LANES * LANES
+    for i in range(0, whole, LANES):
+        sums = add_squares(sums, values + 4 * i)
+    total = add_lanes(sums)
+    for i in range(whole, count):
+        value = load_float32(values, i)
+        total += value * value
+    return total
+
+
+@jit
+def widen(spec, job, first, values):
+    """A row that begins at element `first` of x, or of gate and up, as float32 values."""
+    if spec.multiplies:
+        for i in range(job.features):
+            gate = load_float(spec.x_dtype, job.x, first + i)
+            if spec.takes_silu:
+                gate = gate / (F1 + exp_float32(-gate))
+            else:
+                gate = F0 if gate <= F0 else gate  # NaN stays
+                gate = gate * gate
+            store_float32(values, i, gate * load_float(spec.x_dtype, job.up, first + i))
+    else:
+        for i in range(job.features):
+            store_float32(values, i, load_float(spec.x_dtype, job.x, first + i))
+
+
+@jit
+def normalize(spec, job, values):
+    """values *= 1 / sqrt(mean of squares + eps), then *= weight."""
+    mean = square_sum(values, job.features) / np.float32(job.features)
+    factor = F1 / np.sqrt(mean + np.float32(job.eps))
+    for i in range(job.features):
+        weight = load_float(spec.weight_dtype, job.weight, i)
+        store_float32(values, i, load_float32(values, i) * factor * weight)
+
+
+@jit
+def run_row(spec, job, row, values):
+    """One row; `values` is the address of this thread's scratch memory."""
+    first = row * job.features
+    if spec.widens:
+        widen(spec, job, first, values)
+    if spec.normalizes:
+        normalize(spec, job, values)
+    whole = job.features // SEGMENT
+    if not spec.quantizes:
+        for i in range(job.features):
+            store_float(spec.x_dtype, job.y, first + i, load_float32(values, i))
+    elif spec.widens:
+        quantize_row(spec.float32, values, job.features, job.y + first, whole, SEGMENT, job.scale, row)
+    else:
+        x = job.x + first * spec.x_bytes
+        quantize_row(spec.x_dtype, x, job.features, job.y + first, whole, SEGMENT, job.scale, row)
+
+
+@jit
+def team(spec, job):
+    """What each thread does: take scratch memory, then draw chunks of rows."""
+    number = atomic_add(job.counters + MEMBERS * COUNTER_BYTES, 1)
+    values = job.scratch + number * ((job.features + 15) // 16 * 64)
+    chunk = most(1, CHUNK_ELEMENTS // job.features)
+    pieces = (job.rows + chunk - 1) // chunk
+    piece = draw(job.counters)
+    while piece < pieces:
+        for row in range(piece * chunk, least((piece + 1) * chunk, job.rows)):
+            run_row(spec, job, row, values)
+        piece = draw(job.counters)
+
+
+@kernel
+def run(spec, fork, threads, x, up, weight, eps, y, scale, rows, features, workspace):
+    """The whole op: addresses and numbers, int64, but eps, float64."""
+    job = RowJob(x, up, weight, eps, y, scale, rows, features, workspace, workspace + COUNTERS * COUNTER_BYTES)
+    reset(job.counters, 1)
+    run_team(fork, threads, team, (spec, job))
+
+
+INT, FLOAT = types.int64, types.float64
+RUN_SIGNATURE = (INT, INT, INT, INT, INT, FLOAT, INT, INT, INT, INT, INT)
+
+
+def bind(problem: Problem, config: TeamConfig) -> BoundRows:
+    """The compiled kernel for a problem."""
+    spec = RowSpec(
+        problem.op,
+        problem.x_dtype,
+        problem.bias or "float32",  # both branches are compiled, whether there is a norm or not
+        problem.op != "quantize_activation" and problem.bias != "",
+    )
+    entry = compiled(run, StaticType(spec), *RUN_SIGNATURE)
+    return BoundRows(entry, COUNTERS * COUNTER_BYTES, round_up(4 * problem.in_features, 64), config.max_threads)
+
+
+def configs(problem: Problem) -> tuple[TeamConfig, ...]:
+    """Numbers of threads."""
+    return likely_teams([None], problem.rows * problem.in_features < SMALL_WORK)
+
+
+def unsupported_reason(problem: Problem) -> str | None:
+    """Every problem is served."""
+    return None
+
+
+OPS = (
+    "quantize_activation",
+    "rms_norm",
+    "rms_norm_quantize",
+    "relu2_mul_norm_quantize",
+    "silu_mul_norm_quantize",
+)
+KERNELS = tuple(Kernel(f"numba.{op}", op, bind, configs, unsupported_reason) for op in OPS)

@@ -1,0 +1,161 @@
+"""Threads: how one jitted function runs on several, and how they share the work.
+
+`run_team` calls a function once a thread, through GOMP_parallel of the libgomp that torch itself brings, so that torch
+and we have one pool: 1.3 us a region. Its address is an argument, as an address held in a global keeps Numba from
+caching. A function of a team is written so that any number of threads finishes it, one included: threads draw numbered
+pieces of work from shared counters, and wait only for pieces that a running thread has drawn. So nothing can hang where
+OpenMP grants fewer threads than asked for, and a slow or busy core just draws fewer pieces.
+
+Each thread begins with a range of its own, the same in every call, so that what it needs may still lie in its core's
+cache; when that is done it takes from the others' ranges.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from bitnet_jit.kernels.numba.compiler.float_mode import set_default_mode
+from bitnet_jit.kernels.numba.compiler.jit import jit
+from bitnet_jit.kernels.numba.intrinsics.isa import I8, I32, machine
+from bitnet_jit.kernels.numba.intrinsics.simd import I64, atomic_add, atomic_load, least, load, pointer
+
+POINTER = I8.as_pointer()
+COUNTER_BYTES = 64  # a cache line each
+MAX_RANGES = 128  # of pieces: more threads than that share them
+DRAWN, DONE, MEMBERS, RANGES = (
+    0,
+    1,
+    2,
+    3,
+)  # counters: pieces of the first phase, threads that have come, ranges from here
+COUNTERS = RANGES + MAX_RANGES
+
+
+@intrinsic
+def run_team(typingctx, fork, threads, function, arguments):
+    """Call function(*arguments) once on each of `threads` threads; `fork` is `Fork.address`, 0 for one thread."""
+    signature = function.get_call_type(typingctx, arguments.types, {})
+
+    def codegen(context, builder, outer, args):
+        fork, threads, _, packed = args
+        data = cgutils.alloca_once_value(builder, packed)
+        team = outline(context, builder, function, signature, packed.type)
+        alone = builder.or_(
+            builder.icmp_signed("<", threads, ir.Constant(I64, 2)),
+            builder.icmp_signed("==", fork, ir.Constant(I64, 0)),
+        )
+        opaque = builder.bitcast(data, POINTER)
+        with builder.if_else(alone) as (here, together):
+            with here:
+                builder.call(team, [opaque])
+            with together:
+                kind = ir.FunctionType(ir.VoidType(), [team.type, POINTER, I32, I32])
+                gomp_parallel = builder.inttoptr(load(builder, fork, 0, I64), kind.as_pointer())
+                builder.call(gomp_parallel, [team, opaque, builder.trunc(threads, I32), ir.Constant(I32, 0)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, function, arguments), codegen
+
+
+def outline(context, builder, function, signature, packed: ir.Type) -> ir.Function:
+    """A C function of one pointer in this module, which calls the jitted function with the arguments it points to.
+
+    It does so in the default floating-point mode.
+    """
+    kind = ir.FunctionType(ir.VoidType(), [POINTER])
+    team = ir.Function(builder.module, kind, builder.module.get_unique_name("team"))
+    team.linkage = "internal"
+    inner = ir.IRBuilder(team.append_basic_block())
+    values = inner.load(inner.bitcast(team.args[0], packed.as_pointer()))
+    arguments = [inner.extract_value(values, i) for i in range(len(signature.args))]
+    overload = function.dispatcher.overloads[signature.args]
+    context.active_code_library.add_linking_library(overload.library)
+    restore_mode = set_default_mode(inner)
+    context.call_internal_no_propagate(inner, overload.fndesc, signature, arguments)
+    restore_mode()
+    inner.ret_void()
+    return team
+
+
+@intrinsic
+def pause(typingctx):
+    """Tell the core that this thread only waits."""
+
+    def codegen(context, builder, signature, args):
+        if machine().lower() in ("x86_64", "amd64"):
+            function = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(ir.VoidType(), []), "llvm.x86.sse2.pause"
+            )
+            builder.call(function, [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def call_for_number(typingctx, function):
+    """The int that the C function at an address returns."""
+
+    def codegen(context, builder, signature, args):
+        kind = ir.FunctionType(I32, [])
+        number = builder.call(builder.inttoptr(args[0], kind.as_pointer()), [])
+        return builder.sext(number, I64)
+
+    return types.int64(types.int64), codegen
+
+
+@jit
+def reset(counters, threads):
+    """Set a team's counters to zero, before it starts."""
+    memory = pointer(counters, types.int64)
+    for i in range(RANGES + ranges_of(threads)):
+        memory[i * COUNTER_BYTES // 8] = 0
+
+
+@jit
+def ranges_of(threads):
+    """Into how many ranges the pieces are cut."""
+    return least(threads, MAX_RANGES)
+
+
+@jit
+def member(fork, counters):
+    """The number of the calling thread in its team: OpenMP's where it has one, else the order of coming."""
+    if fork == 0:
+        return 0
+    number = pointer(fork, types.int64)[1]
+    if number == 0:
+        return atomic_add(counters + MEMBERS * COUNTER_BYTES, 1)
+    return call_for_number(number)
+
+
+@jit
+def next_piece(counters, home, offset, ranges, pieces):
+    """(the next piece, or -1; how many ranges from `home` it was found): first one's own range, then the others'."""
+    while offset < ranges:
+        chosen = (home + offset) % ranges
+        piece = pieces * chosen // ranges + atomic_add(counters + (RANGES + chosen) * COUNTER_BYTES, 1)
+        if piece < pieces * (chosen + 1) // ranges:
+            return piece, offset
+        offset += 1
+    return -1, offset
+
+
+@jit
+def draw(counters):
+    """The number of the next piece of the first phase."""
+    return atomic_add(counters + DRAWN * COUNTER_BYTES, 1)
+
+
+@jit
+def done(counters):
+    """Say that a piece of the first phase is finished."""
+    atomic_add(counters + DONE * COUNTER_BYTES, 1)
+
+
+@jit
+def wait(counters, pieces):
+    """Wait until all pieces of the first phase are finished; whoever holds one is running."""
+    while atomic_load(counters + DONE * COUNTER_BYTES) < pieces:
+        pause()

@@ -1,0 +1,1 @@
+"""Pack float weights, and unpack them."""

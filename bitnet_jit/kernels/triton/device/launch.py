@@ -1,0 +1,119 @@
+"""A launch: one kernel with everything decided but its addresses, so that running it decides nothing.
+
+`Launch` is what the kernels' files give back; `prepare` compiles it for the current device. Operands are named, since
+a call's tensors, what lies between its launches and its outputs are shared among them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+import torch
+
+from bitnet_jit.kernels.triton.device.target import interpreted
+
+ALIGN = 16  # addresses (in bytes) and numbers of which Triton makes use are multiples of it
+Scratch = dict[str, tuple[int, str]]  # by name: number of elements, dtype
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel of a call.
+
+    Attributes:
+        function: a @triton.jit function that takes its operands first.
+        programs: how many programs run.
+        operands: for each leading parameter the name of a tensor (or number) of the call, or None where it has none;
+            "name:dtype" sees a tensor's bytes as another dtype.
+        constants: the other parameters by name, in order.
+        num_warps: of a program.
+        max_registers: of a thread, for NVIDIA's assembler; None leaves it alone. Told of more than it would have taken,
+            it begins more loads before it waits for the first.
+    """
+
+    function: Any
+    programs: int
+    operands: tuple[str | None, ...]
+    constants: Mapping[str, Any]
+    num_warps: int
+    max_registers: int | None = None
+
+    @property
+    def dependent(self) -> bool:
+        """Whether the kernel may begin before the one ahead of it has ended (see codes.py)."""
+        return bool(self.constants.get("DEPENDENT", False))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For Triton's compiler: no fused multiply-add, which rounds once where the contract rounds twice."""
+        dependent = {"launch_pdl": True} if self.dependent else {}
+        registers = {"maxnreg": self.max_registers} if self.max_registers and self.constants["ASM"] else {}
+        return {"num_warps": self.num_warps, "enable_fp_fusion": False} | dependent | registers
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A kernel bound to a problem, as `ops/` runs it.
+
+    Attributes:
+        launches: number of rows -> what a call launches, in order.
+        scratch: number of rows -> the name, number of elements and dtype of each tensor that lives between launches.
+    """
+
+    launches: Callable[[int], tuple[Launch, ...]]
+    scratch: Callable[[int], Scratch] = lambda rows: {}
+
+
+Run = Callable[[int, Sequence[Any]], None]  # (stream, operands in the call's order)
+
+
+def prepare(launch: Launch, names: tuple[str, ...], kinds: Mapping[str, Any]) -> Run:
+    """Compile a launch for the current device.
+
+    Args:
+        launch: what to compile.
+        names: of the operands that a call hands over, in its order; a None stands behind the last.
+        kinds: for each name torch's dtype of the tensor, or a number like the one that will be handed over.
+
+    Returns:
+        (stream, operands) -> None. Tensors are handed over by address, a multiple of ALIGN; to the interpreter whole.
+    """
+    places = [len(names) if name is None else names.index(name.partition(":")[0]) for name in launch.operands]
+    if interpreted():
+        return interpret(launch, places)
+    constants, grid, kernel = tuple(launch.constants.values()), (launch.programs, 1, 1), compiled(launch, kinds)
+    kernel[grid]  # loads it
+    run, function, metadata, pick = kernel.run, kernel.function, kernel.packed_metadata, itemgetter(*places)
+    # as Triton itself launches, without its hooks: a microsecond less than by kernel[grid]
+    return lambda stream, operands: run(
+        *grid, stream, function, metadata, None, None, None, *pick(operands), *constants
+    )
+
+
+def compiled(launch: Launch, kinds: Mapping[str, Any]) -> Any:
+    """Triton's kernel of a launch, from its disk cache where it is there."""
+    operands, grid = (*example(launch, kinds), *launch.constants.values()), (launch.programs, 1, 1)
+    return launch.function.warmup(*operands, grid=grid, **launch.options)
+
+
+def example(launch: Launch, kinds: Mapping[str, Any]) -> list[Any]:
+    """A dtype or number for each operand, or None: what the compiler must know of them."""
+    found: list[Any] = []
+    for operand in launch.operands:
+        name, _, dtype = (operand or "").partition(":")
+        found.append(getattr(torch, dtype) if dtype else kinds.get(name))
+    return found
+
+
+def interpret(launch: Launch, places: list[int]) -> Run:
+    """The launch for Triton's interpreter, which takes tensors."""
+    kernel, constants = launch.function[(launch.programs, 1, 1)], tuple(launch.constants.values())
+    dtypes = [(operand or "").partition(":")[2] for operand in launch.operands]
+
+    def run(stream: int, operands: Sequence[Any]) -> None:
+        picked = [operands[place] for place in places]
+        views = [a.view(getattr(torch, dtype)) if dtype else a for a, dtype in zip(picked, dtypes, strict=True)]
+        kernel(*views, *constants, **launch.options)
+
+    return run

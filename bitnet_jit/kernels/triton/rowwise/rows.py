@@ -1,0 +1,207 @@
+"""Row-wise ops: activation quantization, RMSNorm, and their fusions; one program a row.
+
+    rms_norm                  y = x * (1 / sqrt(mean x^2 + eps)) * weight                     (arXiv 1910.07467)
+    quantize_activation       x_q = rint(x * (127 / max|x|)), half to even; x_scale = max|x| / 127
+    rms_norm_quantize         both
+    relu2_mul_norm_quantize   the same of relu(gate)^2 * up                                   (arXiv 2504.12285)
+    silu_mul_norm_quantize    the same of gate / (1 + exp(-gate)) * up; the norm may be absent
+
+A row passes up to three times: squares, largest magnitude, outputs. Where it fits into registers the compiler makes
+that one load. The largest magnitude is found among the bits: there infinity and NaN are simply the largest.
+
+Codes for a linear layer are padded with zeros to whole chunks of its weight's layout, in one of two orders of K:
+natural, or chunks, where position 256 c + 64 s + j holds input s * B + 64 c + j of the layout `i2/planes`, so that a
+product reads whole chunks of x beside whole chunks of weights.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+
+import triton
+import triton.language as tl
+
+from bitnet_jit.kernels.kernel import Kernel
+from bitnet_jit.kernels.triton.device import target
+from bitnet_jit.kernels.triton.device.launch import ALIGN, Bound, Launch
+from bitnet_jit.kernels.triton.device.unpack import let_next_begin, wait
+from bitnet_jit.kernels.triton.layout import CHUNK
+from bitnet_jit.problem import Problem
+
+ROUND = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds to a whole number, half to even
+ROUND_BITS = tl.constexpr(0x4B400000)
+INFINITY_BITS = tl.constexpr(0x7F800000)
+OPERANDS = {
+    "quantize_activation": ("x", None, None, None, None, "x_q", "x_scale"),
+    "rms_norm": ("x", None, None, "weight", "eps", "y", None),
+    "rms_norm_quantize": ("x", None, None, "weight", "eps", "x_q", "x_scale"),
+    "relu2_mul_norm_quantize": ("gate", "up", "row_stride", "weight", "eps", "x_q", "x_scale"),
+    "silu_mul_norm_quantize": ("gate", "up", "row_stride", "weight", "eps", "x_q", "x_scale"),
+}
+
+
+@dataclass(frozen=True)
+class RowConfig:
+    """block: elements of a row at a time, a power of two."""
+
+    block: int
+    num_warps: int
+
+
+@triton.jit
+def place_of(k, B, CHUNKS: tl.constexpr):
+    """Where input k lies in a row of codes: at k, or in the order of chunks of so many bytes of a layout with B a row.
+
+    That is 4 CHUNKS c + CHUNKS s + j for k = s B + CHUNKS c + j, written so that only k itself is divided.
+    """
+    return k // CHUNKS * (4 * CHUNKS) + k // B * (CHUNKS - 4 * B) + k % CHUNKS if CHUNKS else k
+
+
+@triton.jit
+def load_values(x_ptr, up_ptr, k, K, SILU: tl.constexpr):
+    """float32 values of a row at k: x, or relu(x)^2 * up, or silu(x) * up; 0 behind the end, where up is 0."""
+    # behind the end a quotient of 0 would take a division's slow way, and with it all threads of its warp
+    x = tl.load(x_ptr + k, mask=k < K, other=1.0 if SILU else 0.0).to(tl.float32)
+    if up_ptr is not None:
+        if SILU:
+            x = tl.div_rn(x, 1.0 + tl.exp(-x))
+        else:
+            x = tl.where(x <= 0.0, 0.0, x)  # NaN stays
+            x = x * x
+        x = x * tl.load(up_ptr + k, mask=k < K, other=0.0).to(tl.float32)
+    return x
+
+
+@triton.jit
+def normalized(x, factor, weight_ptr, k, K):
+    """x * factor * weight, or x where there is no norm."""
+    if weight_ptr is not None:
+        x = x * factor * tl.load(weight_ptr + k, mask=k < K, other=0.0).to(tl.float32)
+    return x
+
+
+@triton.jit
+def magnitude(x):
+    """The bits of |x|, which grow as it does; infinity and NaN are the largest."""
+    return x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+
+
+@triton.jit
+def code_scale(bits):
+    """From the bits of a row's largest magnitude: whether a value is not finite, the factor to codes, x_scale."""
+    bad = bits >= INFINITY_BITS
+    absmax = tl.where(bad, 1.0, tl.maximum(bits.to(tl.float32, bitcast=True), 1e-5))
+    to_codes = tl.div_rn(tl.full((), 127.0, tl.float32), absmax)
+    scale = tl.div_rn(absmax, tl.full((), 127.0, tl.float32))
+    return bad, to_codes, tl.where(bad, float("nan"), scale)
+
+
+@triton.jit
+def code_of(x, bad, to_codes):
+    """The int32 code of x."""
+    rounded = tl.where(bad, 0.0, x) * to_codes + ROUND
+    return rounded.to(tl.int32, bitcast=True) - ROUND_BITS
+
+
+@triton.jit
+def row_kernel(
+    x_ptr,  # (M, K) float; the gate where there is an up
+    up_ptr,  # (M, K) float
+    x_stride,  # the distance of rows of x and up, in elements; None: K
+    weight_ptr,  # (K,) float
+    eps,
+    y_ptr,  # (M, STRIDE): codes int8, or floats
+    scale_ptr,  # (M,) float32, where y is codes
+    K: tl.constexpr,
+    STRIDE: tl.constexpr,  # of y: K, or 4 B where codes are padded
+    CHUNKS: tl.constexpr,  # the order of K in y: chunks of so many bytes; 0: natural
+    SILU: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+    LATE: tl.constexpr,  # let the next kernel begin behind the wait only
+    BLOCK: tl.constexpr,
+):
+    let_next_begin(DEPENDENT and not LATE)
+    wait(DEPENDENT)
+    let_next_begin(DEPENDENT and LATE)
+    row, block = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    first = row * (K if x_stride is None else x_stride)
+    x_ptr += first
+    up_ptr = up_ptr + first if up_ptr is not None else None
+    factor = 1.0
+    if weight_ptr is not None:
+        squares = tl.zeros((BLOCK,), tl.float32)
+        for start in range(0, K, BLOCK):
+            x = load_values(x_ptr, up_ptr, start + block, K, SILU)
+            squares += x * x
+        mean = tl.div_rn(tl.sum(squares, axis=0), tl.full((), K, tl.float32))
+        factor = tl.div_rn(tl.full((), 1.0, tl.float32), tl.sqrt_rn(mean + eps))
+    if scale_ptr is None:
+        for start in range(0, K, BLOCK):
+            k = start + block
+            y = normalized(load_values(x_ptr, up_ptr, k, K, SILU), factor, weight_ptr, k, K)
+            tl.store(y_ptr + row * STRIDE + k, y.to(y_ptr.dtype.element_ty), mask=k < K)
+    else:
+        largest = tl.zeros((BLOCK,), tl.int32)
+        for start in range(0, K, BLOCK):
+            y = normalized(load_values(x_ptr, up_ptr, start + block, K, SILU), factor, weight_ptr, start + block, K)
+            largest = tl.maximum(largest, magnitude(y))
+        bad, to_codes, scale = code_scale(tl.max(largest, axis=0))
+        for start in range(0, STRIDE, BLOCK):
+            k = start + block
+            y = normalized(load_values(x_ptr, up_ptr, k, K, SILU), factor, weight_ptr, k, K)
+            code = code_of(y, bad, to_codes).to(tl.int8)
+            tl.store(y_ptr + row * STRIDE + place_of(k, STRIDE // 4, CHUNKS), code, mask=k < STRIDE)
+        tl.store(scale_ptr + row, scale)
+
+
+def launch(
+    problem: Problem, rows: int, config: RowConfig, op: str, stride: int, chunks: bool, late: bool = False
+) -> Launch:
+    """The operands of `op` -> y (rows, K), or codes (rows, stride) and their scales."""
+    absent = {"row_stride"} if problem.in_features % ALIGN else set()
+    absent |= set() if problem.bias else {"weight", "eps"}
+    return Launch(
+        row_kernel,
+        programs=rows,
+        operands=tuple(None if name in absent else name for name in OPERANDS[op]),
+        constants={
+            "K": problem.in_features,
+            "STRIDE": stride,
+            "CHUNKS": CHUNK if chunks else 0,
+            "SILU": op.startswith("silu"),
+            "DEPENDENT": target.is_dependent(problem.gpu),
+            "LATE": late,
+            "BLOCK": config.block,
+        },
+        num_warps=config.num_warps,
+    )
+
+
+def bind(problem: Problem, config: RowConfig) -> Bound:
+    late = problem.op == "quantize_activation"  # in training the weights of the next product are of a moment ago
+    return Bound(lambda rows: (launch(problem, rows, config, problem.op, problem.in_features, False, late),))
+
+
+def configs(problem: Problem) -> tuple[RowConfig, ...]:
+    """Whole rows at once while they fit the registers of a program, by few warps where many rows run side by side."""
+    block = min(16384, max(256, triton.next_power_of_2(problem.in_features)))
+    heavy = 2 if problem.op.startswith("silu") else 1  # exp keeps threads busy
+    many = min(16, max(1, heavy * block // 512))
+    few = max(1, block // (2048 if block <= 4096 else 1024))
+    first = (few, 2 * few, many, 2 * many) if problem.rows >= 512 else (many, 2 * many, few)
+    found = (*(RowConfig(block, min(16, warps)) for warps in first), RowConfig(min(block, 4096), 8))
+    return tuple(dict.fromkeys(found))
+
+
+def space(problem: Problem) -> tuple[RowConfig, ...]:
+    """Whole rows or a part of them at once, by any number of warps."""
+    block = configs(problem)[0].block
+    found = product(sorted({block, min(block, 4096), min(block, 2048)}), (1, 2, 4, 8, 16, 32))
+    return tuple(RowConfig(*config) for config in found if 4 <= config[0] // (32 * config[1]) <= 128)
+
+
+def unsupported_reason(problem: Problem) -> str | None:
+    """What these kernels refuse, in words."""
+    return target.unsupported_reason(problem.gpu)
+
+
+KERNELS = tuple(Kernel(f"triton.{op}", op, bind, configs, unsupported_reason, space) for op in OPERANDS)

@@ -1,0 +1,31 @@
+"""What a forked child must know: it has none of its parent's threads, and an OpenMP pool that believes it has.
+
+`import bitnet_jit` registers the hook, so that it is there before the first fork that matters. In the child our kernels
+run on the calling thread (`kernels/numba/threads/openmp.py`), and torch is told to do so, too: its attention and its
+matrix products would wait for ever for threads that are not there.
+"""
+
+import os
+import sys
+
+
+class Forks:
+    """Whether this process was forked since the package was imported.
+
+    Attributes:
+        happened: it was: it is a child.
+    """
+
+    def __init__(self) -> None:
+        self.happened = False
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._become_child)
+
+    def _become_child(self) -> None:
+        self.happened = True
+        set_num_threads = getattr(sys.modules.get("torch"), "set_num_threads", None)
+        if set_num_threads is not None:  # torch is imported, and not in the middle of it
+            set_num_threads(1)
+
+
+FORKS = Forks()

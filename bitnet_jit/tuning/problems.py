@@ -1,0 +1,149 @@
+"""Which problems a model brings, or a list of shapes, found without computing anything."""
+
+import copy
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from bitnet_jit.arguments import as_whole, show
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.kernels import registry
+from bitnet_jit.models.decoder import Decoder
+from bitnet_jit.nn import PackedBitLinear, RMSNorm
+from bitnet_jit.nn.rms_norm import norm_inside
+from bitnet_jit.ops.calls import describe, dtype_name
+from bitnet_jit.problem import MAX_IN_FEATURES, Problem
+from bitnet_jit.runtime.memory import check_fits
+from bitnet_jit.tuning.recording import recorded
+
+Shape = tuple[int, int]
+MAX_ROWS = 2**31 - 1  # of inputs, and of weights
+
+
+def problems_of_model(model: nn.Module, rows: Sequence[int]) -> Counter[Problem]:
+    """The problems of each number of rows, with the number of calls that one pass through the model makes.
+
+    A `Decoder` runs with its fusions; of other modules each packed layer and norm by itself, on activations of the
+    dtype that the model's parameters have.
+
+    Raises:
+        InvalidInput: the model has no packed layer, or its layers are on several devices or on "meta".
+    """
+    device = device_of(model)
+    with recorded(device) as found:
+        if isinstance(model, Decoder):
+            run_decoder(model, rows)
+        else:
+            run_layers(model, rows, device)
+    return found
+
+
+def check_memory(problems: Iterable[Problem], device: torch.device) -> None:
+    """Raise InvalidInput where a problem's input, output and weight are beyond the memory of the device."""
+    for problem in problems:
+        num_bytes = problem.rows * (problem.in_features + problem.out_features)  # at least one byte each
+        weight = problem.out_features * problem.in_features // 5 if problem.layout else 0  # five codes a byte in t5
+        check_fits(f"rows, model_or_shapes: {problem}", num_bytes + weight, device.type)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's packed layers are."""
+    layers = [module for module in model.modules() if isinstance(module, PackedBitLinear)]
+    if not layers:
+        raise InvalidInput(
+            f"model_or_shapes: {type(model).__name__} has no packed layer; make them with bitnet_jit.pack(model), "
+            "or load a ternary checkpoint"
+        )
+    devices = {layer.w_packed.device for layer in layers}
+    if len(devices) > 1 or devices == {torch.device("meta")}:
+        names = ", ".join(sorted(map(str, devices)))
+        raise InvalidInput(f"model_or_shapes: packed layers are on {names}; tune a model that is on one device")
+    return devices.pop()
+
+
+def run_decoder(decoder: Decoder, rows: Sequence[int]) -> None:
+    """What lies around attention, for one token of each of so many prompts, on "meta"."""
+    for block in decoder.blocks:
+        attention, feed_forward = twin(block.attention), twin(block.feed_forward)
+        for m in rows:
+            x = torch.empty(m, 1, decoder.config.hidden_size, dtype=decoder.dtype, device="meta")
+            attention.inward(x)
+            attention.outward(x.new_empty(m, 1, decoder.config.q_features))
+            feed_forward(x)
+    norm = twin(decoder.norm)
+    for m in rows:
+        norm(torch.empty(m, 1, decoder.config.hidden_size, dtype=decoder.dtype, device="meta"))
+
+
+def run_layers(model: nn.Module, rows: Sequence[int], device: torch.device) -> None:
+    """Each packed layer and norm of any module, on "meta"."""
+    dtype = activation_dtype(model, device)
+    inside = {id(norm_inside(module)) for module in model.modules()}  # these run with their layers
+    for module in model.modules():
+        if isinstance(module, PackedBitLinear | RMSNorm) and id(module) not in inside:
+            features = module.in_features if isinstance(module, PackedBitLinear) else module.hidden_size
+            layer = twin(module)
+            for m in rows:
+                layer(torch.empty(m, features, dtype=dtype, device="meta"))
+
+
+def twin(module: Any) -> Any:
+    """A copy of a module with its parameters on "meta", packed weights in the layout that they have."""
+    tensors = (*module.parameters(), *module.buffers())
+    copied = copy.deepcopy(module, {id(tensor): on_meta(tensor) for tensor in tensors})
+    for old, new in zip(module.modules(), copied.modules(), strict=True):
+        if isinstance(old, PackedBitLinear) and isinstance(new, PackedBitLinear):
+            new.stay_on_meta(old)
+    return copied
+
+
+def on_meta(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor or parameter of that shape and dtype on "meta"."""
+    found = torch.empty_like(tensor, device="meta")
+    return nn.Parameter(found, requires_grad=False) if isinstance(tensor, nn.Parameter) else found
+
+
+def activation_dtype(model: nn.Module, device: torch.device) -> torch.dtype:
+    """The dtype that the model's parameters beside packed weights and their scales have, or the device's usual one."""
+    packed = {id(p) for m in model.modules() if isinstance(m, PackedBitLinear) for p in (m.w_packed, m.w_scale)}
+    dtypes = (p.dtype for p in model.parameters() if id(p) not in packed and p.is_floating_point())
+    return next(dtypes, usual_dtype(device))
+
+
+def usual_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 on GPUs, float32 on CPUs."""
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def problems_of_shapes(shapes: Any, rows: Sequence[int], device: torch.device) -> Counter[Problem]:
+    """Of packed layers (out_features, in_features) as they mostly are: i2, one scale, int8 activations, no bias."""
+    dtype = usual_dtype(device)
+    options: dict[str, Any] = {"activation": "a8", "scale": "tensor", "y_dtype": dtype_name(dtype)}
+    layout = registry.preferred_layout("i2", device.type).name
+    found: Counter[Problem] = Counter()
+    for out_features, in_features in checked_shapes(shapes):
+        for m in rows:
+            rows_of_x = torch.empty(1, dtype=dtype, device=device).expand(m, in_features)
+            found[describe("bit_linear", rows_of_x, out_features, layout=layout, **options)] += 1
+    return found
+
+
+def checked_shapes(shapes: Any) -> list[Shape]:
+    """Raise InvalidInput unless these are pairs of whole numbers that a layer can have."""
+    found = list(shapes) if isinstance(shapes, Sequence) and not isinstance(shapes, str) else [shapes]
+    checked: list[Shape] = []
+    for shape in found:
+        pair = isinstance(shape, Sequence) and not isinstance(shape, (str, bytes)) and len(shape) == 2
+        outputs, inputs = map(as_whole, shape) if pair else (None, None)
+        if outputs is None or inputs is None or not 1 <= outputs <= MAX_ROWS or not 1 <= inputs <= MAX_IN_FEATURES:
+            raise InvalidInput(
+                "model_or_shapes: expected an nn.Module, or (out_features, in_features) pairs with in_features up to "
+                f"{MAX_IN_FEATURES}, got {show(shape)}"
+            )
+        checked.append((outputs, inputs))
+    if not found:
+        raise InvalidInput("model_or_shapes: expected at least one (out_features, in_features), got none")
+    return checked

@@ -1,0 +1,126 @@
+"""Ten thousand damaged checkpoints, a hundred thousand with `pytest -m exhaustive`: none is a raw error or a signal."""
+
+import json
+import os
+import random
+import warnings
+
+import pytest
+
+import bitnet_jit
+from bitnet_jit.checkpoints.tensor_files import TensorFiles
+from bitnet_jit.errors import BitNetError
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+SCRAPS = (
+    b"[" * 5000,
+    b'{"a":' * 5000,
+    b'"\\ud800"',
+    b"9" * 5000,
+    b"NaN",
+    b"1e999",
+    b"-1",
+    b"\xff\xfe",
+    b"null",
+    b"{}",
+    b"",
+)
+
+
+def flipped(draw, content):
+    """Some bytes are others, most of them in the header."""
+    end = len(content) if draw.random() < 0.2 else min(len(content), 4000)
+    for _ in range(draw.randint(1, 6)):
+        content[draw.randrange(end)] = draw.randrange(256)
+    return content
+
+
+def cut(draw, content):
+    """The end lacks."""
+    return content[: draw.randrange(len(content))]
+
+
+def grown(draw, content):
+    """There is more than should be."""
+    return content + bytes(draw.randint(1, 100))
+
+
+def scrap(draw, content):
+    """Something between two bytes, or instead of some: nesting, halves of surrogate pairs, numbers without end."""
+    start = draw.randrange(min(len(content), 4000))
+    return content[:start] + draw.choice(SCRAPS) + content[start + draw.choice((0, 0, 1, 10)) :]
+
+
+def lying(draw, content):
+    """A safetensors header of the right size, with a value in it that is not so; or a field of config.json."""
+    size = int.from_bytes(content[:8], "little")
+    is_json = content[:1] == b"{"
+    header = json.loads(content if is_json else content[8 : 8 + size])
+    entry = header if is_json else header[draw.choice(sorted(header))]
+    key = draw.choice(sorted(entry))
+    values = (None, -1, 0, 1, 2**31, 2**63, 2**64, 1.5, True, "U8", "x", [], [0], [2**62, 4], [0, 2**50], {}, "\ud800")
+    entry[key] = draw.choice(values)
+    text = json.dumps(header).encode()
+    return bytearray(text) if is_json else bytearray(len(text).to_bytes(8, "little") + text + content[8 + size :])
+
+
+DAMAGE = (flipped, cut, grown, scrap, lying)
+
+
+def damaged(draw, directory, whole):
+    """Damage one file of a directory; returns its name."""
+    name = draw.choice(sorted(whole))
+    content = draw.choice(DAMAGE)(draw, bytearray(whole[name]))
+    (directory / name).write_bytes(content)
+    if draw.random() < 0.01:
+        os.truncate(directory / name, 2**42)  # holes, to terabytes
+    return name
+
+
+def shrinks_while_open(draw, directory):
+    """Read a whole file that becomes shorter after it was opened."""
+    with TensorFiles(directory) as files:
+        names = sorted(files.entries)
+        os.truncate(directory / WEIGHTS, draw.randrange((directory / WEIGHTS).stat().st_size))
+        for name in names:
+            files.read(name)
+
+
+def attack(directory, inputs, seed):
+    """Load so many damaged checkpoints; returns how many were refused. Any other error than ours is raised."""
+    draw, refused = random.Random(seed), 0
+    whole = {name: (directory / name).read_bytes() for name in (WEIGHTS, CONFIG)}
+    for number in range(inputs):
+        name = WEIGHTS
+        try:
+            if number % 20:
+                name = damaged(draw, directory, whole)
+                bitnet_jit.load(directory)
+            else:
+                shrinks_while_open(draw, directory)
+        except BitNetError as error:
+            str(error).encode()
+            refused += 1
+        finally:
+            (directory / name).write_bytes(whole[name])
+    return refused
+
+
+@pytest.fixture
+def small(write_checkpoint):
+    """A checkpoint as small as they come."""
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1}
+    return write_checkpoint(num_hidden_layers=1, vocab_size=16, tie_word_embeddings=True, **sizes)
+
+
+def test_ten_thousand_lies(small):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert 5_000 < attack(small, 10_000, seed=1) < 10_000
+
+
+@pytest.mark.exhaustive
+def test_a_hundred_thousand_lies(small):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert 50_000 < attack(small, 100_000, seed=2) < 100_000

@@ -1,0 +1,117 @@
+"""The problems of a model are those that running it asks for, and finding them leaves nothing behind."""
+
+import pytest
+import torch
+from torch import nn
+
+import bitnet_jit
+from bitnet_jit.checkpoints.embedded import embedded_model
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.nn import PackedBitLinear, RMSNorm
+from bitnet_jit.ops import calls
+from bitnet_jit.ops.library import IMPLEMENTATIONS
+from bitnet_jit.tuning import recording
+from bitnet_jit.tuning.problems import problems_of_model, problems_of_shapes
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    return bitnet_jit.load(embedded_model())
+
+
+@pytest.mark.parametrize("rows", [1, 3, 16])
+def test_the_problems_of_a_decoder_are_those_that_it_asks_for(decoder, rows):
+    found = problems_of_model(decoder, [rows])
+    calls.forget()
+    with torch.no_grad():
+        decoder.hidden(torch.zeros(rows, 1, dtype=torch.int64), decoder.new_cache(rows))
+    assert set(found) == set(calls.DISPATCHER.problems())
+    products = sum(count for problem, count in found.items() if problem.op == "quantized_linear")
+    assert products == 4 * decoder.config.num_layers
+
+
+def test_finding_problems_leaves_the_model_as_it_was(decoder):
+    prompt = [list(b"And it came to pass ")]
+    fresh = bitnet_jit.load(embedded_model())
+    problems_of_model(fresh, [1, 64])
+    assert torch.equal(fresh(prompt), decoder(prompt))
+    assert fresh.generate(prompt, max_new_tokens=5).tolist() == decoder.generate(prompt, max_new_tokens=5).tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_problems_of_any_module_are_those_of_its_layers_and_norms(dtype):
+    codes = torch.ones(32, 64, dtype=torch.int8)
+    model = nn.Sequential(
+        RMSNorm(64).to(dtype),
+        PackedBitLinear.from_codes(codes, torch.ones(32), torch.zeros(32, dtype=dtype)),
+        PackedBitLinear.from_codes(codes.T, torch.tensor(0.5), activation="a16", format="t5"),
+    )
+    found = problems_of_model(model, [4])
+    calls.forget()
+    with torch.no_grad():
+        model(torch.randn(4, 64, dtype=dtype))
+    assert set(found) == set(calls.DISPATCHER.problems())
+
+
+def test_the_problem_of_a_shape_is_that_of_a_layer():
+    (found,) = problems_of_shapes([(32, 64)], [5], torch.device("cpu"))
+    calls.forget()
+    PackedBitLinear.from_codes(torch.ones(32, 64, dtype=torch.int8), torch.tensor(0.5))(torch.randn(5, 64))
+    assert calls.DISPATCHER.problems() == (found,)
+
+
+TRAINING = {
+    "bit_linear_input_grad",
+    "rms_norm_gradients",
+    "quantize_weight",
+    "dequantize_weight",
+    "dequantize_activation",
+}
+
+
+def test_every_op_with_kernels_can_be_recorded_but_those_of_training():
+    assert set(recording.DESCRIBE) == set(calls.ARGUMENTS) - TRAINING
+    assert set(recording.DESCRIBE) <= set(IMPLEMENTATIONS)
+
+
+def test_codes_and_sums_are_recorded_as_they_are_asked_for():
+    def run(device):
+        w_packed = torch.zeros(8, 16, dtype=torch.uint8, device=device)
+        x_q, x_scale = torch.zeros(2, 64, dtype=torch.int8, device=device), torch.ones(2, device=device)
+        w_scale, x = torch.ones((), device=device), torch.ones(2, 64, device=device)
+        torch.ops.bitnet_jit.ternary_matmul(x_q, w_packed, 64, 8, "i2")
+        torch.ops.bitnet_jit.quantized_linear(x_q, x_scale, w_packed, w_scale, None, 64, 8, "i2", 0, torch.float32)
+        torch.ops.bitnet_jit.silu_mul_norm_quantize(x, x, None, 0.0)
+        torch.ops.bitnet_jit.quantize_activation(x)
+
+    with recording.recorded(torch.device("cpu")) as found:
+        run("meta")
+    calls.forget()
+    run("cpu")
+    assert set(found) == set(calls.DISPATCHER.problems())
+    run("meta")
+    assert sum(found.values()) == 4
+
+
+def layer_on(device):
+    return PackedBitLinear(64, 32, device=device)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (nn.Linear(4, 4), "Linear has no packed layer"),
+        (nn.Sequential(nn.Linear(4, 4)), "Sequential has no packed layer"),
+        (layer_on("meta"), "packed layers are on meta"),
+        (nn.Sequential(layer_on("meta"), layer_on("cpu")), "packed layers are on cpu, meta"),
+    ],
+)
+def test_a_model_that_cannot_be_tuned_is_refused_in_words(model, words):
+    with pytest.raises(InvalidInput, match=words):
+        problems_of_model(model, [1])
+
+
+@pytest.mark.parametrize("shapes", [[], [(0, 4)], [(4, 0)], [(4, 2**18 + 1)], [(4,)], [(4.0, 4)], [4], "ab", 5, None])
+def test_shapes_that_no_layer_has_are_refused_in_words(shapes):
+    with pytest.raises(InvalidInput, match="model_or_shapes: expected"):
+        problems_of_shapes(shapes, [1], torch.device("cpu"))
