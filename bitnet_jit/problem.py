@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 
 MAX_IN_FEATURES = 2**18  # below this no int32 accumulator of any kernel can overflow
+EPS = 1e-5  # quantizers divide by no smaller absolute maximum or mean (arXiv 2402.17764, eq. 3)
+SCALES = ("tensor", "row", "group")  # of a weight, by the number of dimensions of their tensor
+ACTIVATIONS = ("a8", "a16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,17 @@ class Problem:
         words += [f"{self.scale} scales"] if self.scale else []
         words += [self.activation] if self.activation else []
         return ", ".join(words)
+
+
+def scale_shape(scale: str, out_features: int, in_features: int, group_size: int) -> tuple[int, ...]:
+    """Return the shape of a weight's scales.
+
+    >>> [scale_shape(scale, 3, 10, 4) for scale in SCALES]
+    [(), (3,), (3, 3)]
+    """
+    if scale == "group":
+        return out_features, -(-in_features // group_size)
+    return (out_features,) if scale == "row" else ()
 
 
 def rows_bucket(rows: int) -> int:

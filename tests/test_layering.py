@@ -24,7 +24,7 @@ LAYERS = (  # the highest first; names in one row do not import one another
     {"kernels"},
     {"devices"},
     {"quant", "packing", "reference"},
-    {"arguments", "system"},
+    {"arguments", "dtypes", "system"},
     {"problem", "errors"},
 )
 LEVEL = {name: level for level, names in enumerate(reversed(LAYERS)) for name in names}
