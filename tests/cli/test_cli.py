@@ -17,7 +17,7 @@ from bitnet_jit.cli import bench, generate, patience
 from bitnet_jit.cli.app import app
 from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.ops.calls import DISPATCHER
-from bitnet_jit.runtime.threads import get_num_threads, set_num_threads
+from bitnet_jit.devices.threads import get_num_threads, set_num_threads
 
 VERSE = "And it came to pass "
 

@@ -14,7 +14,7 @@ from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
 from bitnet_jit.ops.calls import as_call
 from bitnet_jit.problem import Problem
-from bitnet_jit.runtime.threads import set_num_threads
+from bitnet_jit.devices.threads import set_num_threads
 
 CPU = torch.device("cpu")
 ops = torch.ops.bitnet_jit

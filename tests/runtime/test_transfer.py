@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bitnet_jit.devices.fingerprint import fingerprint
+from bitnet_jit.devices.kinds import fingerprint
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime import transfer

@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton_calls import BACKEND
 
-from bitnet_jit.devices.fingerprint import available_cores
+from bitnet_jit.system.cores import available_cores
 from bitnet_jit.kernels.triton.device.launch import example
 from bitnet_jit.kernels.triton.device.target import interpreted
 from bitnet_jit.kernels.triton.layout import I2_CHUNKS

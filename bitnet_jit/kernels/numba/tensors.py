@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from torch._C._dynamo import guards
 
+from bitnet_jit.devices.strided import NO_MEMORY, strides
+from bitnet_jit.devices.threads import THREADS
+from bitnet_jit.devices.workspace import Workspace
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.numba.threads.openmp import Fork
-from bitnet_jit.ops.calls import NO_MEMORY, strides
+from bitnet_jit.kernels.operands import Operands
 from bitnet_jit.problem import Problem
-from bitnet_jit.runtime.threads import THREADS
-from bitnet_jit.runtime.workspace import Workspace
 
 FORK = Fork()
 WORKSPACE = Workspace()
@@ -198,3 +199,8 @@ BINDERS: dict[str, Callable[[Any, Problem, torch.Size], Callable[..., Any]]] = {
     "dequantize_weight": DequantizeWeight,
     "dequantize_activation": bind_dequantize_activation,
 }
+
+
+def bind_call(bound: Any, operands: Operands) -> Callable[..., Any]:
+    """Return the call of a kernel: (*arguments) -> its output or outputs."""
+    return BINDERS[operands.problem.op](bound, operands.problem, torch.Size(operands.inputs[0].shape))
