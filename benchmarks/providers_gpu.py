@@ -104,7 +104,9 @@ def gemlite_unsupported_reason(work: Work) -> str | None:
 def ours(name: str, format_name: str, build) -> Provider:
     """One of our own: right to the last bit or refused."""
     build = partial(build, name, format_name)
-    return Provider(name, build, lambda work: work.y_bfloat16, 0, partial(num_bytes, format_name), gpu_unsupported_reason)
+    return Provider(
+        name, build, lambda work: work.y_bfloat16, 0, partial(num_bytes, format_name), gpu_unsupported_reason
+    )
 
 
 PROVIDERS = (

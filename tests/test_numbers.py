@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 import bitnet_jit
-from bitnet_jit.errors import InvalidInput
-from bitnet_jit.models.kv_cache import KVCache
 from bitnet_jit.devices.memory import check_fits
 from bitnet_jit.devices.threads import get_num_threads, set_num_threads
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.models.kv_cache import KVCache
 from bitnet_jit.training.settings import TrainSettings
 from bitnet_jit.training.sizes import check_memory
 

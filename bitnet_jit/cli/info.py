@@ -51,13 +51,11 @@ def device_sections() -> Iterator[tuple[str, list[tuple[str, str]]]]:
     from bitnet_jit.devices.threads import get_num_threads
 
     for kind in reversed(KINDS.values()):
+        threads = {"threads": str(get_num_threads())} if kind.times_alone else {}
         for index in range(kind.count()):
             if lines := kind.describe(torch.device(kind.type, index)):
-                threads = {"threads": str(get_num_threads())} if kind.times_alone else {}
-                yield (
-                    f"{kind.type} {index}" if kind.count() > 1 or kind.own_random_state else kind.type,
-                    list((lines | threads).items()),
-                )
+                title = kind.title(index) if kind.title else f"{kind.type}:{index}"
+                yield title, [*lines.items(), *threads.items()]
 
 
 def version(package: str) -> str:

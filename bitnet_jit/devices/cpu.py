@@ -52,5 +52,6 @@ CPU = DeviceKind(
     measure=measure_by_clock,
     default_dtype="float32",
     times_alone=True,
+    title=lambda index: "cpu",
     describe=describe,
 )

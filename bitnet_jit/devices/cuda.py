@@ -110,5 +110,6 @@ CUDA = DeviceKind(
     own_random_state=True,
     compiled_training=True,
     mixed_sums=True,
+    title=lambda index: f"gpu {index}",
     describe=describe,
 )

@@ -36,6 +36,7 @@ class DeviceKind:
         own_random_state: whether the device draws random numbers by itself.
         compiled_training: whether training pays for torch.compile by default.
         mixed_sums: whether torch.mm of half types can give its float32 sums.
+        title: number of the device -> its heading for people; None: its name in torch.
         describe: device -> what people want to know, by name.
     """
 
@@ -53,6 +54,7 @@ class DeviceKind:
     own_random_state: bool = False
     compiled_training: bool = False
     mixed_sums: bool = False
+    title: Callable[[int], str] | None = None
     describe: Callable[[Any], dict[str, str]] = lambda device: {}
 
     def name(self, device: Any) -> str:

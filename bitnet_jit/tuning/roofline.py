@@ -14,7 +14,7 @@ from bitnet_jit.devices.kinds import fingerprint, kind_of
 from bitnet_jit.devices.threads import get_num_threads
 from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.backend import Rates
-from bitnet_jit.ops.calls import DISPATCHER
+from bitnet_jit.ops import calls
 from bitnet_jit.system.files import write_beside_and_rename
 from bitnet_jit.system.reading import read_json
 from bitnet_jit.tuning.work import Work
@@ -51,7 +51,7 @@ def measured(device: torch.device, threads: int) -> Roofline:
     digest = hashlib.sha256(key.encode()).hexdigest()[:20]
     name = f"roofline-{device.type}-{digest}.json"
     try:
-        return parse(read_json(DISPATCHER.cache.folder.parent / name, MAX_BYTES))
+        return parse(read_json(calls.DISPATCHER.cache.folder.parent / name, MAX_BYTES))
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
@@ -81,7 +81,7 @@ def parse(entry: Any) -> Roofline:
 def keep(name: str, entry: dict[str, object]) -> None:
     """Write what was measured, if that is possible."""
     try:
-        file = DISPATCHER.cache.folder.parent / name
+        file = calls.DISPATCHER.cache.folder.parent / name
         write_beside_and_rename(file, (json.dumps(entry, indent=1) + "\n").encode())
     except OSError as error:
         logger.info("%s cannot be written: %s", name, error)
