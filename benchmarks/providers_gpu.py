@@ -27,8 +27,9 @@ def build_product(name: str, format_name: str, work: Work, copies: int) -> Conte
 
     By the first kernel that has launches of their own for quantizing and multiplying.
     """
-    from bitnet_jit.kernels.triton.device.launch import prepare
     from bitnet_jit.ops.triton_tensors import kinds_of, outputs_of, scratch_of
+
+    from bitnet_jit.kernels.triton.device.launch import prepare
 
     layout, weights = packed_copies(work, format_name, copies)
     x, w_scale = inputs(work)

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
+from bitnet_jit.devices.workspace import Workspace
 from bitnet_jit.kernels import registry
 from bitnet_jit.ops import calls, eager
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.problem import Problem
-from bitnet_jit.devices.workspace import Workspace
 from providers_torch import weight_copies
 from work import Contender, Provider, Work
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from bitnet_jit.kernels.backend import Call
+from bitnet_jit.ops.calls import Calls
 from bitnet_jit.ops.library import eager, overload_of, register
 from bitnet_jit.ops.lookup import Lookup
 from bitnet_jit.ops.spec import OpSpec
@@ -22,6 +23,7 @@ class Op:
         run: its implementation, for plain tensors that want no gradient: the same arguments.
         eager: as our modules call it: `run` where torch has nothing to add, else `torch`.
         find: the same arguments -> the call that runs such arguments, which takes the tensors and the epsilon.
+        calls: those that `find` keeps.
         by_kernels: whether kernels run it; else it is made of other ops.
     """
 
@@ -30,6 +32,7 @@ class Op:
     run: Callable[..., Any]
     eager: Callable[..., Any]
     find: Callable[..., Call]
+    calls: Calls
     by_kernels: bool
 
 
@@ -58,5 +61,5 @@ def define(
     lookup = Lookup(spec, make)
     register(spec, lookup.run, fake or (lambda *values: spec.fake(values)), function, autocast)
     call = eager(spec.name, lookup.run, takes_nested=function is not None)
-    OPS[spec.name] = Op(spec, overload_of(spec.name), lookup.run, call, lookup.find, make is None)
+    OPS[spec.name] = Op(spec, overload_of(spec.name), lookup.run, call, lookup.find, lookup.calls, make is None)
     return OPS[spec.name]

@@ -77,7 +77,7 @@ def shape_of(argument, scale, leading):
     if isinstance(argument.shape, ScaleShape):
         return {"tensor": (), "row": (n,), "group": (n, -(-k // GROUP))}[scale]
     assert isinstance(argument.shape, Dims)
-    return (*(leading if argument.shape.leading else ()), *(SIZES[name] for name in argument.shape.names))
+    return (*(leading if argument.shape.has_rows else ()), *(SIZES[name] for name in argument.shape.names))
 
 
 def make_option(argument, scale):
@@ -105,9 +105,9 @@ def may_have_shape(op, name, shape, values):
         return False
     names, first = argument.shape.names, len(shape) - len(argument.shape.names)
     told = Counter(size for other in SPECS[op].arguments for size in told_by(other))
-    if first < 0 or first and not argument.shape.leading:
+    if first < 0 or first and not argument.shape.has_rows:
         return False
-    if argument.shape.leading and told[...] > 1 and shape[:first] != tuple(values[name].shape)[: len(LEADING)]:
+    if argument.shape.has_rows and told[...] > 1 and shape[:first] != tuple(values[name].shape)[: len(LEADING)]:
         return False
     return all(
         1 <= size <= LIMITS[size_name] if told[size_name] == 1 else size == SIZES[size_name]

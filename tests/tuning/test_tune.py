@@ -102,7 +102,7 @@ def test_a_faster_contender_is_found_and_a_wrong_one_reported(monkeypatch, caplo
     wrong = RIGHT.clone()
     wrong[2, 3] += 1e-6
     error = RuntimeError("out of shared memory")
-    answers = {"usual": (4.0, RIGHT), "wrong": (0.1, wrong), "cannot": (0.1, error), "best": (2.0, RIGHT.clone())}
+    answers = {"default": (4.0, RIGHT), "wrong": (0.1, wrong), "cannot": (0.1, error), "best": (2.0, RIGHT.clone())}
     monkeypatch.setattr(contenders, "bind", lambda problem, contender, device: contender)
     with caplog.at_level(logging.INFO, "bitnet_jit"):
         tuned = tuning.tune(LINEAR, among=[slow(name, *told) for name, told in answers.items()])
