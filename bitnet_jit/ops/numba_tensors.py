@@ -39,7 +39,7 @@ def bind_bit_linear(bound: Any, problem: Problem, shape: torch.Size) -> Callable
     y_strides, y_dtype = strides(y_shape), getattr(torch, problem.y_dtype)
     if not rows:
         return lambda x, *others: x.new_empty(y_shape, dtype=y_dtype)
-    entry, num_bytes, sizes = bound.entry(rows), bound.workspace_bytes(rows), bound.sizes(rows)
+    entry, num_bytes, sizes = bound.entry(rows), bound.workspace_bytes(rows, 1), bound.numbers(rows)
 
     absent = (problem.op != "quantized_linear") + (not problem.scale) + (not problem.bias)
 
@@ -56,7 +56,7 @@ def bind_bit_linear(bound: Any, problem: Problem, shape: torch.Size) -> Callable
         if addresses.count(0) != absent:
             raise InvalidInput(NO_MEMORY)
         y = empty_strided(y_shape, y_strides, y_dtype)
-        entry(None, FORK.address, THREADS.get(), *addresses, y.data_ptr(), sizes, WORKSPACE.take(num_bytes))
+        entry(None, FORK.address, THREADS.get(), *addresses, y.data_ptr(), *sizes, WORKSPACE.take(num_bytes))
         return y
 
     return call
@@ -76,7 +76,7 @@ def bind_ternary_matmul(bound: Any, problem: Problem, shape: torch.Size) -> Call
 
 def bind_rows(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., Any]:
     """Row-wise ops: (x), (x, weight, eps) or (gate, up, weight, eps) -> y, or codes and scales."""
-    rows, features, entry, max_threads = shape[:-1].numel(), shape[-1], bound.entry, bound.max_threads
+    rows, features, entry, max_threads = shape[:-1].numel(), shape[-1], bound.entry(0), bound.max_threads
     quantizes, y_shape, scale_shape = problem.op != "rms_norm", tuple(shape), tuple(shape[:-1])
     y_strides, scale_strides, y_dtype = strides(y_shape), strides(scale_shape), getattr(torch, problem.y_dtype)
     absent = ("_mul_" not in problem.op) + (not problem.bias)
@@ -104,7 +104,7 @@ def bind_rows(bound: Any, problem: Problem, shape: torch.Size) -> Callable[..., 
                 0 if scale is None else scale.data_ptr(),
                 rows,
                 features,
-                WORKSPACE.take(bound.workspace_bytes(threads)),
+                WORKSPACE.take(bound.workspace_bytes(rows, threads)),
             )
         return y if scale is None else (y, scale)
 
@@ -126,8 +126,8 @@ def bind_norm_gradients(bound: Any, problem: Problem, shape: torch.Size) -> Call
             return dx, torch.zeros_like(weight)
         dw, threads = torch.empty_like(weight), min(THREADS.get(), bound.max_threads)
         addresses = addresses_of(dy, x, weight)
-        memory = WORKSPACE.take(bound.workspace_bytes(threads))
-        bound.entry(None, FORK.address, threads, *addresses, eps, dx.data_ptr(), dw.data_ptr(), rows, features, memory)
+        memory, entry = WORKSPACE.take(bound.workspace_bytes(rows, threads)), bound.entry(rows)
+        entry(None, FORK.address, threads, *addresses, eps, dx.data_ptr(), dw.data_ptr(), rows, features, memory)
         return dx, dw
 
     return call
@@ -170,8 +170,8 @@ def bind_dequantize_activation(bound: Any, problem: Problem, shape: torch.Size) 
         x = x_q.new_empty(shape, dtype=dtype)
         if rows:
             x_q, x_scale, threads = contiguous(x_q), contiguous(x_scale), min(THREADS.get(), bound.max_threads)
-            addresses, memory = addresses_of(x_q, x_scale, x), bound.workspace_bytes(threads)
-            bound.entry(None, FORK.address, threads, *addresses, rows, shape[-1], WORKSPACE.take(memory))
+            addresses, memory = addresses_of(x_q, x_scale, x), bound.workspace_bytes(rows, threads)
+            bound.entry(rows)(None, FORK.address, threads, *addresses, rows, shape[-1], WORKSPACE.take(memory))
         return x
 
     return call
@@ -179,9 +179,9 @@ def bind_dequantize_activation(bound: Any, problem: Problem, shape: torch.Size) 
 
 def run_weight(bound: Any, w: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> None:
     """One kernel between a float weight and a packed one."""
-    threads, memory = min(THREADS.get(), bound.max_threads), WORKSPACE.take(bound.workspace_bytes)
+    threads, memory = min(THREADS.get(), bound.max_threads), WORKSPACE.take(bound.workspace_bytes(0, 1))
     addresses = addresses_of(w, packed, scale)
-    bound.entry(None, FORK.address, threads, *addresses, bound.out_features, bound.in_features, memory)
+    bound.entry(0)(None, FORK.address, threads, *addresses, *bound.numbers(0), memory)
 
 
 BINDERS: dict[str, Callable[[Any, Problem, torch.Size], Callable[..., Any]]] = {

@@ -11,10 +11,11 @@ import pytest
 from halves import stored, values
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numba_calls import run_linear
 
 from bitnet_jit import reference
 from bitnet_jit.kernels.numba import BACKEND
-from bitnet_jit.kernels.numba.arrays import STORAGE, all_threads, run_linear
+from bitnet_jit.kernels.numba.arrays import STORAGE, all_threads
 from bitnet_jit.kernels.numba.intrinsics.isa import usable_isas
 from bitnet_jit.kernels.numba.layout import LAYOUTS
 from bitnet_jit.kernels.numba.threads.team import TeamConfig

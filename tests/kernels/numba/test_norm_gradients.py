@@ -5,9 +5,10 @@ import pytest
 from halves import stored, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba_calls import run_norm_gradients
 
 from bitnet_jit import reference
-from bitnet_jit.kernels.numba.arrays import all_threads, run_norm_gradients
+from bitnet_jit.kernels.numba.arrays import all_threads
 from bitnet_jit.kernels.numba.rowwise.norm_gradients import KERNELS, MAX_PIECES
 from bitnet_jit.problem import Problem, rows_bucket
 

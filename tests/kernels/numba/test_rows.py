@@ -5,10 +5,11 @@ import pytest
 from halves import stored, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba_calls import run_rows
 
 from bitnet_jit import reference
 from bitnet_jit.kernels.numba import BACKEND
-from bitnet_jit.kernels.numba.arrays import all_threads, run_rows
+from bitnet_jit.kernels.numba.arrays import all_threads
 from bitnet_jit.problem import Problem, rows_bucket
 
 FEATURES = (1, 2, 3, 15, 17, 31, 32, 33, 63, 64, 65, 100, 1001)

@@ -7,14 +7,13 @@ unpacked codes stay in the first cache while all units pass. Codes beyond K may 
 """
 
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 from numba import types
 
 from bitnet_jit.errors import UnsupportedProblem
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.kernels.numba.bound import BoundLinear
+from bitnet_jit.kernels.numba.bound import Bound
 from bitnet_jit.kernels.numba.compiler.jit import jit
 from bitnet_jit.kernels.numba.intrinsics.amx_tiles import (
     AHEAD,
@@ -35,7 +34,7 @@ from bitnet_jit.kernels.numba.intrinsics.amx_tiles import (
 from bitnet_jit.kernels.numba.intrinsics.simd import least, most, pointer
 from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
 from bitnet_jit.kernels.numba.linear.job import TILE_BYTES, prepare
-from bitnet_jit.kernels.numba.linear.launch import Entry, compile_linear, works_on
+from bitnet_jit.kernels.numba.linear.launch import bind_linear, works_on
 from bitnet_jit.kernels.numba.linear.tile import finish_rows
 from bitnet_jit.kernels.numba.linear.tiled import BLOCK, PIECES_PER_THREAD
 from bitnet_jit.kernels.numba.rowwise.quantize import SEGMENT
@@ -164,17 +163,13 @@ def work(spec, job):
     release()
 
 
-def bind(problem: Problem, config: TeamConfig) -> BoundLinear:
-    """The compiled kernel for a problem. Asks `unsupported_reason` first: without leave, a tile ends the process."""
+def bind(problem: Problem, config: TeamConfig) -> Bound:
+    """Return the kernel bound to a problem. Asks `unsupported_reason` first: without leave, a tile ends the process."""
     if reason := unsupported_reason(problem):
         raise UnsupportedProblem(str(problem), {"numba.amx": reason})
-
-    @cache
-    def compile_for(row_tiles: int) -> Entry:
-        return compile_linear(problem, replace(config.tile, row_tiles=row_tiles))
-
-    return BoundLinear(
-        problem, lambda rows: compile_for(1 if rows <= 16 else config.tile.row_tiles), config.max_threads
+    tile = config.tile
+    return bind_linear(
+        problem, lambda rows: replace(tile, row_tiles=1 if rows <= 16 else tile.row_tiles), config.max_threads
     )
 
 

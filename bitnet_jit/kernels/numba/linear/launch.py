@@ -4,18 +4,24 @@ What a thread of the team does depends on the kernel's tile: `linear.py`, `amx.p
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from numba import types
 
+from bitnet_jit.kernels.numba.bound import Bound, Entry, Operands, int64_address, without
 from bitnet_jit.kernels.numba.compiler.jit import StaticType, compiled, jit, kernel, one_of
-from bitnet_jit.kernels.numba.linear.job import LinearSpec, make_job
+from bitnet_jit.kernels.numba.linear.job import LinearSpec, make_job, sizes_of
 from bitnet_jit.kernels.numba.threads.parallel import reset, run_team
 from bitnet_jit.problem import Problem
 
-Entry = Callable[..., None]
 WORK: dict[type, Any] = {}  # type of tile -> jitted function (spec, job): the register that `works_on` fills
 RUN_SIGNATURE = (types.int64,) * 10
+OPERANDS: dict[str, Operands] = {  # of each op, in the order of `run`
+    "bit_linear": ("x", None, "w_packed", "w_scale", "bias", "y"),
+    "quantized_linear": ("x_q", "x_scale", "w_packed", "w_scale", "bias", "y"),
+    "ternary_matmul": ("x_q", None, "w_packed", None, None, "y"),
+}
 
 
 def works_on(tile: type) -> Callable[[Any], Any]:
@@ -50,3 +56,25 @@ def compile_linear(problem: Problem, tile: Any) -> Entry:
     bias_dtype, grouped = problem.bias or "float32", problem.scale == "group"
     spec = LinearSpec(tile, problem.x_dtype, problem.y_dtype, bias_dtype, grouped)
     return compiled(run, StaticType(spec), *RUN_SIGNATURE)
+
+
+def bind_linear(problem: Problem, tile_for: Callable[[int], Any], max_threads: int) -> Bound:
+    """Return a linear kernel bound to a problem.
+
+    Args:
+        problem: what is asked.
+        tile_for: number of rows -> the tile; each is compiled on first use.
+        max_threads: how many share the work at most; the kernel reads it from its sizes.
+    """
+
+    @cache
+    def compile_for(tile: Any) -> Entry:
+        return compile_linear(problem, tile)
+
+    operands = OPERANDS[problem.op]
+    return Bound(
+        operands if problem.bias else without(operands, "bias"),
+        lambda rows: compile_for(tile_for(rows)),
+        lambda rows: (int64_address(sizes_of(problem, rows, max_threads)),),
+        lambda rows, threads: sizes_of(problem, rows, max_threads).workspace_bytes,
+    )

@@ -7,17 +7,16 @@ again.
 """
 
 from dataclasses import replace
-from functools import cache
 
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.kernels.numba.bound import BoundLinear
+from bitnet_jit.kernels.numba.bound import Bound
 from bitnet_jit.kernels.numba.compiler.jit import jit, one_of
 from bitnet_jit.kernels.numba.intrinsics.elements import load_float32, load_int32
 from bitnet_jit.kernels.numba.intrinsics.isa import chosen_isa
 from bitnet_jit.kernels.numba.intrinsics.simd import Tile, least, most, registers_type, stack_bytes, ticks
 from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
 from bitnet_jit.kernels.numba.linear.job import prepare
-from bitnet_jit.kernels.numba.linear.launch import Entry, compile_linear, works_on
+from bitnet_jit.kernels.numba.linear.launch import bind_linear, works_on
 from bitnet_jit.kernels.numba.linear.tile import accumulate, add_group, clear, finish_floats, finish_rows, scale_row
 from bitnet_jit.kernels.numba.threads.parallel import member, next_piece, ranges_of
 from bitnet_jit.kernels.numba.threads.team import TeamConfig, every, likely
@@ -127,14 +126,10 @@ def balanced_rows(rows: int, height: int) -> int:
     return -(-rows // tiles)
 
 
-def bind(problem: Problem, config: TeamConfig) -> BoundLinear:
-    """The compiled kernel for a problem: one for each height of tile that the calls turn out to need."""
-
-    @cache
-    def compile_for(height: int) -> Entry:
-        return compile_linear(problem, replace(config.tile, rows=height))
-
-    return BoundLinear(problem, lambda rows: compile_for(balanced_rows(rows, config.tile.rows)), config.max_threads)
+def bind(problem: Problem, config: TeamConfig) -> Bound:
+    """Return the kernel bound to a problem; it is compiled for each height of tile that the calls turn out to need."""
+    tile = config.tile
+    return bind_linear(problem, lambda rows: replace(tile, rows=balanced_rows(rows, tile.rows)), config.max_threads)
 
 
 def tiles(problem: Problem) -> tuple[Tile, ...]:

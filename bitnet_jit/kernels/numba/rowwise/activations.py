@@ -7,11 +7,11 @@ import numpy as np
 from numba import types
 
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.kernels.numba.bound import BoundRows
+from bitnet_jit.kernels.numba.bound import Bound
 from bitnet_jit.kernels.numba.compiler.jit import StaticType, compiled, jit, kernel
 from bitnet_jit.kernels.numba.intrinsics.elements import ELEMENT_BYTES, load_float32, load_int8, store_float
 from bitnet_jit.kernels.numba.intrinsics.simd import least, most
-from bitnet_jit.kernels.numba.rowwise.rows import CHUNK_ELEMENTS, configs, unsupported_reason
+from bitnet_jit.kernels.numba.rowwise.rows import CHUNK_ELEMENTS, bind_rows, configs, unsupported_reason
 from bitnet_jit.kernels.numba.threads.parallel import COUNTER_BYTES, COUNTERS, draw, reset, run_team
 from bitnet_jit.kernels.numba.threads.team import TeamConfig
 from bitnet_jit.problem import Problem
@@ -71,10 +71,10 @@ def run(spec, fork, threads, x_q, x_scale, x, rows, features, workspace):
 SIGNATURE = (types.int64,) * 8
 
 
-def bind(problem: Problem, config: TeamConfig) -> BoundRows:
-    """The compiled kernel for a problem."""
+def bind(problem: Problem, config: TeamConfig) -> Bound:
+    """Return the kernel bound to a problem, compiled."""
     entry = compiled(run, StaticType(ActivationSpec(problem.y_dtype)), *SIGNATURE)
-    return BoundRows(entry, COUNTERS * COUNTER_BYTES, 0, config.max_threads)
+    return bind_rows(("x_q", "x_scale", "x"), entry, problem, COUNTERS * COUNTER_BYTES, 0, config.max_threads)
 
 
 KERNELS = (Kernel("numba.dequantize_activation", "dequantize_activation", bind, configs, unsupported_reason),)

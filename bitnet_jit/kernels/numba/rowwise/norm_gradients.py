@@ -13,13 +13,13 @@ import numpy as np
 from numba import types
 
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.kernels.numba.bound import BoundRows
+from bitnet_jit.kernels.numba.bound import Bound
 from bitnet_jit.kernels.numba.compiler.jit import StaticType, compiled, jit, kernel
 from bitnet_jit.kernels.numba.intrinsics.elements import load_float, load_float32, store_float, store_float32
 from bitnet_jit.kernels.numba.intrinsics.lanes import LANES, add_lanes, add_products, zero_floats
 from bitnet_jit.kernels.numba.intrinsics.simd import atomic_add, least
 from bitnet_jit.kernels.numba.linear.job import round_up
-from bitnet_jit.kernels.numba.rowwise.rows import SMALL_WORK, square_sum
+from bitnet_jit.kernels.numba.rowwise.rows import SMALL_WORK, bind_rows, square_sum
 from bitnet_jit.kernels.numba.threads.parallel import (
     COUNTER_BYTES,
     COUNTERS,
@@ -38,6 +38,7 @@ from bitnet_jit.problem import Problem
 F0, F1 = np.float32(0), np.float32(1)
 MAX_PIECES = 64
 BLOCK = 256  # features that are added up at a time
+OPERANDS = ("dy", "x", "weight", "eps", "dx", "dw")  # in the order of `run`
 
 
 @dataclass(frozen=True)
@@ -151,11 +152,12 @@ INT, FLOAT = types.int64, types.float64
 SIGNATURE = (INT, INT, INT, INT, INT, FLOAT, INT, INT, INT, INT, INT)
 
 
-def bind(problem: Problem, config: TeamConfig) -> BoundRows:
-    """The compiled kernel for a problem."""
+def bind(problem: Problem, config: TeamConfig) -> Bound:
+    """Return the kernel bound to a problem, compiled."""
     entry = compiled(run, StaticType(NormSpec(problem.x_dtype, problem.bias)), *SIGNATURE)
     stride = round_up(4 * problem.in_features, 64)
-    return BoundRows(entry, COUNTERS * COUNTER_BYTES + MAX_PIECES * stride, 2 * stride, config.max_threads)
+    fixed = COUNTERS * COUNTER_BYTES + MAX_PIECES * stride
+    return bind_rows(OPERANDS, entry, problem, fixed, 2 * stride, config.max_threads)
 
 
 def configs(problem: Problem) -> tuple[TeamConfig, ...]:

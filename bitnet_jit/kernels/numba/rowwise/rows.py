@@ -15,7 +15,7 @@ import numpy as np
 from numba import types
 
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.kernels.numba.bound import BoundRows
+from bitnet_jit.kernels.numba.bound import Bound, Entry, Operands, without
 from bitnet_jit.kernels.numba.compiler.jit import StaticType, compiled, jit, kernel
 from bitnet_jit.kernels.numba.intrinsics.elements import (
     ELEMENT_BYTES,
@@ -175,10 +175,30 @@ def run(spec, fork, threads, x, up, weight, eps, y, scale, rows, features, works
 
 INT, FLOAT = types.int64, types.float64
 RUN_SIGNATURE = (INT, INT, INT, INT, INT, FLOAT, INT, INT, INT, INT, INT)
+OPERANDS: dict[str, Operands] = {  # of each op, in the order of `run`
+    "quantize_activation": ("x", None, None, 0.0, "x_q", "x_scale"),
+    "rms_norm": ("x", None, "weight", "eps", "y", None),
+    "rms_norm_quantize": ("x", None, "weight", "eps", "x_q", "x_scale"),
+    "relu2_mul_norm_quantize": ("gate", "up", "weight", "eps", "x_q", "x_scale"),
+    "silu_mul_norm_quantize": ("gate", "up", "weight", "eps", "x_q", "x_scale"),
+}
 
 
-def bind(problem: Problem, config: TeamConfig) -> BoundRows:
-    """The compiled kernel for a problem."""
+def bind_rows(
+    operands: Operands, entry: Entry, problem: Problem, fixed_bytes: int, bytes_per_thread: int, max_threads: int
+) -> Bound:
+    """Return a row-wise kernel bound to a problem; its numbers are those of rows and of features."""
+    return Bound(
+        operands,
+        lambda rows: entry,
+        lambda rows: (rows, problem.in_features),
+        lambda rows, threads: fixed_bytes + threads * bytes_per_thread,
+        max_threads,
+    )
+
+
+def bind(problem: Problem, config: TeamConfig) -> Bound:
+    """Return the kernel bound to a problem, compiled."""
     spec = RowSpec(
         problem.op,
         problem.x_dtype,
@@ -186,7 +206,9 @@ def bind(problem: Problem, config: TeamConfig) -> BoundRows:
         problem.op != "quantize_activation" and problem.bias != "",
     )
     entry = compiled(run, StaticType(spec), *RUN_SIGNATURE)
-    return BoundRows(entry, COUNTERS * COUNTER_BYTES, round_up(4 * problem.in_features, 64), config.max_threads)
+    operands = OPERANDS[problem.op] if problem.bias else without(OPERANDS[problem.op], "weight")
+    row_bytes = round_up(4 * problem.in_features, 64)
+    return bind_rows(operands, entry, problem, COUNTERS * COUNTER_BYTES, row_bytes, config.max_threads)
 
 
 def configs(problem: Problem) -> tuple[TeamConfig, ...]:
@@ -199,11 +221,4 @@ def unsupported_reason(problem: Problem) -> str | None:
     return None
 
 
-OPS = (
-    "quantize_activation",
-    "rms_norm",
-    "rms_norm_quantize",
-    "relu2_mul_norm_quantize",
-    "silu_mul_norm_quantize",
-)
-KERNELS = tuple(Kernel(f"numba.{op}", op, bind, configs, unsupported_reason) for op in OPS)
+KERNELS = tuple(Kernel(f"numba.{op}", op, bind, configs, unsupported_reason) for op in OPERANDS)

@@ -16,7 +16,7 @@ import numpy as np
 from numba import types
 
 from bitnet_jit.kernels.kernel import Config, Kernel
-from bitnet_jit.kernels.numba.bound import BoundWeight
+from bitnet_jit.kernels.numba.bound import Bound, Entry, Operands
 from bitnet_jit.kernels.numba.compiler.jit import StaticType, compiled, jit, kernel
 from bitnet_jit.kernels.numba.intrinsics.elements import (
     ELEMENT_BYTES,
@@ -214,22 +214,24 @@ def run_dequantize(spec, fork, threads, w, packed, scale, out_features, in_featu
 SIGNATURE = (types.int64,) * 8
 
 
-def bind_quantize(problem: Problem, config: TeamConfig) -> BoundWeight:
+def bind_quantize(problem: Problem, config: TeamConfig) -> Bound:
     """w (N, K) -> w_packed, w_scale."""
     entry = compiled(run_quantize, StaticType(WeightSpec(problem.x_dtype)), *SIGNATURE)
-    return bound(entry, problem, config)
+    return bind_weight(("weight", "w_packed", "w_scale"), entry, problem, config)
 
 
-def bind_dequantize(problem: Problem, config: TeamConfig) -> BoundWeight:
+def bind_dequantize(problem: Problem, config: TeamConfig) -> Bound:
     """w_packed, w_scale -> w (N, K)."""
     spec = WeightSpec(problem.y_dtype, problem.scale == "row")
-    return bound(compiled(run_dequantize, StaticType(spec), *SIGNATURE), problem, config)
+    entry = compiled(run_dequantize, StaticType(spec), *SIGNATURE)
+    return bind_weight(("w", "w_packed", "w_scale"), entry, problem, config)
 
 
-def bound(entry, problem: Problem, config: TeamConfig) -> BoundWeight:
-    """A kernel with its workspace: counters, and a sum for each block of outputs."""
+def bind_weight(operands: Operands, entry: Entry, problem: Problem, config: TeamConfig) -> Bound:
+    """Return a kernel bound to a problem; its workspace holds counters, and a sum for each block of outputs."""
     num_bytes = COUNTERS * COUNTER_BYTES + 8 * -(-problem.out_features // OUTPUTS)
-    return BoundWeight(entry, problem.out_features, problem.in_features, num_bytes, config.max_threads)
+    sizes = problem.out_features, problem.in_features
+    return Bound(operands, lambda rows: entry, lambda rows: sizes, lambda rows, threads: num_bytes, config.max_threads)
 
 
 def configs(problem: Problem) -> tuple[Config, ...]:
