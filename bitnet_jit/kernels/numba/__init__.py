@@ -6,8 +6,10 @@ from bitnet_jit.kernels.numba.intrinsics.amx_tiles import amx_unsupported_reason
 from bitnet_jit.kernels.numba.intrinsics.isa import chosen_isa, machine, usable_isas
 from bitnet_jit.kernels.numba.layout import LAYOUTS
 from bitnet_jit.kernels.numba.linear import a16, amx, tiled
-from bitnet_jit.kernels.numba.rowwise import activations, norm_gradients, rows
-from bitnet_jit.kernels.numba.weights import kernels as weights
+from bitnet_jit.kernels.numba.rowwise import dequantize as dequantize_activation
+from bitnet_jit.kernels.numba.rowwise import norm, norm_gradients
+from bitnet_jit.kernels.numba.weights import dequantize as dequantize_weight
+from bitnet_jit.kernels.numba.weights import quantize as quantize_weight
 
 
 def describe() -> dict[str, str]:
@@ -27,10 +29,11 @@ BACKEND = Backend(
         *amx.KERNELS,
         *tiled.KERNELS,
         *a16.KERNELS,
-        *rows.KERNELS,
+        *norm.KERNELS,
         *norm_gradients.KERNELS,
-        *weights.KERNELS,
-        *activations.KERNELS,
+        *quantize_weight.KERNELS,
+        *dequantize_weight.KERNELS,
+        *dequantize_activation.KERNELS,
     ),
     layouts=LAYOUTS,
 )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+ALIGN = 64  # of scratch memory, in bytes
 Entry = Callable[..., None]
 Operands = tuple[str | float | None, ...]
 
@@ -60,3 +61,8 @@ def without(operands: Operands, name: str) -> Operands:
 def int64_address(values: tuple[int, ...]) -> Address:
     """Return the address of numbers in memory, as int64."""
     return Address.of(np.array(values, np.int64))
+
+
+def round_up(value: int, multiple: int) -> int:
+    """Return the next multiple at or above a value."""
+    return -(-value // multiple) * multiple

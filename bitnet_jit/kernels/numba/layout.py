@@ -17,13 +17,14 @@ from bitnet_jit.packing import FORMATS
 from bitnet_jit.packing.format import Array, Format, array_module, device_of
 from bitnet_jit.packing.layout import Layout
 
-OUTPUTS = 64  # a block of the layout
+BLOCK = 64  # outputs of a block
+STEP_BYTES = 256  # of a block, in one step of K
 WORDS = 4  # bytes of a canonical row in one step of K
 
 
 def tiles_shape(format: Format, out_features: int, in_features: int) -> tuple[int, ...]:
     """Shape of a weight in this layout."""
-    return -(-out_features // OUTPUTS), -(-in_features // (WORDS * format.codes_per_byte)), 4, 64
+    return -(-out_features // BLOCK), -(-in_features // (WORDS * format.codes_per_byte)), 4, 64
 
 
 def from_canonical(
@@ -33,14 +34,14 @@ def from_canonical(
     xp = array_module(packed)
     blocks, steps, *_ = tiles_shape(format, out_features, in_features)
     ones = int(format.join([1] * format.codes_per_byte))
-    padded = xp.full((blocks * OUTPUTS, steps * WORDS), ones, dtype=xp.uint8, **device_of(packed))
+    padded = xp.full((blocks * BLOCK, steps * WORDS), ones, dtype=xp.uint8, **device_of(packed))
     padded[:out_features, : packed.shape[1]] = packed
     tail = in_features % format.codes_per_byte
     if tail:  # canonical rows may end in any digits: here they are always 1
         last = [digit[:, None] for digit in format.digits(packed[:, -1])]
         last[tail:] = [last[0] * 0 + 1] * (format.codes_per_byte - tail)
         padded[:out_features, packed.shape[1] - 1] = format.join(last)[:, 0]
-    words = shuffle(padded).view(xp.int32).reshape(blocks, OUTPUTS, steps).swapaxes(1, 2)
+    words = shuffle(padded).view(xp.int32).reshape(blocks, BLOCK, steps).swapaxes(1, 2)
     return compact(words).reshape(-1).view(xp.uint8).reshape(blocks, steps, 4, 64)
 
 
@@ -51,7 +52,7 @@ def to_canonical(
     xp = array_module(tiles)
     blocks, steps, *_ = tiles.shape
     words = aligned(tiles).reshape(blocks, steps, 256).view(xp.int32).swapaxes(1, 2)
-    packed = unshuffle(compact(words).reshape(-1).view(xp.uint8).reshape(blocks * OUTPUTS, steps * WORDS))
+    packed = unshuffle(compact(words).reshape(-1).view(xp.uint8).reshape(blocks * BLOCK, steps * WORDS))
     rows, columns = format.packed_shape(out_features, in_features)
     return compact(packed[:rows, :columns])
 

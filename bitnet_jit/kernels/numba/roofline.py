@@ -17,8 +17,9 @@ from bitnet_jit.kernels.numba.intrinsics.amx_tiles import (
     tile_call,
     zero_sums,
 )
-from bitnet_jit.kernels.numba.intrinsics.isa import chosen_isa, splat_constant
-from bitnet_jit.kernels.numba.intrinsics.simd import RegistersType
+from bitnet_jit.kernels.numba.intrinsics.emit import splat_constant
+from bitnet_jit.kernels.numba.intrinsics.isa import chosen_isa
+from bitnet_jit.kernels.numba.intrinsics.registers import RegistersType
 
 TILES, TILE_ROWS, ROW_BYTES = 4, 16, 64  # of sums; of a tile
 AMX_OPERATIONS = TILES * 2 * TILE_ROWS * TILE_ROWS * ROW_BYTES  # of a step of `amx_loop`

@@ -5,7 +5,7 @@ import ctypes
 import numpy as np
 
 from bitnet_jit.kernels import registry
-from bitnet_jit.kernels.numba.linear.job import Sizes, sizes_of
+from bitnet_jit.kernels.numba.linear.sizes import Sizes, sizes_of
 from bitnet_jit.problem import Problem
 
 

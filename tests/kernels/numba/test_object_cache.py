@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from bitnet_jit.kernels.numba.compiler import jit, object_cache
 from bitnet_jit.kernels.numba.compiler.object_cache import MAGIC, ObjectCache, ObjectCode, decode, encode, file_name
-from bitnet_jit.kernels.numba.rowwise import activations
+from bitnet_jit.kernels.numba.rowwise import dequantize
 from bitnet_jit.system.private_folder import PrivateFolder
 
 MUTATIONS = 5000
@@ -139,10 +139,10 @@ def kernel(tmp_path, monkeypatch):
     """A real kernel whose code is kept in a folder of its own, and a call of it."""
     made = ObjectCache(PrivateFolder(tmp_path / "cache"))
     monkeypatch.setattr(jit, "user_cache", lambda: made)
-    spec = jit.StaticType(activations.ActivationSpec("float32"))
+    spec = jit.StaticType(dequantize.ActivationSpec("float32"))
 
     def run() -> list[list[float]]:
-        entry = jit.JitKernel(activations.run._function).entry(spec, *activations.SIGNATURE)
+        entry = jit.JitKernel(dequantize.run._function).entry(spec, *dequantize.SIGNATURE)
         codes, scale = np.array([[1, -2], [3, 4]], np.int8), np.array([0.5, 2.0], np.float32)
         x, workspace = np.full((2, 2), np.nan, np.float32), np.zeros(1 << 16, np.uint8)
         entry(None, 0, 1, codes.ctypes.data, scale.ctypes.data, x.ctypes.data, 2, 2, workspace.ctypes.data)
@@ -182,8 +182,8 @@ def test_code_that_needs_objects_of_python_is_not_kept(kernel, monkeypatch):
 
 def test_constants_of_python_are_seen(monkeypatch):
     """They live in a kernel's environment, which only a pickle could bring back."""
-    made = jit.JitKernel(activations.run._function)
-    signature = (jit.StaticType(activations.ActivationSpec("float16")), *activations.SIGNATURE)
+    made = jit.JitKernel(dequantize.run._function)
+    signature = (jit.StaticType(dequantize.ActivationSpec("float16")), *dequantize.SIGNATURE)
     made._dispatcher.compile(signature)
     result = made._dispatcher.overloads[signature]
     assert object_cache.extract(result) is not None

@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
-from bitnet_jit.kernels.numba.intrinsics.isa import I8, I32, call, machine
+from bitnet_jit.kernels.numba.intrinsics.emit import I8, I32, I64, call
+from bitnet_jit.kernels.numba.intrinsics.isa import machine
 
 MXCSR_DEFAULT = 0x1F80  # x86: round to nearest, denormals kept, no exception traps
 FPCR_DEFAULT = 0  # AArch64: the same
 X86, ARM = ("x86_64", "amd64", "i386", "i686"), ("aarch64", "arm64")
-I64 = ir.IntType(64)
 
 
 def set_default_mode(builder: ir.IRBuilder) -> Callable[[], None]:

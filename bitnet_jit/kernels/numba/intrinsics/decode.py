@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from bitnet_jit.kernels.numba.intrinsics.isa import I8, Isa, call, cpu_features, splat_constant
+from bitnet_jit.kernels.numba.intrinsics.emit import I8, call, splat_constant
+from bitnet_jit.kernels.numba.intrinsics.isa import Isa, target_features
 
 LOW = 0x03030303
 LATE, LATE_NUMBERS = 192, 17  # the first byte of those whose four digits make 64..80, and how many these are
@@ -54,7 +55,7 @@ def two_bit_scales(isa: Isa) -> tuple[int, ...]:
 
 def has_byte_permutes(isa: Isa) -> bool:
     """Whether a look-up in a table of 64 bytes is one instruction."""
-    return isa.lanes == 16 and "avx512vbmi" in cpu_features()
+    return isa.lanes == 16 and "avx512vbmi" in target_features()
 
 
 def base_three_digits(builder, isa: Isa, packed: ir.Value, in_place: bool) -> list[ir.Value]:

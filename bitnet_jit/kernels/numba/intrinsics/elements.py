@@ -8,8 +8,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from bitnet_jit.kernels.numba.intrinsics.isa import I8, I16, I32, cpu_features, machine, splat_constant
-from bitnet_jit.kernels.numba.intrinsics.simd import F32
+from bitnet_jit.kernels.numba.intrinsics.emit import F32, I8, I16, I32, splat_constant
+from bitnet_jit.kernels.numba.intrinsics.isa import machine, target_features
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "int32": 4}
 ROUND = 12582912.0  # 1.5 * 2^23: adding it rounds to a whole number, half to even, and leaves that in the low bits
@@ -18,7 +18,7 @@ ROUND_BITS = 0x4B400000
 
 def has_half_conversion() -> bool:
     """Whether LLVM may convert float16 by itself; elsewhere it would call a function that nobody links."""
-    return "f16c" in cpu_features() or machine().lower() in ("aarch64", "arm64")
+    return "f16c" in target_features() or machine().lower() in ("aarch64", "arm64")
 
 
 def i32(value: int) -> ir.Constant:

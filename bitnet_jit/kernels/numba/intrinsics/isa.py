@@ -14,9 +14,8 @@ from functools import cache
 import llvmlite.binding as llvm
 import numba
 from llvmlite import ir
-from numba.core import cgutils
 
-I8, I16, I32 = ir.IntType(8), ir.IntType(16), ir.IntType(32)
+from bitnet_jit.kernels.numba.intrinsics.emit import I8, I16, I32, call, splat_constant
 
 
 @dataclass(frozen=True)
@@ -43,17 +42,6 @@ class Isa:
     def vector(self) -> ir.VectorType:
         """The type of a register."""
         return ir.VectorType(I32, self.lanes)
-
-
-def call(builder, name: str, result: ir.Type, *arguments: ir.Value) -> ir.Value:
-    """Call an LLVM intrinsic."""
-    kind = ir.FunctionType(result, [argument.type for argument in arguments])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
-
-
-def splat_constant(vector: ir.VectorType, value: float) -> ir.Constant:
-    """A vector that holds one value in every lane."""
-    return ir.Constant(vector, [value] * vector.count)
 
 
 def vpdpbusd_512(builder, acc, codes, x):
@@ -100,7 +88,7 @@ ISAS = {isa.name: isa for isa in (AVX512_VNNI, AVX_VNNI, AVX2, NEON_DOT, GENERIC
 
 
 @cache
-def cpu_features() -> frozenset[str]:
+def target_features() -> frozenset[str]:
     """The features that Numba compiles for: NUMBA_CPU_FEATURES, else those of NUMBA_CPU_NAME, else the host's."""
     if numba.config.CPU_FEATURES is not None:
         words = numba.config.CPU_FEATURES.split(",")
@@ -110,7 +98,7 @@ def cpu_features() -> frozenset[str]:
 
 def usable_isas() -> list[str]:
     """Names of the sets that this process may use, the fastest first."""
-    return [isa.name for isa in ISAS.values() if isa.features <= cpu_features()]
+    return [isa.name for isa in ISAS.values() if isa.features <= target_features()]
 
 
 @cache

@@ -9,8 +9,7 @@ from numba import types
 from numba.extending import intrinsic, models, register_model
 
 from bitnet_jit.kernels.numba.intrinsics.elements import ROUND, load_elements
-from bitnet_jit.kernels.numba.intrinsics.isa import I8, I32, splat_constant
-from bitnet_jit.kernels.numba.intrinsics.simd import F32, at, load, splat
+from bitnet_jit.kernels.numba.intrinsics.emit import F32, I8, I32, at, load, splat, splat_constant
 
 LANES = 32
 FLOATS, INTS = ir.VectorType(F32, LANES), ir.VectorType(I32, LANES)

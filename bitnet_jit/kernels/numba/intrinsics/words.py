@@ -9,9 +9,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from bitnet_jit.kernels.numba.intrinsics.elements import ELEMENT_BYTES, load_elements, narrow
-from bitnet_jit.kernels.numba.intrinsics.isa import I16, I32, splat_constant
+from bitnet_jit.kernels.numba.intrinsics.emit import F32, I16, I32, at, splat, splat_constant
 from bitnet_jit.kernels.numba.intrinsics.lanes import reduce_lanes
-from bitnet_jit.kernels.numba.intrinsics.simd import F32, at, splat
 
 INPUTS = 16  # of a word
 ZEROS = 0x55555555  # a word of weights 0

@@ -16,23 +16,16 @@ from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.numba.compiler.jit import jit, one_of
 from bitnet_jit.kernels.numba.intrinsics.decode import DECODERS
 from bitnet_jit.kernels.numba.intrinsics.elements import load_float, load_float32, store_float32
-from bitnet_jit.kernels.numba.intrinsics.isa import ISAS, chosen_isa, splat_constant
-from bitnet_jit.kernels.numba.intrinsics.simd import (
-    F32,
-    I64,
-    RegistersType,
-    Tile,
-    at,
-    least,
-    load,
-    splat,
-    stack_bytes,
-    vectors_per_group,
-)
-from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
+from bitnet_jit.kernels.numba.intrinsics.emit import F32, I64, at, load, splat, splat_constant
+from bitnet_jit.kernels.numba.intrinsics.isa import ISAS, chosen_isa
+from bitnet_jit.kernels.numba.intrinsics.pointers import stack_space
+from bitnet_jit.kernels.numba.intrinsics.registers import RegistersType, vectors_per_group
+from bitnet_jit.kernels.numba.intrinsics.scalars import least
+from bitnet_jit.kernels.numba.layout import BLOCK, INPUTS_OF_LAYOUT, STEP_BYTES
+from bitnet_jit.kernels.numba.linear.epilogue import clear, finish_floats
 from bitnet_jit.kernels.numba.linear.launch import works_on
-from bitnet_jit.kernels.numba.linear.tile import clear, finish_floats
-from bitnet_jit.kernels.numba.linear.tiled import BLOCK, STEP_BYTES, bind
+from bitnet_jit.kernels.numba.linear.tile import Tile
+from bitnet_jit.kernels.numba.linear.tiled import bind
 from bitnet_jit.kernels.numba.threads.parallel import done, draw, member, next_piece, ranges_of, wait
 from bitnet_jit.kernels.numba.threads.team import every, likely
 from bitnet_jit.problem import Problem
@@ -146,7 +139,7 @@ def scale_outputs(job, sums, output, count):
 def multiply_tile(spec, job, first_row, w, output, count):
     """Tile of rows first_row.. by `count` outputs from number `output`, whose codes begin at address w."""
     tile = spec.tile
-    acc, sums = stack_bytes(spec.tile), stack_bytes(spec.tile)
+    acc, sums = stack_space(tile, "acc_bytes"), stack_space(tile, "acc_bytes")
     clear(sums, tile.rows * tile.width)
     steps = (job.in_features + tile.inputs - 1) // tile.inputs
     part_steps = job.group_size // tile.inputs if spec.grouped else PART

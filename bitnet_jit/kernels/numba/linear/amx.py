@@ -15,28 +15,24 @@ from bitnet_jit.errors import UnsupportedProblem
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.numba.bound import Bound
 from bitnet_jit.kernels.numba.compiler.jit import jit
-from bitnet_jit.kernels.numba.intrinsics.amx_tiles import (
+from bitnet_jit.kernels.numba.intrinsics.amx_tiles import amx_unsupported_reason, configure, release, zero_sums
+from bitnet_jit.kernels.numba.intrinsics.pointers import pointer, stack_space
+from bitnet_jit.kernels.numba.intrinsics.scalars import least, most
+from bitnet_jit.kernels.numba.layout import BLOCK, INPUTS_OF_LAYOUT, STEP_BYTES
+from bitnet_jit.kernels.numba.linear.amx_tile import (
     AHEAD,
-    STEP_BYTES,
     UNITS,
     AmxTile,
-    amx_unsupported_reason,
-    configure,
     load_sums,
     multiply_add,
     multiply_add_unpack,
-    release,
-    stack_space,
     store_sums,
     unpack_step,
-    zero_sums,
 )
-from bitnet_jit.kernels.numba.intrinsics.simd import least, most, pointer
-from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
+from bitnet_jit.kernels.numba.linear.epilogue import finish_rows
 from bitnet_jit.kernels.numba.linear.job import TILE_BYTES, prepare
 from bitnet_jit.kernels.numba.linear.launch import bind_linear, works_on
-from bitnet_jit.kernels.numba.linear.tile import finish_rows
-from bitnet_jit.kernels.numba.linear.tiled import BLOCK, PIECES_PER_THREAD
+from bitnet_jit.kernels.numba.linear.tiled import PIECES_PER_THREAD
 from bitnet_jit.kernels.numba.rowwise.quantize import SEGMENT
 from bitnet_jit.kernels.numba.threads.parallel import member, next_piece, ranges_of
 from bitnet_jit.kernels.numba.threads.team import TeamConfig, every, likely

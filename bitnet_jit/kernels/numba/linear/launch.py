@@ -11,7 +11,8 @@ from numba import types
 
 from bitnet_jit.kernels.numba.bound import Bound, Entry, Operands, int64_address, without
 from bitnet_jit.kernels.numba.compiler.jit import StaticType, compiled, jit, kernel, one_of
-from bitnet_jit.kernels.numba.linear.job import LinearSpec, make_job, sizes_of
+from bitnet_jit.kernels.numba.linear.job import LinearSpec, make_job
+from bitnet_jit.kernels.numba.linear.sizes import sizes_of
 from bitnet_jit.kernels.numba.threads.parallel import reset, run_team
 from bitnet_jit.problem import Problem
 

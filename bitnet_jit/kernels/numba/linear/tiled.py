@@ -11,13 +11,16 @@ from dataclasses import replace
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.numba.bound import Bound
 from bitnet_jit.kernels.numba.compiler.jit import jit, one_of
+from bitnet_jit.kernels.numba.intrinsics.clock import ticks
 from bitnet_jit.kernels.numba.intrinsics.elements import load_float32, load_int32
 from bitnet_jit.kernels.numba.intrinsics.isa import chosen_isa
-from bitnet_jit.kernels.numba.intrinsics.simd import Tile, least, most, registers_type, stack_bytes, ticks
-from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
+from bitnet_jit.kernels.numba.intrinsics.pointers import stack_space
+from bitnet_jit.kernels.numba.intrinsics.scalars import least, most
+from bitnet_jit.kernels.numba.layout import BLOCK, INPUTS_OF_LAYOUT, STEP_BYTES
+from bitnet_jit.kernels.numba.linear.epilogue import add_group, clear, finish_floats, finish_rows, scale_row
 from bitnet_jit.kernels.numba.linear.job import prepare
 from bitnet_jit.kernels.numba.linear.launch import bind_linear, works_on
-from bitnet_jit.kernels.numba.linear.tile import accumulate, add_group, clear, finish_floats, finish_rows, scale_row
+from bitnet_jit.kernels.numba.linear.tile import Tile, accumulate, registers_type
 from bitnet_jit.kernels.numba.threads.parallel import member, next_piece, ranges_of
 from bitnet_jit.kernels.numba.threads.team import TeamConfig, every, likely
 from bitnet_jit.problem import Problem
@@ -33,8 +36,6 @@ SHAPES = {
     8: SOME_ROWS,
     16: SOME_ROWS,
 }
-BLOCK = 64  # outputs of a block of the layout
-STEP_BYTES = 256  # of a block, in one step of K
 LINE_BYTES = 64
 MAX_HOT_TICKS = 6  # a line of weights that lies in the second cache: 3 or 4 on all CPUs seen; from memory 9 and more
 
@@ -43,7 +44,7 @@ MAX_HOT_TICKS = 6  # a line of weights that lies in the second cache: 3 or 4 on 
 def multiply_whole(spec, job, first_row, w, output, count, cold):
     """Tile of rows first_row.. by `count` outputs from number `output`, whose codes begin at address w."""
     tile = spec.tile
-    acc = stack_bytes(spec.tile)
+    acc = stack_space(tile, "acc_bytes")
     steps = (job.in_features + tile.inputs - 1) // tile.inputs
     x = job.x_q + first_row * job.x_stride
     if cold:
@@ -57,7 +58,7 @@ def multiply_whole(spec, job, first_row, w, output, count, cold):
 def multiply_by_groups(spec, job, first_row, w, output, count, cold):
     """The same with one scale for each group of inputs."""
     tile = spec.tile
-    acc, sums = stack_bytes(spec.tile), stack_bytes(spec.tile)
+    acc, sums = stack_space(tile, "acc_bytes"), stack_space(tile, "acc_bytes")
     clear(sums, tile.rows * tile.width)
     for group in range(job.groups):
         first_input = group * job.group_size

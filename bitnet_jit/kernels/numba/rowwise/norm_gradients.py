@@ -13,13 +13,14 @@ import numpy as np
 from numba import types
 
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.kernels.numba.bound import Bound
+from bitnet_jit.kernels.numba.bound import Bound, round_up
 from bitnet_jit.kernels.numba.compiler.jit import StaticType, compiled, jit, kernel
+from bitnet_jit.kernels.numba.intrinsics.atomics import atomic_add
 from bitnet_jit.kernels.numba.intrinsics.elements import load_float, load_float32, store_float, store_float32
 from bitnet_jit.kernels.numba.intrinsics.lanes import LANES, add_lanes, add_products, zero_floats
-from bitnet_jit.kernels.numba.intrinsics.simd import atomic_add, least
-from bitnet_jit.kernels.numba.linear.job import round_up
-from bitnet_jit.kernels.numba.rowwise.rows import SMALL_WORK, bind_rows, square_sum
+from bitnet_jit.kernels.numba.intrinsics.scalars import F0, F1, least
+from bitnet_jit.kernels.numba.rowwise.launch import bind_rows, configs, unsupported_reason
+from bitnet_jit.kernels.numba.rowwise.norm import square_sum
 from bitnet_jit.kernels.numba.threads.parallel import (
     COUNTER_BYTES,
     COUNTERS,
@@ -32,10 +33,9 @@ from bitnet_jit.kernels.numba.threads.parallel import (
     run_team,
     wait,
 )
-from bitnet_jit.kernels.numba.threads.team import TeamConfig, likely_teams
+from bitnet_jit.kernels.numba.threads.team import TeamConfig
 from bitnet_jit.problem import Problem
 
-F0, F1 = np.float32(0), np.float32(1)
 MAX_PIECES = 64
 BLOCK = 256  # features that are added up at a time
 OPERANDS = ("dy", "x", "weight", "eps", "dx", "dw")  # in the order of `run`
@@ -158,16 +158,6 @@ def bind(problem: Problem, config: TeamConfig) -> Bound:
     stride = round_up(4 * problem.in_features, 64)
     fixed = COUNTERS * COUNTER_BYTES + MAX_PIECES * stride
     return bind_rows(OPERANDS, entry, problem, fixed, 2 * stride, config.max_threads)
-
-
-def configs(problem: Problem) -> tuple[TeamConfig, ...]:
-    """Numbers of threads."""
-    return likely_teams([None], problem.rows * problem.in_features < SMALL_WORK)
-
-
-def unsupported_reason(problem: Problem) -> str | None:
-    """Every problem is served."""
-    return None
 
 
 KERNELS = (Kernel("numba.rms_norm_gradients", "rms_norm_gradients", bind, configs, unsupported_reason),)

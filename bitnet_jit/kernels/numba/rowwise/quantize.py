@@ -25,11 +25,10 @@ from bitnet_jit.kernels.numba.intrinsics.lanes import (
     quantize_lanes,
     zero_ints,
 )
-from bitnet_jit.kernels.numba.intrinsics.simd import bits_of_float, float_from_bits, least
+from bitnet_jit.kernels.numba.intrinsics.scalars import FLOAT_EPS, bits_of_float, float_from_bits, least
 
 INFINITY_BITS = np.uint32(0x7F800000)
 MAGNITUDE = np.uint32(0x7FFFFFFF)
-EPS = np.float32(1e-5)
 F127 = np.float32(127)
 MAGIC = np.float32(ROUND)
 SEGMENT = 64
@@ -64,7 +63,7 @@ def quantize_row(dtype, x, count, codes, segments, stride, x_scale, row):
         store_float32(x_scale, row, np.float32(np.nan))
         return total
     absmax = float_from_bits(bits)
-    absmax = absmax if absmax > EPS else EPS
+    absmax = absmax if absmax > FLOAT_EPS else FLOAT_EPS
     factor = F127 / absmax
     store_float32(x_scale, row, absmax / F127)
     whole = count // SEGMENT

@@ -17,8 +17,11 @@ from numba.extending import intrinsic
 
 from bitnet_jit.kernels.numba.compiler.float_mode import set_default_mode
 from bitnet_jit.kernels.numba.compiler.jit import jit
-from bitnet_jit.kernels.numba.intrinsics.isa import I8, I32, machine
-from bitnet_jit.kernels.numba.intrinsics.simd import I64, atomic_add, atomic_load, least, load, pointer
+from bitnet_jit.kernels.numba.intrinsics.atomics import atomic_add, atomic_load
+from bitnet_jit.kernels.numba.intrinsics.emit import I8, I32, I64, load
+from bitnet_jit.kernels.numba.intrinsics.isa import machine
+from bitnet_jit.kernels.numba.intrinsics.pointers import pointer
+from bitnet_jit.kernels.numba.intrinsics.scalars import least
 
 POINTER = I8.as_pointer()
 COUNTER_BYTES = 64  # a cache line each

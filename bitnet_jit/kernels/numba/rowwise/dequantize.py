@@ -10,8 +10,8 @@ from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.numba.bound import Bound
 from bitnet_jit.kernels.numba.compiler.jit import StaticType, compiled, jit, kernel
 from bitnet_jit.kernels.numba.intrinsics.elements import ELEMENT_BYTES, load_float32, load_int8, store_float
-from bitnet_jit.kernels.numba.intrinsics.simd import least, most
-from bitnet_jit.kernels.numba.rowwise.rows import CHUNK_ELEMENTS, bind_rows, configs, unsupported_reason
+from bitnet_jit.kernels.numba.intrinsics.scalars import least, most
+from bitnet_jit.kernels.numba.rowwise.launch import CHUNK_ELEMENTS, bind_rows, configs, unsupported_reason
 from bitnet_jit.kernels.numba.threads.parallel import COUNTER_BYTES, COUNTERS, draw, reset, run_team
 from bitnet_jit.kernels.numba.threads.team import TeamConfig
 from bitnet_jit.problem import Problem

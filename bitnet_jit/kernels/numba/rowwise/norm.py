@@ -15,8 +15,9 @@ import numpy as np
 from numba import types
 
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.kernels.numba.bound import Bound, Entry, Operands, without
+from bitnet_jit.kernels.numba.bound import Bound, Operands, round_up, without
 from bitnet_jit.kernels.numba.compiler.jit import StaticType, compiled, jit, kernel
+from bitnet_jit.kernels.numba.intrinsics.atomics import atomic_add
 from bitnet_jit.kernels.numba.intrinsics.elements import (
     ELEMENT_BYTES,
     exp_float32,
@@ -26,16 +27,12 @@ from bitnet_jit.kernels.numba.intrinsics.elements import (
     store_float32,
 )
 from bitnet_jit.kernels.numba.intrinsics.lanes import LANES, add_lanes, add_squares, zero_floats
-from bitnet_jit.kernels.numba.intrinsics.simd import atomic_add, least, most
-from bitnet_jit.kernels.numba.linear.job import round_up
+from bitnet_jit.kernels.numba.intrinsics.scalars import F0, F1, least, most
+from bitnet_jit.kernels.numba.rowwise.launch import CHUNK_ELEMENTS, bind_rows, configs, unsupported_reason
 from bitnet_jit.kernels.numba.rowwise.quantize import SEGMENT, quantize_row
 from bitnet_jit.kernels.numba.threads.parallel import COUNTER_BYTES, COUNTERS, MEMBERS, draw, reset, run_team
-from bitnet_jit.kernels.numba.threads.team import TeamConfig, likely_teams
+from bitnet_jit.kernels.numba.threads.team import TeamConfig
 from bitnet_jit.problem import Problem
-
-F0, F1 = np.float32(0), np.float32(1)
-CHUNK_ELEMENTS = 16384  # of x in one piece of work
-SMALL_WORK = 2**16  # elements under which a second thread costs more than it brings
 
 
 @dataclass(frozen=True)
@@ -184,19 +181,6 @@ OPERANDS: dict[str, Operands] = {  # of each op, in the order of `run`
 }
 
 
-def bind_rows(
-    operands: Operands, entry: Entry, problem: Problem, fixed_bytes: int, bytes_per_thread: int, max_threads: int
-) -> Bound:
-    """Return a row-wise kernel bound to a problem; its numbers are those of rows and of features."""
-    return Bound(
-        operands,
-        lambda rows: entry,
-        lambda rows: (rows, problem.in_features),
-        lambda rows, threads: fixed_bytes + threads * bytes_per_thread,
-        max_threads,
-    )
-
-
 def bind(problem: Problem, config: TeamConfig) -> Bound:
     """Return the kernel bound to a problem, compiled."""
     spec = RowSpec(
@@ -209,16 +193,6 @@ def bind(problem: Problem, config: TeamConfig) -> Bound:
     operands = OPERANDS[problem.op] if problem.bias else without(OPERANDS[problem.op], "weight")
     row_bytes = round_up(4 * problem.in_features, 64)
     return bind_rows(operands, entry, problem, COUNTERS * COUNTER_BYTES, row_bytes, config.max_threads)
-
-
-def configs(problem: Problem) -> tuple[TeamConfig, ...]:
-    """Numbers of threads."""
-    return likely_teams([None], problem.rows * problem.in_features < SMALL_WORK)
-
-
-def unsupported_reason(problem: Problem) -> str | None:
-    """Every problem is served."""
-    return None
 
 
 KERNELS = tuple(Kernel(f"numba.{op}", op, bind, configs, unsupported_reason) for op in OPERANDS)
