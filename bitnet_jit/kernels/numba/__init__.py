@@ -13,7 +13,7 @@ from bitnet_jit.kernels.numba.weights import quantize as quantize_weight
 
 
 def describe() -> dict[str, str]:
-    """What this backend has found on this machine, for people."""
+    """Return what this backend finds on this machine, for people."""
     return {
         "architecture": machine(),
         "instruction set": chosen_isa().name,

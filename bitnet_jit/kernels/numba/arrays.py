@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bitnet_jit.kernels.kernel import Config, Kernel
 from bitnet_jit.kernels.numba.bound import Bound
-from bitnet_jit.kernels.numba.threads.openmp import Fork
+from bitnet_jit.kernels.numba.threads.openmp import process_fork
 from bitnet_jit.problem import Problem
 
 ALIGN = 64
@@ -30,7 +30,7 @@ class Team:
 
 def all_threads(threads: int) -> Team:
     """Return a team of that many threads."""
-    return Team(threads, Fork().address)
+    return Team(threads, process_fork().address)
 
 
 def aligned(num_bytes: int) -> NDArray[np.uint8]:

@@ -23,7 +23,7 @@ from bitnet_jit.system.shielded import shielded
 class StaticType(types.Type):
     """A value known when a kernel is compiled (a frozen dataclass, a string), as the type of an argument without data.
 
-    So one module-level function is compiled once a config, and each is found again in the disk cache (closures never
+    So one module-level function is compiled once per config, and each is found again in the disk cache (closures never
     are).
     """
 
@@ -57,8 +57,8 @@ class StaticAttributes(typing.templates.AttributeTemplate):
 
 @lower_getattr_generic(StaticType)
 def static_attribute(context, builder, typ, value, name):
-    found = getattr(typ.value, name)
-    return ir.Constant(ir.IntType(64), int(found)) if isinstance(found, int) else context.get_dummy_value()
+    constant = getattr(typ.value, name)
+    return ir.Constant(ir.IntType(64), int(constant)) if isinstance(constant, int) else context.get_dummy_value()
 
 
 OPTIONS = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -73,7 +73,7 @@ def jit(function: Callable) -> Any:
 
 
 def one_of(choose: Callable[[Any], Any]) -> Any:
-    """A function that stands for one of several jitted ones, so that a kernel compiles only what it runs.
+    """Return a function that stands for one of several jitted ones, so that a kernel compiles only what it runs.
 
     Args:
         choose: from the value of the first argument (static) to a jitted function, which takes the same arguments.
@@ -90,7 +90,7 @@ def one_of(choose: Callable[[Any], Any]) -> Any:
 
 
 class JitKernel:
-    """A kernel, what Python calls: compiled without the GIL for each signature once, and kept on disk.
+    """A kernel, which Python calls: compiled without the GIL for each signature once, and kept on disk.
 
     Args:
         function: a function of a module, which jitted code is made of.
@@ -112,12 +112,12 @@ class JitKernel:
         target, cache = self._dispatcher.targetctx, user_cache()
         with global_compiler_lock:
             key = key_of(self._function, signature, target)
-            if (found := cache.find(key)) is not None:
-                return load(found, self._function, target)
+            if (code := cache.find(key)) is not None:
+                return load(code, self._function, target)
             with only_outermost(self._function.__qualname__), no_garbage_collection():
                 entry: Callable = self._dispatcher.compile(signature)
-            if (made := extract(self._dispatcher.overloads[signature])) is not None:
-                cache.store(key, made)
+            if (code := extract(self._dispatcher.overloads[signature])) is not None:
+                cache.store(key, code)
             return entry
 
 

@@ -22,7 +22,7 @@ SUMS, X, CODES = 0, 4, 6
 
 @cache
 def amx_unsupported_reason() -> str | None:
-    """Why AMX cannot be used in this process, or None: the operating system must grant the registers first."""
+    """Return why AMX cannot be used in this process, or None: the operating system must grant the registers first."""
     if missing := FEATURES - target_features():
         return f"the CPU (as Numba compiles for it) lacks {', '.join(sorted(missing))}"
     if not sys.platform.startswith("linux"):
@@ -33,12 +33,13 @@ def amx_unsupported_reason() -> str | None:
 
 
 def tile_call(builder, name: str, *arguments: ir.Value) -> None:
-    """Call an AMX intrinsic; register numbers are constants of 8 bits."""
+    """Emit a call of an AMX intrinsic; register numbers are constants of 8 bits."""
     kind = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
     builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.{name}"), arguments)
 
 
 def number(register: int) -> ir.Constant:
+    """Return the number of a register as AMX intrinsics take it."""
     return ir.Constant(I8, register)
 
 

@@ -1,4 +1,4 @@
-"""Numbers that several threads write."""
+"""Atomic operations on numbers that several threads write."""
 
 from numba import types
 from numba.extending import intrinsic
@@ -8,7 +8,7 @@ from bitnet_jit.kernels.numba.intrinsics.emit import I64, at
 
 @intrinsic
 def atomic_add(typingctx, address, value):
-    """Add to the int64 at an address, sequentially consistent; gives the value before."""
+    """Add to the int64 at an address, sequentially consistent; return the value before."""
 
     def codegen(context, builder, signature, args):
         return builder.atomic_rmw("add", at(builder, args[0], 0, I64), args[1], "seq_cst")

@@ -10,7 +10,7 @@ from bitnet_jit.kernels.numba.intrinsics.isa import machine
 
 @intrinsic
 def ticks(typingctx):
-    """The CPU's clock; always 0 where a program may not read it."""
+    """Read the CPU's clock; always 0 where a program may not read it."""
 
     def codegen(context, builder, signature, args):
         if machine().lower() not in ("x86_64", "amd64"):

@@ -9,7 +9,7 @@ from bitnet_jit.kernels.numba.intrinsics.emit import I8, I64
 
 @intrinsic
 def pointer(typingctx, address, dtype):
-    """An address as a typed pointer: p[i] reads and writes."""
+    """Turn an address into a typed pointer: p[i] reads and writes."""
     kind = dtype.dtype if isinstance(dtype, types.DType) else dtype.instance_type
     result = types.CPointer(kind)
 
@@ -21,7 +21,7 @@ def pointer(typingctx, address, dtype):
 
 @intrinsic(prefer_literal=True)
 def stack_space(typingctx, spec, name):
-    """The address of spec.<name> uninitialized bytes on the stack, 64-byte aligned."""
+    """Return the address of spec.<name> uninitialized bytes on the stack, 64-byte aligned; alive until the function ends."""
     count = getattr(spec.value, name.literal_value)
 
     def codegen(context, builder, signature, args):

@@ -26,5 +26,5 @@ class RegistersModel(models.PrimitiveModel):
 
 
 def vectors_per_group(isa: Isa) -> int:
-    """Registers that hold the accumulators of 16 outputs."""
+    """Return how many registers hold the accumulators of 16 outputs."""
     return 16 // isa.lanes

@@ -13,17 +13,19 @@ F0, F1 = np.float32(0), np.float32(1)
 
 @intrinsic
 def float_from_bits(typingctx, bits):
-    """uint32 -> the float32 with those bits."""
+    """Return the float32 with the bits of a uint32."""
     return types.float32(types.uint32), lambda context, builder, signature, args: builder.bitcast(args[0], F32)
 
 
 @intrinsic
 def bits_of_float(typingctx, value):
-    """float32 -> its bits as uint32."""
+    """Return the bits of a float32 as uint32."""
     return types.uint32(types.float32), lambda context, builder, signature, args: builder.bitcast(args[0], I32)
 
 
 def chooser(comparison: str, doc: str):
+    """Return an intrinsic that chooses one of two int64 by a comparison."""
+
     @intrinsic
     def choose(typingctx, a, b):
         def codegen(context, builder, signature, args):
@@ -35,7 +37,7 @@ def chooser(comparison: str, doc: str):
     return choose
 
 
-least = chooser("<", "The smaller of two int64. Numba's min would be a function more to compile.")
+least = chooser("<", "Return the smaller of two int64. Numba's min would be a function more to compile.")
 
 
-most = chooser(">", "The larger of two int64.")
+most = chooser(">", "Return the larger of two int64.")

@@ -1,7 +1,7 @@
 """One tile on AMX: up to 32 rows of x by 32 outputs or 16 by 64, as operations for the loops of `amx.py`.
 
-An operand of weights holds 16 groups of 4 inputs by 16 outputs: just the order of a step of our layout, once its codes
-are unpacked.
+An operand of weights holds 16 groups of 4 inputs by 16 outputs. A step of our layout has just that order, once its
+codes are unpacked.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ AHEAD = 2  # tiles unpacked before their use
 
 @dataclass(frozen=True)
 class AmxTile:
-    """A kernel's config.
+    """The shape of a tile on AMX: a kernel's config.
 
     Attributes:
         format: name of the packing.
@@ -37,57 +37,57 @@ class AmxTile:
 
     @property
     def code_rows(self) -> int:
-        """Rows of unpacked codes (4 inputs each) in one step of K."""
+        """Return the rows of unpacked codes (4 inputs each) in one step of K."""
         return DECODERS[self.format].inputs // 4
 
     @property
     def batch(self) -> int:
-        """Steps of K that one tile of 64 inputs takes, rounded down."""
+        """Return the steps of K that one tile of 64 inputs takes, rounded down."""
         return 16 // self.code_rows
 
     @property
     def height(self) -> int:
-        """Rows of x at most."""
+        """Return the rows of x at most."""
         return 16 * self.row_tiles
 
     @property
     def groups(self) -> int:
-        """Groups of 16 outputs."""
+        """Return the groups of 16 outputs."""
         return 4 // self.row_tiles
 
     @property
     def row_bytes(self) -> int:
-        """Of unpacked codes (4 inputs of every output), and of sums."""
+        """Return the bytes per row of unpacked codes (4 inputs of every output), and of sums."""
         return 64 * self.groups
 
     @property
     def chunk(self) -> int:
-        """Tiles whose codes all units of a piece use in turn, beside those unpacked ahead and a step that overhangs."""
+        """Return the tiles whose codes all units of a piece use in turn; others are unpacked ahead, or overhang."""
         return self.ring - AHEAD - (1 if 16 % self.code_rows else 0)
 
     @property
     def ring_rows(self) -> int:
-        """Rows of the ring."""
+        """Return the rows of the ring."""
         return 16 * self.ring
 
     @property
     def ring_bytes(self) -> int:
-        """Unpacked codes, as many rows as the ring has."""
+        """Return the bytes of unpacked codes, as many rows as the ring has."""
         return self.ring_rows * self.row_bytes
 
     @property
     def acc_bytes(self) -> int:
-        """Sums of a piece of work."""
+        """Return the bytes of the sums of a piece of work."""
         return UNITS * self.height * self.row_bytes
 
     @property
     def config_bytes(self) -> int:
-        """What tells the shapes of the registers."""
+        """Return the bytes that tell the shapes of the registers."""
         return 64
 
 
 def ring_places(builder, tile: AmxTile, ring: ir.Value, row: ir.Value, count: int) -> list[tuple[ir.Value, int]]:
-    """(address, offset) of rows row..row+count-1 of the ring; whole tiles never wrap in their midst."""
+    """Emit (address, offset) of rows row..row+count-1 of the ring; whole tiles never wrap in their midst."""
     mask = ir.Constant(I64, tile.ring_rows - 1)
 
     def place(number: ir.Value) -> ir.Value:
@@ -100,7 +100,7 @@ def ring_places(builder, tile: AmxTile, ring: ir.Value, row: ir.Value, count: in
 
 
 def unpack_group(builder, tile: AmxTile, w: ir.Value, group: int, steps: int, places: list) -> None:
-    """Codes of `steps` steps of K for 16 outputs, from address w -> their rows."""
+    """Emit the codes of `steps` steps of K for 16 outputs, from address w, into their rows."""
     for s in range(steps):
         prefetch_weights(builder, w, STEP_BYTES * s + 64 * group)
         packed = load(builder, w, STEP_BYTES * s + 64 * group, AVX512_VNNI.vector)
@@ -111,7 +111,7 @@ def unpack_group(builder, tile: AmxTile, w: ir.Value, group: int, steps: int, pl
 
 @intrinsic
 def unpack_step(typingctx, tile, w, ring, row):
-    """Codes of one step of K, at address w -> rows `row`.. (modulo its size) of the ring."""
+    """Unpack the codes of one step of K, at address w, into rows `row`.. (modulo its size) of the ring."""
     config = tile.value
 
     def codegen(context, builder, signature, args):
@@ -125,14 +125,14 @@ def unpack_step(typingctx, tile, w, ring, row):
 
 
 def load_x(builder, tile: AmxTile, x: ir.Value, second: ir.Value) -> None:
-    """Load the tiles of x: at address x, and `second` bytes on."""
+    """Emit loads of the tiles of x: at address x, and `second` bytes on."""
     for row in range(tile.row_tiles):
         place = at(builder, builder.add(x, second) if row else x, 0, I8)
         tile_call(builder, "tileloadd64", number(X + row), place, ir.Constant(I64, 64))
 
 
 def multiply_group(builder, tile: AmxTile, codes: ir.Value, group: int) -> None:
-    """sums of 16 outputs += loaded tiles of x times codes (16 rows of the ring)."""
+    """Emit sums of 16 outputs += loaded tiles of x times codes (16 rows of the ring)."""
     register = CODES + group % 2
     place = at(builder, codes, 64 * group, I8)
     tile_call(builder, "tileloadd64", number(register), place, ir.Constant(I64, tile.row_bytes))
@@ -143,7 +143,7 @@ def multiply_group(builder, tile: AmxTile, codes: ir.Value, group: int) -> None:
 
 @intrinsic
 def multiply_add(typingctx, tile, x, second, codes):
-    """sums += x (a tile at address x; the second row tile `second` bytes on) times codes (16 rows of the ring)."""
+    """Add to sums x (a tile at address x; the second row tile `second` bytes on) times codes (16 rows of the ring)."""
 
     def codegen(context, builder, signature, args):
         _, x, second, codes = args
@@ -157,7 +157,7 @@ def multiply_add(typingctx, tile, x, second, codes):
 
 @intrinsic
 def multiply_add_unpack(typingctx, tile, x, second, codes, w, ring, row):
-    """`multiply_add`, and between its instructions `batch` times `unpack_step`: the two overlap only when this near."""
+    """Do `multiply_add`, and between its instructions `batch` times `unpack_step`: only so near do the two overlap."""
     config = tile.value
 
     def codegen(context, builder, signature, args):
@@ -173,6 +173,8 @@ def multiply_add_unpack(typingctx, tile, x, second, codes, w, ring, row):
 
 
 def sums_mover(name: str, doc: str):
+    """Return an intrinsic that moves sums between their registers and memory by an AMX intrinsic of that name."""
+
     @intrinsic
     def move_sums(typingctx, tile, acc, tile_bytes):
         def codegen(context, builder, signature, args):
@@ -190,7 +192,7 @@ def sums_mover(name: str, doc: str):
     return move_sums
 
 
-load_sums = sums_mover("tileloadd64", "Sums from address acc: int32 rows of 64 outputs, row tiles tile_bytes apart.")
+load_sums = sums_mover("tileloadd64", "Load sums from address acc: int32 rows, row tiles tile_bytes apart.")
 
 
-store_sums = sums_mover("tilestored64", "Sums to address acc: int32 rows of 64 outputs, row tiles tile_bytes apart.")
+store_sums = sums_mover("tilestored64", "Store sums to address acc: int32 rows, row tiles tile_bytes apart.")

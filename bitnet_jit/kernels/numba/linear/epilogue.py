@@ -1,4 +1,4 @@
-"""From the sums of a register tile to y: scales, bias and the output's dtype.
+"""The epilogue, from the sums of a register tile to y: scales, bias and the output's dtype.
 
     y = float32(acc - sum over k of x_q) * (x_scale * w_scale) + bias
 
@@ -21,7 +21,7 @@ from bitnet_jit.kernels.numba.intrinsics.scalars import F0
 
 @jit
 def finish_sums(spec, job, acc, row, output, count):
-    """Sums of one row, `count` outputs from number `output` on -> int32 y."""
+    """Turn sums of one row, `count` outputs from number `output` on, into int32 y."""
     x_sum, first = load_int32(job.x_sum, row), row * job.out_features + output
     for c in range(count):
         store_int32(job.y, first + c, load_int32(acc, c) - x_sum)
@@ -29,7 +29,7 @@ def finish_sums(spec, job, acc, row, output, count):
 
 @jit
 def finish_scaled(spec, job, acc, row, output, count):
-    """Sums of one row, `count` outputs from number `output` on -> y, by a scale of all outputs or of each.
+    """Turn sums of one row, `count` outputs from number `output` on, into y, by one scale or one per output.
 
     Each branch is a bare loop, which vectorizes; every product and sum rounds by itself.
     """
@@ -50,7 +50,7 @@ finish_row = one_of(lambda spec: finish_sums if spec.y_is_sums else finish_scale
 
 @jit
 def finish_floats(spec, job, values, row, output, count):
-    """float32 values of one row, plus the bias (address 0: none), rounded to the dtype of y."""
+    """Store float32 values of one row plus the bias (address 0: none), rounded to the dtype of y."""
     first = row * job.out_features + output
     if job.bias == 0:
         for c in range(count):
@@ -63,14 +63,14 @@ def finish_floats(spec, job, values, row, output, count):
 
 @jit
 def finish_rows(spec, job, acc, row_bytes, first_row, rows, output, count):
-    """Sums of rows first_row.., row_bytes apart from address acc -> `count` outputs of each row from `output` on."""
+    """Turn sums of rows first_row.., row_bytes apart from address acc, into `count` outputs each from `output` on."""
     for r in range(rows):
         finish_row(spec, job, acc + row_bytes * r, first_row + r, output, count)
 
 
 @jit
 def add_group(acc, x_sum, w_scale, stride, group, output, sums, count):
-    """sums += float32(acc - x_sum) * w_scale of the group, for one row; w_scale is (N, stride)."""
+    """Add float32(acc - x_sum) * w_scale of the group to the sums of one row; w_scale is (N, stride)."""
     for c in range(count):
         scale = load_float32(w_scale, (output + c) * stride + group)
         store_float32(sums, c, load_float32(sums, c) + np.float32(load_int32(acc, c) - x_sum) * scale)
@@ -85,6 +85,6 @@ def clear(sums, count):
 
 @jit
 def scale_row(sums, x_scale, count):
-    """sums *= x_scale."""
+    """Multiply sums by x_scale."""
     for c in range(count):
         store_float32(sums, c, load_float32(sums, c) * x_scale)

@@ -34,7 +34,7 @@ CHUNK_ELEMENTS = 16384  # of x in one piece of the first phase
 
 @dataclass(frozen=True)
 class LinearSpec:
-    """What a linear kernel is compiled for.
+    """The properties that a linear kernel is compiled for.
 
     Attributes:
         tile: the shape of its tile: a frozen dataclass of the kernel's file.
@@ -60,7 +60,7 @@ class LinearSpec:
 
 
 class Job(NamedTuple):
-    """Operands of one call, all int64; what is not used is 0."""
+    """The operands of one call, all int64; one that is not used is 0."""
 
     x: int  # (rows, in_features) contiguous, spec.x_dtype
     x_scale: int  # (rows,) float32: given with codes, else in the workspace
@@ -74,7 +74,7 @@ class Job(NamedTuple):
     scale_stride: int  # of w_scale from output to output: 0 for one scale, 1, or the number of groups
     group_size: int  # inputs that share a scale and a sum; in_features where there is one group
     groups: int
-    fork: int  # where threads come from
+    fork: int  # the address of the threads' source
     threads: int
     counters: int  # workspace
     x_sum: int  # workspace: (rows, groups) int32
@@ -84,7 +84,7 @@ class Job(NamedTuple):
 
 @jit
 def make_job(fork, threads, x, x_scale, w, w_scale, bias, y, sizes, workspace):
-    """A Job from the arguments of a call, the address of its `Sizes` and that of its workspace."""
+    """Return a Job from the arguments of a call, the address of its `Sizes` and that of its workspace."""
     size = pointer(sizes, types.int64)
     return Job(
         x,
@@ -113,13 +113,13 @@ write_codes = one_of(lambda dtype: copy_row if dtype == "int8" else quantize_row
 
 @jit
 def store_sum(spec, job, row, codes, total):
-    """The sum of a row's codes."""
+    """Store the sum of a row's codes."""
     store_int32(job.x_sum, row, total)
 
 
 @jit
 def store_group_sums(spec, job, row, codes, total):
-    """Sums of a row's codes by groups."""
+    """Store the sums of a row's codes by groups."""
     sum_groups(codes, job.in_features, job.group_size, job.x_sum, row * job.groups)
 
 
@@ -128,7 +128,7 @@ store_sums = one_of(lambda spec: store_group_sums if spec.grouped else store_sum
 
 @jit
 def prepare_row(spec, job, row, codes, stride):
-    """Codes of one row of x in segments of 64 that begin `stride` bytes apart; its scale and sums."""
+    """Store codes of one row of x in segments of 64 that begin `stride` bytes apart, its scale and its sums."""
     x = job.x + row * job.in_features * spec.x_bytes
     segments = job.x_stride // SEGMENT
     total = write_codes(spec.x_dtype, x, job.in_features, codes, segments, stride, job.x_scale, row)
@@ -137,14 +137,14 @@ def prepare_row(spec, job, row, codes, stride):
 
 @jit
 def place_in_tiles(job, row, tile_rows):
-    """Address of the first segment of a row among tiles of `tile_rows` rows (at most 16) by 64 inputs, 1 KiB each."""
+    """Return the address of a row's first segment among tiles of `tile_rows` rows (at most 16) by 64 inputs, of 1 KiB."""
     tiles = job.x_stride // SEGMENT
     return job.x_q + row // tile_rows * tiles * TILE_BYTES + row % tile_rows * SEGMENT
 
 
 @jit
 def prepare(spec, job, tile_rows):
-    """The first phase of a team: all rows of x, drawn in chunks; returns when every row is ready.
+    """Prepare all rows of x, drawn in chunks: the first phase of a team. Return when every row is ready.
 
     Codes lie row after row where `tile_rows` is 0, else in tiles (`place_in_tiles`).
     """

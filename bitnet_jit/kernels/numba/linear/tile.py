@@ -22,7 +22,7 @@ from bitnet_jit.kernels.numba.intrinsics.prefetch import GROUP_BYTES, prefetch_w
 from bitnet_jit.kernels.numba.intrinsics.registers import RegistersType, vectors_per_group
 from bitnet_jit.kernels.numba.layout import STEP_BYTES
 
-PREFETCHING_ROWS = 4  # more are not short of memory
+PREFETCHING_ROWS = 4  # tiles of more rows do not wait for memory
 
 
 @dataclass(frozen=True)
@@ -45,27 +45,27 @@ class Tile:
 
     @property
     def hot(self) -> "Tile":
-        """This tile for weights that lie in the caches."""
+        """Return this tile for weights that lie in the caches."""
         return replace(self, cold=False)
 
     @property
     def width(self) -> int:
-        """Outputs in the tile."""
+        """Return the outputs in the tile."""
         return 16 * self.columns
 
     @property
     def acc_bytes(self) -> int:
-        """Bytes of the tile's sums in memory, four for each."""
+        """Return the bytes of the tile's sums in memory, four per sum."""
         return 4 * self.rows * self.width
 
     @property
     def inputs(self) -> int:
-        """Inputs in one step of K."""
+        """Return the inputs in one step of K."""
         return DECODERS[self.format].inputs
 
 
 def accumulators(tile: Tile) -> tuple[Isa, int, int]:
-    """The instruction set, the vectors of a row, and the bit planes with accumulators of their own.
+    """Return the instruction set, the vectors of a row, and the bit planes with accumulators of their own.
 
     With few rows few share an unpacked code, so codes stay where they lie in their bytes (4^j times themselves) and
     each bit plane sums apart, as far as there are registers for that: three operations less a vector of weights.
@@ -76,19 +76,20 @@ def accumulators(tile: Tile) -> tuple[Isa, int, int]:
 
 
 def registers_type(tile: Tile) -> RegistersType:
+    """Return the type of a tile's accumulators."""
     isa, vectors, planes = accumulators(tile)
     return RegistersType(isa.name, tile.rows * vectors * planes)
 
 
 @intrinsic
 def zero(typingctx, tile):
-    """Registers of a tile, all zero."""
+    """Return the registers of a tile, all zero."""
     kind = registers_type(tile.value)
     return kind(tile), lambda context, builder, signature, args: ir.Constant(kind.llvm, None)
 
 
 def order(tile: Tile, vectors: int) -> Iterator[tuple[int, int, int]]:
-    """In which order a step multiplies vectors of weights, fours of inputs and rows.
+    """Yield vectors of weights, fours of inputs and rows in the order in which a step multiplies them.
 
     One row: vector by vector, so that prefetches are spread out. More: all vectors by one x, which is then done with.
     """
@@ -100,7 +101,7 @@ def order(tile: Tile, vectors: int) -> Iterator[tuple[int, int, int]]:
 
 
 def unpack(builder, tile: Tile, w: ir.Value, number: int, in_place: bool) -> list[ir.Value]:
-    """Codes of vector `number` of a step at address w, each of 4 inputs; weights further on are asked for."""
+    """Emit the codes of vector `number` of a step at address w, each of 4 inputs; ask for weights further on."""
     isa, place = ISAS[tile.isa], 4 * ISAS[tile.isa].lanes * number
     if tile.rows <= PREFETCHING_ROWS and place % GROUP_BYTES == 0:
         prefetch_weights(builder, w, place, tile.cold)
@@ -109,7 +110,7 @@ def unpack(builder, tile: Tile, w: ir.Value, number: int, in_place: bool) -> lis
 
 @intrinsic
 def step(typingctx, tile, registers, x, x_stride, w):
-    """One step of K: registers += codes at address w times x at address x, whose rows are x_stride bytes apart."""
+    """Add one step of K to registers: codes at address w times x at address x, whose rows are x_stride bytes apart."""
     isa, vectors, planes = accumulators(tile.value)
 
     def codegen(context, builder, signature, args):
@@ -154,7 +155,7 @@ def spill(typingctx, tile, registers, acc):
 
 @jit
 def accumulate(tile, x, x_stride, w, steps, acc):
-    """Codes of `steps` steps of K at address w times x -> int32 sums (rows, 16 * columns) at address acc."""
+    """Multiply codes of `steps` steps of K at address w by x; store int32 sums (rows, 16 * columns) at address acc."""
     registers = zero(tile)
     for s in range(steps):
         registers = step(tile, registers, x + s * tile.inputs, x_stride, w + s * STEP_BYTES)

@@ -37,12 +37,12 @@ SHAPES = {
     16: SOME_ROWS,
 }
 LINE_BYTES = 64
-MAX_HOT_TICKS = 6  # a line of weights that lies in the second cache: 3 or 4 on all CPUs seen; from memory 9 and more
+MAX_HOT_TICKS = 6  # per line of weights: from the second cache 3 or 4 on all CPUs seen; from memory 9 and more
 
 
 @jit
 def multiply_whole(spec, job, first_row, w, output, count, cold):
-    """Tile of rows first_row.. by `count` outputs from number `output`, whose codes begin at address w."""
+    """Compute a tile of rows first_row.. by `count` outputs from number `output`, whose codes begin at address w."""
     tile = spec.tile
     acc = stack_space(tile, "acc_bytes")
     steps = (job.in_features + tile.inputs - 1) // tile.inputs
@@ -56,7 +56,7 @@ def multiply_whole(spec, job, first_row, w, output, count, cold):
 
 @jit
 def multiply_by_groups(spec, job, first_row, w, output, count, cold):
-    """The same with one scale for each group of inputs."""
+    """Compute the same with one scale per group of inputs."""
     tile = spec.tile
     acc, sums = stack_space(tile, "acc_bytes"), stack_space(tile, "acc_bytes")
     clear(sums, tile.rows * tile.width)
@@ -81,7 +81,7 @@ multiply = one_of(lambda spec: multiply_by_groups if spec.grouped else multiply_
 
 @jit
 def multiply_block(spec, job, block, first_row, last_row, cold):
-    """A block of outputs for rows first_row..last_row-1, at least one tile high."""
+    """Compute a block of outputs for rows first_row..last_row-1, at least one tile high."""
     tile = spec.tile
     steps = (job.in_features + tile.inputs - 1) // tile.inputs
     for strip in range(0, BLOCK, tile.width):
@@ -95,7 +95,7 @@ def multiply_block(spec, job, block, first_row, last_row, cold):
 
 @jit
 def is_cold(spec, job, took):
-    """Whether a block's weights came from memory, by the clock; only one row is so fast that memory shows."""
+    """Return whether a block's weights came from memory, by the clock; only one row is so fast that memory shows."""
     lines = (job.in_features + spec.tile.inputs - 1) // spec.tile.inputs * (STEP_BYTES // LINE_BYTES)
     return spec.tile.rows > 1 or took == 0 or took > MAX_HOT_TICKS * lines
 
@@ -103,7 +103,7 @@ def is_cold(spec, job, took):
 @works_on(Tile)
 @jit
 def work(spec, job):
-    """What each thread does: prepare rows, then draw blocks."""
+    """Run the parallel body: prepare rows, then draw blocks."""
     prepare(spec, job, 0)
     blocks = (job.out_features + BLOCK - 1) // BLOCK
     tiles = (job.rows + spec.tile.rows - 1) // spec.tile.rows
@@ -122,7 +122,7 @@ def work(spec, job):
 
 
 def balanced_rows(rows: int, height: int) -> int:
-    """Rows of a tile, at most `height`, so that the tiles of a call are as equal as can be: 17 by 12 is 9 and 8."""
+    """Return the rows of a tile, at most `height`, that make a call's tiles as equal as can be: 17 by 12 is 9 and 8."""
     tiles = -(-rows // height)
     return -(-rows // tiles)
 
@@ -134,16 +134,16 @@ def bind(problem: Problem, config: TeamConfig) -> Bound:
 
 
 def tiles(problem: Problem) -> tuple[Tile, ...]:
-    """Tiles that fit the registers, the likeliest best first."""
+    """Return tiles that fit the registers, the likeliest best first."""
     isa, format = chosen_isa(), problem.layout.partition("/")[0]
     shapes = SHAPES.get(problem.rows, MANY_ROWS)
-    found = [Tile(isa.name, format, rows, columns) for rows, columns in shapes]
-    fitting = [tile for tile in found if registers_type(tile).count <= isa.registers]
+    candidates = [Tile(isa.name, format, rows, columns) for rows, columns in shapes]
+    fitting = [tile for tile in candidates if registers_type(tile).count <= isa.registers]
     return tuple(fitting) or (Tile(isa.name, format, 1, 1),)
 
 
 def unsupported_reason(problem: Problem) -> str | None:
-    """What this kernel refuses, in words."""
+    """Return why this kernel cannot run a problem, in words, or None."""
     if problem.layout not in INPUTS_OF_LAYOUT:
         return f"reads the layouts {', '.join(INPUTS_OF_LAYOUT)}, not {problem.layout!r}"
     if problem.activation == "a16":

@@ -22,10 +22,10 @@ def bind_rows(
 
 
 def configs(problem: Problem) -> tuple[TeamConfig, ...]:
-    """Numbers of threads."""
+    """Return configs by the number of threads."""
     return likely_teams([None], problem.rows * problem.in_features < SMALL_WORK)
 
 
 def unsupported_reason(problem: Problem) -> str | None:
-    """Every problem is served."""
+    """Return None: every problem is served."""
     return None

@@ -1,4 +1,4 @@
-"""`rms_norm_gradients`: those of y = x r w with r = 1 / sqrt(mean x^2 + eps), in float32 (arXiv 1910.07467).
+"""`rms_norm_gradients`: the gradients of y = x r w with r = 1 / sqrt(mean x^2 + eps), in float32 (arXiv 1910.07467).
 
     dx = r (dy w - x r^2 mean(dy w x))        dw = sum over rows of dy x r
 
@@ -23,8 +23,8 @@ from bitnet_jit.kernels.numba.rowwise.launch import bind_rows, configs, unsuppor
 from bitnet_jit.kernels.numba.rowwise.norm import square_sum
 from bitnet_jit.kernels.numba.threads.parallel import (
     COUNTER_BYTES,
-    COUNTERS,
     MEMBERS,
+    TEAM_BYTES,
     done,
     draw,
     next_piece,
@@ -43,14 +43,14 @@ OPERANDS = ("dy", "x", "weight", "eps", "dx", "dw")  # in the order of `run`
 
 @dataclass(frozen=True)
 class NormSpec:
-    """What a kernel is compiled for: the dtype of x, dy and dx, and that of the norm's weight."""
+    """The properties that a kernel is compiled for: the dtype of x, dy and dx, and that of the norm's weight."""
 
     x_dtype: str
     weight_dtype: str
 
 
 class NormJob(NamedTuple):
-    """Operands of one call, all int64 but eps."""
+    """The operands of one call, all int64 but eps."""
 
     dy: int  # (rows, features) spec.x_dtype
     x: int  # (rows, features) spec.x_dtype
@@ -82,7 +82,7 @@ def product_sum(a, b, count):
 
 @jit
 def gradient_row(spec, job, row, values, partial):
-    """One row: dx, and its part of dw added to the sums at `partial`."""
+    """Compute dx of one row, and add its part of dw to the sums at `partial`."""
     first, scaled, count = row * job.features, values + job.stride, np.float32(job.features)
     for i in range(job.features):
         store_float32(values, i, load_float(spec.x_dtype, job.x, first + i))
@@ -99,7 +99,7 @@ def gradient_row(spec, job, row, values, partial):
 
 @jit
 def run_piece(spec, job, piece, pieces, values):
-    """The rows of one piece, and their sum of dw."""
+    """Run the rows of one piece, and sum up their dw."""
     partial = job.partials + piece * job.stride
     for i in range(job.features):
         store_float32(partial, i, F0)
@@ -109,7 +109,7 @@ def run_piece(spec, job, piece, pieces, values):
 
 @jit
 def add_block(spec, job, block, pieces):
-    """dw of a block of features: the sums of all pieces."""
+    """Store dw of a block of features: the sums of all pieces."""
     first, last = block * BLOCK, least((block + 1) * BLOCK, job.features)
     for piece in range(1, pieces):
         partial = job.partials + piece * job.stride
@@ -121,7 +121,7 @@ def add_block(spec, job, block, pieces):
 
 @jit
 def team(spec, job):
-    """What each thread does."""
+    """Run the parallel body: draw pieces of rows, then blocks of features."""
     number = atomic_add(job.counters + MEMBERS * COUNTER_BYTES, 1)
     values, pieces = job.scratch + 2 * number * job.stride, least(job.rows, MAX_PIECES)
     piece = draw(job.counters)
@@ -139,9 +139,9 @@ def team(spec, job):
 
 @kernel
 def run(spec, fork, threads, dy, x, weight, eps, dx, dw, rows, features, workspace):
-    """The whole op: addresses and numbers, int64, but eps, float64."""
+    """Run the whole op: addresses and numbers, int64, but eps, float64."""
     stride = (features + 15) // 16 * 64
-    partials = workspace + COUNTERS * COUNTER_BYTES
+    partials = workspace + TEAM_BYTES
     scratch = partials + MAX_PIECES * stride
     job = NormJob(dy, x, weight, eps, dx, dw, rows, features, threads, workspace, partials, scratch, stride)
     reset(job.counters, threads)
@@ -156,7 +156,7 @@ def bind(problem: Problem, config: TeamConfig) -> Bound:
     """Return the kernel bound to a problem, compiled."""
     entry = compiled(run, StaticType(NormSpec(problem.x_dtype, problem.bias)), *SIGNATURE)
     stride = round_up(4 * problem.in_features, 64)
-    fixed = COUNTERS * COUNTER_BYTES + MAX_PIECES * stride
+    fixed = TEAM_BYTES + MAX_PIECES * stride
     return bind_rows(OPERANDS, entry, problem, fixed, 2 * stride, config.max_threads)
 
 

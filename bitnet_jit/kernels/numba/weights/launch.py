@@ -9,7 +9,7 @@ from bitnet_jit.kernels.kernel import Config
 from bitnet_jit.kernels.numba.bound import Bound, Entry, Operands
 from bitnet_jit.kernels.numba.intrinsics.elements import ELEMENT_BYTES
 from bitnet_jit.kernels.numba.layout import BLOCK, I2_TILES
-from bitnet_jit.kernels.numba.threads.parallel import COUNTER_BYTES, COUNTERS
+from bitnet_jit.kernels.numba.threads.parallel import TEAM_BYTES
 from bitnet_jit.kernels.numba.threads.team import TeamConfig, likely_teams
 from bitnet_jit.problem import Problem
 
@@ -19,7 +19,7 @@ SIGNATURE = (types.int64,) * 8
 
 @dataclass(frozen=True)
 class WeightSpec:
-    """What a kernel is compiled for: the dtype of the floats, and whether each output has a scale of its own."""
+    """The properties that a kernel is compiled for: the floats' dtype, and whether each output has a scale of its own."""
 
     dtype: str
     row_scales: bool = False
@@ -30,7 +30,7 @@ class WeightSpec:
 
 
 class WeightJob(NamedTuple):
-    """Operands of one call, all int64."""
+    """The operands of one call, all int64."""
 
     w: int  # (out_features, in_features) spec.dtype
     packed: int  # (blocks, steps, 4, 64) uint8
@@ -45,18 +45,18 @@ class WeightJob(NamedTuple):
 
 def bind_weight(operands: Operands, entry: Entry, problem: Problem, config: TeamConfig) -> Bound:
     """Return a kernel bound to a problem; its workspace holds counters, and a sum for each block of outputs."""
-    num_bytes = COUNTERS * COUNTER_BYTES + 8 * -(-problem.out_features // BLOCK)
+    num_bytes = TEAM_BYTES + 8 * -(-problem.out_features // BLOCK)
     sizes = problem.out_features, problem.in_features
     return Bound(operands, lambda rows: entry, lambda rows: sizes, lambda rows, threads: num_bytes, config.max_threads)
 
 
 def configs(problem: Problem) -> tuple[Config, ...]:
-    """Numbers of threads."""
+    """Return configs by the number of threads."""
     return likely_teams([None], problem.out_features * problem.in_features < SMALL_WORK)
 
 
 def unsupported_reason(problem: Problem) -> str | None:
-    """What these kernels refuse, in words."""
+    """Return why these kernels cannot run a problem, in words, or None."""
     if problem.layout != I2_TILES.name:
         return f"knows the layout {I2_TILES.name}, not {problem.layout!r}"
     return "takes tensor and row scales, not group scales" if problem.scale == "group" else None

@@ -1,4 +1,4 @@
-"""`quantize_weight`: a float weight to what kernels read.
+"""`quantize_weight`: a float weight to the codes that kernels read.
 
     w_scale = max(mean|w|, EPS)          summed in float64, rounded once to float32          (arXiv 2402.17764, eq. 1-3)
     w_q     = clip(round(w / w_scale), -1, 1), packed as `i2/n64k16`
@@ -14,19 +14,14 @@ from numba import types
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.numba.bound import Bound
 from bitnet_jit.kernels.numba.compiler.jit import StaticType, compiled, jit, kernel
-from bitnet_jit.kernels.numba.intrinsics.elements import (
-    load_float,
-    store_float32,
-    store_int32,
-)
+from bitnet_jit.kernels.numba.intrinsics.elements import load_float, store_float32, store_int32
 from bitnet_jit.kernels.numba.intrinsics.lanes import LANES, add_lanes, add_magnitudes, zero_doubles
 from bitnet_jit.kernels.numba.intrinsics.pointers import pointer
 from bitnet_jit.kernels.numba.intrinsics.scalars import FLOAT_EPS, least
 from bitnet_jit.kernels.numba.intrinsics.words import INPUTS, ZEROS, word_of
 from bitnet_jit.kernels.numba.layout import BLOCK, STEP_BYTES
 from bitnet_jit.kernels.numba.threads.parallel import (
-    COUNTER_BYTES,
-    COUNTERS,
+    TEAM_BYTES,
     done,
     draw,
     member,
@@ -65,7 +60,7 @@ def magnitude_sum(spec, address, count):
 
 @jit
 def add_up(spec, job, blocks):
-    """The first phase of a team: the sum of each block's magnitudes; returns when all are there."""
+    """Sum up each block's magnitudes: the first phase of a team. Return when all sums are there."""
     sums, block = pointer(job.sums, types.float64), draw(job.counters)
     while block < blocks:
         first = block * BLOCK
@@ -78,7 +73,7 @@ def add_up(spec, job, blocks):
 
 @jit
 def scale_of(job, blocks):
-    """The scale, from the sums of blocks."""
+    """Return the scale, from the sums of blocks."""
     sums, total = pointer(job.sums, types.float64), 0.0
     for block in range(blocks):
         total += sums[block]
@@ -88,7 +83,7 @@ def scale_of(job, blocks):
 
 @jit
 def last_word(spec, w, count, half):
-    """The word of the last inputs of a row, fewer than 16."""
+    """Return the word of the last inputs of a row, fewer than 16."""
     word = ZEROS
     for k in range(count):
         value, shift = load_float(spec.dtype, w, k), 8 * (k % 4) + 2 * (k // 4)
@@ -98,7 +93,7 @@ def last_word(spec, w, count, half):
 
 @jit
 def code_block(spec, job, block, half):
-    """The words of 64 outputs."""
+    """Store the words of 64 outputs."""
     whole, rest = job.in_features // INPUTS, job.in_features % INPUTS
     steps = whole + (rest > 0)
     for output in range(BLOCK):
@@ -117,8 +112,8 @@ def code_block(spec, job, block, half):
 
 
 @jit
-def quantize_team(spec, job):
-    """A thread of a team that quantizes."""
+def team(spec, job):
+    """Run the parallel body: sum up magnitudes, then draw blocks to quantize."""
     blocks = (job.out_features + BLOCK - 1) // BLOCK
     add_up(spec, job, blocks)
     scale = scale_of(job, blocks)
@@ -133,15 +128,15 @@ def quantize_team(spec, job):
 
 @kernel
 def run(spec, fork, threads, w, packed, scale, out_features, in_features, workspace):
-    """The whole op: addresses and numbers, int64."""
-    sums = workspace + COUNTERS * COUNTER_BYTES
+    """Run the whole op: addresses and numbers, int64."""
+    sums = workspace + TEAM_BYTES
     job = WeightJob(w, packed, scale, out_features, in_features, fork, threads, workspace, sums)
     reset(job.counters, threads)
-    run_team(fork, threads, quantize_team, (spec, job))
+    run_team(fork, threads, team, (spec, job))
 
 
 def bind(problem: Problem, config: TeamConfig) -> Bound:
-    """w (N, K) -> w_packed, w_scale."""
+    """Return the kernel bound to a problem, compiled: w (N, K) to w_packed, w_scale."""
     entry = compiled(run, StaticType(WeightSpec(problem.x_dtype)), *SIGNATURE)
     return bind_weight(("weight", "w_packed", "w_scale"), entry, problem, config)
 
