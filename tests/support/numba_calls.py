@@ -27,3 +27,27 @@ def run_norm_gradients(kernel, problem, dy, x, weight, eps=1e-5, team=None):
     dx, dw = np.full(x.shape, 77, x.dtype), np.full(weight.shape, 77, weight.dtype)
     run(kernel, problem, {"dy": dy, "x": x, "weight": weight, "eps": eps, "dx": dx, "dw": dw}, team=team)
     return dx, dw
+
+
+def rounded(y, dtype):
+    """Return the values of `dtype` nearest to a float32 result, half to even."""
+    if dtype != "bfloat16":
+        with np.errstate(over="ignore"):
+            return y.astype(dtype).astype(np.float32)
+    bits = y.view(np.uint32)
+    bits = np.where(np.isnan(y), 0x7FC0, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint32)
+    return (bits << 16).view(np.float32)
+
+
+def poisoned(rows, columns, dtype):
+    """Return guard bytes that must not change, and inside them an output full of NaN (of 0x5A for integers)."""
+    storage = np.dtype(STORAGE[dtype])
+    buffer = np.full((rows * columns + 128) * storage.itemsize, 0x5A if dtype == "int32" else 0xFF, np.uint8)
+    guarded = buffer.view(storage)
+    return guarded, guarded[64 : 64 + rows * columns].reshape(rows, columns)
+
+
+def assert_guarded(guarded):
+    """Assert that the guard bytes around an output are as they were."""
+    edges = np.concatenate([guarded[:64], guarded[-64:]]).view(np.uint8)
+    assert (edges == edges[0]).all(), "the kernel wrote outside its output"

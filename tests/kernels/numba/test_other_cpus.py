@@ -29,8 +29,8 @@ def test_conformance_as_another_cpu(name):
         "BITNET_JIT_TEST_CONFIGS": "first",
     }
     chosen = "from bitnet_jit.kernels.numba.intrinsics.isa import chosen_isa; print(chosen_isa().name)"
-    found = subprocess.run([sys.executable, "-c", chosen], env=environment, capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == isa
+    child = subprocess.run([sys.executable, "-c", chosen], env=environment, capture_output=True, text=True, check=True)
+    assert child.stdout.strip() == isa
     tests = [
         str(HERE / file)
         for file in ("test_linear.py", "test_rows.py", "test_norm_gradients.py", "../../ops/test_weights.py")

@@ -21,7 +21,7 @@ def pointer(typingctx, address, dtype):
 
 @intrinsic(prefer_literal=True)
 def stack_space(typingctx, spec, name):
-    """Return the address of spec.<name> uninitialized bytes on the stack, 64-byte aligned; alive until the function ends."""
+    """Return the address of spec.<name> uninitialized bytes on the stack, 64-byte aligned, until the function ends."""
     count = getattr(spec.value, name.literal_value)
 
     def codegen(context, builder, signature, args):

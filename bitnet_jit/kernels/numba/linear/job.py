@@ -137,7 +137,7 @@ def prepare_row(spec, job, row, codes, stride):
 
 @jit
 def place_in_tiles(job, row, tile_rows):
-    """Return the address of a row's first segment among tiles of `tile_rows` rows (at most 16) by 64 inputs, of 1 KiB."""
+    """Return the address of a row's first segment in tiles of `tile_rows` rows (at most 16) by 64 inputs (1 KiB)."""
     tiles = job.x_stride // SEGMENT
     return job.x_q + row // tile_rows * tiles * TILE_BYTES + row % tile_rows * SEGMENT
 

@@ -8,7 +8,7 @@ from bitnet_jit.problem import Problem
 
 
 class Sizes(NamedTuple):
-    """The numbers shared by all calls of a problem with one number of rows; a kernel reads them from memory, as int64."""
+    """The numbers that a problem's calls with one number of rows share; a kernel reads them from memory, as int64."""
 
     rows: int
     in_features: int

@@ -19,7 +19,7 @@ SIGNATURE = (types.int64,) * 8
 
 @dataclass(frozen=True)
 class WeightSpec:
-    """The properties that a kernel is compiled for: the floats' dtype, and whether each output has a scale of its own."""
+    """The properties that a kernel is compiled for: the floats' dtype, and whether each output has its own scale."""
 
     dtype: str
     row_scales: bool = False
