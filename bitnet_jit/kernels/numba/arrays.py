@@ -41,7 +41,7 @@ def aligned(num_bytes: int) -> NDArray[np.uint8]:
 
 
 def as_number(value: NDArray[Any] | float | None) -> float:
-    """Return what an entry point takes for a value: where a contiguous array begins, a number itself, 0 for None."""
+    """Return a value as an entry point takes it: the address of a contiguous array, a number itself, 0 for None."""
     if isinstance(value, np.ndarray):
         return int(value.ctypes.data)
     return 0 if value is None else value
@@ -51,11 +51,11 @@ def run(kernel: Kernel, problem: Problem, values: Values, config: Config = None,
     """Run a kernel on arrays, its outputs included: it writes over them.
 
     Args:
-        kernel, problem: what runs, and for what.
+        kernel, problem: the kernel, and the problem that it runs for.
         values: contiguous arrays and numbers by the names of the op's arguments and outputs (`Bound.operands`): arrays
-            of activations (rows, features), scales, packed weights in problem.layout; None for what is not given.
-        config: how; None: the kernel's first one for the problem.
-        team: the threads; None: the calling one.
+            of activations (rows, features), scales, packed weights in problem.layout; None for one that is not given.
+        config: the kernel's config; None: the kernel's first one for the problem.
+        team: the threads; None: the calling thread alone.
 
     >>> from bitnet_jit.kernels.numba.rowwise.activations import KERNELS
     >>> codes, scales, x = np.array([[1, -2]], np.int8), np.array([0.5], np.float32), np.empty((1, 2), np.float32)

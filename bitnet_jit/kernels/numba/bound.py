@@ -21,7 +21,7 @@ class Bound:
 
     Attributes:
         operands: in the entry's order: the names of the op's tensors and numbers, as its schema and its outputs name
-            them; None where 0 is handed for what the op lacks; a number that is handed as it is.
+            them; None where the op lacks one, and 0 is handed; a float where that number is handed.
         entry: number of rows -> the compiled entry point, the same one for the same number.
         numbers: number of rows -> the int64 numbers behind the operands. An `Address` among them has to be kept for as
             long as it is handed over.

@@ -1,6 +1,6 @@
 """Every linear kernel and config of the Numba backend against the reference; tensor and row scales bit for bit.
 
-No torch here: the same file runs on an emulated ARM CPU, where BITNET_JIT_TEST_CONFIGS=first tries one config per kernel.
+No torch here: this file runs on an emulated ARM CPU, too. BITNET_JIT_TEST_CONFIGS=first tries one config per kernel.
 """
 
 import os

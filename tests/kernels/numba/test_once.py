@@ -1,4 +1,4 @@
-"""Numba is left as it was found, whoever compiles at the same time."""
+"""Numba is left as it was before, whatever threads compile at the same time."""
 
 import gc
 import threading

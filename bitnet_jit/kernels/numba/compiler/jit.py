@@ -1,6 +1,6 @@
 """The decorators of every jitted function here, and compile-time values as Numba types.
 
-Numba's own disk cache does not see an edit in another file (an intrinsic's), unpickles what it finds, and two processes
+Numba's own disk cache does not see an edit in another file (an intrinsic's), unpickles whatever lies there, and two processes
 that compile two signatures at once can leave an index that names the other's code. `object_cache.py` is ours.
 """
 
@@ -23,8 +23,7 @@ from bitnet_jit.system.shielded import shielded
 class StaticType(types.Type):
     """A value known when a kernel is compiled (a frozen dataclass, a string), as the type of an argument without data.
 
-    So one module-level function is compiled once per config, and each is found again in the disk cache (closures never
-    are).
+    So one module-level function is compiled once per config, and the disk cache holds each (it never finds closures).
     """
 
     def __init__(self, value: Any) -> None:
@@ -73,7 +72,7 @@ def jit(function: Callable) -> Any:
 
 
 def one_of(choose: Callable[[Any], Any]) -> Any:
-    """Return a function that stands for one of several jitted ones, so that a kernel compiles only what it runs.
+    """Return a function that stands for one of several jitted ones, so that a kernel compiles only the one it runs.
 
     Args:
         choose: from the value of the first argument (static) to a jitted function, which takes the same arguments.
@@ -93,7 +92,7 @@ class JitKernel:
     """A kernel, which Python calls: compiled without the GIL for each signature once, and kept on disk.
 
     Args:
-        function: a function of a module, which jitted code is made of.
+        function: a function of a module, in code that Numba compiles.
     """
 
     def __init__(self, function: Callable) -> None:

@@ -5,7 +5,7 @@
 The header names the kernel, its signature, the target, a hash of our sources and the compilers' versions, and the
 symbols by which the code is entered. Nothing is unpickled. A file is used only if it lies in a folder that its
 user alone can write, its digest is right and its header is the one that is asked for; otherwise it is a miss, and the
-log says why. docs/security.md says what is trusted.
+log says why. docs/security.md tells of the trust in it.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Compile a kernel in less time: optimize it once, not once per function, and collect garbage later.
 
 Numba optimizes and emits machine code for every function that it compiles, then links it into its caller and does
-so again: a kernel of thirty small functions costs more than twice what it must. While `only_outermost` is in force,
+so again: a kernel of thirty small functions costs more than twice its need. While `only_outermost` is in force,
 functions that are compiled for the sake of another are left as they are; the outermost, into which all are linked, is
 optimized whole. Where Numba's internals are not as they were when this was written, nothing changes but the time.
 """

@@ -4,7 +4,7 @@
     t5   64 bytes hold 16 outputs x 20 inputs; byte 4 n + kk the digits t_j of k = 4 j + kk: of t0..t3 the number
          r = 27 t0 + 9 t1 + 3 t2 + t3; the byte is r + 64 t4 where r < 64, else 192 + (r - 64) + 17 t4
 
-So most bytes hold t4 in their upper two bits, and r in six bits, just what a look-up in 64 bytes takes.
+So most bytes hold t4 in their upper two bits, and r in six bits: just an index into a table of 64 bytes.
 
 "In place" leaves a code in its bits, 4^j times itself, which saves the shift where the sums can be divided at the end.
 """

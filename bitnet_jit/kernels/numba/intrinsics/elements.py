@@ -1,6 +1,6 @@
 """Elements of any dtype, read and written as float32: in integer arithmetic where a CPU has no conversion.
 
-bfloat16 and float16 have no Numba type: their bits travel as uint16, and a static string says what they mean.
+bfloat16 and float16 have no Numba type: their bits travel as uint16, and a static string names their dtype.
 Everything here is plain LLVM on scalars, so that the loops around it vectorize.
 """
 

@@ -63,9 +63,9 @@ def bind_linear(problem: Problem, tile_for: Callable[[int], Any], max_threads: i
     """Return a linear kernel bound to a problem.
 
     Args:
-        problem: what is asked.
+        problem: the problem; its dtypes, layout and sizes are fixed from here on.
         tile_for: number of rows -> the tile; each is compiled on first use.
-        max_threads: how many share the work at most; the kernel reads it from its sizes.
+        max_threads: how many threads share the work at most; the kernel reads it from its sizes.
     """
 
     @cache

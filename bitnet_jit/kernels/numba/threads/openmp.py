@@ -23,7 +23,7 @@ class Fork:
     """The source of threads in this process.
 
     Attributes:
-        name: what it is, in words.
+        name: the source, in words.
         address: of two pointers: to a function like GOMP_parallel, and to one that numbers a team's threads (or null);
             0 where only the calling thread may run.
     """

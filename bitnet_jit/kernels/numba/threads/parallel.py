@@ -6,7 +6,7 @@ Numba from caching. A parallel body is written so that any number of threads fin
 numbered pieces of work from shared counters, and wait only for pieces that a running thread has drawn. So nothing can
 hang where OpenMP grants fewer threads than asked for, and a slow or busy core just draws fewer pieces.
 
-Each thread begins with a range of its own, the same in every call, so that what it needs may still lie in its core's
+Each thread begins with a range of its own, the same in every call, so that its operands may still lie in its core's
 cache; when that is done it takes from the others' ranges.
 """
 
@@ -156,6 +156,6 @@ def done(counters):
 
 @jit
 def wait(counters, pieces):
-    """Wait until all pieces of the first phase are finished; whoever holds one is running."""
+    """Wait until all pieces of the first phase are finished; a thread that holds one is running."""
     while atomic_load(counters + DONE * COUNTER_BYTES) < pieces:
         pause()
