@@ -1,7 +1,7 @@
 """The decorators of every jitted function here, and compile-time values as Numba types.
 
-Numba's own disk cache does not see an edit in another file (an intrinsic's), unpickles whatever lies there, and two processes
-that compile two signatures at once can leave an index that names the other's code. `object_cache.py` is ours.
+Numba's own disk cache does not see an edit in another file (an intrinsic's) and unpickles whatever lies there; two
+processes that compile two signatures at once can leave an index that names the other's code. `object_cache.py` is ours.
 """
 
 from collections.abc import Callable

@@ -19,8 +19,8 @@ def prefetch_weights(builder, w: ir.Value, offset: int, cold: bool = True) -> No
     """Emit requests for the weights 2, 4 and 6 KiB after the line at w + offset: 1.9x faster from memory than without.
 
     The near ones go to the first cache, the far ones to the second, whose own prefetcher stops at the end of a page. A
-    core drops requests that it has no room for, so some lines are asked for twice. Asking takes turns with the arithmetic: all at
-    once, most would be dropped.
+    core drops requests that it has no room for, so some lines are asked for twice. Requests take turns with the
+    arithmetic: all at once, most would be dropped.
     """
     prefetch(builder, w, offset + 2048, 3)
     if cold:
