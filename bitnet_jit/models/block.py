@@ -15,29 +15,11 @@ from bitnet_jit.nn import PackedBitLinear, RMSNorm
 from bitnet_jit.ops import eager
 
 quantize_activation = eager("quantize_activation")
-quantized_linear = eager("quantized_linear")
 relu2_mul_norm_quantize = eager("relu2_mul_norm_quantize")
 rms_norm_quantize = eager("rms_norm_quantize")
 silu_mul_norm_quantize = eager("silu_mul_norm_quantize")
 
 Codes = tuple[torch.Tensor, torch.Tensor]  # x_q int8 (..., K), x_scale float32 (...)
-
-
-def run_codes(layer: PackedBitLinear, codes: Codes, dtype: torch.dtype) -> torch.Tensor:
-    """A packed layer on an input that is quantized already: (..., N) of `dtype`."""
-    parameters = layer._parameters  # nn.Module.__getattr__ costs 0.3 us a parameter
-    y: torch.Tensor = quantized_linear(
-        *codes,
-        parameters["w_packed"],
-        parameters["w_scale"],
-        parameters["bias"],
-        layer.in_features,
-        layer.out_features,
-        layer.layout,
-        layer.group_size,
-        dtype,
-    )
-    return y
 
 
 def normalized_codes(norm: RMSNorm, x: torch.Tensor) -> Codes:
@@ -56,6 +38,8 @@ class Attention(nn.Module):
         sub_norm: BitNet's norm before `output`, or None.
         output: back to the residual stream.
     """
+
+    quantizes_for_layers = True  # see `bitnet_jit.nn.lora`
 
     def __init__(
         self,
@@ -81,12 +65,12 @@ class Attention(nn.Module):
 
     def inward(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, T, hidden) -> queries, keys and values of all heads, side by side."""
-        return run_codes(self.qkv, normalized_codes(self.norm, x), x.dtype)
+        return self.qkv.forward_quantized(*normalized_codes(self.norm, x), x.dtype)
 
     def outward(self, y: torch.Tensor) -> torch.Tensor:
         """What the heads found, y (B, T, num_heads * head_dim) -> (B, T, hidden)."""
         codes = quantize_activation(y) if self.sub_norm is None else normalized_codes(self.sub_norm, y)
-        return run_codes(self.output, codes, y.dtype)
+        return self.output.forward_quantized(*codes, y.dtype)
 
 
 class FeedForward(nn.Module):
@@ -99,6 +83,8 @@ class FeedForward(nn.Module):
         down: back to the residual stream.
     """
 
+    quantizes_for_layers = True
+
     def __init__(
         self, norm: RMSNorm, gate_up: PackedBitLinear, sub_norm: RMSNorm | None, down: PackedBitLinear
     ) -> None:
@@ -107,12 +93,12 @@ class FeedForward(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, T, hidden) -> what to add to it."""
-        gate, up = run_codes(self.gate_up, normalized_codes(self.norm, x), x.dtype).chunk(2, -1)
+        gate, up = self.gate_up.forward_quantized(*normalized_codes(self.norm, x), x.dtype).chunk(2, -1)
         if self.sub_norm is None:
             codes = silu_mul_norm_quantize(gate, up, None, 0.0)
         else:
             codes = relu2_mul_norm_quantize(gate, up, self.sub_norm.weight, self.sub_norm.eps)
-        return run_codes(self.down, codes, x.dtype)
+        return self.down.forward_quantized(*codes, x.dtype)
 
 
 class Block(nn.Module):
