@@ -9,7 +9,7 @@ from bitnet_jit.cli.patience import Patience
 from bitnet_jit.cli.streams import tell, write
 
 if TYPE_CHECKING:
-    from bitnet_jit.models.decoder import Decoder
+    from bitnet_jit.generation.decoder import Decoder
 
 WHICH_MODEL = "A directory, or a hub id such as microsoft/bitnet-b1.58-2B-4T. [default: the embedded model]"
 STOP = (

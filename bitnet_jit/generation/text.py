@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from bitnet_jit.arguments import show
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.stopping import Stop
 from bitnet_jit.generation.tokenizer import Tokenizer
-from bitnet_jit.models.decoder import Decoder
 
 
 def encode_prompt(decoder: Decoder, prompt: str) -> tuple[Tokenizer, list[int]]:

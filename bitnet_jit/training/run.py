@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from bitnet_jit.errors import BitNetError, CheckpointError
-from bitnet_jit.nn import BitLinear
+from bitnet_jit.models.trained import HOST
+from bitnet_jit.nn.bit_linear import BitLinear
 from bitnet_jit.training.checkpoint import FILE, History, Run, hash_of, restore, save
 from bitnet_jit.training.folder import alone
 from bitnet_jit.training.interrupts import Interrupts
-from bitnet_jit.training.network import HOST, TrainedDecoder
+from bitnet_jit.training.network import TrainedDecoder
 from bitnet_jit.training.settings import TrainSettings
 from bitnet_jit.training.sizes import check_memory, memory_in_words
 from bitnet_jit.training.text import bits_per_byte, draw

@@ -11,7 +11,6 @@ from torch import nn
 from bitnet_jit.arguments import as_whole, show
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
-from bitnet_jit.models.decoder import Decoder
 from bitnet_jit.nn import PackedBitLinear, RMSNorm
 from bitnet_jit.nn.rms_norm import norm_inside
 from bitnet_jit.ops.calls import describe, dtype_name
@@ -34,8 +33,8 @@ def problems_of_model(model: nn.Module, rows: Sequence[int]) -> Counter[Problem]
     """
     device = device_of(model)
     with recorded(device) as found:
-        if isinstance(model, Decoder):
-            run_decoder(model, rows)
+        if (trace := getattr(type(model), "trace_problems", None)) is not None:
+            trace(model, rows, twin)
         else:
             run_layers(model, rows, device)
     return found
@@ -62,20 +61,6 @@ def device_of(model: nn.Module) -> torch.device:
         names = ", ".join(sorted(map(str, devices)))
         raise InvalidInput(f"model_or_shapes: packed layers are on {names}; tune a model that is on one device")
     return devices.pop()
-
-
-def run_decoder(decoder: Decoder, rows: Sequence[int]) -> None:
-    """What lies around attention, for one token of each of so many prompts, on "meta"."""
-    for block in decoder.blocks:
-        attention, feed_forward = twin(block.attention), twin(block.feed_forward)
-        for m in rows:
-            x = torch.empty(m, 1, decoder.config.hidden_size, dtype=decoder.dtype, device="meta")
-            attention.inward(x)
-            attention.outward(x.new_empty(m, 1, decoder.config.q_features))
-            feed_forward(x)
-    norm = twin(decoder.norm)
-    for m in rows:
-        norm(torch.empty(m, 1, decoder.config.hidden_size, dtype=decoder.dtype, device="meta"))
 
 
 def run_layers(model: nn.Module, rows: Sequence[int], device: torch.device) -> None:
