@@ -27,7 +27,7 @@ def generate(
         typer.Option(help=WHICH_MODEL),
     ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Most tokens to add. [default: 128, or what the context leaves]")
+        int | None, typer.Option(min=1, help="Limit of new tokens. [default: 128, or what the context leaves]")
     ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")] = 0.0,
     top_k: Annotated[int | None, typer.Option(min=1, help="Draw from the K likeliest tokens only.")] = None,
@@ -62,7 +62,7 @@ def generate(
 
 
 def load_model(model: str | None, device: str | None) -> "Decoder":
-    """The model of that name, or the embedded one; says how far it is where that takes over two seconds."""
+    """Load the model of that name, or the embedded one; tell the progress where that takes over two seconds."""
     from bitnet_jit.checkpoints.embedded import embedded_model
     from bitnet_jit.checkpoints.hub import find_model
 
@@ -74,7 +74,7 @@ def load_model(model: str | None, device: str | None) -> "Decoder":
 
 
 def rates(start: float, times: list[float]) -> str:
-    """What was measured, of the moment of the start and that of each token, in seconds."""
+    """Return the measured rates in words, from the moment of the start and that of each token, in seconds."""
     text = f"{len(times)} tokens, the first after {times[0] - start:.2f} s"
     seconds = times[-1] - times[0]
     return text if len(times) < 2 or seconds <= 0 else f"{text}, then {(len(times) - 1) / seconds:.1f} tokens/s"

@@ -76,21 +76,21 @@ class Decoder(Network):
 
         Args:
             input_ids: (B, T) or (T,) integers: a tensor, or lists.
-            max_new_tokens: most tokens to add; with the prompt they must fit the context. None is 128, or what fits.
+            max_new_tokens: limit of new tokens; with the prompt they must fit the context. None is 128, or what fits.
             temperature: 0 takes the likeliest token, more makes the text more varied.
             top_k: draw from the k likeliest tokens only.
             top_p: draw from the likeliest tokens that together reach this probability.
             seed: makes the draws repeatable; torch's global random state plays no part.
-            stop: token ids or strings that end a text, besides the model's own end token. A string is looked for in
-                what was written, with special tokens and without; one that is a special token ends the text there. A
-                lone surrogate counts as U+FFFD.
+            stop: token ids or strings that end a text, besides the model's end token. A string is looked for in the new
+                text, with special tokens and without; one that is a special token ends the text there. A lone surrogate
+                counts as U+FFFD.
 
         Returns:
             int64 (B, T + n) or (T + n,): the prompt, and n new tokens with the one that ended the text. A row that
             ended early is filled up with its last token.
 
         Raises:
-            InvalidInput: a value that cannot be meant; it is named.
+            InvalidInput: a value is out of range; it is named.
         """
         return generate(self, input_ids, max_new_tokens, Sampling(temperature, top_k, top_p, seed), stop)
 
