@@ -1,4 +1,4 @@
-"""A whole decoder under torch.compile(fullgraph=True): the same logits, any number of tokens, wrong ids found."""
+"""A whole decoder under torch.compile(fullgraph=True): the same logits, any number of tokens, wrong ids refused."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from wh
 
 @pytest.fixture(autouse=True)
 def _forget_compiled_code():
-    """Dynamo counts recompilations of a line of code over the whole process."""
+    """Reset dynamo, which counts recompilations of a line of code over the whole process."""
     torch._dynamo.reset()
 
 
