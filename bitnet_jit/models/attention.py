@@ -1,19 +1,27 @@
 """Causal attention with grouped heads, over cached keys and values or over a window that is seen as a whole."""
 
+from typing import Protocol
+
 import torch
 from torch import nn
 from torch.nn import functional as F
-
-from bitnet_jit.models.kv_cache import KVCache
 
 Tables = tuple[torch.Tensor, torch.Tensor]  # cosines and sines of T positions, each (T, 1, D)
 Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # queries (B, T, heads, D), keys and values (B, T, kv_heads, D)
 
 
+class KVStore(Protocol):
+    """Keys and values of earlier tokens, such as a `KVCache`."""
+
+    def put(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store new keys and values (B, T, kv_heads, D) of a layer; return all, each (B, kv_heads, L, D)."""
+        ...
+
+
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions; a subclass holds the layers around it."""
 
-    def forward(self, x: torch.Tensor, tables: Tables, cache: KVCache | None = None, layer: int = 0) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, tables: Tables, cache: KVStore | None = None, layer: int = 0) -> torch.Tensor:
         """Mix the tokens of x (B, T, hidden) -> (B, T, hidden).
 
         Args:

@@ -9,8 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from bitnet_jit.models.attention import Tables
-from bitnet_jit.models.kv_cache import KVCache
+from bitnet_jit.models.attention import KVStore, Tables
 
 
 class FeedForward(nn.Module):
@@ -32,12 +31,12 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention and feed-forward, each added to the residual stream; a subclass holds them and their norms."""
 
-    def forward(self, x: torch.Tensor, tables: Tables, cache: KVCache | None = None, layer: int = 0) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, tables: Tables, cache: KVStore | None = None, layer: int = 0) -> torch.Tensor:
         """Run the block on x (B, T, hidden) -> the same shape; the other arguments are those of `Attention`."""
         x = x + self.mix_tokens(x, tables, cache, layer)
         return x + self.transform_tokens(x)
 
-    def mix_tokens(self, x: torch.Tensor, tables: Tables, cache: KVCache | None, layer: int) -> torch.Tensor:
+    def mix_tokens(self, x: torch.Tensor, tables: Tables, cache: KVStore | None, layer: int) -> torch.Tensor:
         """Normalize x and attend."""
         raise NotImplementedError
 
@@ -47,7 +46,7 @@ class Block(nn.Module):
 
 
 def run_blocks(
-    blocks: Iterable[nn.Module], x: torch.Tensor, tables: Tables, cache: KVCache | None = None
+    blocks: Iterable[nn.Module], x: torch.Tensor, tables: Tables, cache: KVStore | None = None
 ) -> torch.Tensor:
     """Run blocks one behind the other on x (B, T, hidden); without a cache they get x and the tables alone."""
     for layer, block in enumerate(blocks):

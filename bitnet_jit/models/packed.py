@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bitnet_jit.models.attention import Attention, Heads, Tables
+from bitnet_jit.models.attention import Attention, Heads, KVStore, Tables
 from bitnet_jit.models.block import Block, FeedForward
 from bitnet_jit.models.config import DecoderConfig
-from bitnet_jit.models.kv_cache import KVCache
 from bitnet_jit.models.rope import rotate
 from bitnet_jit.ops import eager
 
@@ -115,7 +114,7 @@ class PackedBlock(Block):
         super().__init__()
         self.attention, self.feed_forward = attention, feed_forward
 
-    def mix_tokens(self, x: torch.Tensor, tables: Tables, cache: KVCache | None, layer: int) -> torch.Tensor:
+    def mix_tokens(self, x: torch.Tensor, tables: Tables, cache: KVStore | None, layer: int) -> torch.Tensor:
         """Normalize x and attend."""
         y: torch.Tensor = self.attention(x, tables, cache, layer)
         return y

@@ -12,10 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.models.attention import Attention, Heads, Tables
+from bitnet_jit.models.attention import Attention, Heads, KVStore, Tables
 from bitnet_jit.models.block import Block, FeedForward, run_blocks
 from bitnet_jit.models.config import DecoderConfig
-from bitnet_jit.models.kv_cache import KVCache
 from bitnet_jit.models.rope import Rope, rotate
 from bitnet_jit.nn.rms_norm import RMSNorm
 
@@ -105,7 +104,7 @@ class TrainedBlock(Block):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps, **HOST)
         self.mlp = TrainedFeedForward(config, linear)
 
-    def mix_tokens(self, x: torch.Tensor, tables: Tables, cache: KVCache | None, layer: int) -> torch.Tensor:
+    def mix_tokens(self, x: torch.Tensor, tables: Tables, cache: KVStore | None, layer: int) -> torch.Tensor:
         """Normalize x, attend, and leave a share of the output out."""
         y: torch.Tensor = self.dropout(self.self_attn(self.input_layernorm(x), tables, cache, layer))
         return y

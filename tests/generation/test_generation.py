@@ -1,6 +1,7 @@
 """Continuations of prompts: caches, batches, ends, seeds, and arguments out of range."""
 
 import copy
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -196,3 +197,10 @@ def test_forward_checks_its_room(tiny):
         tiny([1] * 25, cache)
     assert tiny([1] * 24, cache).shape == (1, 24, 256)
     assert cache.capacity == 1024
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda decoder: pickle.loads(pickle.dumps(decoder))])
+def test_a_copied_and_a_pickled_decoder_continue_alike(tiny, copied):
+    expected = tiny.generate(PROMPT, max_new_tokens=8)
+    assert type(copied(tiny)) is type(tiny)
+    assert torch.equal(copied(tiny).generate(PROMPT, max_new_tokens=8), expected)
