@@ -58,7 +58,7 @@ def generate(
             times.append(time.perf_counter())
             write(piece)
     write("\n")
-    tell(rates(start, times[:-1]))  # the last piece is what was held back, no token
+    tell(rates(start, times[:-1]))  # the last piece is held-back text, no token
 
 
 def load_model(model: str | None, device: str | None) -> "Decoder":
@@ -66,7 +66,7 @@ def load_model(model: str | None, device: str | None) -> "Decoder":
     from bitnet_jit.checkpoints.embedded import embedded_model
     from bitnet_jit.checkpoints.hub import find_model
 
-    directory = embedded_model() if model is None else find_model(model)  # a download shows bars of its own
+    directory = embedded_model() if model is None else find_model(model)  # a download shows its bars
     with Patience("loading") as patience:
         from bitnet_jit.checkpoints.loading import load
 

@@ -120,6 +120,6 @@ def find_tokenizer(directory: Path, vocab_size: int) -> Tokenizer | None:
         CheckpointError: its file is damaged, or is no file.
     """
     file = directory / FILE
-    if file.is_symlink() or file.exists():  # a link to nowhere is what an interrupted download leaves
+    if file.is_symlink() or file.exists():  # an interrupted download leaves a link to nowhere
         return FileTokenizer(file)
     return ByteTokenizer() if vocab_size == BYTE_VOCABULARY else None

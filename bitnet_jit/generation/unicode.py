@@ -4,7 +4,7 @@ They come from bytes of the command line that are no UTF-8, from file names, and
 prompt, a string to stop at), each becomes U+FFFD, like bytes that are no text on the way out.
 """
 
-REPLACEMENT = "\ufffd"  # stands for what is no character
+REPLACEMENT = "\ufffd"  # stands for bytes that are no character
 
 
 def well_formed(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A decoder computes in its own dtype and gives float32 logits, whatever autocast is in force around it."""
+"""A decoder computes in its dtype and gives float32 logits, whatever autocast is in force around it."""
 
 from contextlib import AbstractContextManager, nullcontext
 

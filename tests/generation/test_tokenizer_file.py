@@ -42,7 +42,7 @@ def test_a_prompt_is_neither_cut_nor_padded_nor_drawn(write, kind):
     text = "hello the world then hello"
     expected = write(kind()).encode(text)
     changed = write(odd_sections(kind()))
-    assert expected[0] == kind().token_to_id("<s>")  # what the post-processor adds stays
+    assert expected[0] == kind().token_to_id("<s>")  # tokens of the post-processor stay
     assert [changed.encode(text) for _ in range(5)] == [expected] * 5
 
 

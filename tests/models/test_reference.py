@@ -1,4 +1,4 @@
-"""The embedded model against what transformers computed with it."""
+"""The embedded model against results of transformers with it."""
 
 import math
 

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from bitnet_jit.training.network import TrainedDecoder
 from bitnet_jit.training.settings import TrainSettings
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from what torch.compile imports
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from imports of torch.compile
 
 SETTINGS = TrainSettings(
     layers=2, hidden_size=32, intermediate_size=48, heads=2, kv_heads=1, context_length=64, window=24
