@@ -1,6 +1,11 @@
-"""Imports go down only. The order of the layers is read from LAYERS, the imports from the sources' syntax trees."""
+"""Imports go down only and in no circles. LAYERS is the order; the imports are read from the syntax trees.
+
+import-linter would say the same of layers; it sees neither which imports wait within functions nor how long chains are.
+"""
 
 import ast
+import re
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -24,26 +29,38 @@ LAYERS = (  # the highest first; names in one row do not import one another
     {"kernels"},
     {"devices"},
     {"quant", "packing", "reference"},
+    {"settings"},
     {"arguments", "dtypes", "system"},
-    {"problem", "errors"},
+    {"moved", "problem", "errors"},
 )
 LEVEL = {name: level for level, names in enumerate(reversed(LAYERS)) for name in names}
 
 NEEDS_NO_TORCH = (
-    "kernels.numba",
+    "kernels.__init__",
+    "kernels.backend",
     "kernels.kernel",
+    "kernels.numba",
+    "kernels.operands",
     "kernels.registry",
+    "kernels.triton.layout",
+    "devices.clock",
+    "devices.cpu",
+    "devices.cuda",
+    "devices.kind",
+    "devices.mps",
     "packing",
     "reference",
+    "settings",
+    "moved",
     "problem",
     "errors",
-    "files",
-    "reading",
-    "memory",
-    "forks",
-    "private_folder",
-    "shielded",
+    "system",
+    "runtime.entries",
+    "runtime.hooks",
 )
+TORCH_BINDINGS = ("kernels.numba.tensors",)
+MAX_CHAIN = 15  # modules that import one another when the first one is imported
+MAX_LINES, MAX_FUNCTION = 300, 40
 
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -52,7 +69,7 @@ MODULES = {
 
 
 def imports(path: Path, top_level_only: bool = False) -> set[str]:
-    """Modules that a file imports, type checking's apart; with `top_level_only`, those that importing it imports."""
+    """Return the modules that a file imports, type checking's apart; with `top_level_only`, without those in functions."""
     found: set[str] = set()
     pending: list[ast.AST] = list(ast.parse(path.read_text()).body)
     while pending:
@@ -72,7 +89,7 @@ def imports(path: Path, top_level_only: bool = False) -> set[str]:
 
 
 def layer(module: str) -> str:
-    """The layer of a module, by its first name below the package."""
+    """Return the layer of a module: its first name below the package."""
     return module.partition(".")[0]
 
 
@@ -88,7 +105,8 @@ def test_imports_go_down_only(module):
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith(NEEDS_NO_TORCH)])
 def test_the_base_and_the_numba_kernels_need_no_torch(module):
-    assert not {name for name in imports(MODULES[module], top_level_only=True) if layer(name) == "torch"}
+    if module not in TORCH_BINDINGS:
+        assert not {name for name in imports(MODULES[module], top_level_only=True) if layer(name) == "torch"}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -99,6 +117,50 @@ def test_a_kernel_language_stays_in_its_folder(module):
         assert module.startswith(home), f"{module} imports {language} when it is imported"
 
 
-def test_files_hold_one_idea():
-    long = {name: len(path.read_text().splitlines()) for name, path in MODULES.items()}
-    assert {name: lines for name, lines in long.items() if lines > 400} == {}
+def graph(top_level_only):
+    """Return the modules of the package that each module imports."""
+    found = {}
+    for module, path in MODULES.items():
+        names = {name.partition(".")[2] for name in imports(path, top_level_only) if name.startswith("bitnet_jit.")}
+        found[module] = {name for name in names if name in MODULES} - {module}
+        # `from package import name`: the package's own module counts where the name is no module
+        packages = {name.rpartition(".")[0] for name in names - MODULES.keys()}
+        found[module] |= {name for name in packages if name in MODULES} - {module}
+    return found
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """Imports within functions count, too."""
+    try:
+        list(TopologicalSorter(graph(top_level_only=False)).static_order())
+    except CycleError as error:
+        pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
+
+
+def test_chains_of_imports_are_short():
+    imported, longest = graph(top_level_only=True), {}
+    for module in TopologicalSorter(imported).static_order():
+        longest[module] = [module, *max((longest[name] for name in imported[module]), key=len, default=[])]
+    worst = max(longest.values(), key=len)
+    assert len(worst) <= MAX_CHAIN, " -> ".join(worst)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_files_hold_one_idea_and_functions_one_step(module):
+    source = MODULES[module].read_text()
+    assert len(source.splitlines()) <= MAX_LINES
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef) and not module.startswith("kernels."):
+            assert node.end_lineno - node.lineno < MAX_FUNCTION, f"{node.name} is too long"
+
+
+def test_an_op_is_named_in_one_file_beside_kernels():
+    """All else reads its record."""
+    for op in ("relu2_mul_norm_quantize", "silu_mul_norm_quantize", "bit_linear_input_grad"):
+        files = [module for module, path in MODULES.items() if f'"{op}"' in path.read_text()]
+        assert len([module for module in files if not module.startswith("kernels.")]) == 1, files
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if not name.startswith(("kernels.", "devices."))])
+def test_no_backend_or_device_is_asked_for_by_name_above_their_records(module):
+    assert not re.search(r'startswith\("(triton|numba|torch)|[!=]= "(cuda|triton|numba)"', MODULES[module].read_text())

@@ -106,19 +106,19 @@ def run(
     settings: "TrainSettings", text: Path, validation: Path | None, out: Path, device: str | None, compile: bool | None
 ) -> "tuple[TrainedDecoder, History]":
     """Train, with a bar that tells the progress."""
-    import torch
 
     from bitnet_jit.devices.checks import check_device
+    from bitnet_jit.devices.kinds import default_type, kind_of
     from bitnet_jit.training.run import train as run_training
     from bitnet_jit.training.text import read_text, split
 
-    place = check_device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    place = check_device(default_type() if device is None else device)
     learned = read_text(text, "text", settings.window)
     if validation is None:
         learned, judged = split(learned, settings.window)
     else:
         judged = read_text(validation, "validation", settings.window)
-    compiled = place.type == "cuda" if compile is None else compile
+    compiled = kind_of(place).compiled_training if compile is None else compile
     try:
         with Bar(settings.steps) as bar:
             return run_training(settings, learned, judged, out, place, compiled, bar.update)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.errors import BitNetError, CheckpointError
 from bitnet_jit.models.trained import HOST
 from bitnet_jit.nn.bit_linear import BitLinear
@@ -77,7 +78,7 @@ def train(
         OutOfMemory: memory ran out.
         WriteError: the checkpoint cannot be written; an older one is left as it was.
     """
-    gpus = [device] if device.type == "cuda" else []
+    gpus = [device] if kind_of(device).own_random_state else []
     # the caller's random numbers are left alone
     with torch.random.fork_rng(gpus), memory_in_words(settings, device):
         trainer = Trainer(settings, text, validation, device, compile)

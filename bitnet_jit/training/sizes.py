@@ -5,8 +5,9 @@ from contextlib import contextmanager
 
 import torch
 
+from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.errors import InvalidInput, OutOfMemory
-from bitnet_jit.system.memory import in_words, total_memory
+from bitnet_jit.system.memory import in_words
 from bitnet_jit.training.settings import VOCABULARY, TrainSettings
 
 FLOAT = 4  # bytes
@@ -32,8 +33,7 @@ def min_memory(settings: TrainSettings) -> int:
 
 def check_memory(settings: TrainSettings, device: torch.device) -> None:
     """Raise InvalidInput where a run needs more memory than its device has."""
-    is_cuda = device.type == "cuda"
-    there = torch.cuda.get_device_properties(device).total_memory if is_cuda else total_memory()
+    there = kind_of(device).total_memory(device)
     if (needed := min_memory(settings)) > there:
         raise InvalidInput(
             f"settings: {sizes(settings)} need at least {in_words(needed)} of memory, {device} has {in_words(there)}; "

@@ -78,21 +78,25 @@ def autotune(
     """
     start = time.monotonic()
     rows, seconds = check_options(rows, budget_seconds, effort)
-    deadline = start + seconds
     place = find_device(model_or_shapes, device)
-    counts = (
-        problems_of_model(model_or_shapes, rows)
-        if isinstance(model_or_shapes, nn.Module)
-        else problems_of_shapes(model_or_shapes, rows, place)
-    )
-    check_memory(counts, place)
-    problems = sorted(counts, key=lambda problem: -counts[problem] * work_of(problem).weight)
+    problems = by_value(model_or_shapes, rows, place)
     with bar() if progress else nullcontext(silent) as advance:
         try:
-            outcomes = tune_all(problems, place, deadline, effort, advance)
+            outcomes = tune_all(problems, place, start + seconds, effort, advance)
         finally:
             calls.forget()
     return Report(tuple(outcomes), time.monotonic() - start)
+
+
+def by_value(model_or_shapes: nn.Module | Shapes, rows: Sequence[int], device: torch.device) -> list[Problem]:
+    """Return the problems, those that take most of a pass first; raise InvalidInput where memory cannot hold one."""
+    counts = (
+        problems_of_model(model_or_shapes, rows)
+        if isinstance(model_or_shapes, nn.Module)
+        else problems_of_shapes(model_or_shapes, rows, device)
+    )
+    check_memory(counts, device)
+    return sorted(counts, key=lambda problem: -counts[problem] * work_of(problem).weight)
 
 
 def check_options(rows: Any, budget_seconds: Any, effort: Any) -> tuple[tuple[int, ...], float]:
