@@ -69,7 +69,7 @@ MODULES = {
 
 
 def imports(path: Path, top_level_only: bool = False) -> set[str]:
-    """Return the modules that a file imports, type checking's apart; with `top_level_only`, without those in functions."""
+    """Return the modules that a file imports, type checking's apart; `top_level_only` leaves out functions."""
     found: set[str] = set()
     pending: list[ast.AST] = list(ast.parse(path.read_text()).body)
     while pending:
