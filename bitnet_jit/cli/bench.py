@@ -82,7 +82,7 @@ def measure(out_features: int, in_features: int, rows: int, packing: str, device
     """The median time of one call of a packed layer with random codes."""
     import torch
 
-    from bitnet_jit.nn import PackedBitLinear
+    from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 
     rng = torch.Generator().manual_seed(0)
     codes = torch.randint(-1, 2, (out_features, in_features), dtype=torch.int8, device="cpu", generator=rng)

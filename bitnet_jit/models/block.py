@@ -11,7 +11,8 @@ from bitnet_jit.models.attention import attend
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.models.kv_cache import KVCache
 from bitnet_jit.models.rope import rotate
-from bitnet_jit.nn import PackedBitLinear, RMSNorm
+from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
+from bitnet_jit.nn.rms_norm import RMSNorm
 from bitnet_jit.ops import eager
 
 quantize_activation = eager("quantize_activation")

@@ -19,7 +19,7 @@ from bitnet_jit.models.head import project
 from bitnet_jit.models.kv_cache import KVCache
 from bitnet_jit.models.precision import without_autocast
 from bitnet_jit.models.rope import Rope
-from bitnet_jit.nn import RMSNorm
+from bitnet_jit.nn.rms_norm import RMSNorm
 
 MAX_PROMPTS = 2**31 - 1  # in a batch
 

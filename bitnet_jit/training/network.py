@@ -15,7 +15,8 @@ from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.attention import attend
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.models.rope import Rope, rotate
-from bitnet_jit.nn import BitLinear, RMSNorm
+from bitnet_jit.nn.bit_linear import BitLinear
+from bitnet_jit.nn.rms_norm import RMSNorm
 
 LinearClass = Callable[..., nn.Linear]
 STD = 0.02  # of the weights in the beginning

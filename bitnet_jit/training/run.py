@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bitnet_jit.errors import BitNetError, CheckpointError
-from bitnet_jit.nn import BitLinear
+from bitnet_jit.nn.bit_linear import BitLinear
 from bitnet_jit.training.checkpoint import FILE, History, Run, hash_of, restore, save
 from bitnet_jit.training.folder import alone
 from bitnet_jit.training.interrupts import Interrupts

@@ -12,8 +12,8 @@ from bitnet_jit.arguments import as_whole, show
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
 from bitnet_jit.models.decoder import Decoder
-from bitnet_jit.nn import PackedBitLinear, RMSNorm
-from bitnet_jit.nn.rms_norm import norm_inside
+from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
+from bitnet_jit.nn.rms_norm import RMSNorm, norm_inside
 from bitnet_jit.ops.calls import describe, dtype_name
 from bitnet_jit.problem import MAX_IN_FEATURES, Problem
 from bitnet_jit.runtime.memory import check_fits
