@@ -47,7 +47,7 @@ def test_the_register_imports_no_torch():
 def test_a_layer_on_the_cpu_imports_no_triton():
     code = """
 import sys, torch
-from bitnet_jit.nn import PackedBitLinear
+from bitnet_jit import PackedBitLinear
 layer = PackedBitLinear(64, 64)
 layer(torch.randn(1, 64))
 layer.to("meta")
@@ -93,7 +93,7 @@ torch.manual_seed(0)
 layer, x = bitnet_jit.BitLinear(64, 32), torch.randn(3, 64)
 layer(x).sum().backward()
 print(torch.equal(layer.pack()(x), layer(x)), torch.isfinite(layer.weight.grad).all().item())
-from bitnet_jit.models.embedded import embedded_model; decoder = bitnet_jit.load(embedded_model())
+decoder = bitnet_jit.load(bitnet_jit.embedded_model())
 print(decoder.generate(list(b"In the "), max_new_tokens=3).shape)
 print("torch.bit_linear" in str(bitnet_jit.explain(layer.pack(), rows=1)))
 bitnet_jit.autotune(layer.pack(), rows=(1,))
