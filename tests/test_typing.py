@@ -52,7 +52,7 @@ def test_signatures_are_seen_in_full(revealed, expression):
 
 
 def test_type_checkers_read_the_names_that_are_imported_lazily():
-    """A name in one of the two lists alone, or from another module, would be Any or a lie."""
+    """Compare the two lists: a name in one alone, or from another module, would be Any or of a wrong type."""
     tree = ast.parse((ROOT / "bitnet_jit" / "__init__.py").read_text())
     block = next(node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
     imported = {alias.asname: (node.module, alias.name) for node in block.body for alias in node.names}

@@ -93,9 +93,9 @@ class TestState:
             if parameter.requires_grad:
                 nn.init.normal_(parameter)
         save_file(lora_state_dict(model), tmp_path / "adapters.safetensors")
-        found = other.load_state_dict(load_file(tmp_path / "adapters.safetensors"), strict=False)
-        assert found.unexpected_keys == []
-        assert all(".base." in name for name in found.missing_keys)
+        keys = other.load_state_dict(load_file(tmp_path / "adapters.safetensors"), strict=False)
+        assert keys.unexpected_keys == []
+        assert all(".base." in name for name in keys.missing_keys)
         assert torch.equal(other(x), model(x))
 
     def test_names_are_those_of_the_state_dict(self):
@@ -110,7 +110,7 @@ class TestState:
             lora_state_dict(mlp())
 
     @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
-    def test_copies_are_of_their_own(self, duplicate):
+    def test_copies_share_no_tensors(self, duplicate):
         layer, x = adapted(), torch.randn(ROWS, IN)
         other, expected = duplicate(layer), layer(x)
         with torch.no_grad():

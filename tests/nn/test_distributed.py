@@ -34,7 +34,7 @@ class Workers:
         self.processes, self.folder, self.sent, self.starts = [], root, 0, 0
 
     def check(self, name, **options):
-        """Fail with what the processes say, unless it is nothing."""
+        """Fail with the answers of the processes, unless all are empty."""
         if not self.processes:
             self.start()
         for process in self.processes:

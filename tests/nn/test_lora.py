@@ -22,7 +22,7 @@ def _seed():
 
 
 def rounded(x, activation):
-    """What the base sees of x, float64."""
+    """Return x as the base sees it, float64."""
     if activation == "a16":
         return x.detach().double()
     x_q, x_scale = reference.quantize_activation(x.detach().float().numpy())
@@ -30,7 +30,7 @@ def rounded(x, activation):
 
 
 def run64(layer, x, dy, absolute=False):
-    """Output and gradients of x, A and B by autograd in float64; of the magnitudes of all numbers with `absolute`."""
+    """Return output and gradients of x, A and B by autograd in float64; of magnitudes of all numbers if `absolute`."""
     magnitude = torch.abs if absolute else torch.clone
     seen, w, bias = rounded(x, layer.base.activation), layer.base.dequantize().double(), layer.base.bias.double()
     leaves = [magnitude(t.detach().double()).requires_grad_() for t in (x, layer.lora_A.weight, layer.lora_B.weight)]
@@ -41,16 +41,16 @@ def run64(layer, x, dy, absolute=False):
 
 
 def assert_numbers(layer, x, dtype):
-    """Output and gradients are float64's up to a rounding of each term, of each sum and of what lies between."""
+    """Assert that output and gradients are float64's up to a rounding of each term, each sum and each step between."""
     dy = torch.randn(len(x), layer.out_features).to(dtype)
     x = x.to(dtype).requires_grad_()
     y = layer(x)
     assert y.dtype == dtype
-    found = y.detach(), *torch.autograd.grad(y, (x, layer.lora_A.weight, layer.lora_B.weight), dy)
+    results = y.detach(), *torch.autograd.grad(y, (x, layer.lora_A.weight, layer.lora_B.weight), dy)
     bound = (layer.in_features + layer.out_features + layer.r + 8) * EPS[dtype]
-    for tensor, wanted, magnitude in zip(found, run64(layer, x, dy), run64(layer, x, dy, absolute=True), strict=True):
+    for tensor, wanted, magnitude in zip(results, run64(layer, x, dy), run64(layer, x, dy, absolute=True), strict=True):
         assert ((tensor.double() - wanted).abs() <= bound * magnitude).all()
-    assert found[2].dtype == found[3].dtype == torch.float32
+    assert results[2].dtype == results[3].dtype == torch.float32
 
 
 class TestNumbers:
@@ -122,8 +122,8 @@ class TestNumbers:
         layer, x = adapted(), torch.randn(ROWS, IN, requires_grad=True)
         compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
         assert torch.equal(compiled(x), layer(x))
-        (found,), (wanted,) = (torch.autograd.grad(run(x).sum(), x) for run in (compiled, layer))
-        assert torch.equal(found, wanted)
+        (gradient,), (wanted,) = (torch.autograd.grad(run(x).sum(), x) for run in (compiled, layer))
+        assert torch.equal(gradient, wanted)
 
 
 class TestStart:

@@ -144,7 +144,7 @@ class TestArguments:
     @pytest.mark.parametrize("format", ["i2", "t5"])
     @pytest.mark.parametrize("in_features", [150, 160])
     def test_inputs_of_another_width(self, in_features, format, norm):
-        """Many widths share a packed shape: the layer's own is what counts."""
+        """Refuse other widths with the same packed shape."""
         layer = PackedBitLinear(in_features, 96, format=format, use_rms_norm=norm)
         assert layer(torch.ones(2, in_features)).shape == (2, 96)
         for width in set(range(130, 180)) - {in_features}:

@@ -162,7 +162,7 @@ class TestMoves:
         assert torch.equal(layer.w_packed, other.w_packed)
 
     def test_weights_put_in_place_from_outside(self):
-        """As accelerate fills a model that was made on meta."""
+        """Fill a model from meta as accelerate does."""
         layer, other = PackedBitLinear(IN, OUT, device="meta"), make()[0]
         for name, tensor in other.state_dict().items():
             layer._parameters[name] = nn.Parameter(tensor, requires_grad=False)
@@ -173,7 +173,7 @@ class TestMoves:
         assert torch.equal(layer(x), expected)
         assert layer.layout == other.layout
 
-    def test_a_copy_has_weights_of_its_own(self):
+    def test_a_copy_shares_no_weights(self):
         layer, x = make()[0], torch.randn(3, IN)
         other = copy.deepcopy(layer)
         expected = layer(x)

@@ -1,4 +1,4 @@
-"""Layouts: every one that the register knows is an invertible re-ordering, on NumPy and torch alike."""
+"""Layouts: each one in the registry is an invertible order of bytes, for NumPy and torch."""
 
 import numpy as np
 import pytest

@@ -17,7 +17,7 @@ def packed(in_features=IN, out_features=OUT, kind="tensor", activation="a8", for
 
 
 def adapted(r=RANK, **options):
-    """A layer whose adapter has been trained already: B is not zero."""
+    """Return a layer whose adapter has been trained already: B is not zero."""
     layer = LoraLinear(packed(**options), r, alpha=6.0)
     nn.init.normal_(layer.lora_B.weight)
     return layer
