@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from bitnet_jit import moved as moved
-from bitnet_jit.system import forks as forks  # registers what a forked child must do, before anything can fork
+from bitnet_jit.system import forks as forks  # registers its hook before anything can fork
 
 __version__ = "0.1.0"
 

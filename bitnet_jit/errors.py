@@ -30,7 +30,7 @@ class OutOfMemory(BitNetError, MemoryError):
 class UnsupportedProblem(BitNetError, NotImplementedError):
     """No kernel takes a problem. `refusals` maps each kernel's name to its reason in words."""
 
-    def __init__(self, what: str, refusals: Mapping[str, str]) -> None:
+    def __init__(self, problem: str, refusals: Mapping[str, str]) -> None:
         self.refusals = dict(refusals)
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in self.refusals.items()) or "\n  (no kernel at all)"
-        super().__init__(f"no kernel can run {what}; each one's reason:{reasons}")
+        super().__init__(f"no kernel can run {problem}; each one's reason:{reasons}")

@@ -19,7 +19,7 @@ PAUSE = 2.0  # between lines where one cannot be written over
 class Patience:
     """A context that tells what is going on, while its block runs for more than two seconds.
 
-    On a terminal the words replace one another and vanish in the end; elsewhere each is a line of its own.
+    On a terminal the words replace one another and vanish in the end; elsewhere each is a separate line.
 
     Args:
         words: what is going on; `update` changes it.

@@ -1,6 +1,6 @@
 """`DenseWeight`: the `.weight` of a packed layer, for code that reads it instead of calling the layer.
 
-Model files ask a linear layer for its weight's dtype, device or shape, and torch's own modules hand the weight to fused
+Model files ask a linear layer for its weight's dtype, device or shape, and modules of torch hand the weight to fused
 kernels. A packed layer has no such tensor, so `.weight` is a stand-in: a tensor without memory that knows its shape,
 dtype and device, and becomes w_q * w_scale when an operation reads its values. torch's fast paths step aside, because
 it has a __torch_function__. Nothing can be written into it: a write that would be lost in silence is refused in words.
@@ -15,10 +15,12 @@ from torch.utils._pytree import tree_iter, tree_map_only
 from bitnet_jit.errors import InvalidInput
 
 REFUSED = (
-    "weight: {what} would change a weight that is packed and frozen; pack a trained bitnet_jit.BitLinear, or put an "
+    "weight: {action} would change a weight that is packed and frozen; pack a trained bitnet_jit.BitLinear, or put an "
     "adapter beside the layer with bitnet_jit.add_lora"
 )
-NO_MEMORY = "weight: {what} asks for its memory, but the weight is packed; layer.dequantize() makes a tensor of floats"
+NO_MEMORY = (
+    "weight: {action} asks for its memory, but the weight is packed; layer.dequantize() makes a tensor of floats"
+)
 READ_WHOLE = (  # methods that read memory without an operation
     torch.Tensor.__array__,
     torch.Tensor.__deepcopy__,
@@ -29,10 +31,10 @@ READ_WHOLE = (  # methods that read memory without an operation
     torch.Tensor.tolist,
 )
 REFUSALS = {  # functions that never become an operation, and would be lost or would read address 0
-    torch.Tensor.data.__set__: REFUSED.format(what="setting .data"),  # type: ignore[attr-defined]
-    torch.Tensor.__setitem__: REFUSED.format(what="an assignment to its elements"),
+    torch.Tensor.data.__set__: REFUSED.format(action="setting .data"),  # type: ignore[attr-defined]
+    torch.Tensor.__setitem__: REFUSED.format(action="an assignment to its elements"),
     **{
-        getattr(torch.Tensor, name): NO_MEMORY.format(what=f"{name}()")
+        getattr(torch.Tensor, name): NO_MEMORY.format(action=f"{name}()")
         for name in ("__dlpack__", "data_ptr", "pin_memory", "share_memory_", "storage", "untyped_storage")
     },
 }
@@ -86,7 +88,7 @@ class DenseWeight(torch.Tensor):
         if func in SETTERS and isinstance(args[0], cls):
             value = (*args, *kwargs.values(), True)[1]
             if value is not None and value is not False:
-                raise InvalidInput(REFUSED.format(what=SETTERS[func]))
+                raise InvalidInput(REFUSED.format(action=SETTERS[func]))
         if func in READ_WHOLE:
             args, kwargs = with_values((args, kwargs))
         with torch._C.DisableTorchFunctionSubclass():
@@ -99,7 +101,7 @@ class DenseWeight(torch.Tensor):
         """Run an operation on the values; its views are as frozen as they are."""
         kwargs = kwargs or {}
         if any(isinstance(written, cls) for written in written_to(func, args, kwargs)):
-            raise InvalidInput(REFUSED.format(what=func.name()))
+            raise InvalidInput(REFUSED.format(action=func.name()))
         if func is torch.ops.aten.detach.default:
             weight: DenseWeight = args[0]
             return cls(weight._values, weight.shape, weight.dtype, weight.device, weight.stride())
@@ -151,10 +153,10 @@ class ReadsDense:
 
     @weight.setter
     def weight(self, value: Any) -> None:  # noqa: ARG002  any value
-        raise InvalidInput(REFUSED.format(what=f"setting the weight of a {type(self).__name__}"))
+        raise InvalidInput(REFUSED.format(action=f"setting the weight of a {type(self).__name__}"))
 
     def register_parameter(self, name: str, param: Any) -> None:
         """Register a parameter as nn.Module does, but refuse names that are properties of the class."""
         if isinstance(getattr(type(self), name, None), property):
-            raise InvalidInput(REFUSED.format(what=f"setting the {name} of a {type(self).__name__}"))
+            raise InvalidInput(REFUSED.format(action=f"setting the {name} of a {type(self).__name__}"))
         super().register_parameter(name, param)  # type: ignore[misc]

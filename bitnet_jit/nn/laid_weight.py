@@ -27,7 +27,7 @@ class LaidWeight(nn.Module):
         bias: (N,) or None.
         format: name of the packing.
         layout: name of the layout of w_packed.
-        weight_dtype: dtype of the weight as others read it; `.to(dtype)` and its kin change it.
+        weight_dtype: dtype of the weight as others read it; `.to(dtype)` and methods like it change it.
     """
 
     w_packed: nn.Parameter

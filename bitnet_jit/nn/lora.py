@@ -85,7 +85,7 @@ def choose_packed(model: nn.Module, include: Iterable[str] | None, exclude: Iter
 
 
 def check_called(parents: dict[str, type]) -> None:
-    """Raise InvalidInput unless the modules that hold the layers of those names call them."""
+    """Raise InvalidInput unless the modules that hold layers of these names call them."""
     for name, parent in parents.items():
         if f"{parent.__module__}.".startswith(FUSED):
             raise InvalidInput(

@@ -1,7 +1,7 @@
 """`PackedBitLinear`: a ternary layer as it runs, with its weight in 2 bits (`i2`) or 1.6 (`t5`).
 
 In memory the weight has the layout that its device's kernels read; `state_dict` always holds the canonical one, so a
-checkpoint is the same wherever it was written. Moving the layer re-lays the weight; no conversion of dtypes touches it
+checkpoint is the same wherever it was written. A moved layer lays its weight anew; no conversion of dtypes touches it
 or its scale. The parameters are frozen: gradients flow to the input, and to the bias where it asks for one.
 """
 
@@ -55,7 +55,7 @@ class PackedBitLinear(ReadsDense, Called, LaidWeight):
         layout: name of the layout of w_packed.
         weight: (N, K), a stand-in for code that asks for its dtype or its device: it holds no memory, is no parameter,
             and becomes `dequantize()` when an operation reads it (see `dense_weight.py`).
-        weight_dtype: dtype of `weight`; `.to(dtype)` and its kin change it, as they do with a weight of floats.
+        weight_dtype: dtype of `weight`; `.to(dtype)` and methods like it change it, as they do with a weight of floats.
 
     FSDP takes no scalar such as a scale of a whole weight: it has to ignore `bitnet_jit.nn.packed_parameters(model)`.
 

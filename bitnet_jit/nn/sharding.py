@@ -14,7 +14,7 @@ from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 def packed_parameters(model: nn.Module) -> set[nn.Parameter]:
     """Return the frozen parameters of a model's packed layers, which FSDP has to ignore.
 
-    Move the model to its device first: FSDP does not move what it ignores. LoRA then trains as usual:
+    Move the model to its device first: FSDP moves no parameters that it ignores. LoRA then trains as usual:
 
         model = add_lora(pack(model)).to(device)
         ignored = packed_parameters(model)

@@ -15,7 +15,7 @@ class Layout:
     """An arrangement of a format's bytes.
 
     Attributes:
-        name: travels with every tensor in this layout; the format's own name is the canonical layout.
+        name: travels with every tensor in this layout; the name of the format is the canonical layout.
         format: the packing of the canonical form.
         shape: (out_features, in_features) -> shape of the array.
         from_canonical: (packed, out_features, in_features) -> array of that shape, uint8.

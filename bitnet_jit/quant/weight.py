@@ -4,8 +4,8 @@
     w_q     = clip(round(w / w_scale), -1, 1)     IEEE division, half to even
 
 The mean is taken over the whole weight, over each row, or over each group of a row's inputs. With one scale for the
-tensor this is `reference.quantize_weight` bit for bit, on every device; a row or a group is quantized as a tensor of
-its own would be.
+tensor this is `reference.quantize_weight` bit for bit, on every device; a row or a group is quantized as a separate
+tensor would be.
 """
 
 from collections.abc import Iterator
