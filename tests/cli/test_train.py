@@ -77,8 +77,8 @@ def test_a_full_disk_is_one_line_and_old_files_stay(text, tmp_path, target, limi
 FULL = """
 import resource, sys
 from pathlib import Path
-from bitnet_jit import files
-from bitnet_jit.models.checkpoint import hf_export
+from bitnet_jit.system import files
+from bitnet_jit.checkpoints.formats import hf_export
 from bitnet_jit.training import checkpoint, results
 beside = files.beside
 def limited(file, *more):  # as if the disk were full when that file is written
