@@ -18,7 +18,7 @@ import torch
 import bitnet_jit
 import limits
 from bitnet_jit.checkpoints.embedded import embedded_model
-from bitnet_jit.devices.fingerprint import available_cores
+from bitnet_jit.system.cores import available_cores
 from options import at_least_one, positive
 from picture import draw
 from report import Refusal, Report, Row, best_rates, header, make_row, print_report, write

@@ -19,11 +19,11 @@ from rich.progress import track
 from rich.table import Table
 
 from bitnet_jit.checkpoints.loading import check_device
+from bitnet_jit.devices.threads import set_num_threads
 from bitnet_jit.kernels import registry
 from bitnet_jit.ops.calls import on
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.cache import config_fields
-from bitnet_jit.runtime.threads import set_num_threads
 from bitnet_jit.tuning.autotune import ROWS, compiling
 from bitnet_jit.tuning.contenders import Contender, contenders, who_agree
 from bitnet_jit.tuning.problems import problems_of_shapes

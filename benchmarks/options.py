@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitnet_jit.devices.fingerprint import available_cores
+from bitnet_jit.system.cores import available_cores
 from shapes import GROUPS, Shape, parse_shapes
 
 CACHES = ("hot", "cold")

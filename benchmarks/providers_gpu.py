@@ -27,8 +27,9 @@ def build_product(name: str, format_name: str, work: Work, copies: int) -> Conte
 
     By the first kernel that has launches of their own for quantizing and multiplying.
     """
-    from bitnet_jit.kernels.triton.device.launch import prepare
     from bitnet_jit.ops.triton_tensors import kinds_of, outputs_of, scratch_of
+
+    from bitnet_jit.kernels.triton.device.launch import prepare
 
     layout, weights = packed_copies(work, format_name, copies)
     x, w_scale = inputs(work)
@@ -104,7 +105,9 @@ def gemlite_unsupported_reason(work: Work) -> str | None:
 def ours(name: str, format_name: str, build) -> Provider:
     """One of our own: right to the last bit or refused."""
     build = partial(build, name, format_name)
-    return Provider(name, build, lambda work: work.y_bfloat16, 0, partial(num_bytes, format_name), gpu_unsupported_reason)
+    return Provider(
+        name, build, lambda work: work.y_bfloat16, 0, partial(num_bytes, format_name), gpu_unsupported_reason
+    )
 
 
 PROVIDERS = (

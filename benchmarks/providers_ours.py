@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
+from bitnet_jit.devices.workspace import Workspace
 from bitnet_jit.kernels import registry
 from bitnet_jit.ops import calls, eager
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.problem import Problem
-from bitnet_jit.runtime.workspace import Workspace
 from providers_torch import weight_copies
 from work import Contender, Provider, Work
 
@@ -64,12 +64,12 @@ def launcher(
     from bitnet_jit.ops.numba_tensors import FORK
 
     bound, rows = choice.kernel.bind(problem, choice.config), len(x_q)
-    entry, sizes, workspace = bound.entry(rows), bound.sizes(rows), Workspace()
-    workspace.take(bound.workspace_bytes(rows))
+    entry, sizes, workspace = bound.entry(rows), bound.numbers(rows), Workspace()
+    workspace.take(bound.workspace_bytes(rows, 1))
 
     def run(number: int) -> None:
         x, w, y = x_q.data_ptr(), weights[number % len(weights)].data_ptr(), acc.data_ptr()
-        entry(None, FORK.address, torch.get_num_threads(), x, 0, w, 0, 0, y, sizes, workspace.address)
+        entry(None, FORK.address, torch.get_num_threads(), x, 0, w, 0, 0, y, *sizes, workspace.address)
 
     return run
 

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bitnet_jit.devices.fingerprint import available_cores, cpu_name
+from bitnet_jit.devices.cpu import available_cores, cpu_name
 from timing import Times
 from work import Contender
 

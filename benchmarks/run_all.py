@@ -11,7 +11,7 @@ import bench_bit_linear
 import bench_model
 import bench_rms_norm
 import bench_ternary_matmul
-from bitnet_jit.devices.fingerprint import cpu_name
+from bitnet_jit.devices.cpu import cpu_name
 
 BENCHMARKS = {
     "ternary_matmul": bench_ternary_matmul.run,

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from bitnet_jit import moved as moved
+from bitnet_jit.runtime.hooks import HOOKS as _HOOKS
 from bitnet_jit.system import forks as forks  # registers its hook before anything can fork
 
 __version__ = "0.1.0"
@@ -15,6 +16,8 @@ if TYPE_CHECKING:  # one line per entry of _HOMES, which a test compares with it
     from bitnet_jit.checkpoints.embedded import embedded_model as embedded_model
     from bitnet_jit.checkpoints.loading import load as load
     from bitnet_jit.checkpoints.saving import save as save
+    from bitnet_jit.devices.threads import get_num_threads as get_num_threads
+    from bitnet_jit.devices.threads import set_num_threads as set_num_threads
     from bitnet_jit.errors import BitNetError as BitNetError
     from bitnet_jit.errors import CheckpointError as CheckpointError
     from bitnet_jit.errors import CheckpointWarning as CheckpointWarning
@@ -33,8 +36,6 @@ if TYPE_CHECKING:  # one line per entry of _HOMES, which a test compares with it
     from bitnet_jit.nn.packed_bit_linear import PackedBitLinear as PackedBitLinear
     from bitnet_jit.nn.rms_norm import RMSNorm as RMSNorm
     from bitnet_jit.nn.warmup import set_quantization_strength as set_quantization_strength
-    from bitnet_jit.runtime.threads import get_num_threads as get_num_threads
-    from bitnet_jit.runtime.threads import set_num_threads as set_num_threads
     from bitnet_jit.tuning.autotune import autotune as autotune
     from bitnet_jit.tuning.explain import explain as explain
 
@@ -54,14 +55,14 @@ _HOMES = {
     "convert": "bitnet_jit.nn.convert",
     "embedded_model": "bitnet_jit.checkpoints.embedded",
     "explain": "bitnet_jit.tuning.explain",
-    "get_num_threads": "bitnet_jit.runtime.threads",
+    "get_num_threads": "bitnet_jit.devices.threads",
     "load": "bitnet_jit.checkpoints.loading",
     "lora_state_dict": "bitnet_jit.nn.lora",
     "merge_lora": "bitnet_jit.nn.lora_merge",
     "pack": "bitnet_jit.nn.convert",
     "patch": "bitnet_jit.integrations.transformers",
     "save": "bitnet_jit.checkpoints.saving",
-    "set_num_threads": "bitnet_jit.runtime.threads",
+    "set_num_threads": "bitnet_jit.devices.threads",
     "set_quantization_strength": "bitnet_jit.nn.warmup",
     "stream_text": "bitnet_jit.generation.text",
 }
@@ -69,6 +70,16 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 moved.install()
+
+
+def _tune_on_miss(problem: Any, device: Any) -> Any:
+    """Tune a problem when it is first asked (BITNET_JIT_AUTOTUNE=1)."""
+    from bitnet_jit.tuning.tune import tune
+
+    return tune(problem, device=device)
+
+
+_HOOKS.on_miss = _tune_on_miss
 
 
 def __getattr__(name: str) -> Any:
