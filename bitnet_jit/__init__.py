@@ -6,45 +6,70 @@ Importing this package imports neither torch nor a kernel language and asks no d
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from bitnet_jit import moved as moved
 from bitnet_jit.runtime.hooks import HOOKS as _HOOKS
-from bitnet_jit.system import forks as forks  # registers what a forked child must do, before anything can fork
+from bitnet_jit.system import forks as forks  # registers its hook before anything can fork
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # one line per entry of _HOMES, which a test compares with it
+    from bitnet_jit.checkpoints.embedded import embedded_model as embedded_model
+    from bitnet_jit.checkpoints.loading import load as load
+    from bitnet_jit.checkpoints.saving import save as save
+    from bitnet_jit.devices.threads import get_num_threads as get_num_threads
+    from bitnet_jit.devices.threads import set_num_threads as set_num_threads
     from bitnet_jit.errors import BitNetError as BitNetError
     from bitnet_jit.errors import CheckpointError as CheckpointError
     from bitnet_jit.errors import CheckpointWarning as CheckpointWarning
     from bitnet_jit.errors import InvalidInput as InvalidInput
     from bitnet_jit.errors import UnsupportedProblem as UnsupportedProblem
+    from bitnet_jit.generation.text import stream_text as stream_text
+    from bitnet_jit.integrations.transformers import patch as patch
+    from bitnet_jit.models.decoder import Decoder as Decoder
+    from bitnet_jit.nn.bit_linear import BitLinear as BitLinear
+    from bitnet_jit.nn.convert import convert as convert
+    from bitnet_jit.nn.convert import pack as pack
+    from bitnet_jit.nn.lora import add_lora as add_lora
+    from bitnet_jit.nn.lora import lora_state_dict as lora_state_dict
+    from bitnet_jit.nn.lora_linear import LoraLinear as LoraLinear
+    from bitnet_jit.nn.lora_merge import merge_lora as merge_lora
+    from bitnet_jit.nn.packed_bit_linear import PackedBitLinear as PackedBitLinear
+    from bitnet_jit.nn.rms_norm import RMSNorm as RMSNorm
+    from bitnet_jit.nn.warmup import set_quantization_strength as set_quantization_strength
+    from bitnet_jit.tuning.autotune import autotune as autotune
+    from bitnet_jit.tuning.explain import explain as explain
 
 _HOMES = {
-    "BitLinear": "bitnet_jit.nn",
+    "BitLinear": "bitnet_jit.nn.bit_linear",
     "BitNetError": "bitnet_jit.errors",
     "CheckpointError": "bitnet_jit.errors",
     "CheckpointWarning": "bitnet_jit.errors",
     "Decoder": "bitnet_jit.generation.decoder",
     "InvalidInput": "bitnet_jit.errors",
-    "LoraLinear": "bitnet_jit.nn",
-    "PackedBitLinear": "bitnet_jit.nn",
-    "RMSNorm": "bitnet_jit.nn",
+    "LoraLinear": "bitnet_jit.nn.lora_linear",
+    "PackedBitLinear": "bitnet_jit.nn.packed_bit_linear",
+    "RMSNorm": "bitnet_jit.nn.rms_norm",
     "UnsupportedProblem": "bitnet_jit.errors",
-    "add_lora": "bitnet_jit.nn",
-    "get_num_threads": "bitnet_jit.devices.threads",
-    "set_num_threads": "bitnet_jit.devices.threads",
+    "add_lora": "bitnet_jit.nn.lora",
     "autotune": "bitnet_jit.tuning.autotune",
-    "convert": "bitnet_jit.nn",
+    "convert": "bitnet_jit.nn.convert",
+    "embedded_model": "bitnet_jit.checkpoints.embedded",
     "explain": "bitnet_jit.tuning.explain",
+    "get_num_threads": "bitnet_jit.devices.threads",
     "load": "bitnet_jit.checkpoints.loading",
-    "lora_state_dict": "bitnet_jit.nn",
-    "merge_lora": "bitnet_jit.nn",
-    "pack": "bitnet_jit.nn",
+    "lora_state_dict": "bitnet_jit.nn.lora",
+    "merge_lora": "bitnet_jit.nn.lora_merge",
+    "pack": "bitnet_jit.nn.convert",
     "patch": "bitnet_jit.integrations.transformers",
     "save": "bitnet_jit.checkpoints.saving",
-    "set_quantization_strength": "bitnet_jit.nn",
+    "set_num_threads": "bitnet_jit.devices.threads",
+    "set_quantization_strength": "bitnet_jit.nn.warmup",
+    "stream_text": "bitnet_jit.generation.text",
 }
 
 __all__ = ["__version__", *_HOMES]
+
+moved.install()
 
 
 def _tune_on_miss(problem: Any, device: Any) -> Any:

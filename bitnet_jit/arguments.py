@@ -1,15 +1,15 @@
-"""Numbers that callers pass: Python's, NumPy's, and tensors and arrays without dimensions; a bool is none of them."""
+"""Numbers that callers pass: Python's, NumPy's, and tensors and arrays without dimensions; a bool is no number."""
 
 import math
 from numbers import Integral, Real
 
 from bitnet_jit.errors import InvalidInput
 
-LONGEST = 80  # characters of a value in an error
+MAX_SHOWN = 80  # characters of a value in an error
 
 
 def as_whole(value: object) -> int | None:
-    """Return a whole number as an int, or None where the value is something else.
+    """Return a whole number as an int, or None for any other value.
 
     Args:
         value: anything; NumPy integers count, and integer tensors and arrays of no dimension.
@@ -25,7 +25,7 @@ def as_whole(value: object) -> int | None:
 
 
 def as_real(value: object) -> float | None:
-    """Return a real number as a float, infinite where it is too large for one; None where the value is something else.
+    """Return a real number as a float, infinite where it is too large for one; None for any other value.
 
     >>> import numpy as np
     >>> [as_real(value) for value in (1, np.float32(0.5), 10**400, True, "1")]
@@ -41,14 +41,14 @@ def as_real(value: object) -> float | None:
 
 
 def scalar(value: object) -> object:
-    """Return what a tensor or array of no dimension holds, as a Python number; all other values as they are."""
+    """Return the value of a tensor or array without dimensions as a Python number; all other values as they are."""
     if getattr(value, "ndim", None) != 0 or not hasattr(value, "item"):
         return value
     try:
-        held: object = value.item()
+        number: object = value.item()
     except RuntimeError:  # a tensor on "meta" holds no value
         return value
-    return held
+    return number
 
 
 def whole_number(name: str, value: object, least: int = 1, most: int | None = None, none: bool = False) -> int:
@@ -57,9 +57,9 @@ def whole_number(name: str, value: object, least: int = 1, most: int | None = No
     Args:
         name: the argument's name, for the error.
         value: the argument.
-        least: the smallest number that can be meant.
+        least: the smallest number that makes sense.
         most: the largest one, or None.
-        none: whether None may be passed too, so that the error says so; the caller has handled it.
+        none: whether the error says that None may be passed, too; the caller has handled None already.
 
     Raises:
         InvalidInput: it is no whole number, or is out of range.
@@ -83,4 +83,4 @@ def show(value: object) -> str:
         text = repr(value)
     except ValueError:  # Python writes no integer of over 4300 digits
         return f"an integer of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 23]}...{text[-20:]}"
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 23]}...{text[-20:]}"

@@ -1,4 +1,4 @@
-"""What can go wrong: one root, and each branch is also the built-in exception that a caller would expect."""
+"""Errors of the package: one root, and each branch is also the built-in exception that a caller would expect."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ class InvalidInput(BitNetError, ValueError):
 
 
 class CheckpointError(BitNetError, ValueError):
-    """A model file is missing something, holds something wrong, or is of an unknown kind."""
+    """A model file lacks a part, holds a wrong one, or is of an unknown kind."""
 
 
 class CheckpointWarning(UserWarning):
@@ -20,17 +20,17 @@ class CheckpointWarning(UserWarning):
 
 
 class WriteError(BitNetError, OSError):
-    """A file cannot be written: its disk is full, its folder cannot be written to, ...; the message names it."""
+    """A file cannot be written: its disk is full, its folder is read-only, ...; the message names it."""
 
 
 class OutOfMemory(BitNetError, MemoryError):
-    """What is asked for needs more memory than there is; the message says which sizes."""
+    """A request needs more memory than there is; the message says which sizes."""
 
 
 class UnsupportedProblem(BitNetError, NotImplementedError):
     """No kernel takes a problem. `refusals` maps each kernel's name to its reason in words."""
 
-    def __init__(self, what: str, refusals: Mapping[str, str]) -> None:
+    def __init__(self, problem: str, refusals: Mapping[str, str]) -> None:
         self.refusals = dict(refusals)
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in self.refusals.items()) or "\n  (no kernel at all)"
-        super().__init__(f"no kernel can run {what}; each one's reason:{reasons}")
+        super().__init__(f"no kernel can run {problem}; each one's reason:{reasons}")

@@ -1,4 +1,4 @@
-"""One call of an op without its tensors: what the register is asked, what the tuner keys its choices by."""
+"""One call of an op without its tensors: the question to the registry of kernels, and the key of tuned choices."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ ACTIVATIONS = ("a8", "a16")
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """What a kernel may know of the GPU that it is bound for.
+    """The properties of a GPU that a kernel may know.
 
     Attributes:
-        name: the model's, as its driver tells it.
+        name: name of the model, as its driver reports it.
         arch: compute capability such as "9.0", or AMD's name such as "gfx942".
-        multiprocessors: how many there are.
+        multiprocessors: number of multiprocessors.
         shared_memory: bytes that one program may use.
     """
 
@@ -27,7 +27,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is asked of a kernel.
+    """A problem that a kernel is asked to solve.
 
     Attributes:
         op: the op's name, as under `torch.ops.bitnet_jit`.
@@ -82,7 +82,7 @@ def scale_shape(scale: str, out_features: int, in_features: int, group_size: int
 
 
 def rows_bucket(rows: int) -> int:
-    """The power of two at or above `rows` (1 for 0 rows): shapes in one bucket share a kernel and a config.
+    """Return the power of two at or above `rows` (1 for 0 rows): shapes in one bucket share a kernel and a config.
 
     >>> [rows_bucket(m) for m in (0, 1, 2, 3, 512, 513)]
     [1, 1, 2, 4, 512, 1024]

@@ -20,7 +20,7 @@ EPS = F32(1e-5)
 
 
 def quantize_weight(w: ArrayLike) -> tuple[NDArray[np.int8], np.float32]:
-    """Absmean quantization of a weight.
+    """Quantize a weight by its absolute mean.
 
     Args:
         w: (N, K) floating point.
@@ -38,7 +38,7 @@ def quantize_weight(w: ArrayLike) -> tuple[NDArray[np.int8], np.float32]:
 
 
 def quantize_activation(x: ArrayLike) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Absmax quantization of each row to int8; a row that holds NaN or infinity gets codes 0 and the scale NaN.
+    """Quantize each row to int8 by its absolute maximum; a row with NaN or infinity gets codes 0 and the scale NaN.
 
     Args:
         x: (M, K) floating point; half types are widened to float32 first.
@@ -60,7 +60,7 @@ def quantize_activation(x: ArrayLike) -> tuple[NDArray[np.int8], NDArray[np.floa
 
 
 def ternary_matmul(x_q: ArrayLike, w_q: ArrayLike) -> NDArray[np.int32]:
-    """x_q (M, K) int8 times w_q (N, K) int8 transposed -> (M, N) int32, exact."""
+    """Multiply x_q (M, K) int8 by w_q (N, K) int8 transposed: (M, N) int32, exact."""
     return (np.asarray(x_q, np.int64) @ np.asarray(w_q, np.int64).T).astype(np.int32)
 
 
@@ -72,7 +72,7 @@ def quantized_linear(
     bias: ArrayLike | None = None,
     group_size: int = 0,
 ) -> NDArray[np.float32]:
-    """The linear layer on codes: (M, K) int8 and (M,) float32 -> (M, N) float32.
+    """Apply a linear layer to codes: (M, K) int8 and (M,) float32 -> (M, N) float32.
 
     Args:
         x_q: (M, K) int8.
@@ -104,7 +104,7 @@ def bit_linear(
     bias: ArrayLike | None = None,
     group_size: int = 0,
 ) -> NDArray[np.float32]:
-    """x (M, K) floating point -> (M, N) float32 through int8 activations; the other arguments as `quantized_linear`.
+    """Apply a linear layer to x (M, K) through int8 activations: (M, N) float32; other arguments as `quantized_linear`.
 
     >>> bit_linear([[1.0, -1.0]], np.array([[1, -1], [0, 1]], np.int8), 0.5, bias=[0.0, 1.0]).tolist()
     [[1.0, 0.5]]
@@ -119,7 +119,7 @@ def bit_linear_a16_float64(
     bias: ArrayLike | None = None,
     group_size: int = 0,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The weight-only layer (float activations), and sum |x| |w| + |bias|: a backend errs by at most c * eps * that."""
+    """Return y of float activations, and sum |x| |w| + |bias|: a backend errs by at most c * eps times that sum."""
     w = np.asarray(w_q, np.float64) * expand_scale(w_scale, w_q.shape, group_size)
     x = np.asarray(x, np.float64)
     offset = np.zeros(len(w)) if bias is None else np.asarray(bias, np.float64)
@@ -128,7 +128,7 @@ def bit_linear_a16_float64(
 
 
 def expand_scale(w_scale: ArrayLike, shape: tuple[int, ...], group_size: int) -> NDArray[np.float64]:
-    """A scale of any layout, as float64 that broadcasts against w of `shape` (N, K)."""
+    """Return a scale of any layout as float64 that broadcasts against w of `shape` (N, K)."""
     w_scale = np.asarray(w_scale, np.float64)
     if w_scale.ndim == 2:
         return np.repeat(w_scale, group_size, axis=1)[:, : shape[1]]
@@ -136,7 +136,7 @@ def expand_scale(w_scale: ArrayLike, shape: tuple[int, ...], group_size: int) ->
 
 
 def rms_norm(x: ArrayLike, weight: ArrayLike, eps: float) -> NDArray[np.float32]:
-    """RMSNorm (arXiv 1910.07467): x (M, K) / sqrt(mean x^2 + eps) * weight (K,), in float32; the sum in any order."""
+    """Compute x (M, K) / sqrt(mean x^2 + eps) * weight (K,) in float32 (arXiv 1910.07467); the sum in any order."""
     x = np.asarray(x, F32)
     with np.errstate(invalid="ignore", over="ignore"):
         mean = np.mean(x * x, axis=1, keepdims=True, dtype=F32) if x.shape[1] else F32(0)
@@ -145,7 +145,7 @@ def rms_norm(x: ArrayLike, weight: ArrayLike, eps: float) -> NDArray[np.float32]
 
 
 def rms_norm_float64(x: ArrayLike, weight: ArrayLike, eps: float) -> NDArray[np.float64]:
-    """`rms_norm` in float64, of the float32 input."""
+    """Compute `rms_norm` in float64, of the float32 input."""
     wide: NDArray[np.float64] = np.asarray(x, F32).astype(np.float64)
     with np.errstate(invalid="ignore"):
         mean = np.mean(wide * wide, axis=1, keepdims=True) if wide.shape[1] else 0.0
@@ -156,7 +156,7 @@ def rms_norm_float64(x: ArrayLike, weight: ArrayLike, eps: float) -> NDArray[np.
 def rms_norm_gradients_float64(
     dy: ArrayLike, x: ArrayLike, weight: ArrayLike, eps: float, absolute: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """dx (M, K) and dw (K,) of `rms_norm` in float64; with `absolute` sums of magnitudes, which bound their rounding.
+    """Return dx (M, K) and dw (K,) of `rms_norm` in float64; with `absolute` sums of magnitudes, to bound rounding.
 
     dx = r (dy w - x r^2 mean(dy w x)), dw = sum over rows of dy x r, with r = 1 / sqrt(mean x^2 + eps).
 
@@ -173,12 +173,12 @@ def rms_norm_gradients_float64(
 
 
 def rms_norm_quantize(x: ArrayLike, weight: ArrayLike, eps: float) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """RMSNorm, then `quantize_activation`. A backend's code may differ by one near a half-integer (`codes_agree`)."""
+    """Normalize, then quantize; a backend's code may be one off near a half-integer (`codes_agree`)."""
     return quantize_activation(rms_norm(x, weight, eps))
 
 
 def relu2_mul(gate: ArrayLike, up: ArrayLike) -> NDArray[np.float32]:
-    """relu(gate)^2 * up, element by element in float32 (the square overflows float16). NaN passes through."""
+    """Compute relu(gate)^2 * up, element by element in float32 (the square overflows float16). NaN passes through."""
     with np.errstate(over="ignore", invalid="ignore"):
         kept = np.maximum(np.asarray(gate, F32), 0).astype(F32, copy=False)
         return kept * kept * np.asarray(up, F32)
@@ -187,12 +187,12 @@ def relu2_mul(gate: ArrayLike, up: ArrayLike) -> NDArray[np.float32]:
 def relu2_mul_norm_quantize(
     gate: ArrayLike, up: ArrayLike, weight: ArrayLike, eps: float
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """The middle of BitNet's feed-forward block (arXiv 2504.12285, 2.1): relu(gate)^2 * up, sub-norm, quantize."""
+    """Compute the middle of BitNet's feed-forward (arXiv 2504.12285, 2.1): relu(gate)^2 * up, sub-norm, quantize."""
     return rms_norm_quantize(relu2_mul(gate, up), weight, eps)
 
 
 def silu_mul(gate: ArrayLike, up: ArrayLike) -> NDArray[np.float32]:
-    """SwiGLU's product (arXiv 2002.05202): gate / (1 + exp(-gate)) * up, element by element in float32."""
+    """Compute SwiGLU's product (arXiv 2002.05202): gate / (1 + exp(-gate)) * up, element by element in float32."""
     wide: NDArray[np.float32] = np.asarray(gate, F32)
     with np.errstate(over="ignore", invalid="ignore"):
         inverse: NDArray[np.float32] = F32(1) + np.exp(-wide)
@@ -202,16 +202,16 @@ def silu_mul(gate: ArrayLike, up: ArrayLike) -> NDArray[np.float32]:
 def silu_mul_norm_quantize(
     gate: ArrayLike, up: ArrayLike, weight: ArrayLike | None, eps: float
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """The middle of Llama's feed-forward block: silu(gate) * up, a norm where there is a weight for one, quantize.
+    """Compute the middle of Llama's feed-forward block: silu(gate) * up, a norm if it has a weight, quantize.
 
-    A backend's code may differ by one near a half-integer (`codes_agree`), for its exponential is its own.
+    A backend's code may be one off near a half-integer (`codes_agree`), for exponentials differ between backends.
     """
     product = silu_mul(gate, up)
     return quantize_activation(product) if weight is None else rms_norm_quantize(product, weight, eps)
 
 
 def codes_agree(x_q: NDArray[np.int8], y: NDArray[np.float64], margin: float = 1e-3) -> NDArray[np.bool_]:
-    """Which codes of a fused norm + quantize are right: equal to the exact ones, or one off near a half-integer.
+    """Return which codes of a fused norm + quantize are right: equal to exact ones, or one off near a half-integer.
 
     Args:
         x_q: (M, K) int8, a backend's codes.

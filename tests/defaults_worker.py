@@ -1,4 +1,4 @@
-"""What a process of `test_defaults.py` computes: the package's main paths, each as a digest of its numbers.
+"""The results of a process of `test_defaults.py`: the package's main paths, each as a digest of its numbers.
 
     python defaults_worker.py DEVICE DTYPE FOLDER
 
@@ -19,11 +19,11 @@ EXPLICIT = {"device": "cpu", "dtype": torch.float32}
 
 
 def digest(*tensors):
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for tensor in tensors:
-        found.update(f"{tensor.dtype} {tuple(tensor.shape)} {tensor.device}".encode())
-        found.update(tensor.detach().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+        sha.update(f"{tensor.dtype} {tuple(tensor.shape)} {tensor.device}".encode())
+        sha.update(tensor.detach().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
 
 
 def random(*shape, seed=0):
@@ -60,14 +60,14 @@ def save_and_load(folder):
     import bitnet_jit
     from bitnet_jit.checkpoints.embedded import embedded_model
 
-    decoder, found = bitnet_jit.load(embedded_model()), []
+    decoder, digests = bitnet_jit.load(embedded_model()), []
     for name in ("autobitlinear", "bitlinear", "t5", "i2"):
         bitnet_jit.save(decoder, folder / name, name)
         content = (folder / name / "model.safetensors").read_bytes()
         content = content[8 + int.from_bytes(content[:8], "little") :]  # behind the header, whose order varies
         again = bitnet_jit.load(folder / name)
-        found += [hashlib.sha256(content).hexdigest(), digest(again([list(b"And it ")]))]
-    return found
+        digests += [hashlib.sha256(content).hexdigest(), digest(again([list(b"And it ")]))]
+    return digests
 
 
 def layers():
@@ -79,43 +79,43 @@ def layers():
     for number, parameter in enumerate(model.parameters()):
         parameter.data = random(*parameter.shape, seed=number)
     model, x = convert(model, use_rms_norm=True), random(5, 70, seed=9).requires_grad_()
-    found = [model(x)]
-    found += torch.autograd.grad(found[0].square().sum(), [x, *model.parameters()], create_graph=True)
-    found += torch.autograd.grad(found[1].square().sum(), [x, model[0].weight])
+    tensors = [model(x)]
+    tensors += torch.autograd.grad(tensors[0].square().sum(), [x, *model.parameters()], create_graph=True)
+    tensors += torch.autograd.grad(tensors[1].square().sum(), [x, model[0].weight])
     set_strength(model, 0.3)
-    found.append(model(x))
+    tensors.append(model(x))
     set_strength(model, 1.0)
     state = pack(model).state_dict()
-    found += [model(x), *state.values(), model[0].weight * 1, model[0].dequantize()]
+    tensors += [model(x), *state.values(), model[0].weight * 1, model[0].dequantize()]
     empty = PackedBitLinear(70, 33, use_rms_norm=True, **EXPLICIT)
     empty.load_state_dict({name[2:]: tensor for name, tensor in state.items() if name.startswith("0.")})
-    found.append(empty(x))
+    tensors.append(empty(x))
     codes = torch.randint(-1, 2, (9, 70), generator=torch.Generator().manual_seed(0), dtype=torch.int8, device="cpu")
     scale = random(9, 5).abs()
     grouped = PackedBitLinear.from_codes(codes, scale, group_size=16)
-    found += [grouped(x), grouped.weight * 1, RMSNorm(70, **EXPLICIT)(x)]
+    tensors += [grouped(x), grouped.weight * 1, RMSNorm(70, **EXPLICIT)(x)]
     add_lora(model, r=3)
-    found.append(model(x))
+    tensors.append(model(x))
     for name, parameter in model.named_parameters():
         if "lora" in name:
             parameter.data = random(*parameter.shape, seed=len(name))
-    found += [model(x), model[0].weight * 1]
+    tensors += [model(x), model[0].weight * 1]
     merge_lora(model)
-    found += [model(x), BitLinear(7, 3, **EXPLICIT).pack()(random(2, 7)).new_zeros(1, **EXPLICIT)]
-    return [digest(tensor) for tensor in found]
+    tensors += [model(x), BitLinear(7, 3, **EXPLICIT).pack()(random(2, 7)).new_zeros(1, **EXPLICIT)]
+    return [digest(tensor) for tensor in tensors]
 
 
 def torch_kernels():
-    """The kernels that run where no others do."""
+    """Run the kernels that are chosen where no others fit."""
     from bitnet_jit.kernels.torch.norm import norm_gradients, norm_rows, quantize_rows
     from bitnet_jit.quant import dequantize_weight, quantize_weight
 
     w, x = random(6, 20), random(3, 20, seed=1)
-    found = [*quantize_rows(x), norm_rows(x, w[0], 1e-6), *norm_gradients(x, x, w[0], 1e-6)]
+    tensors = [*quantize_rows(x), norm_rows(x, w[0], 1e-6), *norm_gradients(x, x, w[0], 1e-6)]
     for options in ({}, {"scale": "row"}, {"scale": "group", "group_size": 8}):
         w_q, w_scale = quantize_weight(w, **options)
-        found += [w_q, w_scale, dequantize_weight(w_q, w_scale, options.get("group_size", 0))]
-    return digest(*found)
+        tensors += [w_q, w_scale, dequantize_weight(w_q, w_scale, options.get("group_size", 0))]
+    return digest(*tensors)
 
 
 def tuning():
@@ -126,11 +126,11 @@ def tuning():
 
     problems = problems_of_model(bitnet_jit.load(embedded_model()), (1, 20))
     problems |= problems_of_shapes([(33, 70)], (1,), torch.device("cpu"))
-    found = {}
+    digests = {}
     for problem in sorted(problems, key=str)[::3]:
         arguments = [argument for argument in argument_sets(problem, torch.device("cpu"))[0]]
-        found[str(problem)] = digest(*(argument for argument in arguments if isinstance(argument, torch.Tensor)))
-    return found
+        digests[str(problem)] = digest(*(argument for argument in arguments if isinstance(argument, torch.Tensor)))
+    return digests
 
 
 def training(folder):
@@ -151,7 +151,7 @@ def main(device, dtype, folder):
     torch.set_default_dtype(getattr(torch, dtype))
     torch.set_num_threads(1)
     warnings.simplefilter("error")
-    found = {
+    results = {
         "imports": import_everything(),
         "generation": load_and_generate(),
         "saving": save_and_load(folder),
@@ -160,7 +160,7 @@ def main(device, dtype, folder):
         "tuning": tuning(),
         "training": training(folder / "run"),
     }
-    sys.stdout.write(json.dumps(found))
+    sys.stdout.write(json.dumps(results))
 
 
 if __name__ == "__main__":

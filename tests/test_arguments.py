@@ -1,4 +1,4 @@
-"""Numbers as callers pass them: Python's, NumPy's, torch's; and what is none."""
+"""Numbers as callers pass them: Python's, NumPy's, torch's; and values that are no numbers."""
 
 import math
 from fractions import Fraction
@@ -49,7 +49,7 @@ def test_real_numbers_of_every_kind(kind):
 
 
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: type(value).__name__)
-def test_what_is_no_number(value):
+def test_values_that_are_no_numbers(value):
     assert as_whole(value) is None
     assert as_real(value) is None
     with pytest.raises(InvalidInput, match="rows: expected a whole number of at least 1, got"):

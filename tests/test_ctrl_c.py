@@ -87,7 +87,7 @@ with tempfile.TemporaryDirectory() as kept:
 
 
 def outcomes(trials: int, kind: str, seed: int) -> list[str]:
-    """The exit code of each trial: 0 interrupted and right, 7 too late, else a fault."""
+    """Return the exit code of each trial: 0 interrupted and right, 7 too late, else a fault."""
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", SCRIPT, str(trials), kind, str(seed)]
     environ = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environ)
@@ -106,5 +106,5 @@ def test_ctrl_c_in_a_first_call(kind):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize("kind", ["cold", "warm"])
 def test_ctrl_c_in_many_first_calls(kind):
-    found = outcomes(MANY_TRIALS, kind, seed=1)
-    assert found.count("0") > 0.8 * MANY_TRIALS
+    codes = outcomes(MANY_TRIALS, kind, seed=1)
+    assert codes.count("0") > 0.8 * MANY_TRIALS

@@ -16,7 +16,7 @@ WORKER = Path(__file__).with_name("defaults_worker.py")
 
 
 def computed(device, dtype, folder):
-    """What a process with those defaults computes, by the names of the package's main paths."""
+    """Return the results of a process with such defaults, by the names of the package's main paths."""
     folder.mkdir()
     environment = os.environ | {"PYTHONPATH": str(Path(bitnet_jit.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, WORKER, device, dtype, folder]
@@ -32,5 +32,5 @@ def usual(tmp_path_factory):
 
 @pytest.mark.parametrize(("device", "dtype"), [("meta", "float64"), ("meta", "bfloat16")])
 def test_defaults_change_no_number(usual, tmp_path, device, dtype):
-    found = computed(device, dtype, tmp_path / "folder")
-    assert found == usual
+    results = computed(device, dtype, tmp_path / "folder")
+    assert results == usual

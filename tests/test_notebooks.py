@@ -23,7 +23,7 @@ PRINTED = {  # what the cells of each print, among other things
 }
 
 
-def test_what_each_notebook_prints_is_known():
+def test_every_notebook_has_expected_output():
     assert {path.stem for path in NOTEBOOKS} == set(PRINTED)
 
 
@@ -49,6 +49,6 @@ def test_a_notebook_runs(path, tmp_path):
 
 
 def printed(notebook, stream):
-    """What the cells of a notebook have written to "stdout" or "stderr"."""
+    """Return the text that the cells of a notebook have written to "stdout" or "stderr"."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     return "".join(output.text for output in outputs if output.get("name") == stream)

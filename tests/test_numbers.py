@@ -123,7 +123,7 @@ def test_real_numbers_of_numpy_and_torch_are_taken(decoder, case):
 
 @pytest.mark.parametrize("case", [case for case in (*WHOLE, *REAL) if "stop" not in case])
 @pytest.mark.parametrize("value", [True, np.bool_(True), torch.tensor(True), "1", [[1]], torch.tensor([1, 2]), 1j])
-def test_what_is_no_number_is_refused_in_words(decoder, case, value):
+def test_other_values_than_numbers_are_refused_in_words(decoder, case, value):
     make, _ = (WHOLE | REAL)[case]
     with pytest.raises(InvalidInput, match="expected|at least 1"):
         make(decoder)(value)
@@ -163,7 +163,7 @@ def test_stop_ids_in_every_kind_of_collection(decoder, stop):
 @pytest.mark.parametrize(
     "stop", [256, -1, [2**80], b"abc", bytearray(b""), [b"abc"], 1.5, [None], None, [["a"]], object(), True, [np.True_]]
 )
-def test_what_is_no_stop_is_refused(decoder, stop):
+def test_other_values_than_stops_are_refused(decoder, stop):
     with pytest.raises(InvalidInput, match="stop: expected token ids"):
         generate(decoder, "stop")(stop)
 
@@ -180,7 +180,7 @@ def test_caches_beyond_all_memory_are_refused_in_words(decoder):
     assert cache.capacity == 64
 
 
-def test_what_torch_cannot_allocate_is_refused_in_words(decoder, monkeypatch):
+def test_sizes_that_torch_cannot_allocate_are_refused_in_words(decoder, monkeypatch):
     from bitnet_jit.models import kv_cache
 
     def refuse(*arguments, **options):

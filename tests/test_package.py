@@ -23,31 +23,31 @@ MODULES = sorted(
 
 
 def in_a_new_process(code: str) -> str:
-    """What a fresh interpreter prints."""
+    """Return the output of a fresh interpreter."""
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
 
 
 def test_importing_the_package_imports_nothing_heavy():
-    found = in_a_new_process(f"import sys, bitnet_jit; print([name for name in {HEAVY} if name in sys.modules])")
-    assert found.strip() == "[]"
+    heavy = in_a_new_process(f"import sys, bitnet_jit; print([name for name in {HEAVY} if name in sys.modules])")
+    assert heavy.strip() == "[]"
 
 
 def test_listing_the_names_imports_nothing_heavy():
-    found = in_a_new_process(
+    heavy = in_a_new_process(
         f"import sys, bitnet_jit; dir(bitnet_jit); print([name for name in {HEAVY} if name in sys.modules])"
     )
-    assert found.strip() == "[]"
+    assert heavy.strip() == "[]"
 
 
-def test_the_register_imports_no_torch():
-    found = in_a_new_process("import sys, bitnet_jit.kernels.registry; print('torch' in sys.modules)")
-    assert found.strip() == "False"
+def test_the_registry_imports_no_torch():
+    has_torch = in_a_new_process("import sys, bitnet_jit.kernels.registry; print('torch' in sys.modules)")
+    assert has_torch.strip() == "False"
 
 
 def test_a_layer_on_the_cpu_imports_no_triton():
     code = """
 import sys, torch
-from bitnet_jit.nn import PackedBitLinear
+from bitnet_jit import PackedBitLinear
 layer = PackedBitLinear(64, 64)
 layer(torch.randn(1, 64))
 layer.to("meta")
@@ -70,7 +70,7 @@ print(fitting[0].name.partition(".")[0], "|", refusals["torch"])
     assert in_a_new_process(code).strip() == "numba | the package torch is not installed (pip install torch)"
 
 
-def test_without_triton_what_was_laid_on_a_gpu_can_be_read():
+def test_without_triton_the_layout_of_a_gpu_can_be_read():
     code = """
 import sys
 import numpy as np
@@ -85,7 +85,7 @@ print((layout.to_canonical(layout.from_canonical(packed, 1, 6), 1, 6) == packed)
 
 
 def test_where_numba_must_not_compile_plain_torch_kernels_run(monkeypatch):
-    """NUMBA_DISABLE_JIT=1, which people set to debug their own code: right numbers, and a word on why they are slow."""
+    """Set NUMBA_DISABLE_JIT=1, as people do to debug their code: numbers are right, and `info` says why it is slow."""
     code = """
 import tempfile, torch, bitnet_jit
 from bitnet_jit.cli.info import sections
@@ -93,7 +93,7 @@ torch.manual_seed(0)
 layer, x = bitnet_jit.BitLinear(64, 32), torch.randn(3, 64)
 layer(x).sum().backward()
 print(torch.equal(layer.pack()(x), layer(x)), torch.isfinite(layer.weight.grad).all().item())
-from bitnet_jit.checkpoints.embedded import embedded_model; decoder = bitnet_jit.load(embedded_model())
+decoder = bitnet_jit.load(bitnet_jit.embedded_model())
 print(decoder.generate(list(b"In the "), max_new_tokens=3).shape)
 print("torch.bit_linear" in str(bitnet_jit.explain(layer.pack(), rows=1)))
 bitnet_jit.autotune(layer.pack(), rows=(1,))

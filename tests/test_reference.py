@@ -22,7 +22,7 @@ UNDERFLOW = 1e-40  # what the roundings of subnormal numbers may add
 
 
 def f32(value: float) -> float:
-    """The nearest float32, as a Python float."""
+    """Return the nearest float32, as a Python float."""
     return struct.unpack("f", struct.pack("f", value))[0]
 
 
@@ -31,13 +31,13 @@ def matrices(rows=SMALL, columns=SMALL, elements=FINITE):
 
 
 def scalar_codes(row, scale_factor):
-    """Codes of one row by Python's round, which is half to even."""
+    """Compute codes of one row by Python's round, which is half to even."""
     return [max(-128, min(127, round(f32(x * scale_factor)))) for x in row]
 
 
 @st.composite
 def layers(draw):
-    """Codes and scales of a small layer: x_q, x_scale, w_q, bias."""
+    """Draw codes and scales of a small layer: x_q, x_scale, w_q, bias."""
     rows, inputs, outputs = draw(st.integers(0, 5)), draw(SMALL), draw(SMALL)
     x_q = draw(arrays(np.int8, (rows, inputs), elements=st.integers(-128, 127)))
     w_q = draw(arrays(np.int8, (outputs, inputs), elements=st.integers(-1, 1)))

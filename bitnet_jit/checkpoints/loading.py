@@ -24,7 +24,8 @@ from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.tokenizer import find_tokenizer
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.models.packed import PackedAttention, PackedBlock, PackedFeedForward
-from bitnet_jit.nn import PackedBitLinear, RMSNorm
+from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
+from bitnet_jit.nn.rms_norm import RMSNorm
 
 __all__ = ["Builder", "check_device", "load"]
 

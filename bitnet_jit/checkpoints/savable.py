@@ -11,8 +11,10 @@ from typing import Any
 from torch import nn
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.nn import BitLinear, LoraLinear, PackedBitLinear
+from bitnet_jit.nn.bit_linear import BitLinear
 from bitnet_jit.nn.convert import OUTPUT_HEADS
+from bitnet_jit.nn.lora_linear import LoraLinear
+from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.packing import FORMATS
 
 TERNARY = (BitLinear, PackedBitLinear)

@@ -28,7 +28,8 @@ from bitnet_jit.checkpoints.shared import one_copy_each
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.models.config import DecoderConfig
-from bitnet_jit.nn import BitLinear, PackedBitLinear
+from bitnet_jit.nn.bit_linear import BitLinear
+from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.system.files import write_beside_and_rename
 from bitnet_jit.system.writing import writing

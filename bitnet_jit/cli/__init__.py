@@ -1,4 +1,4 @@
-"""The command `bitnet-jit`. A command imports what is heavy when it runs: `bitnet-jit --help` answers at once."""
+"""The command `bitnet-jit`. Subcommands import heavy packages when they run: `bitnet-jit --help` answers at once."""
 
 import sys
 import warnings
@@ -29,27 +29,27 @@ def run() -> int:
     try:
         try:
             app()
-        except SystemExit as ended:  # it always ends so
+        except SystemExit as ended:  # every command ends so
             code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-        sys.stdout.flush()  # what was written may be in a buffer still
+        sys.stdout.flush()  # the output may be in a buffer still
     except BitNetError as error:
         say(f"error: {error}")
         return 1
     except BrokenPipeError:
         return 1
-    except OSError as error:  # a full disk, a folder that cannot be written to: a word is of more use than a traceback
+    except OSError as error:  # a full disk, a folder that cannot be written to: a line is of more use than a traceback
         say(f"error: {describe(error)}")
         return 1
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        say("error: there is not memory enough for this")
+        say("error: there is not enough memory for this")
         return 1
     return code
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error tells of memory: torch's are RuntimeErrors, of the CPU's without a class of their own."""
+    """Return whether an error is about memory: torch's are RuntimeErrors, on the CPU without a class to tell."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -58,5 +58,5 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def show_warning(message: Warning | str, *_: Any) -> None:
-    """A warning as `warnings` hands it out."""
+    """Show a warning on stderr as one line, in the place of `warnings.showwarning`."""
     say(f"warning: {message}")

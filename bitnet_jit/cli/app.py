@@ -33,7 +33,7 @@ def options(
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Options before the command."""
+    """Accept options before the command."""
 
 
 for command in (generate, train, autotune, explain, info, bench):

@@ -27,7 +27,7 @@ def autotune(
     effort: Annotated[str, typer.Option(help="quick, or full for more care.")] = "quick",
     export: Annotated[
         Path | None,
-        typer.Option("--export", readable=False, help="Only write all that was found so far to this file."),
+        typer.Option("--export", readable=False, help="Only write all choices so far to this file."),
     ] = None,
     import_: Annotated[
         Path | None, typer.Option("--import", help="Only take over such a file of a machine like this one.")
@@ -41,8 +41,21 @@ def autotune(
     if (model is not None) + bool(shapes) + (export is not None) + (import_ is not None) > 1:
         raise InvalidInput("give one of a model, --shape, --export and --import")
     if export is not None or import_ is not None:
-        return carry(export, import_, force)
-    sizes = [parse_shape(shape) for shape in shapes or ()]
+        carry(export, import_, force)
+    else:
+        sizes = [parse_shape(shape) for shape in shapes or ()]
+        tune(sizes, model, rows, device, budget, effort)
+
+
+def tune(
+    sizes: list[tuple[int, int]],
+    model: str | None,
+    rows: list[int] | None,
+    device: str | None,
+    budget: float | None,
+    effort: str,
+) -> None:
+    """Tune layers of some sizes on a device, or a model where there are none, and print the report."""
     subject = sizes or load_model(model, device)
     import bitnet_jit
     from bitnet_jit.tuning.autotune import ROWS
@@ -56,7 +69,7 @@ def autotune(
 
 
 def carry(export: Path | None, import_: Path | None, force: bool) -> None:
-    """Write what was found to a file, or take it over from one."""
+    """Write the choices of this machine to a file, or take over those of a file."""
     from bitnet_jit.ops.calls import DISPATCHER
     from bitnet_jit.runtime.transfer import export_tuned, import_tuned
     from bitnet_jit.system.files import is_stream

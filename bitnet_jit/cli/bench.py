@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 SHAPES = ["2560x2560", "6912x2560", "2560x6912"]  # outputs x inputs
 ROWS = [1, 16, 128, 512]
-SECONDS = 0.3  # of measuring for each line
+SECONDS = 0.3  # to measure each line
 MIN_CALLS = 5
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One line of the table; the weight is read once a call, and a multiply-add counts as two operations."""
+    """One line of the table; the weight is read once per call, and a multiply-add counts as two operations."""
 
     out_features: int
     in_features: int
@@ -40,7 +40,7 @@ class Measured:
 def bench(
     shapes: Annotated[list[str], typer.Option("--shape", help="Outputs x inputs; may be given again.")] = SHAPES,  # noqa: B006
     rows: Annotated[list[int], typer.Option(min=1, help="Rows of the input; may be given again.")] = ROWS,  # noqa: B006
-    packing: Annotated[str, typer.Option(help="i2 (2 bits a weight) or t5 (1.6).")] = "i2",
+    packing: Annotated[str, typer.Option(help="i2 (2 bits per weight) or t5 (1.6).")] = "i2",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: as many as torch uses]")] = None,
     device: Annotated[str, typer.Option(help="Such as cpu or cuda:0.")] = "cpu",
 ) -> None:
@@ -61,7 +61,7 @@ def bench(
         set_num_threads(threads)
     for out_features, in_features in sizes:
         check_features(in_features, out_features)
-        # codes and the random numbers that they are made of, and as many inputs and outputs as the most rows
+        # codes, the random numbers behind them, and inputs and outputs for the most rows
         num_bytes = 9 * out_features * in_features + 4 * max(rows) * (in_features + out_features)
         check_fits(f"--shape, --rows: {out_features}x{in_features} with {max(rows)} rows", num_bytes)
     jobs = [(*size, number) for size in sizes for number in rows]
@@ -71,7 +71,7 @@ def bench(
 
 
 def parse_shape(text: str) -> tuple[int, int]:
-    """Outputs and inputs of a shape such as 6912x2560; another text ends the command as wrong usage."""
+    """Return outputs and inputs of a shape such as 6912x2560; another text ends the command as wrong usage."""
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(re.fullmatch("[1-9][0-9]{0,8}", part) for part in parts):
         raise typer.BadParameter(f"expected outputs x inputs such as 6912x2560, got {text!r}", param_hint="--shape")
@@ -79,10 +79,11 @@ def parse_shape(text: str) -> tuple[int, int]:
 
 
 def measure(out_features: int, in_features: int, rows: int, packing: str, device: str) -> Measured:
-    """The median time of one call of a packed layer with random codes."""
+    """Measure the median time per call of a packed layer with random codes."""
     import torch
 
-    from bitnet_jit.nn import PackedBitLinear
+    from bitnet_jit.devices.kinds import kind_of
+    from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 
     rng = torch.Generator().manual_seed(0)
     codes = torch.randint(-1, 2, (out_features, in_features), dtype=torch.int8, device="cpu", generator=rng)
@@ -90,15 +91,14 @@ def measure(out_features: int, in_features: int, rows: int, packing: str, device
         device
     )
     x = torch.randn(rows, in_features, dtype=torch.float32, device="cpu", generator=rng).to(device)
-    kind = x.device.type
-    finish: Callable[[], object] = getattr(torch, kind).synchronize if kind in ("cuda", "mps") else lambda: None
+    finish = kind_of(x.device).synchronize
     with torch.no_grad():
         seconds = time_calls(lambda: (layer(x), finish()))
     return Measured(out_features, in_features, rows, statistics.median(seconds), layer.w_packed.nbytes)
 
 
 def time_calls(call: Callable[[], object]) -> list[float]:
-    """Seconds of each of several calls, after two that compile and warm up."""
+    """Return the seconds of each of several calls, after two that compile and warm up."""
     call()
     call()
     seconds: list[float] = []
@@ -111,7 +111,7 @@ def time_calls(call: Callable[[], object]) -> list[float]:
 
 
 def as_table(measured: list[Measured], title: str) -> "Table":
-    """The lines as a table of rich."""
+    """Return the lines as a table of rich."""
     from rich.table import Table
 
     table = Table(title=title)

@@ -1,4 +1,4 @@
-"""`bitnet-jit explain`: which kernels run a model on this machine, why, and how near they come to what it can do."""
+"""`bitnet-jit explain`: the kernels that run a model on this machine, why, and how near they come to its limits."""
 
 from typing import Annotated
 
@@ -18,5 +18,5 @@ def explain(
     import bitnet_jit
 
     with Patience("measuring what this machine can do"):
-        found = bitnet_jit.explain(loaded, rows)
-    typer.echo(found)
+        explanation = bitnet_jit.explain(loaded, rows)
+    typer.echo(explanation)

@@ -1,4 +1,8 @@
-"""A word on stderr for whoever waits, once the wait is long enough to wonder."""
+"""A line on stderr for users who wait, once the wait is long enough to wonder.
+
+The status of rich has no delay, draws from a thread 12 times per second while we measure, and writes nothing where
+stderr is no terminal. A timer that writes once does what is needed here.
+"""
 
 import contextlib
 import os
@@ -8,14 +12,14 @@ import time
 from types import TracebackType
 from typing import Self
 
-SECONDS = 2.0  # before the first word
-PAUSE = 2.0  # between words where a line cannot be written over
+SECONDS = 2.0  # before the first line
+PAUSE = 2.0  # between lines where one cannot be written over
 
 
 class Patience:
-    """Tells what is going on, while its block runs for more than two seconds.
+    """A context that tells what is going on, while its block runs for more than two seconds.
 
-    On a terminal the words replace one another and vanish in the end; elsewhere each is a line of its own.
+    On a terminal the words replace one another and vanish in the end; elsewhere each is a separate line.
 
     Args:
         words: what is going on; `update` changes it.
@@ -60,12 +64,12 @@ class Patience:
 
 
 def is_terminal() -> bool:
-    """Whether stderr is a terminal that can write over a line."""
+    """Return whether stderr is a terminal that can write over a line."""
     return sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 def write(text: str) -> None:
-    """Write to stderr; where nobody can read it, that is no error."""
+    """Write to stderr; a failure is no error, for then nobody could read it."""
     with contextlib.suppress(OSError):
         sys.stderr.write(text)
         sys.stderr.flush()

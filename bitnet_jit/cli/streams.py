@@ -1,4 +1,4 @@
-"""Standard streams that may be closed, full, or unable to show a character: no reason for a traceback."""
+"""Standard streams that may be closed, full, or unable to show a character, without a traceback."""
 
 import contextlib
 import io
@@ -21,13 +21,13 @@ def open_streams() -> None:
 
 
 def write(text: str) -> None:
-    """Write a part of the result to stdout at once, in stdout's own encoding: typer.echo takes ASCII for a mistake."""
+    """Write a part of the result to stdout at once, in stdout's encoding: typer.echo takes ASCII for a mistake."""
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
 def tell(text: str) -> None:
-    """Write one line to stderr; where nobody can read it, that is no error."""
+    """Write one line to stderr; a failure is no error, for then nobody could read it."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
@@ -38,13 +38,13 @@ def say(text: str) -> None:
 
 
 def describe(error: OSError) -> str:
-    """Return what the system refused, in words; an error that names no file is of a stream."""
+    """Describe a refusal of the system in words; an error that names no file is of a stream."""
     words = error.strerror or str(error)
     return f"cannot write: {words}" if error.filename is None else f"{error.filename}: {words}"
 
 
 def is_writable(stream: TextIO) -> bool:
-    """Whether what a stream still holds can be written."""
+    """Return whether the buffer of a stream can still be written."""
     try:
         stream.flush()
     except (OSError, ValueError):  # ValueError: it has been closed
@@ -53,7 +53,7 @@ def is_writable(stream: TextIO) -> bool:
 
 
 def discard() -> None:
-    """Forget what cannot be written, which the interpreter would try again, and complain, when it ends."""
+    """Drop buffers that cannot be written, which the interpreter would try again, and complain, when it ends."""
     for stream in (sys.stdout, sys.stderr):
         if not is_writable(stream):
             with contextlib.suppress(OSError, ValueError):

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.nn import PackedBitLinear
 from bitnet_jit.nn.lora_merge import add_to_codes, product
+from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import norm_inside
 
 if TYPE_CHECKING:

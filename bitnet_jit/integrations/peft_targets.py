@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from bitnet_jit.nn import LoraLinear, PackedBitLinear
+from bitnet_jit.nn.lora_linear import LoraLinear
+from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -22,8 +22,9 @@ from torch import nn
 from bitnet_jit.checkpoints.formats.hf_packing import count_codes, repack
 from bitnet_jit.checkpoints.ternary import DENSITY, MAX_MULTIPLIER, SMALLEST_DIVISOR
 from bitnet_jit.errors import CheckpointError, CheckpointWarning, InvalidInput
-from bitnet_jit.nn import PackedBitLinear, RMSNorm
-from bitnet_jit.nn.convert import replace
+from bitnet_jit.nn.modules import replace
+from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
+from bitnet_jit.nn.rms_norm import RMSNorm
 from bitnet_jit.packing import get_format
 from bitnet_jit.quant import quantize_weight
 

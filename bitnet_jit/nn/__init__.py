@@ -2,7 +2,8 @@
 
 from bitnet_jit.nn.bit_linear import BitLinear
 from bitnet_jit.nn.convert import convert, pack
-from bitnet_jit.nn.lora import LoraLinear, add_lora, lora_state_dict
+from bitnet_jit.nn.lora import add_lora, lora_state_dict
+from bitnet_jit.nn.lora_linear import LoraLinear
 from bitnet_jit.nn.lora_merge import merge_lora
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import RMSNorm

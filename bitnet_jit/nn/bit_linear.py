@@ -12,7 +12,7 @@ from bitnet_jit.nn.fast_path import Called
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import RMSNorm, norm_inside
 from bitnet_jit.ops.training import REVISION
-from bitnet_jit.quant import quantize_weight
+from bitnet_jit.quant.weight import quantize_weight
 
 bit_linear_train = torch.ops.bitnet_jit.bit_linear_train.default
 
@@ -20,7 +20,7 @@ bit_linear_train = torch.ops.bitnet_jit.bit_linear_train.default
 class BitLinear(Called, nn.Linear):
     """A linear layer whose weight is rounded to {-1, 0, 1} times mean|weight| in every forward.
 
-    The float weight is what the optimizer sees; gradients pass both quantizers straight through. Its signature,
+    The optimizer sees the float weight; gradients pass both quantizers straight through. Its signature,
     initialization, state_dict and behaviour are those of nn.Linear. Weight and input may differ in dtype; the output
     has the input's. float64 is refused in words.
 
@@ -28,11 +28,11 @@ class BitLinear(Called, nn.Linear):
         in_features: K, up to 2**18.
         out_features: N.
         bias: whether to add one.
-        device: where the parameters live.
-        dtype: of the parameters: float32 masters, or bfloat16 or float16.
+        device: device of the parameters.
+        dtype: dtype of the parameters: float32 masters, or bfloat16 or float16.
         use_rms_norm: whether the layer normalizes its input, as BitNet does before attention's output and
             feed-forward's last projection; fused with the quantization.
-        rms_norm_eps: of that norm.
+        rms_norm_eps: eps of that norm.
 
     Attributes:
         weight: (N, K).
@@ -65,7 +65,7 @@ class BitLinear(Called, nn.Linear):
             self.rms_norm = RMSNorm(in_features, rms_norm_eps, device, dtype)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """(..., K) float32, bfloat16 or float16 -> (..., N) of the same dtype; under autocast, of autocast's."""
+        """Return (..., N) of the input's dtype, or of autocast's, for (..., K) float32, bfloat16 or float16."""
         norm = norm_inside(self)
         if (strength := self._buffers.get(STRENGTH)) is not None:
             return blended(input if norm is None else norm(input), self.weight, self.bias, strength)
@@ -74,10 +74,10 @@ class BitLinear(Called, nn.Linear):
         return y
 
     def pack(self, format: str = "i2") -> PackedBitLinear:
-        """The layer as it runs, with the same output bit for bit: the weight is quantized, bias and norm are copied.
+        """Return the layer as it runs, with the same output bit for bit: a quantized weight, copies of bias and norm.
 
         Args:
-            format: "i2" (2 bits a weight) or "t5" (1.6).
+            format: "i2" (2 bits per weight) or "t5" (1.6).
 
         Raises:
             InvalidInput: the weight holds NaN or infinity or is sharded, or the format is unknown.

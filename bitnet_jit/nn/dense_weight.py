@@ -1,9 +1,9 @@
-"""`DenseWeight`: what `.weight` of a packed layer is to code that reads it instead of calling the layer.
+"""`DenseWeight`: the `.weight` of a packed layer, for code that reads it instead of calling the layer.
 
-Model files ask a linear layer for its weight's dtype, device or shape, and torch's own modules hand the weight to fused
+Model files ask a linear layer for its weight's dtype, device or shape, and modules of torch hand the weight to fused
 kernels. A packed layer has no such tensor, so `.weight` is a stand-in: a tensor without memory that knows its shape,
 dtype and device, and becomes w_q * w_scale when an operation reads its values. torch's fast paths step aside, because
-it has a __torch_function__. Nothing can be written into it: what would be lost in silence is refused in words.
+it has a __torch_function__. Nothing can be written into it: a write that would be lost in silence is refused in words.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,13 +13,14 @@ import torch
 from torch.utils._pytree import tree_iter, tree_map_only
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.nn.fast_path import Called
 
 REFUSED = (
-    "weight: {what} would change a weight that is packed and frozen; pack a trained bitnet_jit.BitLinear, or put an "
+    "weight: {action} would change a weight that is packed and frozen; pack a trained bitnet_jit.BitLinear, or put an "
     "adapter beside the layer with bitnet_jit.add_lora"
 )
-NO_MEMORY = "weight: {what} asks for its memory, but the weight is packed; layer.dequantize() makes a tensor of floats"
+NO_MEMORY = (
+    "weight: {action} asks for its memory, but the weight is packed; layer.dequantize() makes a tensor of floats"
+)
 READ_WHOLE = (  # methods that read memory without an operation
     torch.Tensor.__array__,
     torch.Tensor.__deepcopy__,
@@ -29,15 +30,15 @@ READ_WHOLE = (  # methods that read memory without an operation
     torch.Tensor.numpy,
     torch.Tensor.tolist,
 )
-REFUSALS = {  # what never becomes an operation, and would be lost or would read address 0
-    torch.Tensor.data.__set__: REFUSED.format(what="setting .data"),  # type: ignore[attr-defined]
-    torch.Tensor.__setitem__: REFUSED.format(what="an assignment to its elements"),
+REFUSALS = {  # functions that never become an operation, and would be lost or would read address 0
+    torch.Tensor.data.__set__: REFUSED.format(action="setting .data"),  # type: ignore[attr-defined]
+    torch.Tensor.__setitem__: REFUSED.format(action="an assignment to its elements"),
     **{
-        getattr(torch.Tensor, name): NO_MEMORY.format(what=f"{name}()")
+        getattr(torch.Tensor, name): NO_MEMORY.format(action=f"{name}()")
         for name in ("__dlpack__", "data_ptr", "pin_memory", "share_memory_", "storage", "untyped_storage")
     },
 }
-SETTERS = {  # refused unless the value is None or False, which says what is so already
+SETTERS = {  # refused unless the value is None or False, as it is already
     **{getattr(torch.Tensor, name).__set__: f"setting .{name}" for name in ("grad", "requires_grad")},
     torch.Tensor.requires_grad_: "requires_grad_()",
 }
@@ -72,22 +73,22 @@ class DenseWeight(torch.Tensor):
         device: torch.device,
         strides: tuple[int, ...] | None = None,
     ) -> Self:
-        made: Self = torch.Tensor._make_wrapper_subclass(cls, shape, strides, dtype=dtype, device=device)  # type: ignore[attr-defined]
-        made._values = values
-        return made
+        self: Self = torch.Tensor._make_wrapper_subclass(cls, shape, strides, dtype=dtype, device=device)  # type: ignore[attr-defined]
+        self._values = values
+        return self
 
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Let torch handle it, but for what never becomes an operation."""
+        """Let torch handle the call, unless it never becomes an operation."""
         kwargs = kwargs or {}
         if func in REFUSALS and isinstance(args[0], cls):
             raise InvalidInput(REFUSALS[func])
         if func in SETTERS and isinstance(args[0], cls):
             value = (*args, *kwargs.values(), True)[1]
             if value is not None and value is not False:
-                raise InvalidInput(REFUSED.format(what=SETTERS[func]))
+                raise InvalidInput(REFUSED.format(action=SETTERS[func]))
         if func in READ_WHOLE:
             args, kwargs = with_values((args, kwargs))
         with torch._C.DisableTorchFunctionSubclass():
@@ -100,35 +101,35 @@ class DenseWeight(torch.Tensor):
         """Run an operation on the values; its views are as frozen as they are."""
         kwargs = kwargs or {}
         if any(isinstance(written, cls) for written in written_to(func, args, kwargs)):
-            raise InvalidInput(REFUSED.format(what=func.name()))
+            raise InvalidInput(REFUSED.format(action=func.name()))
         if func is torch.ops.aten.detach.default:
             weight: DenseWeight = args[0]
             return cls(weight._values, weight.shape, weight.dtype, weight.device, weight.stride())
         args, kwargs = with_values((args, kwargs))
-        made = func(*args, **kwargs)
+        output = func(*args, **kwargs)
         if not any(returned.alias_info is not None for returned in func._schema.returns):
-            return made
+            return output
         return tree_map_only(
-            torch.Tensor, lambda view: cls(lambda: view, view.shape, view.dtype, view.device, view.stride()), made
+            torch.Tensor, lambda view: cls(lambda: view, view.shape, view.dtype, view.device, view.stride()), output
         )
 
 
 def written_to(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
-    """The arguments that an operation writes to, those inside lists too."""
+    """Yield the arguments that an operation writes to, also from inside lists."""
     for position, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             yield from tree_iter(args[position] if position < len(args) else kwargs.get(argument.name))
 
 
 def with_values(tree: Any) -> Any:
-    """The same arguments, with the values of each stand-in for it."""
+    """Return the same arguments with every stand-in replaced by its values."""
     return tree_map_only(DenseWeight, lambda weight: weight._values(), tree)
 
 
-class ReadsDense(Called):
-    """Joins a layer that has no `weight` of floats, before nn.Module in its bases: reading `.weight` gives a stand-in.
+class ReadsDense:
+    """A base of layers without a `weight` of floats, before nn.Module: reading `.weight` gives a stand-in.
 
-    Assigning to it raises InvalidInput, where nn.Module would take a parameter that nobody ever reads.
+    An assignment raises InvalidInput, where nn.Module would take a parameter that nobody ever reads.
     """
 
     in_features: int
@@ -136,26 +137,26 @@ class ReadsDense(Called):
     weight_dtype: torch.dtype
 
     def _dense(self) -> torch.Tensor:
-        """The values of the weight that the layer computes with, (N, K) of weight_dtype."""
+        """Return the values of the weight that the layer computes with, (N, K) of weight_dtype."""
         raise NotImplementedError
 
     def _place(self) -> torch.device:
-        """Where the layer's tensors live."""
+        """Return the device of the layer's tensors."""
         raise NotImplementedError
 
     @property
     def weight(self) -> torch.Tensor:
-        """A stand-in for w_q * w_scale, (N, K) of `weight_dtype`: see `dense_weight.py`."""
+        """Return a stand-in for w_q * w_scale, (N, K) of `weight_dtype`: see `dense_weight.py`."""
         if torch.compiler.is_compiling():
             return self._dense()  # a graph drops it where only its dtype or its shape is read
         return DenseWeight(self._dense, (self.out_features, self.in_features), self.weight_dtype, self._place())
 
     @weight.setter
-    def weight(self, value: Any) -> None:  # noqa: ARG002  whatever it is
-        raise InvalidInput(REFUSED.format(what=f"setting the weight of a {type(self).__name__}"))
+    def weight(self, value: Any) -> None:  # noqa: ARG002  any value
+        raise InvalidInput(REFUSED.format(action=f"setting the weight of a {type(self).__name__}"))
 
     def register_parameter(self, name: str, param: Any) -> None:
-        """As nn.Module has it, but for names that are properties of the class."""
+        """Register a parameter as nn.Module does, but refuse names that are properties of the class."""
         if isinstance(getattr(type(self), name, None), property):
-            raise InvalidInput(REFUSED.format(what=f"setting the {name} of a {type(self).__name__}"))
+            raise InvalidInput(REFUSED.format(action=f"setting the {name} of a {type(self).__name__}"))
         super().register_parameter(name, param)  # type: ignore[misc]

@@ -13,7 +13,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from bitnet_jit.errors import InvalidInput
 
-FUSED_ACTIVATION = "activation_relu_or_gelu"  # of an encoder layer: which of them its fused kernel has, 0 is none
+FUSED_ACTIVATION = "activation_relu_or_gelu"  # of an encoder layer: the activation of its fused kernel, 0 is none
 NESTED = "use_nested_tensor"  # of an encoder: whether padding becomes a nested tensor
 READERS = {  # an attribute of modules that read weights and never call the layers -> the names of these layers
     "dt_proj": ("dt_proj",),  # Mamba, Falcon Mamba and Jamba of transformers, and the original
@@ -22,11 +22,11 @@ READERS = {  # an attribute of modules that read weights and never call the laye
 
 
 class Called:
-    """Joins the layers whose output is right only where they are called."""
+    """A base of the layers whose output is right only where they are called."""
 
 
 def leave_fast_paths(model: nn.Module) -> None:
-    """Have every encoder of a model call those of its layers that have to be called."""
+    """Have every encoder of a model call the layers that have to be called."""
     for module in model.modules():
         for attribute, off in ((FUSED_ACTIVATION, 0), (NESTED, False)):
             if attribute in vars(module) and has_called(module):
@@ -34,12 +34,12 @@ def leave_fast_paths(model: nn.Module) -> None:
 
 
 def has_called(module: nn.Module) -> bool:
-    """Whether a module is such a layer or holds one, inside a wrapper, for example."""
+    """Return whether a module has to be called or holds one that has, inside a wrapper, for example."""
     return any(isinstance(part, Called) for part in module.modules())
 
 
 def never_called(model: nn.Module) -> set[int]:
-    """The ids of layers that would compute with their weight of floats whatever they are converted to."""
+    """Return the ids of layers that compute with their weight of floats, even after a conversion."""
     return {
         id(module._modules[name])
         for module in model.modules()
@@ -51,7 +51,7 @@ def never_called(model: nn.Module) -> set[int]:
 
 
 def on_registration(parent: nn.Module, name: str, child: Any) -> None:
-    """What torch calls when a module becomes part of another: the layer that is assigned by hand is called, too.
+    """Have a layer called that is assigned by hand: torch runs this hook when a module becomes part of another.
 
     Raises:
         InvalidInput: the parent is torch's attention, which never calls `out_proj`.

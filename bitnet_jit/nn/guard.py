@@ -1,9 +1,9 @@
-"""`save_pretrained` of transformers on models that hold our layers: refused in words, for it cannot write them.
+"""Refusal of transformers' `save_pretrained` on models that hold our layers, which it cannot write.
 
-It would put `w_packed` and `w_scale` under a config.json that promises transformers' own tensors, and `from_pretrained`
+It would put `w_packed` and `w_scale` under a config.json that promises tensors of transformers, and `from_pretrained`
 would make up weights. No attribute of a model survives all the ways to a `save_pretrained`: of a copy, of an unpickled
-model, of the outer model where the inner one was converted, with a state_dict of its own, in a Trainer, in push_to_hub.
-So the method of the class that all of them call is wrapped, once, by the first packed layer that is made, copied or
+model, of the outer model where the inner one was converted, with a state_dict given, in a Trainer, in push_to_hub.
+So the method of the class that all of them call is wrapped, once, by the first packed layer that is created, copied or
 unpickled after transformers was imported.
 """
 
@@ -36,7 +36,7 @@ def guard_save_pretrained(kind: type[nn.Module]) -> None:
 
 
 def refuse_layers(model: Any, kind: type[nn.Module]) -> None:
-    """Raise InvalidInput where a model holds a layer of that kind; one with peft's adapters writes those alone."""
+    """Raise InvalidInput where a model holds a layer of that kind; with adapters of peft it writes only these."""
     if getattr(model, "_hf_peft_config_loaded", False):
         return
     for name, module in model.named_modules():

@@ -1,7 +1,7 @@
-"""A packed weight that has its device's layout in memory and the canonical one in `state_dict`.
+"""A packed weight with its device's layout in memory and the canonical one in `state_dict`.
 
-Moving the layer re-lays the weight; no conversion of dtypes touches it or its scale. The layout's name travels with the
-tensor, because a layer that shares it may have laid it anew.
+A layer that is moved lays its weight anew; no conversion of dtypes touches it or its scale. The layout's name travels
+with the tensor, because another layer that shares it may have laid it anew.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,15 +12,14 @@ from torch import nn
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
-from bitnet_jit.nn import checks
-from bitnet_jit.nn.guard import guard_save_pretrained
-from bitnet_jit.packing import get_format
+from bitnet_jit.packing import CANONICAL, get_format
+from bitnet_jit.quant.checks import check_scale
 
 LAYOUT = "layout_name"  # an attribute of w_packed
 
 
 class LaidWeight(nn.Module):
-    """What `PackedBitLinear` is as a holder of tensors: moved, copied, pickled, saved and loaded.
+    """The tensors of a `PackedBitLinear`: moved, copied, pickled, saved and loaded.
 
     Attributes:
         w_packed: uint8, in `layout`.
@@ -28,7 +27,7 @@ class LaidWeight(nn.Module):
         bias: (N,) or None.
         format: name of the packing.
         layout: name of the layout of w_packed.
-        weight_dtype: of the weight as others read it; `.to(dtype)` and its kin change it.
+        weight_dtype: dtype of the weight as others read it; `.to(dtype)` and methods like it change it.
     """
 
     w_packed: nn.Parameter
@@ -41,7 +40,7 @@ class LaidWeight(nn.Module):
     weight_dtype: torch.dtype
 
     def canonical(self) -> torch.Tensor:
-        """The packed weight as it is saved, uint8 (N, ceil(K / codes per byte)); no copy where that is its layout."""
+        """Return the packed weight as it is saved, uint8 (N, ceil(K / codes per byte)); not copied if it is laid so."""
         return self._to_canonical(self.w_packed.detach())
 
     def _to_canonical(self, w_packed: torch.Tensor) -> torch.Tensor:
@@ -51,7 +50,6 @@ class LaidWeight(nn.Module):
 
     def _lay(self, was_meta: bool = False) -> None:
         """Bring w_packed into the layout of the device that it is on."""
-        guard_save_pretrained(LaidWeight)
         w_packed = self.w_packed
         self.layout = getattr(w_packed, LAYOUT, self.layout)
         wanted = registry.preferred_layout(self.format, w_packed.device.type)
@@ -73,13 +71,13 @@ class LaidWeight(nn.Module):
             self._lay()
 
     def stay_on_meta(self, other: "LaidWeight") -> None:
-        """Become what the other layer is, but on "meta", in its layout: for whoever asks what it would run."""
+        """Become a copy of the other layer on "meta", in its layout, to ask which kernels it would run."""
         w_packed = torch.empty_like(other.w_packed, device="meta")
         self.layout, self._awaits_device = other.layout, False
         self.w_packed = nn.Parameter(w_packed, requires_grad=False)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        """`.to()`, `.half()` and their kin: devices change, dtypes of the weight and its scale do not."""
+        """Convert as `.to()` and `.half()` do: devices change, dtypes of the weight and its scale do not."""
         w_packed, w_scale = self.w_packed.detach(), self.w_scale.detach()
         self.layout = getattr(self.w_packed, LAYOUT, self.layout)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -91,7 +89,7 @@ class LaidWeight(nn.Module):
         return self
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """After a copy, or a pickle that may come from another kind of device."""
+        """Restore a copy, or a pickle that may come from another kind of device."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         if "weight_dtype" not in self.__dict__:  # a pickle of an earlier version
             self.weight_dtype = torch.float32 if self.bias is None else self.bias.dtype
@@ -128,13 +126,13 @@ class LaidWeight(nn.Module):
         self._awaits_device = self.w_packed.is_meta
 
     def _laid_for_load(self, state_dict: Mapping[str, Any], prefix: str, assign: bool) -> dict[str, torch.Tensor]:
-        """The entry of w_packed as it will be resident, or nothing; with `assign` the layer takes it at once."""
+        """Return the entry of w_packed as it will be resident, or none; with `assign` the layer takes it at once."""
         w_scale, w_packed = state_dict.get(prefix + "w_scale"), state_dict.get(prefix + "w_packed")
         if w_scale is not None:
-            checks.check_scale(w_scale, tuple(self.w_scale.shape))
+            check_scale(w_scale, tuple(self.w_scale.shape))
         if w_packed is None:
             return {}
-        checks.check_canonical(w_packed, get_format(self.format), self.out_features, self.in_features)
+        check_canonical(w_packed, self.format, self.out_features, self.in_features)
         if assign:
             self.layout = self.format
             self.w_packed = nn.Parameter(w_packed.detach().contiguous(), requires_grad=False)
@@ -142,3 +140,13 @@ class LaidWeight(nn.Module):
             return {prefix + "w_packed": self.w_packed}
         layout = registry.get_layout(self.layout)
         return {prefix + "w_packed": layout.from_canonical(w_packed, self.out_features, self.in_features)}
+
+
+def check_canonical(w_packed: torch.Tensor, format: str, out_features: int, in_features: int) -> None:
+    """Raise InvalidInput unless w_packed is a canonical packed weight of that size without a code above 2.
+
+    Values on meta are not read.
+    """
+    CANONICAL[format].check(w_packed, out_features, in_features)
+    if not w_packed.is_meta:
+        get_format(format).check_bytes(w_packed, "w_packed")

@@ -4,12 +4,12 @@
     merged = clip(round(w_q + update / w_scale), -1, 1)      half to even; w_scale stays
 
 `round` finds the code whose weight lies nearest to the target, so a code changes where its update is more than half a
-scale and points where a code is left. An update of zero changes no bit.
+scale and there is a code on that side. An update of zero changes no bit.
 
-Absmean, which quantizes dense weights, would not do here: it assumes their bell shape. Of w_q * w_scale it makes the
-scale w_scale * mean|w_q|, so codes with a third of zeros would return with every weight, and every output, two thirds
-as large, by an update of zero. Scales by least squares would move with every update; then layers that share an input
-and were joined under one scale could not be parted again.
+Absmean, which quantizes dense weights, would be wrong here: it assumes their bell shape. The scale that it makes of
+w_q * w_scale is w_scale * mean|w_q|. So with an update of zero, a layer with a third of zeros among its codes would
+return with every weight, and every output, two thirds as large. Scales by least squares would move with every
+update; then layers that share an input and were joined under one scale could not be parted again.
 """
 
 from dataclasses import dataclass
@@ -18,21 +18,21 @@ import torch
 from torch import nn
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.nn.convert import replace
-from bitnet_jit.nn.lora import LoraLinear
+from bitnet_jit.nn.lora_linear import LoraLinear
+from bitnet_jit.nn.modules import replace
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import norm_inside
-from bitnet_jit.quant import expand_scale
+from bitnet_jit.quant.weight import expand_scale
 
 
 @dataclass(frozen=True)
 class MergedLayer:
-    """What merging did to one layer.
+    """The effect of a merge on one layer.
 
     Attributes:
         name: the layer's first name in the model.
-        changed: how many codes are others than before.
-        codes: how many there are.
+        changed: number of codes that changed.
+        codes: number of codes.
         lost: |merged - target| / |update| in Frobenius norms, from 0 to 1: the share of the update that the ternary
             weight cannot hold; 0 where the update is zero.
     """
@@ -45,7 +45,7 @@ class MergedLayer:
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What merging did to a model: see `MergedLayer`.
+    """The effect of a merge on a model: see `MergedLayer`.
 
     >>> print(MergeReport((MergedLayer("0", 3, 32, 0.75), MergedLayer("2", 0, 8, 1.0))))
     layer  codes changed  of  share  update lost
@@ -58,12 +58,12 @@ class MergeReport:
 
     @property
     def changed(self) -> int:
-        """How many codes of all layers changed."""
+        """Return how many codes of all layers changed."""
         return sum(layer.changed for layer in self.layers)
 
     @property
     def codes(self) -> int:
-        """How many codes all layers have."""
+        """Return how many codes all layers have."""
         return sum(layer.codes for layer in self.layers)
 
     def __str__(self) -> str:
@@ -76,7 +76,7 @@ class MergeReport:
 
 
 def counts(name: str, changed: int, codes: int) -> tuple[str, str, str, str]:
-    """The cells of a row that all rows have."""
+    """Return the cells that every row has."""
     return name, str(changed), str(codes), f"{changed / max(codes, 1):.2%}"
 
 
@@ -84,21 +84,20 @@ def merge_lora(model: nn.Module) -> MergeReport:
     """Replace every `LoraLinear` of a model by a `PackedBitLinear` that has its update merged in, in place.
 
     A ternary weight that is rounded again is not the sum of base and update, so outputs change: an update smaller than
-    half a scale is lost altogether. The report tells how many codes changed and how much was lost; whether the model
-    is still good enough is yours to measure, on your data. To keep all of the update, run the adapters unmerged.
+    half a scale is lost altogether. Measure on your data whether the model is still good enough. To keep all of the
+    update, run the adapters unmerged. After an error, which names the layer, nothing is changed.
 
-    Scales, bias, format, activation, device and training flag stay. A layer of which no code changes becomes its base
-    again, the same object. Where a row's or group's scale is zero, its codes stay. Everything stays frozen.
+    Scales, bias, format, activation, device and training flag stay. Where no code of a layer changes, it becomes its
+    base again, the same object. Where the scale of a row or group is zero, its codes stay. Everything stays frozen.
 
     Args:
         model: a module that holds LoraLinear layers.
 
     Returns:
-        How many codes of each layer changed, out of how many; print it.
+        How many codes of each layer changed, out of how many; it can be printed.
 
     Raises:
-        InvalidInput: there is no LoraLinear, the model is one itself (`merged` merges it), or factors are not finite or
-            on "meta"; the message names the layer. Then nothing is changed.
+        InvalidInput: there is no LoraLinear, the model is one (see `merged`), or factors are not finite or on "meta".
 
     >>> from bitnet_jit.nn.lora import add_lora
     >>> model = add_lora(nn.Sequential(PackedBitLinear(8, 4, bias=False)), r=1, alpha=1.0)
@@ -113,34 +112,33 @@ def merge_lora(model: nn.Module) -> MergeReport:
         raise InvalidInput(
             "model: is a LoraLinear itself and cannot be replaced in place; use bitnet_jit.nn.lora_merge.merged"
         )
-    layers: list[MergedLayer] = []
+    effects: dict[str, MergedLayer] = {}
 
-    def make(name: str, layer: LoraLinear) -> PackedBitLinear:
-        packed, done = merged(layer, name)
-        layers.append(done)
+    def merge(name: str, layer: LoraLinear) -> PackedBitLinear:
+        packed, effects[name] = merged(layer, name)
         return packed
 
-    replace(model, (LoraLinear,), make)
-    return MergeReport(tuple(layers))
+    replace(model, (LoraLinear,), merge)
+    return MergeReport(tuple(effects.values()))
 
 
 def merged(layer: LoraLinear, name: str = "layer") -> tuple[PackedBitLinear, MergedLayer]:
-    """One layer with its update merged in, which `merge_lora` tells about, and what that did; the layer stays.
+    """Return a packed layer with the update merged in as `merge_lora` does, and the effect; `layer` itself stays.
 
     Raises:
         InvalidInput: the factors are not finite or on "meta"; the message names the layer by `name`.
 
-    >>> packed, done = merged(LoraLinear(PackedBitLinear(8, 4)))
-    >>> done
+    >>> packed, effect = merged(LoraLinear(PackedBitLinear(8, 4)))
+    >>> effect
     MergedLayer(name='layer', changed=0, codes=32, lost=0.0)
     """
     update = product(name, layer.lora_A.weight, layer.lora_B.weight, layer.scaling)
-    packed, done = add_to_codes(name, layer.base, update)
-    return packed.train(layer.training), done
+    packed, effect = add_to_codes(name, layer.base, update)
+    return packed.train(layer.training), effect
 
 
 def product(name: str, a: torch.Tensor, b: torch.Tensor, scaling: float) -> torch.Tensor:
-    """The update scaling * B @ A, (N, K) float32, of A (r, K) and B (N, r); InvalidInput unless all is finite."""
+    """Return scaling * B @ A, (N, K) float32, of A (r, K) and B (N, r); raise InvalidInput unless all is finite."""
     for factor, tensor in {"lora_A": a, "lora_B": b}.items():
         if tensor.is_meta:
             raise InvalidInput(f"{name}.{factor}.weight: is on the meta device; load it before it is merged")
@@ -155,9 +153,9 @@ def product(name: str, a: torch.Tensor, b: torch.Tensor, scaling: float) -> torc
 
 
 def add_to_codes(name: str, base: PackedBitLinear, update: torch.Tensor) -> tuple[PackedBitLinear, MergedLayer]:
-    """The layer whose codes lie nearest to those of `base` plus update (N, K) float32, and how far that is.
+    """Return the layer whose codes lie nearest to `base` plus update (N, K) float32, and the effect of the merge.
 
-    Where no code changes it is `base` itself.
+    Where no code changes, the layer is `base` itself.
     """
     w_q, w_scale = base.unpack()
     wide = expand_scale(w_scale, base.in_features, base.group_size)
@@ -166,12 +164,12 @@ def add_to_codes(name: str, base: PackedBitLinear, update: torch.Tensor) -> tupl
     changed = int((codes != w_q).sum())
     lost = torch.linalg.vector_norm((codes - w_q) * wide - update, dtype=torch.float64)
     whole = torch.linalg.vector_norm(update, dtype=torch.float64)
-    done = MergedLayer(name, changed, codes.numel(), float(lost / whole) if whole else 0.0)
+    effect = MergedLayer(name, changed, codes.numel(), float(lost / whole) if whole else 0.0)
     if not changed:
-        return base, done
+        return base, effect
     bias, group_size = base.bias, base.group_size
     packed = PackedBitLinear.from_codes(codes, w_scale, bias, group_size, base.activation, base.format)
     packed.weight_dtype = base.weight_dtype
     if (norm := norm_inside(base)) is not None:
         packed.put_inside(norm)
-    return packed, done
+    return packed, effect

@@ -1,7 +1,7 @@
 """`PackedBitLinear`: a ternary layer as it runs, with its weight in 2 bits (`i2`) or 1.6 (`t5`).
 
 In memory the weight has the layout that its device's kernels read; `state_dict` always holds the canonical one, so a
-checkpoint is the same wherever it was written. Moving the layer re-lays the weight; no conversion of dtypes touches it
+checkpoint is the same wherever it was written. A moved layer lays its weight anew; no conversion of dtypes touches it
 or its scale. The parameters are frozen: gradients flow to the input, and to the bias where it asks for one.
 """
 
@@ -10,21 +10,24 @@ from typing import Self
 import torch
 from torch import nn
 
+from bitnet_jit.dtypes import FLOATS
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.nn import checks
 from bitnet_jit.nn.dense_weight import ReadsDense
-from bitnet_jit.nn.laid_weight import LaidWeight
+from bitnet_jit.nn.fast_path import Called
+from bitnet_jit.nn.guard import guard_save_pretrained
+from bitnet_jit.nn.laid_weight import LaidWeight, check_canonical
 from bitnet_jit.nn.rms_norm import INSIDE, RMSNorm, norm_inside
-from bitnet_jit.ops import eager
+from bitnet_jit.ops.linear import bit_linear, quantized_linear
+from bitnet_jit.ops.norm_linear import rms_norm_bit_linear
+from bitnet_jit.ops.weights import DEQUANTIZE_WEIGHT
 from bitnet_jit.packing import get_format
-from bitnet_jit.quant import dequantize_weight
-
-bit_linear, rms_norm_bit_linear = eager("bit_linear"), eager("rms_norm_bit_linear")
-quantized_linear = eager("quantized_linear")
-dequantize = torch.ops.bitnet_jit.dequantize_weight.default
+from bitnet_jit.problem import SCALES, scale_shape
+from bitnet_jit.quant.checks import check_scale
+from bitnet_jit.quant.weight import dequantize_weight
 
 
-class PackedBitLinear(ReadsDense, LaidWeight):
+class PackedBitLinear(ReadsDense, Called, LaidWeight):
     """A linear layer with a packed ternary weight: y = x_q @ w_q.T * (x_scale * w_scale) + bias.
 
     The constructor makes a layer of zeros to load a state_dict into; `from_codes`, `from_packed` and `BitLinear.pack`
@@ -34,14 +37,14 @@ class PackedBitLinear(ReadsDense, LaidWeight):
         in_features: K, up to 2**18.
         out_features: N.
         bias: whether to add one.
-        device: where the parameters live; on "meta" they take no memory until they are loaded.
-        dtype: of the bias, and of `weight` as others read it; scales are always float32.
+        device: device of the parameters; on "meta" they take no memory until they are loaded.
+        dtype: dtype of the bias, and of `weight` as others read it; scales are always float32.
         scale: "tensor", "row" or "group".
         group_size: inputs that share a scale with scale="group", else 0.
         activation: "a8" quantizes each row of the input to int8, "a16" computes in floating point.
         format: "i2" or "t5" (no group scales).
         use_rms_norm: whether the layer normalizes its input.
-        rms_norm_eps: of that norm.
+        rms_norm_eps: eps of that norm.
 
     Attributes:
         w_packed: uint8, in `layout`.
@@ -51,7 +54,7 @@ class PackedBitLinear(ReadsDense, LaidWeight):
         layout: name of the layout of w_packed.
         weight: (N, K), a stand-in for code that asks for its dtype or its device: it holds no memory, is no parameter,
             and becomes `dequantize()` when an operation reads it (see `dense_weight.py`).
-        weight_dtype: of `weight`; `.to(dtype)` and its kin change it, as they would that of a float weight.
+        weight_dtype: dtype of `weight`; `.to(dtype)` and methods like it change it, as they do with a weight of floats.
 
     FSDP takes no scalar such as a scale of a whole weight: it has to ignore `bitnet_jit.nn.packed_parameters(model)`.
 
@@ -87,7 +90,7 @@ class PackedBitLinear(ReadsDense, LaidWeight):
         self.weight_dtype = torch.get_default_dtype() if dtype is None else dtype
         packing = get_format(format)
         zeros = int(packing.join([1] * packing.codes_per_byte))
-        shape = checks.scale_shape(scale, out_features, in_features, group_size)
+        shape = scale_shape(scale, out_features, in_features, group_size)
         self._adopt(
             torch.full(packing.packed_shape(out_features, in_features), zeros, dtype=torch.uint8, device=device),
             torch.ones(shape, dtype=torch.float32, device=device),
@@ -108,7 +111,7 @@ class PackedBitLinear(ReadsDense, LaidWeight):
         activation: str = "a8",
         format: str = "i2",
     ) -> Self:
-        """A layer from a canonical packed weight.
+        """Make a layer from a canonical packed weight.
 
         Args:
             w_packed: uint8 (N, ceil(in_features / codes per byte)); not copied where the device runs canonical weights.
@@ -120,30 +123,20 @@ class PackedBitLinear(ReadsDense, LaidWeight):
             format: "i2" or "t5".
 
         Raises:
-            InvalidInput: a tensor has a wrong shape, dtype or device, a code is 3, or a scale is NaN, infinite, or (one
-                for the whole tensor) zero.
+            InvalidInput: a shape, dtype or device is wrong, a code is 3, a scale is not finite, or the tensor's is 0.
         """
-        if w_scale.dim() >= len(checks.SCALES) or w_packed.dim() != 2:
-            raise InvalidInput(
-                f"expected w_packed with 2 dimensions and w_scale with 0 to 2, got shapes {tuple(w_packed.shape)} "
-                f"and {tuple(w_scale.shape)}"
-            )
+        scale = scale_by_dimensions(w_packed, w_scale)
         layer = cls(
             in_features,
             len(w_packed),
             bias=False,
             device="meta",
-            scale=checks.SCALES[w_scale.dim()],
+            scale=scale,
             group_size=group_size,
             activation=activation,
             format=format,
         )
-        checks.check_canonical(w_packed, get_format(format), layer.out_features, in_features)
-        checks.check_scale(w_scale, tuple(layer.w_scale.shape))
-        checks.check_bias(bias, layer.out_features)
-        for name, tensor in {"w_scale": w_scale, "bias": bias}.items():
-            if tensor is not None and tensor.device != w_packed.device:
-                raise InvalidInput(f"{name}: is on {tensor.device}, w_packed on {w_packed.device}; move one of them")
+        layer._check(w_packed, w_scale, bias)
         layer._adopt(w_packed, w_scale, bias)
         layer.weight_dtype = torch.float32 if bias is None else bias.dtype
         return layer
@@ -158,7 +151,7 @@ class PackedBitLinear(ReadsDense, LaidWeight):
         activation: str = "a8",
         format: str = "i2",
     ) -> Self:
-        """A layer from codes w_q (N, K) int8 in {-1, 0, 1}; the other arguments and errors as `from_packed`."""
+        """Make a layer from codes w_q (N, K) int8 in {-1, 0, 1}; the other arguments and errors as `from_packed`."""
         return cls.from_packed(
             get_format(format).pack(w_q),
             w_scale,
@@ -170,10 +163,10 @@ class PackedBitLinear(ReadsDense, LaidWeight):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (..., K) float32, bfloat16 or float16 -> (..., N) of x's dtype; under autocast, of autocast's."""
+        """Return (..., N) of x's dtype for x (..., K) float32, bfloat16 or float16; under autocast, of autocast's."""
         if self._awaits_device:
             self._leave_meta()
-        parameters = self._parameters  # nn.Module.__getattr__ costs 0.3 us a parameter
+        parameters = self._parameters  # nn.Module.__getattr__ costs 0.3 us per parameter
         layer = (
             parameters["w_packed"],
             parameters["w_scale"],
@@ -227,27 +220,27 @@ class PackedBitLinear(ReadsDense, LaidWeight):
         """Have the layer normalize its input from now on; the norm is frozen, and not copied.
 
         Raises:
-            InvalidInput: it is of another size.
+            InvalidInput: the norm is of another size.
         """
         if norm.hidden_size != self.in_features:
             raise InvalidInput(f"norm: expected hidden_size={self.in_features}, got {norm.hidden_size}")
         self.add_module(INSIDE, norm.requires_grad_(False))
 
     def unpack(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The inverse of `from_codes`: w_q (N, K) int8 and w_scale."""
+        """Return w_q (N, K) int8 and w_scale, the inverse of `from_codes`."""
         w_q: torch.Tensor = get_format(self.format).unpack(self.canonical(), self.in_features)
         return w_q, self.w_scale.detach()
 
     def dequantize(self) -> torch.Tensor:
-        """The weight that this layer stands for, w_q * w_scale: (N, K) float32."""
+        """Return the weight that this layer stands for, w_q * w_scale: (N, K) float32."""
         return dequantize_weight(*self.unpack(), self.group_size)
 
     def _dense(self) -> torch.Tensor:
         if self._awaits_device:
             self._leave_meta()
         options = (self.in_features, self.out_features, self.layout, self.group_size)
-        dtype = self.weight_dtype if self.weight_dtype in checks.FLOATS else torch.float32
-        dense: torch.Tensor = dequantize(self.w_packed.detach(), self.w_scale.detach(), *options, dtype)
+        dtype = self.weight_dtype if self.weight_dtype in FLOATS else torch.float32
+        dense: torch.Tensor = DEQUANTIZE_WEIGHT.torch(self.w_packed.detach(), self.w_scale.detach(), *options, dtype)
         return dense.to(self.weight_dtype)
 
     def _place(self) -> torch.device:
@@ -260,6 +253,19 @@ class PackedBitLinear(ReadsDense, LaidWeight):
             f"format={self.format}, scale={self.scale}{groups}, activation={self.activation}"
         )
 
+    def _check(self, w_packed: torch.Tensor, w_scale: torch.Tensor, bias: torch.Tensor | None) -> None:
+        """Raise InvalidInput unless the tensors fit the layer and are on one device."""
+        check_canonical(w_packed, self.format, self.out_features, self.in_features)
+        check_scale(w_scale, tuple(self.w_scale.shape))
+        checks.check_bias(bias, self.out_features)
+        for name, tensor in {"w_scale": w_scale, "bias": bias}.items():
+            if tensor is not None and tensor.device != w_packed.device:
+                raise InvalidInput(f"{name}: is on {tensor.device}, w_packed on {w_packed.device}; move one of them")
+
+    def _lay(self, was_meta: bool = False) -> None:
+        guard_save_pretrained(PackedBitLinear)
+        super()._lay(was_meta)
+
     def _adopt(self, w_packed: torch.Tensor, w_scale: torch.Tensor, bias: torch.Tensor | None) -> None:
         """Take tensors that fit as frozen parameters; w_packed is canonical and is laid for its device."""
         self.layout = self.format
@@ -267,3 +273,13 @@ class PackedBitLinear(ReadsDense, LaidWeight):
         self.w_scale = nn.Parameter(w_scale.detach().contiguous(), requires_grad=False)
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach(), requires_grad=False))
         self._lay()
+
+
+def scale_by_dimensions(w_packed: torch.Tensor, w_scale: torch.Tensor) -> str:
+    """Return the kind of scale that has as many dimensions as w_scale: "tensor", "row" or "group"."""
+    if w_scale.dim() >= len(SCALES) or w_packed.dim() != 2:
+        raise InvalidInput(
+            f"expected w_packed with 2 dimensions and w_scale with 0 to 2, got shapes {tuple(w_packed.shape)} "
+            f"and {tuple(w_scale.shape)}"
+        )
+    return SCALES[w_scale.dim()]

@@ -5,9 +5,8 @@ from torch import nn
 
 from bitnet_jit.arguments import as_real, show, whole_number
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.ops import eager
+from bitnet_jit.ops.norm import rms_norm
 
-rms_norm = eager("rms_norm")
 INSIDE = "rms_norm"  # the name of a norm inside a linear layer, as transformers has it
 
 
@@ -17,8 +16,8 @@ class RMSNorm(nn.Module):
     Args:
         hidden_size: size of the last dimension.
         eps: added to the mean of squares.
-        device: where the weight lives.
-        dtype: of the weight.
+        device: device of the weight.
+        dtype: dtype of the weight.
 
     Raises:
         InvalidInput: hidden_size or eps is out of range.
@@ -49,7 +48,7 @@ class RMSNorm(nn.Module):
         nn.init.ones_(self.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (..., hidden_size) float32, bfloat16 or float16 -> the same shape and dtype."""
+        """Normalize x (..., hidden_size) float32, bfloat16 or float16; shape and dtype stay."""
         y: torch.Tensor = rms_norm(x, self.weight, self.eps)
         return y
 
@@ -58,5 +57,5 @@ class RMSNorm(nn.Module):
 
 
 def norm_inside(layer: nn.Module) -> RMSNorm | None:
-    """The norm that a linear layer has for its own input."""
+    """Return the norm that a linear layer has for its input, or None."""
     return layer._modules.get(INSIDE)  # type: ignore[return-value]

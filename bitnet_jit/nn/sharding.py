@@ -1,7 +1,7 @@
-"""Packed layers under FSDP: their tensors stay whole on every process, and what is trained beside them is sharded.
+"""Packed layers under FSDP: their tensors stay whole on every process, and parameters trained beside them are sharded.
 
-A packed weight takes 2 bits per weight and never changes, so there is little to gain by sharding it; and FSDP takes no
-scalar, as a scale of a whole weight is one ("doesn't support scalar parameters"). Both FSDPs can be told to ignore
+A packed layer takes 2 bits per weight and never changes, so there is little to gain by sharding it; and FSDP takes no
+scalar, such as the scale of a whole weight ("doesn't support scalar parameters"). Both FSDPs can be told to ignore
 parameters.
 """
 
@@ -12,9 +12,9 @@ from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 
 
 def packed_parameters(model: nn.Module) -> set[nn.Parameter]:
-    """List the frozen parameters of a model's packed layers, which FSDP has to ignore.
+    """Return the frozen parameters of a model's packed layers, which FSDP has to ignore.
 
-    Move the model to its device first: FSDP does not move what it ignores. LoRA then trains as usual:
+    Move the model to its device first: FSDP moves no parameters that it ignores. LoRA then trains as usual:
 
         model = add_lora(pack(model)).to(device)
         ignored = packed_parameters(model)
@@ -34,7 +34,7 @@ def packed_parameters(model: nn.Module) -> set[nn.Parameter]:
     Raises:
         InvalidInput: there is no PackedBitLinear.
 
-    >>> from bitnet_jit.nn.lora import LoraLinear
+    >>> from bitnet_jit.nn.lora_linear import LoraLinear
     >>> layer = LoraLinear(PackedBitLinear(8, 4), r=2)
     >>> ignored = packed_parameters(layer)
     >>> [name for name, parameter in layer.named_parameters() if parameter not in ignored]

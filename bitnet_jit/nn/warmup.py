@@ -10,10 +10,10 @@ from bitnet_jit.nn.blended import STRENGTH
 
 
 def set_quantization_strength(model: nn.Module, strength: float) -> None:
-    """How far the `BitLinear` layers of a model are on their way from plain linear layers to ternary ones.
+    """Set how far the `BitLinear` layers of a model are on their way from plain linear layers to ternary ones.
 
     Below 1 a layer computes in floating point; at 1, where every layer begins, on integers again. `pack` quantizes
-    wholly at any strength. Compiled models compile anew when the strength leaves 1 or reaches it, not between.
+    wholly at any strength. Compiled models compile anew when the strength leaves 1 or reaches it, and not in between.
 
     Args:
         model: a module that holds `BitLinear` layers, or one itself.

@@ -1,4 +1,4 @@
-"""Packings of ternary weights: bits in, bits out, no number changed. A new packing is a file and a name in FORMATS."""
+"""Packings of ternary weights: bits move, no number changes. A new packing is a file and a name in FORMATS."""
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.packing.format import Format
@@ -11,7 +11,7 @@ CANONICAL: dict[str, Layout] = {name: canonical(format) for name, format in FORM
 
 
 def get_format(name: str) -> Format:
-    """The format of that name; InvalidInput names the known ones."""
+    """Return the format of that name, or raise InvalidInput that lists the known names."""
     if name not in FORMATS:
         raise InvalidInput(f"packing: expected one of {', '.join(FORMATS)}, got {name!r}")
     return FORMATS[name]

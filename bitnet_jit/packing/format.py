@@ -1,8 +1,8 @@
-"""What a packing is: how many codes a byte holds and how they get in and out of it.
+"""A packing: how many codes a byte holds, and how they get in and out of it.
 
 Codes are w + 1 in {0, 1, 2}. A packed weight is canonical when it is uint8 (N, ceil(K / codes_per_byte)) with the
 codes of a row in ascending order of K, the first of a byte in its lowest digit; missing codes of the last byte are 1
-(weight 0). Both functions take and return NumPy arrays or torch tensors alike: they use only what the two share.
+(weight 0). A `Format` takes and returns NumPy arrays or torch tensors: its functions use only what the two share.
 """
 
 from collections.abc import Callable
@@ -34,16 +34,16 @@ class Format:
     join: Callable[[list[Array]], Array]
 
     def packed_shape(self, out_features: int, in_features: int) -> tuple[int, int]:
-        """Shape of the canonical packed weight of an (out_features, in_features) layer."""
+        """Return the shape of the canonical packed weight of an (out_features, in_features) layer."""
         return out_features, -(-in_features // self.codes_per_byte)
 
     def num_bytes(self, out_features: int, in_features: int) -> int:
-        """Bytes of the canonical packed weight."""
+        """Return the number of bytes of the canonical packed weight."""
         rows, columns = self.packed_shape(out_features, in_features)
         return rows * columns
 
     def pack(self, w_q: Array) -> Array:
-        """w_q (N, K) int8 in {-1, 0, 1} -> canonical packed weight, uint8 (N, ceil(K / codes_per_byte)).
+        """Pack w_q (N, K) int8 in {-1, 0, 1} into the canonical packed weight, uint8 (N, ceil(K / codes_per_byte)).
 
         Raises:
             InvalidInput: w_q is not two-dimensional int8, or holds another value.
@@ -61,7 +61,7 @@ class Format:
         return self.join([codes[:, :, digit] for digit in range(self.codes_per_byte)])
 
     def unpack(self, packed: Array, in_features: int) -> Array:
-        """Canonical packed weight -> w_q (N, in_features) int8 in {-1, 0, 1}.
+        """Unpack a canonical packed weight into w_q (N, in_features) int8 in {-1, 0, 1}.
 
         Raises:
             InvalidInput: `packed` has another dtype or shape, or holds a code 3.
@@ -87,14 +87,22 @@ class Format:
                 f"got {packed.dtype} {tuple(packed.shape)}"
             )
 
-    def check_largest(self, code: int) -> None:
-        """Raise InvalidInput where the largest code found is above 2."""
+    def check_bytes(self, packed: Array, name: str = "packed") -> None:
+        """Raise InvalidInput where a byte of `packed` holds a code above 2: one pass, at the speed of the memory."""
+        xp = array_module(packed)
+        counts = xp.bincount(packed.reshape(-1), minlength=256)
+        present = xp.arange(256, dtype=xp.uint8, **device_of(packed))[counts > 0]
+        if len(present):
+            self.check_largest(max(int(codes.max()) for codes in self.digits(present)), name)
+
+    def check_largest(self, code: int, name: str = "packed") -> None:
+        """Raise InvalidInput where the largest code of a packed weight is above 2."""
         if code > 2:
-            raise InvalidInput(f"packed: found the code {code} in format {self.name}; ternary codes are 0, 1 and 2")
+            raise InvalidInput(f"{name}: found the code {code} in format {self.name}; ternary codes are 0, 1 and 2")
 
 
 def array_module(a: Array) -> ModuleType | Any:
-    """numpy for an array, torch for a tensor; torch is not imported for the former."""
+    """Return numpy for an array and torch for a tensor; torch is not imported for an array."""
     if isinstance(a, np.ndarray):
         return np
     import torch
@@ -105,7 +113,7 @@ def array_module(a: Array) -> ModuleType | Any:
 
 
 def device_of(a: Array) -> dict[str, Any]:
-    """Keyword arguments that make a new array on the device of `a`."""
+    """Return keyword arguments that make a new array on the device of `a`."""
     return {} if isinstance(a, np.ndarray) else {"device": a.device}
 
 

@@ -1,4 +1,4 @@
-"""`i2`: four codes a byte, two bits each. byte = c0 + 4 c1 + 16 c2 + 64 c3."""
+"""`i2`: four codes per byte, two bits each. byte = c0 + 4 c1 + 16 c2 + 64 c3."""
 
 from bitnet_jit.packing.format import Array, Format
 

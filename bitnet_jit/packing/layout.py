@@ -1,6 +1,6 @@
-"""What a layout is: the order of a packed weight's bytes in the memory of one kind of device.
+"""A layout: the order of a packed weight's bytes in the memory of one kind of device.
 
-A weight is saved in its canonical form and re-laid when it is loaded; a layout is invertible, padding included.
+A weight is saved in its canonical form and laid out anew when it is loaded; a layout is invertible, padding included.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ class Layout:
     """An arrangement of a format's bytes.
 
     Attributes:
-        name: travels with every tensor in this layout; the format's own name is the canonical layout.
+        name: travels with every tensor in this layout; the name of the format is the canonical layout.
         format: the packing of the canonical form.
         shape: (out_features, in_features) -> shape of the array.
         from_canonical: (packed, out_features, in_features) -> array of that shape, uint8.
@@ -39,10 +39,10 @@ class Layout:
 
 
 def canonical(format: Format) -> Layout:
-    """The layout that is saved: K-major rows."""
+    """Return the layout in which a format is saved: K-major rows."""
     return Layout(format.name, format, format.packed_shape, same, same)
 
 
 def same(packed: Array, out_features: int, in_features: int) -> Array:
-    """The packed weight itself: the re-layout of the canonical form into itself."""
+    """Return the packed weight itself, for the canonical form is its layout."""
     return packed

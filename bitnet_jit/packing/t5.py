@@ -1,10 +1,10 @@
-"""`t5`: five codes a byte in base 3, 1.6 bits a weight. byte = c0 + 3 c1 + 9 c2 + 27 c3 + 81 c4, at most 242."""
+"""`t5`: five codes per byte in base 3, 1.6 bits per weight. byte = c0 + 3 c1 + 9 c2 + 27 c3 + 81 c4, at most 242."""
 
 from bitnet_jit.packing.format import Array, Format
 
 
 def digits(packed: Array) -> list[Array]:
-    """The four lower digits are below 3 by construction; a byte above 242 shows as a fifth digit of 3."""
+    """Split bytes into five codes each; a byte above 242, which no packing writes, gives a fifth code of 3."""
     lower = [packed // 3**digit % 3 for digit in range(4)]
     return [*lower, packed // 81]
 

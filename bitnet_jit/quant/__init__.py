@@ -1,4 +1,4 @@
-"""Quantizers of torch tensors outside the hot path: numbers in, codes and scales out. Kernels quantize activations."""
+"""Quantizers of torch tensors outside the hot path, from numbers to codes and scales. Kernels quantize activations."""
 
 from bitnet_jit.quant.weight import dequantize_weight, expand_scale, quantize_weight
 

@@ -4,8 +4,8 @@
     w_q     = clip(round(w / w_scale), -1, 1)     IEEE division, half to even
 
 The mean is taken over the whole weight, over each row, or over each group of a row's inputs. With one scale for the
-tensor this is `reference.quantize_weight` bit for bit, on every device; a row or a group is quantized as a tensor of
-its own would be.
+tensor this is `reference.quantize_weight` bit for bit, on every device; a row or a group is quantized as a separate
+tensor would be.
 """
 
 from collections.abc import Iterator
@@ -13,18 +13,18 @@ from collections.abc import Iterator
 import torch
 
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.problem import EPS
+from bitnet_jit.quant.checks import check_grouping
 
-EPS = 1e-5
-SCALES = ("tensor", "row", "group")
-CHUNK_ELEMENTS = 2**17  # of float64 that stay in a CPU's cache: three times as fast as one long pass
+CHUNK_ELEMENTS = 2**17  # float64 values that stay in a CPU's cache: three times as fast as one long pass
 
 
 def quantize_weight(w: torch.Tensor, scale: str = "tensor", group_size: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Absmean quantization of a weight.
+    """Quantize a weight by its absolute mean.
 
     Args:
         w: (N, K) floating point; half types are widened to float32 first.
-        scale: what shares a scale: "tensor", "row" or "group".
+        scale: the part that shares a scale: "tensor", "row" or "group".
         group_size: inputs in a group with scale="group" (the last may be short), else 0.
 
     Returns:
@@ -32,13 +32,15 @@ def quantize_weight(w: torch.Tensor, scale: str = "tensor", group_size: int = 0)
         Where w holds NaN or infinity the scale does too, and the codes mean nothing.
 
     Raises:
-        InvalidInput: w is no matrix of floats, `scale` is unknown, or group_size does not fit it.
+        InvalidInput: w is no matrix of floats, `scale` is unknown, or group_size does not go with it.
 
     >>> w_q, w_scale = quantize_weight(torch.tensor([[2.0, -0.1], [-3.0, 0.9]]))
     >>> w_q.tolist(), w_scale.item()
     ([[1, 0], [-1, 1]], 1.5)
     """
-    check_weight(w, scale, group_size)
+    if w.dim() != 2 or not w.is_floating_point():
+        raise InvalidInput(f"w: expected floating point (N, K), got {w.dtype} {tuple(w.shape)}")
+    group_size = check_grouping(scale, group_size)
     w = w.detach().float()
     w_scale = absmean(w, scale, group_size)
     w_q = (w / expand_scale(w_scale, w.shape[1], group_size)).round_().clamp_(-1, 1)
@@ -46,7 +48,7 @@ def quantize_weight(w: torch.Tensor, scale: str = "tensor", group_size: int = 0)
 
 
 def dequantize_weight(w_q: torch.Tensor, w_scale: torch.Tensor, group_size: int = 0) -> torch.Tensor:
-    """w_q (N, K) int8 and its scale of any layout -> w_q * w_scale, (N, K) float32.
+    """Return w_q * w_scale, (N, K) float32, of codes (N, K) int8 and scales of the tensor, of rows or of groups.
 
     >>> dequantize_weight(torch.tensor([[1, 0], [-1, 1]], dtype=torch.int8), torch.tensor([2.0, 3.0])).tolist()
     [[2.0, 0.0], [-3.0, 3.0]]
@@ -55,14 +57,14 @@ def dequantize_weight(w_q: torch.Tensor, w_scale: torch.Tensor, group_size: int 
 
 
 def expand_scale(w_scale: torch.Tensor, in_features: int, group_size: int) -> torch.Tensor:
-    """A scale (), (N,) or (N, groups) so that it broadcasts against w (N, in_features)."""
+    """Return a scale (), (N,) or (N, groups) in a shape that broadcasts against w (N, in_features)."""
     if w_scale.dim() == 2:
         return w_scale.repeat_interleave(min(group_size, in_features), 1)[:, :in_features]
     return w_scale[:, None] if w_scale.dim() == 1 else w_scale
 
 
 def absmean(w: torch.Tensor, scale: str, group_size: int) -> torch.Tensor:
-    """The scale of w (N, K) float32, at least EPS: the sums and the division in float64, rounded once."""
+    """Return the scale of w (N, K) float32, at least EPS: sums and division in float64, rounded once."""
     if scale == "tensor":
         total = torch.stack([piece.abs_().sum() for piece in wide_pieces(w)]).sum()
         mean = total / max(w.numel(), 1)
@@ -73,25 +75,13 @@ def absmean(w: torch.Tensor, scale: str, group_size: int) -> torch.Tensor:
 
 
 def row_means(w: torch.Tensor, group_size: int) -> torch.Tensor:
-    """(n, K) float64 -> the mean of each group of each row, (n, ceil(K / group_size)); the last group may be short."""
+    """Return the mean of every group of a row of w (n, K) float64: (n, ceil(K / group_size)); the last may be short."""
     return torch.stack([group.sum(1) / max(group.shape[1], 1) for group in torch.split(w, group_size, 1)], 1)
 
 
 def wide_pieces(w: torch.Tensor) -> Iterator[torch.Tensor]:
-    """w (N, K) as float64 copies of some of its rows each: several on the CPU, one elsewhere."""
+    """Yield float64 copies of some rows of w (N, K) each: several on the CPU, one elsewhere."""
     if w.device.type == "mps":
         w = w.cpu()  # Apple's GPUs have no float64
     rows = max(1, CHUNK_ELEMENTS // max(w.shape[1], 1)) if w.device.type == "cpu" else max(len(w), 1)
     return (piece.to(torch.float64, copy=True) for piece in torch.split(w, rows))
-
-
-def check_weight(w: torch.Tensor, scale: str, group_size: int) -> None:
-    """Raise InvalidInput unless w is a matrix of floats and the scale's layout is one that there is."""
-    if w.dim() != 2 or not w.is_floating_point():
-        raise InvalidInput(f"w: expected floating point (N, K), got {w.dtype} {tuple(w.shape)}")
-    if scale not in SCALES:
-        raise InvalidInput(f"scale: expected one of {', '.join(SCALES)}, got {scale!r}")
-    if (group_size > 0) != (scale == "group") or group_size < 0:
-        raise InvalidInput(
-            f"group_size: at least 1 with scale='group' and 0 otherwise, got {group_size} with {scale!r}"
-        )

@@ -1,1 +1,1 @@
-"""What Python and the operating system give: files, memory, cores, forks, signals."""
+"""Services of Python and the operating system: files, memory, cores, forks, signals."""

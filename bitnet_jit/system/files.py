@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whoever is killed or writes at the same time."""
+"""Files that are whole or not there, even if a writer is killed or several write at the same time."""
 
 import errno
 import os
@@ -10,8 +10,8 @@ from pathlib import Path
 from uuid import uuid4
 
 UNFINISHED = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # the name of a file that is still being written
-LONGEST_NAME = 50  # characters of the name that it keeps: a long one must not grow too long
-OWN_DESCRIPTOR = re.compile(r"/dev/(stdout|stderr|fd/(\d{1,9}))|/proc/self/fd/(\d{1,9})")
+MAX_NAME = 50  # characters of the name that a temporary file keeps: a long name must not grow too long
+DESCRIPTOR = re.compile(r"/dev/(stdout|stderr|fd/(\d{1,9}))|/proc/self/fd/(\d{1,9})")
 STANDARD = {"stdout": 1, "stderr": 2}
 
 
@@ -25,12 +25,12 @@ def write_beside_and_rename(file: Path, content: bytes, follow_links: bool = Tru
 def beside(file: Path, follow_links: bool = True) -> Iterator[Path]:
     """Give an empty file in the same folder, to be written within the block; then it takes the other's place.
 
-    Where the block fails, the old file stays and the new one goes. The folder is made if need be. A link stays, and the
-    file that it points to is replaced.
+    Where the block fails, the old file stays and the new one goes. The folder is created if need be. A link stays, and
+    the file that it points to is replaced.
 
     Args:
-        file: what is replaced: a regular file, or nothing yet.
-        follow_links: False: a link is replaced itself, as is right where others could have laid it.
+        file: the path to replace: a regular file, or nothing yet.
+        follow_links: whether to replace the target of a link; False replaces the link, which others could have laid.
 
     Raises:
         OSError: the file cannot be written, or is a directory, a pipe or a device.
@@ -38,7 +38,7 @@ def beside(file: Path, follow_links: bool = True) -> Iterator[Path]:
     file = target_of(file) if follow_links else file
     check_replaceable(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name[:LONGEST_NAME]}.{uuid4().hex}.tmp")
+    temporary = file.with_name(f".{file.name[:MAX_NAME]}.{uuid4().hex}.tmp")
     temporary.touch(exist_ok=False)
     try:
         mode = temporary.stat().st_mode
@@ -57,8 +57,8 @@ def write_output(file: Path, content: bytes) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    if found := OWN_DESCRIPTOR.fullmatch(str(file)):
-        word, *numbers = found.groups()
+    if path := DESCRIPTOR.fullmatch(str(file)):
+        word, *numbers = path.groups()
         # the descriptor itself: another one of the same file would begin at its first byte
         descriptor = os.dup(STANDARD[word] if word in STANDARD else int(numbers[0] or numbers[1]))
         with os.fdopen(descriptor, "wb") as opened:
@@ -72,7 +72,7 @@ def write_output(file: Path, content: bytes) -> None:
 
 def is_stream(file: Path) -> bool:
     """Return whether a path names a pipe, a socket or a device, or a descriptor of this process."""
-    if OWN_DESCRIPTOR.fullmatch(str(file)):
+    if DESCRIPTOR.fullmatch(str(file)):
         return True
     try:
         mode = file.stat().st_mode
@@ -82,7 +82,7 @@ def is_stream(file: Path) -> bool:
 
 
 def target_of(file: Path) -> Path:
-    """Return what a link points to in the end, or the path itself where it is no link.
+    """Return the path that a link points to in the end, or the path itself where it is no link.
 
     Raises:
         OSError: links lead in a circle, or no file can have such a name.
@@ -95,13 +95,13 @@ def target_of(file: Path) -> Path:
         raise OSError(errno.EINVAL, "no file can have such a name", str(file)) from error
     if not is_link:
         return file
-    with suppress(FileNotFoundError):  # a link to nothing: that is what will be made
+    with suppress(FileNotFoundError):  # a link to nothing: the write creates its target
         os.stat(file)
     return Path(os.path.realpath(file))
 
 
 def check_replaceable(file: Path) -> None:
-    """Raise OSError where a path names something that a file must not take the place of."""
+    """Raise OSError where a path names something that no file must replace."""
     try:
         mode = os.lstat(file).st_mode
     except FileNotFoundError:
@@ -115,5 +115,5 @@ def check_replaceable(file: Path) -> None:
 
 
 def unfinished(folder: Path) -> list[Path]:
-    """Return what `beside` has begun in that folder and not ended; who was writing it may have been killed."""
+    """Return files that `beside` has begun in a folder and not ended; their writer may have been killed."""
     return [file for file in folder.iterdir() if UNFINISHED.fullmatch(file.name)]

@@ -1,4 +1,4 @@
-"""Errors of libraries that read what others wrote: every one of them becomes a CheckpointError in words."""
+"""Errors of libraries that read foreign files: each becomes a CheckpointError in words."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,10 +10,10 @@ PANICS = "pyo3_runtime"  # the module of PanicException, by which libraries writ
 
 @contextmanager
 def refused(words: Callable[[BaseException], str]) -> Iterator[None]:
-    """Turn whatever a foreign library raises within the block into a CheckpointError.
+    """Turn any error of a foreign library within the block into a CheckpointError.
 
-    `tokenizers` and `huggingface_hub` raise plain Exceptions and classes without a root in common, and a panic of their
-    Rust parts is a BaseException; so all Exceptions are caught here, and panics. Ctrl-C passes.
+    `tokenizers` and `huggingface_hub` raise plain Exceptions and classes without a common root, and a panic of their
+    Rust parts is a BaseException; so all Exceptions and panics are caught here. Ctrl-C passes.
 
     Args:
         words: makes the message of the error.
@@ -37,6 +37,6 @@ def refused(words: Callable[[BaseException], str]) -> Iterator[None]:
 
 
 def reason(error: BaseException, longest: int = 400) -> str:
-    """Return what an error says on one line, not too long; its kind where it says nothing."""
+    """Return the message of an error on one line, not too long; its kind where the message is empty."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= longest else f"{text[:longest]}..."

@@ -1,7 +1,7 @@
-"""What a forked child must know: it has none of its parent's threads, and an OpenMP pool that believes it has.
+"""Forks: a child has none of its parent's threads, and an OpenMP pool that believes it has.
 
 `import bitnet_jit` registers the hook, so that it is there before the first fork that matters. In the child our kernels
-run on the calling thread (`kernels/numba/threads/openmp.py`), and torch is told to do so, too: its attention and its
+run on the calling thread (`kernels/numba/threads/openmp.py`), and torch is told to do the same: its attention and its
 matrix products would wait for ever for threads that are not there.
 """
 
@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 
 class Forks:
-    """Whether this process was forked since the package was imported.
+    """A record of whether this process was forked since the package was imported.
 
     Attributes:
-        happened: it was: it is a child.
+        happened: whether it was, so that it is a child.
     """
 
     def __init__(self) -> None:

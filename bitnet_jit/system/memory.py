@@ -1,4 +1,4 @@
-"""How much memory this process can hold at most: what asks for more is refused before it is allocated."""
+"""The most memory that this process can hold: a request for more is refused before it is allocated."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ def total_memory() -> int:
 
 @cache
 def physical_memory() -> int:
-    """Return the bytes of the machine's memory; sys.maxsize where the system does not tell."""
+    """Return the bytes of the machine's memory; sys.maxsize where the system does not report them."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -1,8 +1,8 @@
-"""A folder of files that only its user, or root, can have written: for what is trusted when it is read, such as code.
+"""A folder of files that only its user, or root, can have written: for files that are trusted when read, such as code.
 
 A file is read only if it and its folder belong to the user or to root and nobody else may write to them. Folder and
-file are opened first and looked at then, by their descriptors, so that neither can be exchanged in between. Folders are
-made with mode 0700 and files with mode 0600, whatever the umask. On Windows there are no such modes: there the
+file are opened first and checked afterwards, by their descriptors, so that neither can be exchanged in between. Folders
+are created with mode 0700 and files with mode 0600, whatever the umask. Windows has no such modes: there the
 protection is that of the user's profile.
 """
 
@@ -14,13 +14,13 @@ from pathlib import Path
 from uuid import uuid4
 
 POSIX = os.name == "posix"
-MAX_BYTES = 1 << 28  # of a file: far more than any compiled kernel has
+MAX_BYTES = 1 << 28  # per file: far more than any compiled kernel has
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 FOLDER_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 FILE_FLAGS = (
     os.O_RDONLY
     | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_NONBLOCK", 0)  # a FIFO would wait for who writes to it
+    | getattr(os, "O_NONBLOCK", 0)  # a FIFO would wait for a writer
     | getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_BINARY", 0)
 )
@@ -28,10 +28,10 @@ NEW_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC",
 
 
 class PrivateFolder:
-    """A folder that need not exist yet; it is made when a file is written.
+    """A folder that need not exist yet; it is created when a file is written.
 
     Args:
-        path: where it is.
+        path: its path.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as base:
@@ -53,10 +53,10 @@ class PrivateFolder:
             OSError: it cannot be read, or is no regular file of at most MAX_BYTES.
         """
         with self._opened() as folder, open(self._open(name, FILE_FLAGS, folder), "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_BYTES:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
                 raise OSError(f"{self.path / name}: expected a regular file of at most {MAX_BYTES} bytes")
-            check_private(found, self.path / name)
+            check_private(status, self.path / name)
             return file.read(MAX_BYTES)
 
     def write(self, name: str, content: bytes) -> None:
@@ -101,19 +101,19 @@ class PrivateFolder:
     def _unlink(self, name: str, folder: int | None) -> None:
         try:
             os.unlink(self._place(name, folder), dir_fd=folder)
-        except FileNotFoundError:  # it was renamed, or never made
+        except FileNotFoundError:  # it was renamed, or never created
             return
 
 
-def check_private(found: os.stat_result, path: Path) -> None:
+def check_private(status: os.stat_result, path: Path) -> None:
     """Raise PermissionError unless this user or root alone can have written it."""
     if not POSIX:
         return
     user = os.geteuid()
-    if found.st_uid not in (user, 0):
+    if status.st_uid not in (user, 0):
         raise PermissionError(
-            f"{path}: belongs to user {found.st_uid}, and only files of user {user} or root are trusted"
+            f"{path}: belongs to user {status.st_uid}, and only files of user {user} or root are trusted"
         )
-    if found.st_mode & WRITABLE_BY_OTHERS:
-        mode = stat.S_IMODE(found.st_mode)
-        raise PermissionError(f"{path}: others may write to it (mode {mode:04o}); remove it, and it is made anew")
+    if status.st_mode & WRITABLE_BY_OTHERS:
+        mode = stat.S_IMODE(status.st_mode)
+        raise PermissionError(f"{path}: others may write to it (mode {mode:04o}); remove it, and it is created anew")

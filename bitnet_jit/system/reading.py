@@ -1,4 +1,4 @@
-"""Files of unknown origin, read without a trap: regular files only, up to a limit; JSON that every tool can read.
+"""Files of unknown origin, read safely: regular files only, up to a limit; JSON that every tool can read.
 
 Here a failure is an OSError (the place) or a ValueError (the content); callers turn both into errors of the package.
 """
@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-MARK = b"\xef\xbb\xbf"  # with which some editors begin a file in UTF-8
+MARK = b"\xef\xbb\xbf"  # the byte order mark, with which some editors begin a file in UTF-8
 CHUNK = 2**20  # bytes per read
 WAIT_FREE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
 KINDS = (
@@ -22,7 +22,7 @@ KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
-OWN_DESCRIPTOR = re.compile(r"/dev/(stdin|fd/\d+)|/proc/self/fd/\d+")  # such as those of a shell's <(command)
+DESCRIPTOR = re.compile(r"/dev/(stdin|fd/\d+)|/proc/self/fd/\d+")  # such as those of a shell's <(command)
 
 
 def open_regular(path: Path, pipes: bool = False) -> int:
@@ -30,7 +30,7 @@ def open_regular(path: Path, pipes: bool = False) -> int:
 
     Args:
         path: the file.
-        pipes: take a pipe too where the path names one of this process's own descriptors, as a shell's <(command).
+        pipes: whether to take a pipe where the path names a descriptor of this process, as a shell's <(command) does.
 
     Returns:
         A descriptor, to be closed by the caller.
@@ -38,7 +38,7 @@ def open_regular(path: Path, pipes: bool = False) -> int:
     Raises:
         OSError: the file cannot be opened or is not regular; `strerror` says what it is.
     """
-    allowed = pipes and OWN_DESCRIPTOR.fullmatch(str(path)) is not None
+    allowed = pipes and DESCRIPTOR.fullmatch(str(path)) is not None
     try:
         check_regular(path, os.stat(path).st_mode, allowed)  # to open some devices already has an effect
         descriptor = os.open(path, os.O_RDONLY | WAIT_FREE)
@@ -66,7 +66,7 @@ def read_file(path: Path, limit: int, pipes: bool = False) -> bytearray:
 
     Args:
         path: the file.
-        limit: most bytes; no more than that are ever held.
+        limit: the most bytes to read; no more than that are ever held.
         pipes: see `open_regular`.
 
     Raises:
@@ -105,7 +105,7 @@ def parse_json(content: bytes | bytearray | str, allow_nan: bool = False) -> Any
 
     Args:
         content: the text.
-        allow_nan: take NaN and Infinity too, which Python's `json` writes; who uses a number has to look.
+        allow_nan: whether to take NaN and Infinity, which Python's `json` writes; users of a number then have to check.
 
     Raises:
         ValueError: the text is not UTF-8 or not JSON, is nested too deeply, repeats a name in an object, or holds NaN,
@@ -129,13 +129,13 @@ def parse_json(content: bytes | bytearray | str, allow_nan: bool = False) -> Any
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The pairs as a dictionary. Raises ValueError where a name is there twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    """Return pairs as a dictionary, or raise ValueError where a name is there twice."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
         seen: set[str] = set()
         again = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise ValueError(f"an object has the name {again[:80]!r} twice")
-    return found
+    return members
 
 
 def no_number(word: str) -> float:
@@ -144,7 +144,7 @@ def no_number(word: str) -> float:
 
 
 def finite(digits: str) -> float:
-    """The number. Raises ValueError where it is beyond a float's range."""
+    """Return a number as a float, or raise ValueError where it is beyond a float's range."""
     if not math.isfinite(number := float(digits)):
         raise ValueError(f"the number {digits[:40]} is too large")
     return number

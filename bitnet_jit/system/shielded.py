@@ -1,9 +1,9 @@
-"""Work that no signal and no fork may cut in two: compiling a kernel, loading one, importing a compiler.
+"""Work that no signal and no fork may interrupt: to compile a kernel, to load one, to import a compiler.
 
 Python runs signal handlers in the main thread, wherever it happens to be. A KeyboardInterrupt that lands inside Numba
-or llvmlite leaves half-linked modules and held locks behind. So the main thread hands such work to a thread of its own
-and waits: what a handler raises is kept until the work is done, and raised then. A fork waits, too, since a child would
-inherit the locks of a thread that it does not have.
+or llvmlite leaves half-linked modules and held locks behind. So the main thread hands such work to a separate thread
+and waits: an exception of a handler is kept until the work is done, and raised then. A fork waits, too, since a child
+would inherit the locks of a thread that it does not have.
 """
 
 import os
@@ -45,8 +45,8 @@ def shielded(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Return function(*args, **kwargs), which no exception of a signal handler enters.
 
     Raises:
-        KeyboardInterrupt: there was a Ctrl-C meanwhile, or whatever else a signal handler raised. The work is done by
-            then, and its result is dropped; of a second such exception the work is left to end by itself.
+        KeyboardInterrupt: there was a Ctrl-C meanwhile, or any other exception of a signal handler. The work is done by
+            then, and its result is dropped; after a second such exception the work is left to end by itself.
 
     >>> shielded(int, "3")
     3
@@ -59,7 +59,7 @@ def shielded(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     def run() -> None:
         try:
             work.set_result(context.run(lambda: SHIELD.run(function, *args, **kwargs)))
-        except BaseException as error:  # whatever it is, it belongs to the caller
+        except BaseException as error:  # of any kind: it belongs to the caller
             work.set_exception(error)
 
     try:
@@ -70,7 +70,7 @@ def shielded(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
 
 
 def outcome(work: "Future[R]") -> R:
-    """Wait for work to end, and return or raise what it did; an exception that cuts the waiting short comes first."""
+    """Wait for work to end, and return its result or raise its error; an exception that ends the wait comes first."""
     try:
         work.exception()
     except BaseException:

@@ -1,4 +1,4 @@
-"""A full disk, a place that cannot be written to: one error of ours, which names the file."""
+"""Errors of writing, such as a full disk: one error of ours, which names the file."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from bitnet_jit.errors import WriteError
 
 @contextmanager
 def writing(file: Path) -> Iterator[None]:
-    """Within the block a file is written; raises WriteError, which names it, where that fails."""
+    """Raise WriteError, which names the file, where writing it fails within the block."""
     try:
         yield
     except WriteError:

@@ -13,8 +13,8 @@ from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.devices.memory import check_fits
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
-from bitnet_jit.nn import PackedBitLinear, RMSNorm
-from bitnet_jit.nn.rms_norm import norm_inside
+from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
+from bitnet_jit.nn.rms_norm import RMSNorm, norm_inside
 from bitnet_jit.ops.linear import BIT_LINEAR
 from bitnet_jit.problem import MAX_IN_FEATURES, Problem
 from bitnet_jit.tuning.recording import recorded

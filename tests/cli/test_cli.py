@@ -1,4 +1,4 @@
-"""The commands, run in this process; what a shell sees of them is in test_process.py."""
+"""The commands, run in this process; test_process.py runs them as a shell does."""
 
 import json
 import re
@@ -24,7 +24,7 @@ VERSE = "And it came to pass "
 
 
 def run(*arguments: str):
-    """Run the command line; exceptions come through."""
+    """Run the command line, and let exceptions pass."""
     return CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
@@ -41,7 +41,7 @@ def test_generate_by_seed():
     assert first == again != other
 
 
-def test_generate_with_a_model_of_its_own(tmp_path):
+def test_generate_with_a_given_model(tmp_path):
     shutil.copytree(embedded_model(), tmp_path / "copy")
     config = json.loads((tmp_path / "copy" / "config.json").read_text())
     (tmp_path / "copy" / "config.json").write_text(json.dumps({**config, "eos_token_id": ord("d")}))
@@ -87,7 +87,7 @@ def test_wrong_usage(arguments):
     assert run(*arguments).exit_code == 2
 
 
-def test_info_names_what_there_is():
+def test_info_names_packages_and_devices():
     result = run("info")
     assert result.exit_code == 0
     for line in (rf"bitnet-jit +{re.escape(bitnet_jit.__version__)}", "torch +2", r"cores +\d", r"threads +\d"):
@@ -209,14 +209,14 @@ def test_patience_speaks_after_a_while_only(monkeypatch, capsys):
 
 
 def wait_until(condition) -> None:
-    """Wait for a thread's work, ten seconds at most."""
+    """Wait for the work of a thread, ten seconds at most."""
     end = time.monotonic() + 10
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
 
 
-def test_autotune_tells_what_it_found_and_goes_on_from_there():
+def test_autotune_reports_its_choices_and_goes_on_from_there():
     first = run("autotune", "--shape", "64x96", "--rows", "1", "--rows", "4")
     assert first.exit_code == 0
     assert re.match(r"2 problems in \d+\.\d s: ", first.stdout)
@@ -249,7 +249,7 @@ def test_autotune_of_a_shape_that_is_none_is_wrong_usage():
     assert run("autotune", "--shape", "4by4").exit_code == 2
 
 
-def test_what_was_found_is_carried_by_a_file(tmp_path):
+def test_choices_are_carried_by_a_file(tmp_path):
     run("autotune", "--shape", "64x96", "--rows", "1")
     path = str(tmp_path / "fleet.json")
     written = run("autotune", "--export", path)

@@ -1,4 +1,4 @@
-"""What a shell sees: exit codes, the two streams, Ctrl-C, a closed pipe, and how little `--help` imports."""
+"""Commands as a shell sees them: exit codes, both streams, Ctrl-C, a closed pipe, and how little `--help` imports."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ MAIN = "from bitnet_jit.cli import main; main()"
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
+    """Run the command in a process."""
     return subprocess.run(
         [sys.executable, "-c", MAIN, *arguments],
         capture_output=True,
@@ -90,7 +90,7 @@ HEEDING_CONTROL_C = "import signal; signal.signal(signal.SIGINT, signal.default_
 
 @contextmanager
 def writing(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that writes a long text, ended whatever happens."""
+    """Yield a process that writes a long text, and end it in any case."""
     command = [sys.executable, "-c", HEEDING_CONTROL_C + MAIN, "generate", "And it came to pass ", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:

@@ -15,13 +15,13 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has another she
 
 
 def shell(line: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """A line of the shell, in which CMD is the command."""
+    """Run a line of the shell, in which CMD is the command."""
     line = line.replace("CMD", COMMAND)
     return subprocess.run(["bash", "-c", line], capture_output=True, timeout=120, env=os.environ | environment)
 
 
 def errors(result) -> list[str]:
-    """The lines on stderr that tell of an error."""
+    """Return the lines on stderr that tell of an error."""
     text = result.stderr.decode()
     assert "Traceback" not in text, text
     assert "Exception ignored" not in text, text
@@ -126,7 +126,7 @@ def test_devices_that_are_not_there_are_refused_in_words_by_every_command(use, t
 
 
 def refused(monkeypatch, capsys, *arguments: str) -> str:
-    """The error of the command in this process."""
+    """Return the error of the command in this process."""
     import bitnet_jit.cli
 
     monkeypatch.setattr("sys.argv", ["bitnet-jit", *arguments])
@@ -157,7 +157,7 @@ def refused(monkeypatch, capsys, *arguments: str) -> str:
         "train --text {0} --out {1} --seed",
     ],
 )
-def test_numbers_beyond_what_can_be_meant(monkeypatch, capsys, tmp_path, arguments, number):
+def test_numbers_beyond_reason(monkeypatch, capsys, tmp_path, arguments, number):
     text = tmp_path / "text"
     text.write_bytes(bytes(2000))
     words = f"{arguments.format(text, tmp_path / 'out')} ".replace("8x ", "8x").split(" ")

@@ -1,4 +1,4 @@
-"""`bitnet-jit train` as a shell sees it: a model to generate from, words for what is wrong, runs that are killed."""
+"""`bitnet-jit train` as a shell sees it: a model to generate from, errors in words, runs that are killed."""
 
 import inspect
 import os
@@ -39,16 +39,16 @@ def run(*arguments):
 
 
 def losses(out):
-    """step and bits per byte of each step."""
+    """Return the step and bits per byte of each step."""
     return [line.rpartition(",")[0] for line in (out / "losses.csv").read_text().splitlines()]
 
 
 def test_a_model_is_trained_and_continues_a_text(text, tmp_path):
     out = tmp_path / "out"
-    found = run(*command(text, out, 30))
-    assert found.returncode == 0, found.stderr
-    assert re.search(r"30 steps; \d\.\d+ bits per byte of the held-out text; loss curve in", found.stdout)
-    assert "30/30" in found.stderr
+    result = run(*command(text, out, 30))
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"30 steps; \d\.\d+ bits per byte of the held-out text; loss curve in", result.stdout)
+    assert "30/30" in result.stderr
     assert {"model.safetensors", "config.json", "losses.csv", "checkpoint.safetensors"} <= set(os.listdir(out))
     written = run(sys.executable, "-c", MAIN, "generate", "In the ", "--model", str(out), "--max-new-tokens", "5")
     assert written.returncode == 0, written.stderr
@@ -57,20 +57,20 @@ def test_a_model_is_trained_and_continues_a_text(text, tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
 @pytest.mark.parametrize(("target", "limit"), [("checkpoint.safetensors", 20_000), ("losses.csv", 10), ("", 10)])
-def test_a_full_disk_is_one_line_and_what_was_there_stays(text, tmp_path, target, limit):
+def test_a_full_disk_is_one_line_and_old_files_stay(text, tmp_path, target, limit):
     out = tmp_path / "out"
     assert run(*command(text, out, 3)).returncode == 0
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     if target == "checkpoint.safetensors":
         (out / target).unlink()
         del before[target]
-    found = run(sys.executable, "-c", FULL.format(target, limit) + MAIN, *command(text, out, 3)[3:])
-    assert found.returncode == 1
-    last = found.stderr.splitlines()[-1]
+    result = run(sys.executable, "-c", FULL.format(target, limit) + MAIN, *command(text, out, 3)[3:])
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
     assert re.fullmatch(rf"error: {out / target} cannot be written \(.*\); what was there before .*", last), (
-        found.stderr
+        result.stderr
     )
-    assert "Traceback" not in found.stderr
+    assert "Traceback" not in result.stderr
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
 
 
@@ -96,9 +96,9 @@ def test_the_options_have_the_defaults_of_the_settings():
 
 
 def test_a_dense_model_is_not_packed(text, tmp_path):
-    found = run(*command(text, tmp_path / "out", 3, "--dense", "--validation", str(text)))
-    assert found.returncode == 0, found.stderr
-    assert "a dense model is not packed" in found.stdout
+    result = run(*command(text, tmp_path / "out", 3, "--dense", "--validation", str(text)))
+    assert result.returncode == 0, result.stderr
+    assert "a dense model is not packed" in result.stdout
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
@@ -108,9 +108,9 @@ def test_errors_are_one_line(text, tmp_path):
         (["--validation", "/no/such/file"], "error: validation: /no/such/file cannot be read"),
         (["--device", "cuda:77"], "error: device: 'cuda:77' cannot be used"),
     ):
-        found = run(*command(text, tmp_path / "out", 3, *more))
-        assert (found.returncode, found.stdout) == (1, "")
-        assert found.stderr.startswith(words)
+        result = run(*command(text, tmp_path / "out", 3, *more))
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr.startswith(words)
         assert not (tmp_path / "out").exists()
 
 
@@ -127,10 +127,10 @@ def test_files_that_lie_are_one_line(text, tmp_path):
         (text, "nowhere", "error: out: .*nowhere cannot be written to"),
         (text, "n" * 300, "error: out: .* cannot be written to .*too long"),
     ):
-        found = run(*command(source, tmp_path / out, 3))
-        assert (found.returncode, found.stdout) == (1, ""), found.stderr
-        assert re.match(words, found.stderr.splitlines()[-1]), found.stderr
-        assert "Traceback" not in found.stderr
+        result = run(*command(source, tmp_path / out, 3))
+        assert (result.returncode, result.stdout) == (1, ""), result.stderr
+        assert re.match(words, result.stderr.splitlines()[-1]), result.stderr
+        assert "Traceback" not in result.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
@@ -157,9 +157,9 @@ def test_a_run_that_is_interrupted_goes_on_as_if_it_had_not_been(text, tmp_path)
 
 
 def test_no_other_process_trains_into_the_folder_while_results_are_written(text, tmp_path):
-    found = run(sys.executable, "-c", INTRUDING + MAIN, *command(text, tmp_path / "out", 3)[3:])
-    assert found.returncode == 1
-    assert "error: out: another process trains into" in found.stderr
+    result = run(sys.executable, "-c", INTRUDING + MAIN, *command(text, tmp_path / "out", 3)[3:])
+    assert result.returncode == 1
+    assert "error: out: another process trains into" in result.stderr
 
 
 INTRUDING = """
@@ -172,9 +172,9 @@ results.write_figures = intrude
 
 
 def assert_the_same_in_the_end(text, parts, whole, steps):
-    """What was ended and taken up is what was not, when it is taken up for the last time."""
-    found = run(*command(text, parts, steps))
-    assert found.returncode == 0, found.stderr
+    """Assert that a run that was ended and resumed ends with the results of a run that was not."""
+    result = run(*command(text, parts, steps))
+    assert result.returncode == 0, result.stderr
     assert losses(parts) == losses(whole)
     assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert not list(parts.glob(".*.tmp"))
@@ -216,7 +216,7 @@ def test_a_run_killed_at_random_moments_loses_an_interval_at_most(text, tmp_path
 
 
 def step_of(checkpoint):
-    """How far a checkpoint is; 0 where there is none."""
+    """Return the step of a checkpoint; 0 where there is none."""
     if not checkpoint.exists():
         return 0
     with safe_open(checkpoint, "pt") as opened:

@@ -19,7 +19,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Lower(nn.Module):
-    """A parametrization."""
+    """A parametrization of a weight."""
 
     def forward(self, weight):
         return weight.tril()
@@ -75,7 +75,7 @@ def test_meta_and_to_empty():
 
 
 def test_a_weight_that_is_computed():
-    """As parametrizations, pruning and sharding leave it: an attribute, and no parameter."""
+    """Take a weight as parametrizations, pruning and sharding leave it: an attribute, and no parameter."""
     layer, x = BitLinear(12, 5), torch.randn(3, 12)
     expected = BitLinear(12, 5)
     expected.load_state_dict({"weight": layer.weight.detach().tril(), "bias": layer.bias.detach()})
@@ -87,7 +87,7 @@ def test_a_weight_that_is_computed():
     assert torch.equal(layer.pack()(x), expected(x))
 
 
-def test_a_copy_has_weights_of_its_own():
+def test_a_copy_shares_no_weights():
     layer = BitLinear(12, 5)
     other = copy.deepcopy(layer)
     assert type(other) is BitLinear
@@ -156,7 +156,7 @@ def test_a_weight_that_is_not_finite_is_not_packed(bad):
 
 
 def test_a_weight_that_holds_its_numbers_elsewhere_is_not_packed():
-    """As a sharded one does."""
+    """Refuse to pack a weight such as a sharded one."""
 
     class Sharded(torch.Tensor):
         pass
@@ -178,7 +178,7 @@ def small_model():
 
 
 def train(model, run, autocast=False, steps=20):
-    """The losses of some steps of Adam on a fixed regression."""
+    """Return the losses of some steps of Adam on a fixed regression."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(64, 16, generator=generator)
     target = torch.stack([x[:, :4].sum(1), x[:, 4:8].prod(1), x[:, 8].abs(), x[:, 9] * x[:, 10]], 1)
@@ -202,21 +202,21 @@ def test_compiled_training_is_eager_training(autocast):
     losses = train(eager, eager, autocast)
     assert losses[-1] < 0.7 * losses[0]
     assert train(compiled, torch.compile(compiled, fullgraph=True, backend="aot_eager"), autocast) == losses
-    for found, expected in zip(compiled.parameters(), eager.parameters(), strict=True):
-        assert torch.equal(found, expected)
+    for parameter, expected in zip(compiled.parameters(), eager.parameters(), strict=True):
+        assert torch.equal(parameter, expected)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from what torch.compile imports
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor compiles with g++, which is not installed")
 @pytest.mark.parametrize("autocast", [False, True])
 def test_inductor_training_is_eager_training(autocast):
-    """Inductor's SiLU differs in the last bits, which may flip a code: first steps agree closely, the last in kind."""
+    """Compare closely at first, then loosely: Inductor's SiLU differs in the last bits, which may flip a code."""
     torch._dynamo.reset()
     eager, compiled = small_model(), small_model()
     losses = train(eager, eager, autocast)
-    found = train(compiled, torch.compile(compiled, fullgraph=True), autocast)
-    np.testing.assert_allclose(found[:3], losses[:3], rtol=1e-2 if autocast else 1e-4)
-    np.testing.assert_allclose(found[-1], losses[-1], rtol=0.1)
+    compiled_losses = train(compiled, torch.compile(compiled, fullgraph=True), autocast)
+    np.testing.assert_allclose(compiled_losses[:3], losses[:3], rtol=1e-2 if autocast else 1e-4)
+    np.testing.assert_allclose(compiled_losses[-1], losses[-1], rtol=0.1)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from what torch.compile imports
@@ -235,9 +235,9 @@ def test_compiled_layers_that_share_an_input_quantize_it_once():
     backend = aot_autograd(fw_compiler=keep, bw_compiler=keep, partition_fn=min_cut_rematerialization_partition)
     run = torch.compile(lambda x: sum(layer(x) for layer in layers), fullgraph=True, backend=backend)
     tensors = [x, *layers.parameters()]
-    found = torch.autograd.grad(run(x).square().sum(), tensors)
+    gradients = torch.autograd.grad(run(x).square().sum(), tensors)
     expected = torch.autograd.grad(sum(layer(x) for layer in layers).square().sum(), tensors)
     assert [ops.count(f"bitnet_jit::{op}_activation") for op in ("quantize", "dequantize")] == [1, 1]
     assert ops.count("bitnet_jit::quantize_weight") == 3
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(gradients, expected, strict=True):
         torch.testing.assert_close(a, b)

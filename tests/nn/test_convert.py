@@ -9,7 +9,7 @@ from bitnet_jit.errors import InvalidInput
 
 
 class Language(nn.Module):
-    """The bones of a language model, its head tied to the embedding."""
+    """A minimal language model, its head tied to the embedding."""
 
     def __init__(self):
         super().__init__()
@@ -90,7 +90,7 @@ class TestConvert:
             ({"exclude": ["*"]}, "model: .*Language.*5"),
         ],
     )
-    def test_what_matches_nothing_is_named_and_nothing_changes(self, arguments, words):
+    def test_a_pattern_without_a_match_is_named_and_nothing_changes(self, arguments, words):
         model = Language()
         with pytest.raises(InvalidInput, match=words):
             convert(model, **arguments)

@@ -1,4 +1,4 @@
-"""`.weight` of a packed layer: what code may ask of it, what it becomes when it is read, and that nothing writes it."""
+"""`.weight` of a packed layer: its properties, its values when it is read, and that nothing writes it."""
 
 import copy
 import io
@@ -48,14 +48,14 @@ KINDS = [plain, grouped, t5, adapted]
 
 
 def values(layer):
-    """The weight that a layer computes with, float32."""
+    """Return the weight that a layer computes with, float32."""
     if isinstance(layer, LoraLinear):
         return layer.base.dequantize() + layer.scaling * (layer.lora_B.weight @ layer.lora_A.weight).detach()
     return layer.dequantize()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_code_asks_for(kind):
+def test_properties_of_the_stand_in(kind):
     layer = kind()
     weight = layer.weight
     assert isinstance(weight, torch.Tensor)
@@ -100,10 +100,10 @@ READS = {
 @pytest.mark.parametrize("read", READS)
 def test_reading_it_gives_the_numbers_of_the_layer(read, kind):
     layer, x = kind(), torch.randn(3, IN)
-    found, expected = READS[read](layer.weight, x), READS[read](values(layer), x)
-    assert type(found) is torch.Tensor
-    assert not found.requires_grad
-    torch.testing.assert_close(found, expected)
+    result, expected = READS[read](layer.weight, x), READS[read](values(layer), x)
+    assert type(result) is torch.Tensor
+    assert not result.requires_grad
+    torch.testing.assert_close(result, expected)
 
 
 def test_gradients_pass_through_it_to_whatever_it_is_multiplied_by():
@@ -226,7 +226,7 @@ def test_on_meta():
 
 
 class AsksForDtype(nn.Module):
-    """As T5's feed-forward layer does."""
+    """Cast the input to the weight's dtype, as T5's feed-forward layer does."""
 
     def __init__(self):
         super().__init__()
@@ -241,7 +241,7 @@ class AsksForDtype(nn.Module):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_code_that_casts_to_its_dtype_computes_what_it_did_before(dtype):
+def test_code_that_casts_to_its_dtype_computes_as_before(dtype):
     model, x = convert(AsksForDtype()).to(dtype), torch.randn(3, IN, dtype=dtype)
     before = model(x)
     model = pack(model)

@@ -1,4 +1,4 @@
-"""Layers train under data parallelism as in one process; what two processes check is in `distributed_worker.py`."""
+"""Layers train under data parallelism as in one process; the checks of two processes are in `distributed/`."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 import bitnet_jit
 
-WORKER = Path(__file__).with_name("distributed_worker.py")
+WORKER = Path(__file__).parent / "distributed" / "worker.py"
 WORLD = 2
 SECONDS = 120  # that a check may take, the start of its processes included
 GRACE = 5  # seconds that the others have to say how they failed, too
@@ -27,14 +27,14 @@ pytestmark = pytest.mark.skipif(
 
 
 class Workers:
-    """Processes that go through checks together; they are started for the first one, and anew after one that fails."""
+    """Processes that go through checks together; they start for the first check, and again after one that fails."""
 
     def __init__(self, device, root):
         self.device, self.root = device, root
         self.processes, self.folder, self.sent, self.starts = [], root, 0, 0
 
     def check(self, name, **options):
-        """Fail with what the processes say, unless it is nothing."""
+        """Fail with the answers of the processes, unless all are empty."""
         if not self.processes:
             self.start()
         for process in self.processes:
@@ -60,7 +60,7 @@ class Workers:
                 )
 
     def answers(self):
-        """What each process says of a check, once all have said something or one has not in time."""
+        """Return the answer of each process to a check, once all have answered or one has not in time."""
         files = [self.folder / f"{self.sent}.{rank}" for rank in range(WORLD)]
         deadline = time.monotonic() + SECONDS
         while not all(file.exists() for file in files) and time.monotonic() < deadline:
@@ -70,12 +70,12 @@ class Workers:
         return [file.read_text("utf-8") if file.exists() else self.silence(i) for i, file in enumerate(files)]
 
     def silence(self, rank):
-        """What is known of a process that says nothing."""
+        """Describe a process that gives no answer."""
         code, log = self.processes[rank].poll(), (self.folder / f"log.{rank}").read_text(errors="replace")
         return f"{'no answer' if code is None else f'ended with code {code}'}\n{log[-4000:]}"
 
     def end(self):
-        """No process of these is left behind."""
+        """End all processes."""
         for process in self.processes:
             process.kill()
             process.wait()
@@ -84,7 +84,7 @@ class Workers:
 
 
 def environment():
-    """Of a process: this package, a thread, and the network of this machine alone."""
+    """Return the environment of a process: this package, one thread, and the network of this machine alone."""
     paths = [str(Path(bitnet_jit.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     loopback = [("GLOO_SOCKET_IFNAME", name) for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
     settings = {"OMP_NUM_THREADS": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONFAULTHANDLER": "1"}
@@ -99,13 +99,13 @@ ON_GPUS = [
 
 @pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=ON_GPUS)])
 def workers(request, tmp_path_factory):
-    found = Workers(request.param, tmp_path_factory.mktemp("workers"))
-    yield found
-    found.end()
+    started = Workers(request.param, tmp_path_factory.mktemp("workers"))
+    yield started
+    started.end()
 
 
 def each(*cases):
-    """Cases named by their options."""
+    """Parametrize a test by cases, each named by its options."""
     ids = [", ".join(key if value is True else str(value) for key, value in case.items() if value) for case in cases]
     return pytest.mark.parametrize("options", cases, ids=[name or "plain" for name in ids])
 

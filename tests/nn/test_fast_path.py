@@ -14,7 +14,7 @@ from bitnet_jit.errors import InvalidInput
 WIDTH, MIDDLE, TOKENS = 32, 48, 5
 MASK = torch.arange(TOKENS) >= torch.tensor([[5], [3], [2]])  # padding, on the right
 OPTIONS = [{}, {"norm_first": True, "activation": "gelu"}, {"bias": False}, {"activation": nn.GELU()}]
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # attention sums in another order in its own fast path
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # attention sums in another order in its fast path
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 
@@ -65,15 +65,15 @@ def x():
 
 
 def called(model, **options):
-    """The output where every layer is called: in training mode, as no dropout is left in these models."""
+    """Return the output where every layer is called: in training mode, as no dropout is left in these models."""
     return model.train()(x(), **options).detach()
 
 
 def assert_ternary(model, expected, places=slice(None), **options):
     for context in (torch.enable_grad, torch.no_grad, torch.inference_mode):
         with context():
-            found = model.eval()(x(), **options)
-        torch.testing.assert_close(found[places].detach().clone(), expected[places], **CLOSE)
+            output = model.eval()(x(), **options)
+        torch.testing.assert_close(output[places].detach().clone(), expected[places], **CLOSE)
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -90,10 +90,10 @@ def test_the_output_is_ternary_in_every_mode(way, make, options):
 
 
 def ternary(linear, kind):
-    """One of our layers with the weight of a linear one."""
-    found = BitLinear(linear.in_features, linear.out_features)
-    found.load_state_dict(linear.state_dict())
-    return {"bit": lambda: found, "packed": found.pack, "adapted": lambda: LoraLinear(found.pack())}[kind]()
+    """Return one of our layers with the weight of a linear one."""
+    layer = BitLinear(linear.in_features, linear.out_features)
+    layer.load_state_dict(linear.state_dict())
+    return {"bit": lambda: layer, "packed": layer.pack, "adapted": lambda: LoraLinear(layer.pack())}[kind]()
 
 
 @pytest.mark.parametrize("which", ["both", "the second"])
@@ -112,7 +112,7 @@ def test_a_layer_that_is_assigned_by_hand_is_called(kind, make, which):
 
 
 class Wrapper(nn.Module):
-    """What passes the tensors of its layer on, as peft's and FSDP's do."""
+    """A wrapper that passes the tensors of its layer on, as those of peft and FSDP do."""
 
     def __init__(self, inner):
         super().__init__()
@@ -135,8 +135,8 @@ def test_a_layer_inside_a_wrapper_is_called():
 def test_nested_inputs(way):
     model, parts = WAYS[way](layer()).eval(), [x()[0], x()[1, :2]]
     with torch.no_grad():
-        found = model(torch.nested.nested_tensor(parts)).unbind()
-        for part, one in zip(parts, found, strict=True):
+        outputs = model(torch.nested.nested_tensor(parts)).unbind()
+        for part, one in zip(parts, outputs, strict=True):
             torch.testing.assert_close(one, model(part[None])[0], **CLOSE)
 
 
@@ -171,7 +171,7 @@ def test_a_packed_output_projection_of_torchs_attention_has_the_ternary_weight()
 
 
 class Mixer(nn.Module):
-    """As Mamba's: one layer is called, of the other the weight is read."""
+    """A mixer as Mamba's: one layer is called, the weight of the other is read."""
 
     def __init__(self):
         super().__init__()

@@ -35,7 +35,7 @@ def adapted(base, std=0.5):
 
 
 def formula(layer):
-    """The codes, and the share of the update that they lose, in float64."""
+    """Return the codes, and the share of the update that they lose, in float64."""
     w_q, w_scale = (tensor.numpy() for tensor in layer.base.unpack())
     a, b = (factor.weight.detach().double().numpy() for factor in (layer.lora_A, layer.lora_B))
     update = layer.alpha / layer.r * (b @ a)
@@ -100,10 +100,10 @@ def test_negative_and_zero_scales():
     w_scale[2::3] = 0
     base = packed("row", w_scale=w_scale)
     layer = adapted(base)
-    found, done = merged(layer)
+    ternary, done = merged(layer)
     codes, lost = formula(layer)
-    np.testing.assert_array_equal(found.unpack()[0].numpy(), codes)
-    assert torch.equal(found.unpack()[0][2::3], base.unpack()[0][2::3])
+    np.testing.assert_array_equal(ternary.unpack()[0].numpy(), codes)
+    assert torch.equal(ternary.unpack()[0][2::3], base.unpack()[0][2::3])
     assert done.lost == pytest.approx(lost, rel=1e-5)
 
 
@@ -119,8 +119,8 @@ def test_autocast_changes_no_code():
     layer = adapted(packed())
     expected = merged(layer)[0].unpack()[0]
     with torch.autocast("cpu", torch.bfloat16):
-        found = merged(layer)[0].unpack()[0]
-    assert torch.equal(found, expected)
+        codes = merged(layer)[0].unpack()[0]
+    assert torch.equal(codes, expected)
 
 
 def test_half_factors():

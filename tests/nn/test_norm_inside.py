@@ -31,7 +31,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def normed(in_features=IN, out_features=OUT, seed=0, **options):
-    """A layer whose norm's weight is not one."""
+    """Return a layer whose norm's weight is not one."""
     torch.manual_seed(seed)
     layer = BitLinear(in_features, out_features, use_rms_norm=True, rms_norm_eps=EPS, **options)
     with torch.no_grad():
@@ -40,7 +40,7 @@ def normed(in_features=IN, out_features=OUT, seed=0, **options):
 
 
 def codes_of(layer, x):
-    """What the layer multiplies: codes and scales of the normalized rows, by the op that has tests of its own."""
+    """Return codes and scales of the normalized rows, by an op with separate tests."""
     return torch.ops.bitnet_jit.rms_norm_quantize(x.detach(), layer.rms_norm.weight.detach(), EPS)
 
 
@@ -58,12 +58,12 @@ def test_the_output_is_the_reference_of_normalized_codes(in_features, out_featur
     y = reference.quantized_linear(
         x_q.reshape(-1, in_features), x_scale.reshape(-1), w_q, w_scale, layer.bias.detach() if bias else None
     )
-    found = layer(x)
-    np.testing.assert_array_equal(found.detach().reshape(-1, out_features).numpy(), y)
+    output = layer(x)
+    np.testing.assert_array_equal(output.detach().reshape(-1, out_features).numpy(), y)
     packed = layer.pack()
-    assert torch.equal(packed(x), found)
+    assert torch.equal(packed(x), output)
     with torch.inference_mode():
-        assert torch.equal(packed(x), found)
+        assert torch.equal(packed(x), output)
 
 
 @pytest.mark.parametrize("format", ["i2", "t5"])
@@ -87,7 +87,7 @@ def test_float_activations_are_normalized_too():
 
 
 def estimator(layer, x, dy, absolute=False):
-    """Gradients of x, weight, bias and the norm's weight in float64; of all magnitudes with `absolute`."""
+    """Return gradients of x, weight, bias and the norm's weight in float64; of all magnitudes with `absolute`."""
     size = np.abs if absolute else np.asarray
     x, g, dy = (size(t.detach().double().numpy()) for t in (x, layer.rms_norm.weight, dy))
     r = 1 / np.sqrt(np.square(x).mean(1, keepdims=True) + EPS)
@@ -104,9 +104,9 @@ def test_gradients_are_the_straight_through_estimators(rows, seed):
     layer, x = normed(20, 7, seed), torch.randn(rows, 20, requires_grad=True)
     dy = torch.randn(rows, 7)
     layer(x).backward(dy)
-    found = (x.grad, layer.weight.grad, layer.bias.grad, layer.rms_norm.weight.grad)
+    gradients = (x.grad, layer.weight.grad, layer.bias.grad, layer.rms_norm.weight.grad)
     bounds = estimator(layer, x, dy, absolute=True)
-    for gradient, expected, magnitude in zip(found, estimator(layer, x, dy), bounds, strict=True):
+    for gradient, expected, magnitude in zip(gradients, estimator(layer, x, dy), bounds, strict=True):
         error = np.abs(gradient.double().numpy() - expected)
         np.testing.assert_array_less(error, 64 * 2.0**-23 * magnitude + 1e-30)
 
@@ -147,8 +147,8 @@ def test_compiled_training_is_eager_training():
             run(x).square().sum().backward()
             optimizer.step()
         results.append([parameter.detach() for parameter in model.parameters()])
-    for found, expected in zip(*results, strict=True):
-        assert torch.equal(found, expected)
+    for result, expected in zip(*results, strict=True):
+        assert torch.equal(result, expected)
 
 
 def test_names_copies_and_modes():
@@ -221,7 +221,7 @@ class TestModels:
         set_quantization_strength(layer, 1.0)
         assert torch.equal(layer(x), layer.pack()(x))
 
-    def test_lora_adds_to_what_the_base_multiplies(self):
+    def test_lora_adds_to_the_normalized_input(self):
         packed, x = normed().pack(), torch.randn(3, IN)
         model = add_lora(nn.Sequential(packed), r=2)
         layer = model[0]
@@ -235,10 +235,10 @@ class TestModels:
 
     def test_its_problems_are_those_that_it_asks_for(self):
         packed = normed().pack()
-        found = problems_of_model(nn.Sequential(packed), [3])
-        assert Counter(problem.op for problem in found) == {"rms_norm_quantize": 1, "quantized_linear": 1}
+        problems = problems_of_model(nn.Sequential(packed), [3])
+        assert Counter(problem.op for problem in problems) == {"rms_norm_quantize": 1, "quantized_linear": 1}
         layer = copy.deepcopy(packed).to("meta")
         layer.stay_on_meta(packed)
         with recorded(torch.device("cpu")) as asked:
             layer(torch.empty(3, IN, device="meta"))
-        assert asked == found
+        assert asked == problems

@@ -25,10 +25,10 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 @pytest.mark.parametrize(("scale", "group_size"), [("tensor", 0), ("row", 0), ("group", 64)])
 def test_weights_are_quantized_as_on_the_cpu(scale, group_size):
     w = torch.randn(700, 513)
-    for found, expected in zip(
+    for result, expected in zip(
         quantize_weight(w.cuda(), scale, group_size), quantize_weight(w, scale, group_size), strict=True
     ):
-        assert torch.equal(found.cpu(), expected)
+        assert torch.equal(result.cpu(), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -45,21 +45,21 @@ def test_training_and_packed_outputs_are_the_reference(dtype, shape):
 @pytest.mark.parametrize("rows", [1, 4, 16, 300])
 @pytest.mark.parametrize("in_features", [2560, 2561])
 def test_no_product_begins_before_its_weight_is_quantized(rows, in_features):
-    """Kernels may begin before the one ahead has ended, and load weights at once: here these change at every call."""
+    """Change the weights at every call: kernels may begin before the one ahead has ended, and load weights at once."""
     layer = BitLinear(in_features, 2560, bias=False, device="cuda")
     x = torch.randn(rows, in_features, device="cuda", dtype=torch.bfloat16)
-    found = []
+    outputs = []
     with torch.no_grad():
         first = layer(x)
         for _ in range(100):
             layer.weight.neg_()
-            found.append(layer(x))
-    assert all(torch.equal(y, first if i % 2 else -first) for i, y in enumerate(found))
+            outputs.append(layer(x))
+    assert all(torch.equal(y, first if i % 2 else -first) for i, y in enumerate(outputs))
 
 
 @pytest.mark.parametrize("tf32", [False, True])
 def test_gradients_are_the_cpus(tf32):
-    """A wide layer: TF32, where it is allowed, may round gradients, and never the forward."""
+    """Compare a wide layer: TF32, where it is allowed, may round gradients, and never the forward."""
     layer, x, dy = BitLinear(1000, 300), torch.randn(50, 1000), torch.randn(50, 300)
     on_gpu, x_gpu = copy.deepcopy(layer).cuda(), x.cuda().requires_grad_()
     x.requires_grad_()
@@ -68,11 +68,11 @@ def test_gradients_are_the_cpus(tf32):
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = tf32
     try:
-        found = on_gpu(x_gpu)
-        found.backward(dy.cuda())
+        y_gpu = on_gpu(x_gpu)
+        y_gpu.backward(dy.cuda())
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
-    assert torch.equal(found.cpu(), y)
+    assert torch.equal(y_gpu.cpu(), y)
     tolerance = 1e-2 if tf32 else 1e-5
     for a, b in ((x_gpu, x), (on_gpu.weight, layer.weight), (on_gpu.bias, layer.bias)):
         assert (a.grad.cpu() - b.grad).abs().max() <= tolerance * b.grad.abs().max()
@@ -87,15 +87,15 @@ def test_gradients_are_the_straight_through_estimators(rows, dtype, use_rms_norm
     on_gpu = x.cuda().requires_grad_()
     layer(on_gpu).backward(dy.cuda())
     norm = layer.rms_norm.weight.detach() if use_rms_norm else None
-    found = [tensor.grad.double().cpu() for tensor in (on_gpu, *layer.parameters())]
+    gradients = [tensor.grad.double().cpu() for tensor in (on_gpu, *layer.parameters())]
     results = estimator(layer, x, dy, norm), estimator(layer, x, dy, norm, absolute=True)
     bound = 8 * (max(rows, 1001) + 8) * 2.0**-24 if dtype == torch.float32 else 0.02
-    for gradient, expected, magnitude in zip(found, *results, strict=True):
+    for gradient, expected, magnitude in zip(gradients, *results, strict=True):
         assert ((gradient - expected).abs() <= bound * magnitude + 1e-30).all()
 
 
 def estimator(layer, x, dy, norm, absolute=False):
-    """Gradients of x, weight, bias and the norm's weight in float64 on the CPU; of all magnitudes with `absolute`."""
+    """Return gradients of x, weight, bias and norm's weight in float64 on the CPU; of all magnitudes if `absolute`."""
     size = torch.abs if absolute else torch.clone
     ops = torch.ops.bitnet_jit
     on_gpu = x.cuda()
@@ -129,16 +129,16 @@ def test_lora_on_a_packed_layer_is_the_cpus(rows):
     nn.init.normal_(layer.lora_B.weight)
     x, dy = torch.randn(rows, 130, requires_grad=True), torch.randn(rows, 70)
     on_gpu, x_gpu = copy.deepcopy(layer).cuda(), x.detach().cuda().requires_grad_()
-    y, found = layer(x), on_gpu(x_gpu)
+    y, y_gpu = layer(x), on_gpu(x_gpu)
     y.backward(dy)
-    found.backward(dy.cuda())
-    torch.testing.assert_close(found.cpu(), y, rtol=1e-4, atol=1e-4)
+    y_gpu.backward(dy.cuda())
+    torch.testing.assert_close(y_gpu.cpu(), y, rtol=1e-4, atol=1e-4)
     for a, b in ((x_gpu, x), (on_gpu.lora_A.weight, layer.lora_A.weight), (on_gpu.lora_B.weight, layer.lora_B.weight)):
         torch.testing.assert_close(a.grad.cpu(), b.grad, rtol=1e-4, atol=1e-3)
 
 
 def train(model, run, autocast, steps=20):
-    """The losses of some steps of Adam on a fixed regression."""
+    """Return the losses of some steps of Adam on a fixed regression."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(64, 16, generator=generator).cuda()
     target = torch.stack([x[:, :4].sum(1), x[:, 4:8].prod(1), x[:, 8].abs(), x[:, 9] * x[:, 10]], 1)
@@ -164,13 +164,13 @@ def test_compiled_training_is_eager_training(autocast, options):
     eager = convert(nn.Sequential(nn.Linear(16, 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU(), nn.Linear(32, 4))).cuda()
     compiled = copy.deepcopy(eager)
     losses = train(eager, eager, autocast)
-    found = train(compiled, torch.compile(compiled, fullgraph=True, **options), autocast)
+    compiled_losses = train(compiled, torch.compile(compiled, fullgraph=True, **options), autocast)
     assert losses[-1] < 0.7 * losses[0]
     if options.get("backend") == "aot_eager":
-        np.testing.assert_allclose(found, losses, rtol=1e-5)
+        np.testing.assert_allclose(compiled_losses, losses, rtol=1e-5)
     else:  # a code may flip on the last bit of inductor's SiLU
-        np.testing.assert_allclose(found[:3], losses[:3], rtol=1e-2 if autocast else 1e-4)
-        np.testing.assert_allclose(found[-1], losses[-1], rtol=0.1)
+        np.testing.assert_allclose(compiled_losses[:3], losses[:3], rtol=1e-2 if autocast else 1e-4)
+        np.testing.assert_allclose(compiled_losses[-1], losses[-1], rtol=0.1)
 
 
 @pytest.mark.parametrize("format", ["i2", "t5"])

@@ -32,8 +32,8 @@ def test_it_is_torchs_rms_norm():
     x = torch.randn(5, 33, requires_grad=True)
     torch.testing.assert_close(ours(x), theirs(x))
     (expected,) = torch.autograd.grad(theirs(x).square().sum(), x)
-    (found,) = torch.autograd.grad(ours(x).square().sum(), x)
-    torch.testing.assert_close(found, expected)
+    (gradient,) = torch.autograd.grad(ours(x).square().sum(), x)
+    torch.testing.assert_close(gradient, expected)
 
 
 def test_as_a_module():

@@ -69,7 +69,7 @@ def test_half_types(dtype):
         assert layer(x.float()).dtype == torch.bfloat16
 
 
-def test_it_is_no_part_of_what_is_saved_and_packing_is_whole():
+def test_it_is_not_saved_and_packing_is_whole():
     layer, x = layer_and_input()
     names, packed = set(layer.state_dict()), layer.pack()(x)
     set_quantization_strength(layer, 0.5)

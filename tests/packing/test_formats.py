@@ -18,7 +18,7 @@ CODES = st.tuples(st.integers(0, 9), st.integers(1, 70)).flatmap(
 
 
 def digits_of(byte: int, base: int, count: int) -> list[int]:
-    """The digits of a byte from the lowest up, by division."""
+    """Return the digits of a byte from the lowest up, by division."""
     return [byte // base**digit % base for digit in range(count)]
 
 
@@ -110,7 +110,7 @@ def test_every_byte_is_read_or_refused(name):
         (torch.full((1, 2), 7, dtype=torch.int8), r"7\.\.7"),
     ],
 )
-def test_pack_names_what_it_got(name, w_q, said):
+def test_pack_names_a_wrong_weight(name, w_q, said):
     with pytest.raises(InvalidInput, match=f"w_q.*{said}"):
         FORMATS[name].pack(w_q)
 
@@ -125,7 +125,7 @@ def test_pack_names_what_it_got(name, w_q, said):
         (torch.zeros(2, 2, dtype=torch.int32), "int32"),
     ],
 )
-def test_unpack_names_what_it_got(name, packed, said):
+def test_unpack_names_a_wrong_weight(name, packed, said):
     with pytest.raises(InvalidInput, match=f"packed: expected uint8.*{said}"):
         FORMATS[name].unpack(packed, 2 * FORMATS[name].codes_per_byte)
 
@@ -135,6 +135,6 @@ def test_lists_are_no_arrays():
         FORMATS["i2"].pack([[0, 1]])
 
 
-def test_an_unknown_packing_lists_the_known_ones():
+def test_an_unknown_packing_lists_the_known_names():
     with pytest.raises(InvalidInput, match="i2, t5, got 'i3'"):
         get_format("i3")

@@ -1,4 +1,4 @@
-"""Layouts: every one that the register knows is an invertible re-ordering, on NumPy and torch alike."""
+"""Layouts: each one in the registry is an invertible order of bytes, for NumPy and torch."""
 
 import numpy as np
 import pytest
@@ -11,9 +11,9 @@ from bitnet_jit.kernels import registry
 from bitnet_jit.packing import CANONICAL, FORMATS
 
 LAYOUTS = {layout.name: layout for layout in CANONICAL.values()}
-for backend_name in registry.BACKENDS:
-    if registry.absent_reason(backend_name) is None:
-        LAYOUTS |= {layout.name: layout for layout in registry.BACKENDS[backend_name].layouts()}
+for backend in registry.BACKENDS.values():
+    if registry.absent_reason(backend.name) is None:
+        LAYOUTS |= {layout.name: layout for layout in backend.layouts()}
 
 EVERY_LAYOUT = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 SHAPES = st.tuples(st.integers(1, 140), st.integers(1, 90) | st.sampled_from([255, 256, 257, 320, 700]))

@@ -1,4 +1,4 @@
-"""The torch quantizer against the NumPy reference, bit for bit; rows and groups as tensors of their own."""
+"""The torch quantizer against the NumPy reference, bit for bit; rows and groups as separate tensors."""
 
 import numpy as np
 import pytest
@@ -18,12 +18,12 @@ WEIGHTS = st.tuples(st.integers(1, 9), st.integers(1, 40)).flatmap(
 HALVES = (torch.bfloat16, torch.float16)
 
 
-def same(found: tuple[torch.Tensor, torch.Tensor], w_q: np.ndarray, w_scale: np.ndarray) -> None:
-    assert found[0].dtype == torch.int8
-    assert found[1].dtype == torch.float32
-    assert found[1].shape == np.shape(w_scale)
-    np.testing.assert_array_equal(found[1].numpy(), w_scale)
-    np.testing.assert_array_equal(found[0].numpy(), w_q)
+def same(result: tuple[torch.Tensor, torch.Tensor], w_q: np.ndarray, w_scale: np.ndarray) -> None:
+    assert result[0].dtype == torch.int8
+    assert result[1].dtype == torch.float32
+    assert result[1].shape == np.shape(w_scale)
+    np.testing.assert_array_equal(result[1].numpy(), w_scale)
+    np.testing.assert_array_equal(result[0].numpy(), w_q)
 
 
 @given(w=WEIGHTS)
@@ -46,7 +46,7 @@ def test_tensor_scale_of_other_shapes(shape):
 
 
 @given(w=WEIGHTS)
-def test_each_row_is_a_tensor_of_its_own(w):
+def test_each_row_is_quantized_as_a_tensor(w):
     rows = [reference.quantize_weight(row[None]) for row in w]
     same(
         quantize_weight(torch.from_numpy(w), "row"),
@@ -56,7 +56,7 @@ def test_each_row_is_a_tensor_of_its_own(w):
 
 
 @given(w=WEIGHTS, group_size=st.integers(1, 48))
-def test_each_group_is_a_tensor_of_its_own(w, group_size):
+def test_each_group_is_quantized_as_a_tensor(w, group_size):
     starts = range(0, w.shape[1], group_size)
     groups = [[reference.quantize_weight(row[None, start : start + group_size]) for start in starts] for row in w]
     w_q = np.concatenate([np.concatenate([q for q, _ in row], 1) for row in groups])
@@ -93,7 +93,7 @@ def test_views_of_any_strides():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize(("scale", "group_size"), [("tensor", 0), ("row", 0), ("group", 4)])
-def test_what_is_not_finite_shows_in_the_scale(bad, scale, group_size):
+def test_nan_and_infinity_show_in_the_scale(bad, scale, group_size):
     w = torch.randn(3, 8)
     w[1, 6] = bad
     finite = torch.isfinite(quantize_weight(w, scale, group_size)[1]).tolist()

@@ -1,4 +1,4 @@
-"""Writing: whole or not at all, links stay, and what is no file is not replaced by one."""
+"""Writing: whole or not at all, links stay, and pipes and devices are not replaced by files."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ NULL, FULL = 3, 7  # minor numbers of Linux's devices
 
 
 def device(folder, name, minor):
-    """A device of that number in a folder of ours, so that root's own stays whatever is wrong; else the system's."""
+    """Return a device of that number in a folder of ours, so that faults harm no device of root; else the system's."""
     with suppress(OSError):  # only root may, and not in every sandbox
         os.mknod(folder / name, stat.S_IFCHR | 0o666, os.makedev(1, minor))
         (folder / name).open("wb").close()
@@ -65,7 +65,7 @@ def test_a_name_as_long_as_names_may_be(tmp_path):
 
 @UNIX
 @pytest.mark.parametrize("exists", [True, False])
-def test_a_link_stays_and_what_it_points_to_is_written(tmp_path, exists):
+def test_a_link_stays_and_its_target_is_written(tmp_path, exists):
     target = tmp_path / "elsewhere" / "target"
     target.parent.mkdir()
     if exists:
@@ -89,7 +89,7 @@ def test_a_link_that_others_may_have_laid_is_replaced_itself(tmp_path):
 
 
 @UNIX
-def test_what_is_no_file_is_not_replaced(tmp_path):
+def test_pipes_and_folders_are_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     (tmp_path / "circle").symlink_to("circle")
@@ -106,7 +106,7 @@ def test_what_is_no_file_is_not_replaced(tmp_path):
 
 
 @UNIX
-def test_what_a_user_names_may_be_a_pipe_or_a_device(tmp_path):
+def test_an_output_may_be_a_pipe_or_a_device(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     got = []
     reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_bytes()))

@@ -1,6 +1,6 @@
 """Other processes: forked before or after use, served by a pool, spawned, or a DataLoader's: same numbers, no hang.
 
-Each case is a script of its own, because what it forks must not have been touched by other tests.
+Each case is a separate script, because other tests must not have touched the process that it forks.
 """
 
 import os
@@ -14,7 +14,7 @@ COMMON = """
 import multiprocessing, os, signal, sys, tempfile, threading, time
 from pathlib import Path
 import numpy as np, torch, bitnet_jit
-from bitnet_jit.checkpoints.embedded import embedded_model
+from bitnet_jit import embedded_model
 
 def use_layer():
     codes = torch.from_numpy(np.random.default_rng(0).integers(-1, 2, (1024, 640)).astype(np.int8))
@@ -85,7 +85,7 @@ print(children, use() == expected)
     "while another thread compiles": """
 torch.set_num_threads(2)
 os.environ["NUMBA_CACHE_DIR"] = str(Path(sys.argv[2]).parent)  # nothing is compiled yet
-np.random, bitnet_jit.PackedBitLinear  # imported: a fork beside an import hangs in Python's own locks
+np.random, bitnet_jit.PackedBitLinear  # imported: a fork beside an import hangs in the locks of Python
 thread = threading.Thread(target=use)
 thread.start()
 time.sleep(1)
@@ -99,7 +99,7 @@ if __name__ == "__main__":
     same = []
     for method in ("fork", "forkserver", "spawn"):
         with multiprocessing.get_context(method).Pool(2) as pool:
-            same += [found == expected for found in pool.starmap(use, [()] * 3)]
+            same += [answer == expected for answer in pool.starmap(use, [()] * 3)]
     print([int(not equal) for equal in same], use() == expected)
 """,
 }
@@ -112,7 +112,7 @@ SELECTED = [
 
 
 def run_script(folder: Path, code: str, *arguments: str) -> str:
-    """What a script prints; it is a file, as a spawned process imports it again."""
+    """Return the output of a script; it is a file, as a spawned process imports it again."""
     script = folder / "script.py"
     script.write_text(code)
     environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}

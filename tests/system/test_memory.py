@@ -1,4 +1,4 @@
-"""How much memory there is: the least of what the machine, its control group and its limits say."""
+"""The memory that there is: the least of the limits of the machine, the control group and the process."""
 
 import subprocess
 import sys

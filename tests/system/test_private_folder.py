@@ -1,4 +1,4 @@
-"""What a private folder reads is what its user has written, whatever else lies there."""
+"""A private folder reads files that its user has written, and no others."""
 
 import os
 import stat
@@ -18,9 +18,9 @@ as_root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="on
 
 @pytest.fixture
 def folder(tmp_path):
-    made = PrivateFolder(tmp_path / "one" / "two")
-    made.write("file", b"content")
-    return made
+    private = PrivateFolder(tmp_path / "one" / "two")
+    private.write("file", b"content")
+    return private
 
 
 def mode(path: Path) -> int:
@@ -48,7 +48,7 @@ def test_a_file_that_is_not_there(folder, tmp_path):
 
 @pytest.mark.parametrize("of", ["folder", "file"])
 @pytest.mark.parametrize("wrong", [0o720, 0o702, 0o777])
-def test_what_others_may_write_is_refused_in_words(folder, of, wrong):
+def test_a_file_that_others_may_write_is_refused_in_words(folder, of, wrong):
     path = folder.path if of == "folder" else folder.path / "file"
     path.chmod(wrong)
     with pytest.raises(PermissionError, match=rf"others may write to it \(mode 0{wrong:o}\); remove it"):
@@ -65,16 +65,16 @@ def test_nothing_is_written_into_a_folder_that_others_may_write(folder):
 
 @as_root
 @pytest.mark.parametrize("of", ["folder", "file"])
-def test_what_belongs_to_another_user_is_refused_in_words(folder, of):
+def test_a_file_of_another_user_is_refused_in_words(folder, of):
     os.chown(folder.path if of == "folder" else folder.path / "file", OTHER, OTHER)
     with pytest.raises(PermissionError, match=f"belongs to user {OTHER}, and only files of user 0"):
         folder.read("file")
 
 
 @as_root
-def test_what_root_has_written_is_read_by_others():
-    """A container's image may bring compiled kernels that root has made."""
-    with tempfile.TemporaryDirectory() as base:  # pytest's own folders cannot be entered by others
+def test_files_of_root_are_read_by_others():
+    """Read files of root, for a container's image may bring compiled kernels."""
+    with tempfile.TemporaryDirectory() as base:  # others cannot enter pytest's folders
         os.chmod(base, 0o755)
         read_as_other(PrivateFolder(Path(base) / "folder"))
 
@@ -90,12 +90,12 @@ def read_as_other(folder):
         "try: folder.write('file', b'')\n"
         "except PermissionError as error: print(error.strerror)"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.splitlines() == ["b'content'", "Permission denied"]
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == ["b'content'", "Permission denied"]
 
 
 @pytest.mark.parametrize("kind", ["link", "folder", "fifo", "dangling"])
-def test_what_is_no_regular_file_is_refused(folder, kind):
+def test_pipes_and_folders_are_refused(folder, kind):
     path = folder.path / kind
     make = {
         "link": lambda: path.symlink_to(folder.path / "file"),

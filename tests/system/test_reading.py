@@ -1,4 +1,4 @@
-"""Files of unknown origin: whatever lies under a name, reading it ends, and in words."""
+"""Files of unknown origin: reading ends for anything under a name, and an error is in words."""
 
 import json
 import math
@@ -37,7 +37,7 @@ NOT_JSON = {
 
 
 @pytest.mark.parametrize("what", NOT_JSON)
-def test_what_is_no_json_is_a_value_error(tmp_path, what):
+def test_other_text_than_json_is_a_value_error(tmp_path, what):
     (tmp_path / "file").write_bytes(NOT_JSON[what])
     with pytest.raises(ValueError, match=r"\w") as caught:
         read_json(tmp_path / "file", 2**20)
@@ -56,7 +56,7 @@ def test_any_bytes_are_a_value_or_a_value_error(content):
     assert parse_json(json.dumps(value)) == value
 
 
-def test_what_is_json_is_read(tmp_path):
+def test_json_is_read(tmp_path):
     value = {"a": [1, -2.5, 1e300, None, True], "é\U0001f600": {"b": {}}, "": 2**200}
     for text in (json.dumps(value), json.dumps(value, ensure_ascii=False), "\ufeff" + json.dumps(value)):
         (tmp_path / "file").write_text(text, "utf-8")
@@ -76,7 +76,7 @@ def test_a_limit_is_a_limit(tmp_path):
 
 
 @UNIX
-def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
+def test_pipes_and_folders_are_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("/dev/zero")
@@ -109,5 +109,5 @@ except OSError as error:
 def test_a_pipe_is_read_where_it_is_a_descriptor_of_ours_and_asked_for():
     for path in ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"):
         command = [sys.executable, "-c", PIPED, path]
-        found = subprocess.run(command, input=b"abc" * 50_000, capture_output=True, check=True)
-        assert found.stdout.decode().splitlines() == ["b'abc'", "expected a regular file, found a pipe"]
+        run = subprocess.run(command, input=b"abc" * 50_000, capture_output=True, check=True)
+        assert run.stdout.decode().splitlines() == ["b'abc'", "expected a regular file, found a pipe"]

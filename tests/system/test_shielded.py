@@ -14,7 +14,7 @@ VARIABLE = contextvars.ContextVar("variable", default=0)
 
 
 class Alarm(Exception):
-    """What a signal handler raises."""
+    """The exception of a signal handler."""
 
 
 def test_results_errors_and_context_are_those_of_a_plain_call():
@@ -28,7 +28,7 @@ def test_results_errors_and_context_are_those_of_a_plain_call():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGALRM])
-def test_what_a_signal_handler_raises_comes_when_the_work_is_done(number):
+def test_the_exception_of_a_signal_handler_comes_when_the_work_is_done(number):
     done = []
 
     def work():

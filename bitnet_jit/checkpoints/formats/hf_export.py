@@ -22,8 +22,9 @@ from torch import nn
 from bitnet_jit.checkpoints.formats.own_format import own_config
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.config import DecoderConfig
-from bitnet_jit.nn import BitLinear, PackedBitLinear
+from bitnet_jit.nn.bit_linear import BitLinear
 from bitnet_jit.nn.convert import pack_named
+from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import INSIDE, norm_inside
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.system.files import beside, write_beside_and_rename
