@@ -55,11 +55,11 @@ def train(
     Ctrl-C, or a crash, loses at most a minute: the same command goes on from its checkpoint.
     """
     share_cores()
-    from bitnet_jit.checkpoints.formats.hf_export import check_format
+    from bitnet_jit.checkpoints.formats.registry import get_writer
     from bitnet_jit.training.folder import alone
     from bitnet_jit.training.settings import TrainSettings
 
-    check_format(format)
+    get_writer(format)
     settings = TrainSettings(
         layers=layers,
         hidden_size=hidden_size,

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 
 import bitnet_jit
 from bitnet_jit.checkpoints import publish
-from bitnet_jit.checkpoints.formats import hf_export
 from bitnet_jit.errors import BitNetError, InvalidInput
 from bitnet_jit.training.network import TrainedDecoder
 from bitnet_jit.training.settings import TrainSettings
@@ -150,7 +149,7 @@ def test_a_full_disk_leaves_the_old_model(before, monkeypatch):
         Path(file).write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(hf_export, "save_file", full)
+    monkeypatch.setattr(publish, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
         bitnet_jit.save(model(2), before)
     assert contents(before) == old
@@ -161,7 +160,7 @@ def test_a_full_disk_leaves_the_old_model(before, monkeypatch):
 
 @pytest.mark.parametrize("damage", ["a cut file", "a changed name"])
 def test_what_is_written_wrongly_is_not_kept(before, monkeypatch, damage):
-    old, right = contents(before), hf_export.save_file
+    old, right = contents(before), publish.save_file
 
     def wrong(tensors, file, metadata):
         if damage == "a changed name":
@@ -170,7 +169,7 @@ def test_what_is_written_wrongly_is_not_kept(before, monkeypatch, damage):
         if damage == "a cut file":
             Path(file).write_bytes(Path(file).read_bytes()[:-1])
 
-    monkeypatch.setattr(hf_export, "save_file", wrong)
+    monkeypatch.setattr(publish, "save_file", wrong)
     with pytest.raises(InvalidInput, match="model: cannot be saved, bitnet_jit.load would refuse it: "):
         bitnet_jit.save(model(2), before)
     assert contents(before) == old

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import bitnet_jit
-from bitnet_jit.checkpoints.formats.own_format import to_i2
+from bitnet_jit.checkpoints.formats.own_packing import to_i2
 from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.training.network import TrainedDecoder

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_jit.checkpoints.formats.hf_tensors import EMBEDDING, HEAD
+from bitnet_jit.checkpoints.formats.hf_names import EMBEDDING, HEAD
 from bitnet_jit.checkpoints.shared import TIED, one_copy_each
 
 

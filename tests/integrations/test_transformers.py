@@ -243,8 +243,8 @@ def test_a_damaged_layer_is_named_and_the_model_stays(storage, name, value, word
 @pytest.mark.parametrize(
     ("storage", "name", "value", "words"),
     [
-        ("divisor", "weight_scale", 0.05, "down_proj.weight_scale = 0.05: .*looks like a multiplier"),
-        ("multiplier", "weight_scale", 20.0, "down_proj.weight_scale = 20: .*looks like a divisor"),
+        ("divisor", "weight_scale", 0.05, r"down_proj.weight_scale = 0.05 \(BitLinear .*looks like a multiplier"),
+        ("multiplier", "weight_scale", 20.0, r"down_proj.weight_scale = 20 \(AutoBitLinear .*looks like a divisor"),
         ("multiplier", "weight", 0.0, r"down_proj.weight: .*0\.2\.\.0\.95, found 0\.000"),
         ("masters", "weight", 0.1, r"down_proj.weight: .*found 1\.000"),
     ],

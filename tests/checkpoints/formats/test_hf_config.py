@@ -5,7 +5,9 @@ import json
 import pytest
 
 from bitnet_jit.checkpoints.embedded import embedded_model
-from bitnet_jit.checkpoints.formats.hf_config import Storage, read_config
+from bitnet_jit.checkpoints.formats.hf_bitnet import Online, Packed
+from bitnet_jit.checkpoints.formats.hf_config import read_config
+from bitnet_jit.checkpoints.formats.own_format import Own
 from bitnet_jit.errors import CheckpointError
 from bitnet_jit.models.config import RopeScaling
 
@@ -29,17 +31,17 @@ def test_the_embedded_model():
     assert (config.activation, config.sub_norms, config.tied_embeddings) == ("relu2", True, True)
     assert config.rope_scaling is None
     assert config.eos_ids == (0,)
-    assert storage == Storage(packed=True, scale_divides=False, own="t5")
+    assert storage == Own("t5")
 
 
 @pytest.mark.parametrize(
     ("quantization", "expected"),
     [
-        ({}, Storage(packed=True, scale_divides=True)),
-        ({"linear_class": "bitlinear"}, Storage(packed=True, scale_divides=True)),
-        ({"linear_class": "autobitlinear"}, Storage(packed=True, scale_divides=False)),
-        ({"linear_class": "autobitlinear", "quantization_mode": "online"}, Storage(packed=False, scale_divides=False)),
-        ({"modules_to_not_convert": ["lm_head"]}, Storage(packed=True, scale_divides=True)),
+        ({}, Packed(scale_divides=True)),
+        ({"linear_class": "bitlinear"}, Packed(scale_divides=True)),
+        ({"linear_class": "autobitlinear"}, Packed(scale_divides=False)),
+        ({"linear_class": "autobitlinear", "quantization_mode": "online"}, Online()),
+        ({"modules_to_not_convert": ["lm_head"]}, Packed(scale_divides=True)),
     ],
 )
 def test_storage(tmp_path, quantization, expected):

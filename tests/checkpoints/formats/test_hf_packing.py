@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bitnet_jit.checkpoints.checks import count_codes
 from bitnet_jit.checkpoints.formats import hf_packing
-from bitnet_jit.checkpoints.formats.hf_packing import count_codes, repack
+from bitnet_jit.checkpoints.formats.hf_packing import repack
 from bitnet_jit.packing import FORMATS
 
 

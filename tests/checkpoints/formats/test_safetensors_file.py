@@ -173,7 +173,7 @@ def test_memory_that_cannot_be_had_is_told(tmp_path):
     sparse(tmp_path / "file", 2**34)
     code = (
         "import sys, resource; from pathlib import Path; from bitnet_jit.errors import CheckpointError\n"
-        "from bitnet_jit.checkpoints import safetensors_file as ours\n"
+        "from bitnet_jit.checkpoints.formats import safetensors_file as ours\n"
         "ours.total_memory = lambda: 2**50; resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))\n"
         "try: ours.SafetensorsFile(Path(sys.argv[1])).read('a')\nexcept CheckpointError as e: print(e)"
     )

@@ -10,17 +10,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 import bitnet_jit
+from bitnet_jit.checkpoints.formats.hf_bitnet import Packed
 from bitnet_jit.checkpoints.formats.hf_config import read_config
-from bitnet_jit.checkpoints.formats.hf_export import (
-    config_json,
-    divided,
-    divisor_of,
-    encoded,
-    pack_rows,
-    packed_tensors,
-    write_model,
-)
+from bitnet_jit.checkpoints.formats.hf_config_json import config_json
 from bitnet_jit.checkpoints.formats.hf_packing import repack
+from bitnet_jit.checkpoints.formats.hf_writer import divided, divisor_of, pack_rows
+from bitnet_jit.checkpoints.formats.registry import get_writer
+from bitnet_jit.checkpoints.formats.writer import encoded
+from bitnet_jit.checkpoints.model_tensors import packed_tensors
+from bitnet_jit.checkpoints.publish import write_model
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.training.network import TrainedDecoder
@@ -44,7 +42,8 @@ def decoder(config):
 
 
 def write(network, directory, linear_class):
-    write_model(directory, packed_tensors(network, linear_class), config_json(network.config, linear_class))
+    writer = get_writer(linear_class)
+    write_model(directory, packed_tensors(network, writer), config_json(network.config, writer), writer.metadata({}))
 
 
 @given(rows=st.sampled_from([4, 8, 36]), columns=st.integers(1, 9), seed=st.integers(0, 99))
@@ -85,7 +84,7 @@ def test_divided_biases_are_brought_back_as_far_as_one_can(scale, bias, dtype):
 def test_scales_that_no_reader_takes_are_refused(scale, format):
     codes = torch.ones(4, 4, dtype=torch.int8)
     with pytest.raises(InvalidInput, match=f"up_proj: its scale {scale:g} cannot be stored in format '{format}'"):
-        encoded("up_proj", codes, torch.tensor([scale]), None, format)
+        encoded("up_proj", codes, torch.tensor([scale]), None, get_writer(format))
 
 
 @pytest.mark.parametrize("config", [CONFIG, LLAMA], ids=["bitnet", "llama"])
@@ -95,7 +94,7 @@ def test_we_read_what_we_write(tmp_path, config, linear_class):
     write(network, tmp_path, linear_class)
     read, storage = read_config(tmp_path / "config.json")
     assert read == config
-    assert (storage.packed, storage.scale_divides) == (True, linear_class == "bitlinear")
+    assert storage == Packed(scale_divides=linear_class == "bitlinear")
     with torch.no_grad():
         found, wanted = bitnet_jit.load(tmp_path)(IDS), network(IDS)
     if config is CONFIG and linear_class == "autobitlinear":
@@ -118,9 +117,10 @@ def test_transformers_reads_what_we_write(tmp_path, config, linear_class):
 
 def test_packed_layers_of_either_packing_are_written_as_float_ones(tmp_path):
     network = decoder(CONFIG)
-    wanted = packed_tensors(network)
+    writer = get_writer("autobitlinear")
+    wanted = packed_tensors(network, writer)
     for format in ("i2", "t5"):
-        found = packed_tensors(bitnet_jit.pack(decoder(CONFIG), format))
+        found = packed_tensors(bitnet_jit.pack(decoder(CONFIG), format), writer)
         assert found.keys() == wanted.keys()
         assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
@@ -153,12 +153,12 @@ class Counter(nn.Linear):
 )
 def test_what_the_format_cannot_hold_is_named(model, words):
     with pytest.raises(InvalidInput, match=words):
-        packed_tensors(model)
+        packed_tensors(model, get_writer("autobitlinear"))
 
 
 def test_other_formats_are_refused():
     with pytest.raises(InvalidInput, match="format: expected one of autobitlinear, bitlinear, i2, t5, got 'linear'"):
-        packed_tensors(decoder(CONFIG), "linear")
+        get_writer("linear")
 
 
 def test_the_config_is_plain_json(tmp_path):
