@@ -1,7 +1,7 @@
-"""Checks of stored ternary weights, whoever holds them: a file of any format, or a layer of another library.
+"""Checks of stored ternary weights, in a file of any format or in a layer of another library.
 
-What cannot be computed with is a CheckpointError that names the tensor. What is only unlikely is collected, so that a
-whole model of it gives one warning.
+A value that cannot be computed with is a CheckpointError that names the tensor. Values that are only unlikely are
+collected, so that a whole model of them gives one warning.
 """
 
 import warnings
@@ -18,7 +18,7 @@ MIN_DIVISOR = 1.0
 
 @dataclass(frozen=True)
 class CodeCount:
-    """The number of codes of a weight, of those that are 1 (weight 0), and of those that are 3 (no ternary code)."""
+    """The number of codes of a weight, of codes 1 (weight 0), and of codes 3 (no ternary code)."""
 
     codes: int
     zeros: int
@@ -26,7 +26,7 @@ class CodeCount:
 
     @property
     def density(self) -> float:
-        """The share of weights that are not zero."""
+        """Return the share of weights that are not zero."""
         return 1 - self.zeros / self.codes
 
 
@@ -59,7 +59,7 @@ class Oddities:
 
 
 def count_codes(packed: torch.Tensor, in_features: int) -> CodeCount:
-    """Count the codes of a canonical weight (N, ceil(K / 4)), without those that fill up the last byte of a row.
+    """Count the codes of a canonical weight (N, ceil(K / 4)), without the codes that fill up the last byte of a row.
 
     >>> count_codes(torch.tensor([[0b01_01_00_11]], dtype=torch.uint8), 3)
     CodeCount(codes=3, zeros=1, threes=1)

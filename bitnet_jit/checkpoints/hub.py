@@ -1,4 +1,4 @@
-"""Models by name: a directory as it is, or the files that we read of a repository on the Hugging Face hub."""
+"""Models by name: a path as it is, or the files that we read of a repository on the Hugging Face hub."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.system.foreign import reason, refused
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-# what files of weights end with; a path to one that is not there is no name on the hub
+# endings of files of weights; a path to a missing file is no name on the hub
 FILE = re.compile(r".*\.(gguf|ggml|safetensors|bin|json|pt|pth|ckpt|onnx|pkl|npz|zip|tar|gz|txt)", re.IGNORECASE)
 FILES = [CONFIG, GENERATION, "tokenizer.json", "*.safetensors", "*.safetensors.index.json"]
 
@@ -21,11 +21,11 @@ def find_model(model: str | os.PathLike[str]) -> Path:
     """Find the directory of a model, downloaded once where `model` is a hub id.
 
     Args:
-        model: a directory, or a file that a format recognizes; or as a str "owner/name" on huggingface.co. What is
-            here by that name wins.
+        model: a directory, or a file that a format recognizes; or as a str "owner/name" on huggingface.co. A
+            directory or file of that name wins.
 
     Raises:
-        CheckpointError: it is neither, or cannot be downloaded; it says what to do.
+        CheckpointError: it is neither, or cannot be downloaded; the message says what to do.
         InvalidInput: it is no str and no path.
     """
     if not isinstance(model, (str, os.PathLike)) or isinstance(os.fspath(model), bytes):
@@ -78,7 +78,7 @@ def advice(error: BaseException) -> str:
         return "accept its conditions on its page there, and log in by `hf auth login`"
     if any(isinstance(cause, errors.RepositoryNotFoundError) or status(cause) in (401, 404) for cause in causes):
         return "check the name; where it is private, log in by `hf auth login`"
-    return "check the connection and try again: what has come is kept"
+    return "check the connection and try again: files that have come are kept"
 
 
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:

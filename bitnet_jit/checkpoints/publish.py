@@ -1,7 +1,7 @@
 """The files of a model in a folder: written apart, read back, and only then put in the place of older files.
 
 A reader never finds the config.json of one model beside the weights of another: where the two differ, the old one goes
-away first and the new one comes last. What fails on the way puts the old files back.
+away first and the new one comes last. An error on the way puts the old files back.
 """
 
 import json
@@ -67,9 +67,9 @@ def staged(directory: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(directory: Path) -> None:
-    """Remove what a killed `save` has left in a folder long ago."""
+    """Remove the staged folders that a killed `save` has left in a folder long ago."""
     for left in directory.iterdir():
-        with suppress(FileNotFoundError):  # whoever wrote it has ended just now
+        with suppress(FileNotFoundError):  # its writer has ended just now
             if STAGED.fullmatch(left.name) and time.time() - left.stat().st_mtime > OLD:
                 shutil.rmtree(left, ignore_errors=True)
 

@@ -1,6 +1,6 @@
-"""A folder that was just written, read as its readers will: by `load`, and by transformers for its models.
+"""A folder that was just written, read as its readers will read it: by `load`, and by transformers for its models.
 
-`load` reads Llama and BitNet. Whatever else is in a Hugging Face format must be read by transformers, whose classes
+`load` reads Llama and BitNet. All other models in a Hugging Face format must be read by transformers, whose classes
 tell on the meta device which tensors they miss.
 """
 
@@ -31,7 +31,7 @@ WRONG = {"missing_keys": "lacks", "unexpected_keys": "has no place for", "mismat
 
 
 def check_read_back(folder: Path, directory: Path, model: nn.Module, writer: Writer) -> None:
-    """Raise InvalidInput unless the readers of a format take what was written.
+    """Raise InvalidInput unless the readers of a format take the files that were written.
 
     Args:
         folder: with all files that were written.
@@ -130,7 +130,7 @@ def check_by_transformers(folder: Path, model: Any, reason: str) -> None:
         ValueError,
         KeyError,
         TypeError,
-    ) as error:  # what from_pretrained raises on wrong files
+    ) as error:  # from_pretrained raises these on wrong files
         raise unreadable(kind, reason, told(error, folder)) from error
     for key, words in WRONG.items():
         names = sorted(str(name[0] if isinstance(name, tuple) else name) for name in info.get(key, ()))

@@ -1,6 +1,6 @@
 """Models that a file can hold: a model that no reader would compute alike is refused before anything is written.
 
-A reader makes every linear layer ternary except for those that config.json names, and it has no place for adapters. The
+A reader makes every linear layer ternary unless config.json names it as dense, and it has no place for adapters. The
 head stays dense in every format. Our own formats name no layers.
 """
 

@@ -31,7 +31,7 @@ def save(model: nn.Module, directory: str | Path, format: str = "autobitlinear")
     """Write a model as config.json and model.safetensors, its ternary layers packed; it is read back, or refused.
 
     It is read as `load` reads it, and as transformers does where the model is of transformers, before it takes the
-    place of an older model. Whatever fails leaves the folder as it was; docs/checkpoints.md says what stays in it.
+    place of an older model. An error leaves the folder as it was; docs/checkpoints.md lists the files that stay.
 
     Args:
         model: a `Decoder` of `load`, or a model that has its architecture in `config`: of transformers after `convert`,
@@ -42,7 +42,7 @@ def save(model: nn.Module, directory: str | Path, format: str = "autobitlinear")
 
     Raises:
         InvalidInput: the format is unknown or cannot hold a layer, which is named; the model cannot be saved, or the
-            path is no place for it, as docs/checkpoints.md lists; or what was written cannot be read back.
+            path is no place for it, as docs/checkpoints.md lists; or the files cannot be read back.
         WriteError: the disk is full, or the folder cannot be written to.
 
     >>> import tempfile, bitnet_jit

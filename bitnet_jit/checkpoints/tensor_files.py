@@ -86,7 +86,7 @@ class TensorFiles:
         return self.entries[name].source.read(name)
 
     def metadata(self, name: str) -> dict[str, str]:
-        """Return what the file of a tensor says of itself."""
+        """Return the metadata of the file of a tensor."""
         return self.entries[name].source.metadata
 
     def place(self, name: str) -> str:

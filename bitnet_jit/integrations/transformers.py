@@ -125,7 +125,7 @@ def build(name: str, weight: TernaryWeight, layer: Any, format: str) -> PackedBi
     except InvalidInput as error:
         raise CheckpointError(f"{name}: {error}") from None
     float_tensor = layer.weight if layer.weight.is_floating_point() else layer.weight_scale
-    packed.weight_dtype = float_tensor.dtype  # what the model computes in
+    packed.weight_dtype = float_tensor.dtype  # the model computes in it
     if layer.rms_norm is not None:
         norm = RMSNorm(in_features, layer.rms_norm.variance_epsilon)
         norm.weight = nn.Parameter(layer.rms_norm.weight.detach().clone())

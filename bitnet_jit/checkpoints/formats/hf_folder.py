@@ -37,7 +37,7 @@ class HfFolder:
 
     @staticmethod
     def recognizes(path: Path) -> bool:
-        """Return whether a path is a folder; what it lacks is told when it is read."""
+        """Return whether a path is a folder; missing files are told when it is read."""
         return os.path.isdir(path)  # unlike Path.is_dir it never raises
 
     def tokenizer(self) -> Tokenizer | None:

@@ -1,4 +1,4 @@
-"""Our names of a decoder's tensors -> those of Hugging Face."""
+"""Our names of a decoder's tensors -> Hugging Face's names."""
 
 from bitnet_jit.checkpoints import decoder_names
 

@@ -9,7 +9,7 @@ them together.
 import torch
 from torch.nn import functional as F
 
-SLICE_BYTES = 2**18  # of the source, converted at a time: what is computed from it stays in the CPU's cache
+SLICE_BYTES = 2**18  # of the source, converted at a time, so that everything computed from it stays in the CPU's cache
 PAD = 0b01010101  # four codes of weight 0
 
 
@@ -42,7 +42,7 @@ def repack(source: torch.Tensor, out: torch.Tensor, in_features: int) -> None:
 
 
 def as_words(piece: torch.Tensor) -> torch.Tensor:
-    """uint8 (n, K) -> int32 (n, ceil(K / 4)), the first byte lowest; missing bytes hold weights 0."""
+    """View uint8 (n, K) as int32 (n, ceil(K / 4)), the first byte lowest; missing bytes hold weights 0."""
     missing = -piece.shape[1] % 4
     padded = F.pad(piece, (0, missing), value=PAD) if missing else piece.contiguous()
     aligned = padded.storage_offset() % 4 == 0 and padded.data_ptr() % 4 == 0
@@ -50,6 +50,6 @@ def as_words(piece: torch.Tensor) -> torch.Tensor:
 
 
 def push_together(codes: torch.Tensor, out: torch.Tensor) -> None:
-    """int32 with a code in the lowest bits of each byte -> uint8 with the four codes side by side."""
+    """Turn int32 with a code in the lowest bits of each byte into uint8 with the four codes side by side."""
     pairs = codes | codes >> 6
     out.copy_((pairs | pairs >> 12) & 255)

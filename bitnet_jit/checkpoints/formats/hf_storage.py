@@ -1,4 +1,4 @@
-"""`Storage`: how a folder of Hugging Face holds its ternary layers, and what several of them share."""
+"""`Storage`: a way in which a folder of Hugging Face holds its ternary layers, and the parts that several share."""
 
 from typing import Protocol
 

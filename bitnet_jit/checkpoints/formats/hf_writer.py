@@ -1,7 +1,7 @@
 """`HfWriter`: the writer of transformers' own packed formats.
 
 A reader's 1 / weight_scale need not be the scale that we had, nor bias * weight_scale the bias; where a neighbour
-brings that back, it is taken. A divided bias is float32, whatever the bias was.
+brings that back, it is taken. A divided bias is float32, whatever the dtype of the bias.
 """
 
 from dataclasses import dataclass

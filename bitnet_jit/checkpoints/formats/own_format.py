@@ -7,8 +7,8 @@
 | *.bias         | as the layer adds it                                           |
 | all else       | in its own dtype                                               |
 
-Each file's metadata says version, packing, scale layout, activation mode, and (N, K) of every ternary weight. Names are
-those of Hugging Face, config.json too, but for a quantization_config of `quant_method` "bitnet_jit".
+Each file's metadata says version, packing, scale layout, activation mode, and (N, K) of every ternary weight. Names
+and config.json are as in Hugging Face's format, but for a quantization_config of `quant_method` "bitnet_jit".
 """
 
 from dataclasses import dataclass
@@ -71,12 +71,12 @@ def read_own(fields: Fields) -> Storage:
 
 
 def metadata_of(packing: str) -> dict[str, str]:
-    """Return what a file says of itself beside the shapes of its weights."""
+    """Return the metadata of a file, without the shapes of its weights."""
     return {"bitnet_jit": VERSION, "packing": packing, "scale": SCALE, "activation": ACTIVATION}
 
 
 def check_own(files: TensorFiles, name: str, packing: str, out_features: int, in_features: int) -> None:
-    """Raise CheckpointError unless a weight is there, and its file says what a reader of this version expects of it."""
+    """Raise CheckpointError unless a weight is there, and its file's metadata is that of this version."""
     packed_shape, shape = FORMATS[packing].packed_shape(out_features, in_features), [out_features, in_features]
     said = files.metadata(name) if name in files.entries else {}
     for key, value in metadata_of(packing).items():

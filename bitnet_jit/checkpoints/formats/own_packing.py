@@ -8,7 +8,7 @@ NO_WEIGHT = 0b01  # the code of weight 0, in i2
 
 
 def to_i2(source: torch.Tensor, out: torch.Tensor, in_features: int, packing: str) -> None:
-    """Fill `out`, canonical i2 (N, ceil(K / 4)), from a canonical weight of ours; what is no code becomes the code 3.
+    """Fill `out`, canonical i2 (N, ceil(K / 4)), from a canonical weight of ours; no codes become codes 3.
 
     >>> codes = torch.tensor([[-1, 0, 1, 1, 0, -1, -1]], dtype=torch.int8)
     >>> out = torch.empty(1, 2, dtype=torch.uint8)

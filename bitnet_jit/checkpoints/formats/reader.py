@@ -1,4 +1,4 @@
-"""`Reader`: the protocol by which a model is read, in our terms and whatever its format.
+"""`Reader`: the protocol by which a model of any format is read, in our terms.
 
     if Format.recognizes(path):
         reader = Format(path)                      # the description is read and checked; no tensor yet
@@ -9,12 +9,12 @@
 
 A reader promises:
 
-* Names are those of decoder_names.py, codes are canonical `i2`, scales multiply, biases are added last.
-* What the file claims is checked before it is used: no memory is asked for that the machine lacks, and all tensors are
+* Names are as in decoder_names.py, codes are canonical `i2`, scales multiply, biases are added last.
+* Every claim of a file is checked before it is used: no memory is asked for that the machine lacks, and all tensors are
   checked before the first is read. `CheckpointError` names file, tensor or field, expectation and finding.
 * Each tensor is read once, when it is asked for, by position and never mapped, into memory of its own on the CPU.
 * A decoder quantizes activations to int8, one scale per row: a model made for other activations is refused.
-* Unlikely values are noted in `oddities`; whoever reads decides whether to warn.
+* Unlikely values are noted in `oddities`; the caller decides whether to warn.
 """
 
 from pathlib import Path
@@ -38,7 +38,7 @@ class Reader(Protocol):
 
     Attributes:
         config: the architecture, as the model's files describe it.
-        oddities: unlikely scales and weights among those that were read.
+        oddities: unlikely scales and weights of the layers read so far.
 
     Raises:
         CheckpointError: the description is missing or damaged, or describes a model that we cannot run; on entering,

@@ -1,8 +1,8 @@
 """One safetensors file of unknown origin: its header checked as a whole, its tensors copied into memory of our own.
 
-The file is read by position, never mapped: where a mapped file shrinks, whoever reads what is gone is killed. The
-format (https://github.com/huggingface/safetensors#format): 8 bytes with the header's size, the header as JSON, and the
-tensors' bytes, one tensor behind the other without gaps.
+The file is read by position, never mapped: where a mapped file shrinks, a process that reads the lost part is killed.
+The format (https://github.com/huggingface/safetensors#format): 8 bytes with the header's size, the header as JSON, and
+the tensors' bytes, one tensor behind the other without gaps.
 """
 
 import math
@@ -23,7 +23,7 @@ PREFIX = 8  # bytes that hold the header's size
 HEADER_LIMIT = 32 * 2**20  # bytes, a hundred for each of 300,000 tensors
 MAX_DIMENSIONS = 64  # of a tensor
 READ_LIMIT = 2**30  # bytes per call of the system, which takes no more than 2 GiB
-# dtypes that a file may have beside those that are read here
+# dtypes that a file may have and that are not read here
 BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6} | dict.fromkeys(("F8_E5M2", "F8_E4M3", "F8_E8M0"), 8)
 DTYPES = {
     "BOOL": torch.bool,
@@ -61,7 +61,7 @@ class SafetensorsFile:
     Attributes:
         path: the file.
         tensors: where each tensor lies, by name.
-        metadata: what the file says of itself.
+        metadata: of the file, words to words.
 
     Raises:
         CheckpointError: the file cannot be read, or is no whole safetensors file.
