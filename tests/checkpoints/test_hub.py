@@ -1,4 +1,4 @@
-"""Names of models: what is asked for on the hub and what is not, and every way in which a download can fail."""
+"""Names of models: the ones that the hub is asked for, and every way in which a download can fail."""
 
 import errno
 import inspect
@@ -54,7 +54,7 @@ NO_NAMES = [
 
 @pytest.fixture
 def unreachable(monkeypatch):
-    """A hub that must not be asked."""
+    """Replace the hub by one that must not be asked."""
 
     def ask(*arguments, **options):
         raise AssertionError(f"was asked for {arguments}")
@@ -63,7 +63,7 @@ def unreachable(monkeypatch):
 
 
 @pytest.mark.parametrize("name", NO_NAMES)
-def test_what_is_no_name_is_not_asked_for(unreachable, tmp_path, monkeypatch, name):
+def test_the_hub_is_not_asked_for_wrong_names(unreachable, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path / "..")
     if name == ".":
         monkeypatch.chdir(tmp_path)
@@ -97,7 +97,7 @@ def test_a_path_is_no_name(unreachable):
 
 
 @pytest.mark.parametrize("path", [5, b"owner/name", ["owner/name"], True])
-def test_what_is_no_path_is_refused(unreachable, path):
+def test_arguments_that_are_no_paths_are_refused(unreachable, path):
     with pytest.raises(InvalidInput, match="path: expected a str or a path, got"):
         bitnet_jit.load(path)
 
@@ -115,12 +115,17 @@ def test_load_takes_a_name(monkeypatch):
 
 
 def every_error() -> list[BaseException]:
-    """One of each class that the client, or what it stands on, can raise."""
+    """Make an error of each class that the client, or a library below it, can raise."""
     kinds = [kind for module in (errors, httpx2) for _, kind in inspect.getmembers(module, inspect.isclass)]
-    found = [kind.__new__(kind, "words") for kind in kinds if issubclass(kind, Exception)]
+    raised = [kind.__new__(kind, "words") for kind in kinds if issubclass(kind, Exception)]
     panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
-    found += [kind("words") for kind in (OSError, ValueError, RuntimeError, KeyError, TypeError, MemoryError, panic)]
-    return [*found, AssertionError(), ConnectionResetError(errno.ECONNRESET, "reset"), json.JSONDecodeError("x", "", 0)]
+    raised += [kind("words") for kind in (OSError, ValueError, RuntimeError, KeyError, TypeError, MemoryError, panic)]
+    return [
+        *raised,
+        AssertionError(),
+        ConnectionResetError(errno.ECONNRESET, "reset"),
+        json.JSONDecodeError("x", "", 0),
+    ]
 
 
 @pytest.mark.parametrize("error", every_error(), ids=lambda error: type(error).__name__)
@@ -158,7 +163,7 @@ def test_control_c_stops_a_download(monkeypatch):
         (httpx2.ReadTimeout("slow"), "check the connection and try again"),
     ],
 )
-def test_what_to_do_is_said(error, words):
+def test_errors_say_how_to_go_on(error, words):
     outer = RuntimeError("while downloading")
     outer.__cause__ = error
     for raised in (error, outer):
@@ -196,7 +201,7 @@ class Hub(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def whole(self, content=CONFIG, claimed=None):
-        """The answers of a hub that has the model; a file's content is what is given."""
+        """Answer as a hub that has the model; each file has the given content."""
         if "/revision/" in self.path:
             self.answer(body=json.dumps({"id": "owner/name", "sha": SHA, "siblings": []}).encode())
         elif "/tree/" in self.path:
@@ -244,7 +249,7 @@ for kind in json.load(sys.stdin):
 
 
 def ask(endpoint: str, home: Path, kinds: list[str], **environment: str) -> dict[str, str]:
-    """What asking for each kind of name gives, in a process that knows that endpoint alone."""
+    """Ask for each kind of name in a process that knows that endpoint alone, and return the answers."""
     variables = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
     variables |= {"HF_HUB_ETAG_TIMEOUT": "2", "HF_HUB_DOWNLOAD_TIMEOUT": "2", "NO_PROXY": "127.0.0.1"} | environment
     command = [sys.executable, "-c", ASK]

@@ -1,4 +1,4 @@
-"""Directories on disk: several files, both scale senses, master weights; what is refused, and what stays behind."""
+"""Directories on disk: several files, both scale senses, master weights; refusals, and nothing left behind by them."""
 
 import gc
 import json
@@ -110,14 +110,14 @@ def test_scalars_of_old_versions_and_tied_heads_are_no_extra_tensors(write_check
 
 
 def put(name, value):
-    """A change that sets one tensor."""
+    """Return a change that sets one tensor."""
     return lambda tensors: tensors.__setitem__(name, value)
 
 
 def number_of_layers() -> int:
-    """Packed layers that are alive."""
+    """Return the number of packed layers that are alive."""
     gc.collect()
-    return sum(type(found) is bitnet_jit.PackedBitLinear for found in gc.get_objects())
+    return sum(type(thing) is bitnet_jit.PackedBitLinear for thing in gc.get_objects())
 
 
 BAD_TENSORS = {

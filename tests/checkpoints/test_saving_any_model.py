@@ -1,4 +1,4 @@
-"""Whatever `save` writes is the model again: over architectures, formats, sources, and older files in the folder.
+"""A model that was saved is the same model again: over architectures, formats, sources, and older files in the folder.
 
 The models of transformers are small; its own code reads our files, as users read them.
 """

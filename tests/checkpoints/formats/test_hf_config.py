@@ -1,4 +1,4 @@
-"""config.json: what is read from it, and what is refused in words."""
+"""config.json: fields that are read from it, and fields that are refused in words."""
 
 import json
 
@@ -15,7 +15,7 @@ LLAMA3 = {"factor": 8, "low_freq_factor": 1, "high_freq_factor": 4, "original_ma
 
 
 def write_config(tmp_path, **changes):
-    """The embedded model's config.json with some fields changed; None removes one."""
+    """Write the embedded model's config.json with some fields changed; None removes one."""
     fields = json.loads((embedded_model() / "config.json").read_text()) | changes
     path = tmp_path / "config.json"
     path.write_text(json.dumps({name: value for name, value in fields.items() if value is not None}))

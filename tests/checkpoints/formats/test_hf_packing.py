@@ -13,7 +13,7 @@ from bitnet_jit.packing import FORMATS
 
 
 def hf_pack(w_q: np.ndarray) -> torch.Tensor:
-    """Row i * R + j in bits 2i of byte row j, code by code."""
+    """Pack row i * R + j into bits 2i of byte row j, code by code."""
     height = -(-w_q.shape[0] // 4)
     packed = np.zeros((height, w_q.shape[1]), np.uint8)
     for row in range(w_q.shape[0]):
