@@ -92,7 +92,7 @@ def quantize_into(w: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
 
     >>> out = torch.empty(1, 1, dtype=torch.uint8)
     >>> quantize_into(torch.tensor([[3.0, -1.0]]), out), I2.unpack(out, 2)
-    (tensor(2.), tensor([[ 1,  0]], dtype=torch.int8))
+    (tensor(2.), tensor([[1, 0]], dtype=torch.int8))
     """
     scale = absmean(w, "tensor", 0)
     step = max(1, SLICE_ELEMENTS // w.shape[1])
