@@ -8,7 +8,8 @@ from bitnet_jit.checkpoints.decoder_names import EMBEDDING, FINAL_NORM, HEAD, Li
 from bitnet_jit.checkpoints.formats.reader import Reader
 from bitnet_jit.checkpoints.joint import read_joint
 from bitnet_jit.models.block import Attention, Block, FeedForward
-from bitnet_jit.nn import PackedBitLinear, RMSNorm
+from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
+from bitnet_jit.nn.rms_norm import RMSNorm
 
 
 class Builder:

@@ -10,7 +10,7 @@ from bitnet_jit.checkpoints.formats.hf_names import hf_layer, hf_tensor
 from bitnet_jit.checkpoints.formats.writer import Writer, encoded
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.decoder import Decoder
-from bitnet_jit.nn import PackedBitLinear
+from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 
 
 def decoder_tensors(decoder: Decoder, writer: Writer) -> tuple[dict[str, torch.Tensor], dict[str, tuple[int, int]]]:

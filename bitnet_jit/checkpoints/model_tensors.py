@@ -7,8 +7,9 @@ from torch import nn
 
 from bitnet_jit.checkpoints.formats.writer import Writer, encoded
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.nn import BitLinear, PackedBitLinear
+from bitnet_jit.nn.bit_linear import BitLinear
 from bitnet_jit.nn.convert import pack_named
+from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import INSIDE, norm_inside
 
 Tensors = dict[str, torch.Tensor]

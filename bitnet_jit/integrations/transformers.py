@@ -22,8 +22,9 @@ from bitnet_jit.checkpoints.formats.hf_bitnet import quantize_into
 from bitnet_jit.checkpoints.formats.hf_packing import packed_rows, repack
 from bitnet_jit.checkpoints.ternary import TernaryWeight, empty_i2
 from bitnet_jit.errors import CheckpointError, InvalidInput
-from bitnet_jit.nn import PackedBitLinear, RMSNorm
 from bitnet_jit.nn.convert import replace
+from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
+from bitnet_jit.nn.rms_norm import RMSNorm
 from bitnet_jit.packing import get_format
 from bitnet_jit.packing.i2 import I2
 
