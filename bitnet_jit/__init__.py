@@ -23,9 +23,9 @@ if TYPE_CHECKING:  # one line per entry of _HOMES, which a test compares with it
     from bitnet_jit.errors import CheckpointWarning as CheckpointWarning
     from bitnet_jit.errors import InvalidInput as InvalidInput
     from bitnet_jit.errors import UnsupportedProblem as UnsupportedProblem
+    from bitnet_jit.generation.decoder import Decoder as Decoder
     from bitnet_jit.generation.text import stream_text as stream_text
     from bitnet_jit.integrations.transformers import patch as patch
-    from bitnet_jit.models.decoder import Decoder as Decoder
     from bitnet_jit.nn.bit_linear import BitLinear as BitLinear
     from bitnet_jit.nn.convert import convert as convert
     from bitnet_jit.nn.convert import pack as pack

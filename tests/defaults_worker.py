@@ -40,7 +40,7 @@ def import_everything():
             except ModuleNotFoundError as error:  # of an extra that is not installed
                 if error.name.partition(".")[0] in ("bitnet_jit", "torch"):
                     raise
-    from bitnet_jit.checkpoints.formats.own_format import T5_IN_I2
+    from bitnet_jit.checkpoints.formats.own_packing import T5_IN_I2
 
     return digest(T5_IN_I2)
 

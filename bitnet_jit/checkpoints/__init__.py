@@ -1,1 +1,1 @@
-"""Load, save and publish models: folders of files, whatever their format."""
+"""Load, save and publish models, whatever their format; formats/ is the border to the formats."""

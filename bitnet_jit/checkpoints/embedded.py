@@ -6,5 +6,5 @@ import bitnet_jit
 
 
 def embedded_model() -> Path:
-    """The directory of the model that is used where none is named; docs/tiny-bitnet says what it is."""
+    """Return the directory of the model that is used where none is named; docs/tiny-bitnet describes it."""
     return Path(bitnet_jit.__file__).parent / "assets" / "tiny-bitnet"

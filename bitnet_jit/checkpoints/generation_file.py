@@ -6,15 +6,15 @@ from typing import Any
 
 from torch import nn
 
+from bitnet_jit.checkpoints.file_names import GENERATION
 from bitnet_jit.checkpoints.formats.fields import LARGEST, Fields, read_json
 from bitnet_jit.errors import CheckpointError
 
-GENERATION = "generation_config.json"
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def generation_json(model: nn.Module, config: dict[str, Any], directory: Path) -> dict[str, Any] | None:
-    """What the file has to say, or None where what lies in the folder, if anything, may stay.
+    """Return the content of the file, or None where a file that lies in the folder, if any, may stay.
 
     Args:
         model: where it is of transformers, it has settings of its own, which are written.
@@ -32,7 +32,7 @@ def generation_json(model: nn.Module, config: dict[str, Any], directory: Path) -
 
 
 def end_tokens_of(file: Path) -> set[int]:
-    """The end tokens that the file names; what cannot be read counts as those of another model."""
+    """Return the end tokens that a file names; a file that cannot be read counts as that of another model."""
     try:
         return set(Fields(read_json(file), str(file)).integers("eos_token_id", LARGEST))
     except CheckpointError:

@@ -1,4 +1,4 @@
-"""Models by name: a directory as it is, or the files that we read of a repository on the Hugging Face hub."""
+"""Models by name: a path as it is, or the files that we read of a repository on the Hugging Face hub."""
 
 import errno
 import os
@@ -7,23 +7,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bitnet_jit.arguments import show
+from bitnet_jit.checkpoints.file_names import CONFIG, GENERATION
 from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.system.foreign import reason, refused
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-# what files of weights end with; a path to one that is not there is no name on the hub
+# endings of files of weights; a path to a missing file is no name on the hub
 FILE = re.compile(r".*\.(gguf|ggml|safetensors|bin|json|pt|pth|ckpt|onnx|pkl|npz|zip|tar|gz|txt)", re.IGNORECASE)
-FILES = ["config.json", "generation_config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json"]
+FILES = [CONFIG, GENERATION, "tokenizer.json", "*.safetensors", "*.safetensors.index.json"]
 
 
 def find_model(model: str | os.PathLike[str]) -> Path:
-    """The directory of a model, downloaded once where `model` is a hub id.
+    """Find the directory of a model, downloaded once where `model` is a hub id.
 
     Args:
-        model: a directory, or as a str "owner/name" on huggingface.co; a directory of that name wins.
+        model: a directory, or a file that a format recognizes; or as a str "owner/name" on huggingface.co. A
+            directory or file of that name wins.
 
     Raises:
-        CheckpointError: it is neither, or cannot be downloaded; it says what to do.
+        CheckpointError: it is neither, or cannot be downloaded; the message says what to do.
         InvalidInput: it is no str and no path.
     """
     if not isinstance(model, (str, os.PathLike)) or isinstance(os.fspath(model), bytes):
@@ -32,6 +34,10 @@ def find_model(model: str | os.PathLike[str]) -> Path:
     if os.fspath(model) and os.path.isdir(path):  # unlike Path's, these never raise
         return path
     if os.fspath(model) and os.path.lexists(path):
+        from bitnet_jit.checkpoints.formats.registry import is_recognized  # imports torch
+
+        if is_recognized(path):
+            return path
         raise CheckpointError(
             f"{model}: expected a directory with config.json and safetensors files, found a file"
             f"{', and GGUF is not read' if path.suffix.lower() == '.gguf' else ''}"
@@ -45,7 +51,7 @@ def find_model(model: str | os.PathLike[str]) -> Path:
 
 
 def download(name: str) -> Path:
-    """The files of a repository in the hub's cache on this machine; CheckpointError where they cannot be had."""
+    """Fetch the files of a repository into the hub's cache on this machine; CheckpointError where that fails."""
     from huggingface_hub import snapshot_download
 
     with refused(
@@ -72,11 +78,11 @@ def advice(error: BaseException) -> str:
         return "accept its conditions on its page there, and log in by `hf auth login`"
     if any(isinstance(cause, errors.RepositoryNotFoundError) or status(cause) in (401, 404) for cause in causes):
         return "check the name; where it is private, log in by `hf auth login`"
-    return "check the connection and try again: what has come is kept"
+    return "check the connection and try again: files that have come are kept"
 
 
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and those that it came of."""
+    """Yield an error, and the errors that it came of."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -85,6 +91,6 @@ def chain_of(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def status(error: BaseException) -> int | None:
-    """The status of the answer that an error is about, or None."""
-    found = getattr(getattr(error, "response", None), "status_code", None)
-    return found if isinstance(found, int) else None
+    """Return the status of the answer that an error is about, or None."""
+    code = getattr(getattr(error, "response", None), "status_code", None)
+    return code if isinstance(code, int) else None

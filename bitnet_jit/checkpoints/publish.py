@@ -1,9 +1,10 @@
-"""The files of a model in a folder: written apart, read back, and only then put in the place of those before.
+"""The files of a model in a folder: written apart, read back, and only then put in the place of older files.
 
 A reader never finds the config.json of one model beside the weights of another: where the two differ, the old one goes
-away first and the new one comes last. What fails on the way puts the old files back.
+away first and the new one comes last. An error on the way puts the old files back.
 """
 
+import json
 import os
 import re
 import shutil
@@ -11,12 +12,17 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
-from bitnet_jit.checkpoints.tensor_files import INDEX, indexed_files
-from bitnet_jit.errors import CheckpointError, InvalidInput
+import torch
+from safetensors.torch import save_file
 
-CONFIG = "config.json"
+from bitnet_jit.checkpoints.file_names import CONFIG, INDEX, WEIGHTS
+from bitnet_jit.checkpoints.tensor_files import indexed_files
+from bitnet_jit.errors import CheckpointError, InvalidInput
+from bitnet_jit.system.files import beside, write_beside_and_rename
+
 ADAPTER = "adapter_config.json"
 STAGED = re.compile(r"\.[0-9a-f]{32}\.saving")
 OLD = 3600  # seconds after which the writer of a staged folder must have died
@@ -24,7 +30,7 @@ OLD = 3600  # seconds after which the writer of a staged folder must have died
 
 @contextmanager
 def staged(directory: Path) -> Iterator[Path]:
-    """An empty folder inside another one, whose files take their places there once the block has ended well.
+    """Yield an empty folder inside another one, whose files take their places there once the block has ended well.
 
     An index of several weight files that lies there goes, with the files that it names. All other files stay. Where the
     block fails, everything is as it was before.
@@ -43,7 +49,7 @@ def staged(directory: Path) -> Iterator[Path]:
     '{}'
     """
     check_place(directory)
-    made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    new_folders = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     directory.mkdir(parents=True, exist_ok=True)
     folder = directory / f".{uuid4().hex}.saving"
     try:
@@ -53,7 +59,7 @@ def staged(directory: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # others write there too
-            for empty in made:
+            for empty in new_folders:
                 empty.rmdir()
         raise
     shutil.rmtree(folder, ignore_errors=True)
@@ -61,11 +67,20 @@ def staged(directory: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(directory: Path) -> None:
-    """Remove what a killed `save` has left in a folder long ago."""
+    """Remove the staged folders that a killed `save` has left in a folder long ago."""
     for left in directory.iterdir():
-        with suppress(FileNotFoundError):  # whoever wrote it has ended just now
+        with suppress(FileNotFoundError):  # its writer has ended just now
             if STAGED.fullmatch(left.name) and time.time() - left.stat().st_mtime > OLD:
                 shutil.rmtree(left, ignore_errors=True)
+
+
+def write_model(
+    directory: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any], metadata: dict[str, str]
+) -> None:
+    """Write model.safetensors, then config.json: a reader that finds the second finds the first."""
+    with beside(directory / WEIGHTS) as temporary:
+        save_file(tensors, temporary, metadata)
+    write_beside_and_rename(directory / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
 def check_place(directory: Path) -> None:
@@ -106,7 +121,7 @@ def put_in_place(folder: Path, directory: Path) -> None:
 
 
 def shards(directory: Path) -> list[str]:
-    """The weight files that an index in the folder names; none where it is damaged or names files elsewhere."""
+    """Return the weight files that an index in the folder names; none where it is damaged or names files elsewhere."""
     try:
         return [file.name for file in indexed_files(directory / INDEX)]
     except CheckpointError:
@@ -114,7 +129,7 @@ def shards(directory: Path) -> list[str]:
 
 
 def same_content(a: Path, b: Path) -> bool:
-    """Whether both files are there with the same bytes."""
+    """Return whether both files are there with the same bytes."""
     return a.is_file() and b.is_file() and a.read_bytes() == b.read_bytes()
 
 

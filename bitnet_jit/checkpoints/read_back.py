@@ -1,6 +1,6 @@
-"""A folder that was just written, read as its readers will: by `load`, and by transformers for its models.
+"""A folder that was just written, read as its readers will read it: by `load`, and by transformers for its models.
 
-`load` reads Llama and BitNet. Whatever else is in a Hugging Face format must be read by transformers, whose classes
+`load` reads Llama and BitNet. All other models in a Hugging Face format must be read by transformers, whose classes
 tell on the meta device which tensors they miss.
 """
 
@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from bitnet_jit.checkpoints.formats.hf_config import Storage, read_config
-from bitnet_jit.checkpoints.formats.hf_tensors import EMBEDDING, FINAL_NORM, HEAD, block_names, check_tensors
-from bitnet_jit.checkpoints.tensor_files import TensorFiles
-from bitnet_jit.checkpoints.ternary import TernaryReader, checked_floats
+from bitnet_jit.checkpoints.decoder_names import block_names, outer_shapes
+from bitnet_jit.checkpoints.formats.reader import Reader
+from bitnet_jit.checkpoints.formats.registry import make_reader
+from bitnet_jit.checkpoints.formats.writer import Writer
+from bitnet_jit.checkpoints.joint import read_joint
 from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.generation.tokenizer import find_tokenizer
 from bitnet_jit.models.config import DecoderConfig
-from bitnet_jit.packing import FORMATS
 
 logger = logging.getLogger(__name__)
 
@@ -30,32 +30,32 @@ MAX_NAMED = 3  # tensors that an error names
 WRONG = {"missing_keys": "lacks", "unexpected_keys": "has no place for", "mismatched_keys": "has another shape for"}
 
 
-def check_read_back(folder: Path, directory: Path, model: nn.Module, format: str) -> None:
-    """Raise InvalidInput unless the readers of a format take what was written.
+def check_read_back(folder: Path, directory: Path, model: nn.Module, writer: Writer) -> None:
+    """Raise InvalidInput unless the readers of a format take the files that were written.
 
     Args:
         folder: with all files that were written.
         directory: where they are to lie, beside a tokenizer that may be there.
-        model: what they were written from.
-        format: of the files.
+        model: from which they were written.
+        writer: by which they were written.
     """
     try:
-        config, storage = read_config(folder / "config.json")
+        reader = make_reader(folder)
     except CheckpointError as error:
         reason = told(error, folder)
-        if format in FORMATS:
+        if not writer.by_transformers:
             raise InvalidInput(
-                f"model: cannot be saved in format {format!r}, which only bitnet_jit.load reads: {reason}"
+                f"model: cannot be saved in format {writer.name!r}, which only bitnet_jit.load reads: {reason}"
             ) from None
         check_by_transformers(folder, model, reason)
         return
     try:
-        check_said(config, model)
-        read_all(folder, config, storage)
+        check_said(reader.config, model)
+        read_all(reader)
     except CheckpointError as error:
         raise InvalidInput(f"model: cannot be saved, bitnet_jit.load would refuse it: {told(error, folder)}") from None
-    check_tokenizer(directory, config)
-    if format not in FORMATS and of_transformers(model):
+    check_tokenizer(directory, reader.config)
+    if writer.by_transformers and of_transformers(model):
         check_by_transformers(folder, model, "")
 
 
@@ -82,23 +82,21 @@ def check_tokenizer(directory: Path, config: DecoderConfig) -> None:
         ) from None
 
 
-def read_all(folder: Path, config: DecoderConfig, storage: Storage) -> None:
+def read_all(reader: Reader) -> None:
     """Read every tensor as `load` does, one at a time, and keep none."""
-    with TensorFiles(folder) as files:
-        reader = TernaryReader(files, storage)
-        check_tensors(config, files, reader)
-        for name in (EMBEDDING, FINAL_NORM, *([] if config.tied_embeddings else [HEAD])):
-            checked_floats(files, name)
-        for index in range(config.num_layers):
-            names = block_names(config, index)
-            for name, _ in names.norms(config):
-                checked_floats(files, name)
-            for linear in names.linears:
-                reader.read(linear.parts, linear.in_features, linear.has_bias)
+    with reader:
+        for name in outer_shapes(reader.config):
+            reader.dense(name)
+        for index in range(reader.config.num_layers):
+            names = block_names(reader.config, index)
+            for name, _ in names.norms(reader.config):
+                reader.dense(name)
+            for layers in names.linears:
+                read_joint(reader, layers)
 
 
 def of_transformers(model: nn.Module) -> bool:
-    """Whether the class of a model is one of transformers' models."""
+    """Return whether the class of a model is one of transformers' models."""
     return any(kind.__module__ == "transformers.modeling_utils" for kind in type(model).__mro__)
 
 
@@ -107,8 +105,8 @@ def check_by_transformers(folder: Path, model: Any, reason: str) -> None:
 
     Args:
         folder: with the files.
-        model: whose class reads them; where it is none of transformers', the class for its config does.
-        reason: why `load` does not take them, "" where it does.
+        model: its class reads them; where it is no class of transformers, the class for its config does.
+        reason: of `load` for not taking them, "" where it does.
     """
     if not (find_spec("transformers") and find_spec("accelerate")):  # transformers reads such files by accelerate
         if reason:
@@ -132,7 +130,7 @@ def check_by_transformers(folder: Path, model: Any, reason: str) -> None:
         ValueError,
         KeyError,
         TypeError,
-    ) as error:  # what from_pretrained raises on wrong files
+    ) as error:  # from_pretrained raises these on wrong files
         raise unreadable(kind, reason, told(error, folder)) from error
     for key, words in WRONG.items():
         names = sorted(str(name[0] if isinstance(name, tuple) else name) for name in info.get(key, ()))
@@ -141,20 +139,20 @@ def check_by_transformers(folder: Path, model: Any, reason: str) -> None:
             raise unreadable(kind, reason, f"{kind.__name__} {words} {', '.join(names[:MAX_NAMED])}{others}")
 
 
-def unreadable(kind: type, reason: str, found: str) -> InvalidInput:
-    """The error for files that transformers does not take, nor `load` for some reason."""
+def unreadable(kind: type, reason: str, finding: str) -> InvalidInput:
+    """Make the error for files that transformers does not take, nor `load` for some reason."""
     ours = f"; nor does bitnet_jit.load: {reason}" if reason else ""
-    return InvalidInput(f"model: cannot be saved, transformers' {kind.__name__} would misread it: {found}{ours}")
+    return InvalidInput(f"model: cannot be saved, transformers' {kind.__name__} would misread it: {finding}{ours}")
 
 
 def told(error: Exception, folder: Path) -> str:
-    """The words of an error, without the folder that nobody will find any more."""
+    """Return the words of an error, without the folder that nobody will find any more."""
     return " ".join(str(error).replace(f"{folder}/", "").replace(str(folder), "the files").split())
 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Within the block transformers logs errors alone, shows no progress and compiles nothing."""
+    """Have transformers log errors alone, show no progress and compile nothing within the block."""
     from transformers.utils import logging as their_logging
 
     level, bars = their_logging.get_verbosity(), their_logging.is_progress_bar_enabled()

@@ -1,6 +1,6 @@
-"""Which models a file can hold: what no reader would compute alike is refused in words, before anything is written.
+"""Models that a file can hold: a model that no reader would compute alike is refused before anything is written.
 
-A reader makes every linear layer ternary except for those that config.json names, and it has no place for adapters. The
+A reader makes every linear layer ternary unless config.json names it as dense, and it has no place for adapters. The
 head stays dense in every format. Our own formats name no layers.
 """
 
@@ -10,20 +10,19 @@ from typing import Any
 
 from torch import nn
 
+from bitnet_jit.checkpoints.formats.writer import Writer
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.nn.bit_linear import BitLinear
+from bitnet_jit.nn import BitLinear, LoraLinear, PackedBitLinear
 from bitnet_jit.nn.convert import OUTPUT_HEADS
-from bitnet_jit.nn.lora_linear import LoraLinear
-from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
-from bitnet_jit.packing import FORMATS
 
 TERNARY = (BitLinear, PackedBitLinear)
 
 
-def check_savable(model: nn.Module, format: str) -> None:
+def check_savable(model: nn.Module, writer: Writer) -> None:
     """Raise InvalidInput where readers of the format would compute something else; the message names a layer.
 
-    >>> check_savable(nn.Sequential(nn.Linear(4, 4), BitLinear(4, 4)), "t5")
+    >>> from bitnet_jit.checkpoints.formats.own_writer import OwnWriter
+    >>> check_savable(nn.Sequential(nn.Linear(4, 4), BitLinear(4, 4)), OwnWriter("t5"))
     Traceback (most recent call last):
     ...
     bitnet_jit.errors.InvalidInput: model: 0 is dense, and format 't5' holds only a dense head; use autobitlinear
@@ -33,9 +32,9 @@ def check_savable(model: nn.Module, format: str) -> None:
     check_head(model)
     check_whole(model)
     dense = [name for name in dense_layers(model) if not is_head_name(name)]
-    if dense and format in FORMATS:
+    if dense and not writer.by_transformers:
         raise InvalidInput(
-            f"model: {dense[0]} is dense, and format {format!r} holds only a dense head; use autobitlinear"
+            f"model: {dense[0]} is dense, and format {writer.name!r} holds only a dense head; use autobitlinear"
         )
 
 
@@ -94,16 +93,16 @@ def check_whole(model: Any) -> None:
 
 
 def output_head(model: Any) -> nn.Module | None:
-    """The head of a model of transformers; None where there is none."""
+    """Return the head of a model of transformers; None where there is none."""
     try:
-        found: nn.Module | None = model.get_output_embeddings()
+        head: nn.Module | None = model.get_output_embeddings()
     except (AttributeError, NotImplementedError):  # of models that are of another library, or have no head
         return None
-    return found
+    return head
 
 
 def is_head_name(name: str) -> bool:
-    """Whether heads are called so.
+    """Return whether a name is that of a head.
 
     >>> is_head_name("lm_head"), is_head_name("model.layers.0.mlp.up_proj")
     (True, False)
@@ -112,7 +111,7 @@ def is_head_name(name: str) -> bool:
 
 
 def dense_layers(model: nn.Module) -> list[str]:
-    """The names of the linear layers that are not ternary.
+    """Return the names of the linear layers that are not ternary.
 
     >>> dense_layers(nn.Sequential(nn.Linear(4, 4), BitLinear(4, 4)))
     ['0']

@@ -1,20 +1,20 @@
-"""Tensors that share memory: one copy of those that a reader ties again, and a copy of its own for every other."""
+"""Tensors that share memory: one copy where a reader ties them again, and a copy for each of all others."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from bitnet_jit.checkpoints.formats.hf_tensors import EMBEDDING, HEAD
+from bitnet_jit.checkpoints.formats.hf_names import EMBEDDING, HEAD
+from bitnet_jit.checkpoints.model_tensors import Tensors
 
-Tensors = dict[str, torch.Tensor]
 TIED = "tie_word_embeddings"
 
 
 def one_copy_each(
     tensors: Tensors, config: dict[str, Any], tied: Mapping[str, str] | None = None
 ) -> tuple[Tensors, dict[str, Any]]:
-    """Tensors that safetensors can write, and a config.json that is true of them.
+    """Return tensors that safetensors can write, and a config.json that is true of them.
 
     Args:
         tensors: all tensors of a model, by name.
@@ -40,18 +40,18 @@ def one_copy_each(
 
 
 def alike(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two tensors are the same bits of the same dtype."""
+    """Return whether two tensors are the same bits of the same dtype."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
     return a.data_ptr() == b.data_ptr() or torch.equal(a, b)
 
 
 def apart(tensors: Tensors) -> Tensors:
-    """The tensors, each in memory of its own: whatever shares it with one before is copied."""
+    """Return the tensors, each in memory of its own: a tensor that shares memory with an earlier one is copied."""
     seen: set[int] = set()
-    found = {}
+    separate = {}
     for name, tensor in tensors.items():
         place = tensor.untyped_storage().data_ptr()
-        found[name] = tensor.clone() if place in seen else tensor
+        separate[name] = tensor.clone() if place in seen else tensor
         seen.add(place)
-    return found
+    return separate

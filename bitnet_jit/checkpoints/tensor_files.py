@@ -9,18 +9,18 @@ from types import TracebackType
 
 import torch
 
+from bitnet_jit.checkpoints.file_names import INDEX, WEIGHTS
 from bitnet_jit.checkpoints.formats.fields import Fields, is_there, read_json
-from bitnet_jit.checkpoints.formats.safetensors_file import SafetensorsFile
+from bitnet_jit.checkpoints.formats.safetensors_file import WORDS, SafetensorsFile
+from bitnet_jit.dtypes import FLOATS
 from bitnet_jit.errors import CheckpointError
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-FLOATS = ("F32", "BF16", "F16")
+FLOAT_WORDS = tuple(WORDS[dtype] for dtype in FLOATS)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a tensor lies and what its file says of it; dtype in safetensors' words, such as "BF16"."""
+    """The place of a tensor, and its dtype in safetensors' words, such as "BF16", and shape as its file says."""
 
     file: Path
     source: SafetensorsFile
@@ -63,8 +63,8 @@ class TensorFiles:
             if name not in self.entries or self.entries[name].file != file:
                 raise CheckpointError(f"{file}: {name}: expected it here, as {INDEX} says, found no such tensor")
 
-    def require(self, name: str, shape: tuple[int, ...], dtypes: Iterable[str] = FLOATS) -> Entry:
-        """The entry of a tensor that must be there, with this shape and one of these dtypes.
+    def require(self, name: str, shape: tuple[int, ...], dtypes: Iterable[str] = FLOAT_WORDS) -> Entry:
+        """Return the entry of a tensor that must be there, with this shape and one of these dtypes.
 
         Raises:
             CheckpointError: it is missing or another; the message names file, tensor, found and expected.
@@ -86,32 +86,36 @@ class TensorFiles:
         return self.entries[name].source.read(name)
 
     def metadata(self, name: str) -> dict[str, str]:
-        """What the file of a tensor says of itself."""
+        """Return the metadata of the file of a tensor."""
         return self.entries[name].source.metadata
 
-    def error(self, name: str, expected: str, found: str) -> CheckpointError:
-        """The error for a tensor whose contents are wrong."""
-        return CheckpointError(f"{self.entries[name].file}: {name}: expected {expected}, found {found}")
+    def place(self, name: str) -> str:
+        """Return the file and the name of a tensor, with which errors about it begin."""
+        return f"{self.entries[name].file}: {name}"
+
+    def error(self, name: str, expected: str, actual: str) -> CheckpointError:
+        """Make the error for a tensor whose contents are wrong."""
+        return CheckpointError(f"{self.place(name)}: expected {expected}, found {actual}")
 
 
 def find_files(directory: Path) -> dict[Path, list[str]]:
-    """The safetensors files of a directory, each with the tensors that the index, if there is one, expects in it."""
+    """Return the safetensors files of a directory, each with the tensors that an index, if any, expects in it."""
     if is_there(directory / INDEX):
         return indexed_files(directory / INDEX)
-    if is_there(directory / SINGLE):
-        return {directory / SINGLE: []}
+    if is_there(directory / WEIGHTS):
+        return {directory / WEIGHTS: []}
     try:
         there = reprlib.repr(sorted(path.name for path in directory.iterdir()))
     except OSError as error:  # a folder that may be entered and not listed
         there = f"neither ({error.strerror})"
-    raise CheckpointError(f"{directory}: expected {SINGLE} or {INDEX}, found {there} (pickled weights are never read)")
+    raise CheckpointError(f"{directory}: expected {WEIGHTS} or {INDEX}, found {there} (pickled weights are never read)")
 
 
 def indexed_files(index: Path) -> dict[Path, list[str]]:
-    """The files that an index names. A name with a folder in it is refused: it could lead anywhere."""
+    """Return the files that an index names. A name with a folder in it is refused: it could lead anywhere."""
     weight_map = Fields(read_json(index), str(index)).inner("weight_map")
     if weight_map is None or not weight_map.values:
-        raise CheckpointError(f"{index}: weight_map: expected an object that names a file a tensor, found none")
+        raise CheckpointError(f"{index}: weight_map: expected an object that names a file per tensor, found none")
     files: dict[Path, list[str]] = {}
     for name, file in weight_map.values.items():
         if not name.isprintable() or not str(file).isprintable():

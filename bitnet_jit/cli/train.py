@@ -86,10 +86,10 @@ def train(
 
 def make_settings(options: dict[str, Any]) -> "TrainSettings":
     """Check the options of the command; return the settings among them, which have the names of their fields."""
-    from bitnet_jit.checkpoints.formats.hf_export import check_format
+    from bitnet_jit.checkpoints.formats.registry import get_writer
     from bitnet_jit.training.settings import TrainSettings
 
-    check_format(options["format"])
+    get_writer(options["format"])
     return TrainSettings(**{field.name: options[field.name] for field in fields(TrainSettings)})
 
 

@@ -3,9 +3,9 @@
     config = register(LoraConfig(target_modules=["q_proj", "v_proj"]))
     model = get_peft_model(bitnet_jit.patch(model), config)
 
-The layer is peft's own LoRA of a linear layer; what differs is the merge, for the sum of a ternary weight and an update
-is not ternary. It rounds as `bitnet_jit.merge_lora` does, and keeps the old layer, so that unmerging is exact. The hook
-is no part of what peft saves of a config: `PeftModel.from_pretrained` needs `config=register(...)` again. A registered
+The layer is peft's own LoRA of a linear layer. Only the merge differs, for the sum of a ternary weight and an update is
+not ternary. It rounds as `bitnet_jit.merge_lora` does, and keeps the old layer, so that unmerging is exact. peft does
+not save the hook with a config: `PeftModel.from_pretrained` needs `config=register(...)` again. A registered
 config's `target_modules="all-linear"` means packed layers, too (peft_targets.py).
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OLDEST = (0, 20)  # of peft's versions
+MIN_VERSION = (0, 20)  # of peft
 PLAIN_STARTS = (True, False, "gaussian")  # the others decompose the base's dense weight, of which there is none
 LOSSY = "a merged weight is ternary again: updates below half a scale are lost, and outputs change; see merge_lora"
 
@@ -50,8 +50,10 @@ def register(config: "LoraConfig") -> "LoraConfig":
 
     from bitnet_jit.integrations.peft_targets import find_packed_layers
 
-    if tuple(map(int, peft.__version__.split(".")[:2])) < OLDEST:
-        raise ImportError(f"peft: expected version {'.'.join(map(str, OLDEST))} or newer, found {peft.__version__}")
+    if tuple(map(int, peft.__version__.split(".")[:2])) < MIN_VERSION:
+        raise ImportError(
+            f"peft: expected version {'.'.join(map(str, MIN_VERSION))} or newer, found {peft.__version__}"
+        )
     if not isinstance(config, LoraConfig):
         raise InvalidInput(f"config: expected a peft.LoraConfig, got {type(config).__name__}")
     config._register_custom_module({PackedBitLinear: layer_class()})
@@ -60,7 +62,7 @@ def register(config: "LoraConfig") -> "LoraConfig":
 
 
 class PackedLora:
-    """What a packed base changes of `peft.tuners.lora.Linear`, with which `layer_class` joins it."""
+    """The changes of a packed base to `peft.tuners.lora.Linear`, with which `layer_class` joins it."""
 
     base_layer: Any
     lora_A: Any
@@ -74,7 +76,7 @@ class PackedLora:
         self._unmerged: PackedBitLinear | None = None  # as a submodule it moves between devices with the others
 
     def update_layer(self, adapter_name: str, r: int, lora_alpha: int, config: "LoraConfig", **kwargs: Any) -> None:
-        """Add an adapter, as peft does; refuse in words what a packed base cannot have."""
+        """Add an adapter, as peft does; refuse in words options that a packed base cannot have."""
         if config.init_lora_weights not in PLAIN_STARTS:
             raise InvalidInput(f"init_lora_weights: expected one of {PLAIN_STARTS}, got {config.init_lora_weights!r}")
         if norm_inside(self.base_layer) is not None:
@@ -88,7 +90,7 @@ class PackedLora:
 
     @property
     def lora_variants(self) -> dict[tuple[str, ...], None]:
-        """Plain LoRA only: the variants read a dense weight."""
+        """Return no variant but plain LoRA: the others read a dense weight."""
         return {(): None}
 
     def _get_in_out_features(self, module: PackedBitLinear) -> tuple[int, int]:
@@ -98,11 +100,11 @@ class PackedLora:
         return base_layer.w_packed.device, None
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:  # noqa: ARG002
-        """Merge adapters into the ternary weight; see `bitnet_jit.merge_lora` for what is lost.
+        """Merge adapters into the ternary weight; `bitnet_jit.merge_lora` says how much is lost.
 
         Args:
             safe_merge: makes no difference: factors that are not finite are always refused, and the layer stays.
-            adapter_names: which; None takes the active ones.
+            adapter_names: of the adapters; None takes the active ones.
 
         Raises:
             InvalidInput: an adapter's factors are not finite.
@@ -135,13 +137,13 @@ class PackedLora:
         self.merged_adapters = []
 
     def get_delta_weight(self, adapter: str) -> torch.Tensor:
-        """The update of an adapter, scaling * B @ A: (N, K) float32."""
+        """Return the update of an adapter, scaling * B @ A: (N, K) float32."""
         return product(adapter, self.lora_A[adapter].weight, self.lora_B[adapter].weight, self.scaling[adapter])
 
 
 @cache
 def layer_class() -> type:
-    """The class of peft's layers on a packed base; made when peft is there to be imported."""
+    """Return the class of peft's layers on a packed base, made at the first call, which imports peft."""
     from peft.tuners.lora import Linear
 
     return type("PackedLoraLinear", (PackedLora, Linear), {"__module__": __name__, "__doc__": PackedLora.__doc__})

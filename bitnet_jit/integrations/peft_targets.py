@@ -1,7 +1,7 @@
 """`target_modules="all-linear"` of peft, which looks for nn.Linear alone, on models with packed layers.
 
-peft has a hook for how a layer of another class is adapted, and none for which layers "all-linear" means: so the
-function that tells is wrapped, once, and tells the names of packed layers, too, for configs that `register` knows.
+peft has a hook that adapts a layer of another class, and none that changes the meaning of "all-linear". So its function
+that expands "all-linear" is wrapped, once, and adds the names of packed layers for configs that `register` knows.
 """
 
 import importlib
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 EXPAND = "_maybe_include_all_linear_layers"
 EXPANDING = ("peft.tuners.tuners_utils", "peft.utils.transformers_weight_conversion")  # where peft calls it
-WRAPPED = "finds_packed_layers"  # an attribute of what replaces it
+WRAPPED = "finds_packed_layers"  # an attribute of the function that replaces it
 
 
 def find_packed_layers() -> None:
@@ -52,14 +52,14 @@ def find_packed_layers() -> None:
 
 
 def means_all(config: Any) -> bool:
-    """Whether a config is one of `register` and asks for all linear layers."""
+    """Return whether a config is one of `register` and asks for all linear layers."""
     targets = getattr(config, "target_modules", None)
     registered = PackedBitLinear in (getattr(config, "_custom_modules", None) or {})
     return registered and isinstance(targets, str) and targets.lower() == "all-linear"
 
 
 def left_alone(config: "LoraConfig", model: nn.Module) -> set[str]:
-    """The names that "all-linear" does not mean: output heads, as peft has it, and the inside of adapted layers."""
+    """Return the names that "all-linear" does not mean: output heads, as in peft, and the inside of adapted layers."""
     from peft import TaskType
     from peft.tuners.tuners_utils import SEQ_CLS_HEAD_NAMES, BaseTunerLayer
     from transformers import PreTrainedModel

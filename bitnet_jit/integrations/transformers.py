@@ -1,4 +1,4 @@
-"""`patch`: the ternary layers of a loaded transformers model, swapped for packed ones.
+"""`patch`: swaps the ternary layers of a loaded transformers model for packed ones.
 
 transformers has two (`transformers/integrations/bitnet.py`), and their scales have opposite senses:
 
@@ -12,23 +12,21 @@ An online weight is quantized by `quantize_weight`, which divides where transfor
 weight that lies within one float32 rounding of half the scale may get another code than there.
 """
 
-import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from bitnet_jit.checkpoints.formats.hf_packing import count_codes, repack
-from bitnet_jit.checkpoints.ternary import DENSITY, MAX_MULTIPLIER, SMALLEST_DIVISOR
-from bitnet_jit.errors import CheckpointError, CheckpointWarning, InvalidInput
+from bitnet_jit.checkpoints.checks import Oddities, check_codes, multiplier
+from bitnet_jit.checkpoints.formats.hf_bitnet import quantize_into
+from bitnet_jit.checkpoints.formats.hf_packing import packed_rows, repack
+from bitnet_jit.checkpoints.ternary import TernaryWeight, empty_i2
+from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.nn.modules import replace
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import RMSNorm
 from bitnet_jit.packing import get_format
-from bitnet_jit.quant import quantize_weight
-
-I2 = get_format("i2")
+from bitnet_jit.packing.i2 import I2
 
 
 def patch(model: nn.Module, format: str = "i2") -> nn.Module:
@@ -55,119 +53,80 @@ def patch(model: nn.Module, format: str = "i2") -> nn.Module:
     from transformers.integrations.bitnet import AutoBitLinear, BitLinear
 
     get_format(format)
-    odd: list[str] = []
+    oddities = Oddities()
 
     def make(name: str, layer: Any) -> nn.Module:
-        for tensor_name, tensor in layer.state_dict().items():
-            if tensor.is_meta:
-                raise InvalidInput(f"{name}.{tensor_name}: is on the meta device; load the model before it is patched")
-        if isinstance(layer, BitLinear):
-            found = read_packed(name, layer)
-        else:
-            found = read_online(layer) if layer.online_quant else read_offline(name, layer)
-        odd.extend(filter(None, (found.odd, check_codes(name, found.w_packed, layer.in_features))))
-        return build(name, found, layer, format).train(layer.training)
+        check_loaded(name, layer)
+        weight = read(name, layer, isinstance(layer, BitLinear), oddities)
+        return build(name, weight, layer, format).train(layer.training)
 
     patched = replace(model, (BitLinear, AutoBitLinear), make)
-    if odd:
-        others = f"; and {len(odd) - 1} more" if len(odd) > 1 else ""
-        warnings.warn(f"{odd[0]}{others}", CheckpointWarning, stacklevel=2)
+    oddities.warn()
     return patched
 
 
-@dataclass(frozen=True)
-class Ternary:
-    """What a layer of transformers computes with, in our terms.
+def check_loaded(name: str, layer: nn.Module) -> None:
+    """Raise InvalidInput where a tensor of a layer is on the meta device."""
+    for tensor_name, tensor in layer.state_dict().items():
+        if tensor.is_meta:
+            raise InvalidInput(f"{name}.{tensor_name}: is on the meta device; load the model before it is patched")
 
-    Attributes:
-        w_packed: canonical i2, uint8 (N, ceil(K / 4)).
-        w_scale: float32 (), multiplies.
-        bias: (N,) or None, added last.
-        odd: what is unlikely about the scale, in words.
+
+def read(name: str, layer: Any, is_packed: bool, oddities: Oddities) -> TernaryWeight:
+    """Return a layer of transformers in our terms, in memory of its own, so that nothing of the old layer stays alive.
+
+    Raises:
+        CheckpointError: a code is not ternary, or a scale is not positive and finite.
     """
+    w_packed = empty_i2(layer.out_features, layer.in_features, layer.weight.device)
+    bias = None if layer.bias is None else layer.bias.detach().clone()
+    if is_packed or not layer.online_quant:
+        (repack_codes if is_packed else pack_codes)(name, layer, w_packed)
+        place = f"{name}.weight_scale"
+        w_scale = multiplier(place, layer.weight_scale, divides=is_packed)
+        oddities.note_scale(place, layer.weight_scale.item(), is_packed, type(layer).__name__)
+        if bias is not None and not is_packed:
+            bias = bias.float() * w_scale
+    else:
+        w_scale = quantize_into(layer.weight.detach(), w_packed)
+    oddities.note_density(f"{name}.weight", check_codes(f"{name}.weight", w_packed, layer.in_features))
+    return TernaryWeight(w_packed, w_scale, bias, layer.in_features)
 
-    w_packed: torch.Tensor
-    w_scale: torch.Tensor
-    bias: torch.Tensor | None
-    odd: str = ""
 
-
-def read_packed(name: str, layer: Any) -> Ternary:
-    """A BitLinear: packed codes and a divisor."""
-    weight, (out_features, in_features) = layer.weight, (layer.out_features, layer.in_features)
-    if weight.dtype != torch.uint8 or weight.shape != (-(-out_features // 4), in_features):
+def repack_codes(name: str, layer: Any, out: torch.Tensor) -> None:
+    """Fill `out`, canonical i2, with the codes of a BitLinear."""
+    weight, shape = layer.weight.detach(), (packed_rows(layer.out_features), layer.in_features)
+    if weight.dtype != torch.uint8 or weight.shape != shape:
         raise CheckpointError(
-            f"{name}.weight: expected uint8 {(-(-out_features // 4), in_features)} for {out_features} x {in_features}, "
+            f"{name}.weight: expected uint8 {shape} for {layer.out_features} x {layer.in_features}, "
             f"found {weight.dtype} {tuple(weight.shape)}"
         )
-    w_packed = torch.empty(I2.packed_shape(out_features, in_features), dtype=torch.uint8, device=weight.device)
-    repack(weight.detach(), w_packed, in_features)
-    divisor = stored_scale(name, layer.weight_scale)
-    odd = ""
-    if divisor < SMALLEST_DIVISOR:
-        odd = f"{name}.weight_scale = {divisor.item():g}: BitLinear divides by it, but it looks like a multiplier"
-    return Ternary(w_packed, torch.ones_like(divisor) / divisor, copied(layer.bias), odd)
+    repack(weight, out, layer.in_features)
 
 
-def read_offline(name: str, layer: Any) -> Ternary:
-    """An AutoBitLinear with ternary values in floats and a multiplier, which the bias is multiplied by too."""
+def pack_codes(name: str, layer: Any, out: torch.Tensor) -> None:
+    """Fill `out`, canonical i2, with the ternary values of an AutoBitLinear, which holds them in floats."""
     weight = layer.weight.detach()
     w_q = weight.sign().to(torch.int8)
     others = weight[w_q != weight]  # NaN is unequal to everything
     if others.numel():
         raise CheckpointError(f"{name}.weight: expected values -1, 0 and 1, found {others[0].item():g}")
-    w_scale = stored_scale(name, layer.weight_scale)
-    odd = ""
-    if w_scale > MAX_MULTIPLIER:
-        odd = f"{name}.weight_scale = {w_scale.item():g}: AutoBitLinear multiplies by it, but it looks like a divisor"
-    bias = None if layer.bias is None else layer.bias.detach().float() * w_scale
-    return Ternary(I2.pack(w_q), w_scale, bias, odd)
+    out.copy_(I2.pack(w_q))
 
 
-def read_online(layer: Any) -> Ternary:
-    """An AutoBitLinear with a float weight that each forward quantizes anew."""
-    w_q, w_scale = quantize_weight(layer.weight)
-    return Ternary(I2.pack(w_q), w_scale, copied(layer.bias))
-
-
-def stored_scale(name: str, weight_scale: torch.Tensor) -> torch.Tensor:
-    """A weight_scale of one element, as float32 (): it and its inverse are positive and finite, or CheckpointError."""
-    if weight_scale.numel() != 1:
-        raise CheckpointError(f"{name}.weight_scale: expected one element, found {tuple(weight_scale.shape)}")
-    scale = weight_scale.detach().float().reshape(())
-    if not (0 < scale.item() < float("inf") and torch.isfinite(1 / scale)):
-        raise CheckpointError(f"{name}.weight_scale: expected a positive finite number, found {scale.item():g}")
-    return scale.clone()
-
-
-def check_codes(name: str, w_packed: torch.Tensor, in_features: int) -> str:
-    """CheckpointError where a code is 3; a remark on a share of non-zeros that no trained model has, or ""."""
-    count = count_codes(w_packed, in_features)
-    if count.threes:
-        raise CheckpointError(f"{name}.weight: expected codes 0, 1 and 2, found the code 3 in {count.threes} places")
-    if DENSITY[0] <= count.density <= DENSITY[1]:
-        return ""
-    return f"{name}.weight: expected a share of non-zeros in {DENSITY[0]}..{DENSITY[1]}, found {count.density:.3f}"
-
-
-def copied(bias: torch.Tensor | None) -> torch.Tensor | None:
-    """A bias of its own storage, so that nothing of the old layer stays alive."""
-    return None if bias is None else bias.detach().clone()
-
-
-def build(name: str, found: Ternary, layer: Any, format: str) -> PackedBitLinear:
-    """The packed layer, with the norm that `use_rms_norm` put inside; an error of its checks names the layer."""
-    in_features = layer.in_features
+def build(name: str, weight: TernaryWeight, layer: Any, format: str) -> PackedBitLinear:
+    """Return the packed layer, with the norm that `use_rms_norm` put inside; an error of its checks names the layer."""
+    in_features = weight.in_features
     try:
-        if format == "i2":
-            packed = PackedBitLinear.from_packed(found.w_packed, found.w_scale, found.bias, in_features=in_features)
+        if format == I2.name:
+            packed = PackedBitLinear.from_packed(weight.w_packed, weight.w_scale, weight.bias, in_features=in_features)
         else:
-            w_q = I2.unpack(found.w_packed, in_features)
-            packed = PackedBitLinear.from_codes(w_q, found.w_scale, found.bias, format=format)
+            w_q = I2.unpack(weight.w_packed, in_features)
+            packed = PackedBitLinear.from_codes(w_q, weight.w_scale, weight.bias, format=format)
     except InvalidInput as error:
         raise CheckpointError(f"{name}: {error}") from None
     float_tensor = layer.weight if layer.weight.is_floating_point() else layer.weight_scale
-    packed.weight_dtype = float_tensor.dtype  # what the model computes in
+    packed.weight_dtype = float_tensor.dtype  # the model computes in it
     if layer.rms_norm is not None:
         norm = RMSNorm(in_features, layer.rms_norm.variance_epsilon)
         norm.weight = nn.Parameter(layer.rms_norm.weight.detach().clone())

@@ -1,4 +1,4 @@
-"""Damaged files: whatever is cut off or flipped, loading works or raises an error of ours."""
+"""Damaged files, cut off or with flipped bits: loading works or raises an error of ours."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ FUZZ = settings(max_examples=60, suppress_health_check=[HealthCheck.function_sco
 
 
 def header_size(file) -> int:
-    """Bytes of a safetensors file before its data."""
+    """Return the number of bytes of a safetensors file before its data."""
     with file.open("rb") as opened:
         return 8 + int.from_bytes(opened.read(8), "little")
 
@@ -44,7 +44,7 @@ def survives(directory) -> bool:
 
 @pytest.fixture(params=["packed", "online", "sharded"])
 def checkpoint(request, write_checkpoint):
-    """A small checkpoint, and its copy to be damaged."""
+    """Write a small checkpoint, and a copy to be damaged."""
     options = {"packed": {}, "online": {"quantization": ONLINE}, "sharded": {"num_shards": 2}}[request.param]
     directory = write_checkpoint(num_hidden_layers=1, **options)
     copy = directory.with_name("damaged")

@@ -1,13 +1,8 @@
-"""Names of models: what is asked for on the hub and what is not, and every way in which a download can fail."""
+"""Names of models: the ones that the hub is asked for, and every error that the client can raise."""
 
 import errno
 import inspect
 import json
-import os
-import subprocess
-import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx2
@@ -54,7 +49,7 @@ NO_NAMES = [
 
 @pytest.fixture
 def unreachable(monkeypatch):
-    """A hub that must not be asked."""
+    """Replace the hub by one that must not be asked."""
 
     def ask(*arguments, **options):
         raise AssertionError(f"was asked for {arguments}")
@@ -63,7 +58,7 @@ def unreachable(monkeypatch):
 
 
 @pytest.mark.parametrize("name", NO_NAMES)
-def test_what_is_no_name_is_not_asked_for(unreachable, tmp_path, monkeypatch, name):
+def test_the_hub_is_not_asked_for_wrong_names(unreachable, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path / "..")
     if name == ".":
         monkeypatch.chdir(tmp_path)
@@ -97,7 +92,7 @@ def test_a_path_is_no_name(unreachable):
 
 
 @pytest.mark.parametrize("path", [5, b"owner/name", ["owner/name"], True])
-def test_what_is_no_path_is_refused(unreachable, path):
+def test_arguments_that_are_no_paths_are_refused(unreachable, path):
     with pytest.raises(InvalidInput, match="path: expected a str or a path, got"):
         bitnet_jit.load(path)
 
@@ -115,12 +110,17 @@ def test_load_takes_a_name(monkeypatch):
 
 
 def every_error() -> list[BaseException]:
-    """One of each class that the client, or what it stands on, can raise."""
+    """Make an error of each class that the client, or a library below it, can raise."""
     kinds = [kind for module in (errors, httpx2) for _, kind in inspect.getmembers(module, inspect.isclass)]
-    found = [kind.__new__(kind, "words") for kind in kinds if issubclass(kind, Exception)]
+    raised = [kind.__new__(kind, "words") for kind in kinds if issubclass(kind, Exception)]
     panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
-    found += [kind("words") for kind in (OSError, ValueError, RuntimeError, KeyError, TypeError, MemoryError, panic)]
-    return [*found, AssertionError(), ConnectionResetError(errno.ECONNRESET, "reset"), json.JSONDecodeError("x", "", 0)]
+    raised += [kind("words") for kind in (OSError, ValueError, RuntimeError, KeyError, TypeError, MemoryError, panic)]
+    return [
+        *raised,
+        AssertionError(),
+        ConnectionResetError(errno.ECONNRESET, "reset"),
+        json.JSONDecodeError("x", "", 0),
+    ]
 
 
 @pytest.mark.parametrize("error", every_error(), ids=lambda error: type(error).__name__)
@@ -158,140 +158,10 @@ def test_control_c_stops_a_download(monkeypatch):
         (httpx2.ReadTimeout("slow"), "check the connection and try again"),
     ],
 )
-def test_what_to_do_is_said(error, words):
+def test_errors_say_how_to_go_on(error, words):
     outer = RuntimeError("while downloading")
     outer.__cause__ = error
     for raised in (error, outer):
         with pytest.raises(CheckpointError, match=words):  # noqa: SIM117
             with hub.refused(lambda error: hub.advice(error)):
                 raise raised
-
-
-SHA = "0123456789abcdef0123456789abcdef01234567"
-CONFIG = b'{"model_type": "bitnet"}'
-TREE = [{"type": "file", "path": "config.json", "size": len(CONFIG), "oid": "1" * 40}]
-
-
-class Hub(BaseHTTPRequestHandler):
-    """A hub whose answers are damaged as the name of the repository says."""
-
-    def log_message(self, *arguments):
-        pass
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
-        kind = next((kind for kind in ANSWERS if f"/{kind}/" in self.path), "none")
-        ANSWERS[kind](self)
-
-    def answer(self, status=200, body=b"", claimed=None, **headers):
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(body) if claimed is None else claimed))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-        self.close_connection = True
-
-    def whole(self, content=CONFIG, claimed=None):
-        """The answers of a hub that has the model; a file's content is what is given."""
-        if "/revision/" in self.path:
-            self.answer(body=json.dumps({"id": "owner/name", "sha": SHA, "siblings": []}).encode())
-        elif "/tree/" in self.path:
-            self.answer(body=json.dumps(TREE).encode())
-        else:
-            self.answer(body=content, claimed=claimed, ETag='"1"', X_Repo_Commit=SHA, Content_Type="text/plain")
-
-
-ANSWERS = {
-    "none": lambda self: self.answer(404, X_Error_Code="RepoNotFound"),
-    "unauthorized": lambda self: self.answer(401, b"who are you?"),
-    "forbidden": lambda self: self.answer(403, b"no"),
-    "gated": lambda self: self.answer(403, X_Error_Code="GatedRepo"),
-    "gone": lambda self: self.answer(410),
-    "teapot": lambda self: self.answer(418, b"\xff\xfe"),
-    "busy": lambda self: self.answer(429),
-    "broken": lambda self: self.answer(500),
-    "html": lambda self: self.answer(body=b"<html>Log in to the hotel's network</html>"),
-    "empty": lambda self: self.answer(),
-    "null": lambda self: self.answer(body=b"null"),
-    "list": lambda self: self.answer(body=b"[1]"),
-    "no-sha": lambda self: self.answer(body=b'{"id": "owner/name"}'),
-    "odd-sha": lambda self: self.answer(body=b'{"id": "owner/name", "sha": 5, "siblings": 7}'),
-    "no-gzip": lambda self: self.answer(body=b"garbage", Content_Encoding="gzip"),
-    "cut-answer": lambda self: self.answer(body=b'{"id": ', claimed=1000),
-    "no-http": lambda self: self.wfile.write(b"220 ftp.example.org ready\r\n"),
-    "hang-up": lambda self: setattr(self, "close_connection", True),
-    "loop": lambda self: self.answer(302, Location=self.path),
-    "to-nowhere": lambda self: self.answer(302, Location="http://127.0.0.1:1/"),
-    "to-ftp": lambda self: self.answer(302, Location="ftp://example.org/"),
-    "to-nonsense": lambda self: self.answer(302, Location="http://[::bad/"),
-    "cut-file": lambda self: self.whole(CONFIG[:7], claimed=len(CONFIG)),
-}
-# no waiting between the client's attempts
-ASK = """
-import json, sys, time, warnings
-from bitnet_jit.checkpoints import hub
-time.sleep = lambda seconds: None
-for kind in json.load(sys.stdin):
-    try:
-        print(kind, "->", hub.find_model(f"{kind}/name"))
-    except BaseException as error:
-        print(kind, type(error).__name__, str(error).replace(chr(10), "|"))
-"""
-
-
-def ask(endpoint: str, home: Path, kinds: list[str], **environment: str) -> dict[str, str]:
-    """What asking for each kind of name gives, in a process that knows that endpoint alone."""
-    variables = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
-    variables |= {"HF_HUB_ETAG_TIMEOUT": "2", "HF_HUB_DOWNLOAD_TIMEOUT": "2", "NO_PROXY": "127.0.0.1"} | environment
-    command = [sys.executable, "-c", ASK]
-    result = subprocess.run(
-        command, input=json.dumps(kinds), env=os.environ | variables, capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
-    return dict(line.split(" ", 1) for line in result.stdout.splitlines())
-
-
-@pytest.fixture(scope="module")
-def endpoint():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_answers_of_every_damaged_kind_are_told_in_words(endpoint, tmp_path):
-    told = ask(endpoint, tmp_path, list(ANSWERS))
-    assert set(told) == set(ANSWERS)
-    for kind, words in told.items():
-        expected = f"CheckpointError {kind}/name: no such directory here, and it cannot be had from huggingface.co; "
-        assert words.startswith(expected), f"{kind}: {words}"
-    assert "log in by `hf auth login`" in told["gated"]
-    assert "log in by `hf auth login`" in told["forbidden"]
-    assert "check the name" in told["none"]
-
-
-def test_a_hub_that_has_the_model_is_read_and_then_needed_no_more(endpoint, tmp_path, monkeypatch):
-    monkeypatch.setitem(ANSWERS, "whole", Hub.whole)
-    folder = Path(ask(endpoint, tmp_path, ["whole"])["whole"].removeprefix("-> "))
-    assert (folder / "config.json").read_bytes() == CONFIG
-    assert ask("http://127.0.0.1:1", tmp_path, ["whole"], HF_HUB_OFFLINE="1")["whole"] == f"-> {folder}"
-
-
-def test_a_hub_that_is_not_there_is_told_in_words(tmp_path):
-    assert "check the connection and try again" in ask("http://127.0.0.1:1", tmp_path, ["owner"])["owner"]
-    assert "check the connection" in ask("http://no-such-host.invalid", tmp_path, ["owner"])["owner"]
-    assert "unset HF_HUB_OFFLINE" in ask("http://127.0.0.1:1", tmp_path, ["owner"], HF_HUB_OFFLINE="1")["owner"]
-
-
-def test_a_cache_that_cannot_be_written_is_told_in_words(endpoint, tmp_path, monkeypatch):
-    monkeypatch.setitem(ANSWERS, "whole", Hub.whole)
-    (tmp_path / "file").write_bytes(b"")
-    told = ask(endpoint, tmp_path / "file", ["whole"])["whole"]
-    assert told.startswith("CheckpointError whole/name: no such directory here, and it cannot be had from"), told

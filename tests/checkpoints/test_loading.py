@@ -1,4 +1,4 @@
-"""Directories on disk: several files, both scale senses, master weights; what is refused, and what stays behind."""
+"""Directories on disk: several files, both scale senses, master weights; refusals, and nothing left behind by them."""
 
 import gc
 import json
@@ -110,14 +110,14 @@ def test_scalars_of_old_versions_and_tied_heads_are_no_extra_tensors(write_check
 
 
 def put(name, value):
-    """A change that sets one tensor."""
+    """Return a change that sets one tensor."""
     return lambda tensors: tensors.__setitem__(name, value)
 
 
 def number_of_layers() -> int:
-    """Packed layers that are alive."""
+    """Return the number of packed layers that are alive."""
     gc.collect()
-    return sum(type(found) is bitnet_jit.PackedBitLinear for found in gc.get_objects())
+    return sum(type(thing) is bitnet_jit.PackedBitLinear for thing in gc.get_objects())
 
 
 BAD_TENSORS = {
@@ -199,7 +199,7 @@ def test_a_whole_model_of_wrong_sense_warns_once(write_checkpoint):
 def test_an_unlikely_density_warns(write_checkpoint, byte, density):
     directory = write_checkpoint()
     edit(directory, put(f"{Q_PROJ}.weight", torch.full((16, 64), byte, dtype=torch.uint8)))
-    with pytest.warns(CheckpointWarning, match=f"0.2..0.95, {Q_PROJ}.weight has {density}"):
+    with pytest.warns(CheckpointWarning, match=f"{Q_PROJ}.weight: expected .* in 0.2..0.95, found {density}"):
         bitnet_jit.load(directory)
 
 

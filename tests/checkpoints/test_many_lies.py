@@ -28,7 +28,7 @@ SCRAPS = (
 
 
 def flipped(draw, content):
-    """Some bytes are others, most of them in the header."""
+    """Change some bytes, most of them in the header."""
     end = len(content) if draw.random() < 0.2 else min(len(content), 4000)
     for _ in range(draw.randint(1, 6)):
         content[draw.randrange(end)] = draw.randrange(256)
@@ -36,23 +36,23 @@ def flipped(draw, content):
 
 
 def cut(draw, content):
-    """The end lacks."""
+    """Cut off the end."""
     return content[: draw.randrange(len(content))]
 
 
 def grown(draw, content):
-    """There is more than should be."""
+    """Add bytes to the end."""
     return content + bytes(draw.randint(1, 100))
 
 
 def scrap(draw, content):
-    """Something between two bytes, or instead of some: nesting, halves of surrogate pairs, numbers without end."""
+    """Put something between two bytes, or in place of some: nesting, halves of surrogate pairs, numbers without end."""
     start = draw.randrange(min(len(content), 4000))
     return content[:start] + draw.choice(SCRAPS) + content[start + draw.choice((0, 0, 1, 10)) :]
 
 
 def lying(draw, content):
-    """A safetensors header of the right size, with a value in it that is not so; or a field of config.json."""
+    """Put a wrong value into a safetensors header, whose size stays right, or into a field of config.json."""
     size = int.from_bytes(content[:8], "little")
     is_json = content[:1] == b"{"
     header = json.loads(content if is_json else content[8 : 8 + size])
@@ -68,7 +68,7 @@ DAMAGE = (flipped, cut, grown, scrap, lying)
 
 
 def damaged(draw, directory, whole):
-    """Damage one file of a directory; returns its name."""
+    """Damage one file of a directory; return its name."""
     name = draw.choice(sorted(whole))
     content = draw.choice(DAMAGE)(draw, bytearray(whole[name]))
     (directory / name).write_bytes(content)
@@ -87,7 +87,7 @@ def shrinks_while_open(draw, directory):
 
 
 def attack(directory, inputs, seed):
-    """Load so many damaged checkpoints; returns how many were refused. Any other error than ours is raised."""
+    """Load so many damaged checkpoints; return how many were refused. Errors that are not ours are raised."""
     draw, refused = random.Random(seed), 0
     whole = {name: (directory / name).read_bytes() for name in (WEIGHTS, CONFIG)}
     for number in range(inputs):
@@ -108,7 +108,7 @@ def attack(directory, inputs, seed):
 
 @pytest.fixture
 def small(write_checkpoint):
-    """A checkpoint as small as they come."""
+    """Write a checkpoint as small as they come."""
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1}
     return write_checkpoint(num_hidden_layers=1, vocab_size=16, tie_word_embeddings=True, **sizes)
 

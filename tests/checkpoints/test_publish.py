@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 
 import bitnet_jit
 from bitnet_jit.checkpoints import publish
-from bitnet_jit.checkpoints.formats import hf_export
 from bitnet_jit.errors import BitNetError, InvalidInput
 from bitnet_jit.training.network import TrainedDecoder
 from bitnet_jit.training.settings import TrainSettings
@@ -22,12 +21,12 @@ INDEX = "model.safetensors.index.json"
 
 
 def model(seed, **sizes):
-    """A small decoder whose logits tell it from others."""
-    made = TrainedDecoder(TrainSettings(**{**SIZES, "window": 8, **sizes}).decoder(), seed=seed).eval()
+    """Make a small decoder whose logits tell it from others."""
+    decoder = TrainedDecoder(TrainSettings(**{**SIZES, "window": 8, **sizes}).decoder(), seed=seed).eval()
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in decoder.parameters():
             parameter.mul_(3)
-    return made
+    return decoder
 
 
 def logits(decoder):
@@ -77,7 +76,7 @@ class Recorder:
 
 @pytest.fixture(params=["one file", "shards", "same config"])
 def before(request, tmp_path):
-    """A folder with an older model: of another format in one file or several, or of the same config."""
+    """Make a folder with an older model: of another format in one file or several, or of the same config."""
     if request.param == "same config":
         bitnet_jit.save(model(1), tmp_path, "bitlinear")
     elif request.param == "one file":
@@ -97,7 +96,7 @@ def test_the_old_weights_are_gone(before):
 
 @pytest.fixture(params=["links", "no links"])
 def _file_system(request, monkeypatch):
-    """One with hard links, and one without."""
+    """Take a file system with hard links, and one without."""
 
     def refuse(*_):
         raise PermissionError(1, "Operation not permitted")
@@ -107,7 +106,7 @@ def _file_system(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("_file_system")
-def test_whatever_step_fails_the_old_model_stays(before, monkeypatch):
+def test_the_old_model_stays_at_whichever_step_saving_fails(before, monkeypatch):
     old, step = contents(before), 0
     while True:
         step += 1
@@ -131,11 +130,11 @@ def test_a_reader_never_finds_a_mix(before, monkeypatch):
 
     def look():
         try:
-            found = logits(bitnet_jit.load(before))
+            read = logits(bitnet_jit.load(before))
         except BitNetError:
             seen.add("none")
         else:
-            assert any(same(found, logits) for logits in allowed)
+            assert any(same(read, logits) for logits in allowed)
             seen.add("a whole one")
 
     Recorder(monkeypatch, look=look)
@@ -150,7 +149,7 @@ def test_a_full_disk_leaves_the_old_model(before, monkeypatch):
         Path(file).write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(hf_export, "save_file", full)
+    monkeypatch.setattr(publish, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
         bitnet_jit.save(model(2), before)
     assert contents(before) == old
@@ -160,8 +159,8 @@ def test_a_full_disk_leaves_the_old_model(before, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["a cut file", "a changed name"])
-def test_what_is_written_wrongly_is_not_kept(before, monkeypatch, damage):
-    old, right = contents(before), hf_export.save_file
+def test_files_that_are_written_wrongly_are_not_kept(before, monkeypatch, damage):
+    old, right = contents(before), publish.save_file
 
     def wrong(tensors, file, metadata):
         if damage == "a changed name":
@@ -170,7 +169,7 @@ def test_what_is_written_wrongly_is_not_kept(before, monkeypatch, damage):
         if damage == "a cut file":
             Path(file).write_bytes(Path(file).read_bytes()[:-1])
 
-    monkeypatch.setattr(hf_export, "save_file", wrong)
+    monkeypatch.setattr(publish, "save_file", wrong)
     with pytest.raises(InvalidInput, match="model: cannot be saved, bitnet_jit.load would refuse it: "):
         bitnet_jit.save(model(2), before)
     assert contents(before) == old
@@ -244,7 +243,7 @@ def test_links_are_replaced_and_what_they_point_to_stays(tmp_path):
     assert not any(file.is_symlink() for file in folder.iterdir())
 
 
-def test_what_a_killed_save_left_long_ago_goes(tmp_path):
+def test_staged_folders_that_a_killed_save_left_long_ago_go(tmp_path):
     for age in (0, 2 * publish.OLD):
         folder = tmp_path / f".{age:032x}.saving"
         folder.mkdir()

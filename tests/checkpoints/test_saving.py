@@ -1,4 +1,4 @@
-"""What `save` writes, `load` reads: every format, every bit."""
+"""`load` reads the files of `save`: every format, every bit."""
 
 import json
 
@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import bitnet_jit
-from bitnet_jit.checkpoints.formats.own_format import to_i2
+from bitnet_jit.checkpoints.formats.own_packing import to_i2
 from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.training.network import TrainedDecoder
@@ -104,7 +104,7 @@ def test_a_model_of_transformers_is_saved_and_loaded(tmp_path):
 
 @pytest.fixture
 def normed_llama():
-    """A model of transformers whose ternary layers have norms inside."""
+    """Make a model of transformers whose ternary layers have norms inside."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
@@ -118,7 +118,7 @@ def normed_llama():
     return model
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from what transformers compiles its quantizers by
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler of transformers' quantizers
 @pytest.mark.parametrize("format", ["autobitlinear", "bitlinear"])
 def test_transformers_reads_norms_inside_layers(normed_llama, tmp_path, format):
     from transformers import AutoModelForCausalLM
@@ -198,7 +198,7 @@ def test_bytes_that_are_no_codes_are_refused(tmp_path):
         bitnet_jit.load(tmp_path)
 
 
-def test_what_cannot_be_saved_leaves_what_is_there(tmp_path):
+def test_a_model_that_cannot_be_saved_leaves_the_folder_as_it_was(tmp_path):
     bitnet_jit.save(TrainedDecoder(CONFIG), tmp_path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     with pytest.raises(InvalidInput, match="format: expected one of autobitlinear, bitlinear, i2, t5, got 'gguf'"):

@@ -1,16 +1,16 @@
-"""Tensors that share memory, and what config.json says of tied weights."""
+"""Tensors that share memory, and tied weights in config.json."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_jit.checkpoints.formats.hf_tensors import EMBEDDING, HEAD
+from bitnet_jit.checkpoints.formats.hf_names import EMBEDDING, HEAD
 from bitnet_jit.checkpoints.shared import TIED, one_copy_each
 
 
 def views(kind):
-    """Two tensors of one storage."""
+    """Return two tensors of one storage."""
     base = torch.arange(24.0).view(6, 4)
     return {"itself": (base, base), "part": (base, base[1:]), "transposed": (base, base.T), "halves": base.chunk(2)}[
         kind
@@ -22,10 +22,10 @@ def views(kind):
 def test_nothing_shares_memory_afterwards(kind, order):
     first, second = views(kind)
     tensors = {"a": first, "b": second, "c": torch.ones(3)}
-    found, _ = one_copy_each({name: tensors[name] for name in order}, {})
-    assert list(found) == order
-    assert len({tensor.untyped_storage().data_ptr() for tensor in found.values()}) == len(found)
-    assert all(torch.equal(tensors[name], tensor) for name, tensor in found.items())
+    copies, _ = one_copy_each({name: tensors[name] for name in order}, {})
+    assert list(copies) == order
+    assert len({tensor.untyped_storage().data_ptr() for tensor in copies.values()}) == len(copies)
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in copies.items())
 
 
 @pytest.mark.parametrize("says", [True, False, None])
@@ -33,18 +33,20 @@ def test_nothing_shares_memory_afterwards(kind, order):
 def test_the_head_is_written_unless_a_reader_ties_it(says, head):
     w = torch.arange(6.0).view(3, 2)
     heads = {"same": w, "equal": w.clone(), "other": w + 1, "other dtype": w.bfloat16(), "other shape": w[:2].clone()}
-    found, config = one_copy_each({EMBEDDING: w, HEAD: heads[head]}, {TIED: says, "x": 1})
+    copies, config = one_copy_each({EMBEDDING: w, HEAD: heads[head]}, {TIED: says, "x": 1})
     alike = head in ("same", "equal")
-    assert (HEAD in found) == (not says or not alike)
+    assert (HEAD in copies) == (not says or not alike)
     assert config == {TIED: bool(alike) if says else says, "x": 1}
 
 
 def test_other_tied_tensors_are_left_out_together_or_not_at_all():
     w, v = torch.ones(2, 2), torch.zeros(2)
     tensors = {"shared": w, "encoder": w, "decoder": w, "bias": v, "head_bias": v + 1}
-    found, config = one_copy_each(tensors, {TIED: True}, {"encoder": "shared", "decoder": "shared", "absent": "shared"})
-    assert set(found) == {"shared", "bias", "head_bias"}
+    copies, config = one_copy_each(
+        tensors, {TIED: True}, {"encoder": "shared", "decoder": "shared", "absent": "shared"}
+    )
+    assert set(copies) == {"shared", "bias", "head_bias"}
     assert config == {TIED: True}
-    found, config = one_copy_each(tensors, {TIED: True}, {"encoder": "shared", "head_bias": "bias"})
-    assert set(found) == set(tensors)
+    copies, config = one_copy_each(tensors, {TIED: True}, {"encoder": "shared", "head_bias": "bias"})
+    assert set(copies) == set(tensors)
     assert config == {TIED: False}

@@ -77,15 +77,15 @@ def test_a_full_disk_is_one_line_and_old_files_stay(text, tmp_path, target, limi
 FULL = """
 import resource, sys
 from pathlib import Path
+from bitnet_jit.checkpoints import publish
 from bitnet_jit.system import files
-from bitnet_jit.checkpoints.formats import hf_export
 from bitnet_jit.training import checkpoint, results
 beside = files.beside
 def limited(file, *more):  # as if the disk were full when that file is written
     if file.name == {0!r} or ({0!r} == "" and file.name == "model.safetensors"):
         resource.setrlimit(resource.RLIMIT_FSIZE, ({1}, resource.RLIM_INFINITY))
     return beside(file, *more)
-for module in (files, checkpoint, results, hf_export):
+for module in (files, checkpoint, results, publish):
     module.beside = limited
 """
 

@@ -13,7 +13,7 @@ from torch import nn
 pytest.importorskip("transformers", reason="the extra `transformers` is not installed")
 
 with warnings.catch_warnings():
-    # what transformers imports of torch calls torch.jit, which says at import that it is deprecated
+    # importing transformers imports torch.jit, which warns that it is deprecated
     warnings.simplefilter("ignore", DeprecationWarning)
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
     from transformers.integrations.bitnet import replace_with_bitnet_linear

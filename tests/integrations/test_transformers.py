@@ -11,7 +11,7 @@ from torch import nn
 pytest.importorskip("transformers", reason="the extra `transformers` is not installed")
 
 with warnings.catch_warnings():
-    # what transformers imports of torch calls torch.jit, which says at import that it is deprecated
+    # importing transformers imports torch.jit, which warns that it is deprecated
     warnings.simplefilter("ignore", DeprecationWarning)
     from transformers import BitNetConfig, BitNetForCausalLM, BitNetQuantConfig, LlamaConfig, LlamaForCausalLM
     from transformers.integrations.bitnet import AutoBitLinear, BitLinear, pack_weights, replace_with_bitnet_linear
@@ -42,13 +42,13 @@ IDS = torch.arange(2, 26).reshape(2, 12)
 
 @pytest.fixture(autouse=True)
 def _their_functions_run_eagerly():
-    """transformers compiles three small functions at their first call, which takes a C++ compiler and many seconds."""
+    """Keep transformers from compiling three small functions, which takes a C++ compiler and many seconds."""
     with torch.compiler.set_stance("force_eager"):
         yield
 
 
 def build(family, storage, use_rms_norm=False, dtype=torch.float32):
-    """A small model with loaded, random weights; the Llama has biases in its attention."""
+    """Make a small model with loaded, random weights; the Llama has biases in its attention."""
     torch.manual_seed(0)
     if family == "bitnet":
         model = BitNetForCausalLM(BitNetConfig(**SIZES, tie_word_embeddings=True))
@@ -63,7 +63,7 @@ def build(family, storage, use_rms_norm=False, dtype=torch.float32):
 
 
 def fill(layer):
-    """Random ternary weights, their scale in the layer's own sense, a bias; or random masters."""
+    """Draw ternary weights, their scale in the layer's own sense, and a bias; or masters."""
     if any(tensor.is_meta for tensor in layer.state_dict().values()):
         layer.to_empty(device="cpu")
     w_q = torch.randint(-1, 2, (layer.out_features, layer.in_features))
@@ -88,14 +88,14 @@ def theirs(model):
 
 
 def num_bytes(model):
-    """Bytes of all storages that a model holds."""
+    """Return the bytes of all storages that a model holds."""
     tensors = [*model.parameters(), *model.buffers()]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 @torch.no_grad()
 def record(model):
-    """The input and output of each of their layers in one forward, and the logits."""
+    """Return the input and output of each of their layers in one forward, and the logits."""
     calls, hooks = {}, []
     for name, layer in theirs(model).items():
         hooks.append(layer.register_forward_hook(lambda _, args, y, name=name: calls.update({name: (args[0], y)})))
@@ -106,7 +106,7 @@ def record(model):
 
 
 def same_codes(x):
-    """Rows of x (..., K) whose int8 codes are ours too, (...): all but a few.
+    """Tell the rows of x (..., K) whose int8 codes are ours too, (...): all but a few.
 
     `127 / tensor` is 127 * (1 / tensor) in torch, rounded twice where the contract divides once; at times the two
     scales differ in the last bit, and a code near a half-integer with them.
@@ -144,9 +144,9 @@ def test_generate_still_works(family, storage):
     options = {"max_new_tokens": 8, "do_sample": False}
     with torch.no_grad():
         expected = model.generate(IDS[:, :4], **options)
-        found = patch(model).generate(IDS[:, :4], **options)
-    assert found.shape == expected.shape
-    assert torch.equal(found[:, :5], expected[:, :5])
+        text = patch(model).generate(IDS[:, :4], **options)
+    assert text.shape == expected.shape
+    assert torch.equal(text[:, :5], expected[:, :5])
 
 
 @pytest.mark.parametrize("storage", STORAGE)
@@ -243,13 +243,13 @@ def test_a_damaged_layer_is_named_and_the_model_stays(storage, name, value, word
 @pytest.mark.parametrize(
     ("storage", "name", "value", "words"),
     [
-        ("divisor", "weight_scale", 0.05, "down_proj.weight_scale = 0.05: .*looks like a multiplier"),
-        ("multiplier", "weight_scale", 20.0, "down_proj.weight_scale = 20: .*looks like a divisor"),
+        ("divisor", "weight_scale", 0.05, r"down_proj.weight_scale = 0.05 \(BitLinear .*looks like a multiplier"),
+        ("multiplier", "weight_scale", 20.0, r"down_proj.weight_scale = 20 \(AutoBitLinear .*looks like a divisor"),
         ("multiplier", "weight", 0.0, r"down_proj.weight: .*0\.2\.\.0\.95, found 0\.000"),
         ("masters", "weight", 0.1, r"down_proj.weight: .*found 1\.000"),
     ],
 )
-def test_what_looks_unlikely_is_told_once(storage, name, value, words):
+def test_unlikely_values_are_told_once(storage, name, value, words):
     model = build("bitnet", storage)
     for layer in model.model.layers:
         getattr(layer.mlp.down_proj, name).data.fill_(value)

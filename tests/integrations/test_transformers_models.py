@@ -1,4 +1,4 @@
-"""Models of transformers that read a layer's weight, its dtype or device compute after `pack` what they did before."""
+"""Models of transformers that read a layer's weight, its dtype or device compute the same after `pack` as before."""
 
 import warnings
 
@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("transformers", reason="the extra `transformers` is not installed")
 with warnings.catch_warnings():
-    # what transformers imports of torch says at import that it is deprecated
+    # importing transformers imports torch.jit, which warns that it is deprecated
     warnings.simplefilter("ignore", DeprecationWarning)
     import transformers
 

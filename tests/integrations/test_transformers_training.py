@@ -8,14 +8,14 @@ import torch
 pytest.importorskip("transformers", reason="the extra `transformers` is not installed")
 
 with warnings.catch_warnings():
-    # what transformers imports of torch calls torch.jit, which says at import that it is deprecated
+    # importing transformers imports torch.jit, which warns that it is deprecated
     warnings.simplefilter("ignore", DeprecationWarning)
     from transformers import BitNetConfig, BitNetForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from bitnet_jit import BitLinear, convert
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # from what torch.compile imports
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of the imports of torch.compile
     # newer versions of transformers have another name for gradient checkpointing
     pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed:FutureWarning"),
 ]
@@ -62,9 +62,9 @@ def test_gradient_checkpointing(family, reentrant, autocast):
     for layer in layers:
         layer.register_forward_pre_hook(lambda *_: calls.append(1))
     with torch.compiler.set_stance("force_eager"):  # transformers compiles small functions of its own
-        found = loss_and_gradients(model, model, autocast)
+        results = loss_and_gradients(model, model, autocast)
         expected = loss_and_gradients(plain, plain, autocast)
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(results, expected, strict=True):
         assert torch.equal(a, b)
     assert len(layers) == 14
     assert len(calls) == 2 * len(layers)
@@ -76,6 +76,6 @@ def test_compiled_whole(family, reentrant, autocast):
     torch._dynamo.reset()
     plain, model = build(family), build(family, reentrant)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    found = loss_and_gradients(model, compiled, autocast)
-    for a, b in zip(found, loss_and_gradients(plain, plain, autocast), strict=True):
+    results = loss_and_gradients(model, compiled, autocast)
+    for a, b in zip(results, loss_and_gradients(plain, plain, autocast), strict=True):
         assert torch.equal(a, b)

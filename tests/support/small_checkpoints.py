@@ -36,25 +36,25 @@ ONLINE = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantizati
 
 @pytest.fixture(scope="session")
 def reference() -> dict[str, np.ndarray]:
-    """transformers' results for the embedded model."""
+    """Load transformers' results for the embedded model."""
     return dict(np.load(DATA / "tiny_bitnet_reference.npz"))
 
 
 @pytest.fixture(scope="session")
 def kjv() -> torch.Tensor:
-    """Validation text, (32, 512) bytes as int64."""
+    """Load the validation text, (32, 512) bytes as int64."""
     return torch.tensor(list((DATA / "kjv_val_16k.txt").read_bytes())).view(32, 512)
 
 
 @pytest.fixture(scope="session")
 def tiny() -> bitnet_jit.Decoder:
-    """The embedded model."""
+    """Load the embedded model."""
     return bitnet_jit.load(embedded_model())
 
 
 @pytest.fixture(scope="session")
 def embedded_for_transformers(tiny, tmp_path_factory) -> Path:
-    """The embedded model in the Hugging Face packed format."""
+    """Save the embedded model in the Hugging Face packed format."""
     directory = tmp_path_factory.mktemp("embedded")
     bitnet_jit.save(tiny, directory)
     return directory
@@ -62,13 +62,13 @@ def embedded_for_transformers(tiny, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def write_checkpoint(tmp_path) -> Callable[..., Path]:
-    """A function that writes a small random checkpoint; see `write`."""
+    """Return a function that writes a small random checkpoint; see `write`."""
     return lambda *args, name="model", **kwargs: write(tmp_path / name, *args, **kwargs)
 
 
 @pytest.fixture
 def make_twin() -> Callable[[Path], torch.nn.Module]:
-    """A function that loads a directory into transformers, in float32 and eager; see `twin`."""
+    """Yield a function that loads a directory into transformers, in float32 and eager; see `twin`."""
     with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield twin
@@ -82,7 +82,7 @@ def write(
     num_shards: int = 1,
     **fields: Any,
 ) -> Path:
-    """A checkpoint of random weights in the Hugging Face format; `fields` go into config.json."""
+    """Write a checkpoint of random weights in the Hugging Face format; `fields` go into config.json."""
     directory.mkdir()
     config = {"model_type": model_type, **SMALL, "hidden_act": ACTIVATIONS[model_type], **fields}
     config["quantization_config"] = quantization
@@ -102,7 +102,7 @@ def write(
 
 
 def make_tensors(config: dict[str, Any], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """All tensors of a model, packed as its quantization_config says."""
+    """Make all tensors of a model, packed as its quantization_config says."""
     torch_rng = torch.Generator().manual_seed(7)
 
     def noise(*shape: int, scale: float, offset: float = 0.0) -> torch.Tensor:
@@ -136,7 +136,7 @@ def make_tensors(config: dict[str, Any], dtype: torch.dtype) -> dict[str, torch.
 
 
 def stored(w: torch.Tensor, config: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """A master weight as the quantization_config stores it."""
+    """Return a master weight as the quantization_config stores it."""
     quantization = config["quantization_config"]
     if quantization.get("quantization_mode") == "online":
         return {"weight": w}
@@ -146,7 +146,7 @@ def stored(w: torch.Tensor, config: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def hf_pack(w_q: np.ndarray) -> torch.Tensor:
-    """Codes (N, K) in -1..1 -> uint8 (ceil(N / 4), K): row i * R + j in bits 2i of byte row j."""
+    """Pack codes (N, K) in -1..1 into uint8 (ceil(N / 4), K): row i * R + j in bits 2i of byte row j."""
     height = -(-len(w_q) // 4)
     packed = np.zeros((height, w_q.shape[1]), np.uint8)
     for digit in range(4):
@@ -156,7 +156,7 @@ def hf_pack(w_q: np.ndarray) -> torch.Tensor:
 
 
 def twin(directory: Path) -> torch.nn.Module:
-    """The model of a directory, of transformers' own layers, computing in float32."""
+    """Load the model of a directory into transformers' own layers, to compute in float32."""
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.integrations.bitnet import replace_with_bitnet_linear, unpack_weights
     from transformers.utils.quantization_config import BitNetQuantConfig
@@ -176,9 +176,9 @@ def twin(directory: Path) -> torch.nn.Module:
             tensors[name] = unpack_weights(tensor, torch.float32) if dense else tensor
         else:
             tensors[name] = tensor.float()
-    found = model.load_state_dict(tensors, strict=False, assign=True)
-    assert not found.unexpected_keys
-    assert set(found.missing_keys) <= {"lm_head.weight"}
+    keys = model.load_state_dict(tensors, strict=False, assign=True)
+    assert not keys.unexpected_keys
+    assert set(keys.missing_keys) <= {"lm_head.weight"}
     model.tie_weights()
     for module in model.modules():
         if hasattr(module, "dtype") and type(module).__name__ == "BitLinear":

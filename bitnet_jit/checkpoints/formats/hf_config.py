@@ -1,31 +1,24 @@
-"""config.json of the Hugging Face format -> our `DecoderConfig`, and how its ternary weights were stored.
-
-| quantization_config.linear_class | quantization_mode | weight          | weight_scale                   |
-|----------------------------------|-------------------|-----------------|--------------------------------|
-| absent or "bitlinear"            | any               | packed, 2 bits  | a divisor, 1 / mean|w|         |
-| "autobitlinear"                  | "offline"         | packed, 2 bits  | a multiplier, mean|w|          |
-| "autobitlinear"                  | "online"          | floating point  | none; absmean of the weight    |
-
-With a quant_method of "bitnet_jit" instead of "bitnet" it is our own format, see own_format.py.
-"""
+"""config.json of the Hugging Face format -> our `DecoderConfig`, and how its ternary weights were stored."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from bitnet_jit.checkpoints.file_names import GENERATION
 from bitnet_jit.checkpoints.formats.fields import Fields, read_json, read_json_if_there
-from bitnet_jit.checkpoints.formats.own_format import METHOD
+from bitnet_jit.checkpoints.formats.hf_quantization import read_storage
+from bitnet_jit.checkpoints.formats.hf_storage import Storage
 from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.models.config import DecoderConfig, RopeScaling
 from bitnet_jit.models.rope import check_rope
-from bitnet_jit.packing import FORMATS
 from bitnet_jit.problem import MAX_IN_FEATURES
 
 
 @dataclass(frozen=True)
 class ModelKind:
-    """What a model_type implies, and its class's defaults in transformers."""
+    """The consequences of a model_type: its class in transformers, and that class's defaults."""
 
+    architecture: str
     activation: Literal["relu2", "silu"]
     sub_norms: bool
     norm_eps: float
@@ -33,30 +26,13 @@ class ModelKind:
 
 
 KINDS = {
-    "bitnet": ModelKind(activation="relu2", sub_norms=True, norm_eps=1e-5, rope_theta=500_000.0),
-    "llama": ModelKind(activation="silu", sub_norms=False, norm_eps=1e-6, rope_theta=10_000.0),
+    "bitnet": ModelKind("BitNetForCausalLM", activation="relu2", sub_norms=True, norm_eps=1e-5, rope_theta=500_000.0),
+    "llama": ModelKind("LlamaForCausalLM", activation="silu", sub_norms=False, norm_eps=1e-6, rope_theta=10_000.0),
 }
-
-NEVER_TERNARY = {"lm_head", "embed_tokens", "model.embed_tokens", "norm", "model.norm"}
-
-
-@dataclass(frozen=True)
-class Storage:
-    """How the ternary weights of a checkpoint are stored.
-
-    Attributes:
-        packed: 2-bit codes with a weight_scale beside them; else master weights, to be quantized by absmean.
-        scale_divides: weight_scale is 1 / mean|w|; else mean|w|, and a bias was added before the scale multiplied.
-        own: the packing of our own format, whose bias is added last; None is that of Hugging Face.
-    """
-
-    packed: bool
-    scale_divides: bool
-    own: str | None = None
 
 
 def read_config(path: Path) -> tuple[DecoderConfig, Storage]:
-    """The architecture and the storage that a config.json describes.
+    """Return the architecture and the storage that a config.json describes.
 
     Raises:
         CheckpointError: a field is missing, wrong, or describes a model that we cannot run; it names the field.
@@ -112,32 +88,8 @@ def check_heads(config: DecoderConfig, fields: Fields) -> None:
         )
 
 
-def read_storage(fields: Fields) -> Storage:
-    """quantization_config -> how weights are stored."""
-    inner = fields.inner("quantization_config")
-    if inner is None:
-        raise fields.refuse("quantization_config", "one of BitNet; a plain model is not quantized silently")
-    if inner.word("quant_method", ("bitnet", METHOD)) == METHOD:
-        check_unconverted(inner)
-        return Storage(packed=True, scale_divides=False, own=inner.word("packing", tuple(FORMATS)))
-    linear_class = inner.word("linear_class", ("bitlinear", "autobitlinear"), "bitlinear")
-    mode = inner.word("quantization_mode", ("offline", "online"), "offline")
-    if inner.flag("use_rms_norm", False):
-        raise inner.refuse("use_rms_norm", "false: a norm inside every linear layer is not supported")
-    check_unconverted(inner)
-    automatic = linear_class == "autobitlinear"
-    return Storage(packed=not (automatic and mode == "online"), scale_divides=not automatic)
-
-
-def check_unconverted(fields: Fields) -> None:
-    """Raise CheckpointError unless the head is all that modules_to_not_convert leaves dense (a null does so)."""
-    names = fields.words("modules_to_not_convert")
-    if names is not None and ("lm_head" not in names or not set(names) <= NEVER_TERNARY):
-        raise fields.refuse("modules_to_not_convert", "null or ['lm_head']: every other linear layer must be ternary")
-
-
 def read_rope(fields: Fields, kind: ModelKind, context_length: int) -> tuple[float, RopeScaling | None]:
-    """Rotary base and scaling, from transformers 5's rope_parameters or the older rope_theta and rope_scaling."""
+    """Read rotary base and scaling from transformers 5's rope_parameters or the older rope_theta and rope_scaling."""
     inner = fields.inner("rope_scaling") or fields.inner("rope_parameters") or Fields({}, fields.where)
     theta = inner.positive("rope_theta", fields.positive("rope_theta", kind.rope_theta))
     for place in (fields, inner):
@@ -159,9 +111,9 @@ def read_rope(fields: Fields, kind: ModelKind, context_length: int) -> tuple[flo
 
 
 def read_eos_ids(fields: Fields, path: Path, vocab_size: int) -> tuple[int, ...]:
-    """The tokens that end a text, of config.json and of generation_config.json beside it where there is one."""
-    found = fields.integers("eos_token_id", vocab_size - 1)
-    beside = path.with_name("generation_config.json")
+    """Return the tokens that end a text, of config.json and of generation_config.json beside it where there is one."""
+    ids = fields.integers("eos_token_id", vocab_size - 1)
+    beside = path.with_name(GENERATION)
     if (values := read_json_if_there(beside)) is not None:
-        found += Fields(values, str(beside)).integers("eos_token_id", vocab_size - 1)
-    return tuple(dict.fromkeys(found))
+        ids += Fields(values, str(beside)).integers("eos_token_id", vocab_size - 1)
+    return tuple(dict.fromkeys(ids))

@@ -6,41 +6,20 @@ read as one 32-bit word, hold a byte of each of four rows here: shift by 2i, kee
 them together.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch.nn import functional as F
 
-SLICE_BYTES = 2**18  # of the source, converted at a time: what is computed from it stays in the CPU's cache
+SLICE_BYTES = 2**18  # of the source, converted at a time, so that everything computed from it stays in the CPU's cache
 PAD = 0b01010101  # four codes of weight 0
 
 
-@dataclass(frozen=True)
-class CodeCount:
-    """How many codes a weight has, how many of them are 1 (weight 0), and how many 3 (no ternary code)."""
+def packed_rows(out_features: int) -> int:
+    """Return the number of byte rows of a packed weight.
 
-    codes: int
-    zeros: int
-    threes: int
-
-    @property
-    def density(self) -> float:
-        """The share of weights that are not zero."""
-        return 1 - self.zeros / self.codes
-
-
-def count_codes(packed: torch.Tensor, in_features: int) -> CodeCount:
-    """Count the codes of a canonical weight (N, ceil(K / 4)), without those that fill up the last byte of a row.
-
-    >>> count_codes(torch.tensor([[0b01_01_00_11]], dtype=torch.uint8), 3)
-    CodeCount(codes=3, zeros=1, threes=1)
+    >>> packed_rows(10)
+    3
     """
-    found = [0, 0, 0, 0]
-    for byte, times in enumerate(torch.bincount(packed.reshape(-1), minlength=256).tolist()):
-        for digit in range(4):
-            found[(byte >> 2 * digit) & 3] += times
-    filling = packed.shape[0] * (4 * packed.shape[1] - in_features)
-    return CodeCount(packed.shape[0] * in_features, found[1] - filling, found[3])
+    return -(-out_features // 4)
 
 
 def repack(source: torch.Tensor, out: torch.Tensor, in_features: int) -> None:
@@ -63,7 +42,7 @@ def repack(source: torch.Tensor, out: torch.Tensor, in_features: int) -> None:
 
 
 def as_words(piece: torch.Tensor) -> torch.Tensor:
-    """uint8 (n, K) -> int32 (n, ceil(K / 4)), the first byte lowest; missing bytes hold weights 0."""
+    """View uint8 (n, K) as int32 (n, ceil(K / 4)), the first byte lowest; missing bytes hold weights 0."""
     missing = -piece.shape[1] % 4
     padded = F.pad(piece, (0, missing), value=PAD) if missing else piece.contiguous()
     aligned = padded.storage_offset() % 4 == 0 and padded.data_ptr() % 4 == 0
@@ -71,6 +50,6 @@ def as_words(piece: torch.Tensor) -> torch.Tensor:
 
 
 def push_together(codes: torch.Tensor, out: torch.Tensor) -> None:
-    """int32 with a code in the lowest bits of each byte -> uint8 with the four codes side by side."""
+    """Turn int32 with a code in the lowest bits of each byte into uint8 with the four codes side by side."""
     pairs = codes | codes >> 6
     out.copy_((pairs | pairs >> 12) & 255)

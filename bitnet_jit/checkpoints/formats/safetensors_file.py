@@ -1,8 +1,8 @@
 """One safetensors file of unknown origin: its header checked as a whole, its tensors copied into memory of our own.
 
-The file is read by position, never mapped: where a mapped file shrinks, whoever reads what is gone is killed. The
-format (https://github.com/huggingface/safetensors#format): 8 bytes with the header's size, the header as JSON, and the
-tensors' bytes, one tensor behind the other without gaps.
+The file is read by position, never mapped: where a mapped file shrinks, a process that reads the lost part is killed.
+The format (https://github.com/huggingface/safetensors#format): 8 bytes with the header's size, the header as JSON, and
+the tensors' bytes, one tensor behind the other without gaps.
 """
 
 import math
@@ -23,7 +23,7 @@ PREFIX = 8  # bytes that hold the header's size
 HEADER_LIMIT = 32 * 2**20  # bytes, a hundred for each of 300,000 tensors
 MAX_DIMENSIONS = 64  # of a tensor
 READ_LIMIT = 2**30  # bytes per call of the system, which takes no more than 2 GiB
-# dtypes that a file may have beside those that are read here
+# dtypes that a file may have and that are not read here
 BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6} | dict.fromkeys(("F8_E5M2", "F8_E4M3", "F8_E8M0"), 8)
 DTYPES = {
     "BOOL": torch.bool,
@@ -41,12 +41,13 @@ DTYPES = {
     "F64": torch.float64,
     "C64": torch.complex64,
 }
+WORDS = {dtype: word for word, dtype in DTYPES.items()}
 BITS |= {name: 8 * dtype.itemsize for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies: bytes `start` to `stop` of its file; dtype in safetensors' words, such as "BF16"."""
+    """The place of a tensor: bytes `start` to `stop` of its file; dtype in safetensors' words, such as "BF16"."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -60,7 +61,7 @@ class SafetensorsFile:
     Attributes:
         path: the file.
         tensors: where each tensor lies, by name.
-        metadata: what the file says of itself.
+        metadata: of the file, words to words.
 
     Raises:
         CheckpointError: the file cannot be read, or is no whole safetensors file.
@@ -124,12 +125,12 @@ class SafetensorsFile:
         return tensor
 
     def _look(self) -> tuple[int, int]:
-        """Size and time of the last writing, which are to stay as they are while the file is read."""
-        found = os.fstat(self._descriptor)
-        return found.st_size, found.st_mtime_ns
+        """Return size and time of the last writing, which are to stay as they are while the file is read."""
+        status = os.fstat(self._descriptor)
+        return status.st_size, status.st_mtime_ns
 
     def _read_header(self) -> tuple[bytes, int]:
-        """The header, and the bytes that follow it. Raises ValueError where the file does not hold a whole one."""
+        """Return the header, and the bytes that follow it. Raise ValueError where the file holds no whole one."""
         prefix, size = bytearray(PREFIX), self._state[0]
         if size < PREFIX:
             raise ValueError(f"{size} bytes, fewer than {PREFIX}")
@@ -142,7 +143,7 @@ class SafetensorsFile:
         return bytes(header), size - PREFIX - length
 
     def _fill(self, buffer: memoryview, start: int) -> None:
-        """Fill a buffer with the bytes from `start` on. Raises ValueError where the file ends before."""
+        """Fill a buffer with the bytes from `start` on. Raise ValueError where the file ends before."""
         filled = 0
         while filled < len(buffer):
             part = buffer[filled : filled + READ_LIMIT]
@@ -150,12 +151,12 @@ class SafetensorsFile:
                 raise ValueError(f"its end at byte {start + filled}, before byte {start + len(buffer)}")
             filled += count
 
-    def _error(self, name: str, expected: str, found: str) -> CheckpointError:
-        return CheckpointError(f"{self.path}: {name}: expected {expected}, found {found}")
+    def _error(self, name: str, expected: str, actual: str) -> CheckpointError:
+        return CheckpointError(f"{self.path}: {name}: expected {expected}, found {actual}")
 
 
 def read_at(descriptor: int, buffer: memoryview, start: int) -> int:
-    """Fill the first bytes of a buffer with those of a file from `start` on; returns their number, 0 at its end."""
+    """Fill the first bytes of a buffer with those of a file from `start` on; return their number, 0 at its end."""
     if hasattr(os, "preadv"):
         return os.preadv(descriptor, [buffer], start)
     os.lseek(descriptor, start, os.SEEK_SET)  # Windows
@@ -193,7 +194,7 @@ def parse_header(header: bytes, num_bytes: int) -> tuple[dict[str, StoredTensor]
 
 
 def parse_entry(name: str, entry: Any, first: int) -> StoredTensor:
-    """Return where a tensor lies, given the place of the first one. Raises ValueError where an entry makes no sense."""
+    """Return where a tensor lies, given the place of the first one. Raise ValueError where an entry makes no sense."""
     if not name.isprintable():
         raise ValueError(f"a tensor of the name {reprlib.repr(name)}")
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
@@ -209,5 +210,5 @@ def parse_entry(name: str, entry: Any, first: int) -> StoredTensor:
 
 
 def are_sizes(value: Any) -> bool:
-    """Whether a value is a list of whole numbers from 0 to the largest that an int64 holds."""
+    """Return whether a value is a list of whole numbers from 0 to the largest that an int64 holds."""
     return isinstance(value, list) and all(type(number) is int and 0 <= number < 2**63 for number in value)

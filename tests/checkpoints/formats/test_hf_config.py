@@ -1,11 +1,13 @@
-"""config.json: what is read from it, and what is refused in words."""
+"""config.json: fields that are read from it, and fields that are refused in words."""
 
 import json
 
 import pytest
 
 from bitnet_jit.checkpoints.embedded import embedded_model
-from bitnet_jit.checkpoints.formats.hf_config import Storage, read_config
+from bitnet_jit.checkpoints.formats.hf_bitnet import Online, Packed
+from bitnet_jit.checkpoints.formats.hf_config import read_config
+from bitnet_jit.checkpoints.formats.own_format import Own
 from bitnet_jit.errors import CheckpointError
 from bitnet_jit.models.config import RopeScaling
 
@@ -13,7 +15,7 @@ LLAMA3 = {"factor": 8, "low_freq_factor": 1, "high_freq_factor": 4, "original_ma
 
 
 def write_config(tmp_path, **changes):
-    """The embedded model's config.json with some fields changed; None removes one."""
+    """Write the embedded model's config.json with some fields changed; None removes one."""
     fields = json.loads((embedded_model() / "config.json").read_text()) | changes
     path = tmp_path / "config.json"
     path.write_text(json.dumps({name: value for name, value in fields.items() if value is not None}))
@@ -29,17 +31,17 @@ def test_the_embedded_model():
     assert (config.activation, config.sub_norms, config.tied_embeddings) == ("relu2", True, True)
     assert config.rope_scaling is None
     assert config.eos_ids == (0,)
-    assert storage == Storage(packed=True, scale_divides=False, own="t5")
+    assert storage == Own("t5")
 
 
 @pytest.mark.parametrize(
     ("quantization", "expected"),
     [
-        ({}, Storage(packed=True, scale_divides=True)),
-        ({"linear_class": "bitlinear"}, Storage(packed=True, scale_divides=True)),
-        ({"linear_class": "autobitlinear"}, Storage(packed=True, scale_divides=False)),
-        ({"linear_class": "autobitlinear", "quantization_mode": "online"}, Storage(packed=False, scale_divides=False)),
-        ({"modules_to_not_convert": ["lm_head"]}, Storage(packed=True, scale_divides=True)),
+        ({}, Packed(scale_divides=True)),
+        ({"linear_class": "bitlinear"}, Packed(scale_divides=True)),
+        ({"linear_class": "autobitlinear"}, Packed(scale_divides=False)),
+        ({"linear_class": "autobitlinear", "quantization_mode": "online"}, Online()),
+        ({"modules_to_not_convert": ["lm_head"]}, Packed(scale_divides=True)),
     ],
 )
 def test_storage(tmp_path, quantization, expected):

@@ -6,13 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bitnet_jit.checkpoints.checks import count_codes
 from bitnet_jit.checkpoints.formats import hf_packing
-from bitnet_jit.checkpoints.formats.hf_packing import count_codes, repack
+from bitnet_jit.checkpoints.formats.hf_packing import repack
 from bitnet_jit.packing import FORMATS
 
 
 def hf_pack(w_q: np.ndarray) -> torch.Tensor:
-    """Row i * R + j in bits 2i of byte row j, code by code."""
+    """Pack row i * R + j into bits 2i of byte row j, code by code."""
     height = -(-w_q.shape[0] // 4)
     packed = np.zeros((height, w_q.shape[1]), np.uint8)
     for row in range(w_q.shape[0]):

@@ -1,4 +1,4 @@
-"""One safetensors file: what the safetensors library writes is read bit for bit, and no lie ends in a signal."""
+"""One safetensors file: files of the safetensors library are read bit for bit, and no lie ends in a signal."""
 
 import json
 import os
@@ -19,7 +19,7 @@ UNIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
 
 
 def content(header, data=b"", size=None):
-    """A file of that header, as it is or as JSON."""
+    """Return the content of a file with that header, as it is or as JSON."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return (len(text) if size is None else size).to_bytes(8, "little") + text + data
 
@@ -28,7 +28,7 @@ def entry(dtype="U8", shape=(4,), offsets=(0, 4)):
     return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
 
 
-def test_what_the_library_writes_is_read_bit_for_bit(tmp_path):
+def test_files_of_the_library_are_read_bit_for_bit(tmp_path):
     generator = torch.Generator().manual_seed(1)
     tensors = {"scalar": torch.tensor(2.5), "empty": torch.zeros(3, 0, 2), "é \U0001f600": torch.ones(1)}
     for name, dtype in DTYPES.items():
@@ -39,9 +39,9 @@ def test_what_the_library_writes_is_read_bit_for_bit(tmp_path):
         assert file.metadata == {"format": "pt", "said": "a\nb"}
         assert file.tensors.keys() == tensors.keys()
         for name, tensor in tensors.items():
-            found = file.read(name)
-            assert (found.dtype, found.shape, found.device.type) == (tensor.dtype, tensor.shape, "cpu")
-            assert torch.equal(found.view(-1).view(torch.uint8), tensor.view(-1).view(torch.uint8))
+            read = file.read(name)
+            assert (read.dtype, read.shape, read.device.type) == (tensor.dtype, tensor.shape, "cpu")
+            assert torch.equal(read.view(-1).view(torch.uint8), tensor.view(-1).view(torch.uint8))
             assert file.tensors[name].shape == tuple(tensor.shape)
 
 
@@ -93,16 +93,16 @@ LIES = {
 }
 
 
-@pytest.mark.parametrize("what", LIES)
-def test_lies_of_a_header_are_told(tmp_path, what):
-    (tmp_path / "file").write_bytes(LIES[what])
+@pytest.mark.parametrize("lie", LIES)
+def test_lies_of_a_header_are_told(tmp_path, lie):
+    (tmp_path / "file").write_bytes(LIES[lie])
     with pytest.raises(CheckpointError, match="expected a whole safetensors file, found") as caught:
         SafetensorsFile(tmp_path / "file")
     str(caught.value).encode()
 
 
 @given(flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=6))
-def test_whatever_we_read_the_library_reads_alike(tmp_path_factory, flips):
+def test_every_file_that_we_read_the_library_reads_alike(tmp_path_factory, flips):
     file = tmp_path_factory.mktemp("flips") / "file"
     whole = bytearray(save({"a": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.uint8)}))
     for share, byte in flips:
@@ -110,17 +110,17 @@ def test_whatever_we_read_the_library_reads_alike(tmp_path_factory, flips):
     file.write_bytes(whole)
     try:
         with SafetensorsFile(file) as opened:
-            found = {name: opened.read(name) for name in opened.tensors}
+            tensors = {name: opened.read(name) for name in opened.tensors}
     except CheckpointError:
         return
     wanted = load_file(file)
-    assert found.keys() == wanted.keys()
+    assert tensors.keys() == wanted.keys()
     for name in wanted:
-        assert torch.equal(found[name].view(-1).view(torch.uint8), wanted[name].view(-1).view(torch.uint8))
+        assert torch.equal(tensors[name].view(-1).view(torch.uint8), wanted[name].view(-1).view(torch.uint8))
 
 
 @UNIX
-def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
+def test_files_that_are_not_regular_are_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "zero").symlink_to("/dev/zero")
     (tmp_path / "folder").mkdir()
@@ -173,12 +173,12 @@ def test_memory_that_cannot_be_had_is_told(tmp_path):
     sparse(tmp_path / "file", 2**34)
     code = (
         "import sys, resource; from pathlib import Path; from bitnet_jit.errors import CheckpointError\n"
-        "from bitnet_jit.checkpoints import safetensors_file as ours\n"
+        "from bitnet_jit.checkpoints.formats import safetensors_file as ours\n"
         "ours.total_memory = lambda: 2**50; resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))\n"
         "try: ours.SafetensorsFile(Path(sys.argv[1])).read('a')\nexcept CheckpointError as e: print(e)"
     )
-    found = subprocess.run([sys.executable, "-c", code, tmp_path / "file"], capture_output=True, text=True, check=True)
-    assert "a: expected memory for it, found none" in found.stdout
+    result = subprocess.run([sys.executable, "-c", code, tmp_path / "file"], capture_output=True, text=True, check=True)
+    assert "a: expected memory for it, found none" in result.stdout
 
 
 def test_reads_in_several_calls_of_the_system(tmp_path, monkeypatch):

@@ -1,0 +1,76 @@
+"""`Builder`: a reader's tensors -> modules of a decoder, one weight at a time, on the device where they stay."""
+
+from collections.abc import Sequence
+
+import torch
+
+from bitnet_jit.checkpoints.decoder_names import EMBEDDING, FINAL_NORM, HEAD, LinearName, block_names
+from bitnet_jit.checkpoints.formats.reader import Reader
+from bitnet_jit.checkpoints.joint import read_joint
+from bitnet_jit.models.packed import PackedAttention, PackedBlock, PackedFeedForward
+from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
+from bitnet_jit.nn.rms_norm import RMSNorm
+
+
+class Builder:
+    """Makes modules out of the tensors of a reader that is open.
+
+    Args:
+        reader: of the model.
+        device: where the modules live.
+    """
+
+    def __init__(self, reader: Reader, device: torch.device) -> None:
+        self.reader, self.config, self.device = reader, reader.config, device
+
+    def embedding(self) -> torch.Tensor:
+        """Return the embedding in its own dtype."""
+        return self.dense(EMBEDDING)
+
+    def head(self) -> torch.Tensor | None:
+        """Return the head in its own dtype, None where the embedding is the head."""
+        return None if self.config.tied_embeddings else self.dense(HEAD)
+
+    def final_norm(self) -> RMSNorm:
+        """Return the norm behind the last block."""
+        return self.norm(FINAL_NORM)
+
+    def dense(self, name: str) -> torch.Tensor:
+        """Return an embedding, head or norm in its own dtype."""
+        return self.reader.dense(name).to(self.device)
+
+    def norm(self, name: str) -> RMSNorm:
+        """Return the norm of that name."""
+        weight = self.dense(name)
+        norm = RMSNorm(len(weight), self.config.norm_eps, device="meta")
+        norm.weight = torch.nn.Parameter(weight, requires_grad=False)
+        return norm
+
+    def linear(self, layers: Sequence[LinearName]) -> PackedBitLinear:
+        """Return layers that share an input, as one."""
+        weight = read_joint(self.reader, layers)
+        return PackedBitLinear.from_packed(
+            weight.w_packed.to(self.device),
+            weight.w_scale.to(self.device),
+            None if weight.bias is None else weight.bias.to(self.device),
+            in_features=weight.in_features,
+            group_size=weight.group_size,
+        )
+
+    def block(self, index: int) -> PackedBlock:
+        """Return block `index`."""
+        names = block_names(self.config, index)
+        attention = PackedAttention(
+            self.config,
+            self.norm(names.input_norm),
+            self.linear(names.qkv),
+            self.norm(names.attention_sub_norm) if self.config.sub_norms else None,
+            self.linear(names.output),
+        )
+        feed_forward = PackedFeedForward(
+            self.norm(names.middle_norm),
+            self.linear(names.gate_up),
+            self.norm(names.mlp_sub_norm) if self.config.sub_norms else None,
+            self.linear(names.down),
+        )
+        return PackedBlock(attention, feed_forward)

@@ -1,0 +1,68 @@
+"""The tensors of a `Decoder` by the names of Hugging Face, as a format holds them; joint layers are parted again."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from bitnet_jit.checkpoints.decoder_names import EMBEDDING, FINAL_NORM, HEAD, BlockNames, LinearName, block_names
+from bitnet_jit.checkpoints.formats.hf_names import hf_layer, hf_tensor
+from bitnet_jit.checkpoints.formats.writer import Writer, encoded
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.generation.decoder import Decoder
+from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
+
+
+def decoder_tensors(decoder: Decoder, writer: Writer) -> tuple[dict[str, torch.Tensor], dict[str, tuple[int, int]]]:
+    """Return the tensors of a decoder, and (N, K) of its ternary weights.
+
+    Raises:
+        InvalidInput: the format cannot hold a layer, which is named.
+    """
+    dense: dict[str, torch.Tensor] = {EMBEDDING: decoder.embedding, FINAL_NORM: decoder.norm.weight}
+    if decoder.head is not None:
+        dense[HEAD] = decoder.head
+    ternary: dict[str, torch.Tensor] = {}
+    shapes: dict[str, tuple[int, int]] = {}
+    for index, block in enumerate(decoder.blocks):
+        names = block_names(decoder.config, index)
+        dense |= block_norms(names, block)
+        for joint, layer in zip(names.linears, block_layers(block), strict=True):
+            for name, codes, scale, bias in parted(joint, layer):
+                ternary |= encoded(name, codes, scale, bias, writer)
+                shapes[f"{name}.weight"] = (codes.shape[0], codes.shape[1])
+    return ternary | {hf_tensor(name): tensor.detach().cpu() for name, tensor in dense.items()}, shapes
+
+
+def block_norms(names: BlockNames, block: Any) -> dict[str, torch.Tensor]:
+    """Return the weights of a block's norms by their names."""
+    attention, middle = block.attention, block.feed_forward
+    norms = {
+        names.input_norm: attention.norm,
+        names.middle_norm: middle.norm,
+        names.attention_sub_norm: attention.sub_norm,
+        names.mlp_sub_norm: middle.sub_norm,
+    }
+    return {name: norm.weight for name, norm in norms.items() if norm is not None}
+
+
+def block_layers(block: Any) -> tuple[PackedBitLinear, ...]:
+    """Return the ternary layers of a block in the order of `BlockNames.linears`."""
+    attention, middle = block.attention, block.feed_forward
+    return attention.qkv, attention.output, middle.gate_up, middle.down
+
+
+def parted(
+    joint: Sequence[LinearName], layer: PackedBitLinear
+) -> Iterator[tuple[str, torch.Tensor, torch.Tensor, torch.Tensor | None]]:
+    """Yield name, codes (N, K), scale (1,) and bias of the layers that share an input and were read as one."""
+    codes, scale = (tensor.cpu() for tensor in layer.unpack())
+    start = 0
+    for part in joint:
+        rows, name = slice(start, start + part.out_features), hf_layer(part.name)
+        scales = scale if scale.dim() == 0 else scale[rows]
+        if bool((scales != scales.flatten()[0]).any()):
+            raise InvalidInput(f"{name}: this format holds layers with one scale, got scale={layer.scale!r}")
+        bias = None if layer.bias is None else layer.bias.detach().cpu()[rows]
+        yield name, codes[rows], scales.flatten()[:1].clone(), bias
+        start += part.out_features

@@ -1,0 +1,60 @@
+"""Our `DecoderConfig` -> config.json of the Hugging Face format."""
+
+from typing import Any
+
+import torch
+
+from bitnet_jit.checkpoints.formats.hf_config import KINDS
+from bitnet_jit.checkpoints.formats.writer import Writer
+from bitnet_jit.dtypes import dtype_name
+from bitnet_jit.models.config import DecoderConfig
+
+
+def config_json(
+    config: DecoderConfig, writer: Writer, dtype: torch.dtype = torch.float32, dense: list[str] | None = None
+) -> dict[str, Any]:
+    """Return the config.json of a decoder.
+
+    Args:
+        config: the architecture.
+        writer: of the ternary layers.
+        dtype: of the embedding; transformers computes in it.
+        dense: as for `Writer.quantization_config`.
+    """
+    model_type, kind = next(item for item in KINDS.items() if item[1].activation == config.activation)
+    return {
+        "architectures": [kind.architecture],
+        "model_type": model_type,
+        "dtype": dtype_name(dtype),
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": config.activation,
+        "max_position_embeddings": config.context_length,
+        "rms_norm_eps": config.norm_eps,
+        **rope_json(config),
+        "tie_word_embeddings": config.tied_embeddings,
+        "attention_bias": config.attention_bias,
+        "mlp_bias": config.mlp_bias,
+        "bos_token_id": None,
+        "eos_token_id": list(config.eos_ids) or None,
+        "quantization_config": writer.quantization_config(None, dense),
+    }
+
+
+def rope_json(config: DecoderConfig) -> dict[str, Any]:
+    """Return the rotary positions of a config.json, as transformers has them since 4.43; version 5 reads them too."""
+    if (scaling := config.rope_scaling) is None:
+        return {"rope_theta": config.rope_theta}
+    said = {
+        "rope_type": "llama3",
+        "factor": scaling.factor,
+        "low_freq_factor": scaling.low_freq_factor,
+        "high_freq_factor": scaling.high_freq_factor,
+        "original_max_position_embeddings": scaling.original_context,
+    }
+    return {"rope_theta": config.rope_theta, "rope_scaling": said}

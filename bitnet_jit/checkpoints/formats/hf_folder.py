@@ -1,0 +1,100 @@
+"""`HfFolder`: the reader of folders of Hugging Face, config.json and safetensors, one file or several.
+
+It knows names, shapes and files; how the ternary layers are stored is a `Storage`.
+"""
+
+import os
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from bitnet_jit.checkpoints.checks import Oddities, check_finite
+from bitnet_jit.checkpoints.decoder_names import BlockNames, LinearName, block_names, outer_shapes
+from bitnet_jit.checkpoints.file_names import CONFIG
+from bitnet_jit.checkpoints.formats.hf_config import read_config
+from bitnet_jit.checkpoints.formats.hf_names import hf_layer, hf_tensor, is_harmless
+from bitnet_jit.checkpoints.formats.hf_storage import Storage
+from bitnet_jit.checkpoints.tensor_files import TensorFiles
+from bitnet_jit.checkpoints.ternary import TernaryWeight
+from bitnet_jit.errors import CheckpointError
+from bitnet_jit.generation.tokenizer import Tokenizer, find_tokenizer
+from bitnet_jit.models.config import DecoderConfig
+
+MAX_NAMED = 3  # extra tensors that an error names
+
+
+class HfFolder:
+    """A model in a folder; see `Reader`."""
+
+    def __init__(self, path: Path) -> None:
+        self.directory = path
+        self.config, self.storage = read_config(path / CONFIG)
+        self.oddities = Oddities()
+        self._close = ExitStack()
+
+    @staticmethod
+    def recognizes(path: Path) -> bool:
+        """Return whether a path is a folder; missing files are told when it is read."""
+        return os.path.isdir(path)  # unlike Path.is_dir it never raises
+
+    def tokenizer(self) -> Tokenizer | None:
+        """Return the tokenizer of tokenizer.json, that of bytes where there is none and tokens are bytes, or None."""
+        return find_tokenizer(self.directory, self.config.vocab_size)
+
+    def __enter__(self) -> "HfFolder":
+        with ExitStack() as stack:
+            self.files = stack.enter_context(TensorFiles(self.directory))
+            check_tensors(self.config, self.files, self.storage)
+            self._close = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close.close()
+
+    def dense(self, name: str) -> torch.Tensor:
+        """Read an embedding, head or norm."""
+        tensor = hf_tensor(name)
+        return check_finite(self.files.place(tensor), self.files.read(tensor))
+
+    def ternary(self, layer: LinearName, out: torch.Tensor) -> TernaryWeight:
+        """Read a ternary layer, its codes into `out`."""
+        return self.storage.read(self.files, by_hf_name(layer), out, self.oddities)
+
+
+def by_hf_name(layer: LinearName) -> LinearName:
+    """Return a layer by its name in the file."""
+    return replace(layer, name=hf_layer(layer.name))
+
+
+def check_tensors(config: DecoderConfig, files: TensorFiles, storage: Storage) -> None:
+    """Raise CheckpointError unless the files hold exactly the model's tensors, with the right shapes and dtypes."""
+    expected: set[str] = set()
+    for name, shape in outer_shapes(config).items():
+        files.require(hf_tensor(name), shape)
+        expected.add(hf_tensor(name))
+    for index in range(config.num_layers):
+        expected |= check_block(config, block_names(config, index), files, storage)
+    extra = sorted(name for name in files.entries.keys() - expected if not is_harmless(name))
+    if extra:
+        named = ", ".join(f"{name} in {files.entries[name].file.name}" for name in extra[:MAX_NAMED])
+        raise CheckpointError(
+            f"{files.directory}: found {len(extra)} tensors that a model of {config.num_layers} layers, "
+            f"sub_norms={config.sub_norms}, attention_bias={config.attention_bias} does not have: {named}"
+        )
+
+
+def check_block(config: DecoderConfig, block: BlockNames, files: TensorFiles, storage: Storage) -> set[str]:
+    """Check the tensors of one block, and return their names in the files."""
+    names: set[str] = set()
+    for name, features in block.norms(config):
+        files.require(hf_tensor(name), (features,))
+        names.add(hf_tensor(name))
+    for layers in block.linears:
+        for layer in layers:
+            names.update(storage.require(files, by_hf_name(layer)))
+    return names

@@ -1,0 +1,21 @@
+"""quantization_config of config.json -> how the ternary layers of a folder are stored."""
+
+from collections.abc import Callable
+
+from bitnet_jit.checkpoints.formats import hf_bitnet, own_format
+from bitnet_jit.checkpoints.formats.fields import Fields
+from bitnet_jit.checkpoints.formats.hf_storage import Storage
+
+# by quant_method; each takes the fields of quantization_config
+STORAGES: dict[str, Callable[[Fields], Storage]] = {
+    hf_bitnet.METHOD: hf_bitnet.read_bitnet,
+    own_format.METHOD: own_format.read_own,
+}
+
+
+def read_storage(fields: Fields) -> Storage:
+    """Return the storage that a config.json describes."""
+    inner = fields.inner("quantization_config")
+    if inner is None:
+        raise fields.refuse("quantization_config", "one of BitNet; a plain model is not quantized silently")
+    return STORAGES[inner.word("quant_method", tuple(STORAGES))](inner)

@@ -1,0 +1,74 @@
+"""`Storage`: a way in which a folder of Hugging Face holds its ternary layers, and the parts that several share."""
+
+from typing import Protocol
+
+import torch
+
+from bitnet_jit.checkpoints.checks import Oddities, check_finite, multiplier
+from bitnet_jit.checkpoints.decoder_names import LinearName
+from bitnet_jit.checkpoints.file_names import CONFIG
+from bitnet_jit.checkpoints.formats.fields import Fields
+from bitnet_jit.checkpoints.tensor_files import TensorFiles
+from bitnet_jit.checkpoints.ternary import TernaryWeight
+
+NEVER_TERNARY = {"lm_head", "embed_tokens", "model.embed_tokens", "norm", "model.norm"}
+
+
+class Storage(Protocol):
+    """One way of holding ternary layers, which come by their names in the files."""
+
+    def require(self, files: TensorFiles, layer: LinearName) -> list[str]:
+        """Return the names of a layer's tensors.
+
+        Raises:
+            CheckpointError: one is not there with the right shape and dtype, or its file says something else of it.
+        """
+        ...
+
+    def read(self, files: TensorFiles, layer: LinearName, out: torch.Tensor, oddities: Oddities) -> TernaryWeight:
+        """Read a layer that was required before, its codes into `out`, uint8 (N, ceil(K / 4)).
+
+        Raises:
+            CheckpointError: a code is 3, a scale is not positive and finite, or a value is not finite.
+        """
+        ...
+
+
+def check_unconverted(fields: Fields) -> None:
+    """Raise CheckpointError unless the head is all that modules_to_not_convert leaves dense (a null does so)."""
+    names = fields.words("modules_to_not_convert")
+    if names is not None and ("lm_head" not in names or not set(names) <= NEVER_TERNARY):
+        raise fields.refuse("modules_to_not_convert", "null or ['lm_head']: every other linear layer must be ternary")
+
+
+def require_scale(files: TensorFiles, layer: LinearName) -> str:
+    """Return the name of a layer's scale, which must be there with one element."""
+    name = f"{layer.name}.weight_scale"
+    entry = files.entries.get(name)
+    files.require(name, () if entry is not None and entry.shape == () else (1,))
+    return name
+
+
+def require_bias(files: TensorFiles, layer: LinearName) -> list[str]:
+    """Return the name of a layer's bias where it has one, which then must be there."""
+    if not layer.has_bias:
+        return []
+    files.require(f"{layer.name}.bias", (layer.out_features,))
+    return [f"{layer.name}.bias"]
+
+
+def read_scale(files: TensorFiles, layer: LinearName, divides: bool, oddities: Oddities) -> torch.Tensor:
+    """Read a layer's scale as float32 () that multiplies."""
+    name = f"{layer.name}.weight_scale"
+    stored = files.read(name)
+    scale = multiplier(files.place(name), stored, divides)
+    oddities.note_scale(name, stored.item(), divides, CONFIG)
+    return scale
+
+
+def read_bias(files: TensorFiles, layer: LinearName) -> torch.Tensor | None:
+    """Read a layer's bias, float32 (N,), None where it has none."""
+    if not layer.has_bias:
+        return None
+    name = f"{layer.name}.bias"
+    return check_finite(files.place(name), files.read(name)).float()

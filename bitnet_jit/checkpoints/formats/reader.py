@@ -1,0 +1,77 @@
+"""`Reader`: the protocol by which a model of any format is read, in our terms.
+
+    if Format.recognizes(path):
+        reader = Format(path)                      # the description is read and checked; no tensor yet
+        tokenizer = reader.tokenizer()
+        with reader:                               # the files are open; every tensor's name, shape and dtype is checked
+            embedding = reader.dense("embedding")
+            weight = reader.ternary(layer, out)    # codes go straight into `out`, which may be rows of a larger weight
+
+A reader promises:
+
+* Names are as in decoder_names.py, codes are canonical `i2`, scales multiply, biases are added last.
+* Every claim of a file is checked before it is used: no memory is asked for that the machine lacks, and all tensors are
+  checked before the first is read. `CheckpointError` names file, tensor or field, expectation and finding.
+* Each tensor is read once, when it is asked for, by position and never mapped, into memory of its own on the CPU.
+* A decoder quantizes activations to int8, one scale per row: a model made for other activations is refused.
+* Unlikely values are noted in `oddities`; the caller decides whether to warn.
+"""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import torch
+
+from bitnet_jit.checkpoints.checks import Oddities
+from bitnet_jit.checkpoints.decoder_names import LinearName
+from bitnet_jit.checkpoints.ternary import TernaryWeight
+from bitnet_jit.generation.tokenizer import Tokenizer
+from bitnet_jit.models.config import DecoderConfig
+
+
+class Reader(Protocol):
+    """One model in one format; a context manager that opens its tensors and closes them.
+
+    Args:
+        path: a file or folder that the format recognizes.
+
+    Attributes:
+        config: the architecture, as the model's files describe it.
+        oddities: unlikely scales and weights of the layers read so far.
+
+    Raises:
+        CheckpointError: the description is missing or damaged, or describes a model that we cannot run; on entering,
+            the tensors are not exactly the model's.
+    """
+
+    def __init__(self, path: Path) -> None: ...
+
+    @staticmethod
+    def recognizes(path: Path) -> bool:
+        """Return whether a path holds a model of this format, by its kind, name or first bytes alone."""
+        ...
+
+    @property
+    def config(self) -> DecoderConfig: ...
+
+    @property
+    def oddities(self) -> Oddities: ...
+
+    def tokenizer(self) -> Tokenizer | None:
+        """Return the tokenizer that comes with the model, or None."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def dense(self, name: str) -> torch.Tensor:
+        """Read an embedding, head or norm, finite and in its own dtype."""
+        ...
+
+    def ternary(self, layer: LinearName, out: torch.Tensor) -> TernaryWeight:
+        """Read a ternary layer, its codes into `out`, uint8 (N, ceil(K / 4)) contiguous, which the result holds."""
+        ...

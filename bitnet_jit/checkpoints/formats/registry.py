@@ -1,0 +1,42 @@
+"""The formats that there are: FORMATS are read, WRITERS write."""
+
+from pathlib import Path
+
+from bitnet_jit.checkpoints.formats.hf_folder import HfFolder
+from bitnet_jit.checkpoints.formats.hf_writer import HfWriter
+from bitnet_jit.checkpoints.formats.own_writer import OwnWriter
+from bitnet_jit.checkpoints.formats.reader import Reader
+from bitnet_jit.checkpoints.formats.writer import Writer
+from bitnet_jit.errors import CheckpointError, InvalidInput
+
+FORMATS: tuple[type[Reader], ...] = (HfFolder,)  # the first that recognizes a path reads it
+WRITERS: dict[str, Writer] = {
+    "autobitlinear": HfWriter("autobitlinear", scale_divides=False),
+    "bitlinear": HfWriter("bitlinear", scale_divides=True),
+    "i2": OwnWriter("i2"),
+    "t5": OwnWriter("t5"),
+}
+
+
+def is_recognized(path: Path) -> bool:
+    """Return whether a path holds a model of a known format."""
+    return any(format.recognizes(path) for format in FORMATS)
+
+
+def make_reader(path: Path) -> Reader:
+    """Return the reader of a model, its description read.
+
+    Raises:
+        CheckpointError: no format recognizes the path, or the model cannot be read.
+    """
+    for format in FORMATS:
+        if format.recognizes(path):
+            return format(path)
+    raise CheckpointError(f"{path}: expected a model in a known format, found none")
+
+
+def get_writer(format: str) -> Writer:
+    """Return the writer of a format; InvalidInput names the known ones."""
+    if format not in WRITERS:
+        raise InvalidInput(f"format: expected one of {', '.join(WRITERS)}, got {format!r}")
+    return WRITERS[format]

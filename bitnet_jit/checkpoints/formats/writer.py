@@ -1,0 +1,71 @@
+"""`Writer`: the protocol by which ternary layers become tensors of a format; all formats that are written are folders.
+
+| format          | weight                      | weight_scale           | bias                                    |
+|-----------------|-----------------------------|------------------------|-----------------------------------------|
+| "autobitlinear" | Hugging Face's, 2 bits      | a multiplier, mean|w|  | divided by it: the reader multiplies it |
+| "bitlinear"     | Hugging Face's, 2 bits      | a divisor, 1 / mean|w| | as it is                                |
+| "i2", "t5"      | ours, 2 bits or 1.6         | a multiplier, mean|w|  | as it is                                |
+"""
+
+from typing import Any, Protocol
+
+import torch
+
+from bitnet_jit.errors import InvalidInput
+
+
+class Writer(Protocol):
+    """One format of ternary layers.
+
+    Attributes:
+        name: by which `save` knows it.
+        by_transformers: transformers reads it, too; so config.json names dense layers, and norms inside ternary layers.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def by_transformers(self) -> bool: ...
+
+    def stored_scale(self, scale: torch.Tensor) -> torch.Tensor:
+        """Return a scale that multiplies, float32 (1,), as it is stored."""
+        ...
+
+    def stored_weight(self, name: str, codes: torch.Tensor) -> torch.Tensor:
+        """Return codes, int8 (N, K), as they are stored; InvalidInput names a layer that the format cannot hold."""
+        ...
+
+    def stored_bias(self, name: str, bias: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """Return a bias (N,) as it is stored beside a scale that multiplies; InvalidInput where it cannot be."""
+        ...
+
+    def quantization_config(self, eps_inside: float | None, dense: list[str] | None) -> dict[str, Any]:
+        """Return the quantization_config of config.json.
+
+        Args:
+            eps_inside: of a norm in each ternary layer, None where there are none.
+            dense: names of all linear layers that are not ternary; None leaves it to the reader to spare the head.
+        """
+        ...
+
+    def metadata(self, shapes: dict[str, tuple[int, int]]) -> dict[str, str]:
+        """Return the metadata of a file of weights, given (N, K) of each ternary weight by its name."""
+        ...
+
+
+def encoded(
+    name: str, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, writer: Writer
+) -> dict[str, torch.Tensor]:
+    """Return the tensors of a layer, given codes int8 (N, K), scale float32 (1,), and bias (N,) or None.
+
+    Raises:
+        InvalidInput: the format cannot hold the layer, which is named.
+    """
+    stored_scale = writer.stored_scale(scale)
+    if not 0 < float(stored_scale) < float("inf"):
+        raise InvalidInput(
+            f"{name}: its scale {float(scale):g} cannot be stored in format {writer.name!r}, as {float(stored_scale):g}"
+        )
+    tensors = {f"{name}.weight_scale": stored_scale, f"{name}.weight": writer.stored_weight(name, codes)}
+    return tensors if bias is None else tensors | {f"{name}.bias": writer.stored_bias(name, bias, scale)}
