@@ -91,11 +91,15 @@ def test_every_byte_is_read_or_refused(name):
         codes = digits_of(byte, base, format.codes_per_byte)
         if byte < base**format.codes_per_byte and max(codes) <= 2:
             assert (format.unpack(packed, format.codes_per_byte) + 1).tolist() == [codes]
+            format.check_bytes(packed)
         else:
             with pytest.raises(InvalidInput, match="code 3"):
                 format.unpack(packed, format.codes_per_byte)
             with pytest.raises(InvalidInput, match="code 3"):
                 format.unpack(torch.from_numpy(packed), format.codes_per_byte)
+            for array in (packed, torch.from_numpy(packed)):
+                with pytest.raises(InvalidInput, match="w_packed: found the code 3"):
+                    format.check_bytes(array, "w_packed")
 
 
 @EVERY_FORMAT
