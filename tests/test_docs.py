@@ -41,7 +41,7 @@ def test_links_lead_to_files_that_are_there(page):
 
 
 def test_the_examples_of_the_readme_run_one_after_another(tmp_path, monkeypatch):
-    """Blocks of ```python; those of ```py need a download or another package."""
+    """Run the blocks of ```python; blocks of ```py need a download or another package."""
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
     assert len(blocks) >= 5

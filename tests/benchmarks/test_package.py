@@ -14,7 +14,6 @@ import benchmarks
 FOLDER = Path(benchmarks.__file__).parent
 ROOT = FOLDER.parent
 LAYERS = ("harness", "providers", "suites")  # the lowest first; scripts stand above
-NAMING_FILES = ("tools/test_gpu.sh", "tools/test_arm.sh", "Makefile", ".ci/run", "benchmarks/README.md")
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if path.name != "__init__.py")
 
 
@@ -62,13 +61,3 @@ runpy.run_path({str(FOLDER / "readme_table.py")!r}, run_name="__main__")
     command = [sys.executable, "-c", code]
     shown = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path).stdout
     assert "| weight | rows |" in shown
-
-
-@pytest.mark.parametrize("path", NAMING_FILES)
-def test_files_that_a_script_names_are_there(path):
-    """Look for paths of tests, tools and benchmarks: words of the text that end like files."""
-    words = (ROOT / path).read_text().replace('"', " ").replace("`", " ").split()
-    names = {word for word in words if word.startswith(("tests/", "tools/", "benchmarks/")) and Path(word).suffix}
-    names = {name for name in names if Path(name).suffix in (".py", ".sh", ".md")}
-    assert names or path == ".ci/run"
-    assert [name for name in sorted(names) if not (ROOT / name).is_file()] == []
