@@ -19,9 +19,8 @@ def compared(microseconds: float, other: float) -> str:
     >>> compared(20.0, 10.0), compared(10.0, 12.0), compared(5.0, 5.0)
     ('2.00x slower', '1.20x faster', 'same')
     """
-    if microseconds == other:
-        return "same"
-    return f"{microseconds / other:.2f}x slower" if microseconds > other else f"{other / microseconds:.2f}x faster"
+    ratio = f"{max(microseconds / other, other / microseconds):.2f}x"
+    return "same" if ratio == "1.00x" else f"{ratio} slower" if microseconds > other else f"{ratio} faster"
 
 
 def print_report(report: Report) -> None:
