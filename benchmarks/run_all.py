@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout, where this r
 
 from benchmarks.harness.options import new_parser
 from benchmarks.suites import bit_linear, model, rms_norm, ternary_matmul
-from bitnet_jit.devices.fingerprint import cpu_name
+from bitnet_jit.devices.cpu import cpu_name
 
 SUITES = {
     "ternary_matmul": ternary_matmul.run,

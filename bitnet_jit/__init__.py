@@ -6,6 +6,7 @@ Importing this package imports neither torch nor a kernel language and asks no d
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from bitnet_jit.runtime.hooks import HOOKS as _HOOKS
 from bitnet_jit.system import forks as forks  # registers what a forked child must do, before anything can fork
 
 __version__ = "0.1.0"
@@ -29,8 +30,8 @@ _HOMES = {
     "RMSNorm": "bitnet_jit.nn",
     "UnsupportedProblem": "bitnet_jit.errors",
     "add_lora": "bitnet_jit.nn",
-    "get_num_threads": "bitnet_jit.runtime.threads",
-    "set_num_threads": "bitnet_jit.runtime.threads",
+    "get_num_threads": "bitnet_jit.devices.threads",
+    "set_num_threads": "bitnet_jit.devices.threads",
     "autotune": "bitnet_jit.tuning.autotune",
     "convert": "bitnet_jit.nn",
     "explain": "bitnet_jit.tuning.explain",
@@ -44,6 +45,16 @@ _HOMES = {
 }
 
 __all__ = ["__version__", *_HOMES]
+
+
+def _tune_on_miss(problem: Any, device: Any) -> Any:
+    """Tune a problem when it is first asked (BITNET_JIT_AUTOTUNE=1)."""
+    from bitnet_jit.tuning.tune import tune
+
+    return tune(problem, device=device)
+
+
+_HOOKS.on_miss = _tune_on_miss
 
 
 def __getattr__(name: str) -> Any:

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 import bitnet_jit
+from bitnet_jit.devices.memory import check_fits
+from bitnet_jit.devices.threads import get_num_threads, set_num_threads
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.kv_cache import KVCache
-from bitnet_jit.runtime.memory import check_fits
-from bitnet_jit.runtime.threads import get_num_threads, set_num_threads
 from bitnet_jit.training.settings import TrainSettings
 from bitnet_jit.training.sizes import check_memory
 
@@ -221,7 +221,7 @@ def test_rows_and_shapes_beyond_all_memory_are_refused_in_words():
 
 
 def test_threads_that_no_machine_has_are_refused(monkeypatch):
-    from bitnet_jit.runtime.settings import read_settings
+    from bitnet_jit.settings import read_settings
 
     before = get_num_threads()
     with pytest.raises(InvalidInput, match="number: expected at most 4096, got 5000"):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from benchmarks.harness.shapes import GROUPS, Shape, parse_shapes
-from bitnet_jit.devices.fingerprint import available_cores
+from bitnet_jit.system.cores import available_cores
 
 CACHES = ("hot", "cold")
 

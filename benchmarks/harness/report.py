@@ -11,7 +11,8 @@ from typing import Any
 
 from benchmarks.harness.contender import Contender
 from benchmarks.harness.timing import Times
-from bitnet_jit.devices.fingerprint import available_cores, cpu_name
+from bitnet_jit.devices.cpu import cpu_name
+from bitnet_jit.system.cores import available_cores
 
 PACKAGES = ("bitnet-jit", "torch", "numba", "triton", "numpy", "llama-cpp-python", "gemlite")
 LIMIT = "limit:"

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from bitnet_jit.kernels import registry
-from bitnet_jit.ops import calls
+from bitnet_jit.kernels.operands import Operands
+from bitnet_jit.ops.op import OPS
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.problem import Problem
-from bitnet_jit.runtime.workspace import Workspace
 
 Run = Callable[[int], Any]
 
@@ -30,7 +30,7 @@ def packed_bytes(format_name: str, out_features: int, in_features: int) -> int:
 
 
 def matmul(x_q: torch.Tensor, layout: str, weights: list[torch.Tensor], acc: torch.Tensor) -> Run:
-    """Return the launch of the kernel that the dispatcher chooses; a Numba kernel by its addresses, nothing around it.
+    """Return the call of the kernel that the dispatcher chooses; a Numba kernel writes into `acc`, allocating nothing.
 
     Args:
         x_q: (M, K) int8.
@@ -38,26 +38,14 @@ def matmul(x_q: torch.Tensor, layout: str, weights: list[torch.Tensor], acc: tor
         weights: copies of one packed weight.
         acc: (M, N) int32, for the sums.
     """
-    problem = calls.describe("ternary_matmul", x_q, acc.shape[1], layout=layout, activation="a8", y_dtype="int32")
-    choice = calls.DISPATCHER.choose(problem)
-    if choice.kernel.backend != "numba":
-        return on_tensors(problem, x_q, weights, acc)
-    from bitnet_jit.ops.numba_tensors import FORK
-
-    bound, rows = choice.kernel.bind(problem, choice.config), len(x_q)
-    entry, sizes, workspace = bound.entry(rows), bound.sizes(rows), Workspace()
-    workspace.take(bound.workspace_bytes(rows))
-
-    def run(number: int) -> None:
-        x, w, y = x_q.data_ptr(), weights[number % len(weights)].data_ptr(), acc.data_ptr()
-        entry(None, FORK.address, torch.get_num_threads(), x, 0, w, 0, 0, y, sizes, workspace.address)
-
-    return run
+    call: Any = OPS["ternary_matmul"].find(x_q, weights[0], x_q.shape[1], acc.shape[1], layout)
+    if (into := getattr(call, "into", None)) is None:
+        return on_tensors(call, x_q, weights, acc)
+    return lambda number: into(acc, x_q, weights[number % len(weights)])
 
 
-def on_tensors(problem: Problem, x_q: torch.Tensor, weights: list[torch.Tensor], acc: torch.Tensor) -> Run:
+def on_tensors(call: Callable[..., Any], x_q: torch.Tensor, weights: list[torch.Tensor], acc: torch.Tensor) -> Run:
     """Return the op's call; only the sums of weight copy 0, which are looked at, are put in `acc`."""
-    call = calls.make_call(problem, x_q)
 
     def run(number: int) -> None:
         sums = call(x_q, weights[number % len(weights)])
@@ -65,6 +53,14 @@ def on_tensors(problem: Problem, x_q: torch.Tensor, weights: list[torch.Tensor],
             acc.copy_(sums)
 
     return run
+
+
+def posed(op: str, *arguments: Any) -> tuple[Problem, Operands]:
+    """Return the problem that a call of an op poses, and the operands of its kernels."""
+    spec = OPS[op].spec
+    seen = spec.check(arguments)
+    problem = spec.problem(seen)
+    return problem, spec.operands_of(problem, seen.sizes[...])
 
 
 def product(
@@ -82,25 +78,26 @@ def product(
         weights: copies of one packed weight (N, K).
     """
     from bitnet_jit.kernels.triton.device.launch import prepare
-    from bitnet_jit.ops.triton_tensors import kinds_of, outputs_of, scratch_of
+    from bitnet_jit.kernels.triton.tensors import kinds_of, outputs_of, scratch_of
 
-    options = {"layout": layout, "activation": "a8", "y_dtype": "bfloat16", "scale": "tensor"}
-    problem = calls.describe("bit_linear", x, out_features, **options)
+    options = x.shape[1], out_features, layout, 0, "a8"
+    problem, call_operands = posed("bit_linear", x, weights[0], w_scale, None, *options)
     bounds = (kernel.bind(problem, kernel.configs(problem)[0]) for kernel in registry.candidates(problem)[0])
     bound = next(bound for bound in bounds if len(bound.launches(len(x))) > 1)
-    shapes = outputs_of(problem, x.shape) | scratch_of(bound, len(x))
+    scratch = scratch_of(bound, len(x))
     tensors = {"x": x, "w_scale": w_scale, "w_packed": weights[0]}
-    tensors |= {name: x.new_empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
-    names, kinds = tuple(tensors), kinds_of(problem, shapes)
+    for name, (shape, dtype) in (outputs_of(call_operands) | scratch).items():
+        tensors[name] = x.new_empty(shape, dtype=dtype)
+    names, kinds = tuple(tensors), kinds_of(call_operands, scratch)
     quantize, *multiply = (prepare(launch, names, kinds) for launch in bound.launches(len(x)))
-    operands = [
+    addresses = [
         [*(tensor.data_ptr() for tensor in (tensors | {"w_packed": weight}).values()), None] for weight in weights
     ]
-    quantize(torch.cuda.current_stream().cuda_stream, operands[0])
+    quantize(torch.cuda.current_stream().cuda_stream, addresses[0])
 
     def run(number: int) -> None:
         stream = torch.cuda.current_stream().cuda_stream
         for launch in multiply:
-            launch(stream, operands[number % len(weights)])  # which keeps the weights alive
+            launch(stream, addresses[number % len(weights)])  # which keeps the weights alive
 
     return run, lambda: tensors["y"]  # which keeps all other tensors alive

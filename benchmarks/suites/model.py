@@ -24,7 +24,7 @@ from benchmarks.harness.report import Case, Refusal, Report, Row, best_rates, he
 from benchmarks.harness.table import print_report
 from benchmarks.harness.timing import measure
 from bitnet_jit.checkpoints.embedded import embedded_model
-from bitnet_jit.devices.fingerprint import available_cores
+from bitnet_jit.system.cores import available_cores
 
 PROMPT_TOKENS = 16  # of the prompt, where tokens are written
 TOLERANCE = 0.05  # relative, of the logits in the Frobenius norm

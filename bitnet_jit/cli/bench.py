@@ -50,10 +50,10 @@ def bench(
     from rich.progress import track
 
     from bitnet_jit.devices.checks import check_device
+    from bitnet_jit.devices.memory import check_fits
+    from bitnet_jit.devices.threads import get_num_threads, set_num_threads
     from bitnet_jit.nn.checks import check_features
     from bitnet_jit.packing import get_format
-    from bitnet_jit.runtime.memory import check_fits
-    from bitnet_jit.runtime.threads import get_num_threads, set_num_threads
 
     get_format(packing)
     place = check_device(device)

@@ -1,10 +1,14 @@
-"""`bitnet-jit info`: what there is on this machine, what is used of it, and why the rest is not."""
+"""`bitnet-jit info`: show what there is on this machine, what is used of it, and why the rest is not."""
 
 import importlib.metadata
 import platform
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from bitnet_jit.kernels.backend import Backend
 
 PACKAGES = ("torch", "numpy", "numba", "llvmlite", "triton", "mlx", "safetensors", "tokenizers", "transformers")
 
@@ -18,11 +22,10 @@ def info() -> None:
 
 
 def sections() -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Headings, each with names and values."""
+    """Yield headings, each with names and values."""
     import bitnet_jit
-    from bitnet_jit.devices.fingerprint import available_cores, cpu_name
+    from bitnet_jit.devices.kinds import available_types
     from bitnet_jit.kernels import registry
-    from bitnet_jit.runtime.threads import get_num_threads
 
     yield (
         "versions",
@@ -32,73 +35,48 @@ def sections() -> Iterator[tuple[str, list[tuple[str, str]]]]:
             *((name, version(name)) for name in PACKAGES),
         ],
     )
-    yield (
-        "cpu",
-        [("name", cpu_name()), ("cores", str(available_cores())), ("threads", str(get_num_threads()))],
-    )
-    yield from gpu_sections()
-    devices = device_types()
-    for name in registry.BACKENDS:
-        yield f"backend {name}", backend_lines(name, devices)
+    yield from device_sections()
+    devices = available_types()
+    for backend in registry.in_order():
+        yield f"backend {backend.name}", backend_lines(backend, devices)
     yield "layouts of packed weights", layout_lines(devices)
     yield "tuning", tuning_lines()
 
 
-def gpu_sections() -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """What kernels know of each GPU that torch can use."""
+def device_sections() -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Yield what there is to say of each device that torch can use."""
     import torch
 
-    from bitnet_jit.devices.fingerprint import find_gpu
+    from bitnet_jit.devices.kinds import KINDS
+    from bitnet_jit.devices.threads import get_num_threads
 
-    for index in range(torch.cuda.device_count()):
-        gpu = find_gpu(torch.device("cuda", index))
-        assert gpu is not None
-        yield (
-            f"gpu {index}",
-            [
-                ("name", gpu.name),
-                ("architecture", gpu.arch),
-                ("multiprocessors", str(gpu.multiprocessors)),
-                ("shared memory", f"{gpu.shared_memory / 1024:.0f} KiB a program"),
-            ],
-        )
+    for kind in reversed(KINDS.values()):
+        threads = {"threads": str(get_num_threads())} if kind.times_alone else {}
+        for index in range(kind.count()):
+            if lines := kind.describe(torch.device(kind.type, index)):
+                title = kind.title(index) if kind.title else f"{kind.type}:{index}"
+                yield title, [*lines.items(), *threads.items()]
 
 
 def version(package: str) -> str:
-    """The installed version of a package, or that there is none."""
+    """Return the installed version of a package, or that there is none."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
 
 
-def device_types() -> list[str]:
-    """Types of devices that torch can use here."""
-    import torch
-
-    found = ["cpu"]
-    found += ["cuda"] if torch.cuda.is_available() else []
-    return found + (["mps"] if torch.backends.mps.is_available() else [])
-
-
-def backend_lines(name: str, devices: list[str]) -> list[tuple[str, str]]:
-    """Whether a backend is usable on each type of device, and what it says of itself."""
+def backend_lines(backend: "Backend", devices: list[str]) -> list[tuple[str, str]]:
+    """Return whether a backend is usable on each type of device, and what it says of itself."""
     from bitnet_jit.kernels import registry
 
-    lines = []
-    for device in devices:
-        reason = registry.backend_unsupported_reason(name, device)
-        lines.append((f"on {device}", f"not usable: {reason}" if reason else "usable"))
-    if name == "numba" and registry.absent_reason(name) is None:
-        from bitnet_jit.kernels.numba import describe
-        from bitnet_jit.ops.numba_tensors import FORK
-
-        lines += [*describe().items(), ("thread layer", FORK.name)]
-    return lines
+    reasons = {device: registry.unsupported_reason(backend.name, device) for device in devices}
+    lines = [(f"on {device}", f"not usable: {reason}" if reason else "usable") for device, reason in reasons.items()]
+    return lines if None not in reasons.values() else [*lines, *backend.describe().items()]
 
 
 def layout_lines(devices: list[str]) -> list[tuple[str, str]]:
-    """The layout in which each packing is resident on each type of device."""
+    """Return the layout in which each packing is resident on each type of device."""
     from bitnet_jit.kernels import registry
     from bitnet_jit.packing import FORMATS
 
@@ -110,7 +88,7 @@ def layout_lines(devices: list[str]) -> list[tuple[str, str]]:
 
 
 def tuning_lines() -> list[tuple[str, str]]:
-    """Where choices are kept, and how many there are, by where they come from."""
+    """Return where choices are kept, and how many there are, by their origin."""
     from collections import Counter
 
     from bitnet_jit.runtime.cache import TuningCache

@@ -1,4 +1,4 @@
-"""Times of calls on a GPU: captured in CUDA graphs, which are replayed in turns between events on the device.
+"""Time calls on a GPU: they are captured in CUDA graphs, which are replayed in turns between events on the device.
 
 A graph holds a call for each copy of the weight, so that each finds its weight in memory where copies are many, and
 enough calls that neither Python nor the beginning of a replay counts.
@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from bitnet_jit.devices.clock import Measure
+
 TURNS = 5  # in which contenders follow one another
 WARM_REPLAYS = 1  # at the beginning of a turn, not counted
 MAX_CALLS = 20  # of a graph, but for copies
@@ -20,14 +22,14 @@ MAX_REPLAYS = 100  # of a turn
 
 @dataclass(frozen=True)
 class Captured:
-    """A graph and how many calls it holds."""
+    """A graph, and the number of calls that it holds."""
 
     graph: Any
     calls: int
 
 
 def capture(run: Callable[[int], object], copies: int, pool: Any = None, calls: int | None = None) -> Captured:
-    """A graph of calls.
+    """Capture a graph of calls.
 
     Args:
         run: launches one call on the copy of that number; it has run before, so that nothing is compiled any more.
@@ -51,34 +53,34 @@ def capture(run: Callable[[int], object], copies: int, pool: Any = None, calls: 
 
 
 def min_calls(run: Callable[[int], object]) -> int:
-    """How many calls make a graph long enough, by the time of one, which may be mostly Python's."""
+    """Return how many calls make a graph long enough, by the time of one, which may be mostly Python's."""
     microseconds = timed(lambda: run(0), 2)[1]  # the first call may still load something
     return MAX_CALLS if microseconds < PYTHON_MICROSECONDS else max(1, round(GRAPH_MICROSECONDS / microseconds))
 
 
 def in_turns(captured: Sequence[Captured], seconds: float) -> list[list[float]]:
-    """Microseconds of a call, the mean of each replay of its graph.
+    """Return microseconds per call, the mean of each replay of its graph.
 
     Args:
         captured: the contenders.
-        seconds: for each of them, all turns together; at least a replay a turn.
+        seconds: for each of them, all turns together; at least one replay per turn.
     """
-    taken: list[list[float]] = [[] for _ in captured]
+    microseconds: list[list[float]] = [[] for _ in captured]
     for _ in range(TURNS):
-        for found, times in zip(captured, taken, strict=True):
-            warm = min(replay(found, WARM_REPLAYS))
-            replays = int(seconds / TURNS * 1e6 / (warm * found.calls))
-            times += replay(found, max(1, min(replays, MAX_REPLAYS)))
-    return taken
+        for graph, times in zip(captured, microseconds, strict=True):
+            warm = min(replay(graph, WARM_REPLAYS))
+            replays = int(seconds / TURNS * 1e6 / (warm * graph.calls))
+            times += replay(graph, max(1, min(replays, MAX_REPLAYS)))
+    return microseconds
 
 
 def replay(captured: Captured, replays: int) -> list[float]:
-    """Microseconds of a call in each of some replays."""
+    """Return microseconds per call in each of some replays."""
     return [taken / captured.calls for taken in timed(captured.graph.replay, replays)]
 
 
 def timed(call: Callable[[], object], times: int) -> list[float]:
-    """Microseconds on the device from the end of each call to the end of the next, by events on the current stream."""
+    """Return microseconds on the device from the end of each call to the end of the next, by events."""
     events: list[Any] = [
         torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         for _ in range(times + 1)
@@ -89,3 +91,20 @@ def timed(call: Callable[[], object], times: int) -> list[float]:
         event.record()
     events[-1].synchronize()
     return [1e3 * start.elapsed_time(end) for start, end in zip(events, events[1:], strict=False)]
+
+
+def measure_by_graphs(calls: Sequence[Callable[..., Any]], sets: Sequence[tuple[Any, ...]]) -> Measure:
+    """Return what times calls by graphs, each captured when it is first asked for; as `clock.measure_by_clock`."""
+    graphs: dict[int, Captured] = {}
+    pool = torch.cuda.graph_pool_handle()
+
+    def run(call: Callable[..., Any]) -> Callable[[int], object]:
+        return lambda number: call(*sets[number])
+
+    def measure(numbers: Sequence[int], seconds: float) -> list[list[float]]:
+        for number in numbers:
+            if number not in graphs:
+                graphs[number] = capture(run(calls[number]), len(sets), pool)
+        return in_turns([graphs[number] for number in numbers], seconds)
+
+    return measure

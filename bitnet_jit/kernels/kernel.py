@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bitnet_jit.packing.layout import Layout
 from bitnet_jit.problem import Problem
 
 Config = Any  # a frozen dataclass of the kernel's own file
@@ -16,7 +15,7 @@ def as_listed(_: Problem) -> int:
 
 
 def no_more(_: Problem) -> tuple[Config, ...]:
-    """The space of a kernel whose configs are all there is to try."""
+    """Return the space of a kernel whose configs are all there is to try."""
     return ()
 
 
@@ -27,8 +26,8 @@ class Kernel:
     Attributes:
         name: unique, "backend.what".
         op: the op it implements.
-        bind: (problem, config) -> what runs the kernel on its backend's arrays: a callable, or a record that `ops/`
-            knows for that backend. All decisions and compilation happen here; running only allocates and launches.
+        bind: (problem, config) -> what runs the kernel on its backend's arrays: a callable, or a record that the
+            backend's `bind_call` knows. All decisions and compilation happen here; running only allocates and launches.
         configs: problem -> the configs that a quick tuning times, likeliest best first: the first is what runs untuned.
         unsupported_reason: problem -> None, or the reason in words.
         space: problem -> what a full tuning times beside them: all that might be the fastest on some device.
@@ -47,26 +46,9 @@ class Kernel:
 
     @property
     def backend(self) -> str:
-        """The name of its backend."""
+        """Return the name of its backend."""
         return self.name.partition(".")[0]
 
     def all_configs(self, problem: Problem) -> tuple[Config, ...]:
-        """Its configs and its space, each config once."""
+        """Return its configs and its space, each config once."""
         return tuple(dict.fromkeys((*self.configs(problem), *self.space(problem))))
-
-
-@dataclass(frozen=True)
-class Backend:
-    """All kernels of one domain-specific language.
-
-    Attributes:
-        name: the folder under `kernels/`.
-        kernels: in order of preference.
-        layouts: how it wants packed weights, the preferred one of a format first.
-        training_layout: how it wants weights that a training step has just quantized; None: as it wants all.
-    """
-
-    name: str
-    kernels: tuple[Kernel, ...]
-    layouts: tuple[Layout, ...]
-    training_layout: Layout | None = None

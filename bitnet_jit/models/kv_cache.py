@@ -4,8 +4,8 @@ import math
 
 import torch
 
+from bitnet_jit.devices.memory import allocating
 from bitnet_jit.models.config import DecoderConfig
-from bitnet_jit.runtime.memory import allocating
 
 SMALLEST_CAPACITY = 64  # tokens
 

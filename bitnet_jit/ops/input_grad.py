@@ -1,4 +1,4 @@
-"""`bit_linear_input_grad`, the gradient of a ternary layer's input, as torch sees it.
+"""`bit_linear_input_grad`, the gradient of a ternary layer's input.
 
     dX = dY @ (w_q * w_scale)
 
@@ -10,42 +10,40 @@ at 4096.
 import torch
 from torch.nn import functional as F
 
+from bitnet_jit.dtypes import FLOATS
 from bitnet_jit.kernels import registry
-from bitnet_jit.ops.calls import Call, describe, dtype_name, make_call
-from bitnet_jit.ops.library import define
-from bitnet_jit.ops.linear import SCALES
-from bitnet_jit.ops.lookup import Lookup
+from bitnet_jit.kernels.backend import Call
+from bitnet_jit.ops.arguments import Tensor
+from bitnet_jit.ops.linear import multiply_adds
+from bitnet_jit.ops.lookup import kernel_call
+from bitnet_jit.ops.op import define
 from bitnet_jit.ops.scratch import scratch
+from bitnet_jit.ops.spec import OpSpec, Output
+from bitnet_jit.ops.vocabulary import OUT_ROWS, PACKED_OPTIONS, ROWS, W_PACKED, W_SCALE
 from bitnet_jit.ops.weights import DEQUANTIZE_WEIGHT
 from bitnet_jit.problem import Problem
 
 DENSE_ROWS = 256  # of the bucket, a power of two: from 129 rows on
+SPEC = OpSpec(
+    "bit_linear_input_grad",
+    (Tensor("dy", FLOATS, OUT_ROWS), W_PACKED, W_SCALE, *PACKED_OPTIONS),
+    (Output("dx", ROWS, "dy"),),
+    operations=multiply_adds,
+)
 
 
 def make_input_grad(dy, w_packed, w_scale, in_features, out_features, layout, group_size) -> Call:
     """Return what runs such arguments."""
-    problem = describe(
-        "bit_linear_input_grad",
-        dy,
-        out_features,
-        in_features=in_features,
-        layout=layout,
-        y_dtype=dtype_name(dy.dtype),
-        scale=SCALES[w_scale.dim()],
-        group_size=group_size,
-    )
-    if not is_dense(problem):
-        return make_call(problem, dy)
+    seen = SPEC.check((dy, w_packed, w_scale, in_features, out_features, layout, group_size))
+    if not is_dense(SPEC.problem(seen)):
+        return kernel_call(SPEC, dy, seen)
     dequantize = DEQUANTIZE_WEIGHT.find(w_packed, w_scale, in_features, out_features, layout, group_size, dy.dtype)
     return dense(dequantize, (out_features, in_features), dy.dtype)
 
 
-INPUT_GRAD = Lookup("bit_linear_input_grad", make_input_grad)
-
-
 def is_dense(problem: Problem) -> bool:
-    """Whether the weight becomes floats: for many rows, and where plain torch operations would unpack it anyhow."""
-    return problem.rows >= DENSE_ROWS or registry.candidates(problem)[0][0].backend == "torch"
+    """Return whether the weight becomes floats: for many rows, and where the fallback would unpack it anyhow."""
+    return problem.rows >= DENSE_ROWS or registry.is_fallback(registry.candidates(problem)[0][0])
 
 
 def dense(dequantize: Call, shape: tuple[int, int], dtype: torch.dtype) -> Call:
@@ -60,10 +58,6 @@ def dense(dequantize: Call, shape: tuple[int, int], dtype: torch.dtype) -> Call:
         return (dy.reshape(-1, n) @ w).reshape(*dy.shape[:-1], k)
 
     return call
-
-
-def fake_bit_linear_input_grad(dy, w_packed, w_scale, in_features, out_features, layout, group_size):
-    return dy.new_empty((*dy.shape[:-1], in_features))
 
 
 class InputGradFunction(torch.autograd.Function):
@@ -86,10 +80,4 @@ class InputGradFunction(torch.autograd.Function):
         return F.linear(g, w), None, None, *(None,) * len(ctx.options)
 
 
-define(
-    "bit_linear_input_grad(Tensor dy, Tensor w_packed, Tensor w_scale, int in_features, int out_features, "
-    "str layout, int group_size) -> Tensor",
-    INPUT_GRAD.run,
-    fake_bit_linear_input_grad,
-    InputGradFunction,
-)
+INPUT_GRAD = define(SPEC, make_input_grad, InputGradFunction)

@@ -1,4 +1,4 @@
-"""How an op is told to torch: a schema, one implementation for every device, a fake one for tracing, and its gradient.
+"""Register an op with torch: a schema, one implementation for every device, a fake one for tracing, and its gradient.
 
 `torch.library.custom_op` costs 4 to 9 us a call and `register_autograd` 4 more; a plain `Library` costs 2.5, which at
 M = 1 is a tenth of a layer. So gradients are registered by hand: the autograd kernel looks whether one is wanted at
@@ -13,15 +13,14 @@ import torch
 from torch.autograd import forward_ad
 
 from bitnet_jit.ops.nested import on_all_rows
-from bitnet_jit.ops.signatures import SIGNATURES
+from bitnet_jit.ops.shapes import Seen
+from bitnet_jit.ops.spec import OpSpec
 
 LIBRARY = torch.library.Library("bitnet_jit", "DEF")
 NESTED_DEVICES = ("CPU", "CUDA")
 AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
-Watcher = Callable[[str, tuple[Any, ...]], None]
+Watcher = Callable[[OpSpec, Seen], None]
 WATCHER: ContextVar[Watcher | None] = ContextVar("watcher", default=None)  # sees ops whose tensors have no values
-IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {}  # of each op by its name
-OF_NESTED: set[str] = set()  # ops that take a nested tensor in first place
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 num_dispatch_modes, num_function_modes = torch._C._len_torch_dispatch_stack, torch._C._len_torch_function_stack
@@ -29,61 +28,54 @@ transform, tracing_state = torch._C._functorch.peek_interpreter_stack, torch._C.
 profiling, autocasting = torch._C._autograd._profiler_enabled, torch._C._is_any_autocast_enabled
 
 
-def define(
-    schema: str,
+def register(
+    spec: OpSpec,
     implementation: Callable[..., Any],
     fake: Callable[..., Any],
     function: type[torch.autograd.Function] | None = None,
     autocast: bool = False,
 ) -> None:
-    """Register `bitnet_jit::<schema>`.
-
-    Args:
-        schema: the op and its arguments, as `torch.library` writes them.
-        implementation: computes on any device; the arguments are positional.
-        fake: computes shapes and dtypes only.
-        function: the op's autograd twin, whose apply takes the op's arguments; its `surrogate` takes them, too, and
-            computes by torch's own operations something that has the derivatives, of every order and direction.
-        autocast: whether the first argument is cast to autocast's dtype, as nn.Linear does with its input.
-    """
-    name = schema.partition("(")[0]
-    IMPLEMENTATIONS[name] = implementation
-    LIBRARY.define(schema, tags=(torch.Tag.needs_contiguous_strides, torch.Tag.pt2_compliant_tag))
+    """Register `bitnet_jit::<name>`; the arguments are those of `op.define`."""
+    name = spec.name
+    LIBRARY.define(spec.schema, tags=(torch.Tag.needs_contiguous_strides, torch.Tag.pt2_compliant_tag))
     LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"bitnet_jit::{name}", checked_and_watched(name, fake), lib=LIBRARY)
-    overload = getattr(torch.ops.bitnet_jit, name).default
+    torch.library.register_fake(f"bitnet_jit::{name}", checked_and_watched(spec, fake), lib=LIBRARY)
+    overload = overload_of(name)
     for device_type in AUTOCAST_DEVICES:
         key = f"Autocast{torch._C._dispatch_key_for_device(device_type)}"
         LIBRARY.impl(name, autocast_kernel(overload, key, device_type if autocast else None), key)
     if function is not None:
         LIBRARY.impl(name, autograd_kernel(overload, implementation, function), "Autograd", with_keyset=True)
-        OF_NESTED.add(name)
         for device_type in NESTED_DEVICES:  # in inference mode there is no autograd kernel on the way
             LIBRARY.impl(name, lambda *args: on_all_rows(overload, args), f"NestedTensor{device_type}")
 
 
-def checked_and_watched(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
-    """The fake implementation of an op: it refuses what the op refuses, and tells the watcher, if there is one."""
-    check = SIGNATURES[name].check
+def overload_of(name: str) -> Any:
+    """Return torch's object for an op."""
+    return getattr(torch.ops.bitnet_jit, name).default
+
+
+def checked_and_watched(spec: OpSpec, fake: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the fake implementation of an op: it refuses what the op refuses, and tells a watcher."""
 
     def call(*args):
-        check(args)
+        seen = spec.check(args)
         if (watcher := WATCHER.get()) is not None:
-            watcher(name, args)
+            watcher(spec, seen)
         return fake(*args)
 
     return call
 
 
-def eager(name: str) -> Callable[..., Any]:
-    """The op `name` as our modules call it: straight to its implementation where torch has nothing to add, 3 us less.
+def eager(name: str, implementation: Callable[..., Any], takes_nested: bool) -> Callable[..., Any]:
+    """Return an op as our modules call it: straight to its implementation where torch has nothing to add, 3 us less.
 
     The dispatcher is passed by only in plain eager calls: no gradient wanted, no autocast, tracing, profiling,
     compiling, functorch transform or mode in force, and no subclass of torch.Tensor among the arguments.
     """
-    overload, implementation = getattr(torch.ops.bitnet_jit, name).default, IMPLEMENTATIONS[name]
+    overload = overload_of(name)
     compiling, grad_enabled = torch.compiler.is_dynamo_compiling, torch.is_grad_enabled
-    tensors, takes_nested = TensorPlaces(overload), name in OF_NESTED
+    tensors = TensorPlaces(overload)
 
     def call(*args):
         if compiling() or in_force() or not tensors.are_plain(args) or (takes_nested and args[0].is_nested):
@@ -96,7 +88,7 @@ def eager(name: str) -> Callable[..., Any]:
 
 
 class TensorPlaces:
-    """What a call asks of its tensors, written as source text for the places where they stand among the arguments.
+    """The questions of a call about its tensors, as source text for their places among the arguments.
 
     Attributes:
         places: of the tensors.
@@ -122,12 +114,12 @@ WANTS_GRADIENT = "((t := args[{}]) is not None and t.requires_grad)"
 
 
 def written(condition: str) -> Callable[[tuple[Any, ...]], bool]:
-    """Return what tells whether a condition, given as source text, holds for the arguments of a call."""
+    """Return a function that tells whether a condition, given as source text, holds for the arguments of a call."""
     return eval(f"lambda args: {condition}", {"PLAIN": PLAIN})
 
 
 def in_force() -> bool:
-    """Whether something wants to see every op: a mode, a transform, a tracer, the profiler, autocast, forward AD."""
+    """Return whether something wants to see every op: a mode, transform, tracer, the profiler, autocast, forward AD."""
     return bool(
         num_dispatch_modes()
         or num_function_modes()
@@ -140,7 +132,7 @@ def in_force() -> bool:
 
 
 def autograd_kernel(overload, implementation, function) -> Callable[..., Any]:
-    """The kernel for the Autograd dispatch key of an op whose arguments are all positional."""
+    """Return the kernel for the Autograd dispatch key of an op whose arguments are all positional."""
     after_autograd, grad_enabled = torch._C._after_autograd_keyset, torch.is_grad_enabled
     tensors = TensorPlaces(overload)
 
@@ -161,7 +153,7 @@ def autograd_kernel(overload, implementation, function) -> Callable[..., Any]:
 
 
 def any_tangent(args: tuple[Any, ...], positions: tuple[int, ...]) -> bool:
-    """Whether one of the tensors at those positions carries a derivative forward."""
+    """Return whether one of the tensors at these positions carries a derivative forward."""
     if forward_ad._current_level < 0:
         return False
     tensors = (args[position] for position in positions)
@@ -169,14 +161,14 @@ def any_tangent(args: tuple[Any, ...], positions: tuple[int, ...]) -> bool:
 
 
 def with_derivatives(overload, surrogate: Callable[..., torch.Tensor], args: tuple[Any, ...]) -> torch.Tensor:
-    """The op's own output, to the bit, with the derivatives of its surrogate: for torch.func and forward AD."""
+    """Return the op's output, to the bit, with the derivatives of its surrogate: for torch.func and forward AD."""
     y: torch.Tensor = overload(*(arg.detach() if isinstance(arg, torch.Tensor) else arg for arg in args))
     like = surrogate(*args)
     return y + (like - like.detach())
 
 
 def autocast_kernel(overload, key: str, cast_device: str | None) -> Callable[..., Any]:
-    """The kernel for an autocast key: the op with autocast off, so that no product inside it loses its exactness."""
+    """Return the kernel for an autocast key: the op with autocast off, so that its products stay exact."""
     excluded = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
 
     def kernel(x, *others):

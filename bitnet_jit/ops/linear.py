@@ -1,71 +1,24 @@
-"""`bit_linear`, `quantized_linear` and `ternary_matmul` as torch sees them."""
+"""`bit_linear`, `quantized_linear` and `ternary_matmul`, and the gradients of a packed layer."""
 
 import torch
 from torch.nn import functional as F
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.ops.calls import describe, dtype_name
-from bitnet_jit.ops.library import define
-from bitnet_jit.ops.lookup import KernelLookup
+from bitnet_jit.ops.arguments import Dtype
+from bitnet_jit.ops.op import define
+from bitnet_jit.ops.spec import OpSpec, Output, always
+from bitnet_jit.ops.vocabulary import ACTIVATION, LAYOUT, LINEAR, OUT_ROWS, SIZES, W_PACKED, X_Q, X_SCALE, X
 from bitnet_jit.problem import Problem
 
-SCALES = ("tensor", "row", "group")
+
+def is_exact(problem: Problem) -> bool:
+    """Return whether y is made of one integer sum per output."""
+    return problem.activation == "a8" and problem.scale != "group"
 
 
-def linear_problem(op, x, w_scale, bias, sizes, layout, group_size, activation, y_dtype) -> Problem:
-    """Return the problem of one of the three ops; `sizes` are in_features and out_features."""
-    in_features, out_features = sizes
-    return describe(
-        op,
-        x,
-        out_features,
-        in_features=in_features,
-        layout=layout,
-        activation=activation,
-        y_dtype=dtype_name(y_dtype),
-        scale="" if w_scale is None else SCALES[w_scale.dim()],
-        group_size=group_size,
-        bias="" if bias is None else dtype_name(bias.dtype),
-    )
-
-
-def layer_problem(x, w_packed, w_scale, bias, in_features, out_features, layout, group_size, activation) -> Problem:
-    """Return the problem of `bit_linear`."""
-    sizes = in_features, out_features
-    return linear_problem("bit_linear", x, w_scale, bias, sizes, layout, group_size, activation, x.dtype)
-
-
-def codes_problem(
-    x_q, x_scale, w_packed, w_scale, bias, in_features, out_features, layout, group_size, y_dtype
-) -> Problem:
-    """Return the problem of `quantized_linear`."""
-    sizes = in_features, out_features
-    return linear_problem("quantized_linear", x_q, w_scale, bias, sizes, layout, group_size, "a8", y_dtype)
-
-
-def sums_problem(x_q, w_packed, in_features, out_features, layout) -> Problem:
-    """Return the problem of `ternary_matmul`."""
-    sizes = in_features, out_features
-    return linear_problem("ternary_matmul", x_q, None, None, sizes, layout, 0, "a8", torch.int32)
-
-
-BIT_LINEAR = KernelLookup("bit_linear", layer_problem)
-QUANTIZED_LINEAR = KernelLookup("quantized_linear", codes_problem)
-TERNARY_MATMUL = KernelLookup("ternary_matmul", sums_problem)
-
-
-def fake_bit_linear(x, w_packed, w_scale, bias, in_features, out_features, layout, group_size, activation):
-    return x.new_empty((*x.shape[:-1], out_features))
-
-
-def fake_quantized_linear(
-    x_q, x_scale, w_packed, w_scale, bias, in_features, out_features, layout, group_size, y_dtype
-):
-    return x_q.new_empty((*x_q.shape[:-1], out_features), dtype=y_dtype)
-
-
-def fake_ternary_matmul(x_q, w_packed, in_features, out_features, layout):
-    return x_q.new_empty((*x_q.shape[:-1], out_features), dtype=torch.int32)
+def multiply_adds(problem: Problem) -> int:
+    """Return the operations of a product of x and the weight."""
+    return 2 * problem.rows * problem.in_features * problem.out_features
 
 
 def check_frozen(w_scale: torch.Tensor) -> None:
@@ -75,7 +28,7 @@ def check_frozen(w_scale: torch.Tensor) -> None:
 
 
 def bias_gradient(dy: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """dY (..., N) -> the sum over its rows, added up in float32: (N,) of a dtype."""
+    """Return the sum of dY (..., N) over its rows, added up in float32: (N,) of a dtype."""
     return dy.reshape(-1, dy.shape[-1]).sum(0, dtype=torch.float32).to(dtype)
 
 
@@ -110,22 +63,35 @@ class BitLinearFunction(torch.autograd.Function):
         return dx, None, None, dbias, *(None,) * len(ctx.options)
 
 
-define(
-    "bit_linear(Tensor x, Tensor w_packed, Tensor w_scale, Tensor? bias, int in_features, int out_features, "
-    "str layout, int group_size, str activation) -> Tensor",
-    BIT_LINEAR.run,
-    fake_bit_linear,
-    BitLinearFunction,
+BIT_LINEAR = define(
+    OpSpec(
+        "bit_linear",
+        (X, *LINEAR, ACTIVATION),
+        (Output("y", OUT_ROWS, "x"),),
+        exact=is_exact,
+        operations=multiply_adds,
+    ),
+    function=BitLinearFunction,
     autocast=True,
 )
-define(
-    "quantized_linear(Tensor x_q, Tensor x_scale, Tensor w_packed, Tensor w_scale, Tensor? bias, int in_features, "
-    "int out_features, str layout, int group_size, ScalarType y_dtype) -> Tensor",
-    QUANTIZED_LINEAR.run,
-    fake_quantized_linear,
+QUANTIZED_LINEAR = define(
+    OpSpec(
+        "quantized_linear",
+        (X_Q, X_SCALE, *LINEAR, Dtype("y_dtype")),
+        (Output("y", OUT_ROWS, "y_dtype"),),
+        activation="a8",
+        exact=is_exact,
+        operations=multiply_adds,
+    )
 )
-define(
-    "ternary_matmul(Tensor x_q, Tensor w_packed, int in_features, int out_features, str layout) -> Tensor",
-    TERNARY_MATMUL.run,
-    fake_ternary_matmul,
+TERNARY_MATMUL = define(
+    OpSpec(
+        "ternary_matmul",
+        (X_Q, W_PACKED, *SIZES, LAYOUT),
+        (Output("y", OUT_ROWS, torch.int32),),
+        activation="a8",
+        exact=always,
+        operations=multiply_adds,
+    )
 )
+bit_linear, quantized_linear = BIT_LINEAR.eager, QUANTIZED_LINEAR.eager

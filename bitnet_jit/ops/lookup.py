@@ -8,18 +8,19 @@ source text, as dataclasses write their methods, since a call at one row has no 
 from collections.abc import Callable
 from typing import Any
 
-from bitnet_jit.ops.arguments import Argument, Epsilon, Tensor
-from bitnet_jit.ops.calls import Call, keep, make_call, new_calls
-from bitnet_jit.ops.signatures import SIGNATURES
-from bitnet_jit.problem import Problem
+from bitnet_jit.kernels.backend import Call
+from bitnet_jit.ops.arguments import Argument, Tensor
+from bitnet_jit.ops.calls import keep, make_call, new_calls
+from bitnet_jit.ops.shapes import Seen
+from bitnet_jit.ops.spec import OpSpec
 
 FACTS = ("shape", "dtype", "device", "layout")  # of a tensor, that checks look at
 NO_KEY = (AttributeError, RuntimeError, TypeError)  # of what is no tensor, of a nested one, of an option without a hash
 SOURCE = """
-def key_of({names}):
+def key_of({parameters}):
     return ({facts},)
 
-def {op}({names}):
+def {op}({parameters}):
     try:
         call = get(({facts},))
     except NO_KEY:
@@ -34,9 +35,9 @@ class Lookup:
     """The calls of an op.
 
     Args:
-        op: its name.
+        spec: the op.
         make: the op's arguments, which have been checked -> what runs such arguments; it takes the tensors and the
-            epsilon among them.
+            epsilon among them. None: kernels run the op.
 
     Attributes:
         run: the op's implementation.
@@ -45,18 +46,18 @@ class Lookup:
 
     run: Callable[..., Any]
 
-    def __init__(self, op: str, make: Callable[..., Call]) -> None:
-        self.calls, self._make, signature = new_calls(), make, SIGNATURES[op]
-        self._check = signature.check
+    def __init__(self, spec: OpSpec, make: Callable[..., Call] | None = None) -> None:
+        self.spec, self.calls, self._make = spec, new_calls(), make
         source = SOURCE.format(
-            op=op,
-            names=", ".join(argument.name for argument in signature.arguments),
-            facts=", ".join(map(facts, signature.arguments)),
-            operands=", ".join(a.name for a in signature.arguments if isinstance(a, Tensor | Epsilon)),
+            op=spec.name,
+            parameters=", ".join(map(parameter, spec.arguments)),
+            names=", ".join(argument.name for argument in spec.arguments),
+            facts=", ".join(map(facts, spec.arguments)),
+            operands=", ".join(spec.operands),
         )
         scope: dict[str, Any] = {"get": self.calls.get, "find": self.find, "NO_KEY": NO_KEY}
         exec(source, scope)
-        self._key, self.run = scope["key_of"], scope[op]
+        self._key, self.run = scope["key_of"], scope[spec.name]
 
     def find(self, *values: Any) -> Call:
         """Return what runs such arguments, made where it is not kept yet.
@@ -68,25 +69,25 @@ class Lookup:
             key = self._key(*values)
             call = self.calls.get(key)
         except NO_KEY:
-            self._check(values)
+            self.spec.check(values)
             raise
-        if call is None:
-            self._check(values)
-            call = keep(self.calls, key, self._make(*values))
-        return call
+        return keep(self.calls, key, self._made(values, self.spec.check(values))) if call is None else call
+
+    def _made(self, values: tuple[Any, ...], seen: Seen) -> Call:
+        """Return what runs arguments that have been checked."""
+        return kernel_call(self.spec, values[0], seen) if self._make is None else self._make(*values)
 
 
-class KernelLookup(Lookup):
-    """The calls of an op that kernels run.
+def kernel_call(spec: OpSpec, first: Any, seen: Seen) -> Call:
+    """Return what runs arguments that have been checked, by the kernel that is chosen for their problem."""
+    problem = spec.problem(seen)
+    return make_call(problem, spec.operands_of(problem, seen.sizes.get(..., ())), first.device)
 
-    Args:
-        op: its name.
-        problem: the op's arguments, which have been checked -> the problem that they pose.
-    """
 
-    def __init__(self, op: str, problem: Callable[..., Problem]) -> None:
-        self.problem = problem
-        super().__init__(op, lambda *values: make_call(problem(*values), values[0]))
+def parameter(argument: Argument) -> str:
+    """Return an argument as a function's parameter, as source text."""
+    default = getattr(argument, "default", None)
+    return argument.name if default is None else f"{argument.name}={default!r}"
 
 
 def facts(argument: Argument) -> str:

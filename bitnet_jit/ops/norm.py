@@ -1,44 +1,25 @@
-"""Row-wise ops as torch sees them: activation quantization, RMSNorm and their fusions."""
+"""Row-wise ops: activation quantization, RMSNorm, their fusions, and the norm's gradients."""
 
 import torch
 
+from bitnet_jit.dtypes import FLOATS
 from bitnet_jit.kernels.torch.norm import norm_gradients, norm_rows
-from bitnet_jit.ops.calls import describe, dtype_name
-from bitnet_jit.ops.library import define, eager
-from bitnet_jit.ops.lookup import KernelLookup
-from bitnet_jit.problem import Problem
+from bitnet_jit.ops.arguments import Tensor
+from bitnet_jit.ops.op import define
+from bitnet_jit.ops.spec import OpSpec, Output, always
+from bitnet_jit.ops.vocabulary import (
+    EPS,
+    GATE,
+    NORM_WEIGHT,
+    OPTIONAL_NORM_WEIGHT,
+    PER_FEATURE,
+    PER_ROW,
+    ROWS,
+    UP,
+    X,
+)
 
-
-def row_problem(op: str, x: torch.Tensor, weight: torch.Tensor | None = None) -> Problem:
-    """Return the problem of a row-wise op."""
-    y_dtype = dtype_name(x.dtype) if op in ("rms_norm", "rms_norm_gradients") else "int8"
-    return describe(op, x, x.shape[-1], y_dtype=y_dtype, bias="" if weight is None else dtype_name(weight.dtype))
-
-
-def norm_lookup(op: str) -> KernelLookup:
-    """Return the calls of an op on (x, weight, eps)."""
-    return KernelLookup(op, lambda x, weight, eps: row_problem(op, x, weight))
-
-
-def gated_lookup(op: str) -> KernelLookup:
-    """Return the calls of an op on (gate, up, weight, eps), and those of a norm's gradients (dy, x, weight, eps)."""
-    return KernelLookup(op, lambda first, second, weight, eps: row_problem(op, first, weight))
-
-
-QUANTIZE_ACTIVATION = KernelLookup("quantize_activation", lambda x: row_problem("quantize_activation", x))
-RMS_NORM = norm_lookup("rms_norm")
-RMS_NORM_GRADIENTS = gated_lookup("rms_norm_gradients")
-RMS_NORM_QUANTIZE = norm_lookup("rms_norm_quantize")
-RELU2_MUL_NORM_QUANTIZE = gated_lookup("relu2_mul_norm_quantize")
-SILU_MUL_NORM_QUANTIZE = gated_lookup("silu_mul_norm_quantize")
-
-
-def fake_codes(x, *others):
-    return x.new_empty(x.shape, dtype=torch.int8), x.new_empty(x.shape[:-1], dtype=torch.float32)
-
-
-def fake_rms_norm_gradients(dy, x, weight, eps):
-    return torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(weight)
+CODES = (Output("x_q", ROWS, torch.int8), Output("x_scale", PER_ROW, torch.float32))
 
 
 class RmsNormFunction(torch.autograd.Function):
@@ -58,31 +39,28 @@ class RmsNormFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         x, weight = ctx.saved_tensors
-        of_norm = norm_gradients if torch.is_grad_enabled() else gradients
-        return *of_norm(dy, x, weight, ctx.eps), None
+        gradients_of = norm_gradients if torch.is_grad_enabled() else RMS_NORM_GRADIENTS.eager
+        return *gradients_of(dy, x, weight, ctx.eps), None
 
 
-define("quantize_activation(Tensor x) -> (Tensor, Tensor)", QUANTIZE_ACTIVATION.run, fake_codes)
-define(
-    "rms_norm(Tensor x, Tensor weight, float eps) -> Tensor",
-    RMS_NORM.run,
-    lambda x, weight, eps: torch.empty_like(x, memory_format=torch.contiguous_format),
-    RmsNormFunction,
+QUANTIZE_ACTIVATION = define(OpSpec("quantize_activation", (X,), CODES, exact=always))
+RMS_NORM = define(
+    OpSpec("rms_norm", (X, NORM_WEIGHT, EPS), (Output("y", ROWS, "x"),)),
+    function=RmsNormFunction,
 )
-define(
-    "rms_norm_gradients(Tensor dy, Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)",
-    RMS_NORM_GRADIENTS.run,
-    fake_rms_norm_gradients,
+RMS_NORM_GRADIENTS = define(
+    OpSpec(
+        "rms_norm_gradients",
+        (Tensor("dy", FLOATS, ROWS, like="x"), X, NORM_WEIGHT, EPS),
+        (Output("dx", ROWS, "x"), Output("dw", PER_FEATURE, "weight")),
+        leads="x",
+    )
 )
-gradients = eager("rms_norm_gradients")
-define("rms_norm_quantize(Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)", RMS_NORM_QUANTIZE.run, fake_codes)
-define(
-    "relu2_mul_norm_quantize(Tensor gate, Tensor up, Tensor weight, float eps) -> (Tensor, Tensor)",
-    RELU2_MUL_NORM_QUANTIZE.run,
-    fake_codes,
+RMS_NORM_QUANTIZE = define(OpSpec("rms_norm_quantize", (X, NORM_WEIGHT, EPS), CODES))
+RELU2_MUL_NORM_QUANTIZE = define(OpSpec("relu2_mul_norm_quantize", (GATE, UP, NORM_WEIGHT, EPS), CODES))
+SILU_MUL_NORM_QUANTIZE = define(OpSpec("silu_mul_norm_quantize", (GATE, UP, OPTIONAL_NORM_WEIGHT, EPS), CODES))
+
+quantize_activation, rms_norm, rms_norm_gradients, rms_norm_quantize = (
+    op.eager for op in (QUANTIZE_ACTIVATION, RMS_NORM, RMS_NORM_GRADIENTS, RMS_NORM_QUANTIZE)
 )
-define(
-    "silu_mul_norm_quantize(Tensor gate, Tensor up, Tensor? weight, float eps) -> (Tensor, Tensor)",
-    SILU_MUL_NORM_QUANTIZE.run,
-    fake_codes,
-)
+relu2_mul_norm_quantize, silu_mul_norm_quantize = RELU2_MUL_NORM_QUANTIZE.eager, SILU_MUL_NORM_QUANTIZE.eager

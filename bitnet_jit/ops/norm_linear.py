@@ -7,12 +7,14 @@ x is normalized and quantized in one pass: codes are made of the norm's float32 
 
 import torch
 
+from bitnet_jit.kernels.backend import Call
 from bitnet_jit.kernels.torch.norm import norm_gradients as differentiable
-from bitnet_jit.ops.calls import Call
-from bitnet_jit.ops.library import define, eager
+from bitnet_jit.ops.input_grad import INPUT_GRAD
 from bitnet_jit.ops.linear import BIT_LINEAR, QUANTIZED_LINEAR, BitLinearFunction, bias_gradient, check_frozen
-from bitnet_jit.ops.lookup import Lookup
-from bitnet_jit.ops.norm import RMS_NORM, RMS_NORM_QUANTIZE, RmsNormFunction, fake_codes
+from bitnet_jit.ops.norm import RMS_NORM, RMS_NORM_GRADIENTS, RMS_NORM_QUANTIZE, RmsNormFunction
+from bitnet_jit.ops.op import define
+from bitnet_jit.ops.spec import OpSpec, Output
+from bitnet_jit.ops.vocabulary import ACTIVATION, EPS, LINEAR, NORM_WEIGHT, OUT_ROWS, X
 
 
 def make_fused(x, weight, eps, w_packed, w_scale, bias, *options) -> Call:
@@ -23,15 +25,14 @@ def make_fused(x, weight, eps, w_packed, w_scale, bias, *options) -> Call:
         linear = BIT_LINEAR.find(x, w_packed, w_scale, bias, *options)
         return lambda x, weight, eps, *layer: linear(norm(x, weight, eps), *layer)
     norm = RMS_NORM_QUANTIZE.find(x, weight, eps)
-    product = QUANTIZED_LINEAR.find(*fake_codes(x), w_packed, w_scale, bias, *sizes, x.dtype)
+    product = QUANTIZED_LINEAR.find(
+        *RMS_NORM_QUANTIZE.spec.fake((x, weight, eps)), w_packed, w_scale, bias, *sizes, x.dtype
+    )
     return lambda x, weight, eps, *layer: product(*norm(x, weight, eps), *layer)
 
 
-FUSED = Lookup("rms_norm_bit_linear", make_fused)
-
-
 def fake_rms_norm_bit_linear(x, weight, eps, w_packed, w_scale, bias, *options):
-    """By the ops that it consists of, so that who watches sees those."""
+    """Return the outputs of the ops that it consists of, so that a watcher sees those."""
     ops, (*sizes, activation) = torch.ops.bitnet_jit, options
     if activation == "a16":
         return ops.bit_linear(ops.rms_norm(x, weight, eps), w_packed, w_scale, bias, *options)
@@ -59,21 +60,19 @@ class RmsNormBitLinearFunction(torch.autograd.Function):
         *sizes, _ = ctx.options
         dx = dweight = dbias = None
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            inner = input_grad(dy, w_packed, w_scale, *sizes)
-            of_norm = differentiable if torch.is_grad_enabled() else norm_gradients
-            dx, dweight = of_norm(inner, x, weight, ctx.eps)
+            inner = INPUT_GRAD.eager(dy, w_packed, w_scale, *sizes)
+            gradients_of = differentiable if torch.is_grad_enabled() else RMS_NORM_GRADIENTS.eager
+            dx, dweight = gradients_of(inner, x, weight, ctx.eps)
         if ctx.needs_input_grad[5]:
             dbias = bias_gradient(dy, ctx.bias_dtype)
         return dx, dweight, None, None, None, dbias, *(None,) * len(ctx.options)
 
 
-define(
-    "rms_norm_bit_linear(Tensor x, Tensor weight, float eps, Tensor w_packed, Tensor w_scale, Tensor? bias, "
-    "int in_features, int out_features, str layout, int group_size, str activation) -> Tensor",
-    FUSED.run,
-    fake_rms_norm_bit_linear,
+RMS_NORM_BIT_LINEAR = define(
+    OpSpec("rms_norm_bit_linear", (X, NORM_WEIGHT, EPS, *LINEAR, ACTIVATION), (Output("y", OUT_ROWS, "x"),)),
+    make_fused,
     RmsNormBitLinearFunction,
     autocast=True,
+    fake=fake_rms_norm_bit_linear,
 )
-
-input_grad, norm_gradients = eager("bit_linear_input_grad"), eager("rms_norm_gradients")
+rms_norm_bit_linear = RMS_NORM_BIT_LINEAR.eager

@@ -9,7 +9,7 @@ from math import prod
 
 import torch
 
-from bitnet_jit.runtime.workspace import Workspace
+from bitnet_jit.devices.workspace import Workspace
 
 WORKSPACE = Workspace()
 MIN_BYTES = 1 << 20  # fewer are had at once from what the process has given back

@@ -16,17 +16,28 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from bitnet_jit.devices.kinds import kind_of
+from bitnet_jit.dtypes import FLOATS
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.kernels.backend import Call
 from bitnet_jit.kernels.torch.norm import norm_gradients as differentiable_norm_gradients
 from bitnet_jit.kernels.torch.norm import norm_rows
-from bitnet_jit.ops.calls import Call
-from bitnet_jit.ops.library import PLAIN, TensorPlaces, define, eager, num_dispatch_modes
-from bitnet_jit.ops.linear import QUANTIZED_LINEAR, bias_gradient
-from bitnet_jit.ops.lookup import Lookup
-from bitnet_jit.ops.norm import QUANTIZE_ACTIVATION, RMS_NORM_QUANTIZE
+from bitnet_jit.ops.arguments import Tensor, Whole
+from bitnet_jit.ops.input_grad import INPUT_GRAD
+from bitnet_jit.ops.library import PLAIN, TensorPlaces, num_dispatch_modes
+from bitnet_jit.ops.linear import QUANTIZED_LINEAR, bias_gradient, quantized_linear
+from bitnet_jit.ops.norm import (
+    QUANTIZE_ACTIVATION,
+    RMS_NORM_QUANTIZE,
+    quantize_activation,
+    rms_norm_gradients,
+    rms_norm_quantize,
+)
+from bitnet_jit.ops.op import define
 from bitnet_jit.ops.scratch import scratch
-from bitnet_jit.ops.signatures import SIGNATURES
-from bitnet_jit.ops.weights import QUANTIZE_WEIGHT, layout_for
+from bitnet_jit.ops.spec import OpSpec, Output
+from bitnet_jit.ops.vocabulary import BIAS, DTYPE, EPS, OUT_ROWS, PER_FEATURE, ROWS, WEIGHT, WEIGHT_SHAPE, X
+from bitnet_jit.ops.weights import QUANTIZE_WEIGHT, dequantize_activation, layout_for, quantize_weight
 
 MIXED_SUMS = torch.__version__ >= "2.8"  # compared as versions: whether torch's products of half types can give float32
 REVISION = 6  # an argument of the op; raised when other ops are called within it: see `define` below
@@ -44,20 +55,9 @@ def make_train(x, weight, *others) -> Call:
     return call
 
 
-TRAIN = Lookup("bit_linear_train", make_train)
-
-
-def bit_linear_train(x, weight, bias, norm_weight, eps, revision=REVISION):
-    return TRAIN.run(x, weight, bias, norm_weight, eps, revision)
-
-
-def fake_bit_linear_train(x, weight, bias, norm_weight, eps, revision=REVISION):
-    return x.new_empty((*x.shape[:-1], weight.shape[0]))
-
-
 def make_weight_grad(dy, x, dtype) -> Call:
     """Return what runs such arguments."""
-    if MIXED_SUMS and dy.is_cuda and dtype == torch.float32 != dy.dtype:
+    if MIXED_SUMS and kind_of(dy.device).mixed_sums and dtype == torch.float32 != dy.dtype:
         return lambda dy, x: torch.mm(rows_of(dy).T, rows_of(x), out_dtype=dtype)  # the sums as they are
     if dy.is_cpu and dtype != dy.dtype:
         return lambda dy, x: summed_in_scratch(rows_of(dy), rows_of(x)).to(dtype)
@@ -75,19 +75,12 @@ def summed_in_scratch(dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return torch.mm(dy.T, x, out=scratch((dy.shape[1], x.shape[1]), dy.dtype))
 
 
-WEIGHT_GRAD = Lookup("bit_linear_train_weight_grad", make_weight_grad)
-
-
-def fake_bit_linear_train_weight_grad(dy, x, dtype):
-    return dy.new_empty((dy.shape[-1], x.shape[-1]), dtype=dtype)
-
-
 def check_train(*args) -> None:
     """Raise InvalidInput unless the arguments fit each other: once for each kind of them where nobody traces."""
     if TENSORS.are_plain(args):
         TRAIN.find(*args, REVISION)
     else:
-        SIGNATURES["bit_linear_train"].check(args)
+        TRAIN.spec.check(args)
 
 
 def stand_in(x):
@@ -200,23 +193,37 @@ def differentiable_gradients(ctx, dy):
 
 # torch.compile keeps on disk what it has traced into, under the names and arguments of the ops outside: a revision of
 # its own keeps a graph of another version of this package from being found
-define(
-    "bit_linear_train(Tensor x, Tensor weight, Tensor? bias, Tensor? norm_weight, float eps, "
-    f"int revision={REVISION}) -> Tensor",
-    bit_linear_train,
-    fake_bit_linear_train,
+TRAIN = define(
+    OpSpec(
+        "bit_linear_train",
+        (
+            X,
+            WEIGHT,
+            BIAS,
+            Tensor("norm_weight", FLOATS, PER_FEATURE, optional=True),
+            EPS,
+            Whole("revision", default=REVISION),
+        ),
+        (Output("y", OUT_ROWS, "x"),),
+        leads="weight",
+    ),
+    make_train,
     BitLinearTrainFunction,
     autocast=True,
 )
-TENSORS = TensorPlaces(torch.ops.bitnet_jit.bit_linear_train.default)
-define(
-    "bit_linear_train_weight_grad(Tensor dy, Tensor x, ScalarType dtype) -> Tensor",
-    WEIGHT_GRAD.run,
-    fake_bit_linear_train_weight_grad,
+TENSORS = TensorPlaces(TRAIN.torch)
+WEIGHT_GRAD = define(
+    OpSpec(
+        "bit_linear_train_weight_grad",
+        (Tensor("dy", FLOATS, OUT_ROWS), Tensor("x", FLOATS, ROWS, like="dy"), DTYPE),
+        (Output("dw", WEIGHT_SHAPE, "dtype"),),
+    ),
+    make_weight_grad,
 )
+bit_linear_train = TRAIN.eager
 
 # each op as the steps above call it: straight where nobody traces
-weight_codes, codes, normed_codes = eager("quantize_weight"), eager("quantize_activation"), eager("rms_norm_quantize")
-product, floats = eager("quantized_linear"), eager("dequantize_activation")
-norm_gradients = eager("rms_norm_gradients")
-input_grad, weight_grad = eager("bit_linear_input_grad"), eager("bit_linear_train_weight_grad")
+weight_codes, codes, normed_codes = quantize_weight, quantize_activation, rms_norm_quantize
+product, floats = quantized_linear, dequantize_activation
+norm_gradients = rms_norm_gradients
+input_grad, weight_grad = INPUT_GRAD.eager, WEIGHT_GRAD.eager

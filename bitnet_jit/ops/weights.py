@@ -1,61 +1,45 @@
-"""`quantize_weight`, `dequantize_weight` and `dequantize_activation` as torch sees them: floats to codes, and back; and
-`round_weight` and `round_activation`, which do both."""
+"""`quantize_weight`, `dequantize_weight`, `dequantize_activation`: floats to codes, and back; and `round_weight` and
+`round_activation`, which do both."""
 
 import torch
 
 from bitnet_jit.kernels import registry
-from bitnet_jit.ops.calls import Call, describe, dtype_name
-from bitnet_jit.ops.library import define
-from bitnet_jit.ops.linear import SCALES
-from bitnet_jit.ops.lookup import KernelLookup, Lookup
+from bitnet_jit.kernels.backend import Call
 from bitnet_jit.ops.norm import QUANTIZE_ACTIVATION
-from bitnet_jit.problem import Problem
+from bitnet_jit.ops.op import define
+from bitnet_jit.ops.spec import OpSpec, Output
+from bitnet_jit.ops.vocabulary import (
+    DTYPE,
+    LAYOUT,
+    NUMBER,
+    PACKED_OPTIONS,
+    PACKED_SHAPE,
+    ROWS,
+    W_PACKED,
+    W_SCALE,
+    WEIGHT,
+    WEIGHT_SHAPE,
+    X_Q,
+    X_SCALE,
+    X,
+)
 
-
-def quantize_problem(weight, layout) -> Problem:
-    """Return the problem of `quantize_weight`."""
-    return describe("quantize_weight", weight, weight.shape[0], layout=layout, y_dtype="uint8", scale="tensor")
-
-
-def dequantize_problem(w_packed, w_scale, in_features, out_features, layout, group_size, dtype) -> Problem:
-    """Return the problem of `dequantize_weight`."""
-    return describe(
-        "dequantize_weight",
-        w_packed,
-        out_features,
-        in_features=in_features,
-        layout=layout,
-        y_dtype=dtype_name(dtype),
-        scale=SCALES[w_scale.dim()],
-        group_size=group_size,
+QUANTIZE_WEIGHT = define(
+    OpSpec(
+        "quantize_weight",
+        (WEIGHT, LAYOUT),
+        (Output("w_packed", PACKED_SHAPE, torch.uint8), Output("w_scale", NUMBER, torch.float32)),
+        scale="tensor",
     )
-
-
-def activation_problem(x_q, x_scale, dtype) -> Problem:
-    """Return the problem of `dequantize_activation`."""
-    return describe("dequantize_activation", x_q, x_q.shape[-1], y_dtype=dtype_name(dtype))
-
-
-QUANTIZE_WEIGHT = KernelLookup("quantize_weight", quantize_problem)
-DEQUANTIZE_WEIGHT = KernelLookup("dequantize_weight", dequantize_problem)
-DEQUANTIZE_ACTIVATION = KernelLookup("dequantize_activation", activation_problem)
-
-
-def fake_quantize_weight(weight, layout):
-    shape = registry.get_layout(layout).shape(*weight.shape)
-    return weight.new_empty(shape, dtype=torch.uint8), weight.new_empty((), dtype=torch.float32)
-
-
-def fake_dequantize_weight(w_packed, w_scale, in_features, out_features, layout, group_size, dtype):
-    return w_packed.new_empty((out_features, in_features), dtype=dtype)
-
-
-def fake_dequantize_activation(x_q, x_scale, dtype):
-    return x_q.new_empty(x_q.shape, dtype=dtype)
+)
+DEQUANTIZE_WEIGHT = define(
+    OpSpec("dequantize_weight", (W_PACKED, W_SCALE, *PACKED_OPTIONS, DTYPE), (Output("w", WEIGHT_SHAPE, "dtype"),))
+)
+DEQUANTIZE_ACTIVATION = define(OpSpec("dequantize_activation", (X_Q, X_SCALE, DTYPE), (Output("x", ROWS, "dtype"),)))
 
 
 def layout_for(weight: torch.Tensor) -> str:
-    """The layout in which a weight is packed that is quantized where it is, in each step of a training."""
+    """Return the layout in which a weight is packed that is quantized where it is, in each step of a training."""
     return registry.training_layout(weight.device.type).name
 
 
@@ -75,25 +59,8 @@ def make_round_activation(x: torch.Tensor) -> Call:
     return lambda x: DEQUANTIZE_ACTIVATION.run(*QUANTIZE_ACTIVATION.run(x), x.dtype)
 
 
-ROUND_WEIGHT = Lookup("round_weight", make_round_weight)
-ROUND_ACTIVATION = Lookup("round_activation", make_round_activation)
+ROUND_WEIGHT = define(OpSpec("round_weight", (WEIGHT,), (Output("w", WEIGHT_SHAPE, "weight"),)), make_round_weight)
+ROUND_ACTIVATION = define(OpSpec("round_activation", (X,), (Output("y", ROWS, "x"),)), make_round_activation)
 
-
-def fake_round(x):
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-define("quantize_weight(Tensor weight, str layout) -> (Tensor, Tensor)", QUANTIZE_WEIGHT.run, fake_quantize_weight)
-define(
-    "dequantize_weight(Tensor w_packed, Tensor w_scale, int in_features, int out_features, str layout, "
-    "int group_size, ScalarType dtype) -> Tensor",
-    DEQUANTIZE_WEIGHT.run,
-    fake_dequantize_weight,
-)
-define(
-    "dequantize_activation(Tensor x_q, Tensor x_scale, ScalarType dtype) -> Tensor",
-    DEQUANTIZE_ACTIVATION.run,
-    fake_dequantize_activation,
-)
-define("round_weight(Tensor weight) -> Tensor", ROUND_WEIGHT.run, fake_round)
-define("round_activation(Tensor x) -> Tensor", ROUND_ACTIVATION.run, fake_round)
+quantize_weight, dequantize_weight = QUANTIZE_WEIGHT.eager, DEQUANTIZE_WEIGHT.eager
+dequantize_activation = DEQUANTIZE_ACTIVATION.eager

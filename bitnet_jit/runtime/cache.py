@@ -1,4 +1,4 @@
-"""What tuning found, on disk: one readable JSON file a problem, which all processes of a user share.
+"""Tuned choices on disk: one readable JSON file per problem, which all processes of a user share.
 
 A file is named by its problem and a digest of all that the choice depends on: the problem, the device, and the versions
 of the packages that compile kernels. It is written beside and renamed, so a reader sees a whole file or none. A file
@@ -24,6 +24,7 @@ from typing import Any
 
 import platformdirs
 
+from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.kernel import Config, Kernel
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.entries import FORMAT as FORMAT
@@ -31,13 +32,12 @@ from bitnet_jit.runtime.entries import PROBLEM_FIELDS, parse
 from bitnet_jit.runtime.entries import Key as Key
 from bitnet_jit.runtime.entries import Tuned as Tuned
 from bitnet_jit.runtime.entries import parse_entry as parse_entry
-from bitnet_jit.runtime.settings import read_settings
+from bitnet_jit.settings import read_settings
 from bitnet_jit.system.files import unfinished, write_beside_and_rename
 from bitnet_jit.system.reading import parse_json, read_json
 
 logger = logging.getLogger(__name__)
 
-COMPILERS = ("triton", "numba", "torch")  # packages on whose version a kernel's time depends
 DIGITS = 20  # of the digest, in a file's name
 MAX_BYTES = 2**20  # of a file
 OLD = 3600  # seconds after which the writer of an unfinished file must have died
@@ -63,7 +63,7 @@ class TuningCache:
 
     @property
     def folder(self) -> Path:
-        """Where the files lie. Raises NoPlace where there is nowhere to keep them."""
+        """Return where the files lie. Raises NoPlace where there is nowhere to keep them."""
         if self._folder is None:
             self._folder = (read_settings().cache or users_folder()) / "tuned"
         if str(self._folder).startswith("~"):
@@ -71,18 +71,18 @@ class TuningCache:
         return self._folder
 
     def path(self, problem: Problem) -> Path:
-        """The file of a problem, whether it is there or not."""
+        """Return the file of a problem, whether it is there or not."""
         return self._place(key_of(problem))
 
     def _place(self, key: Key) -> Path:
         return self.folder / file_name(key)
 
     def find(self, problem: Problem) -> Tuned | None:
-        """What is known of a problem, or None."""
+        """Return what is known of a problem, or None."""
         return self.find_key(key_of(problem))
 
     def find_key(self, key: Key) -> Tuned | None:
-        """What is known under a key, or None."""
+        """Return what is known under a key, or None."""
         name = file_name(key)
         if name in self._unwritten:
             return self._unwritten[name]
@@ -104,11 +104,11 @@ class TuningCache:
             logger.log(level, "what tuning found cannot be looked up: %s", error)
 
     def store(self, problem: Problem, tuned: Tuned) -> bool:
-        """Keep what was found, on disk if that is possible, for this process in any case; returns whether on disk."""
+        """Keep a choice, on disk if that is possible, for this process in any case; return whether on disk."""
         return self.store_key(key_of(problem), tuned)
 
     def store_key(self, key: Key, tuned: Tuned) -> bool:
-        """The same under a key."""
+        """Keep a choice under a key, as `store`."""
         name = file_name(key)
         date = datetime.now(UTC).isoformat(timespec="seconds")
         entry = {"format": FORMAT, "key": key, "choice": asdict(tuned), "date": date}
@@ -126,7 +126,7 @@ class TuningCache:
         return True
 
     def entries(self) -> Iterator[tuple[Key, Tuned]]:
-        """Everything on disk that is whole, of whatever device and version.
+        """Yield everything on disk that is whole, of whatever device and version.
 
         Raises:
             OSError: there is a folder, and it does not tell what it holds.
@@ -171,7 +171,7 @@ class TuningCache:
 
 
 def users_folder() -> Path:
-    """The platform's folder for the user's caches. Raises NoPlace where the user has no home."""
+    """Return the platform's folder for the user's caches. Raises NoPlace where the user has no home."""
     try:
         folder = platformdirs.user_cache_path("bitnet_jit")
     except RuntimeError as error:  # its word for it; older versions give "~" back
@@ -182,46 +182,46 @@ def users_folder() -> Path:
 
 
 def file_name(key: Key) -> str:
-    """The name of a key's file."""
+    """Return the name of a key's file."""
     digest = hashlib.sha256(canonical(key).encode()).hexdigest()[:DIGITS]
     return "{op}-{out_features}x{in_features}-m{rows}-{}.json".format(digest, **key["problem"])
 
 
 def key_of(problem: Problem) -> Key:
-    """All that a choice depends on, as JSON has it."""
+    """Return all that a choice depends on, as JSON has it."""
     return {"problem": asked_of(problem), "device": problem.device, "versions": versions()}
 
 
 def asked_of(problem: Problem) -> dict[str, Any]:
-    """A problem without its device, as JSON has it."""
+    """Return a problem without its device, as JSON has it."""
     return {field.name: getattr(problem, field.name) for field in fields(problem) if field.name in PROBLEM_FIELDS}
 
 
 @cache
 def versions() -> dict[str, str]:
-    """The installed versions of the packages that compile kernels."""
-    found = {}
-    for package in COMPILERS:
+    """Return the installed versions of the packages that compile kernels."""
+    installed = {}
+    for package in dict.fromkeys(package for backend in registry.BACKENDS.values() for package in backend.packages):
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def canonical(value: Any) -> str:
-    """JSON in one way of writing."""
+    """Return a value as JSON, in one way of writing."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def config_fields(config: Config) -> dict[str, Any]:
-    """A config as JSON has it; nothing where a kernel has none."""
-    found: dict[str, Any] = {} if config is None else parse_json(canonical(asdict(config)))
-    return found
+    """Return a config as JSON has it; nothing where a kernel has none."""
+    values: dict[str, Any] = {} if config is None else parse_json(canonical(asdict(config)))
+    return values
 
 
 def recall(tuned: Tuned, problem: Problem, fitting: Sequence[Kernel]) -> tuple[Kernel, Config]:
-    """The kernel and config that are meant, among the kernels that fit.
+    """Return the kernel and config that are meant, among the kernels that fit.
 
     Raises:
         ValueError: there are no such ones any more; the message says what is missing.
@@ -231,7 +231,7 @@ def recall(tuned: Tuned, problem: Problem, fitting: Sequence[Kernel]) -> tuple[K
         raise ValueError(f"the kernel {tuned.kernel} does not take the problem")
     if kernel.version != tuned.version:
         raise ValueError(f"{kernel.name} is of version {kernel.version}, {tuned.version} was timed")
-    for config in chain.from_iterable(found(problem) for found in (kernel.configs, kernel.space)):
+    for config in chain.from_iterable(list_configs(problem) for list_configs in (kernel.configs, kernel.space)):
         if config_fields(config) == tuned.config:
             return kernel, config
     raise ValueError(f"{kernel.name} has no config {tuned.config}")

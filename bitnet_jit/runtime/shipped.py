@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from bitnet_jit.devices.fingerprint import cpu_features
+from bitnet_jit.devices.cpu import cpu_features
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.cache import asked_of, canonical
 from bitnet_jit.runtime.entries import MAX_EXPORT, Tuned, parse_entries

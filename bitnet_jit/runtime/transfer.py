@@ -1,7 +1,7 @@
-"""What tuning found, carried to other machines: all of a cache in one file, and back into another's.
+"""Carry tuned choices to other machines: all of a cache in one file, and back into another's.
 
 An entry is taken over as it is by a machine with the same device, driver and compilers. From another one it is taken
-only by force, as if it had been found here: it is marked "imported", and what was measured here stays.
+only by force, as if it had been measured here: it is marked "imported", and what was measured here stays.
 """
 
 import json
@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from bitnet_jit.devices.fingerprint import fingerprint
+from bitnet_jit.devices.kinds import available_types, fingerprint
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.runtime.cache import TuningCache, versions
 from bitnet_jit.runtime.entries import FORMAT, MAX_EXPORT, Key, Tuned, parse_entries
@@ -20,7 +20,7 @@ MAX_TOLD = 3  # kinds of foreign devices that an error names
 
 
 def export_tuned(cache: TuningCache, path: Path) -> int:
-    """Write all that a cache holds on disk to one JSON file; returns the number of entries.
+    """Write all that a cache holds on disk to one JSON file; return the number of entries.
 
     Args:
         cache: what is written.
@@ -38,7 +38,7 @@ def export_tuned(cache: TuningCache, path: Path) -> int:
 
 
 def import_tuned(cache: TuningCache, path: Path, force: bool = False) -> int:
-    """Take over an exported file; returns the number of entries that are new here. All of it, or nothing.
+    """Take over an exported file; return the number of entries that are new here. All of it, or nothing.
 
     Args:
         cache: where to.
@@ -64,17 +64,17 @@ def import_tuned(cache: TuningCache, path: Path, force: bool = False) -> int:
     taken = 0
     for key, tuned in entries:
         device_type = key["problem"]["device_type"]
-        own = key | {"device": here.get(device_type), "versions": versions()}
-        known = cache.find_key(own)
+        local = key | {"device": here.get(device_type), "versions": versions()}
+        known = cache.find_key(local)
         if device_type in here and (known is None or known.origin != "measured"):
-            if not cache.store_key(own, replace(tuned, origin="imported")):
+            if not cache.store_key(local, replace(tuned, origin="imported")):
                 raise InvalidInput(f"import: the folder for choices cannot be written; {taken} were taken over before")
             taken += 1
     return taken
 
 
 def read_entries(path: Path) -> list[tuple[Key, Tuned]]:
-    """An exported file's entries. Raises InvalidInput unless every one is whole."""
+    """Return an exported file's entries. Raises InvalidInput unless every one is whole."""
     try:
         return parse_entries(parse_json(read_file(path, MAX_EXPORT, pipes=True)))
     except (OSError, ValueError) as error:
@@ -82,13 +82,12 @@ def read_entries(path: Path) -> list[tuple[Key, Tuned]]:
 
 
 def is_ours(key: Key, here: dict[str, str]) -> bool:
-    """Whether an entry was measured on a device like one of this machine, with the same drivers and compilers."""
+    """Return whether an entry was measured on a device like one here, with the same drivers and compilers."""
     return bool(here.get(key["problem"]["device_type"]) == key["device"] and key["versions"] == versions())
 
 
 def devices_here() -> dict[str, str]:
-    """The fingerprints of this machine's devices by torch's words for their types; of several GPUs the first one's."""
+    """Return the fingerprints of this machine's devices by their types; of several GPUs the first's."""
     import torch
 
-    found = {"cpu": fingerprint(torch.device("cpu"))}
-    return found | ({"cuda": fingerprint(torch.device("cuda", 0))} if torch.cuda.is_available() else {})
+    return {type: fingerprint(torch.device(type, 0)) for type in available_types()}

@@ -1,4 +1,4 @@
-"""`autotune`: the fastest kernel and config for every problem of a model, found once and kept on disk."""
+"""`autotune`: find the fastest kernel and config for every problem of a model once, and keep them on disk."""
 
 import hashlib
 import logging
@@ -14,11 +14,13 @@ from torch import nn
 
 from bitnet_jit.arguments import as_real, as_whole, show, whole_number
 from bitnet_jit.devices.checks import check_device
+from bitnet_jit.devices.kinds import default_type, kind_of
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
 from bitnet_jit.ops import calls
 from bitnet_jit.problem import Problem
-from bitnet_jit.runtime.cache import Tuned, recall
+from bitnet_jit.runtime.cache import recall
+from bitnet_jit.runtime.entries import Tuned
 from bitnet_jit.tuning.compiling import Compilers
 from bitnet_jit.tuning.contenders import Contender, contenders
 from bitnet_jit.tuning.problems import MAX_ROWS, check_memory, device_of, problems_of_model, problems_of_shapes
@@ -34,7 +36,7 @@ Shapes = Sequence[tuple[int, int]]
 
 
 class Advance(Protocol):
-    """Tells how far the work is."""
+    """A function that shows how far the work is."""
 
     def __call__(self, done: int, total: int, words: str) -> None: ...
 
@@ -49,10 +51,10 @@ def autotune(
 ) -> Report:
     """Find the fastest kernel and config for every problem of a model, and keep them for all later processes.
 
-    Kernels are compiled in several processes, then timed in turns on made-up tensors (in CUDA graphs on a GPU). What is
-    found is written to the user's cache folder (BITNET_JIT_CACHE) problem by problem: after Ctrl-C, or when the budget
-    is spent, a second call goes on where this one stopped. One process tunes a kind of device at a time; others wait
-    and take over what it found.
+    Kernels are compiled in several processes, then timed in turns on synthetic inputs (in CUDA graphs on a GPU). Each
+    choice is written to the user's cache folder (BITNET_JIT_CACHE) at once: after Ctrl-C, or when the budget is spent,
+    a second call goes on where this one stopped. One process tunes a kind of device at a time; others wait
+    and take over its choices.
 
     Args:
         model_or_shapes: a module with packed layers; or (out_features, in_features) pairs of layers with i2 weights,
@@ -64,7 +66,7 @@ def autotune(
         progress: show a bar on stderr.
 
     Returns:
-        What was found; print it.
+        The outcomes; print them.
 
     Raises:
         InvalidInput: an argument that cannot be meant; it is named.
@@ -78,13 +80,13 @@ def autotune(
     rows, seconds = check_options(rows, budget_seconds, effort)
     deadline = start + seconds
     place = find_device(model_or_shapes, device)
-    found = (
+    counts = (
         problems_of_model(model_or_shapes, rows)
         if isinstance(model_or_shapes, nn.Module)
         else problems_of_shapes(model_or_shapes, rows, place)
     )
-    check_memory(found, place)
-    problems = sorted(found, key=lambda problem: -found[problem] * work_of(problem).weight)
+    check_memory(counts, place)
+    problems = sorted(counts, key=lambda problem: -counts[problem] * work_of(problem).weight)
     with bar() if progress else nullcontext(silent) as advance:
         try:
             outcomes = tune_all(problems, place, deadline, effort, advance)
@@ -94,7 +96,7 @@ def autotune(
 
 
 def check_options(rows: Any, budget_seconds: Any, effort: Any) -> tuple[tuple[int, ...], float]:
-    """Rows and budget as Python's numbers, the budget infinite for None; InvalidInput where one cannot be meant."""
+    """Return rows and budget as Python's numbers, the budget infinite for None; raise InvalidInput for others."""
     if isinstance(rows, (str, bytes)) or not isinstance(rows, Iterable):
         raise InvalidInput(f"rows: expected whole numbers of at least 1, got {show(rows)}")
     numbers = [as_whole(m) for m in rows]
@@ -109,10 +111,10 @@ def check_options(rows: Any, budget_seconds: Any, effort: Any) -> tuple[tuple[in
 
 
 def find_device(model_or_shapes: Any, device: torch.device | str | None) -> torch.device:
-    """Where to tune. Raises InvalidInput where there is no such device, or the model is on another."""
+    """Return where to tune. Raises InvalidInput where there is no such device, or the model is on another."""
     wanted = None if device is None else check_device(device, meta=isinstance(model_or_shapes, nn.Module))
     if not isinstance(model_or_shapes, nn.Module):
-        return wanted or check_device("cuda:0" if torch.cuda.is_available() else "cpu")
+        return wanted or check_device(torch.device(default_type(), 0))
     place = device_of(model_or_shapes)
     if wanted is not None and (wanted.type, wanted.index or 0) != (place.type, place.index or 0):
         raise InvalidInput(f"device: the model is on {place}, got {wanted}; move one of them")
@@ -126,7 +128,7 @@ def tune_all(
     outcomes: dict[Problem, Outcome] = {}
     advance(0, len(problems), "waiting until no other process tunes")
     with calls.DISPATCHER.cache.locked(lock_name(problems[0]), max(0.0, min(deadline - time.monotonic(), 1e9))) as held:
-        known = {problem: found for problem in problems if (found := what_is_known(problem, effort))}
+        known = {problem: tuned for problem in problems if (tuned := known_choice(problem, effort))}
         todo = [problem for problem in problems if problem not in known] if held else []
         with compiling(todo, device, EFFORTS[effort].wide) as ready:
             for number, problem in enumerate(todo):
@@ -138,17 +140,17 @@ def tune_all(
                     calls.DISPATCHER.cache.store(problem, tuned)
                 outcomes[problem] = Outcome(problem, "tuned" if tuned else "undecided", tuned)
             advance(len(outcomes), len(todo), "done")
-    outcomes |= {problem: Outcome(problem, "known", found) for problem, found in known.items()}
+    outcomes |= {problem: Outcome(problem, "known", tuned) for problem, tuned in known.items()}
     return [outcomes.get(problem, Outcome(problem, "left")) for problem in problems]
 
 
 def lock_name(problem: Problem) -> str:
-    """One a kind of device."""
+    """Return the name of the lock, one per kind of device."""
     return f"{problem.device_type}-{hashlib.sha256(problem.device.encode()).hexdigest()[:12]}"
 
 
-def what_is_known(problem: Problem, effort: str) -> Tuned | None:
-    """What was found for a problem with that effort or more, if it still holds."""
+def known_choice(problem: Problem, effort: str) -> Tuned | None:
+    """Return what was measured for a problem with that effort or more, if it still holds."""
     tuned = calls.DISPATCHER.cache.find(problem)
     order = list(EFFORTS)
     if tuned is None or tuned.effort not in order or order.index(tuned.effort) < order.index(effort):
@@ -162,45 +164,45 @@ def what_is_known(problem: Problem, effort: str) -> Tuned | None:
 
 @contextmanager
 def compiling(problems: Sequence[Problem], device: torch.device, wide: bool) -> Iterator[Any]:
-    """What compiles problems: problem -> those of its contenders that can be compiled, once they are.
+    """Yield a function that compiles: problem -> its contenders that can be compiled, once they are.
 
     For a GPU all is compiled from the beginning, while others are timed; on a CPU nothing may run beside what is timed.
     """
-    with Compilers(target_of(device) if problems else None) as compilers:
+    with Compilers(targets_of(device) if problems else None) as compilers:
 
         def submit(problem: Problem) -> list[tuple[Contender, "Future[str | None]"]]:
-            found = contenders(problem, wide)
-            return [(one, compilers.submit((problem, one.kernel.name, one.config))) for one in found]
+            return [
+                (contender, compilers.submit((problem, contender.kernel.name, contender.config)))
+                for contender in contenders(problem, wide)
+            ]
 
-        ahead = {problem: submit(problem) for problem in problems} if device.type != "cpu" else {}
+        ahead = {} if kind_of(device).times_alone else {problem: submit(problem) for problem in problems}
 
         def ready(problem: Problem) -> list[Contender]:
-            reasons = {one: compiled.result() for one, compiled in ahead.get(problem) or submit(problem)}
-            for one, reason in reasons.items():
+            jobs = ahead.get(problem) or submit(problem)
+            reasons = {contender: job.result() for contender, job in jobs}
+            for contender, reason in reasons.items():
                 if reason is not None:
-                    logger.info("%s cannot be compiled for %s: %s", one, problem, reason)
-            return [one for one, reason in reasons.items() if reason is None]
+                    logger.info("%s cannot be compiled for %s: %s", contender, problem, reason)
+            return [contender for contender, reason in reasons.items() if reason is None]
 
         yield ready
 
 
-def target_of(device: torch.device) -> Any:
-    """What Triton compiles for on a device, or None where it does not."""
-    if device.type != "cuda" or registry.backend_unsupported_reason("triton", device.type):
-        return None
-    from bitnet_jit.kernels.triton.device.offline import current_target
-
-    with torch.cuda.device(device):
-        return current_target()
+def targets_of(device: torch.device) -> dict[str, Any]:
+    """Return what backends that serve a device compile for, by their names."""
+    backends = (backend for backend in registry.serving(device.type) if backend.offline is not None)
+    targets = {backend.name: backend.offline.target(device) for backend in backends if backend.offline is not None}
+    return {name: target for name, target in targets.items() if target is not None}
 
 
 def silent(done: int, total: int, words: str) -> None:
-    """Shows nothing."""
+    """Show nothing."""
 
 
 @contextmanager
 def bar() -> Iterator[Advance]:
-    """A bar on stderr with the time left; nothing where there is nothing to do."""
+    """Show a bar on stderr with the time left; nothing where there is nothing to do."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -1,30 +1,27 @@
-"""`python -m`: compiles what it is told on stdin, and answers on stdout; started by `compiling.py` alone."""
+"""Compile jobs from stdin, and answer on stdout: a process that `compiling.py` alone starts, by `python -m`."""
 
 import os
 import pickle
 import sys
 from typing import Any, BinaryIO
 
-import torch
-
 from bitnet_jit.kernels import registry
-from bitnet_jit.tuning.compiling import READY, Job, Target
-from bitnet_jit.tuning.contenders import Contender, bind
-from bitnet_jit.tuning.synthetic import first_shape
+from bitnet_jit.tuning.compiling import READY, Job, Targets
+from bitnet_jit.tuning.synthetic import operands_of
 
 
 def main() -> None:
     """Answer jobs until stdin ends."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what compilers print is no answer
-    target: Target = pickle.load(sys.stdin.buffer)
-    if target is not None:
-        from bitnet_jit.kernels.triton.device.offline import compile_for
-
-        compile_for(target)  # type: ignore[arg-type]
+    targets: Targets = pickle.load(sys.stdin.buffer)
+    for name, target in targets.items():
+        offline = registry.BACKENDS[name].offline
+        assert offline is not None
+        offline.prepare(target)
     answer(READY, answers)
     while (job := next_job()) is not None:
-        answer(reason_against(job, target), answers)
+        answer(failure_of(job), answers)
 
 
 def answer(words: str | None, answers: BinaryIO) -> None:
@@ -34,7 +31,7 @@ def answer(words: str | None, answers: BinaryIO) -> None:
 
 
 def next_job() -> Job | None:
-    """The next job, or None where there will be no more."""
+    """Return the next job, or None where there will be no more."""
     try:
         job: Job = pickle.load(sys.stdin.buffer)
         return job
@@ -42,24 +39,20 @@ def next_job() -> Job | None:
         return None
 
 
-def reason_against(job: Job, target: Target) -> str | None:
-    """Compile a job: None, or why that is not possible."""
+def failure_of(job: Job) -> str | None:
+    """Compile a job; return None, or why that is not possible."""
     try:
-        compile_job(*job, on_gpu=target is not None)
+        compile_job(*job)
     except Exception as error:  # compilers have errors of their own
         return f"{type(error).__name__}: {error}"
     return None
 
 
-def compile_job(problem: Any, name: str, config: Any, on_gpu: bool) -> None:
+def compile_job(problem: Any, name: str, config: Any) -> None:
     """Compile a problem with the kernel of that name and a config into its backend's disk cache."""
     kernel = next(kernel for kernel in registry.kernels(problem.op) if kernel.name == name)
-    if not on_gpu:
-        bind(problem, Contender(kernel, config), torch.device("cpu"))
-    elif name.startswith("triton."):
-        from bitnet_jit.ops.triton_tensors import compile_only
-
-        compile_only(kernel.bind(problem, config), problem, first_shape(problem))
+    if (offline := registry.BACKENDS[kernel.backend].offline) is not None:
+        offline.compile(kernel.bind(problem, config), operands_of(problem))
 
 
 if __name__ == "__main__":

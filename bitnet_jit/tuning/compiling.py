@@ -1,4 +1,4 @@
-"""Compiling in several processes at once, into the disk caches from which the process that tunes takes kernels.
+"""Compile in several processes at once, into the disk caches from which the process that tunes takes kernels.
 
 The processes are started by `python -P -m`, not forked and not spawned by multiprocessing: a fork breaks CUDA and
 OpenMP, and a spawned process would run the user's script again. Jobs and answers are pickles in pipes.
@@ -13,22 +13,23 @@ import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from bitnet_jit.devices.fingerprint import available_cores
+from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.kernel import Config
 from bitnet_jit.problem import Problem
+from bitnet_jit.system.cores import available_cores
 
 logger = logging.getLogger(__name__)
 
-READY = "ready"  # what a process says first
+READY = "ready"  # the first answer of a process
 WORKER = "bitnet_jit.tuning.compile_worker"
-Target = tuple[Any, ...] | None
+Targets = dict[str, Any]  # of each backend that compiles for a target, by its name
 Job = tuple[Problem, str, Config]
 
 
 class Process:
     """A process that compiles one job after another."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, targets: Targets) -> None:
         environ = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", WORKER],  # -P: modules of the working directory are none of ours
@@ -38,10 +39,10 @@ class Process:
             env=environ,
             start_new_session=True,  # Ctrl-C is for the process that tunes
         )
-        self.starts = self._ask(target) == READY
+        self.starts = self._ask(targets) == READY
 
     def compile(self, job: Job) -> str | None:
-        """None, or why the job cannot be compiled."""
+        """Compile a job; return None, or why it cannot be compiled."""
         return self._ask(job)
 
     def _ask(self, message: Any) -> str | None:
@@ -68,12 +69,12 @@ class Compilers:
     """A pool of such processes, each started when there is work for it.
 
     Args:
-        target: what Triton compiles for (see `kernels/triton/device/offline.py`), or None for the CPU.
-        processes: at most so many; None: one a core.
+        targets: what backends compile for (see `kernels.backend.Offline`); none for the CPU.
+        processes: at most so many; None: one per core.
     """
 
-    def __init__(self, target: Target = None, processes: int | None = None) -> None:
-        self._target = target
+    def __init__(self, targets: Targets | None = None, processes: int | None = None) -> None:
+        self._targets = targets or {}
         self._threads = ThreadPoolExecutor(processes or available_cores(), thread_name_prefix="bitnet_jit-compile")
         self._idle: queue.SimpleQueue[Process] = queue.SimpleQueue()
         self._all: list[Process] = []
@@ -87,7 +88,8 @@ class Compilers:
         return self._jobs[job]
 
     def _run(self, job: Job) -> str | None:
-        if self._helpless:
+        _, kernel, _ = job
+        if self._helpless or registry.BACKENDS[kernel.partition(".")[0]].offline is None:
             return None  # whoever binds the kernel compiles it
         try:
             process = self._take()
@@ -110,7 +112,7 @@ class Compilers:
         try:
             return self._idle.get_nowait()
         except queue.Empty:
-            process = Process(self._target)
+            process = Process(self._targets)
             self._all.append(process)
             if self._closed:
                 process.end()

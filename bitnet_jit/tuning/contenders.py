@@ -1,4 +1,4 @@
-"""Who competes for a problem: kernels that fit with their configs, if they run and answer as others do."""
+"""The contenders for a problem: kernels that fit with their configs, if they run and answer as the others do."""
 
 import logging
 from collections.abc import Sequence
@@ -7,15 +7,17 @@ from typing import Any
 
 import torch
 
+from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.kernels import registry
+from bitnet_jit.kernels.backend import Call
 from bitnet_jit.kernels.kernel import Config, Kernel
-from bitnet_jit.ops.calls import Call, as_call
+from bitnet_jit.ops.calls import bind_call
+from bitnet_jit.ops.op import OPS
 from bitnet_jit.problem import Problem
-from bitnet_jit.tuning.synthetic import first_shape
+from bitnet_jit.tuning.synthetic import operands_of
 
 logger = logging.getLogger(__name__)
 
-EXACT = ("quantize_activation", "ternary_matmul")
 NEAR = 0.01  # relative, in the Frobenius norm
 
 
@@ -32,14 +34,15 @@ class Contender:
 
 
 def contenders(problem: Problem, wide: bool = False) -> list[Contender]:
-    """Every kernel that fits with its likely configs, or with all, none bound yet, the usual one first.
+    """Return every kernel that fits with its likely configs, or with all, none bound yet, the default first.
 
-    Kernels in plain torch operations, which unpack the weight in each call, compete where there are no others, and on a
-    CPU among all: graphs cannot hold them.
+    Kernels of the fallback, which unpack the weight in each call, compete where there are no others, and among all
+    where calls are timed by the clock: graphs cannot hold them.
     """
     fitting, _ = registry.candidates(problem)
-    own = [kernel for kernel in fitting if kernel.backend != "torch"]
-    competing = fitting if not own or wide and problem.device_type == "cpu" else own
+    fast = [kernel for kernel in fitting if not registry.is_fallback(kernel)]
+    by_clock = kind_of(torch.device(problem.device_type)).times_alone
+    competing = fitting if not fast or wide and by_clock else fast
     return [
         Contender(kernel, config)
         for kernel in competing
@@ -48,17 +51,19 @@ def contenders(problem: Problem, wide: bool = False) -> list[Contender]:
 
 
 def bind(problem: Problem, contender: Contender, device: torch.device) -> Contender:
-    """The same, compiled and ready to be called."""
-    kernel, shape = contender.kernel, first_shape(problem)
-    return replace(contender, call=as_call(kernel, kernel.bind(problem, contender.config), problem, shape, device))
+    """Return the contender compiled and ready to be called."""
+    kernel = contender.kernel
+    bound = kernel.bind(problem, contender.config)
+    return replace(contender, call=bind_call(kernel, bound, operands_of(problem), device))
 
 
-def who_agree(problem: Problem, found: Sequence[Contender], arguments: tuple[Any, ...]) -> list[Contender]:
-    """Those that run and answer as the first one does, bound; the log tells of the others."""
-    device = arguments[0].device
+def agreeing(
+    problem: Problem, competing: Sequence[Contender], arguments: tuple[Any, ...], device: torch.device
+) -> list[Contender]:
+    """Return the contenders that run and answer as the first one does, bound; the log tells of the others."""
     right: tuple[torch.Tensor, ...] | None = None
     able = []
-    for contender in found:
+    for contender in competing:
         try:
             bound = bind(problem, contender, device)
             assert bound.call is not None
@@ -75,17 +80,16 @@ def who_agree(problem: Problem, found: Sequence[Contender], arguments: tuple[Any
 
 
 def in_order(result: Any) -> tuple[torch.Tensor, ...]:
-    """An op's outputs."""
+    """Return an op's outputs as a tuple."""
     return result if isinstance(result, tuple) else (result,)
 
 
-def agree(problem: Problem, found: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> bool:
-    """Whether two kernels gave the same: integers and what is made of them bit for bit, sums of floats nearly."""
-    exact = problem.activation == "a8" and problem.scale != "group" or problem.op in EXACT
-    if exact:
-        return all(torch.equal(a, b) for a, b in zip(found, right, strict=True))
-    return all(near(a.float(), b.float()) for a, b in zip(found, right, strict=True))
+def agree(problem: Problem, outputs: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> bool:
+    """Return whether two kernels gave the same: bit for bit where the op is exact, else nearly."""
+    same = torch.equal if OPS[problem.op].spec.exact(problem) else near
+    return all(same(a, b) for a, b in zip(outputs, right, strict=True))
 
 
 def near(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return bool((a - b).norm() <= NEAR * b.norm())
+    """Return whether a and b differ by a small part of b's norm."""
+    return bool((a.float() - b.float()).norm() <= NEAR * b.float().norm())

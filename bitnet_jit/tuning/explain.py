@@ -1,4 +1,4 @@
-"""`explain`: which kernel runs a problem and why, how long it takes, and how near that is to what the device can do."""
+"""`explain`: tell which kernel runs a problem and why, how long it takes, and how near that is to the roofline."""
 
 import contextlib
 from dataclasses import dataclass, replace
@@ -21,11 +21,11 @@ from bitnet_jit.tuning.work import Work, work_of
 
 @dataclass(frozen=True)
 class Explanation:
-    """Of one problem.
+    """The explanation of one problem.
 
     Attributes:
-        choice: the kernel and config that run, every other kernel's refusal, and what tuning found.
-        microseconds: what a call takes: as tuning found it, else measured now; None where it could not be.
+        choice: the kernel and config that run, every other kernel's refusal, and the tuned choice.
+        microseconds: what a call takes: as tuning measured it, else measured now; None where it could not be.
         work: bytes and operations of a call.
         roofline: what the device can do.
     """
@@ -37,17 +37,21 @@ class Explanation:
 
     @property
     def share(self) -> float | None:
-        """The time that the device's roofline allow over that of a call; above 1 where the weight stays in a cache."""
+        """Return the time that the device's roofline allows over that of a call; above 1 if the weight stays cached."""
         return None if self.microseconds is None else self.roofline.min_microseconds(self.work) / self.microseconds
 
     def why(self) -> str:
-        """Why this kernel and config, in words."""
+        """Return why this kernel and config run, in words."""
         tuned = self.choice.tuned
         if tuned is None:
             return "the first that fits; nothing was tuned for it here (bitnet_jit.autotune)"
         default = tuned.default_microseconds
-        found = f"{tuned.origin}, {tuned.effort} tuning: the default takes {default:.1f} us"
-        return found if default > tuned.microseconds else f"{tuned.origin}, {tuned.effort} tuning: it is the default"
+        origin = f"{tuned.origin}, {tuned.effort} tuning"
+        return (
+            f"{origin}: the default takes {default:.1f} us"
+            if default > tuned.microseconds
+            else f"{origin}: it is the default"
+        )
 
     def __str__(self) -> str:
         choice, tuned = self.choice, self.choice.tuned
@@ -66,16 +70,16 @@ class Explanation:
 
 
 class Explanations(tuple[Explanation, ...]):
-    """Of all problems of a module; print it."""
+    """The explanations of all problems of a module; print it."""
 
     def __str__(self) -> str:
         return "\n\n".join(map(str, self))
 
 
 def explain(layer_or_problem: nn.Module | Problem, rows: int | None = None) -> Explanations:
-    """Which kernel and config run a layer here, why, and how near it comes to what this device can do.
+    """Tell which kernel and config run a layer here, why, and how near it comes to what this device can do.
 
-    What tuning has not timed is timed now, and so are the device's roofline where they are not known yet: some seconds
+    What tuning has not timed is timed now, and so is the device's roofline where it is not known yet: some seconds
     once. Nothing is chosen anew.
 
     Args:
@@ -83,15 +87,15 @@ def explain(layer_or_problem: nn.Module | Problem, rows: int | None = None) -> E
         rows: number of rows of the input, which stands for its power of two; None: the problem's own, else 1.
 
     Returns:
-        One explanation a problem.
+        One explanation per problem.
 
     Raises:
         InvalidInput: an argument that cannot be meant; it is named.
         UnsupportedProblem: no kernel runs it.
 
     >>> import bitnet_jit
-    >>> (found,) = bitnet_jit.explain(bitnet_jit.PackedBitLinear(128, 64), rows=1)
-    >>> found.choice.problem.op, found.microseconds > 0
+    >>> (explanation,) = bitnet_jit.explain(bitnet_jit.PackedBitLinear(128, 64), rows=1)
+    >>> explanation.choice.problem.op, explanation.microseconds > 0
     ('bit_linear', True)
     """
     rows = None if rows is None else whole_number("rows", rows, most=MAX_ROWS, none=True)
@@ -108,15 +112,15 @@ def explain(layer_or_problem: nn.Module | Problem, rows: int | None = None) -> E
 
 
 def explained(problem: Problem, device: torch.device) -> Explanation:
-    """One problem's explanation."""
+    """Return the explanation of one problem."""
     choice = calls.DISPATCHER.choose(problem)
     microseconds = choice.tuned.microseconds if choice.tuned else time_of(choice, device)
     return Explanation(choice, microseconds, work_of(problem), roofline(device))
 
 
 def time_of(choice: Choice, device: torch.device) -> float | None:
-    """What a call takes, measured now; None where the machine is too busy, or the kernel cannot be timed."""
+    """Return the microseconds of a call, measured now; None where that cannot be done."""
     with contextlib.suppress(RuntimeError):  # graphs hold no kernels in plain torch operations
-        found = tune(choice.problem, device=device, among=[Contender(choice.kernel, choice.config)])
-        return None if found is None else found.microseconds
+        tuned = tune(choice.problem, device=device, among=[Contender(choice.kernel, choice.config)])
+        return None if tuned is None else tuned.microseconds
     return None

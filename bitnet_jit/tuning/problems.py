@@ -1,44 +1,52 @@
-"""Which problems a model brings, or a list of shapes, found without computing anything."""
+"""List the problems that a model poses, or a list of shapes, without computing anything."""
 
 import copy
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from bitnet_jit.arguments import as_whole, show
+from bitnet_jit.devices.kinds import kind_of
+from bitnet_jit.devices.memory import check_fits
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
-from bitnet_jit.models.decoder import Decoder
 from bitnet_jit.nn import PackedBitLinear, RMSNorm
 from bitnet_jit.nn.rms_norm import norm_inside
-from bitnet_jit.ops.calls import describe, dtype_name
+from bitnet_jit.ops.linear import BIT_LINEAR
 from bitnet_jit.problem import MAX_IN_FEATURES, Problem
-from bitnet_jit.runtime.memory import check_fits
 from bitnet_jit.tuning.recording import recorded
 
 Shape = tuple[int, int]
 MAX_ROWS = 2**31 - 1  # of inputs, and of weights
 
 
-def problems_of_model(model: nn.Module, rows: Sequence[int]) -> Counter[Problem]:
-    """The problems of each number of rows, with the number of calls that one pass through the model makes.
+@runtime_checkable
+class Traceable(Protocol):
+    """A model that runs its parts on "meta" by itself."""
 
-    A `Decoder` runs with its fusions; of other modules each packed layer and norm by itself, on activations of the
-    dtype that the model's parameters have.
+    def trace(self, rows: Sequence[int], meta_twin: Callable[[Any], Any]) -> None:
+        """Run one pass with each number of rows on copies that `meta_twin` makes of its modules."""
+
+
+def problems_of_model(model: nn.Module, rows: Sequence[int]) -> Counter[Problem]:
+    """Return the problems of each number of rows, with the number of calls that one pass through the model makes.
+
+    A model that has a method `trace(rows)` runs itself on "meta", with its fusions; of other modules each packed layer
+    and norm runs by itself, on activations of the dtype that the model's parameters have.
 
     Raises:
         InvalidInput: the model has no packed layer, or its layers are on several devices or on "meta".
     """
     device = device_of(model)
-    with recorded(device) as found:
-        if isinstance(model, Decoder):
-            run_decoder(model, rows)
+    with recorded(device) as problems:
+        if isinstance(model, Traceable):
+            model.trace(rows, meta_twin)
         else:
             run_layers(model, rows, device)
-    return found
+    return problems
 
 
 def check_memory(problems: Iterable[Problem], device: torch.device) -> None:
@@ -50,7 +58,7 @@ def check_memory(problems: Iterable[Problem], device: torch.device) -> None:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's packed layers are."""
+    """Return the device of a model's packed layers."""
     layers = [module for module in model.modules() if isinstance(module, PackedBitLinear)]
     if not layers:
         raise InvalidInput(
@@ -64,34 +72,20 @@ def device_of(model: nn.Module) -> torch.device:
     return devices.pop()
 
 
-def run_decoder(decoder: Decoder, rows: Sequence[int]) -> None:
-    """What lies around attention, for one token of each of so many prompts, on "meta"."""
-    for block in decoder.blocks:
-        attention, feed_forward = twin(block.attention), twin(block.feed_forward)
-        for m in rows:
-            x = torch.empty(m, 1, decoder.config.hidden_size, dtype=decoder.dtype, device="meta")
-            attention.inward(x)
-            attention.outward(x.new_empty(m, 1, decoder.config.q_features))
-            feed_forward(x)
-    norm = twin(decoder.norm)
-    for m in rows:
-        norm(torch.empty(m, 1, decoder.config.hidden_size, dtype=decoder.dtype, device="meta"))
-
-
 def run_layers(model: nn.Module, rows: Sequence[int], device: torch.device) -> None:
-    """Each packed layer and norm of any module, on "meta"."""
+    """Run each packed layer and norm of any module, on "meta"."""
     dtype = activation_dtype(model, device)
     inside = {id(norm_inside(module)) for module in model.modules()}  # these run with their layers
     for module in model.modules():
         if isinstance(module, PackedBitLinear | RMSNorm) and id(module) not in inside:
             features = module.in_features if isinstance(module, PackedBitLinear) else module.hidden_size
-            layer = twin(module)
+            layer = meta_twin(module)
             for m in rows:
                 layer(torch.empty(m, features, dtype=dtype, device="meta"))
 
 
-def twin(module: Any) -> Any:
-    """A copy of a module with its parameters on "meta", packed weights in the layout that they have."""
+def meta_twin(module: Any) -> Any:
+    """Return a copy of a module with its parameters on "meta", packed weights in the layout that they have."""
     tensors = (*module.parameters(), *module.buffers())
     copied = copy.deepcopy(module, {id(tensor): on_meta(tensor) for tensor in tensors})
     for old, new in zip(module.modules(), copied.modules(), strict=True):
@@ -101,34 +95,35 @@ def twin(module: Any) -> Any:
 
 
 def on_meta(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor or parameter of that shape and dtype on "meta"."""
-    found = torch.empty_like(tensor, device="meta")
-    return nn.Parameter(found, requires_grad=False) if isinstance(tensor, nn.Parameter) else found
+    """Return a tensor or parameter of that shape and dtype on "meta"."""
+    empty = torch.empty_like(tensor, device="meta")
+    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
 
 
 def activation_dtype(model: nn.Module, device: torch.device) -> torch.dtype:
-    """The dtype that the model's parameters beside packed weights and their scales have, or the device's usual one."""
+    """Return the dtype of the model's parameters beside packed weights and scales, or the device's default."""
     packed = {id(p) for m in model.modules() if isinstance(m, PackedBitLinear) for p in (m.w_packed, m.w_scale)}
     dtypes = (p.dtype for p in model.parameters() if id(p) not in packed and p.is_floating_point())
-    return next(dtypes, usual_dtype(device))
+    return next(dtypes, default_dtype(device))
 
 
-def usual_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on GPUs, float32 on CPUs."""
-    return torch.float32 if device.type == "cpu" else torch.bfloat16
+def default_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype of activations on a type of device, where a model does not say."""
+    dtype: torch.dtype = getattr(torch, kind_of(device).default_dtype)
+    return dtype
 
 
 def problems_of_shapes(shapes: Any, rows: Sequence[int], device: torch.device) -> Counter[Problem]:
-    """Of packed layers (out_features, in_features) as they mostly are: i2, one scale, int8 activations, no bias."""
-    dtype = usual_dtype(device)
-    options: dict[str, Any] = {"activation": "a8", "scale": "tensor", "y_dtype": dtype_name(dtype)}
-    layout = registry.preferred_layout("i2", device.type).name
-    found: Counter[Problem] = Counter()
-    for out_features, in_features in checked_shapes(shapes):
-        for m in rows:
-            rows_of_x = torch.empty(1, dtype=dtype, device=device).expand(m, in_features)
-            found[describe("bit_linear", rows_of_x, out_features, layout=layout, **options)] += 1
-    return found
+    """Return the problems of packed layers (out_features, in_features): i2, one scale, int8 activations, no bias."""
+    layout = registry.preferred_layout("i2", device.type)
+    scale = torch.empty((), dtype=torch.float32, device="meta")
+    with recorded(device) as problems:
+        for out_features, in_features in checked_shapes(shapes):
+            w_packed = torch.empty(layout.shape(out_features, in_features), dtype=torch.uint8, device="meta")
+            for m in rows:
+                x = torch.empty(m, in_features, dtype=default_dtype(device), device="meta")
+                BIT_LINEAR.torch(x, w_packed, scale, None, in_features, out_features, layout.name, 0, "a8")
+    return problems
 
 
 def checked_shapes(shapes: Any) -> list[Shape]:

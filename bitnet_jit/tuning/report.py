@@ -1,11 +1,11 @@
-"""What an autotuning did, to look at and to print."""
+"""The report of an autotuning, to look at and to print."""
 
 from collections import Counter
 from dataclasses import dataclass
 from statistics import median
 
 from bitnet_jit.problem import Problem
-from bitnet_jit.runtime.cache import Tuned
+from bitnet_jit.runtime.entries import Tuned
 
 STATES = {
     "tuned": "tuned now",
@@ -17,12 +17,12 @@ STATES = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one problem.
+    """The outcome of one problem.
 
     Attributes:
         problem: what it was about.
         state: one of STATES.
-        tuned: what was found, or None.
+        tuned: the choice, or None.
     """
 
     problem: Problem
@@ -32,11 +32,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """Of one call of `autotune`.
+    """The outcomes of one call of `autotune`.
 
     Attributes:
-        outcomes: one a problem, the most valuable first.
-        seconds: that it took.
+        outcomes: one per problem, the most valuable first.
+        seconds: of the call.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -44,7 +44,7 @@ class Report:
 
     @property
     def speedups(self) -> tuple[float, ...]:
-        """How many times as fast as with the default config each problem runs; 1 where the default is the fastest."""
+        """Return how many times as fast as with the default config each problem runs; 1 where that is the choice."""
         return tuple(one.tuned.default_microseconds / one.tuned.microseconds for one in self.outcomes if one.tuned)
 
     def __str__(self) -> str:

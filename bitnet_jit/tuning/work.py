@@ -1,22 +1,23 @@
-"""What a problem is made of: bytes that must be moved and operations that must be done, whatever kernel does it."""
+"""The work of a problem: bytes that must be moved and operations that must be done, whatever kernel does it."""
 
 from dataclasses import dataclass
 from math import prod
 
 import torch
 
-from bitnet_jit.kernels import registry
+from bitnet_jit.kernels.operands import Operand
+from bitnet_jit.ops.op import OPS
 from bitnet_jit.problem import Problem
 
-OPERATIONS_A_BYTE = 300.0  # about what devices do in the time of reading a byte: it orders problems, no more
+OPERATIONS_PER_BYTE = 300.0  # about what devices do in the time of reading a byte: it orders problems, no more
 
 
 @dataclass(frozen=True)
 class Work:
-    """Of one call.
+    """The work of one call.
 
     Attributes:
-        num_bytes: read and written once: the packed weight, x and y.
+        num_bytes: of all operands, each read or written once.
         num_operations: a multiply-add counts as two; 0 for row-wise ops.
     """
 
@@ -25,21 +26,23 @@ class Work:
 
     @property
     def weight(self) -> float:
-        """How long it takes at least, in no unit: to compare problems of one device."""
-        return max(self.num_bytes, self.num_operations / OPERATIONS_A_BYTE)
+        """Return how long it takes at least, in no unit: to compare problems of one device."""
+        return max(self.num_bytes, self.num_operations / OPERATIONS_PER_BYTE)
 
 
 def work_of(problem: Problem) -> Work:
-    """The work of a call with as many rows as the problem's bucket has.
+    """Return the work of a call with as many rows as the problem's bucket has.
 
-    >>> work_of(Problem("bit_linear", "cpu", 1, 64, 128, "i2", "a8"))
-    Work(num_bytes=2816, num_operations=16384)
+    >>> import bitnet_jit.ops
+    >>> work_of(Problem("bit_linear", "cpu", 1, 64, 128, "i2", "a8", scale="tensor"))
+    Work(num_bytes=2820, num_operations=16384)
     """
-    rows, features, outputs = problem.rows, problem.in_features, problem.out_features
-    inputs = 2 if "_mul_" in problem.op or problem.op == "rms_norm_gradients" else 1
-    x_bytes, y_bytes = (getattr(torch, dtype).itemsize for dtype in (problem.x_dtype, problem.y_dtype))
-    num_bytes = rows * (inputs * features * x_bytes + outputs * y_bytes)
-    if not problem.layout:
-        return Work(num_bytes, 0)
-    num_bytes += prod(registry.get_layout(problem.layout).shape(outputs, features))
-    return Work(num_bytes, 2 * rows * features * outputs)
+    spec = OPS[problem.op].spec
+    operands = spec.operands_of(problem, (problem.rows,))
+    num_bytes = sum(map(size_of, (*operands.inputs, *operands.outputs)))
+    return Work(num_bytes, spec.operations(problem))
+
+
+def size_of(operand: Operand) -> int:
+    """Return the bytes of an operand; 0 where it is absent."""
+    return prod(operand.shape) * getattr(torch, operand.dtype).itemsize if operand.dtype else 0

@@ -233,7 +233,7 @@ ANSWERS = {
 # no waiting between the client's attempts
 ASK = """
 import json, sys, time, warnings
-from bitnet_jit.models.checkpoint import hub
+from bitnet_jit.checkpoints import hub
 time.sleep = lambda seconds: None
 for kind in json.load(sys.stdin):
     try:

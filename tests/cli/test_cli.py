@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 import warnings
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -15,9 +16,9 @@ from bitnet_jit.checkpoints import hub
 from bitnet_jit.checkpoints.embedded import embedded_model
 from bitnet_jit.cli import bench, generate, patience
 from bitnet_jit.cli.app import app
+from bitnet_jit.devices.threads import get_num_threads, set_num_threads
 from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.ops.calls import DISPATCHER
-from bitnet_jit.runtime.threads import get_num_threads, set_num_threads
 
 VERSE = "And it came to pass "
 
@@ -106,27 +107,25 @@ def test_info_names_the_instruction_set_and_the_thread_layer():
 
 
 def test_info_names_the_gpus(monkeypatch):
-    import torch
-
-    from bitnet_jit.devices import fingerprint
+    from bitnet_jit.devices import cuda, kinds
     from bitnet_jit.problem import Gpu
 
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(fingerprint, "find_gpu", lambda found: Gpu("NVIDIA H200", "9.0", 132, 232448))
+    monkeypatch.setattr(cuda, "find_gpu", lambda device: Gpu("NVIDIA H200", "9.0", 132, 232448))
+    monkeypatch.setitem(kinds.KINDS, "cuda", replace(kinds.KINDS["cuda"], count=lambda: 1))
     result = run("info")
     assert re.search(r"gpu 0\n  name +NVIDIA H200\n  architecture +9.0\n", result.stdout)
-    assert re.search(r"shared memory +227 KiB a program", result.stdout)
+    assert re.search(r"shared memory +227 KiB per program", result.stdout)
 
 
-def test_info_says_why_a_backend_is_not_usable(monkeypatch):
+def test_info_says_why_a_backend_is_not_usable():
     from bitnet_jit.kernels import registry
+    from bitnet_jit.kernels.backend import Backend
 
-    monkeypatch.setitem(registry.BACKENDS, "abacus", registry.Entry(("beads",)))
-    registry.absent_reason.cache_clear()
+    registry.register(Backend("abacus", kernels=tuple, bind_call=None, packages=("beads",)))
     try:
         result = run("info")
     finally:
-        registry.absent_reason.cache_clear()
+        registry.unregister("abacus")
     assert re.search(r"backend abacus\n  on cpu +not usable: the package beads is not installed", result.stdout)
 
 
@@ -260,11 +259,11 @@ def test_what_was_found_is_carried_by_a_file(tmp_path):
 
 
 def test_explain_tells_of_every_kind_of_layer(monkeypatch):
-    from bitnet_jit.tuning import roofline
+    from bitnet_jit.kernels.numba import limits
 
-    monkeypatch.setattr(roofline, "DOT4_STEPS", 100)
-    monkeypatch.setattr(roofline, "AMX_STEPS", 100)
-    monkeypatch.setitem(roofline.READ_BYTES, "cpu", 1 << 16)
+    monkeypatch.setattr(limits, "DOT4_STEPS", 100)
+    monkeypatch.setattr(limits, "AMX_STEPS", 100)
+    monkeypatch.setattr(limits, "READ_BYTES", 1 << 16)
     text = run("explain", "--rows", "3").stdout
     assert "quantized_linear of 4 x 384 -> 384" in text
     assert text.count("  kernel ") == text.count("  roofline ") >= 4

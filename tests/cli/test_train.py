@@ -78,7 +78,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from bitnet_jit import files
-from bitnet_jit.models.checkpoint import hf_export
+from bitnet_jit.checkpoints.formats import hf_export
 from bitnet_jit.training import checkpoint, results
 beside = files.beside
 def limited(file, *more):  # as if the disk were full when that file is written

@@ -25,10 +25,7 @@ from torch._subclasses import FakeTensorMode
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.ops import calls, eager
 from bitnet_jit.ops.arguments import Dtype, Epsilon, LayoutName, Tensor, Whole, Word
-from bitnet_jit.ops.library import IMPLEMENTATIONS
-from bitnet_jit.ops.signatures import SIGNATURES
-
-OPS = list(SIGNATURES)
+from bitnet_jit.ops.op import OPS
 
 
 def op(name):
@@ -37,7 +34,7 @@ def op(name):
 
 def ways(name):
     """All ways to call an op."""
-    return eager(name), op(name), IMPLEMENTATIONS[name]
+    return eager(name), op(name), OPS[name].run
 
 
 def moved(values, move):
@@ -69,8 +66,8 @@ def refused_by_all(name, values):
 def test_records_agree_with_the_schemas_that_torch_knows(name):
     kinds = {Whole: "int", Epsilon: "float", Word: "str", LayoutName: "str", Dtype: "ScalarType"}
     schema = op(name)._schema.arguments
-    assert [argument.name for argument in schema] == [argument.name for argument in SIGNATURES[name].arguments]
-    for told, argument in zip(schema, SIGNATURES[name].arguments, strict=True):
+    assert [argument.name for argument in schema] == [argument.name for argument in OPS[name].spec.arguments]
+    for told, argument in zip(schema, OPS[name].spec.arguments, strict=True):
         is_tensor = isinstance(argument, Tensor)
         kind = ("Optional[Tensor]" if argument.optional else "Tensor") if is_tensor else kinds[type(argument)]
         assert str(told.real_type) == kind, argument.name
@@ -78,7 +75,7 @@ def test_records_agree_with_the_schemas_that_torch_knows(name):
 
 def test_every_op_has_a_record():
     registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("bitnet_jit::")}
-    assert registered == {f"bitnet_jit::{name}" for name in SIGNATURES}
+    assert registered == {f"bitnet_jit::{name}" for name in OPS}
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -127,7 +124,7 @@ def test_dtypes(name, argument):
 @pytest.mark.parametrize(("name", "argument"), EACH_TENSOR)
 def test_devices(name, argument):
     values = right(name)
-    if len(SIGNATURES[name].tensors) > 1:
+    if len(OPS[name].spec.tensors) > 1:
         elsewhere = values | {argument: values[argument].to("meta")}
         for call in (op(name), eager(name)):
             assert "meta" in refusal(call, elsewhere)
@@ -151,7 +148,7 @@ def test_nested_tensors(name, argument):
     values = right(name) | {argument: nested}
     dense = rf"{argument}: expected a dense, strided tensor, got a nested tensor"
     alike = rf"{argument}: expected parts \(\.\.\., K\) of one K, got a nested tensor"
-    assert re.match(dense, refusal(IMPLEMENTATIONS[name], values))
+    assert re.match(dense, refusal(OPS[name].run, values))
     assert re.match(f"{dense}|{alike}", refusal(eager(name), values))
     with pytest.raises((InvalidInput, NotImplementedError), match="[Nn]ested"):  # some have no kernel there, torch says
         op(name)(*values.values())
@@ -167,7 +164,7 @@ def test_what_is_no_tensor(name, argument):
         for call in (op(name), eager(name)):
             with pytest.raises((InvalidInput, RuntimeError), match=rf"\b{argument}\b"):
                 call(*(values | {argument: value}).values())
-        assert refusal(IMPLEMENTATIONS[name], values | {argument: value}).startswith(f"{argument}: expected a tensor")
+        assert refusal(OPS[name].run, values | {argument: value}).startswith(f"{argument}: expected a tensor")
 
 
 @pytest.mark.parametrize(("name", "argument"), EACH_OPTION)
@@ -177,7 +174,7 @@ def test_options(name, argument):
     for value in wrong_options(name, argument):
         changed = values | {argument: value}
         words = refusal(eager(name), changed)
-        assert refusal(IMPLEMENTATIONS[name], changed) == words
+        assert refusal(OPS[name].run, changed) == words
         with pytest.raises((InvalidInput, RuntimeError)) as caught:  # torch refuses what its schema does not know
             op(name)(*changed.values())
         if isinstance(caught.value, InvalidInput):

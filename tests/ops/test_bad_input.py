@@ -5,14 +5,14 @@ import torch
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
-from bitnet_jit.ops.library import IMPLEMENTATIONS
+from bitnet_jit.ops.op import OPS
 
 IN, OUT = 70, 37
 LAYOUT = registry.preferred_layout("i2", "cpu")
 
 # A meta tensor beside others makes torch choose the fake implementation. So the functions behind the ops are called
 # here: they are what a mixture of real devices reaches.
-QUANTIZED_LINEAR = IMPLEMENTATIONS["quantized_linear"]
+QUANTIZED_LINEAR = OPS["quantized_linear"].run
 NORMS = ("rms_norm", "rms_norm_quantize", "relu2_mul_norm_quantize", "silu_mul_norm_quantize")
 
 ops = torch.ops.bitnet_jit
@@ -147,10 +147,10 @@ BAD_ROWS = {
 def test_norms(name, x, weight, words, warm):
     inputs = 2 if "_mul_" in name else 1
     if warm:
-        IMPLEMENTATIONS[name](*[torch.ones(3, IN)] * inputs, torch.ones(IN), 1e-5)
+        OPS[name].run(*[torch.ones(3, IN)] * inputs, torch.ones(IN), 1e-5)
     weight = torch.ones(x.shape[-1] if x.dim() else 1) if weight is None else weight
     with pytest.raises(InvalidInput, match=words.replace("x: ", "gate: ") if inputs == 2 else words):
-        IMPLEMENTATIONS[name](*[x] * inputs, weight, 1e-5)
+        OPS[name].run(*[x] * inputs, weight, 1e-5)
 
 
 @pytest.mark.parametrize(("x", "weight", "words"), list(BAD_ROWS.values())[:5], ids=list(BAD_ROWS)[:5])
@@ -163,4 +163,4 @@ def test_quantize_activation(x, weight, words):
 @pytest.mark.parametrize("name", ["relu2_mul_norm_quantize", "silu_mul_norm_quantize"])
 def test_gate_and_up_must_match(name, up):
     with pytest.raises(InvalidInput, match="up: "):
-        IMPLEMENTATIONS[name](torch.ones(3, IN), up, torch.ones(IN), 1e-5)
+        OPS[name].run(torch.ones(3, IN), up, torch.ones(IN), 1e-5)

@@ -6,7 +6,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bitnet_jit.nn import PackedBitLinear
-from bitnet_jit.ops import library
+from bitnet_jit.ops import eager, library
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ class Elsewhere(torch.Tensor):
 
 
 @pytest.mark.parametrize("position", range(4))
-@pytest.mark.parametrize("call", [library.eager("bit_linear"), torch.ops.bitnet_jit.bit_linear])
+@pytest.mark.parametrize("call", [eager("bit_linear"), torch.ops.bitnet_jit.bit_linear])
 def test_a_subclass_at_any_place_is_asked_for_its_numbers(layer, x, call, position):
     args = [x, layer.w_packed, layer.w_scale, torch.randn(20), 48, 20, layer.layout, 0, "a8"]
     expected = call(*args)

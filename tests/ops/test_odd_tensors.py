@@ -6,9 +6,7 @@ from drawn_arguments import EACH_TENSOR, SCALES, argument_of, has_groups, right
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.ops import eager
-from bitnet_jit.ops.signatures import SIGNATURES
-
-OPS = list(SIGNATURES)
+from bitnet_jit.ops.op import OPS
 
 
 def op(name):

@@ -7,11 +7,9 @@ from drawn_arguments import EACH_TENSOR, SIZES, right, told_by
 from bitnet_jit import PackedBitLinear
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.nn import BitLinear
-from bitnet_jit.ops.signatures import SIGNATURES
+from bitnet_jit.ops.op import OPS
 
-WITH_ROWS = [
-    name for name, signature in SIGNATURES.items() if ... in [size for a in signature.tensors for size in told_by(a)]
-]
+WITH_ROWS = [name for name, op in OPS.items() if ... in [size for a in op.spec.tensors for size in told_by(a)]]
 
 
 @pytest.fixture(autouse=True)

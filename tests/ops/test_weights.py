@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 import bitnet_jit.ops  # noqa: F401
 from bitnet_jit import reference
+from bitnet_jit.devices.threads import set_num_threads
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
-from bitnet_jit.ops.calls import as_call
+from bitnet_jit.ops.calls import bind_call
+from bitnet_jit.ops.op import OPS
 from bitnet_jit.problem import Problem
-from bitnet_jit.runtime.threads import set_num_threads
 
 CPU = torch.device("cpu")
 ops = torch.ops.bitnet_jit
@@ -44,6 +45,12 @@ def problem_of(op, shape, layout, **fields):
     return Problem(op, "cpu", 1, *shape, layout=layout, **fields)
 
 
+def call_of(kernel, problem, config, leading=()):
+    """Return the call of a kernel on the CPU."""
+    operands = OPS[problem.op].spec.operands_of(problem, leading)
+    return bind_call(kernel, kernel.bind(problem, config), operands, CPU)
+
+
 def canonical(w_packed, layout, shape):
     """Codes (N, K) int8 of a weight in a layout."""
     return layout.format.unpack(layout.to_canonical(w_packed, *shape), shape[1])
@@ -55,7 +62,7 @@ def test_every_kernel_quantizes_by_the_contract(kernel, shape, dtype, extreme, p
     layout, w = registry.preferred_layout("i2", "cpu"), draw(shape, extreme, dtype)
     problem = problem_of("quantize_weight", shape, layout.name, x_dtype=dtype, y_dtype="uint8", scale="tensor")
     configs = kernel.all_configs(problem)
-    call = as_call(kernel, kernel.bind(problem, configs[pick % len(configs)]), problem, w.shape, CPU)
+    call = call_of(kernel, problem, configs[pick % len(configs)])
     for a in (w, torch.stack([w, w], -1)[..., 0]):  # the second is not contiguous
         w_packed, w_scale = call(a)
         w_q, wanted = reference.quantize_weight(w.float().numpy())
@@ -81,7 +88,7 @@ def test_every_kernel_gives_back_the_product_of_codes_and_scale(kernel, shape, d
         w_scale.view(-1)[0] = extreme
     problem = problem_of("dequantize_weight", shape, layout.name, x_dtype="uint8", y_dtype=dtype, scale=scale)
     configs, w_packed = kernel.all_configs(problem), layout.from_canonical(layout.format.pack(w_q), *shape)
-    call = as_call(kernel, kernel.bind(problem, configs[pick % len(configs)]), problem, w_packed.shape, CPU)
+    call = call_of(kernel, problem, configs[pick % len(configs)])
     wanted = (w_q * (w_scale[:, None] if scale == "row" else w_scale)).to(DTYPES[dtype])
     assert torch.equal(call(w_packed, w_scale).nan_to_num(7.0), wanted.nan_to_num(7.0))
 
@@ -124,7 +131,7 @@ def test_activations_are_given_back(kernel, dtype, leading):
     x_q = torch.randint(-128, 128, (*leading, 33), dtype=torch.int8)
     x_scale = torch.rand(leading)
     problem = replace(problem_of("dequantize_activation", (33, 33), ""), x_dtype="int8", y_dtype=dtype)
-    call = as_call(kernel, kernel.bind(problem, kernel.configs(problem)[0]), problem, x_q.shape, CPU)
+    call = call_of(kernel, problem, kernel.configs(problem)[0], x_q.shape[:-1])
     wanted = (x_q * x_scale[..., None]).to(DTYPES[dtype])
     assert torch.equal(call(x_q, x_scale), wanted)
     assert torch.equal(ops.dequantize_activation(x_q, x_scale, DTYPES[dtype]), wanted)

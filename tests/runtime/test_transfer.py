@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bitnet_jit.devices.fingerprint import fingerprint
+from bitnet_jit.devices.kinds import fingerprint
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime import transfer
@@ -94,9 +94,9 @@ def ask(field, value):
 @pytest.mark.parametrize(
     ("spoiled", "words"),
     [
-        (lambda content: content.__setitem__("format", 99), "it is not an export of format 2"),
-        (lambda content: content.__setitem__("entries", {}), "it is not an export of format 2"),
-        (lambda content: content["entries"].append(3), "it is not of format 2"),
+        (lambda content: content.__setitem__("format", 99), "it is not an export of format 3"),
+        (lambda content: content.__setitem__("entries", {}), "it is not an export of format 3"),
+        (lambda content: content["entries"].append(3), "it is not of format 3"),
         (lambda content: content["entries"][0].pop("key"), "its key has not the fields"),
         (lambda content: content["entries"][0]["key"].__setitem__("problem", {}), "its problem has not the fields"),
         (lambda content: content["entries"][0].pop("choice"), "its choice has not the fields"),

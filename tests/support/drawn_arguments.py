@@ -5,14 +5,17 @@ from collections import Counter
 import torch
 
 from bitnet_jit.kernels import registry
-from bitnet_jit.ops.arguments import Dims, Dtype, Epsilon, LayoutName, PackedShape, ScaleShape, Tensor, Whole, Word
-from bitnet_jit.ops.signatures import SIGNATURES
+from bitnet_jit.ops.arguments import Dtype, Epsilon, LayoutName, Tensor, Whole, Word
+from bitnet_jit.ops.op import OPS
+from bitnet_jit.ops.shapes import Dims, PackedShape, ScaleShape
+from bitnet_jit.problem import SCALES as SCALES
+
+SPECS = {name: op.spec for name, op in OPS.items()}
 
 SIZES = {"K": 70, "N": 37}  # none of them a multiple of anything
 LIMITS = {"K": 2**18, "N": 2**62}
 LEADING = (2, 3)
 GROUP = 32
-SCALES = ("tensor", "row", "group")
 DTYPES = (
     torch.float32,
     torch.float16,
@@ -27,23 +30,20 @@ DTYPES = (
     torch.bool,
     torch.complex64,
 )
-EACH_TENSOR = [(op, tensor.name) for op, signature in SIGNATURES.items() for tensor in signature.tensors]
+EACH_TENSOR = [(op, tensor.name) for op, spec in SPECS.items() for tensor in spec.tensors]
 EACH_OPTION = [
-    (op, argument.name)
-    for op, signature in SIGNATURES.items()
-    for argument in signature.arguments
-    if not isinstance(argument, Tensor)
+    (op, argument.name) for op, spec in SPECS.items() for argument in spec.arguments if not isinstance(argument, Tensor)
 ]
 
 
 def has_groups(op):
     """Whether an op's weight may have scales of groups."""
-    return any(argument.name == "group_size" for argument in SIGNATURES[op].arguments)
+    return any(argument.name == "group_size" for argument in SPECS[op].arguments)
 
 
 def argument_of(op, name):
     """The record of an argument."""
-    return next(argument for argument in SIGNATURES[op].arguments if argument.name == name)
+    return next(argument for argument in SPECS[op].arguments if argument.name == name)
 
 
 def right(op, scale="tensor", leading=LEADING):
@@ -54,7 +54,7 @@ def right(op, scale="tensor", leading=LEADING):
         argument.name: make_tensor(argument, scale, leading, generator)
         if isinstance(argument, Tensor)
         else make_option(argument, scale)
-        for argument in SIGNATURES[op].arguments
+        for argument in SPECS[op].arguments
     }
 
 
@@ -77,14 +77,14 @@ def shape_of(argument, scale, leading):
     if isinstance(argument.shape, ScaleShape):
         return {"tensor": (), "row": (n,), "group": (n, -(-k // GROUP))}[scale]
     assert isinstance(argument.shape, Dims)
-    return (*(leading if argument.shape.leading else ()), *(SIZES[name] for name in argument.shape.names))
+    return (*(leading if argument.shape.has_rows else ()), *(SIZES[name] for name in argument.shape.names))
 
 
 def make_option(argument, scale):
     """An option that fits its record."""
     if isinstance(argument, Whole):
         group = GROUP if argument.name == "group_size" and scale == "group" else 0
-        return SIZES.get(argument.size, max(argument.least, group))
+        return SIZES.get(argument.size, max(argument.minimum, group))
     kinds = {
         Word: lambda: argument.words[0],
         LayoutName: lambda: registry.preferred_layout("i2", "cpu").name,
@@ -104,10 +104,10 @@ def may_have_shape(op, name, shape, values):
     if isinstance(argument.shape, PackedShape):
         return False
     names, first = argument.shape.names, len(shape) - len(argument.shape.names)
-    told = Counter(size for other in SIGNATURES[op].arguments for size in told_by(other))
-    if first < 0 or first and not argument.shape.leading:
+    told = Counter(size for other in SPECS[op].arguments for size in told_by(other))
+    if first < 0 or first and not argument.shape.has_rows:
         return False
-    if argument.shape.leading and told[...] > 1 and shape[:first] != tuple(values[name].shape)[: len(LEADING)]:
+    if argument.shape.has_rows and told[...] > 1 and shape[:first] != tuple(values[name].shape)[: len(LEADING)]:
         return False
     return all(
         1 <= size <= LIMITS[size_name] if told[size_name] == 1 else size == SIZES[size_name]
@@ -119,14 +119,14 @@ def told_by(argument):
     """The sizes that an argument tells: a packed weight and its scales follow from options."""
     if isinstance(argument, Tensor):
         dims = argument.shape
-        return ([...] if dims.leading else []) + [*dims.names] if isinstance(dims, Dims) else []
+        return ([...] if dims.has_rows else []) + [*dims.names] if isinstance(dims, Dims) else []
     return [argument.size] if isinstance(argument, Whole) and argument.size else []
 
 
 def wrong_dtypes(op, name):
     """The dtypes that a tensor must not have where all other arguments stay as they are."""
     argument = argument_of(op, name)
-    bound = argument.like or any(other.like == name for other in SIGNATURES[op].tensors)
+    bound = argument.like or any(other.like == name for other in SPECS[op].tensors)
     return [dtype for dtype in DTYPES if dtype not in (argument.dtypes[:1] if bound else argument.dtypes)]
 
 
@@ -144,12 +144,12 @@ def wrong_options(op, name):
     """What an option must not be where all other arguments stay as they are."""
     argument = argument_of(op, name)
     if isinstance(argument, Whole):
-        numbers = [argument.least - 1, -(2**62), 2**63]
+        numbers = [argument.minimum - 1, -(2**62), 2**63]
         if argument.size:  # a packed weight alone tells it up to its padding
-            told = any(argument.size in told_by(other) for other in SIGNATURES[op].tensors)
+            told = any(argument.size in told_by(other) for other in SPECS[op].tensors)
             numbers += [SIZES[argument.size] + step for step in ((-1, 1, 64) if told else (64,))] + [2**62]
         return [*numbers, "3", 1.5, None, [1]]
-    has_weight = any(isinstance(other.shape, PackedShape) for other in SIGNATURES[op].tensors)
+    has_weight = any(isinstance(other.shape, PackedShape) for other in SPECS[op].tensors)
     kinds = {
         Word: ["", "a4", 3, None, ["a8"]],
         LayoutName: ["", "i3", 3, None, ["i2"], *(["t5"] if has_weight else [])],

@@ -6,7 +6,7 @@ import torch
 
 pytest.importorskip("triton", reason="the package triton is not installed")
 
-from bitnet_jit.devices.fingerprint import find_gpu
+from bitnet_jit.devices.kinds import find_gpu
 from bitnet_jit.kernels.triton import BACKEND
 from bitnet_jit.kernels.triton.device.target import interpreted
 from bitnet_jit.ops import triton_tensors

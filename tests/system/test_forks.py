@@ -14,7 +14,7 @@ COMMON = """
 import multiprocessing, os, signal, sys, tempfile, threading, time
 from pathlib import Path
 import numpy as np, torch, bitnet_jit
-from bitnet_jit.models.embedded import embedded_model
+from bitnet_jit.checkpoints.embedded import embedded_model
 
 def use_layer():
     codes = torch.from_numpy(np.random.default_rng(0).integers(-1, 2, (1024, 640)).astype(np.int8))

@@ -95,7 +95,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
 
 PIPED = """
 import pathlib, sys
-from bitnet_jit.reading import read_file
+from bitnet_jit.system.reading import read_file
 path = pathlib.Path(sys.argv[1])
 print(bytes(read_file(path, 10**6, pipes=True))[:3])
 try:

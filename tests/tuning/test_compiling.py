@@ -58,7 +58,7 @@ def test_a_gpu_that_is_not_touched_is_compiled_for(monkeypatch, tmp_path):
     monkeypatch.setitem(os.environ, "TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.delitem(os.environ, "TRITON_INTERPRET", raising=False)
     one = contenders(ON_H200)[0]
-    with Compilers(("cuda", 90, 32), processes=1) as compilers:
+    with Compilers({"triton": ("cuda", 90, 32)}, processes=1) as compilers:
         assert compilers.submit((ON_H200, one.kernel.name, one.config)).result(timeout=300) is None
     assert list(tmp_path.rglob("*.cubin"))
 

@@ -9,6 +9,9 @@ from torch import nn
 
 import bitnet_jit
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.kernels import registry
+from bitnet_jit.kernels.numba import limits
+from bitnet_jit.kernels.torch import limits as fallback_limits
 from bitnet_jit.ops import calls
 from bitnet_jit.runtime.cache import Tuned, TuningCache, config_fields
 from bitnet_jit.runtime.dispatcher import Dispatcher
@@ -23,12 +26,13 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
-    """An empty cache, and roofline that take no time."""
+    """An empty cache, and a roofline that takes no time."""
     found = TuningCache(tmp_path / "tuned")
     monkeypatch.setattr(calls, "DISPATCHER", Dispatcher(found))
-    monkeypatch.setattr(measuring, "DOT4_STEPS", 100)
-    monkeypatch.setattr(measuring, "AMX_STEPS", 100)
-    monkeypatch.setitem(measuring.READ_BYTES, "cpu", 1 << 16)
+    monkeypatch.setattr(limits, "DOT4_STEPS", 100)
+    monkeypatch.setattr(limits, "AMX_STEPS", 100)
+    for backend in (limits, fallback_limits):
+        monkeypatch.setattr(backend, "READ_BYTES", 1 << 16)
     measuring.measured.cache_clear()
     yield found
     measuring.measured.cache_clear()
@@ -111,14 +115,14 @@ def test_the_nearer_ceiling_is_the_bound():
     assert Roofline(1e9, 0.0).bound(Work(1000, 10**9)) == "memory"
 
 
-def test_ceilings_are_measured_once_and_kept(cache, monkeypatch):
+def test_rooflines_are_measured_once_and_kept(cache, monkeypatch):
     first = roofline(CPU)
     assert first.bytes > 1e6
     (file,) = cache.folder.parent.glob("roofline-cpu-*.json")
     measuring.measured.cache_clear()
-    monkeypatch.setattr(measuring, "measure_cpu", lambda threads: pytest.fail("it was known"))
+    monkeypatch.setattr(measuring, "measure_rates", lambda device, threads: pytest.fail("it was known"))
     assert roofline(CPU) == first
-    monkeypatch.setattr(measuring, "measure_cpu", lambda threads: Roofline(1.0, 2.0))
+    monkeypatch.setattr(measuring, "measure_rates", lambda device, threads: Roofline(1.0, 2.0))
     for damaged in ("{", "[]", '{"bytes": 0, "operations": 1}', '{"bytes": NaN, "operations": 1}', '{"bytes": 1}'):
         file.write_text(damaged)
         measuring.measured.cache_clear()
@@ -126,8 +130,8 @@ def test_ceilings_are_measured_once_and_kept(cache, monkeypatch):
         assert json.loads(file.read_text())["operations"] == 2.0
 
 
-def test_ceilings_without_numba_or_a_place_to_keep_them(cache, monkeypatch, caplog):
-    monkeypatch.setattr(measuring.registry, "absent_reason", lambda name: "it is not installed")
+def test_rooflines_without_numba_or_a_place_to_keep_them(cache, monkeypatch, caplog):
+    monkeypatch.delitem(registry.BACKENDS, "numba")
     cache.folder.parent.joinpath("tuned").write_text("a file")
     monkeypatch.setattr(
         measuring, "write_beside_and_rename", lambda file, content: (_ for _ in ()).throw(OSError("full"))

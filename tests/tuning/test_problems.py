@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from drawn_arguments import right
 from torch import nn
 
 import bitnet_jit
@@ -9,7 +10,7 @@ from bitnet_jit.checkpoints.embedded import embedded_model
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.nn import PackedBitLinear, RMSNorm
 from bitnet_jit.ops import calls
-from bitnet_jit.ops.library import IMPLEMENTATIONS
+from bitnet_jit.ops.op import OPS
 from bitnet_jit.tuning import recording
 from bitnet_jit.tuning.problems import problems_of_model, problems_of_shapes
 
@@ -60,18 +61,14 @@ def test_the_problem_of_a_shape_is_that_of_a_layer():
     assert calls.DISPATCHER.problems() == (found,)
 
 
-TRAINING = {
-    "bit_linear_input_grad",
-    "rms_norm_gradients",
-    "quantize_weight",
-    "dequantize_weight",
-    "dequantize_activation",
-}
-
-
-def test_every_op_with_kernels_can_be_recorded_but_those_of_training():
-    assert set(recording.DESCRIBE) == set(calls.ARGUMENTS) - TRAINING
-    assert set(recording.DESCRIBE) <= set(IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", [name for name, op in OPS.items() if op.by_kernels])
+def test_every_op_with_kernels_is_recorded_as_the_problem_that_its_calls_pose(name):
+    values = right(name)
+    with recording.recorded(torch.device("cpu")) as recorded:
+        OPS[name].torch(*(v.to("meta") if isinstance(v, torch.Tensor) else v for v in values.values()))
+    calls.forget()
+    OPS[name].torch(*values.values())
+    assert calls.DISPATCHER.problems() == tuple(recorded)
 
 
 def test_codes_and_sums_are_recorded_as_they_are_asked_for():

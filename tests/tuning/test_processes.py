@@ -14,7 +14,7 @@ SCRIPT = """
 import dataclasses, time
 import bitnet_jit
 from bitnet_jit.runtime.cache import Tuned, config_fields
-from bitnet_jit.tuner import autotune as module
+from bitnet_jit.tuning import autotune as module
 
 def tune(problem, effort, device, among):
     time.sleep(0.1)

@@ -30,10 +30,10 @@ class Machine:
 
 @pytest.mark.parametrize("effort", EFFORTS)
 @given(true=st.lists(st.floats(1.0, 1000.0), min_size=1, max_size=30))
-def test_without_noise_it_is_the_fastest_or_the_usual_one_that_is_as_fast(effort, true):
+def test_without_noise_it_is_the_fastest_or_the_default_that_is_as_fast(effort, true):
     found = search(len(true), Machine(true), EFFORTS[effort])
     assert found.microseconds == true[found.best]
-    assert found.usual_microseconds == true[0]
+    assert found.default_microseconds == true[0]
     assert true[found.best] <= min(true) * GAIN
     assert found.best == 0 or true[0] >= GAIN * true[found.best]
     timed = [time for number, time in enumerate(true) if number == 0 or time <= FAR_BEHIND * min(true)]
@@ -65,7 +65,7 @@ def test_what_gains_nothing_is_not_chosen():
 def test_a_neighbour_that_comes_or_goes_at_the_end_is_waited_for(busy):
     machine = Machine([10.0, 8.0], neighbour=lambda measurement: 2.0 if measurement == busy else 1.0)
     found = search(2, machine, EFFORTS["quick"])
-    assert (found.best, found.microseconds, found.usual_microseconds) == (1, 8.0, 10.0)
+    assert (found.best, found.microseconds, found.default_microseconds) == (1, 8.0, 10.0)
 
 
 def test_a_neighbour_that_comes_and_goes_all_the_time_leaves_nothing_found():
@@ -102,7 +102,7 @@ def test_quick_takes_a_tenth_of_the_time():
     assert spent[0] <= spent[1] / 5
 
 
-def test_one_contender_alone_is_the_usual_one():
+def test_one_contender_alone_is_the_default():
     found = search(1, Machine([5.0]), EFFORTS["quick"])
     assert (found.best, found.runner_up, found.runner_up_microseconds) == (0, None, None)
 
@@ -117,7 +117,7 @@ def busy(stop, seed):
 
 
 def test_beside_threads_that_come_and_go_nothing_wrong_is_found():
-    buffers = [bytes(60_000), bytes(40_000)]  # the usual one takes half as long again
+    buffers = [bytes(60_000), bytes(40_000)]  # the default takes half as long again
     runs = [partial(hashlib.sha256, buffer) for buffer in buffers]
     stop = threading.Event()
     neighbours = [threading.Thread(target=busy, args=(stop, seed), daemon=True) for seed in range(2)]

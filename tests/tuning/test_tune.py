@@ -7,10 +7,12 @@ import time
 import pytest
 import torch
 
+from bitnet_jit.devices import kinds
+from bitnet_jit.devices.cpu import CPU
 from bitnet_jit.kernels import registry
 from bitnet_jit.nn import PackedBitLinear
 from bitnet_jit.ops import calls
-from bitnet_jit.ops.calls import ARGUMENTS
+from bitnet_jit.ops.op import OPS
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.cache import TuningCache, recall
 from bitnet_jit.runtime.dispatcher import Dispatcher
@@ -100,7 +102,7 @@ def test_a_faster_contender_is_found_and_a_wrong_one_reported(monkeypatch, caplo
     wrong = RIGHT.clone()
     wrong[2, 3] += 1e-6
     error = RuntimeError("out of shared memory")
-    answers = {"usual": (4.0, RIGHT), "wrong": (0.1, wrong), "cannot": (0.1, error), "best": (2.0, RIGHT.clone())}
+    answers = {"default": (4.0, RIGHT), "wrong": (0.1, wrong), "cannot": (0.1, error), "best": (2.0, RIGHT.clone())}
     monkeypatch.setattr(contenders, "bind", lambda problem, contender, device: contender)
     with caplog.at_level(logging.INFO, "bitnet_jit"):
         tuned = tuning.tune(LINEAR, among=[slow(name, *told) for name, told in answers.items()])
@@ -128,7 +130,7 @@ def test_a_busy_machine_finds_nothing(monkeypatch):
 def test_few_rows_find_their_weights_in_memory(monkeypatch):
     monkeypatch.setattr(synthetic, "COLD_BYTES", 64 * 96)
     sets = argument_sets(LINEAR, torch.device("cpu"))
-    place = ARGUMENTS["bit_linear"].index("w_packed")
+    place = OPS["bit_linear"].spec.operands.index("w_packed")
     weights = [found[place] for found in sets]
     assert len({weight.data_ptr() for weight in weights}) == len(weights) >= 4
     assert all(torch.equal(weight, weights[0]) for weight in weights)
@@ -172,6 +174,6 @@ def test_a_problem_is_tuned_once_when_it_is_first_asked_for(monkeypatch, tmp_pat
 
 
 def test_nothing_is_tuned_while_a_graph_is_captured(monkeypatch, tmp_path):
-    monkeypatch.setattr(calls, "captured", lambda device: True)
+    monkeypatch.setitem(kinds.KINDS, "cpu", dataclasses.replace(CPU, is_capturing=lambda: True))
     assert ask(monkeypatch, tmp_path, "1")[0] == 0
     calls.forget()

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 
 from benchmarks.suites.tuning.line import SEARCHES, Line
+from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.cache import config_fields
-from bitnet_jit.tuning.contenders import Contender, contenders, who_agree
+from bitnet_jit.tuning.contenders import Contender, agreeing, contenders
 from bitnet_jit.tuning.search import EFFORTS, Measure, medians, ranked, search
 from bitnet_jit.tuning.synthetic import argument_sets
-from bitnet_jit.tuning.tune import measure_with
 
 EACH = 0.005  # seconds per config
 BEST = 0.02  # per config that may be the best
@@ -22,8 +22,8 @@ MAX_BEST = 12  # configs that may be the best
 def compare(problem: Problem, competing: Sequence[Contender], device: torch.device) -> Line:
     """Return the figures of one problem, whose contenders are compiled, the default one first."""
     sets = argument_sets(problem, device)
-    able = who_agree(problem, competing, sets[0])
-    measure = measure_with([contender.call for contender in able if contender.call is not None], sets)
+    able = agreeing(problem, competing, sets[0], device)
+    measure = kind_of(device).measure([contender.call for contender in able if contender.call is not None], sets)
     everyone = tuple(range(len(able)))
     near = ranked(medians(everyone, measure, EACH))[:MAX_BEST]
     near = ranked(medians(near, measure, BEST))[:4]

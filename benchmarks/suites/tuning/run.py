@@ -20,10 +20,10 @@ from benchmarks.harness.shapes import parse_shapes
 from benchmarks.suites.tuning.compare import compare
 from benchmarks.suites.tuning.line import Line, agreement, gain, summary
 from bitnet_jit.devices.checks import check_device
+from bitnet_jit.devices.kinds import kind_of
+from bitnet_jit.devices.threads import set_num_threads
 from bitnet_jit.kernels import registry
-from bitnet_jit.ops.calls import on
 from bitnet_jit.problem import Problem
-from bitnet_jit.runtime.threads import set_num_threads
 from bitnet_jit.tuning.autotune import ROWS, compiling
 from bitnet_jit.tuning.problems import problems_of_shapes
 
@@ -67,7 +67,7 @@ def run(arguments: Sequence[str] | None = None) -> list[Line]:
     device, start, lines = check_device(given.device), time.monotonic(), []
     shapes = [(shape.out_features, shape.in_features) for group in given.shapes for shape in group]
     problems = [as_asked(problem, given) for problem in problems_of_shapes(shapes, given.rows, device)]
-    with on(device), torch.no_grad(), compiling(problems, device, wide=True) as ready:
+    with kind_of(device).current(device), torch.no_grad(), compiling(problems, device, wide=True) as ready:
         for problem in track(problems, "searching", console=Console(stderr=True)):
             if time.monotonic() - start > given.seconds:
                 break

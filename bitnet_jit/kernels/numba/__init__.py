@@ -1,36 +1,89 @@
-"""Numba kernels for CPUs: every instruction set by one spelling, and no torch in sight."""
+"""Numba kernels for CPUs, with one spelling for every instruction set; only `tensors.py` needs torch."""
 
-from bitnet_jit.kernels.kernel import Backend
-from bitnet_jit.kernels.numba.compiler.object_cache import user_cache
-from bitnet_jit.kernels.numba.intrinsics.amx_tiles import amx_unsupported_reason
-from bitnet_jit.kernels.numba.intrinsics.isa import chosen_isa, machine, usable_isas
-from bitnet_jit.kernels.numba.layout import LAYOUTS
-from bitnet_jit.kernels.numba.linear import a16, amx, tiled
-from bitnet_jit.kernels.numba.rowwise import activations, norm_gradients, rows
-from bitnet_jit.kernels.numba.weights import kernels as weights
+import os
+import sys
+from typing import Any
+
+from bitnet_jit.kernels.backend import Backend, Call, Offline, Rates
+from bitnet_jit.kernels.kernel import Kernel
+from bitnet_jit.kernels.operands import Operands
+from bitnet_jit.packing.layout import Layout
+
+
+def kernels() -> tuple[Kernel, ...]:
+    """Return all kernels, the preferred ones of an op first."""
+    from bitnet_jit.kernels.numba.linear import a16, amx, tiled
+    from bitnet_jit.kernels.numba.rowwise import dequantize as dequantize_activation
+    from bitnet_jit.kernels.numba.rowwise import norm, norm_gradients
+    from bitnet_jit.kernels.numba.weights import dequantize as dequantize_weight
+    from bitnet_jit.kernels.numba.weights import quantize as quantize_weight
+
+    modules = (amx, tiled, a16, norm, norm_gradients, quantize_weight, dequantize_weight, dequantize_activation)
+    return tuple(kernel for module in modules for kernel in module.KERNELS)
+
+
+def layouts() -> tuple[Layout, ...]:
+    """Return the layouts in which these kernels read weights."""
+    from bitnet_jit.kernels.numba.layout import LAYOUTS
+
+    return LAYOUTS
+
+
+def bind_call(bound: Any, operands: Operands, device: Any) -> Call:
+    """Return what runs a bound kernel on torch tensors."""
+    from bitnet_jit.kernels.numba.tensors import bind_call
+
+    return bind_call(bound, operands)
+
+
+def compile_only(bound: Any, operands: Operands) -> None:
+    """Compile a kernel into the cache of object code."""
+    bind_call(bound, operands, None)
+
+
+def disabled_reason() -> str | None:
+    """Return what NUMBA_DISABLE_JIT does, where it is set: Numba then hands back plain Python functions."""
+    config = getattr(sys.modules.get("numba"), "config", None)  # it may have been set by hand, too
+    value = os.environ.get("NUMBA_DISABLE_JIT", "0") if config is None else config.DISABLE_JIT
+    if value in ("", "0", 0):
+        return None
+    return "NUMBA_DISABLE_JIT is set, so that Numba compiles nothing; unset it before bitnet_jit is used"
+
+
+def measure_rates(device: Any, threads: int) -> Rates:
+    """Measure what the CPU does at most on that many threads."""
+    from bitnet_jit.kernels.numba.limits import measure_rates
+
+    return measure_rates(threads)
 
 
 def describe() -> dict[str, str]:
-    """What this backend has found on this machine, for people."""
+    """Return what this backend has found on this machine, for people."""
+    from bitnet_jit.kernels.numba.compiler.object_cache import user_cache
+    from bitnet_jit.kernels.numba.intrinsics.amx_tiles import amx_unsupported_reason
+    from bitnet_jit.kernels.numba.intrinsics.isa import chosen_isa, machine, usable_isas
+    from bitnet_jit.kernels.numba.tensors import FORK
+
     return {
         "architecture": machine(),
         "instruction set": chosen_isa().name,
         "usable instruction sets": ", ".join(usable_isas()),
         "AMX": amx_unsupported_reason() or "used from 3 rows on",
         "compiled kernels": user_cache().place,
+        "thread layer": FORK.name,
     }
 
 
 BACKEND = Backend(
     name="numba",
-    kernels=(
-        *amx.KERNELS,
-        *tiled.KERNELS,
-        *a16.KERNELS,
-        *rows.KERNELS,
-        *norm_gradients.KERNELS,
-        *weights.KERNELS,
-        *activations.KERNELS,
-    ),
-    layouts=LAYOUTS,
+    packages=("numba",),
+    device_types=("cpu",),
+    priority=20,
+    kernels=kernels,
+    layouts=layouts,
+    bind_call=bind_call,
+    disabled_reason=disabled_reason,
+    offline=Offline(lambda device: None, lambda target: None, compile_only),
+    measure_rates=measure_rates,
+    describe=describe,
 )

@@ -1,8 +1,9 @@
 """Numba kernels on NumPy arrays, without torch: for tests, for tools, and for machines that have no torch.
 
-bfloat16 has no NumPy dtype: its bits travel as uint16, and the dtype is named beside the array.
+bfloat16 has no NumPy dtype: its bits travel as uint16, and the problem names the dtype.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,113 +11,65 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_jit.kernels.kernel import Config, Kernel
-from bitnet_jit.kernels.numba.threads.openmp import Fork
+from bitnet_jit.kernels.numba.bound import Bound
+from bitnet_jit.kernels.numba.threads.openmp import process_fork
 from bitnet_jit.problem import Problem
 
 ALIGN = 64
 STORAGE = {"bfloat16": np.uint16, "float16": np.float16, "float32": np.float32, "int8": np.int8, "int32": np.int32}
+Values = Mapping[str, NDArray[Any] | float | None]
 
 
 @dataclass(frozen=True)
 class Team:
-    """Threads for a call: how many, and the address they come from (`threads.Fork`)."""
+    """Threads for a call: how many, and the address they come from (`Fork.address`)."""
 
     threads: int = 1
     fork: int = 0
 
 
 def all_threads(threads: int) -> Team:
-    """A team of that many threads."""
-    return Team(threads, Fork().address)
+    """Return a team of that many threads."""
+    return Team(threads, process_fork().address)
 
 
 def aligned(num_bytes: int) -> NDArray[np.uint8]:
-    """Uninitialized bytes whose address is a multiple of 64."""
+    """Return uninitialized bytes whose address is a multiple of 64."""
     raw = np.empty(num_bytes + ALIGN, np.uint8)
     start = -raw.ctypes.data % ALIGN
     return raw[start : start + num_bytes]
 
 
-def address(array: NDArray[Any] | None) -> int:
-    """Where a contiguous array begins; 0 for none."""
-    return 0 if array is None else int(array.ctypes.data)
+def as_number(value: NDArray[Any] | float | None) -> float:
+    """Return a value as an entry point takes it: the address of a contiguous array, a number itself, 0 for None."""
+    if isinstance(value, np.ndarray):
+        return int(value.ctypes.data)
+    return 0 if value is None else value
 
 
-def run_linear(
-    kernel: Kernel,
-    problem: Problem,
-    config: Config,
-    x: NDArray[Any],
-    w_packed: NDArray[np.uint8],
-    w_scale: NDArray[np.float32] | None = None,
-    bias: NDArray[Any] | None = None,
-    x_scale: NDArray[np.float32] | None = None,
-    y: NDArray[Any] | None = None,
-    team: Team | None = None,
-) -> NDArray[Any]:
-    """Run a linear kernel.
+def run(kernel: Kernel, problem: Problem, values: Values, config: Config = None, team: Team | None = None) -> None:
+    """Run a kernel on arrays, its outputs included: it writes over them.
 
     Args:
-        kernel, problem, config: what runs, for what, and how.
-        x: (rows, in_features) of problem.x_dtype, contiguous.
-        w_packed: in problem.layout.
-        w_scale: float32 of the layout that problem.scale names, or None for bare sums.
-        bias: (out_features,) of problem.bias, or None.
-        x_scale: (rows,) float32, with x of int8; or None.
-        y: where to write, (rows, out_features) of problem.y_dtype; made if None.
-        team: the threads; one if None.
+        kernel, problem: the kernel, and the problem that it runs for.
+        values: contiguous arrays and numbers by the names of the op's arguments and outputs (`Bound.operands`): arrays
+            of activations (rows, features), scales, packed weights in problem.layout; None for one that is not given.
+        config: the kernel's config; None: the kernel's first one for the problem.
+        team: the threads; None: the calling thread alone.
 
-    Returns:
-        y.
+    >>> from bitnet_jit.kernels.numba.rowwise.activations import KERNELS
+    >>> codes, scales, x = np.array([[1, -2]], np.int8), np.array([0.5], np.float32), np.empty((1, 2), np.float32)
+    >>> problem = Problem("dequantize_activation", "cpu", 1, 2, 2, x_dtype="int8", y_dtype="float32")
+    >>> run(KERNELS[0], problem, {"x_q": codes, "x_scale": scales, "x": x})
+    >>> x.tolist()
+    [[0.5, -1.0]]
     """
-    bound, team = kernel.bind(problem, config), team or Team()
-    rows = x.shape[0]
-    if y is None:
-        y = np.empty((rows, problem.out_features), STORAGE[problem.y_dtype])
-    if rows:
-        workspace = aligned(bound.workspace_bytes(rows))
-        operands = map(address, (x, x_scale, w_packed, w_scale, bias, y))
-        bound.entry(rows)(None, team.fork, team.threads, *operands, bound.sizes(rows), address(workspace))
-    return y
-
-
-def run_norm_gradients(
-    kernel: Kernel,
-    problem: Problem,
-    dy: NDArray[Any],
-    x: NDArray[Any],
-    weight: NDArray[Any],
-    eps: float = 1e-5,
-    team: Team | None = None,
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Run a kernel of a norm's gradients: dx (rows, features) and dw (features,); rows are at least one."""
-    team, bound = team or Team(), kernel.bind(problem, kernel.configs(problem)[0])
-    dx, dw = np.full(x.shape, 77, x.dtype), np.full(weight.shape, 77, weight.dtype)
-    threads = min(team.threads, bound.max_threads)
-    workspace = aligned(bound.workspace_bytes(threads))
-    operands = (*map(address, (dy, x, weight)), eps, address(dx), address(dw))
-    bound.entry(None, team.fork, threads, *operands, *x.shape, address(workspace))
-    return dx, dw
-
-
-def run_rows(
-    kernel: Kernel,
-    problem: Problem,
-    x: NDArray[Any],
-    up: NDArray[Any] | None = None,
-    weight: NDArray[Any] | None = None,
-    eps: float = 1e-5,
-    team: Team | None = None,
-) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """Run a row-wise kernel: y (or codes) (rows, features) and scales (rows,), NaN where the op has none."""
+    bound: Bound = kernel.bind(problem, kernel.configs(problem)[0] if config is None else config)
     team = team or Team()
-    bound = kernel.bind(problem, kernel.configs(problem)[0])
-    rows, features = x.shape
-    y = np.full(x.shape, 77, STORAGE[problem.y_dtype])
-    scale = np.full(rows, np.nan, np.float32)
+    operands = [values[operand] if isinstance(operand, str) else operand for operand in bound.operands]
+    rows = len(next(operand for operand in operands if isinstance(operand, np.ndarray) and operand.ndim))
     if rows:
-        threads = min(team.threads, bound.max_threads)
-        workspace = aligned(bound.workspace_bytes(threads))
-        operands = address(x), address(up), address(weight), eps, address(y), address(scale)
-        bound.entry(None, team.fork, threads, *operands, rows, features, address(workspace))
-    return y, scale
+        threads = team.threads if bound.max_threads is None else min(team.threads, bound.max_threads)
+        numbers, workspace = bound.numbers(rows), aligned(bound.workspace_bytes(rows, threads))
+        handed = (*map(as_number, operands), *numbers, as_number(workspace))
+        bound.entry(rows)(None, team.fork, threads, *handed)

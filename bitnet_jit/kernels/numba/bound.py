@@ -1,17 +1,39 @@
-"""A kernel that is bound to a problem: what a caller with addresses needs to run it."""
+"""The record of a kernel that is bound to a problem: all that a caller with addresses needs to run it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_jit.kernels.numba.linear.job import sizes_of
-from bitnet_jit.problem import Problem
-
+ALIGN = 64  # of scratch memory, in bytes
 Entry = Callable[..., None]
+Operands = tuple[str | float | None, ...]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A kernel bound to a problem.
+
+    Call entry(rows)(None, fork, threads, *operands, *numbers(rows), workspace) with addresses of contiguous arrays, the
+    address of the threads' source (`Fork.address`), and the address of scratch memory.
+
+    Attributes:
+        operands: in the entry's order: the names of the op's tensors and numbers, as its schema and its outputs name
+            them; None where the op lacks one, and 0 is handed; a float where that number is handed.
+        entry: number of rows -> the compiled entry point, the same one for the same number.
+        numbers: number of rows -> the int64 numbers behind the operands. An `Address` among them has to be kept for as
+            long as it is handed over.
+        workspace_bytes: (rows, threads) -> bytes of scratch memory, 64-byte aligned.
+        max_threads: ask for no more threads than this; None: the kernel decides by its numbers.
+    """
+
+    operands: Operands
+    entry: Callable[[int], Entry]
+    numbers: Callable[[int], tuple[int, ...]]
+    workspace_bytes: Callable[[int, int], int]
+    max_threads: int | None = None
 
 
 class Address(int):
@@ -21,61 +43,26 @@ class Address(int):
 
     @classmethod
     def of(cls, array: NDArray[Any]) -> "Address":
-        """The address of a contiguous array."""
+        """Return the address of a contiguous array."""
         address = cls(array.ctypes.data)
         address.owner = array
         return address
 
 
-class BoundLinear:
-    """A linear kernel for one problem.
+def without(operands: Operands, name: str) -> Operands:
+    """Return operands with 0 handed in the place of the one of that name.
 
-    `entry(rows)` is compiled on first use; call it as entry(rows)(None, fork, threads, x, x_scale, w, w_scale, bias,
-    y, sizes(rows), workspace) with addresses of contiguous arrays (0 for what the op lacks) and
-    `workspace_bytes(rows)` bytes of scratch memory.
+    >>> without(("x", "weight", 0.0, "y"), "weight")
+    ('x', None, 0.0, 'y')
     """
-
-    def __init__(self, problem: Problem, compile_for: Callable[[int], Entry], max_threads: int) -> None:
-        self.entry = cache(compile_for)
-        self._problem, self._most_threads = problem, max_threads
-
-    def sizes(self, rows: int) -> Address:
-        """The address of the `Sizes` of calls with that many rows."""
-        return Address.of(np.array(sizes_of(self._problem, rows, self._most_threads), np.int64))
-
-    def workspace_bytes(self, rows: int) -> int:
-        """Scratch memory for a call with that many rows."""
-        return sizes_of(self._problem, rows, self._most_threads).workspace_bytes
+    return tuple(None if operand == name else operand for operand in operands)
 
 
-class BoundRows:
-    """A row-wise kernel for one problem, on at most `max_threads` threads.
-
-    Call entry(None, fork, threads, x, up, weight, eps, y, scale, rows, features, workspace) with addresses of
-    contiguous arrays (0 for what the op lacks) and `workspace_bytes(threads)` bytes of scratch memory; of
-    `dequantize_activation` entry(None, fork, threads, x_q, x_scale, x, rows, features, workspace), and of
-    `rms_norm_gradients` entry(None, fork, threads, dy, x, weight, eps, dx, dw, rows, features, workspace).
-    """
-
-    def __init__(self, entry: Entry, fixed_bytes: int, bytes_per_thread: int, max_threads: int) -> None:
-        self.entry, self.max_threads = entry, max_threads
-        self._fixed, self._per_thread = fixed_bytes, bytes_per_thread
-
-    def workspace_bytes(self, threads: int) -> int:
-        """Scratch memory for a team of that many threads."""
-        return self._fixed + threads * self._per_thread
+def int64_address(values: tuple[int, ...]) -> Address:
+    """Return the address of numbers in memory, as int64."""
+    return Address.of(np.array(values, np.int64))
 
 
-@dataclass(frozen=True)
-class BoundWeight:
-    """A kernel between a float weight and a packed one, on at most `max_threads` threads.
-
-    Call entry(None, fork, threads, w, w_packed, w_scale, out_features, in_features, workspace) with addresses of
-    contiguous arrays and `workspace_bytes` bytes of scratch memory.
-    """
-
-    entry: Entry
-    out_features: int
-    in_features: int
-    workspace_bytes: int
-    max_threads: int
+def round_up(value: int, multiple: int) -> int:
+    """Return the next multiple at or above a value."""
+    return -(-value // multiple) * multiple

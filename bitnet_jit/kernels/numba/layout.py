@@ -1,4 +1,4 @@
-"""How Numba kernels want packed weights: 64 outputs by one step of K (16 inputs of `i2`, 20 of `t5`) in 256 bytes.
+"""The layouts of Numba kernels for packed weights: 64 outputs by a step of K (16 or 20 inputs) take 256 bytes.
 
     i2/n64k16   (ceil(N / 64), ceil(K / 16), 4, 64) uint8
     t5/n64k20   (ceil(N / 64), ceil(K / 20), 4, 64) uint8
@@ -17,47 +17,48 @@ from bitnet_jit.packing import FORMATS
 from bitnet_jit.packing.format import Array, Format, array_module, device_of
 from bitnet_jit.packing.layout import Layout
 
-OUTPUTS = 64  # a block of the layout
+BLOCK = 64  # outputs of a block
+STEP_BYTES = 256  # of a block, in one step of K
 WORDS = 4  # bytes of a canonical row in one step of K
 
 
 def tiles_shape(format: Format, out_features: int, in_features: int) -> tuple[int, ...]:
-    """Shape of a weight in this layout."""
-    return -(-out_features // OUTPUTS), -(-in_features // (WORDS * format.codes_per_byte)), 4, 64
+    """Return the shape of a weight in this layout."""
+    return -(-out_features // BLOCK), -(-in_features // (WORDS * format.codes_per_byte)), 4, 64
 
 
 def from_canonical(
     format: Format, shuffle: Callable[[Array], Array], packed: Array, out_features: int, in_features: int
 ) -> Array:
-    """Canonical uint8 (N, ceil(K / codes_per_byte)) -> tiles, uint8."""
+    """Lay canonical uint8 (N, ceil(K / codes_per_byte)) out in tiles, uint8."""
     xp = array_module(packed)
     blocks, steps, *_ = tiles_shape(format, out_features, in_features)
-    ones = int(format.join([1] * format.codes_per_byte))
-    padded = xp.full((blocks * OUTPUTS, steps * WORDS), ones, dtype=xp.uint8, **device_of(packed))
+    zeros = int(format.join([1] * format.codes_per_byte))  # a byte of weights 0
+    padded = xp.full((blocks * BLOCK, steps * WORDS), zeros, dtype=xp.uint8, **device_of(packed))
     padded[:out_features, : packed.shape[1]] = packed
     tail = in_features % format.codes_per_byte
     if tail:  # canonical rows may end in any digits: here they are always 1
         last = [digit[:, None] for digit in format.digits(packed[:, -1])]
         last[tail:] = [last[0] * 0 + 1] * (format.codes_per_byte - tail)
         padded[:out_features, packed.shape[1] - 1] = format.join(last)[:, 0]
-    words = shuffle(padded).view(xp.int32).reshape(blocks, OUTPUTS, steps).swapaxes(1, 2)
+    words = shuffle(padded).view(xp.int32).reshape(blocks, BLOCK, steps).swapaxes(1, 2)
     return compact(words).reshape(-1).view(xp.uint8).reshape(blocks, steps, 4, 64)
 
 
 def to_canonical(
     format: Format, unshuffle: Callable[[Array], Array], tiles: Array, out_features: int, in_features: int
 ) -> Array:
-    """The inverse of `from_canonical`."""
+    """Undo `from_canonical`."""
     xp = array_module(tiles)
     blocks, steps, *_ = tiles.shape
     words = aligned(tiles).reshape(blocks, steps, 256).view(xp.int32).swapaxes(1, 2)
-    packed = unshuffle(compact(words).reshape(-1).view(xp.uint8).reshape(blocks * OUTPUTS, steps * WORDS))
+    packed = unshuffle(compact(words).reshape(-1).view(xp.uint8).reshape(blocks * BLOCK, steps * WORDS))
     rows, columns = format.packed_shape(out_features, in_features)
     return compact(packed[:rows, :columns])
 
 
 def compact(array: Array) -> Array:
-    """The same array, contiguous."""
+    """Return the same array, contiguous."""
     return np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array.contiguous()
 
 
@@ -78,7 +79,7 @@ def transpose_i2(packed: Array) -> Array:
 
 
 def transpose_t5(packed: Array) -> Array:
-    """Canonical bytes (k = 5 b + digit) -> bytes of a step (k = 4 digit + kk), in the code that `decode.py` reads."""
+    """Turn canonical bytes (k = 5 b + digit) into bytes of a step (k = 4 digit + kk), which `decode.py` reads."""
     xp = array_module(packed)
     codes = xp.stack(FORMATS["t5"].digits(packed), -1).reshape(packed.shape[0], -1, 5, 4)
     t0, t1, t2, t3, t4 = (codes[:, :, digit] for digit in range(5))
@@ -88,7 +89,7 @@ def transpose_t5(packed: Array) -> Array:
 
 
 def untranspose_t5(tiles: Array) -> Array:
-    """The inverse of `transpose_t5`."""
+    """Undo `transpose_t5`."""
     xp = array_module(tiles)
     late = tiles >= LATE
     t4 = xp.where(late, (tiles - LATE) // LATE_NUMBERS, tiles // 64)
@@ -99,6 +100,7 @@ def untranspose_t5(tiles: Array) -> Array:
 
 
 def tiles_layout(name: str, format: Format, shuffle: Callable, unshuffle: Callable) -> Layout:
+    """Return the layout of a format in tiles, by how the codes of a step change their places."""
     return Layout(
         name,
         format,

@@ -1,4 +1,4 @@
-"""What a CPU can do at most: loops that do nothing but read memory, or add up int8 products on registers alone."""
+"""The limits of a CPU: loops that only read memory, or only add up int8 products on registers."""
 
 import numba
 import numpy as np
@@ -17,23 +17,24 @@ from bitnet_jit.kernels.numba.intrinsics.amx_tiles import (
     tile_call,
     zero_sums,
 )
-from bitnet_jit.kernels.numba.intrinsics.isa import chosen_isa, splat_constant
-from bitnet_jit.kernels.numba.intrinsics.simd import RegistersType
+from bitnet_jit.kernels.numba.intrinsics.emit import splat_constant
+from bitnet_jit.kernels.numba.intrinsics.isa import chosen_isa
+from bitnet_jit.kernels.numba.intrinsics.registers import RegistersType
 
 TILES, TILE_ROWS, ROW_BYTES = 4, 16, 64  # of sums; of a tile
-AMX_OPERATIONS = TILES * 2 * TILE_ROWS * TILE_ROWS * ROW_BYTES  # of a step of `amx_loop`
+AMX_OPERATIONS = TILES * 2 * TILE_ROWS * TILE_ROWS * ROW_BYTES  # per step of `amx_loop`
 STREAMS = 8
 PAGE = 512  # int64 that are read from one stream before the next one's turn
 
 
 def registers_type() -> RegistersType:
-    """The accumulators of a full tile, and two operands."""
+    """Return the type of a full tile's accumulators and two operands."""
     isa = chosen_isa()
     return RegistersType(isa.name, isa.registers + 2)
 
 
 def opaque(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """The same value, of which the optimizer no longer knows anything; costs no instruction."""
+    """Hide a value from the optimizer, which then knows nothing of it; costs no instruction."""
     letter = "w" if "neon" in chosen_isa().name else "v" if chosen_isa().lanes == 16 else "x"
     kind = ir.FunctionType(value.type, [value.type])
     return builder.asm(kind, "", f"={letter},0", [value], side_effect=True)
@@ -41,7 +42,7 @@ def opaque(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
 
 @intrinsic
 def first_registers(typingctx):
-    """All zero, and operands whose products do not vanish."""
+    """Return accumulators that are zero, and operands whose products do not vanish."""
     kind, isa = registers_type(), chosen_isa()
     values = [0] * isa.registers + [0x01020001, 0x7F80FF01]
 
@@ -53,7 +54,7 @@ def first_registers(typingctx):
 
 @intrinsic
 def dot4_each(typingctx, registers):
-    """One dot4 onto every accumulator."""
+    """Add one dot4 to every accumulator."""
     isa = chosen_isa()
 
     def codegen(context, builder, signature, args):
@@ -70,7 +71,7 @@ def dot4_each(typingctx, registers):
 
 @intrinsic
 def any_lane(typingctx, registers):
-    """A number that depends on every accumulator."""
+    """Return a number that depends on every accumulator."""
 
     def codegen(context, builder, signature, args):
         total = builder.extract_value(args[0], 0)
@@ -82,13 +83,13 @@ def any_lane(typingctx, registers):
 
 
 def dot4_operations() -> int:
-    """Of a step of `dot4_loop`; a multiply-add counts as two."""
+    """Return the operations per step of `dot4_loop`; a multiply-add counts as two."""
     return chosen_isa().registers * chosen_isa().lanes * 8
 
 
 @numba.njit(nogil=True)
 def dot4_loop(steps: int) -> int:
-    """Nothing but dot4 on every register."""
+    """Run nothing but dot4, on every register."""
     registers = first_registers()
     for _ in range(steps):
         registers = dot4_each(registers)
@@ -97,7 +98,7 @@ def dot4_loop(steps: int) -> int:
 
 @intrinsic
 def multiply_tiles(typingctx):
-    """One product onto every tile of sums."""
+    """Add one product to every tile of sums."""
 
     def codegen(context, builder, signature, args):
         for tile in range(TILES):
@@ -109,7 +110,7 @@ def multiply_tiles(typingctx):
 
 @numba.njit(nogil=True)
 def amx_loop(config_address: int, steps: int) -> int:
-    """Nothing but products of tiles, of the shapes at that address."""
+    """Run nothing but products of tiles, of the shapes at an address."""
     configure(config_address)
     zero_sums()
     for _ in range(steps):
@@ -119,7 +120,7 @@ def amx_loop(config_address: int, steps: int) -> int:
 
 
 def tile_shapes() -> NDArray[np.uint8]:
-    """What `amx_loop` configures the tiles with: all of them whole."""
+    """Return the configuration that `amx_loop` loads: all tiles are whole."""
     config = np.zeros(ROW_BYTES, np.uint8)
     config[0] = 1  # the palette; then the bytes and the rows of eight tiles
     config[16:32] = np.full(8, ROW_BYTES, np.uint16).view(np.uint8)
@@ -129,7 +130,7 @@ def tile_shapes() -> NDArray[np.uint8]:
 
 @numba.njit(nogil=True)
 def read_one_stream(buffer: NDArray[np.int64], repeats: int) -> int:
-    """The sum of a buffer, from its beginning to its end."""
+    """Sum a buffer, from its beginning to its end."""
     total = 0
     for _ in range(repeats):
         for i in range(buffer.size):
@@ -139,7 +140,7 @@ def read_one_stream(buffer: NDArray[np.int64], repeats: int) -> int:
 
 @numba.njit(nogil=True)
 def read_many_streams(buffer: NDArray[np.int64], repeats: int) -> int:
-    """The sum of a buffer, read at several places in turn."""
+    """Sum a buffer, read at several places in turn."""
     total = 0
     length = buffer.size // STREAMS
     for _ in range(repeats):

@@ -1,19 +1,72 @@
-"""What a bound kernel hands out must outlive it: calls keep the parts, not the whole."""
+"""Bound kernels: their operands by name, and the parts that must outlive the whole."""
 
 import ctypes
 
 import numpy as np
+import pytest
 
 from bitnet_jit.kernels import registry
-from bitnet_jit.kernels.numba.linear.job import Sizes, sizes_of
+from bitnet_jit.kernels.numba.linear.sizes import Sizes, sizes_of
+from bitnet_jit.kernels.numba.threads.parallel import TEAM_BYTES
 from bitnet_jit.problem import Problem
 
 
 def test_sizes_outlive_the_bound_kernel():
     problem = Problem("ternary_matmul", "cpu", 1, 37, 70, "i2/n64k16", "a8", "int8", "int32")
     kernel = next(kernel for kernel in registry.backend("numba").kernels if kernel.unsupported_reason(problem) is None)
-    sizes = kernel.bind(problem, kernel.configs(problem)[0]).sizes(3)
+    (sizes,) = kernel.bind(problem, kernel.configs(problem)[0]).numbers(3)
     others = [np.full(len(Sizes._fields), -1, np.int64) for _ in range(1000)]  # would take the place of freed memory
     read = (ctypes.c_int64 * len(Sizes._fields)).from_address(sizes)
     assert tuple(read) == sizes_of(problem, 3, 1)
     assert len(others) == 1000
+
+
+SCALES, CODES = ("x_q", "x_scale"), ("w_packed", "w_scale")
+OPERANDS = {  # in the order in which each op's entry point takes them
+    "bit_linear": ("x", None, *CODES, "bias", "y"),
+    "quantized_linear": (*SCALES, *CODES, "bias", "y"),
+    "ternary_matmul": ("x_q", None, "w_packed", None, None, "y"),
+    "quantize_activation": ("x", None, None, 0.0, *SCALES),
+    "rms_norm": ("x", None, "weight", "eps", "y", None),
+    "rms_norm_quantize": ("x", None, "weight", "eps", *SCALES),
+    "relu2_mul_norm_quantize": ("gate", "up", "weight", "eps", *SCALES),
+    "silu_mul_norm_quantize": ("gate", "up", "weight", "eps", *SCALES),
+    "rms_norm_gradients": ("dy", "x", "weight", "eps", "dx", "dw"),
+    "quantize_weight": ("weight", *CODES),
+    "dequantize_weight": ("w", *CODES),
+    "dequantize_activation": (*SCALES, "x"),
+}
+OPTIONAL = {"bit_linear": "bias", "quantized_linear": "bias", "silu_mul_norm_quantize": "weight"}
+
+
+def bound_of(op, bias="float32"):
+    """Bind every kernel of an op that this CPU can run."""
+    problem = Problem(op, "cpu", 4, 70, 37, "i2/n64k16", "a8", "float32", "float32", "tensor", bias=bias)
+    for kernel in registry.backend("numba").kernels:
+        if kernel.op == op and kernel.unsupported_reason(problem) is None:
+            yield kernel.bind(problem, kernel.configs(problem)[0])
+
+
+def test_every_op_has_named_operands():
+    assert {kernel.op for kernel in registry.backend("numba").kernels} == set(OPERANDS)
+
+
+@pytest.mark.parametrize("op", OPERANDS)
+def test_operands_are_named_in_the_order_of_the_entry_point(op):
+    kernels = list(bound_of(op))
+    assert kernels
+    for bound in kernels:
+        assert bound.operands == OPERANDS[op]
+        assert all(number is not None for number in bound.numbers(3))
+        assert bound.workspace_bytes(3, 2) >= bound.workspace_bytes(3, 1) >= TEAM_BYTES
+
+
+@pytest.mark.parametrize(("op", "name"), OPTIONAL.items())
+def test_an_absent_operand_is_none(op, name):
+    for bound in bound_of(op, bias=""):
+        assert bound.operands == tuple(None if operand == name else operand for operand in OPERANDS[op])
+
+
+def test_an_entry_point_is_made_once():
+    for bound in bound_of("dequantize_activation"):
+        assert bound.entry(3) is bound.entry(3)

@@ -1,6 +1,6 @@
 """Every linear kernel and config of the Numba backend against the reference; tensor and row scales bit for bit.
 
-No torch here: the same file runs on an emulated ARM CPU. BITNET_JIT_TEST_CONFIGS=first tries one config a kernel there.
+No torch here: this file runs on an emulated ARM CPU, too. BITNET_JIT_TEST_CONFIGS=first tries one config per kernel.
 """
 
 import os
@@ -11,10 +11,11 @@ import pytest
 from halves import stored, values
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numba_calls import assert_guarded, poisoned, rounded, run_linear
 
 from bitnet_jit import reference
 from bitnet_jit.kernels.numba import BACKEND
-from bitnet_jit.kernels.numba.arrays import STORAGE, all_threads, run_linear
+from bitnet_jit.kernels.numba.arrays import all_threads
 from bitnet_jit.kernels.numba.intrinsics.isa import usable_isas
 from bitnet_jit.kernels.numba.layout import LAYOUTS
 from bitnet_jit.kernels.numba.threads.team import TeamConfig
@@ -33,7 +34,7 @@ def problem_of(op, layout, rows, out_features, in_features, **fields):
 
 
 def kernels_of(op, activation="a8"):
-    """(kernel, layout name, rows, config) of every kernel of an op that this CPU can run, at 1 row and at more."""
+    """Yield (kernel, layout, rows, config) of every kernel of an op that this CPU can run, at 1 row and at more."""
     for kernel in BACKEND.kernels:
         for layout in LAYOUTS:
             for rows in (1, 64) if kernel.op == op else ():
@@ -47,7 +48,7 @@ def kernels_of(op, activation="a8"):
 
 
 def codes(draw, rows, columns):
-    """int8 of every sort: all values, one extreme, zeros, a few large ones."""
+    """Draw int8 of every sort: all values, one extreme, zeros, a few large numbers."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     kind = draw(st.sampled_from(["random", "127", "-128", "zeros", "edges"]))
     if kind == "random":
@@ -58,6 +59,7 @@ def codes(draw, rows, columns):
 
 
 def weights(draw, rows, columns):
+    """Draw int8 weights: all three values, or one."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     kind = draw(st.sampled_from(["random", "1", "-1", "0"]))
     if kind == "random":
@@ -66,7 +68,7 @@ def weights(draw, rows, columns):
 
 
 def floats(draw, rows, columns, dtype):
-    """Rows of every sort as float32 that `dtype` holds exactly: NaN, infinity, zeros, denormals, huge, halves."""
+    """Draw rows of every sort as float32 that `dtype` holds exactly: NaN, infinity, zeros, denormals, huge, halves."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     x = rng.standard_normal((rows, columns)).astype(np.float32)
     for row in range(rows):
@@ -86,32 +88,9 @@ def floats(draw, rows, columns, dtype):
     return stored(x, dtype)
 
 
-def rounded(y, dtype):
-    """A float32 result as the values of `dtype` nearest to it, half to even."""
-    if dtype != "bfloat16":
-        with np.errstate(over="ignore"):
-            return y.astype(dtype).astype(np.float32)
-    bits = y.view(np.uint32)
-    bits = np.where(np.isnan(y), 0x7FC0, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint32)
-    return (bits << 16).view(np.float32)
-
-
-def poisoned(rows, columns, dtype):
-    """An output full of NaN (of 0x5A for integers), inside guard bytes that must not change."""
-    storage = np.dtype(STORAGE[dtype])
-    buffer = np.full((rows * columns + 128) * storage.itemsize, 0x5A if dtype == "int32" else 0xFF, np.uint8)
-    guarded = buffer.view(storage)
-    return guarded, guarded[64 : 64 + rows * columns].reshape(rows, columns)
-
-
-def assert_guarded(guarded):
-    edges = np.concatenate([guarded[:64], guarded[-64:]]).view(np.uint8)
-    assert (edges == edges[0]).all(), "the kernel wrote outside its output"
-
-
 def row_counts(config, rows):
-    """Rows that make few different tiles, to spare compilations: one tile, uneven tiles, none."""
-    height = config.rows if hasattr(config, "rows") else 16
+    """Return numbers of rows that make few different tiles, to spare compilations: one tile, uneven tiles, none."""
+    height = getattr(config.tile, "rows", 16)
     return (1,) if rows == 1 else (height, 2 * height + 1, 5 * height, 0)
 
 
@@ -146,7 +125,7 @@ def test_long_sums_are_exact(layout, rows, k):
 
 
 def first_of(cases, count=1):
-    """The first configs of each kernel, layout and number of rows."""
+    """Yield the first configs of each kernel, layout and number of rows."""
     seen: dict[object, int] = {}
     for case in cases:
         key = case.values[:3]
@@ -261,7 +240,7 @@ def test_float_activations_pass_nan_and_infinity_in_their_row_only(bad):
 @pytest.mark.parametrize("isa", usable_isas())
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
 def test_every_instruction_set_of_this_cpu_gives_the_same(layout, isa):
-    """Sets below the best one are what other people's CPUs run; this CPU has them too."""
+    """Run the sets below the best one, which other people's CPUs have alone; this CPU has them too."""
     rng = np.random.default_rng(1)
     for m, n, k in ((1, 70, 333), (3, 65, 100), (8, 17, 64)):
         x_q = rng.integers(-128, 128, (m, k)).astype(np.int8)

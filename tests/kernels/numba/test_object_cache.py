@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: what is damaged, exchanged or planted is a miss that the log tells of, and never runs."""
+"""Compiled kernels on disk: a damaged, exchanged or planted file is a miss that the log tells of, and never runs."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from bitnet_jit.kernels.numba.compiler import jit, object_cache
 from bitnet_jit.kernels.numba.compiler.object_cache import MAGIC, ObjectCache, ObjectCode, decode, encode, file_name
-from bitnet_jit.kernels.numba.rowwise import activations
+from bitnet_jit.kernels.numba.rowwise import dequantize
 from bitnet_jit.system.private_folder import PrivateFolder
 
 MUTATIONS = 5000
@@ -27,10 +27,10 @@ CODES = [ObjectCode(f"entry{index}", f"environment{index}", bytes(range(256)) * 
 
 @pytest.fixture
 def cache(tmp_path):
-    made = ObjectCache(PrivateFolder(tmp_path / "cache"))
+    kernels = ObjectCache(PrivateFolder(tmp_path / "cache"))
     for key, code in zip(KEYS, CODES, strict=True):
-        made.store(key, code)
-    return made
+        kernels.store(key, code)
+    return kernels
 
 
 def test_what_is_stored_is_found(cache):
@@ -39,7 +39,7 @@ def test_what_is_stored_is_found(cache):
 
 
 def mutations(content: bytes, other: bytes, rng: np.random.Generator):
-    """Contents that are not the file's: single flips anywhere, cuts, additions, holes, and another file's."""
+    """Return contents that are not the file's: single flips anywhere, cuts, additions, holes, and another file's."""
     kind, place = rng.integers(6), int(rng.integers(len(content)))
     if kind < 2:
         flipped = bytearray(content)
@@ -75,10 +75,10 @@ def test_thousands_of_damaged_and_exchanged_files_are_misses(cache, tmp_path, ca
 @settings(max_examples=50)
 @given(content=st.binary(max_size=300), whole=st.booleans())
 def test_any_content_is_refused_in_words(content, whole):
-    """Even where somebody who can write our files has made the digest fit."""
-    made = MAGIC + hashlib.sha256(content).digest() + content if whole else content
+    """Refuse contents even where somebody who can write our files has made the digest fit."""
+    file = MAGIC + hashlib.sha256(content).digest() + content if whole else content
     with pytest.raises((ValueError, KeyError)):
-        decode(made, KEYS[0])
+        decode(file, KEYS[0])
 
 
 @pytest.mark.parametrize("header", ["[]", "{}", "null", "[" * 100_000, '{"key": 1}', "[1, 2]", "[1, 2, 3]"])
@@ -136,13 +136,13 @@ def test_a_user_without_a_home_has_no_cache_and_is_told_so(monkeypatch, caplog):
 
 @pytest.fixture
 def kernel(tmp_path, monkeypatch):
-    """A real kernel whose code is kept in a folder of its own, and a call of it."""
-    made = ObjectCache(PrivateFolder(tmp_path / "cache"))
-    monkeypatch.setattr(jit, "user_cache", lambda: made)
-    spec = jit.StaticType(activations.ActivationSpec("float32"))
+    """Return a call of a real kernel, whose code is kept in a folder of its own, and that folder."""
+    cache = ObjectCache(PrivateFolder(tmp_path / "cache"))
+    monkeypatch.setattr(jit, "user_cache", lambda: cache)
+    spec = jit.StaticType(dequantize.ActivationSpec("float32"))
 
     def run() -> list[list[float]]:
-        entry = jit.JitKernel(activations.run._function).entry(spec, *activations.SIGNATURE)
+        entry = jit.JitKernel(dequantize.run._function).entry(spec, *dequantize.SIGNATURE)
         codes, scale = np.array([[1, -2], [3, 4]], np.int8), np.array([0.5, 2.0], np.float32)
         x, workspace = np.full((2, 2), np.nan, np.float32), np.zeros(1 << 16, np.uint8)
         entry(None, 0, 1, codes.ctypes.data, scale.ctypes.data, x.ctypes.data, 2, 2, workspace.ctypes.data)
@@ -182,10 +182,10 @@ def test_code_that_needs_objects_of_python_is_not_kept(kernel, monkeypatch):
 
 def test_constants_of_python_are_seen(monkeypatch):
     """They live in a kernel's environment, which only a pickle could bring back."""
-    made = jit.JitKernel(activations.run._function)
-    signature = (jit.StaticType(activations.ActivationSpec("float16")), *activations.SIGNATURE)
-    made._dispatcher.compile(signature)
-    result = made._dispatcher.overloads[signature]
+    kernel = jit.JitKernel(dequantize.run._function)
+    signature = (jit.StaticType(dequantize.ActivationSpec("float16")), *dequantize.SIGNATURE)
+    kernel._dispatcher.compile(signature)
+    result = kernel._dispatcher.overloads[signature]
     assert object_cache.extract(result) is not None
     monkeypatch.setattr(object_cache, "lookup_environment", lambda name: SimpleNamespace(consts=["a constant"]))
     assert object_cache.extract(result) is None
@@ -201,7 +201,41 @@ def test_numba_disable_jit_is_a_refusal_in_words():
         "print(registry.backend_unsupported_reason('numba', 'cpu'))\n"
     )
     environ = os.environ | {"NUMBA_DISABLE_JIT": "1"}
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=True)
-    first, second = found.stdout.splitlines()
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=True)
+    first, second = child.stdout.splitlines()
     assert "NUMBA_DISABLE_JIT is set" in first
     assert second == "None"
+
+
+@pytest.fixture
+def package(tmp_path):
+    """Return a copy of the sources of which compiled kernels are made."""
+    original = Path(object_cache.problem.__file__).parent
+    for pattern in object_cache.SOURCES:
+        for file in original.glob(pattern):
+            copy = tmp_path / file.relative_to(original)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(file.read_bytes())
+    assert object_cache.hash_sources(tmp_path) == object_cache.source_hash()
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["kernels/numba/linear/tile.py", "kernels/numba/layout.py", "problem.py"])
+def test_an_edit_of_a_source_changes_the_hash(package, name):
+    before = object_cache.hash_sources(package)
+    (package / name).write_text((package / name).read_text() + "\n")
+    assert object_cache.hash_sources(package) != before
+
+
+@pytest.mark.parametrize("name", ["kernels/numba/new.py", "kernels/numba/linear/new.py", "kernels/numba/new/new.py"])
+def test_a_new_source_changes_the_hash(package, name):
+    before = object_cache.hash_sources(package)
+    (package / name).parent.mkdir(exist_ok=True)
+    (package / name).write_text("")
+    assert object_cache.hash_sources(package) != before
+
+
+def test_another_name_of_a_source_changes_the_hash(package):
+    before = object_cache.hash_sources(package)
+    (package / "kernels/numba/linear/tile.py").rename(package / "kernels/numba/linear/other.py")
+    assert object_cache.hash_sources(package) != before

@@ -1,4 +1,4 @@
-"""Numba is left as it was found, whoever compiles at the same time."""
+"""Numba is left as it was before, whatever threads compile at the same time."""
 
 import gc
 import threading
@@ -36,7 +36,7 @@ def test_threads_that_compile_at_once_leave_numba_as_it_was():
         thread.join(10)
     assert methods() == before
     assert len(seen) == 2
-    assert all(patched != original for found in seen for patched, original in zip(found, before, strict=True))
+    assert all(patched != original for methods in seen for patched, original in zip(methods, before, strict=True))
     assert numba.njit(lambda x: x + 1)(1) == 2
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_jit.kernels.numba.intrinsics.isa import cpu_features, machine
+from bitnet_jit.kernels.numba.intrinsics.isa import machine, target_features
 
 HERE = Path(__file__).parent
 HASWELL = "+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2"
@@ -20,7 +20,7 @@ SUBSET = "exact or contract or float_activations or norm or gives_back"
 @pytest.mark.parametrize("name", CPUS)
 def test_conformance_as_another_cpu(name):
     cpu, features, isa = CPUS[name]
-    if machine() not in ("x86_64", "AMD64") or (name == "haswell" and "avx2" not in cpu_features()):
+    if machine() not in ("x86_64", "AMD64") or (name == "haswell" and "avx2" not in target_features()):
         pytest.skip(f"this CPU cannot run code for {cpu}")
     environment = {
         **os.environ,
@@ -29,8 +29,8 @@ def test_conformance_as_another_cpu(name):
         "BITNET_JIT_TEST_CONFIGS": "first",
     }
     chosen = "from bitnet_jit.kernels.numba.intrinsics.isa import chosen_isa; print(chosen_isa().name)"
-    found = subprocess.run([sys.executable, "-c", chosen], env=environment, capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == isa
+    child = subprocess.run([sys.executable, "-c", chosen], env=environment, capture_output=True, text=True, check=True)
+    assert child.stdout.strip() == isa
     tests = [
         str(HERE / file)
         for file in ("test_linear.py", "test_rows.py", "test_norm_gradients.py", "../../ops/test_weights.py")

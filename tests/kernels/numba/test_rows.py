@@ -5,15 +5,15 @@ import pytest
 from halves import stored, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba_calls import run_rows
 
 from bitnet_jit import reference
 from bitnet_jit.kernels.numba import BACKEND
-from bitnet_jit.kernels.numba.arrays import all_threads, run_rows
-from bitnet_jit.problem import Problem, rows_bucket
+from bitnet_jit.kernels.numba.arrays import all_threads
+from bitnet_jit.problem import EPS, Problem, rows_bucket
 
 FEATURES = (1, 2, 3, 15, 17, 31, 32, 33, 63, 64, 65, 100, 1001)
 DTYPES = ("float32", "bfloat16", "float16")
-EPS = 1e-5
 KERNELS = {kernel.op: kernel for kernel in BACKEND.kernels if kernel.op.endswith(("norm", "quantize", "activation"))}
 QUICK = settings(max_examples=15)
 
@@ -74,10 +74,10 @@ def test_rms_norm(dtype, data):
 
 
 def assert_codes(x_q, x_scale, exact):
-    """Codes and scales of a fused norm: right where the row is finite, zeros and NaN where it is not."""
+    """Assert that codes and scales of a fused norm are right where the row is finite, zeros and NaN where it is not."""
     finite = np.isfinite(exact).all(1)
     assert reference.codes_agree(x_q[finite], exact[finite]).all()
-    absmax = np.maximum(np.abs(exact[finite]).max(1, initial=0), 1e-5)
+    absmax = np.maximum(np.abs(exact[finite]).max(1, initial=0), EPS)
     np.testing.assert_allclose(x_scale[finite], absmax / 127, rtol=1e-6)
     assert np.isnan(x_scale[~finite]).all()
     assert (x_q[~finite] == 0).all()

@@ -12,16 +12,16 @@ import torch
 pytest.importorskip("triton", reason="the package triton is not installed")
 
 import triton
+from bitnet_jit.ops.triton_tensors import kinds_of, outputs_of, scratch_of
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton_calls import BACKEND
 
-from bitnet_jit.devices.fingerprint import available_cores
 from bitnet_jit.kernels.triton.device.launch import example
 from bitnet_jit.kernels.triton.device.target import interpreted
 from bitnet_jit.kernels.triton.layout import I2_CHUNKS
-from bitnet_jit.ops.triton_tensors import kinds_of, outputs_of, scratch_of
 from bitnet_jit.problem import Gpu, Problem
+from bitnet_jit.system.cores import available_cores
 
 GPUS = {
     "cuda-80": (GPUTarget("cuda", 80, 32), Gpu("A100", "8.0", 108, 166912)),

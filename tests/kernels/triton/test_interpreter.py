@@ -36,6 +36,7 @@ def in_interpreter(*arguments):
 
 
 ON_TRITON_ALONE = """
+from dataclasses import replace
 import torch, bitnet_jit
 from bitnet_jit.kernels import registry
 from bitnet_jit.ops.calls import DISPATCHER, forget
@@ -45,15 +46,16 @@ def on_triton_alone():
     DISPATCHER._choices.clear()
     for found in (registry.preferred_layout, registry.training_layout):
         found.cache_clear()
-    registry.BACKENDS["triton"] = registry.Entry(("triton",), ("cpu",))
-    del registry.BACKENDS["numba"]
+    triton = registry.BACKENDS.pop("triton")
+    registry.register(replace(triton, device_types=("cpu",)))
+    registry.unregister("numba")
 
 def backends():
     return {choice.kernel.name.partition(".")[0] for choice in DISPATCHER._choices.values()}
 """
 
 DECODER = """
-from bitnet_jit.models.embedded import embedded_model
+from bitnet_jit.checkpoints.embedded import embedded_model
 
 ids = torch.tensor([list(b"And it")] * 2)
 expected = bitnet_jit.load(embedded_model())(ids)

@@ -1,7 +1,7 @@
 """The decorators of every jitted function here, and compile-time values as Numba types.
 
-Numba's own disk cache does not see an edit in another file (an intrinsic's), unpickles what it finds, and two processes
-that compile two signatures at once can leave an index that names the other's code. `object_cache.py` is ours.
+Numba's own disk cache does not see an edit in another file (an intrinsic's) and unpickles whatever lies there; two
+processes that compile two signatures at once can leave an index that names the other's code. `object_cache.py` is ours.
 """
 
 from collections.abc import Callable
@@ -23,8 +23,7 @@ from bitnet_jit.system.shielded import shielded
 class StaticType(types.Type):
     """A value known when a kernel is compiled (a frozen dataclass, a string), as the type of an argument without data.
 
-    So one module-level function is compiled once a config, and each is found again in the disk cache (closures never
-    are).
+    So one module-level function is compiled once per config, and the disk cache holds each (it never finds closures).
     """
 
     def __init__(self, value: Any) -> None:
@@ -57,8 +56,8 @@ class StaticAttributes(typing.templates.AttributeTemplate):
 
 @lower_getattr_generic(StaticType)
 def static_attribute(context, builder, typ, value, name):
-    found = getattr(typ.value, name)
-    return ir.Constant(ir.IntType(64), int(found)) if isinstance(found, int) else context.get_dummy_value()
+    constant = getattr(typ.value, name)
+    return ir.Constant(ir.IntType(64), int(constant)) if isinstance(constant, int) else context.get_dummy_value()
 
 
 OPTIONS = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -73,7 +72,7 @@ def jit(function: Callable) -> Any:
 
 
 def one_of(choose: Callable[[Any], Any]) -> Any:
-    """A function that stands for one of several jitted ones, so that a kernel compiles only what it runs.
+    """Return a function that stands for one of several jitted ones, so that a kernel compiles only the one it runs.
 
     Args:
         choose: from the value of the first argument (static) to a jitted function, which takes the same arguments.
@@ -90,10 +89,10 @@ def one_of(choose: Callable[[Any], Any]) -> Any:
 
 
 class JitKernel:
-    """A kernel, what Python calls: compiled without the GIL for each signature once, and kept on disk.
+    """A kernel, which Python calls: compiled without the GIL for each signature once, and kept on disk.
 
     Args:
-        function: a function of a module, which jitted code is made of.
+        function: a function of a module, in code that Numba compiles.
     """
 
     def __init__(self, function: Callable) -> None:
@@ -112,12 +111,12 @@ class JitKernel:
         target, cache = self._dispatcher.targetctx, user_cache()
         with global_compiler_lock:
             key = key_of(self._function, signature, target)
-            if (found := cache.find(key)) is not None:
-                return load(found, self._function, target)
+            if (code := cache.find(key)) is not None:
+                return load(code, self._function, target)
             with only_outermost(self._function.__qualname__), no_garbage_collection():
                 entry: Callable = self._dispatcher.compile(signature)
-            if (made := extract(self._dispatcher.overloads[signature])) is not None:
-                cache.store(key, made)
+            if (code := extract(self._dispatcher.overloads[signature])) is not None:
+                cache.store(key, code)
             return entry
 
 

@@ -2,10 +2,10 @@
 
     file = MAGIC | SHA-256 of the body | body          body = JSON header | newline | LLVM's object code
 
-The header says what the code is of (the kernel, its signature, the target, a hash of our sources and the compilers'
-versions) and by which symbols it is entered. Nothing is unpickled. A file is used only if it lies in a folder that its
+The header names the kernel, its signature, the target, a hash of our sources and the compilers' versions, and the
+symbols by which the code is entered. Nothing is unpickled. A file is used only if it lies in a folder that its
 user alone can write, its digest is right and its header is the one that is asked for; otherwise it is a miss, and the
-log says why. docs/security.md says what is trusted.
+log says why. docs/security.md tells of the trust in it.
 """
 
 import hashlib
@@ -24,6 +24,7 @@ import platformdirs
 from numba import _dynfunc
 from numba.core.environment import Environment, lookup_environment
 
+from bitnet_jit import problem
 from bitnet_jit.system.private_folder import PrivateFolder
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ MAGIC = b"bitnet_jit object code 1\n"
 DIGEST_BYTES = 32
 SUFFIX = ".pickle"  # the name of these files since they were pickles, by which scripts find them; no pickle is read
 ENVIRONMENT = "_ZN08NumbaEnv"  # how the symbols of environments begin
+SOURCES = ("kernels/numba/**/*.py", "problem.py")  # below the package: constants of the latter are compiled in
 Key = list[str]
 
 
@@ -62,11 +64,11 @@ class ObjectCache:
 
     @property
     def place(self) -> str:
-        """Where compiled kernels are kept, in words."""
+        """Return where compiled kernels are kept, in words."""
         return "not kept" if self._folder is None else f"kept in {self._folder.path}"
 
     def find(self, key: Key) -> ObjectCode | None:
-        """Return what is stored under a key, or None."""
+        """Return the kernel that is stored under a key, or None."""
         if self._folder is None:
             return None
         name = file_name(key)
@@ -78,25 +80,25 @@ class ObjectCache:
             logger.warning("compiling anew what %s should hold: %s", self._folder.path / name, error)
             return None
 
-    def store(self, key: Key, found: ObjectCode) -> None:
+    def store(self, key: Key, kernel: ObjectCode) -> None:
         """Keep a compiled kernel, if that is possible."""
         if self._folder is None:
             return
         try:
-            self._folder.write(file_name(key), encode(key, found))
+            self._folder.write(file_name(key), encode(key, kernel))
         except OSError as error:
             path, self._folder = self._folder.path, None
             logger.warning("cannot keep compiled kernels in %s (%s); they are compiled anew next time", path, error)
 
 
-def encode(key: Key, found: ObjectCode) -> bytes:
+def encode(key: Key, kernel: ObjectCode) -> bytes:
     """Return the content of a file."""
-    body = json.dumps([key, found.entry, found.environment]).encode() + b"\n" + found.code
+    body = json.dumps([key, kernel.entry, kernel.environment]).encode() + b"\n" + kernel.code
     return MAGIC + hashlib.sha256(body).digest() + body
 
 
 def decode(content: bytes, key: Key) -> ObjectCode:
-    """Return what a file holds.
+    """Return the kernel that a file holds.
 
     Raises:
         ValueError: it is damaged, or of another key; the message says which.
@@ -126,31 +128,32 @@ def file_name(key: Key) -> str:
 def extract(result: Any) -> ObjectCode | None:
     """Return the code of one of Numba's compile results; None where it needs more than its code to run."""
     module = result.library._final_module
-    names = [name for name in (found.name for found in module.global_variables) if name.startswith(ENVIRONMENT)]
-    if result.reload_init or any(found.consts for found in map(lookup_environment, names) if found is not None):
+    names = [name for name in (variable.name for variable in module.global_variables) if name.startswith(ENVIRONMENT)]
+    environments = [environment for environment in map(lookup_environment, names) if environment is not None]
+    if result.reload_init or any(environment.consts for environment in environments):
         return None
     described = result.fndesc
     code = result.library._get_compiled_object()
     return ObjectCode(described.llvm_cpython_wrapper_name, described.env_name, code)
 
 
-def load(found: ObjectCode, function: Callable[..., Any], target: Any) -> Callable[..., Any]:
+def load(kernel: ObjectCode, function: Callable[..., Any], target: Any) -> Callable[..., Any]:
     """Return the entry point of compiled code, linked into this process by Numba's engine.
 
     Args:
-        found: the code.
+        kernel: its code.
         function: the Python function that was compiled.
         target: Numba's target context.
     """
     codegen = target.codegen()
-    library = codegen.create_library(found.entry)
+    library = codegen.create_library(kernel.entry)
     library.enable_object_caching()
-    library._set_compiled_object(found.code)
+    library._set_compiled_object(kernel.code)
     library._finalize_final_module()
     environment = Environment(function.__globals__)
-    environment.env_name = found.environment
-    codegen.set_env(found.environment, environment)
-    address = codegen._engine.get_function_address(found.entry)
+    environment.env_name = kernel.environment
+    codegen.set_env(kernel.environment, environment)
+    address = codegen._engine.get_function_address(kernel.entry)
     module, name = sys.modules[function.__module__], function.__name__
     entry: Callable[..., Any] = _dynfunc.make_function(
         module, name, f"compiled {name}", address, environment, (library,)
@@ -177,9 +180,13 @@ def user_cache() -> ObjectCache:
 
 @cache
 def source_hash() -> str:
-    """Return a hash of every source of this backend and of the compilers' versions."""
+    """Return a hash of every source that compiled code depends on, and of the compilers' versions."""
+    return hash_sources(Path(problem.__file__).parent)
+
+
+def hash_sources(package: Path) -> str:
+    """Return the hash for a copy of this package in a folder: an edit of a source, or a new one, changes it."""
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {sys.version}".encode())
-    folder = Path(__file__).parents[1]
-    for file in sorted(folder.rglob("*.py")):
-        digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
+    for file in sorted(file for pattern in SOURCES for file in package.glob(pattern)):
+        digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()

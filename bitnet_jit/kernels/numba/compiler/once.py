@@ -1,7 +1,7 @@
-"""Compile a kernel in less time: optimize it once, not once a function, and collect garbage later.
+"""Compile a kernel in less time: optimize it once, not once per function, and collect garbage later.
 
 Numba optimizes and emits machine code for every function that it compiles, then links it into its caller and does
-so again: a kernel of thirty small functions costs more than twice what it must. While `only_outermost` is in force,
+so again: a kernel of thirty small functions costs more than twice its need. While `only_outermost` is in force,
 functions that are compiled for the sake of another are left as they are; the outermost, into which all are linked, is
 optimized whole. Where Numba's internals are not as they were when this was written, nothing changes but the time.
 """
@@ -19,7 +19,7 @@ PATCHED = ((LIBRARY, "_optimize_final_module"), (LIBRARY, "_finalize_final_modul
 
 @contextmanager
 def only_outermost(name: str) -> Iterator[None]:
-    """Inside, only libraries of functions with that (qualified) name are optimized and made runnable."""
+    """Optimize and make runnable only libraries of functions with that (qualified) name, inside."""
     if not all(hasattr(owner, method) for owner, method in PATCHED):
         yield
         return
@@ -50,7 +50,7 @@ def only_outermost(name: str) -> Iterator[None]:
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Inside, cycles wait: compiling makes millions of objects that live, and looking through them takes a sixth."""
+    """Let cycles wait, inside: compiling makes millions of objects that live; looking through them takes a sixth."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,1 +1,1 @@
-"""The operations that loops are made of: instruction sets, registers, elements of every dtype."""
+"""Operations for the loops of kernels: instruction sets, registers, elements of every dtype."""

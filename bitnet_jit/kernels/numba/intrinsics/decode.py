@@ -1,10 +1,10 @@
-"""From packed bytes to codes inside a register, for each packing: a lane of 4 bytes is 4 inputs of one output.
+"""Decoders from packed bytes to codes inside a register, one per packing: a lane of 4 bytes is 4 inputs of one output.
 
     i2   64 bytes hold 16 outputs x 16 inputs; byte 4 n + kk holds the codes of k = 4 j + kk in bits 2 j, j = 0..3
     t5   64 bytes hold 16 outputs x 20 inputs; byte 4 n + kk the digits t_j of k = 4 j + kk: of t0..t3 the number
          r = 27 t0 + 9 t1 + 3 t2 + t3; the byte is r + 64 t4 where r < 64, else 192 + (r - 64) + 17 t4
 
-So most bytes hold t4 in their upper two bits, and r in six bits, just what a look-up in 64 bytes takes.
+So most bytes hold t4 in their upper two bits, and r in six bits: just an index into a table of 64 bytes.
 
 "In place" leaves a code in its bits, 4^j times itself, which saves the shift where the sums can be divided at the end.
 """
@@ -14,20 +14,21 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from bitnet_jit.kernels.numba.intrinsics.isa import I8, Isa, call, cpu_features, splat_constant
+from bitnet_jit.kernels.numba.intrinsics.emit import I8, call, splat_constant
+from bitnet_jit.kernels.numba.intrinsics.isa import Isa, target_features
 
 LOW = 0x03030303
-LATE, LATE_NUMBERS = 192, 17  # the first byte of those whose four digits make 64..80, and how many these are
+LATE, LATE_NUMBERS = 192, 17  # the first byte with four digits that make 64..80, and how many such numbers there are
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """How a packing is read.
+    """The way a packing is read.
 
     Attributes:
         inputs: inputs in one step of K.
-        codes: (builder, isa, packed register, in_place) -> one register of codes for each 4 inputs.
-        scales: isa -> what the in-place codes of each register are multiplied by: powers of two.
+        codes: (builder, isa, packed register, in_place) -> one register of codes per 4 inputs.
+        scales: isa -> the factors of the in-place codes, one per register: powers of two.
     """
 
     inputs: int
@@ -36,7 +37,7 @@ class Decoder:
 
 
 def two_bit_fields(builder, isa: Isa, packed: ir.Value, in_place: bool) -> list[ir.Value]:
-    """The four 2-bit fields of every byte."""
+    """Emit the four 2-bit fields of every byte."""
     fields = []
     for field in range(4):
         if in_place and not (isa.signed_codes and field == 3):
@@ -49,16 +50,17 @@ def two_bit_fields(builder, isa: Isa, packed: ir.Value, in_place: bool) -> list[
 
 
 def two_bit_scales(isa: Isa) -> tuple[int, ...]:
+    """Return the factors of `two_bit_fields` in place."""
     return (1, 4, 16, 1 if isa.signed_codes else 64)
 
 
 def has_byte_permutes(isa: Isa) -> bool:
-    """Whether a look-up in a table of 64 bytes is one instruction."""
-    return isa.lanes == 16 and "avx512vbmi" in cpu_features()
+    """Return whether a look-up in a table of 64 bytes is one instruction."""
+    return isa.lanes == 16 and "avx512vbmi" in target_features()
 
 
 def base_three_digits(builder, isa: Isa, packed: ir.Value, in_place: bool) -> list[ir.Value]:
-    """Four digits from their number 0..80, by look-ups or arithmetic, and the one beside it, which comes last."""
+    """Emit four digits from their number 0..80, by look-ups or arithmetic, and last the digit beside that number."""
     value = builder.bitcast(packed, ir.VectorType(I8, 4 * isa.lanes))
     if has_byte_permutes(isa):
         fields, top = look_up_digits(builder, isa, value, in_place)
@@ -72,10 +74,10 @@ def base_three_digits(builder, isa: Isa, packed: ir.Value, in_place: bool) -> li
 
 
 def look_up_digits(builder, isa: Isa, value: ir.Value, in_place: bool) -> tuple[ir.Value, ir.Value]:
-    """Bytes -> four digits as 2-bit fields, and the digit beside; a table for each of the two kinds of byte."""
+    """Look up four digits of each byte as 2-bit fields, and the digit beside; there is a table per kind of byte."""
     kind = value.type
     late = builder.icmp_unsigned(">=", value, splat_constant(kind, LATE))
-    unit = 64 if in_place else 1  # of the digit beside
+    unit = 64 if in_place else 1  # factor of the digit beside
 
     def look_up(entries: list[int]) -> ir.Value:
         table = ir.Constant(kind, [entry & 0xFF for entry in entries])
@@ -93,12 +95,12 @@ def look_up_digits(builder, isa: Isa, value: ir.Value, in_place: bool) -> tuple[
 
 
 def fields_of(number: int) -> int:
-    """The four base-3 digits of a number, the most significant first, as 2-bit fields from the lowest up."""
+    """Return the four base-3 digits of a number, the most significant first, as 2-bit fields from the lowest up."""
     return number // 27 | number // 9 % 3 << 2 | number // 3 % 3 << 4 | number % 3 << 6
 
 
 def split_number(builder, value: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """Bytes -> the digit beside, and the number 0..80 of the four others."""
+    """Split bytes into the digit beside, and the number 0..80 of the four others."""
     kind = value.type
     late = builder.icmp_unsigned(">=", value, splat_constant(kind, LATE))
 
@@ -115,7 +117,7 @@ def split_number(builder, value: ir.Value) -> tuple[ir.Value, ir.Value]:
 
 
 def take_digit(builder, value: ir.Value, weight: int) -> tuple[ir.Value, ir.Value]:
-    """Bytes below 3 * weight -> value // weight and value % weight."""
+    """Emit value // weight and value % weight of bytes below 3 * weight."""
     vector = value.type
     one = builder.icmp_unsigned(">=", value, splat_constant(vector, weight))
     two = builder.icmp_unsigned(">=", value, splat_constant(vector, 2 * weight))
@@ -128,6 +130,7 @@ def take_digit(builder, value: ir.Value, weight: int) -> tuple[ir.Value, ir.Valu
 
 
 def base_three_scales(isa: Isa) -> tuple[int, ...]:
+    """Return the factors of `base_three_digits` in place."""
     return (*two_bit_scales(isa), 64) if has_byte_permutes(isa) else (1, 1, 1, 1, 1)
 
 

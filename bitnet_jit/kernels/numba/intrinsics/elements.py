@@ -1,6 +1,6 @@
-"""Reading and writing elements of any dtype as float32, in integer arithmetic where a CPU has no conversion.
+"""Elements of any dtype, read and written as float32: in integer arithmetic where a CPU has no conversion.
 
-bfloat16 and float16 have no Numba type: their bits travel as uint16, and a static string says what they mean.
+bfloat16 and float16 have no Numba type: their bits travel as uint16, and a static string names their dtype.
 Everything here is plain LLVM on scalars, so that the loops around it vectorize.
 """
 
@@ -8,8 +8,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from bitnet_jit.kernels.numba.intrinsics.isa import I8, I16, I32, cpu_features, machine, splat_constant
-from bitnet_jit.kernels.numba.intrinsics.simd import F32
+from bitnet_jit.kernels.numba.intrinsics.emit import F32, I8, I16, I32, splat_constant
+from bitnet_jit.kernels.numba.intrinsics.isa import machine, target_features
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "int32": 4}
 ROUND = 12582912.0  # 1.5 * 2^23: adding it rounds to a whole number, half to even, and leaves that in the low bits
@@ -17,26 +17,27 @@ ROUND_BITS = 0x4B400000
 
 
 def has_half_conversion() -> bool:
-    """Whether LLVM may convert float16 by itself; elsewhere it would call a function that nobody links."""
-    return "f16c" in cpu_features() or machine().lower() in ("aarch64", "arm64")
+    """Return whether LLVM may convert float16 by itself; elsewhere it would call a function that nobody links."""
+    return "f16c" in target_features() or machine().lower() in ("aarch64", "arm64")
 
 
 def i32(value: int) -> ir.Constant:
+    """Return a constant of 32 bits."""
     return ir.Constant(I32, value & 0xFFFFFFFF)
 
 
 def like(value: ir.Value, kind: ir.Type) -> ir.Type:
-    """`kind` as a scalar or a vector, as the value is."""
+    """Return `kind` as a scalar or a vector, as the value is."""
     return ir.VectorType(kind, value.type.count) if isinstance(value.type, ir.VectorType) else kind
 
 
 def constant(kind: ir.Type, number: float) -> ir.Constant:
-    """A constant, in every lane where `kind` is a vector."""
+    """Return a constant, in every lane where `kind` is a vector."""
     return splat_constant(kind, number) if isinstance(kind, ir.VectorType) else ir.Constant(kind, number)
 
 
 def widen_half(builder, half: ir.Value) -> ir.Value:
-    """float16 bits (i32) -> float: shift into place, then mend the exponent of infinity, NaN and denormals."""
+    """Emit the float of float16 bits (i32): shift into place, then mend the exponent of infinity, NaN and denormals."""
     ints, floats = half.type, like(half, F32)
 
     def i32(number: int) -> ir.Constant:
@@ -54,7 +55,7 @@ def widen_half(builder, half: ir.Value) -> ir.Value:
 
 
 def narrow_half(builder, value: ir.Value) -> ir.Value:
-    """float -> float16 bits (i32), half to even; the sum with 0.5 aligns a denormal's bits and rounds them."""
+    """Emit the float16 bits (i32) of a float, half to even; a sum with 0.5 aligns and rounds a denormal's bits."""
     bits = builder.bitcast(value, I32)
     sign = builder.lshr(builder.and_(bits, i32(0x80000000)), i32(16))
     magnitude = builder.and_(bits, i32(0x7FFFFFFF))
@@ -71,7 +72,7 @@ def narrow_half(builder, value: ir.Value) -> ir.Value:
 
 
 def narrow_bfloat(builder, value: ir.Value) -> ir.Value:
-    """float -> bfloat16 bits (i32), half to even; NaN stays NaN."""
+    """Emit the bfloat16 bits (i32) of a float, half to even; NaN stays NaN."""
     bits = builder.bitcast(value, I32)
     odd = builder.and_(builder.lshr(bits, i32(16)), i32(1))
     rounded = builder.lshr(builder.add(builder.add(bits, i32(0x7FFF)), odd), i32(16))
@@ -80,7 +81,7 @@ def narrow_bfloat(builder, value: ir.Value) -> ir.Value:
 
 
 def narrow(builder, dtype: str, value: ir.Value) -> ir.Value:
-    """float -> the bits of a floating dtype, i16 or i32, half to even."""
+    """Emit the bits of a float in a floating dtype, i16 or i32, half to even."""
     if dtype == "float32":
         return builder.bitcast(value, I32)
     if dtype == "float16" and has_half_conversion():
@@ -89,12 +90,12 @@ def narrow(builder, dtype: str, value: ir.Value) -> ir.Value:
 
 
 def element(builder, address: ir.Value, index: ir.Value, kind: ir.Type) -> ir.Value:
-    """A pointer to element `index`: a typed offset from a pointer, which is what the loop vectorizer understands."""
+    """Emit a pointer to element `index`, as a typed offset from a pointer: the loop vectorizer understands no other."""
     return builder.gep(builder.inttoptr(address, kind.as_pointer()), [index], source_etype=kind)
 
 
 def load_elements(builder, dtype: str, address: ir.Value, index: ir.Value, count: int = 0) -> ir.Value:
-    """Element `index` of an array of a floating dtype as float32; or `count` elements from there on as a vector."""
+    """Emit a load of element `index` of a floating dtype as float32; or of `count` elements from there as a vector."""
     stored = {"float32": F32, "float16": ir.HalfType() if has_half_conversion() else I16, "bfloat16": I16}[dtype]
     place = element(builder, address, index, stored)
     if count:
@@ -117,7 +118,7 @@ EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.666
 
 @intrinsic
 def exp_float32(typingctx, x):
-    """exp(x) within two units in the last place, for x cut off at -87 and 88; NaN stays NaN.
+    """Compute exp(x) within two units in the last place, for x cut off at -87 and 88; NaN stays NaN.
 
     exp(x) = 2^n exp(r) with r = x - n ln 2, and the polynomial of the Cephes library for exp(r).
     """
@@ -146,7 +147,7 @@ def exp_float32(typingctx, x):
 
 @intrinsic
 def load_float(typingctx, dtype, address, index):
-    """Element `index` of the array of `dtype` (static) at an address, as float32."""
+    """Load element `index` of the array of `dtype` (static) at an address, as float32."""
 
     def codegen(context, builder, signature, args):
         return load_elements(builder, dtype.value, args[1], args[2])
@@ -169,6 +170,8 @@ def store_float(typingctx, dtype, address, index, value):
 
 
 def plain_loader(kind: ir.Type, numba_type: types.Type, num_bytes: int, doc: str):
+    """Return an intrinsic that loads elements of a dtype as they are; int8 as int32."""
+
     @intrinsic
     def load_plain(typingctx, address, index):
         def codegen(context, builder, signature, args):
@@ -182,6 +185,8 @@ def plain_loader(kind: ir.Type, numba_type: types.Type, num_bytes: int, doc: str
 
 
 def plain_storer(kind: ir.Type, numba_type: types.Type, num_bytes: int, doc: str):
+    """Return an intrinsic that stores elements of a dtype as they are; int8 from int32."""
+
     @intrinsic
     def store_plain(typingctx, address, index, value):
         def codegen(context, builder, signature, args):
@@ -196,9 +201,9 @@ def plain_storer(kind: ir.Type, numba_type: types.Type, num_bytes: int, doc: str
     return store_plain
 
 
-load_int8 = plain_loader(I8, types.int32, 1, "Element `index` of the int8 array at an address, as int32.")
-load_int32 = plain_loader(I32, types.int32, 4, "Element `index` of the int32 array at an address.")
-load_float32 = plain_loader(F32, types.float32, 4, "Element `index` of the float32 array at an address.")
+load_int8 = plain_loader(I8, types.int32, 1, "Load element `index` of the int8 array at an address, as int32.")
+load_int32 = plain_loader(I32, types.int32, 4, "Load element `index` of the int32 array at an address.")
+load_float32 = plain_loader(F32, types.float32, 4, "Load element `index` of the float32 array at an address.")
 store_int8 = plain_storer(I8, types.int32, 1, "Write the low byte of an int32 as element `index` of an int8 array.")
 store_int32 = plain_storer(I32, types.int32, 4, "Write element `index` of the int32 array at an address.")
 store_float32 = plain_storer(F32, types.float32, 4, "Write element `index` of the float32 array at an address.")

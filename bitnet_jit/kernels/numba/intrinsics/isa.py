@@ -1,4 +1,4 @@
-"""Instruction sets: how each CPU multiplies four codes by four int8 and adds them to an int32 lane.
+"""Instruction sets: each multiplies four codes by four int8 and adds the products to an int32 lane, in its own way.
 
 One spelling for all, `Isa.dot4`: acc (lanes,) int32 += sum over the 4 bytes of each lane of codes (unsigned, at most
 128) times x (signed). Codes are w + 1, or a code left in place in its byte: 4^j times itself. A set is chosen from
@@ -14,9 +14,8 @@ from functools import cache
 import llvmlite.binding as llvm
 import numba
 from llvmlite import ir
-from numba.core import cgutils
 
-I8, I16, I32 = ir.IntType(8), ir.IntType(16), ir.IntType(32)
+from bitnet_jit.kernels.numba.intrinsics.emit import I8, I16, I32, call, splat_constant
 
 
 @dataclass(frozen=True)
@@ -41,19 +40,8 @@ class Isa:
 
     @property
     def vector(self) -> ir.VectorType:
-        """The type of a register."""
+        """Return the type of a register."""
         return ir.VectorType(I32, self.lanes)
-
-
-def call(builder, name: str, result: ir.Type, *arguments: ir.Value) -> ir.Value:
-    """Call an LLVM intrinsic."""
-    kind = ir.FunctionType(result, [argument.type for argument in arguments])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
-
-
-def splat_constant(vector: ir.VectorType, value: float) -> ir.Constant:
-    """A vector that holds one value in every lane."""
-    return ir.Constant(vector, [value] * vector.count)
 
 
 def vpdpbusd_512(builder, acc, codes, x):
@@ -65,7 +53,7 @@ def vpdpbusd_256(builder, acc, codes, x):
 
 
 def maddubs_madd(builder, acc, codes, x):
-    """Two products meet in int16, from -128 * 128 * 2 = -32768 to 128 * 127 * 2 = 32512: nothing is lost."""
+    """Add two products in int16, from -128 * 128 * 2 = -32768 to 128 * 127 * 2 = 32512, so that nothing is lost."""
     bytes_, words = ir.VectorType(I8, 32), ir.VectorType(I16, 16)
     codes, x = builder.bitcast(codes, bytes_), builder.bitcast(x, bytes_)
     pairs = call(builder, "llvm.x86.avx2.pmadd.ub.sw", words, codes, x)
@@ -79,7 +67,7 @@ def neon_sdot(builder, acc, codes, x):
 
 
 def plain_vectors(builder, acc, codes, x):
-    """Even and odd bytes apart, as int16 products, whose sums of two fit (see maddubs_madd); then lane by lane."""
+    """Multiply even and odd bytes apart, in int16, where sums of two products fit (see maddubs_madd); add up lanes."""
     words = ir.VectorType(I16, 2 * acc.type.count)
     eight, sixteen = splat_constant(words, 8), splat_constant(acc.type, 16)
     codes, x = builder.bitcast(codes, words), builder.bitcast(x, words)
@@ -100,8 +88,8 @@ ISAS = {isa.name: isa for isa in (AVX512_VNNI, AVX_VNNI, AVX2, NEON_DOT, GENERIC
 
 
 @cache
-def cpu_features() -> frozenset[str]:
-    """The features that Numba compiles for: NUMBA_CPU_FEATURES, else those of NUMBA_CPU_NAME, else the host's."""
+def target_features() -> frozenset[str]:
+    """Return the features that Numba compiles for: NUMBA_CPU_FEATURES, else NUMBA_CPU_NAME's, else the host's."""
     if numba.config.CPU_FEATURES is not None:
         words = numba.config.CPU_FEATURES.split(",")
         return frozenset(word[1:] for word in words if word.startswith("+"))
@@ -109,16 +97,16 @@ def cpu_features() -> frozenset[str]:
 
 
 def usable_isas() -> list[str]:
-    """Names of the sets that this process may use, the fastest first."""
-    return [isa.name for isa in ISAS.values() if isa.features <= cpu_features()]
+    """Return the names of the sets that this process may use, the fastest first."""
+    return [isa.name for isa in ISAS.values() if isa.features <= target_features()]
 
 
 @cache
 def chosen_isa() -> Isa:
-    """The set in use: the fastest."""
+    """Return the set in use: the fastest."""
     return ISAS[usable_isas()[0]]
 
 
 def machine() -> str:
-    """The architecture, for people: "x86_64"."""
+    """Return the architecture in the system's words, such as "x86_64"."""
     return platform.machine()

@@ -1,4 +1,4 @@
-"""Vectors of 32 lanes, in as many registers as they take: what the loops over rows of activations are made of.
+"""Vectors of 32 lanes, in as many registers as they take, for the loops over rows of activations.
 
 One width for all CPUs, so that sums of floats run in one order. LLVM's own vectorizer finds the same loops, but spends
 three times the instructions on the narrowing to bytes.
@@ -9,8 +9,7 @@ from numba import types
 from numba.extending import intrinsic, models, register_model
 
 from bitnet_jit.kernels.numba.intrinsics.elements import ROUND, load_elements
-from bitnet_jit.kernels.numba.intrinsics.isa import I8, I32, splat_constant
-from bitnet_jit.kernels.numba.intrinsics.simd import F32, at, load, splat
+from bitnet_jit.kernels.numba.intrinsics.emit import F32, I8, I32, at, load, splat, splat_constant
 
 LANES = 32
 FLOATS, INTS = ir.VectorType(F32, LANES), ir.VectorType(I32, LANES)
@@ -34,7 +33,7 @@ class LanesModel(models.PrimitiveModel):
 
 
 def reduce_lanes(builder, value: ir.Value, combine) -> ir.Value:
-    """One number of all lanes: halves, quarters, and so on."""
+    """Combine all lanes into one number: halves, quarters, and so on."""
     count = value.type.count
     while count > 1:
         count //= 2
@@ -46,25 +45,25 @@ def reduce_lanes(builder, value: ir.Value, combine) -> ir.Value:
 
 @intrinsic
 def zero_floats(typingctx):
-    """float32 lanes, all zero."""
+    """Return float32 lanes, all zero."""
     return LanesType("float32")(), lambda context, builder, signature, args: ir.Constant(FLOATS, None)
 
 
 @intrinsic
 def zero_ints(typingctx):
-    """int32 lanes, all zero."""
+    """Return int32 lanes, all zero."""
     return LanesType("int32")(), lambda context, builder, signature, args: ir.Constant(INTS, None)
 
 
 @intrinsic
 def zero_doubles(typingctx):
-    """float64 lanes, all zero."""
+    """Return float64 lanes, all zero."""
     return LanesType("float64")(), lambda context, builder, signature, args: ir.Constant(DOUBLES, None)
 
 
 @intrinsic
 def add_squares(typingctx, sums, values):
-    """sums += squares of the float32 values at an address, each product and sum rounded."""
+    """Add to sums the squares of the float32 values at an address, each product and sum rounded."""
 
     def codegen(context, builder, signature, args):
         value = load(builder, args[1], 0, FLOATS)
@@ -75,7 +74,7 @@ def add_squares(typingctx, sums, values):
 
 @intrinsic
 def add_products(typingctx, sums, a, b):
-    """sums += products of the float32 values at two addresses, each product and sum rounded."""
+    """Add to sums the products of the float32 values at two addresses, each product and sum rounded."""
 
     def codegen(context, builder, signature, args):
         first, second = (load(builder, address, 0, FLOATS) for address in args[1:])
@@ -86,7 +85,7 @@ def add_products(typingctx, sums, a, b):
 
 @intrinsic
 def add_magnitudes(typingctx, sums, dtype, w, index):
-    """sums += |w| of 32 elements of `dtype` (static) from `index` on, in float64, lane by lane."""
+    """Add to sums |w| of 32 elements of `dtype` (static) from `index` on, in float64, lane by lane."""
 
     def codegen(context, builder, signature, args):
         sums, _, w, index = args
@@ -99,7 +98,7 @@ def add_magnitudes(typingctx, sums, dtype, w, index):
 
 @intrinsic
 def add_lanes(typingctx, sums):
-    """The sum of all lanes."""
+    """Return the sum of all lanes."""
     result, add = SUMS[sums.llvm]
 
     def codegen(context, builder, signature, args):
@@ -109,13 +108,13 @@ def add_lanes(typingctx, sums):
 
 
 def larger(builder, a: ir.Value, b: ir.Value) -> ir.Value:
-    """The larger of two unsigned numbers, or lane by lane."""
+    """Emit the larger of two unsigned numbers, or lane by lane."""
     return builder.select(builder.icmp_unsigned(">", a, b), a, b)
 
 
 @intrinsic
 def max_magnitudes(typingctx, largest, dtype, x, index):
-    """largest = max(largest, bits of |x|) for 32 elements of `dtype` (static) from `index` on, lane by lane."""
+    """Return max(largest, bits of |x|) of 32 elements of `dtype` (static) from `index` on, lane by lane."""
 
     def codegen(context, builder, signature, args):
         largest, _, x, index = args
@@ -128,7 +127,7 @@ def max_magnitudes(typingctx, largest, dtype, x, index):
 
 @intrinsic
 def max_lane(typingctx, largest):
-    """The largest lane, unsigned."""
+    """Return the largest lane, unsigned."""
 
     def codegen(context, builder, signature, args):
         return reduce_lanes(builder, args[0], lambda a, b: larger(builder, a, b))
@@ -138,7 +137,7 @@ def max_lane(typingctx, largest):
 
 @intrinsic
 def quantize_lanes(typingctx, sums, dtype, x, index, factor, codes):
-    """Codes rint(x * factor) of 32 elements from `index` on -> address codes; sums += the codes + ROUND_BITS.
+    """Store codes rint(x * factor) of 32 elements from `index` on at address codes; add the codes + ROUND_BITS to sums.
 
     Adding ROUND leaves a whole number in the low bits (see elements.py). No code needs a clip: |x| <= absmax, and
     absmax * fl(127 / absmax) < 127.5.

@@ -1,7 +1,7 @@
-"""Weights sixteen at a time: their codes as one word of four bytes, and back to floats.
+"""Words of sixteen weights: their codes in four bytes, and back to floats.
 
-A word is what one output has in one step of K of the layout i2/n64k16: the code w + 1 of input 4 s + j lies in byte j,
-at bits 2 s and 2 s + 1. Like everything in `lanes.py` this is plain LLVM of one width for all CPUs.
+A word holds the codes of one output in one step of K of the layout i2/n64k16: the code w + 1 of input 4 s + j lies in
+byte j, at bits 2 s and 2 s + 1. Like everything in `lanes.py` this is plain LLVM of one width for all CPUs.
 """
 
 from llvmlite import ir
@@ -9,9 +9,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from bitnet_jit.kernels.numba.intrinsics.elements import ELEMENT_BYTES, load_elements, narrow
-from bitnet_jit.kernels.numba.intrinsics.isa import I16, I32, splat_constant
+from bitnet_jit.kernels.numba.intrinsics.emit import F32, I16, I32, at, splat, splat_constant
 from bitnet_jit.kernels.numba.intrinsics.lanes import reduce_lanes
-from bitnet_jit.kernels.numba.intrinsics.simd import F32, at, splat
 
 INPUTS = 16  # of a word
 ZEROS = 0x55555555  # a word of weights 0
@@ -21,7 +20,7 @@ CODES, FLOATS = ir.VectorType(I32, INPUTS), ir.VectorType(F32, INPUTS)
 
 @intrinsic
 def word_of(typingctx, dtype, w, index, half):
-    """The word of 16 weights of `dtype` (static) from `index` on: 1 above `half`, -1 below -half, else 0."""
+    """Return the word of 16 weights of `dtype` (static) from `index` on: 1 above `half`, -1 below -half, else 0."""
 
     def codegen(context, builder, signature, args):
         _, w, index, half = args

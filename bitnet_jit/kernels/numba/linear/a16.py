@@ -16,23 +16,16 @@ from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.numba.compiler.jit import jit, one_of
 from bitnet_jit.kernels.numba.intrinsics.decode import DECODERS
 from bitnet_jit.kernels.numba.intrinsics.elements import load_float, load_float32, store_float32
-from bitnet_jit.kernels.numba.intrinsics.isa import ISAS, chosen_isa, splat_constant
-from bitnet_jit.kernels.numba.intrinsics.simd import (
-    F32,
-    I64,
-    RegistersType,
-    Tile,
-    at,
-    least,
-    load,
-    splat,
-    stack_bytes,
-    vectors_per_group,
-)
-from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
+from bitnet_jit.kernels.numba.intrinsics.emit import F32, I64, at, load, splat, splat_constant
+from bitnet_jit.kernels.numba.intrinsics.isa import ISAS, chosen_isa
+from bitnet_jit.kernels.numba.intrinsics.pointers import stack_space
+from bitnet_jit.kernels.numba.intrinsics.registers import RegistersType, vectors_per_group
+from bitnet_jit.kernels.numba.intrinsics.scalars import least
+from bitnet_jit.kernels.numba.layout import BLOCK, INPUTS_OF_LAYOUT, STEP_BYTES
+from bitnet_jit.kernels.numba.linear.epilogue import clear, finish_floats
 from bitnet_jit.kernels.numba.linear.launch import works_on
-from bitnet_jit.kernels.numba.linear.tile import clear, finish_floats
-from bitnet_jit.kernels.numba.linear.tiled import BLOCK, STEP_BYTES, bind
+from bitnet_jit.kernels.numba.linear.tile import Tile
+from bitnet_jit.kernels.numba.linear.tiled import bind
 from bitnet_jit.kernels.numba.threads.parallel import done, draw, member, next_piece, ranges_of, wait
 from bitnet_jit.kernels.numba.threads.team import every, likely
 from bitnet_jit.problem import Problem
@@ -43,7 +36,7 @@ FUSE = ("contract",)
 
 @intrinsic
 def zero_sums(typingctx, tile):
-    """Float sums of a tile, all zero, as the bits of integer registers."""
+    """Return the float sums of a tile, all zero, as the bits of integer registers."""
     isa = ISAS[tile.value.isa]
     kind = RegistersType(isa.name, tile.value.rows * tile.value.columns * vectors_per_group(isa))
     return kind(tile), lambda context, builder, signature, args: ir.Constant(kind.llvm, None)
@@ -51,7 +44,7 @@ def zero_sums(typingctx, tile):
 
 @intrinsic
 def add_products(typingctx, tile, registers, x, x_stride, w):
-    """One step of K: sums += x (float32, rows x_stride bytes apart) times the weights at address w."""
+    """Add one step of K to sums: x (float32, rows x_stride bytes apart) times the weights at address w."""
     config, isa = tile.value, ISAS[tile.value.isa]
     decoder, vectors = DECODERS[config.format], config.columns * vectors_per_group(isa)
     floats = ir.VectorType(F32, isa.lanes)
@@ -104,7 +97,7 @@ class FloatTile(Tile):
 
 @jit
 def prepare(spec, job):
-    """The first phase of a team: rows of x as float32, zero beyond K."""
+    """Store rows of x as float32, zero beyond K: the first phase of a team."""
     piece = draw(job.counters)
     while piece < job.rows:
         row = job.x_q + piece * job.x_stride
@@ -118,7 +111,7 @@ def prepare(spec, job):
 
 @jit
 def add_group(spec, job, acc, sums, part, output, count):
-    """One row: sums += acc times the scale of group number `part`."""
+    """Add acc times the scale of group number `part` to the sums of one row."""
     for c in range(count):
         scale = load_float32(job.w_scale, (output + c) * job.groups + part)
         store_float32(sums, c, load_float32(sums, c) + load_float32(acc, c) * scale)
@@ -126,7 +119,7 @@ def add_group(spec, job, acc, sums, part, output, count):
 
 @jit
 def add_sums(spec, job, acc, sums, part, output, count):
-    """One row: sums += acc."""
+    """Add acc to the sums of one row."""
     for c in range(count):
         store_float32(sums, c, load_float32(sums, c) + load_float32(acc, c))
 
@@ -136,7 +129,7 @@ add_part = one_of(lambda spec: add_group if spec.grouped else add_sums)
 
 @jit
 def scale_outputs(job, sums, output, count):
-    """One row: sums *= w_scale, of the tensor or of each output."""
+    """Multiply the sums of one row by w_scale, of the tensor or of each output."""
     for c in range(count):
         scale = load_float32(job.w_scale, (output + c) * job.scale_stride)
         store_float32(sums, c, load_float32(sums, c) * scale)
@@ -144,9 +137,9 @@ def scale_outputs(job, sums, output, count):
 
 @jit
 def multiply_tile(spec, job, first_row, w, output, count):
-    """Tile of rows first_row.. by `count` outputs from number `output`, whose codes begin at address w."""
+    """Compute a tile of rows first_row.. by `count` outputs from number `output`, whose codes begin at address w."""
     tile = spec.tile
-    acc, sums = stack_bytes(spec.tile), stack_bytes(spec.tile)
+    acc, sums = stack_space(tile, "acc_bytes"), stack_space(tile, "acc_bytes")
     clear(sums, tile.rows * tile.width)
     steps = (job.in_features + tile.inputs - 1) // tile.inputs
     part_steps = job.group_size // tile.inputs if spec.grouped else PART
@@ -168,7 +161,7 @@ def multiply_tile(spec, job, first_row, w, output, count):
 @works_on(FloatTile)
 @jit
 def work(spec, job):
-    """What each thread does: prepare rows, then draw strips of outputs."""
+    """Run the parallel body: prepare rows, then draw strips of outputs."""
     tile = spec.tile
     prepare(spec, job)
     steps = (job.in_features + tile.inputs - 1) // tile.inputs
@@ -185,7 +178,7 @@ def work(spec, job):
 
 
 def tiles(problem: Problem) -> tuple[FloatTile, ...]:
-    """Tiles that fit the registers, the likeliest best first."""
+    """Return tiles that fit the registers, the likeliest best first."""
     isa, format = chosen_isa(), problem.layout.partition("/")[0]
     heights = (1,) if problem.rows == 1 else (8, 4, 2)
     fitting = [h for h in heights if h * vectors_per_group(isa) <= isa.registers] or [1]
@@ -193,7 +186,7 @@ def tiles(problem: Problem) -> tuple[FloatTile, ...]:
 
 
 def unsupported_reason(problem: Problem) -> str | None:
-    """What this kernel refuses, in words."""
+    """Return why this kernel cannot run a problem, in words, or None."""
     if problem.layout not in INPUTS_OF_LAYOUT:
         return f"reads the layouts {', '.join(INPUTS_OF_LAYOUT)}, not {problem.layout!r}"
     if problem.activation != "a16":

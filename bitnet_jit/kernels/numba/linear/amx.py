@@ -1,55 +1,50 @@
 """Ternary linear layers on AMX, Intel's matrix unit, from three rows of x on.
 
-The quantizer writes x in tiles of up to 16 rows by 64 inputs, each in one piece. A unit is what the registers hold:
-up to 32 rows by 32 outputs, or 16 by 64; a piece of work is a strip of outputs that wide and some units. With one
+The quantizer writes x in tiles of up to 16 rows by 64 inputs, each in one piece. A unit fills the registers: up to 32
+rows by 32 outputs, or 16 by 64; a piece of work is a strip of outputs that wide and some units. With one
 unit, the codes of the next tile are unpacked while this one is multiplied; with more, K passes in chunks, whose
 unpacked codes stay in the first cache while all units pass. Codes beyond K may be anything: there x is zero.
 """
 
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 from numba import types
 
 from bitnet_jit.errors import UnsupportedProblem
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.kernels.numba.bound import BoundLinear
+from bitnet_jit.kernels.numba.bound import Bound
 from bitnet_jit.kernels.numba.compiler.jit import jit
-from bitnet_jit.kernels.numba.intrinsics.amx_tiles import (
+from bitnet_jit.kernels.numba.intrinsics.amx_tiles import amx_unsupported_reason, configure, release, zero_sums
+from bitnet_jit.kernels.numba.intrinsics.pointers import pointer, stack_space
+from bitnet_jit.kernels.numba.intrinsics.scalars import least, most
+from bitnet_jit.kernels.numba.layout import BLOCK, INPUTS_OF_LAYOUT, STEP_BYTES
+from bitnet_jit.kernels.numba.linear.amx_tile import (
     AHEAD,
-    STEP_BYTES,
     UNITS,
     AmxTile,
-    amx_unsupported_reason,
-    configure,
     load_sums,
     multiply_add,
     multiply_add_unpack,
-    release,
-    stack_space,
     store_sums,
     unpack_step,
-    zero_sums,
 )
-from bitnet_jit.kernels.numba.intrinsics.simd import least, most, pointer
-from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
+from bitnet_jit.kernels.numba.linear.epilogue import finish_rows
 from bitnet_jit.kernels.numba.linear.job import TILE_BYTES, prepare
-from bitnet_jit.kernels.numba.linear.launch import Entry, compile_linear, works_on
-from bitnet_jit.kernels.numba.linear.tile import finish_rows
-from bitnet_jit.kernels.numba.linear.tiled import BLOCK, PIECES_PER_THREAD
+from bitnet_jit.kernels.numba.linear.launch import bind_linear, works_on
+from bitnet_jit.kernels.numba.linear.tiled import PIECES_PER_THREAD
 from bitnet_jit.kernels.numba.rowwise.quantize import SEGMENT
 from bitnet_jit.kernels.numba.threads.parallel import member, next_piece, ranges_of
 from bitnet_jit.kernels.numba.threads.team import TeamConfig, every, likely
 from bitnet_jit.problem import Problem
 
-NEAR_BYTES = 2**20  # of x in a part of the rows: what the second cache keeps while all strips of outputs pass
-MIN_ROWS = 4  # of the bucket: fewer are faster without
+NEAR_BYTES = 2**20  # of x in a part of the rows: the second cache keeps them while all strips of outputs pass
+MIN_ROWS = 4  # of the bucket: fewer rows are faster without AMX
 
 
 @jit
 def write_shapes(config, rows):
-    """The 64 bytes that give tiles 0..5 `rows` rows, 6 and 7 sixteen, all 64 bytes wide."""
+    """Write the 64 bytes that give tiles 0..5 `rows` rows, 6 and 7 sixteen, all 64 bytes wide."""
     memory = pointer(config, types.uint8)
     for i in range(64):
         memory[i] = np.uint8(0)
@@ -61,7 +56,7 @@ def write_shapes(config, rows):
 
 @jit
 def unpack_until(tile, w, ring, step, last):
-    """Unpack steps `step`..last-1 of K, from address w; returns the next one."""
+    """Unpack steps `step`..last-1 of K, from address w; return the next one."""
     while step < last:
         unpack_step(tile, w + step * STEP_BYTES, ring, step * tile.code_rows)
         step += 1
@@ -70,13 +65,13 @@ def unpack_until(tile, w, ring, step, last):
 
 @jit
 def steps_until(tile, tiles, steps):
-    """Steps of K that the first `tiles` tiles of 64 inputs need, of `steps` there are."""
+    """Return how many of `steps` steps of K the first `tiles` tiles of 64 inputs need."""
     return least(steps, (tiles * 16 + tile.code_rows - 1) // tile.code_rows)
 
 
 @jit
 def multiply_chunk(tile, x, second, ring, first, last):
-    """sums += tiles first..last-1 of x (addressed from the first of its row) times their codes in the ring."""
+    """Add to sums tiles first..last-1 of x (addressed from the first of its row) times their codes in the ring."""
     for t in range(first, last):
         codes = ring + t % tile.ring * 16 * tile.row_bytes
         multiply_add(tile, x + t * TILE_BYTES, second, codes)
@@ -84,7 +79,7 @@ def multiply_chunk(tile, x, second, ring, first, last):
 
 @jit
 def multiply_and_unpack(tile, x, second, w, steps, step, ring, first, last):
-    """`multiply_chunk`, while codes are unpacked from step `step` on, AHEAD tiles early; returns the next step."""
+    """Do as `multiply_chunk`, and unpack codes from step `step` on, AHEAD tiles early; return the next step."""
     for t in range(first, last):
         codes = ring + t % tile.ring * 16 * tile.row_bytes
         if step + tile.batch <= steps:
@@ -99,7 +94,7 @@ def multiply_and_unpack(tile, x, second, w, steps, step, ring, first, last):
 
 @jit
 def multiply_units(tile, x, second, units, w, steps, tiles, ring, acc, tile_bytes):
-    """Sums of some units, all inputs. K passes in chunks, whose codes the first unit unpacks and all use.
+    """Sum up some units over all inputs. K passes in chunks, whose codes the first unit unpacks and all use.
 
     A single unit's chunk is all of K: its sums stay in the registers.
     """
@@ -122,7 +117,7 @@ def multiply_units(tile, x, second, units, w, steps, tiles, ring, acc, tile_byte
 
 @jit
 def multiply_piece(spec, job, strip, first_unit, last_unit, rows, ring, acc):
-    """A strip of outputs for units first_unit..last_unit-1, whose tiles have `rows` rows."""
+    """Compute a strip of outputs for units first_unit..last_unit-1, whose tiles have `rows` rows."""
     tile = spec.tile
     tiles = (job.in_features + SEGMENT - 1) // SEGMENT
     steps = (job.in_features + 4 * tile.code_rows - 1) // (4 * tile.code_rows)
@@ -142,7 +137,7 @@ def multiply_piece(spec, job, strip, first_unit, last_unit, rows, ring, acc):
 @works_on(AmxTile)
 @jit
 def work(spec, job):
-    """What each thread does: prepare rows in tiles, then draw pieces."""
+    """Run the parallel body: prepare rows in tiles, then draw pieces."""
     tile = spec.tile
     units = (job.rows + tile.height - 1) // tile.height
     rows = (job.rows + units * tile.row_tiles - 1) // (units * tile.row_tiles)
@@ -164,22 +159,18 @@ def work(spec, job):
     release()
 
 
-def bind(problem: Problem, config: TeamConfig) -> BoundLinear:
-    """The compiled kernel for a problem. Asks `unsupported_reason` first: without leave, a tile ends the process."""
+def bind(problem: Problem, config: TeamConfig) -> Bound:
+    """Return the kernel bound to a problem, if `unsupported_reason` allows it: else a tile would end the process."""
     if reason := unsupported_reason(problem):
         raise UnsupportedProblem(str(problem), {"numba.amx": reason})
-
-    @cache
-    def compile_for(row_tiles: int) -> Entry:
-        return compile_linear(problem, replace(config.tile, row_tiles=row_tiles))
-
-    return BoundLinear(
-        problem, lambda rows: compile_for(1 if rows <= 16 else config.tile.row_tiles), config.max_threads
+    tile = config.tile
+    return bind_linear(
+        problem, lambda rows: replace(tile, row_tiles=1 if rows <= 16 else tile.row_tiles), config.max_threads
     )
 
 
 def tiles(problem: Problem) -> tuple[AmxTile, ...]:
-    """Tiles, the likeliest best first."""
+    """Return tiles, the likeliest best first."""
     format = problem.layout.partition("/")[0]
     row_tiles = (1,) if problem.rows <= 16 else (2, 1)
     rings = (4, 8) if problem.rows <= 32 else (8, 16, 4)
@@ -187,7 +178,7 @@ def tiles(problem: Problem) -> tuple[AmxTile, ...]:
 
 
 def unsupported_reason(problem: Problem) -> str | None:
-    """What this kernel refuses, in words."""
+    """Return why this kernel cannot run a problem, in words, or None."""
     if problem.layout not in INPUTS_OF_LAYOUT:
         return f"reads the layouts {', '.join(INPUTS_OF_LAYOUT)}, not {problem.layout!r}"
     if problem.activation == "a16":

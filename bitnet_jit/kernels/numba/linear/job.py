@@ -1,6 +1,6 @@
-"""One call of a linear kernel: its operands as addresses, and how its workspace and its rows are prepared.
+"""One call of a linear kernel: its operands as addresses, and how its rows are prepared.
 
-All kernels of this package share this part; they differ in how they multiply (`linear.py`, `amx.py`).
+All kernels of this folder share this part; they differ in how they multiply (`tiled.py`, `amx.py`, `a16.py`).
 """
 
 from dataclasses import dataclass
@@ -10,24 +10,31 @@ from numba import types
 
 from bitnet_jit.kernels.numba.compiler.jit import jit, one_of
 from bitnet_jit.kernels.numba.intrinsics.elements import ELEMENT_BYTES, store_int32
-from bitnet_jit.kernels.numba.intrinsics.simd import least, most, pointer
+from bitnet_jit.kernels.numba.intrinsics.pointers import pointer
+from bitnet_jit.kernels.numba.intrinsics.scalars import least, most
+from bitnet_jit.kernels.numba.linear.sizes import (
+    GROUP_SIZE,
+    GROUPS,
+    IN_FEATURES,
+    MAX_THREADS_AT,
+    OUT_FEATURES,
+    ROWS,
+    SCALE_STRIDE,
+    X_Q_AT,
+    X_SCALE_AT,
+    X_STRIDE,
+    X_SUM_AT,
+)
 from bitnet_jit.kernels.numba.rowwise.quantize import SEGMENT, copy_row, quantize_row, sum_groups
-from bitnet_jit.kernels.numba.threads.parallel import COUNTER_BYTES, COUNTERS, done, draw, wait
-from bitnet_jit.problem import Problem
+from bitnet_jit.kernels.numba.threads.parallel import done, draw, wait
 
-ALIGN = 64
 TILE_BYTES = 1024
 CHUNK_ELEMENTS = 16384  # of x in one piece of the first phase
 
 
-def inner_bytes(activation: str) -> int:
-    """Bytes of an element of x as the inner loops read it: an int8 code, or a float32."""
-    return 4 if activation == "a16" else 1
-
-
 @dataclass(frozen=True)
 class LinearSpec:
-    """What a linear kernel is compiled for.
+    """The properties that a linear kernel is compiled for.
 
     Attributes:
         tile: the shape of its tile: a frozen dataclass of the kernel's file.
@@ -53,7 +60,7 @@ class LinearSpec:
 
 
 class Job(NamedTuple):
-    """Operands of one call, all int64; what is not used is 0."""
+    """The operands of one call, all int64; one that is not used is 0."""
 
     x: int  # (rows, in_features) contiguous, spec.x_dtype
     x_scale: int  # (rows,) float32: given with codes, else in the workspace
@@ -67,7 +74,7 @@ class Job(NamedTuple):
     scale_stride: int  # of w_scale from output to output: 0 for one scale, 1, or the number of groups
     group_size: int  # inputs that share a scale and a sum; in_features where there is one group
     groups: int
-    fork: int  # where threads come from
+    fork: int  # the address of the threads' source
     threads: int
     counters: int  # workspace
     x_sum: int  # workspace: (rows, groups) int32
@@ -75,78 +82,9 @@ class Job(NamedTuple):
     x_stride: int
 
 
-class Sizes(NamedTuple):
-    """What all calls of one problem with one number of rows share; a kernel reads it from memory, as int64."""
-
-    rows: int
-    in_features: int
-    out_features: int
-    scale_stride: int
-    group_size: int
-    groups: int
-    max_threads: int
-    x_scale_at: int  # in the workspace, behind the counters, as the next two
-    x_sum_at: int
-    x_q_at: int
-    x_stride: int
-    workspace_bytes: int
-
-
-# their places, in that order
-(
-    ROWS,
-    IN_FEATURES,
-    OUT_FEATURES,
-    SCALE_STRIDE,
-    GROUP_SIZE,
-    GROUPS,
-    MAX_THREADS_AT,
-    X_SCALE_AT,
-    X_SUM_AT,
-    X_Q_AT,
-    X_STRIDE,
-    WORKSPACE_BYTES,
-) = range(len(Sizes._fields))
-
-
-def round_up(value: int, multiple: int) -> int:
-    """The next multiple."""
-    return -(-value // multiple) * multiple
-
-
-def x_stride_of(in_features: int, inner_bytes: int) -> int:
-    """Bytes between rows of x in the workspace: whole steps of K; a multiple of 1 KiB would crowd the cache."""
-    stride = round_up(round_up(in_features, 20), 64) * inner_bytes
-    return stride + 64 if stride % 1024 == 0 else stride
-
-
-def sizes_of(problem: Problem, rows: int, max_threads: int) -> Sizes:
-    """The sizes of a problem's calls with that many rows, on at most so many threads."""
-    group_size = problem.group_size if problem.scale == "group" else problem.in_features
-    groups = -(-problem.in_features // group_size)
-    x_stride = x_stride_of(problem.in_features, inner_bytes(problem.activation))
-    x_scale = COUNTERS * COUNTER_BYTES
-    x_sum = round_up(x_scale + 4 * rows, ALIGN)
-    x_q = round_up(x_sum + 4 * rows * groups, ALIGN)
-    return Sizes(
-        rows,
-        problem.in_features,
-        problem.out_features,
-        {"row": 1, "group": groups}.get(problem.scale, 0),
-        group_size,
-        groups,
-        max_threads,
-        x_scale,
-        x_sum,
-        x_q,
-        x_stride,
-        x_q + round_up(rows, 32) * x_stride,
-    )
-
-
 @jit
 def make_job(fork, threads, x, x_scale, w, w_scale, bias, y, sizes, workspace):
-    """A Job from the arguments of a call, the address of its `Sizes` and that of its workspace."""
+    """Return a Job from the arguments of a call, the address of its `Sizes` and that of its workspace."""
     size = pointer(sizes, types.int64)
     return Job(
         x,
@@ -175,13 +113,13 @@ write_codes = one_of(lambda dtype: copy_row if dtype == "int8" else quantize_row
 
 @jit
 def store_sum(spec, job, row, codes, total):
-    """The sum of a row's codes."""
+    """Store the sum of a row's codes."""
     store_int32(job.x_sum, row, total)
 
 
 @jit
 def store_group_sums(spec, job, row, codes, total):
-    """Sums of a row's codes by groups."""
+    """Store the sums of a row's codes by groups."""
     sum_groups(codes, job.in_features, job.group_size, job.x_sum, row * job.groups)
 
 
@@ -190,7 +128,7 @@ store_sums = one_of(lambda spec: store_group_sums if spec.grouped else store_sum
 
 @jit
 def prepare_row(spec, job, row, codes, stride):
-    """Codes of one row of x in segments of 64 that begin `stride` bytes apart; its scale and sums."""
+    """Store codes of one row of x in segments of 64 that begin `stride` bytes apart, its scale and its sums."""
     x = job.x + row * job.in_features * spec.x_bytes
     segments = job.x_stride // SEGMENT
     total = write_codes(spec.x_dtype, x, job.in_features, codes, segments, stride, job.x_scale, row)
@@ -199,14 +137,14 @@ def prepare_row(spec, job, row, codes, stride):
 
 @jit
 def place_in_tiles(job, row, tile_rows):
-    """Address of the first segment of a row among tiles of `tile_rows` rows (at most 16) by 64 inputs, 1 KiB each."""
+    """Return the address of a row's first segment in tiles of `tile_rows` rows (at most 16) by 64 inputs (1 KiB)."""
     tiles = job.x_stride // SEGMENT
     return job.x_q + row // tile_rows * tiles * TILE_BYTES + row % tile_rows * SEGMENT
 
 
 @jit
 def prepare(spec, job, tile_rows):
-    """The first phase of a team: all rows of x, drawn in chunks; returns when every row is ready.
+    """Prepare all rows of x, drawn in chunks: the first phase of a team. Return when every row is ready.
 
     Codes lie row after row where `tile_rows` is 0, else in tiles (`place_in_tiles`).
     """

@@ -1,102 +1,162 @@
-"""One register tile, `rows` rows of x by `columns` x 16 outputs; then scales, bias and the output's dtype.
+"""One register tile: `rows` rows of x by `columns` x 16 outputs, whose sums stay in registers while K passes.
 
-    acc = sum over k of x_q * (w + 1), less sum x_q:  the codes w + 1 are unsigned, as the CPUs' instructions want them
-    y   = float32(acc) * (x_scale * w_scale) + bias
+    acc = sum over k of x_q * (w + 1):  the codes w + 1 are unsigned, as the CPUs' instructions want them
 
-Group scales: y = (sum over groups, ascending, of float32(acc of the group) * w_scale of the group) * x_scale + bias.
+The packed weight's layout is the same for every instruction set: 64 bytes hold 16 outputs, four neighbouring bytes one
+output's codes of one step of K, so that a register of any width holds whole outputs.
 """
 
-import numpy as np
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
 
-from bitnet_jit.kernels.numba.compiler.jit import jit, one_of
-from bitnet_jit.kernels.numba.intrinsics.elements import (
-    load_float,
-    load_float32,
-    load_int32,
-    store_float,
-    store_float32,
-    store_int32,
-)
-from bitnet_jit.kernels.numba.intrinsics.simd import spill, step, zero
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
-F0 = np.float32(0)
+from bitnet_jit.kernels.numba.compiler.jit import jit
+from bitnet_jit.kernels.numba.intrinsics.decode import DECODERS
+from bitnet_jit.kernels.numba.intrinsics.emit import I32, I64, at, load, splat, splat_constant
+from bitnet_jit.kernels.numba.intrinsics.isa import ISAS, Isa
+from bitnet_jit.kernels.numba.intrinsics.prefetch import GROUP_BYTES, prefetch_weights
+from bitnet_jit.kernels.numba.intrinsics.registers import RegistersType, vectors_per_group
+from bitnet_jit.kernels.numba.layout import STEP_BYTES
+
+PREFETCHING_ROWS = 4  # tiles of more rows do not wait for memory
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The shape of a register tile: a kernel's config.
+
+    Attributes:
+        isa: name of the instruction set.
+        format: name of the packing.
+        rows: rows of x.
+        columns: groups of 16 outputs: 1, 2 or 4.
+        cold: weights are asked for as early as memory needs it; the nearer caches do better without.
+    """
+
+    isa: str
+    format: str
+    rows: int
+    columns: int
+    cold: bool = True
+
+    @property
+    def hot(self) -> "Tile":
+        """Return this tile for weights that lie in the caches."""
+        return replace(self, cold=False)
+
+    @property
+    def width(self) -> int:
+        """Return the outputs in the tile."""
+        return 16 * self.columns
+
+    @property
+    def acc_bytes(self) -> int:
+        """Return the bytes of the tile's sums in memory, four per sum."""
+        return 4 * self.rows * self.width
+
+    @property
+    def inputs(self) -> int:
+        """Return the inputs in one step of K."""
+        return DECODERS[self.format].inputs
+
+
+def accumulators(tile: Tile) -> tuple[Isa, int, int]:
+    """Return the instruction set, the vectors of a row, and the bit planes with accumulators of their own.
+
+    With few rows few share an unpacked code, so codes stay where they lie in their bytes (4^j times themselves) and
+    each bit plane sums apart, as far as there are registers for that: three operations less a vector of weights.
+    """
+    isa = ISAS[tile.isa]
+    vectors, planes = tile.columns * vectors_per_group(isa), len(DECODERS[tile.format].scales(isa))
+    return isa, vectors, planes if tile.rows * vectors * planes <= isa.registers else 1
+
+
+def registers_type(tile: Tile) -> RegistersType:
+    """Return the type of a tile's accumulators."""
+    isa, vectors, planes = accumulators(tile)
+    return RegistersType(isa.name, tile.rows * vectors * planes)
+
+
+@intrinsic
+def zero(typingctx, tile):
+    """Return the registers of a tile, all zero."""
+    kind = registers_type(tile.value)
+    return kind(tile), lambda context, builder, signature, args: ir.Constant(kind.llvm, None)
+
+
+def order(tile: Tile, vectors: int) -> Iterator[tuple[int, int, int]]:
+    """Yield vectors of weights, fours of inputs and rows in the order in which a step multiplies them.
+
+    One row: vector by vector, so that prefetches are spread out. More: all vectors by one x, which is then done with.
+    """
+    fours = tile.inputs // 4
+    if tile.rows == 1:
+        yield from product(range(vectors), range(fours), range(1))
+    else:
+        yield from ((v, j, r) for j, r, v in product(range(fours), range(tile.rows), range(vectors)))
+
+
+def unpack(builder, tile: Tile, w: ir.Value, number: int, in_place: bool) -> list[ir.Value]:
+    """Emit the codes of vector `number` of a step at address w, each of 4 inputs; ask for weights further on."""
+    isa, place = ISAS[tile.isa], 4 * ISAS[tile.isa].lanes * number
+    if tile.rows <= PREFETCHING_ROWS and place % GROUP_BYTES == 0:
+        prefetch_weights(builder, w, place, tile.cold)
+    return DECODERS[tile.format].codes(builder, isa, load(builder, w, place, isa.vector), in_place=in_place)
+
+
+@intrinsic
+def step(typingctx, tile, registers, x, x_stride, w):
+    """Add one step of K to registers: codes at address w times x at address x, whose rows are x_stride bytes apart."""
+    isa, vectors, planes = accumulators(tile.value)
+
+    def codegen(context, builder, signature, args):
+        _, registers, x, x_stride, w = args
+        regs = [builder.extract_value(registers, i) for i in range(registers.type.count)]
+        rows = [builder.add(x, builder.mul(x_stride, ir.Constant(I64, r))) for r in range(tile.value.rows)]
+        codes: dict[int, list[ir.Value]] = {}
+        x4: dict[tuple[int, int], ir.Value] = {}
+        for v, j, r in order(tile.value, vectors):
+            if v not in codes:
+                codes[v] = unpack(builder, tile.value, w, v, planes > 1)
+            if (j, r) not in x4:
+                x4[j, r] = splat(builder, load(builder, rows[r], 4 * j, I32), isa.vector)
+            i = (r * vectors + v) * planes + (j if planes > 1 else 0)
+            regs[i] = isa.dot4(builder, regs[i], codes[v][j], x4[j, r])
+        for i, reg in enumerate(regs):
+            registers = builder.insert_value(registers, reg, i)
+        return registers
+
+    return registers(tile, registers, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def spill(typingctx, tile, registers, acc):
+    """Write a tile's sums to address acc, int32 (rows, 16 * columns)."""
+    isa, vectors, planes = accumulators(tile.value)
+    scales = DECODERS[tile.value.format].scales(isa)
+
+    def codegen(context, builder, signature, args):
+        _, registers, acc = args
+        for i in range(tile.value.rows * vectors):
+            total = builder.extract_value(registers, i * planes)
+            for plane in range(1, planes):
+                part = builder.extract_value(registers, i * planes + plane)
+                shift = splat_constant(isa.vector, scales[plane].bit_length() - 1)
+                total = builder.add(total, builder.ashr(part, shift) if scales[plane] > 1 else part)
+            builder.store(total, at(builder, acc, 4 * isa.lanes * i, isa.vector), align=4)
+        return context.get_dummy_value()
+
+    return types.void(tile, registers, types.int64), codegen
 
 
 @jit
 def accumulate(tile, x, x_stride, w, steps, acc):
-    """Codes of `steps` steps of K at address w times x -> int32 sums (rows, 16 * columns) at address acc."""
+    """Multiply codes of `steps` steps of K at address w by x; store int32 sums (rows, 16 * columns) at address acc."""
     registers = zero(tile)
     for s in range(steps):
-        registers = step(tile, registers, x + s * tile.inputs, x_stride, w + s * 256)
+        registers = step(tile, registers, x + s * tile.inputs, x_stride, w + s * STEP_BYTES)
     spill(tile, registers, acc)
-
-
-@jit
-def finish_sums(spec, job, acc, row, output, count):
-    """Sums of one row, `count` outputs from number `output` on -> int32 y."""
-    x_sum, first = load_int32(job.x_sum, row), row * job.out_features + output
-    for c in range(count):
-        store_int32(job.y, first + c, load_int32(acc, c) - x_sum)
-
-
-@jit
-def finish_scaled(spec, job, acc, row, output, count):
-    """Sums of one row, `count` outputs from number `output` on -> y, by a scale of all outputs or of each.
-
-    Each branch is a bare loop, which vectorizes; every product and sum rounds by itself.
-    """
-    x_sum, x_scale, w_scale = load_int32(job.x_sum, row), load_float32(job.x_scale, row), job.w_scale
-    if job.scale_stride == 0:
-        scale = x_scale * load_float32(w_scale, 0)
-        for c in range(count):
-            store_float32(acc, c, np.float32(load_int32(acc, c) - x_sum) * scale)
-    else:
-        for c in range(count):
-            scale = x_scale * load_float32(w_scale, output + c)
-            store_float32(acc, c, np.float32(load_int32(acc, c) - x_sum) * scale)
-    finish_floats(spec, job, acc, row, output, count)
-
-
-finish_row = one_of(lambda spec: finish_sums if spec.y_is_sums else finish_scaled)
-
-
-@jit
-def finish_floats(spec, job, values, row, output, count):
-    """float32 values of one row, plus the bias (address 0: none), rounded to the dtype of y."""
-    first = row * job.out_features + output
-    if job.bias == 0:
-        for c in range(count):
-            store_float(spec.y_dtype, job.y, first + c, load_float32(values, c))
-    else:
-        for c in range(count):
-            value = load_float32(values, c) + load_float(spec.bias_dtype, job.bias, output + c)
-            store_float(spec.y_dtype, job.y, first + c, value)
-
-
-@jit
-def finish_rows(spec, job, acc, row_bytes, first_row, rows, output, count):
-    """Sums of rows first_row.., row_bytes apart from address acc -> `count` outputs of each row from `output` on."""
-    for r in range(rows):
-        finish_row(spec, job, acc + row_bytes * r, first_row + r, output, count)
-
-
-@jit
-def add_group(acc, x_sum, w_scale, stride, group, output, sums, count):
-    """sums += float32(acc - x_sum) * w_scale of the group, for one row; w_scale is (N, stride)."""
-    for c in range(count):
-        scale = load_float32(w_scale, (output + c) * stride + group)
-        store_float32(sums, c, load_float32(sums, c) + np.float32(load_int32(acc, c) - x_sum) * scale)
-
-
-@jit
-def clear(sums, count):
-    """Set float32 sums to zero."""
-    for c in range(count):
-        store_float32(sums, c, F0)
-
-
-@jit
-def scale_row(sums, x_scale, count):
-    """sums *= x_scale."""
-    for c in range(count):
-        store_float32(sums, c, load_float32(sums, c) * x_scale)

@@ -7,18 +7,20 @@ again.
 """
 
 from dataclasses import replace
-from functools import cache
 
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.kernels.numba.bound import BoundLinear
+from bitnet_jit.kernels.numba.bound import Bound
 from bitnet_jit.kernels.numba.compiler.jit import jit, one_of
+from bitnet_jit.kernels.numba.intrinsics.clock import ticks
 from bitnet_jit.kernels.numba.intrinsics.elements import load_float32, load_int32
 from bitnet_jit.kernels.numba.intrinsics.isa import chosen_isa
-from bitnet_jit.kernels.numba.intrinsics.simd import Tile, least, most, registers_type, stack_bytes, ticks
-from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT
+from bitnet_jit.kernels.numba.intrinsics.pointers import stack_space
+from bitnet_jit.kernels.numba.intrinsics.scalars import least, most
+from bitnet_jit.kernels.numba.layout import BLOCK, INPUTS_OF_LAYOUT, STEP_BYTES
+from bitnet_jit.kernels.numba.linear.epilogue import add_group, clear, finish_floats, finish_rows, scale_row
 from bitnet_jit.kernels.numba.linear.job import prepare
-from bitnet_jit.kernels.numba.linear.launch import Entry, compile_linear, works_on
-from bitnet_jit.kernels.numba.linear.tile import accumulate, add_group, clear, finish_floats, finish_rows, scale_row
+from bitnet_jit.kernels.numba.linear.launch import bind_linear, works_on
+from bitnet_jit.kernels.numba.linear.tile import Tile, accumulate, registers_type
 from bitnet_jit.kernels.numba.threads.parallel import member, next_piece, ranges_of
 from bitnet_jit.kernels.numba.threads.team import TeamConfig, every, likely
 from bitnet_jit.problem import Problem
@@ -34,17 +36,15 @@ SHAPES = {
     8: SOME_ROWS,
     16: SOME_ROWS,
 }
-BLOCK = 64  # outputs of a block of the layout
-STEP_BYTES = 256  # of a block, in one step of K
 LINE_BYTES = 64
-MAX_HOT_TICKS = 6  # a line of weights that lies in the second cache: 3 or 4 on all CPUs seen; from memory 9 and more
+MAX_HOT_TICKS = 6  # per line of weights: from the second cache 3 or 4 on all CPUs seen; from memory 9 and more
 
 
 @jit
 def multiply_whole(spec, job, first_row, w, output, count, cold):
-    """Tile of rows first_row.. by `count` outputs from number `output`, whose codes begin at address w."""
+    """Compute a tile of rows first_row.. by `count` outputs from number `output`, whose codes begin at address w."""
     tile = spec.tile
-    acc = stack_bytes(spec.tile)
+    acc = stack_space(tile, "acc_bytes")
     steps = (job.in_features + tile.inputs - 1) // tile.inputs
     x = job.x_q + first_row * job.x_stride
     if cold:
@@ -56,9 +56,9 @@ def multiply_whole(spec, job, first_row, w, output, count, cold):
 
 @jit
 def multiply_by_groups(spec, job, first_row, w, output, count, cold):
-    """The same with one scale for each group of inputs."""
+    """Compute the same with one scale per group of inputs."""
     tile = spec.tile
-    acc, sums = stack_bytes(spec.tile), stack_bytes(spec.tile)
+    acc, sums = stack_space(tile, "acc_bytes"), stack_space(tile, "acc_bytes")
     clear(sums, tile.rows * tile.width)
     for group in range(job.groups):
         first_input = group * job.group_size
@@ -81,7 +81,7 @@ multiply = one_of(lambda spec: multiply_by_groups if spec.grouped else multiply_
 
 @jit
 def multiply_block(spec, job, block, first_row, last_row, cold):
-    """A block of outputs for rows first_row..last_row-1, at least one tile high."""
+    """Compute a block of outputs for rows first_row..last_row-1, at least one tile high."""
     tile = spec.tile
     steps = (job.in_features + tile.inputs - 1) // tile.inputs
     for strip in range(0, BLOCK, tile.width):
@@ -95,7 +95,7 @@ def multiply_block(spec, job, block, first_row, last_row, cold):
 
 @jit
 def is_cold(spec, job, took):
-    """Whether a block's weights came from memory, by the clock; only one row is so fast that memory shows."""
+    """Return whether a block's weights came from memory, by the clock; only one row is so fast that memory shows."""
     lines = (job.in_features + spec.tile.inputs - 1) // spec.tile.inputs * (STEP_BYTES // LINE_BYTES)
     return spec.tile.rows > 1 or took == 0 or took > MAX_HOT_TICKS * lines
 
@@ -103,7 +103,7 @@ def is_cold(spec, job, took):
 @works_on(Tile)
 @jit
 def work(spec, job):
-    """What each thread does: prepare rows, then draw blocks."""
+    """Run the parallel body: prepare rows, then draw blocks."""
     prepare(spec, job, 0)
     blocks = (job.out_features + BLOCK - 1) // BLOCK
     tiles = (job.rows + spec.tile.rows - 1) // spec.tile.rows
@@ -122,32 +122,28 @@ def work(spec, job):
 
 
 def balanced_rows(rows: int, height: int) -> int:
-    """Rows of a tile, at most `height`, so that the tiles of a call are as equal as can be: 17 by 12 is 9 and 8."""
+    """Return the rows of a tile, at most `height`, that make a call's tiles as equal as can be: 17 by 12 is 9 and 8."""
     tiles = -(-rows // height)
     return -(-rows // tiles)
 
 
-def bind(problem: Problem, config: TeamConfig) -> BoundLinear:
-    """The compiled kernel for a problem: one for each height of tile that the calls turn out to need."""
-
-    @cache
-    def compile_for(height: int) -> Entry:
-        return compile_linear(problem, replace(config.tile, rows=height))
-
-    return BoundLinear(problem, lambda rows: compile_for(balanced_rows(rows, config.tile.rows)), config.max_threads)
+def bind(problem: Problem, config: TeamConfig) -> Bound:
+    """Return the kernel bound to a problem; it is compiled for each height of tile that the calls turn out to need."""
+    tile = config.tile
+    return bind_linear(problem, lambda rows: replace(tile, rows=balanced_rows(rows, tile.rows)), config.max_threads)
 
 
 def tiles(problem: Problem) -> tuple[Tile, ...]:
-    """Tiles that fit the registers, the likeliest best first."""
+    """Return tiles that fit the registers, the likeliest best first."""
     isa, format = chosen_isa(), problem.layout.partition("/")[0]
     shapes = SHAPES.get(problem.rows, MANY_ROWS)
-    found = [Tile(isa.name, format, rows, columns) for rows, columns in shapes]
-    fitting = [tile for tile in found if registers_type(tile).count <= isa.registers]
+    candidates = [Tile(isa.name, format, rows, columns) for rows, columns in shapes]
+    fitting = [tile for tile in candidates if registers_type(tile).count <= isa.registers]
     return tuple(fitting) or (Tile(isa.name, format, 1, 1),)
 
 
 def unsupported_reason(problem: Problem) -> str | None:
-    """What this kernel refuses, in words."""
+    """Return why this kernel cannot run a problem, in words, or None."""
     if problem.layout not in INPUTS_OF_LAYOUT:
         return f"reads the layouts {', '.join(INPUTS_OF_LAYOUT)}, not {problem.layout!r}"
     if problem.activation == "a16":

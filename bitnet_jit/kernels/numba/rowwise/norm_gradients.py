@@ -1,4 +1,4 @@
-"""`rms_norm_gradients`: those of y = x r w with r = 1 / sqrt(mean x^2 + eps), in float32 (arXiv 1910.07467).
+"""`rms_norm_gradients`: the gradients of y = x r w with r = 1 / sqrt(mean x^2 + eps), in float32 (arXiv 1910.07467).
 
     dx = r (dy w - x r^2 mean(dy w x))        dw = sum over rows of dy x r
 
@@ -13,17 +13,18 @@ import numpy as np
 from numba import types
 
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.kernels.numba.bound import BoundRows
+from bitnet_jit.kernels.numba.bound import Bound, round_up
 from bitnet_jit.kernels.numba.compiler.jit import StaticType, compiled, jit, kernel
+from bitnet_jit.kernels.numba.intrinsics.atomics import atomic_add
 from bitnet_jit.kernels.numba.intrinsics.elements import load_float, load_float32, store_float, store_float32
 from bitnet_jit.kernels.numba.intrinsics.lanes import LANES, add_lanes, add_products, zero_floats
-from bitnet_jit.kernels.numba.intrinsics.simd import atomic_add, least
-from bitnet_jit.kernels.numba.linear.job import round_up
-from bitnet_jit.kernels.numba.rowwise.rows import SMALL_WORK, square_sum
+from bitnet_jit.kernels.numba.intrinsics.scalars import F0, F1, least
+from bitnet_jit.kernels.numba.rowwise.launch import bind_rows, configs, unsupported_reason
+from bitnet_jit.kernels.numba.rowwise.norm import square_sum
 from bitnet_jit.kernels.numba.threads.parallel import (
     COUNTER_BYTES,
-    COUNTERS,
     MEMBERS,
+    TEAM_BYTES,
     done,
     draw,
     next_piece,
@@ -32,24 +33,24 @@ from bitnet_jit.kernels.numba.threads.parallel import (
     run_team,
     wait,
 )
-from bitnet_jit.kernels.numba.threads.team import TeamConfig, likely_teams
+from bitnet_jit.kernels.numba.threads.team import TeamConfig
 from bitnet_jit.problem import Problem
 
-F0, F1 = np.float32(0), np.float32(1)
 MAX_PIECES = 64
 BLOCK = 256  # features that are added up at a time
+OPERANDS = ("dy", "x", "weight", "eps", "dx", "dw")  # in the order of `run`
 
 
 @dataclass(frozen=True)
 class NormSpec:
-    """What a kernel is compiled for: the dtype of x, dy and dx, and that of the norm's weight."""
+    """The properties that a kernel is compiled for: the dtype of x, dy and dx, and that of the norm's weight."""
 
     x_dtype: str
     weight_dtype: str
 
 
 class NormJob(NamedTuple):
-    """Operands of one call, all int64 but eps."""
+    """The operands of one call, all int64 but eps."""
 
     dy: int  # (rows, features) spec.x_dtype
     x: int  # (rows, features) spec.x_dtype
@@ -81,7 +82,7 @@ def product_sum(a, b, count):
 
 @jit
 def gradient_row(spec, job, row, values, partial):
-    """One row: dx, and its part of dw added to the sums at `partial`."""
+    """Compute dx of one row, and add its part of dw to the sums at `partial`."""
     first, scaled, count = row * job.features, values + job.stride, np.float32(job.features)
     for i in range(job.features):
         store_float32(values, i, load_float(spec.x_dtype, job.x, first + i))
@@ -98,7 +99,7 @@ def gradient_row(spec, job, row, values, partial):
 
 @jit
 def run_piece(spec, job, piece, pieces, values):
-    """The rows of one piece, and their sum of dw."""
+    """Run the rows of one piece, and sum up their dw."""
     partial = job.partials + piece * job.stride
     for i in range(job.features):
         store_float32(partial, i, F0)
@@ -108,7 +109,7 @@ def run_piece(spec, job, piece, pieces, values):
 
 @jit
 def add_block(spec, job, block, pieces):
-    """dw of a block of features: the sums of all pieces."""
+    """Store dw of a block of features: the sums of all pieces."""
     first, last = block * BLOCK, least((block + 1) * BLOCK, job.features)
     for piece in range(1, pieces):
         partial = job.partials + piece * job.stride
@@ -120,7 +121,7 @@ def add_block(spec, job, block, pieces):
 
 @jit
 def team(spec, job):
-    """What each thread does."""
+    """Run the parallel body: draw pieces of rows, then blocks of features."""
     number = atomic_add(job.counters + MEMBERS * COUNTER_BYTES, 1)
     values, pieces = job.scratch + 2 * number * job.stride, least(job.rows, MAX_PIECES)
     piece = draw(job.counters)
@@ -138,9 +139,9 @@ def team(spec, job):
 
 @kernel
 def run(spec, fork, threads, dy, x, weight, eps, dx, dw, rows, features, workspace):
-    """The whole op: addresses and numbers, int64, but eps, float64."""
+    """Run the whole op: addresses and numbers, int64, but eps, float64."""
     stride = (features + 15) // 16 * 64
-    partials = workspace + COUNTERS * COUNTER_BYTES
+    partials = workspace + TEAM_BYTES
     scratch = partials + MAX_PIECES * stride
     job = NormJob(dy, x, weight, eps, dx, dw, rows, features, threads, workspace, partials, scratch, stride)
     reset(job.counters, threads)
@@ -151,21 +152,12 @@ INT, FLOAT = types.int64, types.float64
 SIGNATURE = (INT, INT, INT, INT, INT, FLOAT, INT, INT, INT, INT, INT)
 
 
-def bind(problem: Problem, config: TeamConfig) -> BoundRows:
-    """The compiled kernel for a problem."""
+def bind(problem: Problem, config: TeamConfig) -> Bound:
+    """Return the kernel bound to a problem, compiled."""
     entry = compiled(run, StaticType(NormSpec(problem.x_dtype, problem.bias)), *SIGNATURE)
     stride = round_up(4 * problem.in_features, 64)
-    return BoundRows(entry, COUNTERS * COUNTER_BYTES + MAX_PIECES * stride, 2 * stride, config.max_threads)
-
-
-def configs(problem: Problem) -> tuple[TeamConfig, ...]:
-    """Numbers of threads."""
-    return likely_teams([None], problem.rows * problem.in_features < SMALL_WORK)
-
-
-def unsupported_reason(problem: Problem) -> str | None:
-    """Every problem is served."""
-    return None
+    fixed = TEAM_BYTES + MAX_PIECES * stride
+    return bind_rows(OPERANDS, entry, problem, fixed, 2 * stride, config.max_threads)
 
 
 KERNELS = (Kernel("numba.rms_norm_gradients", "rms_norm_gradients", bind, configs, unsupported_reason),)

@@ -1,8 +1,8 @@
-"""Activation quantization of one row: absmax int8 codes, half to even, their scale and their sum.
+"""The activation quantization of one row: absmax int8 codes, half to even, their scale and their sum.
 
     x_q = clip(rint(x * (127 / max|x|)), -128, 127),   x_scale = max|x| / 127
 
-The largest magnitude is found among the bits, as unsigned numbers: there infinity and NaN are simply the largest.
+The bits of magnitudes are compared as unsigned numbers: so infinity and NaN are simply the largest.
 """
 
 import numpy as np
@@ -25,11 +25,10 @@ from bitnet_jit.kernels.numba.intrinsics.lanes import (
     quantize_lanes,
     zero_ints,
 )
-from bitnet_jit.kernels.numba.intrinsics.simd import bits_of_float, float_from_bits, least
+from bitnet_jit.kernels.numba.intrinsics.scalars import FLOAT_EPS, bits_of_float, float_from_bits, least
 
 INFINITY_BITS = np.uint32(0x7F800000)
 MAGNITUDE = np.uint32(0x7FFFFFFF)
-EPS = np.float32(1e-5)
 F127 = np.float32(127)
 MAGIC = np.float32(ROUND)
 SEGMENT = 64
@@ -37,7 +36,7 @@ SEGMENT = 64
 
 @jit
 def absmax_bits(dtype, x, count):
-    """Bits of the largest |x| of `count` elements at address x; above those of infinity where one is NaN."""
+    """Return the bits of the largest |x| of `count` elements at address x; above those of infinity where one is NaN."""
     whole = count // LANES * LANES
     lanes = zero_ints()
     for i in range(0, whole, LANES):
@@ -51,9 +50,9 @@ def absmax_bits(dtype, x, count):
 
 @jit
 def quantize_row(dtype, x, count, codes, segments, stride, x_scale, row):
-    """`count` elements at address x -> codes, in segments of 64 that begin `stride` bytes apart.
+    """Store codes of `count` elements at address x, in segments of 64 that begin `stride` bytes apart.
 
-    Fills up to `segments` with zeros, writes scale `row` of x_scale and returns the sum of the codes.
+    Fill up to `segments` with zeros, write scale `row` of x_scale and return the sum of the codes.
     """
     bits = absmax_bits(dtype, x, count)
     total = np.int32(0)
@@ -64,7 +63,7 @@ def quantize_row(dtype, x, count, codes, segments, stride, x_scale, row):
         store_float32(x_scale, row, np.float32(np.nan))
         return total
     absmax = float_from_bits(bits)
-    absmax = absmax if absmax > EPS else EPS
+    absmax = absmax if absmax > FLOAT_EPS else FLOAT_EPS
     factor = F127 / absmax
     store_float32(x_scale, row, absmax / F127)
     whole = count // SEGMENT
@@ -78,7 +77,7 @@ def quantize_row(dtype, x, count, codes, segments, stride, x_scale, row):
 
 @jit
 def quantize_segment(dtype, x, first, count, factor, codes):
-    """Codes of x[first:first + count] to address codes; returns their sum."""
+    """Store codes of x[first:first + count] at address codes; return their sum."""
     whole = count // LANES * LANES
     lanes = zero_ints()
     for i in range(0, whole, LANES):
@@ -93,7 +92,7 @@ def quantize_segment(dtype, x, first, count, factor, codes):
 
 @jit
 def copy_row(dtype, x, count, codes, segments, stride, x_scale, row):
-    """Given codes into their segments, as `quantize_row`, but their scale is given too; returns their sum."""
+    """Copy given codes into their segments, as `quantize_row`, but their scale is given too; return their sum."""
     total = np.int32(0)
     whole = count // SEGMENT
     for s in range(whole):
@@ -106,7 +105,7 @@ def copy_row(dtype, x, count, codes, segments, stride, x_scale, row):
 
 @jit
 def copy_segment(x, count, codes):
-    """Copy codes; returns their sum."""
+    """Copy codes; return their sum."""
     total = np.int32(0)
     for i in range(count):
         code = load_int8(x, i)
@@ -117,7 +116,7 @@ def copy_segment(x, count, codes):
 
 @jit
 def clear_segments(codes, first, last, stride):
-    """Zeros into segments first..last-1."""
+    """Write zeros into segments first..last-1."""
     for s in range(first, last):
         for i in range(SEGMENT):
             store_int8(codes + s * stride, i, np.int32(0))
@@ -125,7 +124,7 @@ def clear_segments(codes, first, last, stride):
 
 @jit
 def sum_groups(codes, count, group_size, x_sum, first):
-    """Sums of a row's codes (one behind the other) by groups of inputs, the last maybe short, into x_sum[first:]."""
+    """Sum a row's codes (one behind the other) by groups of inputs, the last maybe short, into x_sum[first:]."""
     for group in range((count + group_size - 1) // group_size):
         start = group * group_size
         total = np.int32(0)

@@ -1,7 +1,7 @@
-"""Where a team's threads come from: two C functions, GOMP_parallel and omp_get_thread_num, for `parallel.run_team`.
+"""The source of a team's threads: two C functions, GOMP_parallel and omp_get_thread_num, for `parallel.run_team`.
 
 torch's own libgomp where torch is loaded, so that one pool serves both; else the system's; else Python threads behind
-the same signature, some 50 us a region. A forked child must not touch its parent's OpenMP pool: there the address is
+the same signature, some 50 us per region. A forked child must not touch its parent's OpenMP pool: there the address is
 0, whether the fork came before the first call of a kernel or after it.
 """
 
@@ -10,6 +10,7 @@ import ctypes.util
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 from bitnet_jit.system.forks import FORKS
@@ -22,7 +23,7 @@ class Fork:
     """The source of threads in this process.
 
     Attributes:
-        name: what it is, in words.
+        name: the source, in words.
         address: of two pointers: to a function like GOMP_parallel, and to one that numbers a team's threads (or null);
             0 where only the calling thread may run.
     """
@@ -32,10 +33,7 @@ class Fork:
         self.name, functions = self._find()
         self._functions = (ctypes.c_void_p * 2)(*functions)
         self.address = ctypes.addressof(self._functions)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._become_single)
-        if FORKS.happened:
-            self._become_single()
+        FORKS.in_child(self._become_single)
 
     def _find(self) -> tuple[str, tuple[int, int]]:
         for name in libgomp_candidates():
@@ -56,6 +54,12 @@ class Fork:
         self.name, self.address = "one thread (a forked child)", 0
 
 
+@cache
+def process_fork() -> Fork:
+    """Return a source of threads that all callers in this process share."""
+    return Fork()
+
+
 class PythonTeam:
     """GOMP_parallel out of Python threads: correct everywhere, slow to start."""
 
@@ -66,23 +70,23 @@ class PythonTeam:
 
     def _fork(self, function: int, data: int, threads: int, flags: int) -> None:
         call = TEAM_FUNCTION(function)
-        waiting = [self._pool.submit(call, data) for _ in range(threads - 1)]
+        futures = [self._pool.submit(call, data) for _ in range(threads - 1)]
         call(data)
-        for future in waiting:
+        for future in futures:
             future.result()
 
 
 def libgomp_candidates() -> list[str]:
-    """Names to load, the best first."""
-    found: list[str] = []
+    """Return names of libraries to load, the best first."""
+    names: list[str] = []
     if "torch" in sys.modules and (file := sys.modules["torch"].__file__):
         folder = Path(file).parent
         for place in (folder / "lib", folder.parent / "torch.libs"):
-            found += sorted(str(library) for library in place.glob("libgomp*.so*"))
+            names += sorted(str(library) for library in place.glob("libgomp*.so*"))
     system = ctypes.util.find_library("gomp") if sys.platform.startswith("linux") else None
-    return found + ([system] if system else [])
+    return names + ([system] if system else [])
 
 
 def address_of(function: object) -> int:
-    """The address of a C function."""
+    """Return the address of a C function."""
     return ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[arg-type]

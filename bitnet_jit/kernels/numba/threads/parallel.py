@@ -1,12 +1,12 @@
-"""Threads: how one jitted function runs on several, and how they share the work.
+"""Parallel bodies: one jitted function runs on several threads, which share the work.
 
-`run_team` calls a function once a thread, through GOMP_parallel of the libgomp that torch itself brings, so that torch
-and we have one pool: 1.3 us a region. Its address is an argument, as an address held in a global keeps Numba from
-caching. A function of a team is written so that any number of threads finishes it, one included: threads draw numbered
-pieces of work from shared counters, and wait only for pieces that a running thread has drawn. So nothing can hang where
-OpenMP grants fewer threads than asked for, and a slow or busy core just draws fewer pieces.
+`run_team` calls a function once per thread, through GOMP_parallel of the libgomp that torch itself brings, so that
+torch and we have one thread pool: 1.3 us per region. Its address is an argument, as an address held in a global keeps
+Numba from caching. A parallel body is written so that any number of threads finishes it, one included: threads draw
+numbered pieces of work from shared counters, and wait only for pieces that a running thread has drawn. So nothing can
+hang where OpenMP grants fewer threads than asked for, and a slow or busy core just draws fewer pieces.
 
-Each thread begins with a range of its own, the same in every call, so that what it needs may still lie in its core's
+Each thread begins with a range of its own, the same in every call, so that its operands may still lie in its core's
 cache; when that is done it takes from the others' ranges.
 """
 
@@ -17,19 +17,19 @@ from numba.extending import intrinsic
 
 from bitnet_jit.kernels.numba.compiler.float_mode import set_default_mode
 from bitnet_jit.kernels.numba.compiler.jit import jit
-from bitnet_jit.kernels.numba.intrinsics.isa import I8, I32, machine
-from bitnet_jit.kernels.numba.intrinsics.simd import I64, atomic_add, atomic_load, least, load, pointer
+from bitnet_jit.kernels.numba.intrinsics.atomics import atomic_add, atomic_load
+from bitnet_jit.kernels.numba.intrinsics.emit import I8, I32, I64, load
+from bitnet_jit.kernels.numba.intrinsics.isa import machine
+from bitnet_jit.kernels.numba.intrinsics.pointers import pointer
+from bitnet_jit.kernels.numba.intrinsics.scalars import least
 
 POINTER = I8.as_pointer()
-COUNTER_BYTES = 64  # a cache line each
+COUNTER_BYTES = 64  # of a counter: a cache line
 MAX_RANGES = 128  # of pieces: more threads than that share them
-DRAWN, DONE, MEMBERS, RANGES = (
-    0,
-    1,
-    2,
-    3,
-)  # counters: pieces of the first phase, threads that have come, ranges from here
-COUNTERS = RANGES + MAX_RANGES
+DRAWN, DONE = 0, 1  # counters of the pieces of the first phase
+MEMBERS = 2  # counter of the threads that have come
+RANGES = 3  # the first counter of a range; the others follow
+TEAM_BYTES = (RANGES + MAX_RANGES) * COUNTER_BYTES  # of all counters, with which a workspace begins
 
 
 @intrinsic
@@ -59,7 +59,7 @@ def run_team(typingctx, fork, threads, function, arguments):
 
 
 def outline(context, builder, function, signature, packed: ir.Type) -> ir.Function:
-    """A C function of one pointer in this module, which calls the jitted function with the arguments it points to.
+    """Emit a C function of one pointer, which calls the jitted function with the arguments that the pointer points to.
 
     It does so in the default floating-point mode.
     """
@@ -95,7 +95,7 @@ def pause(typingctx):
 
 @intrinsic
 def call_for_number(typingctx, function):
-    """The int that the C function at an address returns."""
+    """Call the C function at an address, and return its int."""
 
     def codegen(context, builder, signature, args):
         kind = ir.FunctionType(I32, [])
@@ -115,13 +115,13 @@ def reset(counters, threads):
 
 @jit
 def ranges_of(threads):
-    """Into how many ranges the pieces are cut."""
+    """Return into how many ranges the pieces are cut."""
     return least(threads, MAX_RANGES)
 
 
 @jit
 def member(fork, counters):
-    """The number of the calling thread in its team: OpenMP's where it has one, else the order of coming."""
+    """Return the number of the calling thread in its team: OpenMP's where it has one, else the order of coming."""
     if fork == 0:
         return 0
     number = pointer(fork, types.int64)[1]
@@ -132,7 +132,7 @@ def member(fork, counters):
 
 @jit
 def next_piece(counters, home, offset, ranges, pieces):
-    """(the next piece, or -1; how many ranges from `home` it was found): first one's own range, then the others'."""
+    """Draw a piece, first from range `home`, then from the others; return it, or -1, and its range's offset."""
     while offset < ranges:
         chosen = (home + offset) % ranges
         piece = pieces * chosen // ranges + atomic_add(counters + (RANGES + chosen) * COUNTER_BYTES, 1)
@@ -144,7 +144,7 @@ def next_piece(counters, home, offset, ranges, pieces):
 
 @jit
 def draw(counters):
-    """The number of the next piece of the first phase."""
+    """Return the number of the next piece of the first phase."""
     return atomic_add(counters + DRAWN * COUNTER_BYTES, 1)
 
 
@@ -156,6 +156,6 @@ def done(counters):
 
 @jit
 def wait(counters, pieces):
-    """Wait until all pieces of the first phase are finished; whoever holds one is running."""
+    """Wait until all pieces of the first phase are finished; a thread that holds one is running."""
     while atomic_load(counters + DONE * COUNTER_BYTES) < pieces:
         pause()

@@ -1,5 +1,5 @@
-"""The number of threads of a call, as a part of the configs: a second thread costs a microsecond, and memory may be as
-busy with half of the cores as with all."""
+"""The number of threads of a call, as a part of the configs: a second thread costs a microsecond, and half of the cores
+may keep memory as busy as all."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class TeamConfig:
 
     Attributes:
         tile: the shape of the kernel's tile; None where it has none.
-        max_threads: how many share the work at most.
+        max_threads: how many threads share the work at most.
     """
 
     tile: Any
@@ -26,7 +26,7 @@ class TeamConfig:
 
 
 def thread_counts(few: bool) -> tuple[int, ...]:
-    """All cores, half of them, and so on to one; one first where there is so little work that it is the likeliest."""
+    """Return all cores, half of them, and so on to one; one comes first where little work makes it the likeliest."""
     counts, cores = [ALL], available_cores()
     while cores > 1:
         cores //= 2
@@ -35,26 +35,26 @@ def thread_counts(few: bool) -> tuple[int, ...]:
 
 
 def likely_teams(tiles: Sequence[Any], few: bool) -> tuple[TeamConfig, ...]:
-    """Each tile with the likeliest number of threads, and the likeliest tile with every number."""
+    """Return each tile with the likeliest number of threads, and the likeliest tile with every number."""
     first, *others = thread_counts(few)
     return (*(TeamConfig(tile, first) for tile in tiles), *(TeamConfig(tiles[0], count) for count in others))
 
 
 def all_teams(tiles: Sequence[Any], few: bool) -> tuple[TeamConfig, ...]:
-    """Each tile with every number of threads."""
+    """Return each tile with every number of threads."""
     return tuple(TeamConfig(tile, count) for count in thread_counts(few) for tile in tiles)
 
 
 def likely(tiles: Callable[[Problem], Sequence[Any]]) -> Callable[[Problem], tuple[TeamConfig, ...]]:
-    """The configs of a linear kernel with such tiles."""
+    """Return the configs of a linear kernel by its tiles."""
     return lambda problem: likely_teams(tiles(problem), is_small(problem))
 
 
 def every(tiles: Callable[[Problem], Sequence[Any]]) -> Callable[[Problem], tuple[TeamConfig, ...]]:
-    """The space of a linear kernel with such tiles."""
+    """Return the space of a linear kernel by its tiles."""
     return lambda problem: all_teams(tiles(problem), is_small(problem))
 
 
 def is_small(problem: Problem) -> bool:
-    """Whether one thread is likely to be the fastest for a linear layer."""
+    """Return whether one thread is likely to be the fastest for a linear layer."""
     return problem.rows * problem.in_features * problem.out_features < SMALL_WORK

@@ -2,16 +2,18 @@
 
 from typing import Any
 
+import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 Target = tuple[str, Any, int]  # backend, architecture, threads of a warp
 
 
-def current_target() -> Target:
-    """What Triton compiles for on the current device."""
-    found = driver.active.get_current_target()
-    return found.backend, found.arch, found.warp_size
+def target_of(device: torch.device) -> Target:
+    """Return what Triton compiles for on a device."""
+    with torch.cuda.device(device):
+        target = driver.active.get_current_target()
+    return target.backend, target.arch, target.warp_size
 
 
 def compile_for(target: Target) -> None:

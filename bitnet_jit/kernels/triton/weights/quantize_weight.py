@@ -137,8 +137,8 @@ def bind(problem: Problem, config: QuantizeConfig) -> Bound:
 
     def launches(rows: int) -> tuple[Launch, ...]:
         return (
-            Launch(absolute_sum_kernel, parts, ("w", "sums"), adding, config.num_warps),
-            Launch(quantize_weight_kernel, tiles, ("w", "sums", "w_packed", "w_scale"), coding, config.num_warps),
+            Launch(absolute_sum_kernel, parts, ("weight", "sums"), adding, config.num_warps),
+            Launch(quantize_weight_kernel, tiles, ("weight", "sums", "w_packed", "w_scale"), coding, config.num_warps),
         )
 
     def scratch(rows: int) -> Scratch:

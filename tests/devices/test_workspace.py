@@ -8,7 +8,7 @@ from threading import Barrier
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_jit.runtime.workspace import ALIGN, MIN_BYTES, Pool, Workspace, WorkspaceStatistics
+from bitnet_jit.devices.workspace import ALIGN, MIN_BYTES, Pool, Workspace, WorkspaceStatistics
 
 
 @given(sizes=st.lists(st.integers(0, 1 << 20), min_size=1, max_size=5))

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import bitnet_jit
-from bitnet_jit.devices.fingerprint import available_cores
+from bitnet_jit.devices.threads import Threads
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.runtime.threads import Threads
+from bitnet_jit.system.cores import available_cores
 
 
 @pytest.fixture

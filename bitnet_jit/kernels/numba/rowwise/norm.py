@@ -1,4 +1,4 @@
-"""Row-wise ops: activation quantization, RMSNorm, and their fusions; rows are shared out among threads.
+"""RMSNorm, activation quantization, and their fusions; rows are shared out among threads.
 
     rms_norm                  y = x * (1 / sqrt(mean x^2 + eps)) * weight                     (arXiv 1910.07467)
     rms_norm_quantize         codes and scale of that
@@ -15,8 +15,9 @@ import numpy as np
 from numba import types
 
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.kernels.numba.bound import BoundRows
+from bitnet_jit.kernels.numba.bound import Bound, Operands, round_up, without
 from bitnet_jit.kernels.numba.compiler.jit import StaticType, compiled, jit, kernel
+from bitnet_jit.kernels.numba.intrinsics.atomics import atomic_add
 from bitnet_jit.kernels.numba.intrinsics.elements import (
     ELEMENT_BYTES,
     exp_float32,
@@ -26,21 +27,17 @@ from bitnet_jit.kernels.numba.intrinsics.elements import (
     store_float32,
 )
 from bitnet_jit.kernels.numba.intrinsics.lanes import LANES, add_lanes, add_squares, zero_floats
-from bitnet_jit.kernels.numba.intrinsics.simd import atomic_add, least, most
-from bitnet_jit.kernels.numba.linear.job import round_up
+from bitnet_jit.kernels.numba.intrinsics.scalars import F0, F1, least, most
+from bitnet_jit.kernels.numba.rowwise.launch import CHUNK_ELEMENTS, bind_rows, configs, unsupported_reason
 from bitnet_jit.kernels.numba.rowwise.quantize import SEGMENT, quantize_row
-from bitnet_jit.kernels.numba.threads.parallel import COUNTER_BYTES, COUNTERS, MEMBERS, draw, reset, run_team
-from bitnet_jit.kernels.numba.threads.team import TeamConfig, likely_teams
+from bitnet_jit.kernels.numba.threads.parallel import COUNTER_BYTES, MEMBERS, TEAM_BYTES, draw, reset, run_team
+from bitnet_jit.kernels.numba.threads.team import TeamConfig
 from bitnet_jit.problem import Problem
-
-F0, F1 = np.float32(0), np.float32(1)
-CHUNK_ELEMENTS = 16384  # of x in one piece of work
-SMALL_WORK = 2**16  # elements under which a second thread costs more than it brings
 
 
 @dataclass(frozen=True)
 class RowSpec:
-    """What a row kernel is compiled for.
+    """The properties that a row-wise kernel is compiled for.
 
     Attributes:
         op: the op's name.
@@ -77,7 +74,7 @@ class RowSpec:
 
 
 class RowJob(NamedTuple):
-    """Operands of one call, all int64 but eps; what is not used is 0."""
+    """The operands of one call, all int64 but eps; one that is not used is 0."""
 
     x: int  # (rows, features) spec.x_dtype; the gate of relu2_mul_norm_quantize
     up: int  # (rows, features) spec.x_dtype
@@ -107,7 +104,7 @@ def square_sum(values, count):
 
 @jit
 def widen(spec, job, first, values):
-    """A row that begins at element `first` of x, or of gate and up, as float32 values."""
+    """Store a row that begins at element `first` of x, or of gate and up, as float32 values."""
     if spec.multiplies:
         for i in range(job.features):
             gate = load_float(spec.x_dtype, job.x, first + i)
@@ -124,7 +121,7 @@ def widen(spec, job, first, values):
 
 @jit
 def normalize(spec, job, values):
-    """values *= 1 / sqrt(mean of squares + eps), then *= weight."""
+    """Multiply values by 1 / sqrt(mean of squares + eps), then by weight."""
     mean = square_sum(values, job.features) / np.float32(job.features)
     factor = F1 / np.sqrt(mean + np.float32(job.eps))
     for i in range(job.features):
@@ -134,7 +131,7 @@ def normalize(spec, job, values):
 
 @jit
 def run_row(spec, job, row, values):
-    """One row; `values` is the address of this thread's scratch memory."""
+    """Run one row; `values` is the address of this thread's scratch memory."""
     first = row * job.features
     if spec.widens:
         widen(spec, job, first, values)
@@ -153,7 +150,7 @@ def run_row(spec, job, row, values):
 
 @jit
 def team(spec, job):
-    """What each thread does: take scratch memory, then draw chunks of rows."""
+    """Run the parallel body: take scratch memory, then draw chunks of rows."""
     number = atomic_add(job.counters + MEMBERS * COUNTER_BYTES, 1)
     values = job.scratch + number * ((job.features + 15) // 16 * 64)
     chunk = most(1, CHUNK_ELEMENTS // job.features)
@@ -167,18 +164,25 @@ def team(spec, job):
 
 @kernel
 def run(spec, fork, threads, x, up, weight, eps, y, scale, rows, features, workspace):
-    """The whole op: addresses and numbers, int64, but eps, float64."""
-    job = RowJob(x, up, weight, eps, y, scale, rows, features, workspace, workspace + COUNTERS * COUNTER_BYTES)
+    """Run the whole op: addresses and numbers, int64, but eps, float64."""
+    job = RowJob(x, up, weight, eps, y, scale, rows, features, workspace, workspace + TEAM_BYTES)
     reset(job.counters, 1)
     run_team(fork, threads, team, (spec, job))
 
 
 INT, FLOAT = types.int64, types.float64
 RUN_SIGNATURE = (INT, INT, INT, INT, INT, FLOAT, INT, INT, INT, INT, INT)
+OPERANDS: dict[str, Operands] = {  # of each op, in the order of `run`
+    "quantize_activation": ("x", None, None, 0.0, "x_q", "x_scale"),
+    "rms_norm": ("x", None, "weight", "eps", "y", None),
+    "rms_norm_quantize": ("x", None, "weight", "eps", "x_q", "x_scale"),
+    "relu2_mul_norm_quantize": ("gate", "up", "weight", "eps", "x_q", "x_scale"),
+    "silu_mul_norm_quantize": ("gate", "up", "weight", "eps", "x_q", "x_scale"),
+}
 
 
-def bind(problem: Problem, config: TeamConfig) -> BoundRows:
-    """The compiled kernel for a problem."""
+def bind(problem: Problem, config: TeamConfig) -> Bound:
+    """Return the kernel bound to a problem, compiled."""
     spec = RowSpec(
         problem.op,
         problem.x_dtype,
@@ -186,24 +190,9 @@ def bind(problem: Problem, config: TeamConfig) -> BoundRows:
         problem.op != "quantize_activation" and problem.bias != "",
     )
     entry = compiled(run, StaticType(spec), *RUN_SIGNATURE)
-    return BoundRows(entry, COUNTERS * COUNTER_BYTES, round_up(4 * problem.in_features, 64), config.max_threads)
+    operands = OPERANDS[problem.op] if problem.bias else without(OPERANDS[problem.op], "weight")
+    row_bytes = round_up(4 * problem.in_features, 64)
+    return bind_rows(operands, entry, problem, TEAM_BYTES, row_bytes, config.max_threads)
 
 
-def configs(problem: Problem) -> tuple[TeamConfig, ...]:
-    """Numbers of threads."""
-    return likely_teams([None], problem.rows * problem.in_features < SMALL_WORK)
-
-
-def unsupported_reason(problem: Problem) -> str | None:
-    """Every problem is served."""
-    return None
-
-
-OPS = (
-    "quantize_activation",
-    "rms_norm",
-    "rms_norm_quantize",
-    "relu2_mul_norm_quantize",
-    "silu_mul_norm_quantize",
-)
-KERNELS = tuple(Kernel(f"numba.{op}", op, bind, configs, unsupported_reason) for op in OPS)
+KERNELS = tuple(Kernel(f"numba.{op}", op, bind, configs, unsupported_reason) for op in OPERANDS)

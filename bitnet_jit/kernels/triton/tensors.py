@@ -5,6 +5,7 @@ belongs to the graph. Nothing here waits for the device.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -12,17 +13,13 @@ from typing import Any
 import torch
 from torch._C._dynamo import guards
 
+from bitnet_jit.devices.strided import NO_MEMORY, strides
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.kernels.registry import get_layout
+from bitnet_jit.kernels.operands import Operands
 from bitnet_jit.kernels.triton.device.launch import ALIGN, Bound, Run, compiled, prepare
 from bitnet_jit.kernels.triton.device.target import interpreted
-from bitnet_jit.ops.calls import ARGUMENTS, NO_MEMORY, on, strides
-from bitnet_jit.problem import Problem
 
-INPUTS = {  # what launches of each op are handed; the distance of rows, of gate and up, by `in_rows`
-    op: (*names, "row_stride") if "gate" in names else names for op, names in ARGUMENTS.items()
-}
-GATED = ("gate", "up")  # may be parts of a wider tensor
+GATED = ("gate", "up")  # may be parts of a wider tensor: launches are handed the distance of rows, too
 NUMBERS = {"eps": 1e-5, "row_stride": ALIGN}  # examples
 # (shape, strides, dtype) -> a tensor on the current device; as Inductor's code allocates, in half the time of new_empty
 empty_strided: Any = getattr(guards, "_empty_strided_cpu" if interpreted() else "_empty_strided_cuda")
@@ -30,13 +27,12 @@ Call = Callable[..., Any]
 Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 
-def bind(bound: Bound, problem: Problem, shape: torch.Size, device: torch.device) -> Call:
-    """The call of an op for a shape of its first argument on one device: (*arguments) -> its output or outputs."""
-    outputs, rows = outputs_of(problem, shape), shape[:-1].numel()
-    scratch, inputs = scratch_of(bound, rows), INPUTS[problem.op]
-    names, kinds = (*inputs, *outputs, *scratch), kinds_of(problem, outputs | scratch)
-    with on(device):
-        runs = [prepare(launch, names, kinds) for launch in bound.launches(rows)] if rows else []
+def bind_call(bound: Bound, operands: Operands, device: torch.device) -> Call:
+    """Return the call of a kernel on one device: (*arguments) -> its output or outputs."""
+    outputs, scratch, inputs = outputs_of(operands), scratch_of(bound, operands.rows), inputs_of(operands)
+    names, kinds = (*inputs, *outputs, *scratch), kinds_of(operands, scratch)
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        runs = [prepare(launch, names, kinds) for launch in bound.launches(operands.rows)] if operands.rows else []
     call = make_call(runs, inputs, outputs, scratch, device.index or 0)
     if "row_stride" not in inputs:
         return call
@@ -48,16 +44,15 @@ def bind(bound: Bound, problem: Problem, shape: torch.Size, device: torch.device
     return gated
 
 
-def compile_only(bound: Bound, problem: Problem, shape: torch.Size) -> None:
-    """Compile what `bind` would, into Triton's disk cache, and load nothing."""
-    rows = shape[:-1].numel()
-    kinds = kinds_of(problem, outputs_of(problem, shape) | scratch_of(bound, rows))
-    for launch in bound.launches(rows):
+def compile_only(bound: Bound, operands: Operands) -> None:
+    """Compile what `bind_call` would, into Triton's disk cache, and load nothing."""
+    kinds = kinds_of(operands, scratch_of(bound, operands.rows))
+    for launch in bound.launches(operands.rows):
         compiled(launch, kinds)
 
 
 def make_call(runs: list[Run], inputs: tuple[str, ...], outputs: Shapes, scratch: Shapes, index: int) -> Call:
-    """What a call does; every tenth of a microsecond counts here."""
+    """Return what a call does; every tenth of a microsecond counts here."""
     tensors = [(place, name not in GATED) for place, name in enumerate(inputs) if name not in NUMBERS]
     num_bytes, split = splitter(scratch)
     allocate, takes_tensors = allocator(outputs, num_bytes), interpreted()
@@ -80,15 +75,15 @@ def make_call(runs: list[Run], inputs: tuple[str, ...], outputs: Shapes, scratch
                 kept.append(a)  # until the launch, or an output would be laid over it
                 address = a.data_ptr()
             operands[place] = a if takes_tensors else address
-        found = allocate()
-        memory = found.pop() if num_bytes else None
-        for a in found:
+        results = allocate()
+        memory = results.pop() if num_bytes else None
+        for a in results:
             operands.append(a if takes_tensors else a.data_ptr())
         if memory is not None:
             operands += split(memory)
         operands.append(None)  # for what a launch has none of
         launch_all(runs, index, operands)
-        return tuple(found) if len(found) > 1 else found[0]
+        return tuple(results) if len(results) > 1 else results[0]
 
     return call
 
@@ -107,7 +102,7 @@ def interpret_all(runs: list[Run], index: int, operands: list[Any]) -> None:
 
 
 def in_rows(gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """gate and up (..., K) as rows at one distance, and that distance in elements; copied where they do not lie so."""
+    """Return gate and up (..., K) as rows at one distance, and that distance in elements; copied if need be."""
     features, distance = gate.shape[-1], row_distance(gate)
     fits = distance == features or features % ALIGN == 0 and distance % ALIGN == 0
     if fits and 0 < distance == row_distance(up) and not (gate.data_ptr() | up.data_ptr()) % ALIGN:
@@ -117,7 +112,7 @@ def in_rows(gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.T
 
 
 def row_distance(a: torch.Tensor) -> int:
-    """The distance of the rows of a (..., K) in elements; 0 where there is no single one."""
+    """Return the distance of the rows of a (..., K) in elements; 0 where there is no single one."""
     if a.is_contiguous():
         return a.shape[-1]
     if a.stride(-1) != 1:
@@ -130,14 +125,14 @@ def row_distance(a: torch.Tensor) -> int:
 
 
 def allocator(outputs: Shapes, num_bytes: int) -> Callable[[], list[torch.Tensor]]:
-    """What makes an op's outputs, and behind them the scratch memory if there is any, on the current device."""
+    """Return what makes an op's outputs, and behind them the scratch memory if there is any, on the current device."""
     memory = {"memory": ((num_bytes,), torch.uint8)} if num_bytes else {}
     parts = [(shape, strides(shape), dtype) for shape, dtype in (outputs | memory).values()]
     return lambda: [empty_strided(*part) for part in parts]
 
 
 def splitter(scratch: Shapes) -> tuple[int, Callable[[torch.Tensor], list[Any]]]:
-    """The bytes that all scratch tensors take in one block of memory, and what gives their operands in a block."""
+    """Return the bytes that all scratch tensors take in one block of memory, and what gives their operands in it."""
     parts, num_bytes = [], 0
     for shape, dtype in scratch.values():
         size = prod(shape) * dtype.itemsize
@@ -154,37 +149,24 @@ def splitter(scratch: Shapes) -> tuple[int, Callable[[torch.Tensor], list[Any]]]
     return num_bytes, addresses
 
 
-def outputs_of(problem: Problem, shape: torch.Size) -> Shapes:
-    """Shape and dtype of each output of an op by the name of its operand."""
-    if problem.op == "quantize_activation" or problem.op.endswith("norm_quantize"):
-        return {"x_q": (tuple(shape), torch.int8), "x_scale": (tuple(shape[:-1]), torch.float32)}
-    if problem.op == "rms_norm":
-        return {"y": (tuple(shape), getattr(torch, problem.y_dtype))}
-    if problem.op == "rms_norm_gradients":
-        return {
-            "dx": (tuple(shape), getattr(torch, problem.x_dtype)),
-            "dw": ((problem.in_features,), getattr(torch, problem.bias)),
-        }
-    if problem.op == "bit_linear_input_grad":
-        return {"dx": ((*shape[:-1], problem.in_features), getattr(torch, problem.y_dtype))}
-    if problem.op == "quantize_weight":
-        packed = get_layout(problem.layout).shape(problem.out_features, problem.in_features)
-        return {"w_packed": (packed, torch.uint8), "w_scale": ((), torch.float32)}
-    if problem.op == "dequantize_weight":
-        return {"w": ((problem.out_features, problem.in_features), getattr(torch, problem.y_dtype))}
-    if problem.op == "dequantize_activation":
-        return {"x": (tuple(shape), getattr(torch, problem.y_dtype))}
-    return {"y": ((*shape[:-1], problem.out_features), getattr(torch, problem.y_dtype))}
+def inputs_of(operands: Operands) -> tuple[str, ...]:
+    """Return the names of what launches are handed."""
+    names = operands.arguments
+    return (*names, "row_stride") if GATED[0] in names else names
+
+
+def outputs_of(operands: Operands) -> Shapes:
+    """Return the shape and dtype of each output by its name."""
+    return {output.name: (output.shape, getattr(torch, output.dtype)) for output in operands.outputs}
 
 
 def scratch_of(bound: Bound, rows: int) -> Shapes:
-    """Shape and dtype of each tensor that lives between the launches of a call."""
+    """Return the shape and dtype of each tensor that lives between the launches of a call."""
     return {name: ((count,), getattr(torch, dtype)) for name, (count, dtype) in bound.scratch(rows).items()}
 
 
-def kinds_of(problem: Problem, others: Shapes) -> dict[str, Any]:
-    """The dtype of each operand, and a number for those that are numbers."""
-    fixed = {"w_packed": torch.uint8, "w_scale": torch.float32, "x_scale": torch.float32}
-    by_bias = {name: getattr(torch, problem.bias) for name in ("bias", "weight") if problem.bias}
-    of_x = {name: getattr(torch, problem.x_dtype) for name in ("x", "x_q", "dy", "gate", "up", "w")}
-    return NUMBERS | of_x | fixed | by_bias | {name: dtype for name, (_, dtype) in others.items()}
+def kinds_of(operands: Operands, scratch: Shapes) -> dict[str, Any]:
+    """Return the dtype of each operand that is there, and a number for those that are numbers."""
+    tensors = {operand.name: getattr(torch, operand.dtype) for operand in operands.inputs if operand.dtype}
+    others = outputs_of(operands) | scratch
+    return NUMBERS | tensors | {name: dtype for name, (_, dtype) in others.items()}

@@ -7,19 +7,19 @@ import numpy as np
 from numba import types
 
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.kernels.numba.bound import BoundRows
+from bitnet_jit.kernels.numba.bound import Bound
 from bitnet_jit.kernels.numba.compiler.jit import StaticType, compiled, jit, kernel
 from bitnet_jit.kernels.numba.intrinsics.elements import ELEMENT_BYTES, load_float32, load_int8, store_float
-from bitnet_jit.kernels.numba.intrinsics.simd import least, most
-from bitnet_jit.kernels.numba.rowwise.rows import CHUNK_ELEMENTS, configs, unsupported_reason
-from bitnet_jit.kernels.numba.threads.parallel import COUNTER_BYTES, COUNTERS, draw, reset, run_team
+from bitnet_jit.kernels.numba.intrinsics.scalars import least, most
+from bitnet_jit.kernels.numba.rowwise.launch import CHUNK_ELEMENTS, bind_rows, configs, unsupported_reason
+from bitnet_jit.kernels.numba.threads.parallel import TEAM_BYTES, draw, reset, run_team
 from bitnet_jit.kernels.numba.threads.team import TeamConfig
 from bitnet_jit.problem import Problem
 
 
 @dataclass(frozen=True)
 class ActivationSpec:
-    """What the kernel is compiled for: the dtype of the floats."""
+    """The property that the kernel is compiled for: the dtype of the floats."""
 
     dtype: str
 
@@ -29,7 +29,7 @@ class ActivationSpec:
 
 
 class ActivationJob(NamedTuple):
-    """Operands of one call, all int64."""
+    """The operands of one call, all int64."""
 
     x_q: int  # (rows, features) int8
     x_scale: int  # (rows,) float32
@@ -41,7 +41,7 @@ class ActivationJob(NamedTuple):
 
 @jit
 def run_row(spec, job, row):
-    """One row."""
+    """Dequantize one row."""
     scale, first = load_float32(job.x_scale, row), row * job.features
     codes, x = job.x_q + first, job.x + first * spec.num_bytes
     for i in range(job.features):
@@ -50,7 +50,7 @@ def run_row(spec, job, row):
 
 @jit
 def team(spec, job):
-    """What each thread does: draw chunks of rows."""
+    """Run the parallel body: draw chunks of rows."""
     chunk = most(1, CHUNK_ELEMENTS // job.features)
     pieces = (job.rows + chunk - 1) // chunk
     piece = draw(job.counters)
@@ -62,7 +62,7 @@ def team(spec, job):
 
 @kernel
 def run(spec, fork, threads, x_q, x_scale, x, rows, features, workspace):
-    """The whole op: addresses and numbers, int64."""
+    """Run the whole op: addresses and numbers, int64."""
     job = ActivationJob(x_q, x_scale, x, rows, features, workspace)
     reset(job.counters, 1)
     run_team(fork, threads, team, (spec, job))
@@ -71,10 +71,10 @@ def run(spec, fork, threads, x_q, x_scale, x, rows, features, workspace):
 SIGNATURE = (types.int64,) * 8
 
 
-def bind(problem: Problem, config: TeamConfig) -> BoundRows:
-    """The compiled kernel for a problem."""
+def bind(problem: Problem, config: TeamConfig) -> Bound:
+    """Return the kernel bound to a problem, compiled."""
     entry = compiled(run, StaticType(ActivationSpec(problem.y_dtype)), *SIGNATURE)
-    return BoundRows(entry, COUNTERS * COUNTER_BYTES, 0, config.max_threads)
+    return bind_rows(("x_q", "x_scale", "x"), entry, problem, TEAM_BYTES, 0, config.max_threads)
 
 
 KERNELS = (Kernel("numba.dequantize_activation", "dequantize_activation", bind, configs, unsupported_reason),)

@@ -3,8 +3,8 @@
 import sys
 
 from bitnet_jit.arguments import whole_number
-from bitnet_jit.devices.fingerprint import available_cores
-from bitnet_jit.runtime.settings import MAX_THREADS, read_settings
+from bitnet_jit.settings import MAX_THREADS, read_settings
+from bitnet_jit.system.cores import available_cores
 
 
 class Threads:

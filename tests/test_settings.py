@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.runtime.settings import Settings, read_settings
+from bitnet_jit.settings import Settings, read_settings
 
 
 def test_nothing_set_leaves_every_choice_open():

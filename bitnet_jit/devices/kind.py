@@ -1,0 +1,62 @@
+"""The record of a type of device: all that the rest of the package knows of it."""
+
+import platform
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from bitnet_jit.devices.clock import Measure, measure_by_clock
+from bitnet_jit.problem import Gpu
+
+ADDRESSES = 2**47  # bytes that a process can address: the limit where a device's memory is not known
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True)
+class DeviceKind:
+    """All that is known of one type of device; what is left out holds for a device of which nothing is known.
+
+    Attributes:
+        type: torch's word, such as "cuda".
+        count: the number of such devices that torch can use here.
+        fingerprint: device -> a name that two unlike devices never share; None: the type and the operating system.
+        gpu: device -> what kernels may know of a GPU; None on other devices.
+        current: device -> a context in which it is the current one.
+        is_capturing: whether a graph is being captured, in which nothing can be timed.
+        synchronize: waits until the device has done all that it was told.
+        total_memory: device -> bytes that it has.
+        measure: (calls, sets of arguments) -> what times calls that take the sets in turn.
+        default_dtype: of activations, where a model does not say.
+        times_alone: whether nothing else may run in this process's machine while calls are timed: kernels are compiled
+            before, not beside it.
+        own_random_state: whether the device draws random numbers by itself.
+        compiled_training: whether training pays for torch.compile by default.
+        mixed_sums: whether torch.mm of half types can give its float32 sums.
+        title: number of the device -> its heading for people; None: its name in torch.
+        describe: device -> what people want to know, by name.
+    """
+
+    type: str
+    count: Callable[[], int] = lambda: 0
+    fingerprint: Callable[[Any], str] | None = None
+    gpu: Callable[[Any], Gpu | None] = lambda device: None
+    current: Callable[[Any], AbstractContextManager[Any]] = nullcontext
+    is_capturing: Callable[[], bool] = lambda: False
+    synchronize: Callable[[], None] = nothing
+    total_memory: Callable[[Any], int] = lambda device: ADDRESSES
+    measure: Callable[[Sequence[Callable[..., Any]], Sequence[tuple[Any, ...]]], Measure] = measure_by_clock
+    default_dtype: str = "bfloat16"
+    times_alone: bool = False
+    own_random_state: bool = False
+    compiled_training: bool = False
+    mixed_sums: bool = False
+    title: Callable[[int], str] | None = None
+    describe: Callable[[Any], dict[str, str]] = lambda device: {}
+
+    def name(self, device: Any) -> str:
+        """Return the fingerprint of a device of this type."""
+        return self.fingerprint(device) if self.fingerprint else f"{device.type}/{platform.platform()}"

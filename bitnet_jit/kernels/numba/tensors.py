@@ -1,0 +1,103 @@
+"""Torch tensors to the addresses that Numba kernels take: allocate the outputs, take scratch memory, launch.
+
+A call is written as source text for its kernel's operands, as dataclasses write their methods: every tenth of a
+microsecond counts here, and a loop over operands takes several.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch._C._dynamo import guards
+
+from bitnet_jit.devices.strided import NO_MEMORY, strides
+from bitnet_jit.devices.threads import THREADS
+from bitnet_jit.devices.workspace import Workspace
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.kernels.numba.bound import Bound
+from bitnet_jit.kernels.numba.threads.openmp import Fork
+from bitnet_jit.kernels.operands import Operands
+
+FORK = Fork()
+WORKSPACE = Workspace()
+# (shape, strides, dtype) -> a tensor; as Inductor's code allocates, in half the time of new_empty
+empty_strided: Any = guards._empty_strided_cpu  # type: ignore[attr-defined]
+Call = Callable[..., Any]
+
+
+def bind_call(bound: Bound, operands: Operands) -> Call:
+    """Return the call of a kernel: (*arguments) -> its output or outputs.
+
+    Its attribute `into` takes the outputs before the arguments, contiguous tensors, and writes over them.
+    """
+    if not operands.rows:
+        return lambda *arguments: empty_outputs(operands)
+    scope = scope_of(bound, operands)
+    exec("\n".join(source(bound, operands)), scope)
+    call: Any = scope["call"]
+    call.into = scope["into"]
+    bound_call: Call = call
+    return bound_call
+
+
+def empty_outputs(operands: Operands) -> Any:
+    """Return the outputs of a call without rows: empty ones, and zeros for sums over the rows."""
+    tensors = tuple(
+        torch.zeros(output.shape, dtype=getattr(torch, output.dtype), device="cpu") for output in operands.outputs
+    )
+    return tensors if len(tensors) > 1 else tensors[0]
+
+
+def scope_of(bound: Bound, operands: Operands) -> dict[str, Any]:
+    """Return the names that the source of a call uses."""
+    rows = operands.rows
+    scope: dict[str, Any] = {
+        "InvalidInput": InvalidInput,
+        "NO_MEMORY": NO_MEMORY,
+        "empty_strided": empty_strided,
+        "entry": bound.entry(rows),
+        "fork": FORK,
+        "get_threads": THREADS.get,
+        "max_threads": bound.max_threads,
+        "numbers": bound.numbers(rows),  # kept here: one of them may be the address of memory that it owns
+        "take": WORKSPACE.take,
+        "num_bytes": bound.workspace_bytes(rows, 1),
+        "workspace_bytes": bound.workspace_bytes,
+        "rows": rows,
+    }
+    for output in operands.outputs:
+        scope[f"{output.name}_memory"] = (output.shape, strides(output.shape), getattr(torch, output.dtype))
+    return scope | {f"number_{place}": number for place, number in enumerate(scope["numbers"])}
+
+
+def source(bound: Bound, operands: Operands) -> Iterator[str]:
+    """Yield the lines of a call, and of `into`."""
+    arguments, outputs = ", ".join(operands.arguments), [output.name for output in operands.outputs]
+    results = ", ".join(outputs)
+    yield f"def into({results}, {arguments}):"
+    yield from launch(bound, operands)
+    yield f"    return {results}"
+    yield f"def call({arguments}):"
+    yield from launch(bound, operands, [f"{name} = empty_strided(*{name}_memory)" for name in outputs])
+    yield f"    return {results}"
+
+
+def launch(bound: Bound, operands: Operands, allocate: list[str] | None = None) -> Iterator[str]:
+    """Yield the lines that check the tensors, allocate the outputs, and enter the kernel."""
+    tensors = [operand.name for operand in operands.inputs if operand.dtype]
+    for name in tensors:
+        yield f"    if not {name}.is_contiguous(): {name} = {name}.contiguous()"
+        yield f"    {name}_at = {name}.data_ptr()"
+    yield f"    if not ({' and '.join(f'{name}_at' for name in tensors)}): raise InvalidInput(NO_MEMORY)"
+    yield from (f"    {line}" for line in allocate or ())
+    yield "    threads = get_threads()"
+    if bound.max_threads is not None:
+        yield "    if threads > max_threads: threads = max_threads"
+    addresses = {name: f"{name}_at" for name in tensors} | {o.name: f"{o.name}.data_ptr()" for o in operands.outputs}
+    handed = [
+        addresses.get(name, name) if isinstance(name, str) else "0" if name is None else repr(name)
+        for name in bound.operands
+    ]
+    handed += [f"number_{place}" for place in range(len(bound.numbers(operands.rows)))]
+    num_bytes = "num_bytes" if bound.max_threads is None else "workspace_bytes(rows, threads)"
+    yield f"    entry(None, fork.address, threads, {', '.join(handed)}, take({num_bytes}))"

@@ -1,0 +1,53 @@
+"""The tensors and numbers of one call of an op, as kernels see them: names, shapes and dtypes, and no values."""
+
+from dataclasses import dataclass
+from math import prod
+
+from bitnet_jit.problem import Problem
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor that a call hands over, or one that it gives back.
+
+    Attributes:
+        name: as in the op's schema.
+        shape: its sizes.
+        dtype: its name in torch's and NumPy's words, such as "bfloat16"; "" for an optional tensor that is absent.
+        has_rows: whether the leading dimensions of the call come first in its shape.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    has_rows: bool = False
+
+
+@dataclass(frozen=True)
+class Operands:
+    """The operands of one call.
+
+    Attributes:
+        problem: what the call asks for.
+        arguments: the names of what a call takes, in order: tensors and numbers (a norm's epsilon).
+        inputs: the tensors among them.
+        outputs: what the call returns, in order.
+        leading: the leading dimensions, whose product is the number of rows; () for an op on a weight.
+    """
+
+    problem: Problem
+    arguments: tuple[str, ...]
+    inputs: tuple[Operand, ...]
+    outputs: tuple[Operand, ...]
+    leading: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        """Return the number of rows; 1 for an op on a weight."""
+        return prod(self.leading)
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Return the names of the arguments that are numbers."""
+        tensors = {operand.name for operand in self.inputs}
+        return tuple(name for name in self.arguments if name not in tensors)
