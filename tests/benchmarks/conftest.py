@@ -1,6 +1,7 @@
-"""Limits that take no time, for every test of a benchmark."""
+"""Limits that take no time, and threads that stay as they are, for tests of benchmarks."""
 
 import pytest
+import torch
 
 from benchmarks.harness import limits, peaks
 
@@ -12,3 +13,11 @@ def small_limits(monkeypatch):
     monkeypatch.setattr(peaks, "AMX_STEPS", 100)
     monkeypatch.setattr(limits, "CALL_BYTES", 1 << 16)
     monkeypatch.setattr(limits, "cold_bytes", lambda contenders, cache_bytes: (1 << 17, True))
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    """Give torch the number of threads back that a benchmark has changed."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)

@@ -15,7 +15,7 @@ from benchmarks.suites.training.run import run
 def test_training_is_checked_and_timed(tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "TURNS", 1)
     files = tmp_path / "figures.json", tmp_path / "figures.png"
-    arguments = ["--device", "cpu", "--shapes", "32x48+8x48,48x32", "--rows", "20", "--ways", "eager"]
+    arguments = ["--device", "cpu", "--shapes", "32x48+8x48,48x32", "--rows", "20", "--ways", "eager", "--threads", "1"]
     with torch.compiler.set_stance("force_eager"):  # transformers compiles its quantizers
         rows = run([*arguments, "--json", str(files[0]), "--picture", str(files[1])])
     assert {row.layer for row in rows} >= {"nn.Linear", "BitLinear"}
