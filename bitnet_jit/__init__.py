@@ -23,7 +23,7 @@ _HOMES = {
     "BitNetError": "bitnet_jit.errors",
     "CheckpointError": "bitnet_jit.errors",
     "CheckpointWarning": "bitnet_jit.errors",
-    "Decoder": "bitnet_jit.models.decoder",
+    "Decoder": "bitnet_jit.generation.decoder",
     "InvalidInput": "bitnet_jit.errors",
     "LoraLinear": "bitnet_jit.nn",
     "PackedBitLinear": "bitnet_jit.nn",

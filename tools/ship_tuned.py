@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from bitnet_jit.runtime.cache import FORMAT, canonical
+from bitnet_jit.runtime.entries import FORMAT, canonical
 from bitnet_jit.runtime.shipped import FOLDER
 
 

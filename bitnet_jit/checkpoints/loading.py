@@ -20,10 +20,10 @@ from bitnet_jit.checkpoints.tensor_files import TensorFiles
 from bitnet_jit.checkpoints.ternary import TernaryReader, checked_floats
 from bitnet_jit.devices.checks import check_device
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.tokenizer import find_tokenizer
-from bitnet_jit.models.block import Attention, Block, FeedForward
 from bitnet_jit.models.config import DecoderConfig
-from bitnet_jit.models.decoder import Decoder
+from bitnet_jit.models.packed import PackedAttention, PackedBlock, PackedFeedForward
 from bitnet_jit.nn import PackedBitLinear, RMSNorm
 
 __all__ = ["Builder", "check_device", "load"]
@@ -109,20 +109,20 @@ class Builder:
             found.w_packed.to(self.device), found.w_scale.to(self.device), bias, in_features=names.in_features
         )
 
-    def block(self, index: int) -> Block:
+    def block(self, index: int) -> PackedBlock:
         """Block `index`."""
         names = block_names(self.config, index)
-        attention = Attention(
+        attention = PackedAttention(
             self.config,
             self.norm(names.input_norm),
             self.linear(names.qkv),
             self.norm(names.attention_sub_norm) if self.config.sub_norms else None,
             self.linear(names.output),
         )
-        feed_forward = FeedForward(
+        feed_forward = PackedFeedForward(
             self.norm(names.middle_norm),
             self.linear(names.gate_up),
             self.norm(names.mlp_sub_norm) if self.config.sub_norms else None,
             self.linear(names.down),
         )
-        return Block(attention, feed_forward)
+        return PackedBlock(attention, feed_forward)

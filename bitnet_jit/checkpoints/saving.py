@@ -26,8 +26,8 @@ from bitnet_jit.checkpoints.read_back import check_read_back, of_transformers
 from bitnet_jit.checkpoints.savable import check_savable, dense_layers
 from bitnet_jit.checkpoints.shared import one_copy_each
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.models.config import DecoderConfig
-from bitnet_jit.models.decoder import Decoder
 from bitnet_jit.nn import BitLinear, PackedBitLinear
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.system.files import write_beside_and_rename

@@ -9,7 +9,7 @@ from bitnet_jit.cli.patience import Patience
 from bitnet_jit.cli.streams import tell, write
 
 if TYPE_CHECKING:
-    from bitnet_jit.models.decoder import Decoder
+    from bitnet_jit.generation.decoder import Decoder
 
 WHICH_MODEL = "A directory, or a hub id such as microsoft/bitnet-b1.58-2B-4T. [default: the embedded model]"
 STOP = (
@@ -27,7 +27,7 @@ def generate(
         typer.Option(help=WHICH_MODEL),
     ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Most tokens to add. [default: 128, or what the context leaves]")
+        int | None, typer.Option(min=1, help="Limit of new tokens. [default: 128, or what the context leaves]")
     ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")] = 0.0,
     top_k: Annotated[int | None, typer.Option(min=1, help="Draw from the K likeliest tokens only.")] = None,
@@ -58,15 +58,15 @@ def generate(
             times.append(time.perf_counter())
             write(piece)
     write("\n")
-    tell(rates(start, times[:-1]))  # the last piece is what was held back, no token
+    tell(rates(start, times[:-1]))  # the last piece is held-back text, no token
 
 
 def load_model(model: str | None, device: str | None) -> "Decoder":
-    """The model of that name, or the embedded one; says how far it is where that takes over two seconds."""
+    """Load the model of that name, or the embedded one; tell the progress where that takes over two seconds."""
     from bitnet_jit.checkpoints.embedded import embedded_model
     from bitnet_jit.checkpoints.hub import find_model
 
-    directory = embedded_model() if model is None else find_model(model)  # a download shows bars of its own
+    directory = embedded_model() if model is None else find_model(model)  # a download shows its bars
     with Patience("loading") as patience:
         from bitnet_jit.checkpoints.loading import load
 
@@ -74,7 +74,7 @@ def load_model(model: str | None, device: str | None) -> "Decoder":
 
 
 def rates(start: float, times: list[float]) -> str:
-    """What was measured, of the moment of the start and that of each token, in seconds."""
+    """Return the measured rates in words, from the moment of the start and that of each token, in seconds."""
     text = f"{len(times)} tokens, the first after {times[0] - start:.2f} s"
     seconds = times[-1] - times[0]
     return text if len(times) < 2 or seconds <= 0 else f"{text}, then {(len(times) - 1) / seconds:.1f} tokens/s"

@@ -11,6 +11,7 @@ from bitnet_jit.system.cores import available_cores as available_cores
 from bitnet_jit.system.memory import total_memory
 
 FEATURES = ("avx2", "avx_vnni", "avx512bw", "avx512_vnni", "amx_int8", "asimddp", "i8mm", "sve")  # in Linux's words
+CLASSES = ("amx_int8", "avx512_vnni", "avx2")  # the fastest first
 
 
 @cache
@@ -28,6 +29,11 @@ def cpu_features() -> tuple[str, ...]:
 def cpu_name() -> str:
     """Return the CPU's model name as the operating system reports it."""
     return read_cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def cpu_class() -> str:
+    """Return the first of CLASSES that this CPU has as a feature, else "generic"."""
+    return next((feature for feature in CLASSES if feature in cpu_features()), "generic")
 
 
 def read_cpuinfo(*names: str) -> str:
@@ -50,6 +56,7 @@ CPU = DeviceKind(
     fingerprint=lambda device: cpu_fingerprint(),
     total_memory=lambda device: total_memory(),
     measure=measure_by_clock,
+    table=lambda gpu: f"cpu-{cpu_class()}",
     default_dtype="float32",
     times_alone=True,
     title=lambda index: "cpu",

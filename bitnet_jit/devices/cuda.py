@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 from functools import cache
 from typing import Any
 
@@ -107,6 +108,7 @@ CUDA = DeviceKind(
     synchronize=synchronize,
     total_memory=total_memory,
     measure=measure,
+    table=lambda gpu: re.sub(r"[^a-z0-9]+", "-", gpu.name.lower()) if gpu else "cuda",
     own_random_state=True,
     compiled_training=True,
     mixed_sums=True,

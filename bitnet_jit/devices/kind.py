@@ -30,6 +30,7 @@ class DeviceKind:
         synchronize: waits until the device has done all that it was told.
         total_memory: device -> bytes that it has.
         measure: (calls, sets of arguments) -> what times calls that take the sets in turn.
+        table: GPU or None -> the name of the shipped table of choices for such devices; None: the type.
         default_dtype: of activations, where a model does not say.
         times_alone: whether nothing else may run in this process's machine while calls are timed: kernels are compiled
             before, not beside it.
@@ -49,6 +50,7 @@ class DeviceKind:
     synchronize: Callable[[], None] = nothing
     total_memory: Callable[[Any], int] = lambda device: ADDRESSES
     measure: Callable[[Sequence[Callable[..., Any]], Sequence[tuple[Any, ...]]], Measure] = measure_by_clock
+    table: Callable[[Gpu | None], str] | None = None
     default_dtype: str = "bfloat16"
     times_alone: bool = False
     own_random_state: bool = False

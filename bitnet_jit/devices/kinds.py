@@ -17,7 +17,12 @@ KINDS = {kind.type: kind for kind in (CUDA, MPS, CPU)}  # the one to be preferre
 
 def kind_of(device: "torch.device") -> DeviceKind:
     """Return the record of a device's type; of a type that is not known, one that claims nothing."""
-    return KINDS.get(device.type) or DeviceKind(device.type)
+    return kind_named(device.type)
+
+
+def kind_named(type: str) -> DeviceKind:
+    """Return the record of a type of device, by torch's word for it."""
+    return KINDS.get(type) or DeviceKind(type)
 
 
 @cache

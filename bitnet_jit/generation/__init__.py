@@ -1,1 +1,1 @@
-"""From text to text: tokenizers, sampling, stop rules, and the loop around a decoder."""
+"""Text to text: tokenizers, sampling, stop rules, and the loop around a network."""

@@ -1,24 +1,21 @@
-"""Continuing prompts token by token: prefill, then one step a token, until every text has ended."""
+"""The loop of generation: prefill, then one step per token, until every text has ended."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 
 from bitnet_jit.arguments import as_whole, show
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.generation.model import TextModel
 from bitnet_jit.generation.sampling import Sampler, Sampling
 from bitnet_jit.generation.stopping import Stop, StopRule, stop_rules
-from bitnet_jit.generation.tokens import TokenIds, as_batch
-
-if TYPE_CHECKING:
-    from bitnet_jit.models.decoder import Decoder
+from bitnet_jit.models.tokens import TokenIds, as_batch
 
 DEFAULT_NEW_TOKENS = 128
 
 
-def steps(decoder: "Decoder", batch: torch.Tensor, max_new_tokens: int, sampler: Sampler) -> Iterator[torch.Tensor]:
-    """The next token of each prompt, (B,) int64, again and again; only the last position's logits are computed."""
+def steps(decoder: TextModel, batch: torch.Tensor, max_new_tokens: int, sampler: Sampler) -> Iterator[torch.Tensor]:
+    """Yield the next token of each prompt, (B,) int64; only the logits of the last position are computed."""
     cache = decoder.new_cache(batch.shape[0], batch.shape[1] + max_new_tokens)
     for _ in range(max_new_tokens):
         tokens = sampler.choose(decoder.logits(decoder.hidden(batch, cache)[:, -1]))
@@ -26,8 +23,8 @@ def steps(decoder: "Decoder", batch: torch.Tensor, max_new_tokens: int, sampler:
         batch = tokens[:, None]
 
 
-def checked(decoder: "Decoder", input_ids: TokenIds, max_new_tokens: int | None) -> tuple[torch.Tensor, int]:
-    """The prompts as int64 (B, T), and how many tokens to add; together they fit the context, else InvalidInput."""
+def checked(decoder: TextModel, input_ids: TokenIds, max_new_tokens: int | None) -> tuple[torch.Tensor, int]:
+    """Return the prompts as int64 (B, T) and the number of tokens to add; InvalidInput unless they fit the context."""
     context = decoder.config.context_length
     batch = as_batch(input_ids, decoder.config.vocab_size, context, decoder.device)
     room = context - batch.shape[1]
@@ -48,9 +45,9 @@ def checked(decoder: "Decoder", input_ids: TokenIds, max_new_tokens: int | None)
 
 
 def generate(
-    decoder: "Decoder", input_ids: TokenIds, max_new_tokens: int | None, sampling: Sampling, stop: Stop
+    decoder: TextModel, input_ids: TokenIds, max_new_tokens: int | None, sampling: Sampling, stop: Stop
 ) -> torch.Tensor:
-    """`Decoder.generate` with its options gathered."""
+    """Continue prompts as `Decoder.generate` does, with its options gathered."""
     batch, new_tokens = checked(decoder, input_ids, max_new_tokens)
     rules = rules_for(decoder, batch, stop)
     ended = torch.zeros(len(batch), dtype=torch.bool, device="cpu")
@@ -66,21 +63,21 @@ def generate(
     return ids[0] if is_flat(input_ids) else ids
 
 
-def rules_for(decoder: "Decoder", batch: torch.Tensor, stop: Stop) -> list[StopRule]:
+def rules_for(decoder: TextModel, batch: torch.Tensor, stop: Stop) -> list[StopRule]:
     """Return a rule for each prompt of a batch (B, T) of token ids."""
     config = decoder.config
     return stop_rules(stop, config.eos_ids, decoder.tokenizer, batch.tolist(), config.vocab_size)
 
 
 def is_flat(input_ids: TokenIds) -> bool:
-    """Whether one prompt was given without a batch dimension."""
+    """Return whether one prompt was given without a batch dimension."""
     return input_ids.dim() == 1 if isinstance(input_ids, torch.Tensor) else not isinstance(input_ids[0], (list, tuple))
 
 
 def stream(
-    decoder: "Decoder", input_ids: TokenIds, max_new_tokens: int | None, sampling: Sampling, stop: Stop
+    decoder: TextModel, input_ids: TokenIds, max_new_tokens: int | None, sampling: Sampling, stop: Stop
 ) -> Iterator[int]:
-    """`Decoder.stream` with its options gathered; they are checked at the call, not at the first token."""
+    """Continue a prompt as `Decoder.stream` does; its options are checked at the call, not at the first token."""
     batch, new_tokens = checked(decoder, input_ids, max_new_tokens)
     if len(batch) != 1:
         raise InvalidInput(f"input_ids: stream takes one prompt, got a batch of {len(batch)}; use generate")

@@ -1,6 +1,6 @@
-"""How the next token is chosen from the logits: greedily, or drawn after temperature, top-k and top-p.
+"""The choice of the next token from the logits: greedy, or a draw after temperature, top-k and top-p.
 
-Draws use a generator of their own: a seed gives the same tokens again, and torch's global random state stays untouched.
+Draws use a separate generator: a seed gives the same tokens again, and torch's global random state stays untouched.
 """
 
 import math
@@ -17,7 +17,7 @@ MAX_K = 2**31 - 1  # no vocabulary is larger
 
 @dataclass(frozen=True)
 class Sampling:
-    """Options of sampling, checked when they are made.
+    """Options of sampling, checked by the constructor.
 
     Attributes:
         temperature: logits are divided by it; 0 always takes the likeliest token.
@@ -27,7 +27,7 @@ class Sampling:
         seed: the same seed gives the same tokens; None draws anew each time.
 
     Raises:
-        InvalidInput: a value that cannot be meant.
+        InvalidInput: a value is out of range.
     """
 
     temperature: float = 0.0
@@ -48,7 +48,7 @@ class Sampling:
 
 
 class Sampler:
-    """Chooses tokens by the options; holds the random state of one generation."""
+    """Choice of tokens by the options, with the random state of one generation."""
 
     def __init__(self, options: Sampling) -> None:
         self.options = options
@@ -59,10 +59,10 @@ class Sampler:
             self._generator.manual_seed(options.seed)
 
     def choose(self, logits: torch.Tensor) -> torch.Tensor:
-        """logits (B, vocab) float32 -> a token for each row, (B,) int64 on the same device.
+        """Choose a token for each row: logits (B, vocab) float32 -> (B,) int64 on the same device.
 
         Raises:
-            BitNetError: a logit is NaN or infinite, so nothing can be chosen.
+            BitNetError: a logit is NaN or infinite.
         """
         if not bool(torch.isfinite(logits.amax())):
             raise BitNetError("the model computed logits that are NaN or infinite: its weights are damaged")
@@ -73,7 +73,7 @@ class Sampler:
 
 
 def kept_probabilities(logits: torch.Tensor, options: Sampling) -> torch.Tensor:
-    """logits (B, vocab) -> probabilities of the same shape, 0 for tokens that top-k or top-p rule out.
+    """Compute probabilities from logits (B, vocab), of the same shape; 0 for tokens that top-k or top-p rule out.
 
     >>> kept_probabilities(torch.tensor([[0.0, 1.0, 2.0]]), Sampling(temperature=1.0, top_k=2))
     tensor([[0.0000, 0.2689, 0.7311]])

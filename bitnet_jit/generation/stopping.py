@@ -1,4 +1,4 @@
-"""When a text has ended: at a token, or at a string in what was written."""
+"""Rules that end a text: at a token, or at a string in the text."""
 
 from collections.abc import Iterable, Sequence
 
@@ -11,7 +11,7 @@ Stop = int | str | Iterable[int | str]
 
 
 class StringSearch:
-    """Looks for strings in one text that is being written.
+    """A search for strings in one text, token by token.
 
     Args:
         strings: at least one, none of them empty.
@@ -23,8 +23,8 @@ class StringSearch:
         self._tail = ""
         self._reach = max(map(len, strings)) - 1
 
-    def found_with(self, token: int) -> bool:
-        """Take note of the next token; true where a string is complete with it."""
+    def completes(self, token: int) -> bool:
+        """Take note of the next token; return whether a string is complete with it."""
         self._tail += self._stream.push(token)
         if any(string in self._tail for string in self._strings):
             return True
@@ -33,7 +33,7 @@ class StringSearch:
 
 
 class StopRule:
-    """Tells when one text has ended: a token that ends it, or a string in what was written so far.
+    """The end of one text: a token that ends it, or a string in the text so far.
 
     Args:
         tokens: ids that end it.
@@ -44,9 +44,9 @@ class StopRule:
         self._tokens, self._searches = tokens, searches
 
     def ends_with(self, token: int) -> bool:
-        """Take note of the next token; true where the text ends with it."""
+        """Take note of the next token; return whether the text ends with it."""
         # a list, so that no search misses a token
-        return token in self._tokens or any([search.found_with(token) for search in self._searches])
+        return token in self._tokens or any([search.completes(token) for search in self._searches])
 
 
 def stop_rules(
@@ -58,11 +58,11 @@ def stop_rules(
 ) -> list[StopRule]:
     """Return a rule for the continuation of each prompt.
 
-    A string ends a text where it is part of what was written, special tokens included or left out. One that is a
-    special token ends it at this token's id, too. Lone surrogates in it count as U+FFFD.
+    A string ends a text that contains it, with its special tokens or without. A string that is a special token ends
+    the text at the id of this token, too. Lone surrogates in it count as U+FFFD.
 
     Raises:
-        InvalidInput: something is neither a token id below vocab_size nor a string of at least one character, or is a
+        InvalidInput: an item is neither a token id below vocab_size nor a string of at least one character, or is a
             string where there is no tokenizer.
     """
     tokens, strings = parted(stop, vocab_size)
@@ -78,7 +78,7 @@ def stop_rules(
 
 
 def parted(stop: Stop, vocab_size: int) -> tuple[list[int], tuple[str, ...]]:
-    """Return the token ids and the strings; InvalidInput where something is neither."""
+    """Return the token ids and the strings; InvalidInput where an item is neither."""
     one = isinstance(stop, (str, bytes, bytearray)) or as_whole(stop) is not None or not isinstance(stop, Iterable)
     items = [stop] if one else list(stop)  # type: ignore[arg-type]
     tokens: list[int] = []

@@ -1,16 +1,16 @@
-"""Text in, text out: a decoder with its tokenizer, giving out each character as soon as it is certain."""
+"""Text in, text out: a decoder with its tokenizer; each character comes as soon as it is certain."""
 
 from collections.abc import Iterator
 
 from bitnet_jit.arguments import show
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.stopping import Stop
 from bitnet_jit.generation.tokenizer import Tokenizer
-from bitnet_jit.models.decoder import Decoder
 
 
 def encode_prompt(decoder: Decoder, prompt: str) -> tuple[Tokenizer, list[int]]:
-    """The decoder's tokenizer, and the prompt in its tokens.
+    """Return the decoder's tokenizer, and the prompt in its tokens.
 
     Raises:
         InvalidInput: the prompt is no str, empty or no tokens at all, or the model has no such token or came without a
@@ -47,15 +47,15 @@ def stream_text(
 ) -> Iterator[str]:
     """Continue a text; the arguments beside the prompt are those of `Decoder.stream`.
 
-    Lone surrogates in the prompt, which stand for bytes of the command line that are no UTF-8, count as U+FFFD.
+    Lone surrogates in the prompt stand for bytes of the command line that are no UTF-8; they count as U+FFFD.
 
     Yields:
-        A piece of text for each new token, "" where the token leaves a character unfinished, and what was held back at
-        last. Together with the decoded prompt they are the text of all tokens. The model's end token and special tokens
-        are no part of it; a string that ends it is.
+        A piece of text for each new token, "" where the token leaves a character unfinished; at last the text that was
+        held back. Together with the decoded prompt they are the text of all tokens. The model's end token and special
+        tokens are no part of it; a string that ends it is.
 
     Raises:
-        InvalidInput: an argument cannot be meant; at the call, before anything is computed.
+        InvalidInput: an argument is out of range; raised at the call, before anything is computed.
         CheckpointError: the model's tokenizer.json is damaged.
 
     >>> from bitnet_jit.checkpoints.embedded import embedded_model

@@ -1,8 +1,8 @@
 """Text to token ids and back. Models whose tokens are bytes need no file; all others bring a tokenizer.json.
 
-Going back, a stream gives out text as tokens come and holds back what may still change: the first bytes of a character
-whose others are in tokens to come. It knows the tokens of the prompt, because a token's text depends on those before
-it: the decoded prompt and all that the stream gives out are together what the tokenizer decodes from all tokens.
+On the way back, a stream gives out text as tokens come. It holds back the first bytes of a character whose other bytes
+are in tokens to come. It knows the tokens of the prompt, because the text of a token depends on the tokens before it:
+the decoded prompt and the pieces of the stream are together the text that the tokenizer decodes from all tokens.
 """
 
 import codecs
@@ -20,39 +20,39 @@ BYTE_VOCABULARY = 256
 
 
 class TextStream(Protocol):
-    """One text that is being written."""
+    """One text that is being written, token by token."""
 
     def push(self, token: int) -> str:
-        """The text that the next token makes certain, possibly none."""
+        """Take the next token; return the text that it makes certain, possibly none."""
         ...
 
     def finish(self) -> str:
-        """What was held back, once no token follows."""
+        """Return the text that was held back; no token follows."""
         ...
 
 
 class Tokenizer(Protocol):
-    """Between text and token ids."""
+    """A map between text and token ids."""
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text, with those that the model expects around it."""
+        """Return the tokens of a text, with the tokens that the model expects around it."""
         ...
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, without special ones."""
+        """Return the text of tokens, without special ones."""
         ...
 
     def stream(self, prompt_tokens: Sequence[int] = (), special: bool = False) -> TextStream:
-        """A text that goes on behind a prompt, to be decoded token by token, with or without its special tokens."""
+        """Begin a text behind a prompt, to be decoded token by token, with or without its special tokens."""
         ...
 
     def special_ids(self, text: str) -> tuple[int, ...]:
-        """The ids of the special tokens that are written just so."""
+        """Return the ids of the special tokens that are written just so."""
         ...
 
 
 class ByteTokenizer:
-    """A token is a byte of UTF-8. Lone surrogates, which have no bytes, become U+FFFD.
+    """A tokenizer whose tokens are the bytes of UTF-8. Lone surrogates have no bytes and become U+FFFD.
 
     >>> tokenizer = ByteTokenizer()
     >>> tokenizer.encode("née")
@@ -63,21 +63,21 @@ class ByteTokenizer:
     """
 
     def encode(self, text: str) -> list[int]:
-        """The bytes of a text; InvalidInput where it is no str."""
+        """Return the bytes of a text; InvalidInput where it is no str."""
         if not isinstance(text, str):
             raise InvalidInput(f"text: expected a str, got {type(text).__name__}")
         return list(well_formed(text).encode("utf-8"))
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of bytes, U+FFFD for those that are no UTF-8; InvalidInput where a token is no byte."""
+        """Return the text of bytes, with U+FFFD for bytes that are no UTF-8; InvalidInput where a token is no byte."""
         return as_bytes(tokens).decode("utf-8", errors="replace")
 
     def stream(self, prompt_tokens: Iterable[int] = (), special: bool = False) -> TextStream:  # noqa: ARG002
-        """A text behind a prompt; there are no special tokens."""
+        """Begin a text behind a prompt; there are no special tokens."""
         return ByteStream(as_bytes(prompt_tokens))
 
     def special_ids(self, text: str) -> tuple[int, ...]:  # noqa: ARG002
-        """None: every token is a byte."""
+        """Return no ids: every token is a byte."""
         return ()
 
 
@@ -87,7 +87,7 @@ def as_bytes(tokens: Iterable[int]) -> bytes:
 
 
 class ByteStream:
-    """Bytes to text, a character when its last byte has come; bytes that are no UTF-8 become U+FFFD.
+    """A stream of bytes to text, a character when its last byte has come; bytes that are no UTF-8 become U+FFFD.
 
     Args:
         prompt: the bytes before; where they end within a character, its U+FFFD counts as given out.
@@ -99,27 +99,27 @@ class ByteStream:
         self._given = REPLACEMENT if self._decoder.getstate()[0] else ""
 
     def push(self, token: int) -> str:
-        """The text that the next byte makes certain, possibly none."""
+        """Take the next byte; return the text that it makes certain, possibly none."""
         return self._behind_prompt(self._decoder.decode(as_bytes([token])))
 
     def finish(self) -> str:
-        """U+FFFD where a character was left unfinished."""
+        """Return U+FFFD where a character was left unfinished."""
         return self._behind_prompt(self._decoder.decode(b"", final=True))
 
     def _behind_prompt(self, text: str) -> str:
-        """The text without the U+FFFD that the decoded prompt ends with."""
+        """Remove the U+FFFD that the decoded prompt ends with."""
         if text and self._given:
             text, self._given = text.removeprefix(self._given), ""
         return text
 
 
 def find_tokenizer(directory: Path, vocab_size: int) -> Tokenizer | None:
-    """The tokenizer of a checkpoint directory; None where it has no file and its tokens are no bytes.
+    """Return the tokenizer of a checkpoint directory; None where it has no file and its tokens are no bytes.
 
     Raises:
         CheckpointError: its file is damaged, or is no file.
     """
     file = directory / FILE
-    if file.is_symlink() or file.exists():  # a link to nowhere is what an interrupted download leaves
+    if file.is_symlink() or file.exists():  # an interrupted download leaves a link to nowhere
         return FileTokenizer(file)
     return ByteTokenizer() if vocab_size == BYTE_VOCABULARY else None

@@ -1,4 +1,9 @@
-"""A tokenizer.json, run by the `tokenizers` library, and the text of its tokens as they come."""
+"""A tokenizer.json, run by the `tokenizers` library, and the text of its tokens as they come.
+
+The library's `DecodeStream` is not used: it raises an error ("Invalid prefix") at byte-fallback tokens that are no
+UTF-8, and repeats text of a prompt that ends within a character. It also has no end, at which held-back text is due,
+and versions before 0.22 take no prompt.
+"""
 
 import logging
 import os
@@ -13,13 +18,13 @@ from bitnet_jit.system.foreign import reason, refused
 
 logger = logging.getLogger(__name__)
 
-MAX_FILE = 2**28  # bytes; known vocabularies take up to 40 MB, and the library ends the process for want of memory
+MAX_FILE = 2**28  # bytes; known vocabularies take up to 40 MB, and without memory the library ends the process
 MAX_ID = 2**32 - 1
-CONTEXT = 16  # tokens that new ones are decoded with, at least
+MIN_CONTEXT = 16  # tokens that are decoded together with new ones
 
 
 class FileTokenizer:
-    """A tokenizer.json, which makes all tokens of a text, whatever it says of truncation, padding and dropout.
+    """A tokenizer.json. It makes all tokens of a text, whatever the file says of truncation, padding and dropout.
 
     Lone surrogates become U+FFFD, as with `ByteTokenizer`.
 
@@ -47,7 +52,7 @@ class FileTokenizer:
         self._unknown: set[int] = set()
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text, with those that the file's post-processor puts around it.
+        """Return the tokens of a text, with the tokens that the file's post-processor puts around it.
 
         Raises:
             InvalidInput: it is no str.
@@ -59,14 +64,14 @@ class FileTokenizer:
             return list(self._library.encode(well_formed(text)).ids)
 
     def decode(self, tokens: Iterable[int], special: bool = False) -> str:
-        """The text of tokens; an id that the file does not have is no text, and a warning is logged.
+        """Return the text of tokens; an id that the file does not have is no text, and a warning is logged.
 
         Args:
             tokens: ids.
             special: whether special tokens are a part of the text.
 
         Raises:
-            InvalidInput: something is no id.
+            InvalidInput: a token is no id.
             CheckpointError: the file is damaged.
         """
         ids = [whole_number("tokens", token, 0, MAX_ID) for token in tokens]
@@ -76,22 +81,22 @@ class FileTokenizer:
             return str(self._library.decode(ids, skip_special_tokens=not special))
 
     def stream(self, prompt_tokens: Iterable[int] = (), special: bool = False) -> "FileStream":
-        """A text behind a prompt, to be decoded token by token, with or without its special tokens."""
+        """Begin a text behind a prompt, to be decoded token by token, with or without its special tokens."""
         return FileStream(self, prompt_tokens, special)
 
     def special_ids(self, text: str) -> tuple[int, ...]:
-        """The id of the added token that is written just so, or none."""
+        """Return the id of the added token that is written just so, or none."""
         return (self._added[text],) if text in self._added else ()
 
     def _check_known(self, number: int) -> None:
-        """Tell once of each id that the file does not have."""
+        """Log a warning once for each id that the file does not have."""
         if number not in self._unknown and self._library.id_to_token(number) is None:
             self._unknown.add(number)
             logger.warning("%s has no token of the id %d, which the model's vocabulary has", self._path, number)
 
 
 def read(path: Path) -> bytes:
-    """The content of a file; CheckpointError where it is none, is too large or cannot be read."""
+    """Read the content of a file; CheckpointError where it is none, is too large or cannot be read."""
     try:
         if not path.is_file():
             raise CheckpointError(f"{path}: expected a file, found none; was a download interrupted?")
@@ -103,25 +108,25 @@ def read(path: Path) -> bytes:
 
 
 class FileStream:
-    """Decodes new tokens with those before them, because a token's text depends on its neighbours.
+    """A text whose new tokens are decoded with earlier ones, because the text of a token depends on its neighbours.
 
-    What was given out is never taken back. A character that is unfinished, which decodes to U+FFFD, waits for its
-    other tokens; where it was the prompt that left it unfinished, it is given out whole.
+    Text that was given out is never taken back. An unfinished character decodes to U+FFFD; it waits for its other
+    tokens. If the prompt has left it unfinished, it is given out whole.
 
     Args:
         tokenizer: decodes.
-        prompt_tokens: those before the text; their decoded text counts as given out.
+        prompt_tokens: the tokens before the text; their decoded text counts as given out.
         special: whether special tokens are a part of the text.
     """
 
     def __init__(self, tokenizer: FileTokenizer, prompt_tokens: Iterable[int] = (), special: bool = False) -> None:
         self._tokenizer, self._special = tokenizer, special
         self._tokens = list(prompt_tokens)
-        self._given = self._decode(self._tokens)  # what was given out of the text of self._tokens
-        self._context = len(self._tokens)  # where the tokens begin that may be the context of later ones
+        self._given = self._decode(self._tokens)  # the part of the text of self._tokens that was given out
+        self._context = len(self._tokens)  # start of the tokens that may be the context of later ones
 
     def push(self, token: int) -> str:
-        """The text that the next token makes certain, possibly none."""
+        """Take the next token; return the text that it makes certain, possibly none."""
         self._tokens.append(token)
         text = self._decode(self._tokens)
         certain = text.rstrip(REPLACEMENT)
@@ -133,21 +138,21 @@ class FileStream:
         return piece
 
     def finish(self) -> str:
-        """What was held back, once no token follows."""
+        """Return the text that was held back; no token follows."""
         text = self._decode(self._tokens)
         piece = text[self._start(text) :]
         self._given = text
         return piece
 
     def _start(self, text: str) -> int:
-        """Where the new part of a text begins."""
+        """Return the index at which the new part of a text begins."""
         common = len(os.path.commonprefix([self._given, text]))
-        # an unfinished character is finished now; or else bytes that were a character are none with those behind them
+        # an unfinished character is finished now; or bytes that were a character are none with the bytes behind them
         return common if not self._given[common:].strip(REPLACEMENT) else len(self._given)
 
     def _forget(self) -> None:
-        """Keep the last tokens alone, once they are enough for a context: whole characters, and some that are seen."""
-        if len(self._tokens) - self._context < CONTEXT:
+        """Keep the last tokens alone, once they suffice as a context: whole characters, not all of them white space."""
+        if len(self._tokens) - self._context < MIN_CONTEXT:
             return
         recent = self._tokens[self._context :]
         text = self._decode(recent)

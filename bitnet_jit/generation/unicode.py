@@ -1,10 +1,10 @@
 """Text as Unicode allows it. A Python string may hold lone surrogates, which no encoding of Unicode can write.
 
 They come from bytes of the command line that are no UTF-8, from file names, and from JSON. Wherever a text comes in (a
-prompt, a string to stop at), each becomes U+FFFD, as bytes that are no text become on the way out.
+prompt, a string to stop at), each becomes U+FFFD, like bytes that are no text on the way out.
 """
 
-REPLACEMENT = "\ufffd"  # stands for what is no character
+REPLACEMENT = "\ufffd"  # stands for bytes that are no character
 
 
 def well_formed(text: str) -> str:

@@ -1,0 +1,9 @@
+"""Kernels by backend: a folder whose `__init__.py` holds BACKEND, and a name below.
+
+`registry.register` adds a backend from outside the package.
+"""
+
+from bitnet_jit.kernels import numba, registry, torch, triton
+
+for folder in (numba, triton, torch):
+    registry.register(folder.BACKEND)

@@ -1,8 +1,7 @@
-"""The registry of backends and kernels: the one place that knows which there are.
+"""The registry of backends and kernels: the one place that is asked which there are.
 
-A backend is a folder here whose `__init__.py` holds BACKEND, and a name in the last lines of this file; `register` adds
-one from outside the package. A record imports no package: Numba, Triton and the like are loaded when a problem first
-needs them. A package that is absent is a refusal in words, a broken module of ours raises.
+A record imports no package: Numba, Triton and the like are loaded when a problem first needs them. A package that is
+absent is a refusal in words, a broken module of ours raises.
 """
 
 import importlib.util
@@ -13,9 +12,6 @@ from functools import cache
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels.backend import Backend
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.kernels.numba import BACKEND as NUMBA
-from bitnet_jit.kernels.torch import BACKEND as TORCH
-from bitnet_jit.kernels.triton import BACKEND as TRITON
 from bitnet_jit.packing import CANONICAL, get_format
 from bitnet_jit.packing.layout import Layout
 from bitnet_jit.problem import Problem
@@ -147,7 +143,3 @@ def get_layout(name: str) -> Layout:
     if name not in known:
         raise InvalidInput(f"layout: expected one of {', '.join(known)}, got {name!r}")
     return known[name]
-
-
-for record in (NUMBA, TRITON, TORCH):
-    register(record)

@@ -1,1 +1,1 @@
-"""Ternary decoders that write text: architecture, attention and cache, generation, and the reading of checkpoints."""
+"""The network alone, packed or trained: architecture, attention and cache, blocks, from token ids to logits."""

@@ -1,4 +1,4 @@
-"""What a decoder looks like, in our own words: sizes, activation, norms, positions."""
+"""The architecture of a decoder, in our own words: sizes, activation, norms, positions."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +9,7 @@ class RopeScaling:
     """Llama 3.1's stretching of rotary positions: long wavelengths slow down by `factor`, short ones stay.
 
     Attributes:
-        factor: how much longer the context became.
+        factor: the ratio of the new context to the old one.
         low_freq_factor: wavelengths above original_context / low_freq_factor are divided by `factor` entirely.
         high_freq_factor: wavelengths below original_context / high_freq_factor stay as they were.
         original_context: tokens that the model was trained on before.
@@ -33,7 +33,7 @@ class DecoderConfig:
         num_heads: query heads.
         num_kv_heads: key and value heads; divides `num_heads`.
         head_dim: width of a head, even.
-        context_length: most tokens of prompt and continuation together.
+        context_length: limit of the tokens of prompt and continuation together.
         norm_eps: added to the mean square in every RMSNorm.
         rope_theta: base of the rotary frequencies.
         rope_scaling: None for plain rotary positions.
@@ -65,10 +65,10 @@ class DecoderConfig:
 
     @property
     def q_features(self) -> int:
-        """Outputs of q_proj, inputs of o_proj."""
+        """Return the number of outputs of q_proj, which is that of inputs of o_proj."""
         return self.num_heads * self.head_dim
 
     @property
     def kv_features(self) -> int:
-        """Outputs of k_proj, and of v_proj."""
+        """Return the number of outputs of k_proj, and of v_proj."""
         return self.num_kv_heads * self.head_dim

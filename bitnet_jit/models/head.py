@@ -3,12 +3,12 @@
 import torch
 from torch.nn import functional as F
 
-CHUNK_ELEMENTS = {"cpu": 2**18}  # of the head, widened at a time: what a CPU's cache holds
+CHUNK_ELEMENTS = {"cpu": 2**18}  # of the head, widened at a time: as much as a CPU's cache holds
 LARGE_CHUNK_ELEMENTS = 2**26  # on other devices
 
 
 def project(hidden: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
-    """hidden (..., K) floating point times head (V, K) transposed -> (..., V) float32.
+    """Multiply hidden (..., K) floating point by head (V, K) transposed -> (..., V) float32.
 
     >>> project(torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 1.0], [0.0, -1.0]], dtype=torch.bfloat16))
     tensor([ 3., -2.])

@@ -1,4 +1,4 @@
-"""Keys and values of the tokens seen so far, so that a new token computes its own only."""
+"""Keys and values of the tokens seen so far: with them, a new token computes only its own keys and values."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from bitnet_jit.devices.memory import allocating
 from bitnet_jit.models.config import DecoderConfig
 
-SMALLEST_CAPACITY = 64  # tokens
+MIN_CAPACITY = 64  # tokens
 
 
 class KVCache:
@@ -21,7 +21,7 @@ class KVCache:
         device: where they live.
 
     Raises:
-        InvalidInput: there is not memory enough, here or in `reserve`.
+        InvalidInput: memory does not suffice, here or in `reserve`.
     """
 
     def __init__(
@@ -35,15 +35,17 @@ class KVCache:
 
     @property
     def batch_size(self) -> int:
+        """Return the number of prompts."""
         return self._storage.shape[2]
 
     @property
     def capacity(self) -> int:
-        """Tokens that fit without a further allocation."""
+        """Return the number of tokens that fit without a further allocation."""
         return self._storage.shape[4]
 
     @property
     def num_bytes(self) -> int:
+        """Return the size of the storage."""
         return self._storage.nbytes
 
     def reserve(self, tokens: int) -> None:
@@ -56,7 +58,7 @@ class KVCache:
             self._storage = grown
 
     def put(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store a layer's new keys and values (B, T, kv_heads, D) behind the old ones, for which `reserve` made room.
+        """Store a layer's new keys and values (B, T, kv_heads, D) behind the old ones; `reserve` has made room.
 
         Returns:
             Views of all keys and values so far, each (B, kv_heads, length + T, D).
@@ -68,16 +70,16 @@ class KVCache:
         return all_keys, all_values
 
     def advance(self, tokens: int) -> None:
-        """Count `tokens` as seen, once every layer has put them."""
+        """Count `tokens` as seen; every layer has put them before."""
         self.length += tokens
 
     def _rounded(self, tokens: int) -> int:
-        """The power of two at or above, but no more than a context."""
-        return min(max(SMALLEST_CAPACITY, 1 << max(tokens - 1, 0).bit_length()), max(self._limit, tokens))
+        """Round up to a power of two, but to no more than a context."""
+        return min(max(MIN_CAPACITY, 1 << max(tokens - 1, 0).bit_length()), max(self._limit, tokens))
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Storage (layers, 2, B, kv_heads, capacity, D) with anything in it; InvalidInput where it does not fit."""
+    """Allocate storage (layers, 2, B, kv_heads, capacity, D), not initialized; InvalidInput where it does not fit."""
     if torch.compiler.is_compiling():  # which asks no system for its memory
         return torch.empty(shape, dtype=dtype, device=device)
     words = f"batch_size, capacity: a cache for {shape[2]} prompts of {shape[4]} tokens"

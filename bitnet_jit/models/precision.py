@@ -1,4 +1,4 @@
-"""A decoder computes in its own dtype and gives float32 logits, whatever autocast is in force around it."""
+"""A decoder computes in its dtype and gives float32 logits, whatever autocast is in force around it."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -8,7 +8,7 @@ TRACED = ("cpu", "cuda")
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Make a context in which products on a device are not autocast; where they are not anyhow, one that costs nothing.
+    """Make a context in which products on a device are not autocast; it costs nothing where autocast is off anyhow.
 
     >>> with torch.autocast("cpu", torch.bfloat16), without_autocast(torch.device("cpu")):
     ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype

@@ -3,8 +3,8 @@
 frequency_i = theta^(-2i / D)                     i = 0 .. D/2 - 1
 (x1, x2)   -> (x1 cos - x2 sin, x2 cos + x1 sin)  with the angle position * frequency, x1 and x2 a head's halves
 
-The tables are as wide as a head, and the sine's first half is negative: so one product with (x1, x2) and one with
-(x2, x1) do it.
+The tables are as wide as a head, and the first half of the sine is negative: one product with (x1, x2) and one with
+(x2, x1) suffice.
 """
 
 import math
@@ -16,7 +16,7 @@ from bitnet_jit.models.config import DecoderConfig, RopeScaling
 
 
 class Rope:
-    """Tables of cosines and sines, made when positions are first asked for and grown in powers of two.
+    """Tables of cosines and sines, made at the first use of a position and grown in powers of two.
 
     Raises:
         InvalidInput: the config gives angles that are no finite float32 numbers; see `check_rope`.
@@ -30,7 +30,7 @@ class Rope:
     def tables(
         self, start: int, stop: int, device: torch.device, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines of positions start..stop-1, each (stop - start, 1, D) of that dtype, on that device."""
+        """Return cosines and sines of positions start..stop-1, each (stop - start, 1, D) of a dtype, on a device."""
         cos, sin = self._tables
         if stop > len(cos) or cos.device != device or cos.dtype != dtype:
             length = max(len(cos), 1 << (stop - 1).bit_length())
@@ -42,25 +42,25 @@ class Rope:
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """x (..., T, heads, D) turned by the tables (T, 1, D)."""
+    """Rotate x (..., T, heads, D) by the tables (T, 1, D)."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 def check_rope(config: DecoderConfig) -> None:
-    """Raise InvalidInput, naming field and value, unless every position turns by finite angles, every pair by some.
+    """Raise InvalidInput unless every position has finite angles and every frequency is positive; it names the field.
 
-    Attention swallows NaN, so that such a model would run and write nonsense.
+    Attention swallows NaN: such a model would run and write nonsense.
 
     >>> from bitnet_jit.training.settings import TrainSettings
     >>> check_rope(TrainSettings().decoder())
     """
     theta, scaling, last = config.rope_theta, config.rope_scaling, config.context_length - 1
-    if not turns(frequencies(config.head_dim, theta, None), last):
+    if not are_usable(frequencies(config.head_dim, theta, None), last):
         raise InvalidInput(
             f"rope_theta: expected a base whose rotary frequencies theta^(-2i / {config.head_dim}) are positive, and "
             f"their angles up to position {last} finite, in float32; got {theta!r}"
         )
-    if scaling is not None and not turns(frequencies(config.head_dim, theta, scaling), last):
+    if scaling is not None and not are_usable(frequencies(config.head_dim, theta, scaling), last):
         raise InvalidInput(
             "rope_scaling: expected factors that keep the rotary frequencies positive, and their angles up to position "
             f"{last} finite, in float32; got factor={scaling.factor!r}, low_freq_factor={scaling.low_freq_factor!r}, "
@@ -69,13 +69,13 @@ def check_rope(config: DecoderConfig) -> None:
         )
 
 
-def turns(frequencies: torch.Tensor, last: int) -> bool:
-    """Whether all frequencies are positive and their angles at position `last` finite; NaN is neither."""
+def are_usable(frequencies: torch.Tensor, last: int) -> bool:
+    """Return whether all frequencies are positive and their angles at position `last` finite; NaN is neither."""
     return bool((frequencies > 0).all()) and bool((frequencies * float(max(1, last))).isfinite().all())
 
 
 def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> torch.Tensor:
-    """Radians a position for each pair of dimensions, float32 (head_dim / 2,).
+    """Compute the radians per position of each pair of dimensions, float32 (head_dim / 2,).
 
     >>> frequencies(4, 100.0, None)
     tensor([1.0000, 0.1000])
@@ -85,7 +85,7 @@ def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> tor
 
 
 def scaled(plain: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
-    """Llama 3.1's frequencies: long waves slowed by `factor`, short ones kept, those between on a ramp."""
+    """Scale frequencies as Llama 3.1 does: divide long waves by `factor`, keep short ones, blend on a ramp between."""
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
     wavelength = 2 * math.pi / plain
     ramp = (scaling.original_context / wavelength - low) / (high - low)

@@ -26,7 +26,7 @@ from bitnet_jit.problem import MAX_IN_FEATURES
 Model = TypeVar("Model", bound=nn.Module)
 
 FACTORS = ("lora_A", "lora_B")
-FUSED = "bitnet_jit.models."  # classes that hand the weights of their layers to kernels themselves
+FUSED = "quantizes_for_layers"  # an attribute, true in modules that run their layers by `forward_quantized` alone
 
 
 class Factor(nn.Linear):
@@ -188,7 +188,7 @@ def choose(model: nn.Module, include: Iterable[str] | None, exclude: Iterable[st
 def check_called(parents: dict[str, type]) -> None:
     """Raise InvalidInput unless the modules that hold the layers of those names call them."""
     for name, parent in parents.items():
-        if f"{parent.__module__}.".startswith(FUSED):
+        if getattr(parent, FUSED, False):
             raise InvalidInput(
                 f"model: {name} is part of {parent.__name__}, which runs the weights of its layers without calling "
                 "them; load the checkpoint with transformers and use bitnet_jit.patch"

@@ -158,7 +158,7 @@ class LayoutName:
         """Raise InvalidInput unless there is such a layout."""
         if not isinstance(value, str):
             raise InvalidInput(f"{self.name}: expected the name of a layout, got {value!r}")
-        registry.get_layout(value)
+        seen.layout = registry.get_layout(value)
 
 
 @dataclass(frozen=True)

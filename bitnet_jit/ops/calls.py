@@ -1,5 +1,6 @@
 """From a problem to a callable on tensors, made once and kept: what stands between an op and a launch."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,13 +10,13 @@ from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.backend import Call
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.operands import Operands
+from bitnet_jit.ops.kept import forget_calls
+from bitnet_jit.ops.shapes import Seen
+from bitnet_jit.ops.spec import OpSpec
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.dispatcher import Dispatcher
 
 DISPATCHER = Dispatcher()
-MAX_CALLS = 4096  # kept per op: shapes may vary without end
-Calls = dict[tuple[Any, ...], Call]
-KEPT: list[Calls] = []  # of all ops
 
 
 def make_call(problem: Problem, operands: Operands, device: torch.device) -> Call:
@@ -30,22 +31,13 @@ def bind_call(kernel: Kernel, bound: Any, operands: Operands, device: torch.devi
     return registry.BACKENDS[kernel.backend].bind_call(bound, operands, device)
 
 
-def new_calls() -> Calls:
-    """Return where an op keeps its calls, by all that their kernels rely on."""
-    KEPT.append({})
-    return KEPT[-1]
-
-
 def forget() -> None:
     """Choose anew from now on: what has been tuned meanwhile is found at the next call of each kind."""
-    for calls in KEPT:
-        calls.clear()
+    forget_calls()
     DISPATCHER.forget()
 
 
-def keep(calls: Calls, key: tuple[Any, ...], call: Call) -> Call:
-    """Remember a call; after very many shapes, forget the others."""
-    if len(calls) >= MAX_CALLS:
-        calls.clear()
-    calls[key] = call
-    return call
+def kernel_call(spec: OpSpec, values: Sequence[Any], seen: Seen) -> Call:
+    """Return what runs arguments that have been checked, by the kernel that is chosen for their problem."""
+    problem = spec.problem(seen)
+    return make_call(problem, spec.operands_of(problem, seen.sizes.get(..., ())), values[0].device)

@@ -14,8 +14,8 @@ from bitnet_jit.dtypes import FLOATS
 from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.backend import Call
 from bitnet_jit.ops.arguments import Tensor
+from bitnet_jit.ops.calls import kernel_call
 from bitnet_jit.ops.linear import multiply_adds
-from bitnet_jit.ops.lookup import kernel_call
 from bitnet_jit.ops.op import define
 from bitnet_jit.ops.scratch import scratch
 from bitnet_jit.ops.spec import OpSpec, Output
@@ -36,7 +36,7 @@ def make_input_grad(dy, w_packed, w_scale, in_features, out_features, layout, gr
     """Return what runs such arguments."""
     seen = SPEC.check((dy, w_packed, w_scale, in_features, out_features, layout, group_size))
     if not is_dense(SPEC.problem(seen)):
-        return kernel_call(SPEC, dy, seen)
+        return kernel_call(SPEC, (dy,), seen)
     dequantize = DEQUANTIZE_WEIGHT.find(w_packed, w_scale, in_features, out_features, layout, group_size, dy.dtype)
     return dense(dequantize, (out_features, in_features), dy.dtype)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from bitnet_jit.kernels.backend import Call
 from bitnet_jit.ops.arguments import Argument, Tensor
-from bitnet_jit.ops.calls import keep, make_call, new_calls
+from bitnet_jit.ops.kept import keep, new_calls
 from bitnet_jit.ops.shapes import Seen
 from bitnet_jit.ops.spec import OpSpec
 
@@ -36,8 +36,8 @@ class Lookup:
 
     Args:
         spec: the op.
-        make: the op's arguments, which have been checked -> what runs such arguments; it takes the tensors and the
-            epsilon among them. None: kernels run the op.
+        make: (arguments that have been checked, what the check has seen) -> what runs such arguments; it takes the
+            tensors and the epsilon among them.
 
     Attributes:
         run: the op's implementation.
@@ -46,7 +46,7 @@ class Lookup:
 
     run: Callable[..., Any]
 
-    def __init__(self, spec: OpSpec, make: Callable[..., Call] | None = None) -> None:
+    def __init__(self, spec: OpSpec, make: Callable[[tuple[Any, ...], Seen], Call]) -> None:
         self.spec, self.calls, self._make = spec, new_calls(), make
         source = SOURCE.format(
             op=spec.name,
@@ -71,17 +71,7 @@ class Lookup:
         except NO_KEY:
             self.spec.check(values)
             raise
-        return keep(self.calls, key, self._made(values, self.spec.check(values))) if call is None else call
-
-    def _made(self, values: tuple[Any, ...], seen: Seen) -> Call:
-        """Return what runs arguments that have been checked."""
-        return kernel_call(self.spec, values[0], seen) if self._make is None else self._make(*values)
-
-
-def kernel_call(spec: OpSpec, first: Any, seen: Seen) -> Call:
-    """Return what runs arguments that have been checked, by the kernel that is chosen for their problem."""
-    problem = spec.problem(seen)
-    return make_call(problem, spec.operands_of(problem, seen.sizes.get(..., ())), first.device)
+        return keep(self.calls, key, self._make(values, self.spec.check(values))) if call is None else call
 
 
 def parameter(argument: Argument) -> str:

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from bitnet_jit.kernels.backend import Call
-from bitnet_jit.ops.calls import Calls
+from bitnet_jit.ops.calls import kernel_call
+from bitnet_jit.ops.kept import Calls
 from bitnet_jit.ops.library import eager, overload_of, register
 from bitnet_jit.ops.lookup import Lookup
 from bitnet_jit.ops.spec import OpSpec
@@ -58,7 +60,7 @@ def define(
         autocast: whether the first argument is cast to autocast's dtype, as nn.Linear does with its input.
         fake: computes shapes and dtypes only; None: by the record.
     """
-    lookup = Lookup(spec, make)
+    lookup = Lookup(spec, partial(kernel_call, spec) if make is None else lambda values, seen: make(*values))
     register(spec, lookup.run, fake or (lambda *values: spec.fake(values)), function, autocast)
     call = eager(spec.name, lookup.run, takes_nested=function is not None)
     OPS[spec.name] = Op(spec, overload_of(spec.name), lookup.run, call, lookup.find, lookup.calls, make is None)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from bitnet_jit.kernels import registry
+from bitnet_jit.packing.layout import Layout
 from bitnet_jit.problem import MAX_IN_FEATURES, SCALES
 
 MAX_SIZES = {"K": MAX_IN_FEATURES}  # of each size by name; the others have no limit
@@ -24,10 +24,12 @@ class Seen:
     Attributes:
         values: the arguments by name.
         sizes: the sizes by name; those of the leading dimensions, a tuple, by `...`.
+        layout: of the packed weight.
     """
 
     values: dict[str, Any]
     sizes: dict[Any, Any] = field(default_factory=dict)
+    layout: Layout | None = None
 
 
 class Shape(Protocol):
@@ -113,7 +115,8 @@ class PackedShape:
         return not differ(shape, self.sizes(seen))
 
     def sizes(self, seen: Seen) -> tuple[Any, ...]:
-        return registry.get_layout(seen.values["layout"]).shape(seen.sizes["N"], seen.sizes["K"])
+        assert seen.layout is not None
+        return seen.layout.shape(seen.sizes["N"], seen.sizes["K"])
 
     def words(self, seen: Seen) -> str:
         sizes, layout = seen.sizes, seen.values["layout"]

@@ -12,6 +12,7 @@ import torch
 
 from bitnet_jit.devices.kinds import find_gpu, fingerprint
 from bitnet_jit.dtypes import dtype_name
+from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.operands import Operand, Operands
 from bitnet_jit.ops.arguments import Argument, Epsilon, Tensor
 from bitnet_jit.ops.shapes import Seen, Shape
@@ -170,8 +171,9 @@ class OpSpec:
     def operands_of(self, problem: Problem, leading: Sequence[int]) -> Operands:
         """Return the operands of a call that poses a problem, with its leading dimensions (none for a weight)."""
         seen = Seen(
-            {"layout": problem.layout, "group_size": problem.group_size, "scale": problem.scale},
+            {"group_size": problem.group_size, "scale": problem.scale},
             {...: tuple(leading), "K": problem.in_features, "N": problem.out_features},
+            registry.get_layout(problem.layout) if problem.layout else None,
         )
         inputs = tuple(
             Operand(tensor.name, tuple(tensor.shape.sizes(seen)), input_dtype(tensor, problem), tensor.shape.has_rows)

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -27,11 +27,7 @@ import platformdirs
 from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.kernel import Config, Kernel
 from bitnet_jit.problem import Problem
-from bitnet_jit.runtime.entries import FORMAT as FORMAT
-from bitnet_jit.runtime.entries import PROBLEM_FIELDS, parse
-from bitnet_jit.runtime.entries import Key as Key
-from bitnet_jit.runtime.entries import Tuned as Tuned
-from bitnet_jit.runtime.entries import parse_entry as parse_entry
+from bitnet_jit.runtime.entries import FORMAT, Key, Tuned, asked_of, canonical, parse, parse_entry
 from bitnet_jit.settings import read_settings
 from bitnet_jit.system.files import unfinished, write_beside_and_rename
 from bitnet_jit.system.reading import parse_json, read_json
@@ -192,11 +188,6 @@ def key_of(problem: Problem) -> Key:
     return {"problem": asked_of(problem), "device": problem.device, "versions": versions()}
 
 
-def asked_of(problem: Problem) -> dict[str, Any]:
-    """Return a problem without its device, as JSON has it."""
-    return {field.name: getattr(problem, field.name) for field in fields(problem) if field.name in PROBLEM_FIELDS}
-
-
 @cache
 def versions() -> dict[str, str]:
     """Return the installed versions of the packages that compile kernels."""
@@ -207,11 +198,6 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return installed
-
-
-def canonical(value: Any) -> str:
-    """Return a value as JSON, in one way of writing."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def config_fields(config: Config) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""An entry of what tuning found, as a file has it: its key, and the choice; checked field by field.
+"""An entry of the tuned choices, as a file has it: its key, and the choice; checked field by field.
 
 Files come from other machines and other hands: a problem's op is a part of a file's name, its numbers too.
 """
 
+import json
 import math
 import re
 import reprlib
@@ -37,7 +38,7 @@ Key = dict[str, Any]
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was found for a problem.
+    """The choice for a problem.
 
     Attributes:
         kernel: the name of the kernel.
@@ -119,3 +120,13 @@ def check_key(key: Key) -> None:
             raise ValueError(f"{name} is {reprlib.repr(value)}")
     if not NAME.fullmatch(problem["op"]):
         raise ValueError(f"op is {reprlib.repr(problem['op'])}")
+
+
+def asked_of(problem: Problem) -> dict[str, Any]:
+    """Return a problem without its device, as JSON has it."""
+    return {field.name: getattr(problem, field.name) for field in fields(problem) if field.name in PROBLEM_FIELDS}
+
+
+def canonical(value: Any) -> str:
+    """Return a value as JSON, in one way of writing."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))

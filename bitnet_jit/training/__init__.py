@@ -1,1 +1,1 @@
-"""Training a decoder with ternary layers on a text: what `bitnet-jit train` runs."""
+"""Training of a decoder with ternary layers on a text, for `bitnet-jit train`."""

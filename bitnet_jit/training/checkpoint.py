@@ -1,7 +1,7 @@
-"""The state of a run on disk: one safetensors file, from which it goes on as if nothing had happened.
+"""The state of a run on disk: one safetensors file, from which the run goes on as if nothing had happened.
 
-It holds the float weights, AdamW's two moments, the loss of every step and what was validated; its metadata the format,
-the settings and a hash of the text.
+It holds the float weights, AdamW's two moments, the loss of every step and the validations. Its metadata hold the
+format, the settings and a hash of the text.
 """
 
 import hashlib
@@ -31,11 +31,11 @@ MAX_DIGITS = 10  # of a number of steps
 
 @dataclass(frozen=True)
 class Run:
-    """What a checkpoint belongs to.
+    """The run that a checkpoint belongs to.
 
     Attributes:
         settings: all of them.
-        text: a hash of the bytes that are learned from.
+        text: a hash of the bytes that the network learns from.
     """
 
     settings: TrainSettings
@@ -44,13 +44,13 @@ class Run:
 
 @dataclass
 class History:
-    """What a run has seen so far.
+    """The losses and validations of a run so far.
 
     Attributes:
-        losses: float32 (steps,), in nats; those to come are NaN.
+        losses: float32 (steps,), in nats; NaN for steps to come.
         validations: (step, bits per byte).
-        step: steps that are done.
-        skipped: those among them whose gradients were not finite, and which changed nothing.
+        step: number of steps that are done.
+        skipped: number of steps whose gradients were not finite, and which changed nothing.
     """
 
     losses: torch.Tensor
@@ -60,7 +60,7 @@ class History:
 
 
 def hash_of(text: torch.Tensor) -> str:
-    """Of the bytes of a text."""
+    """Hash the bytes of a text."""
     return hashlib.sha256(text.contiguous().numpy().data).hexdigest()
 
 
@@ -91,7 +91,7 @@ def restore(file: Path, run: Run, network: nn.Module, optimizer: torch.optim.Opt
     """Take up a run. Everything is read and checked before anything is changed.
 
     Raises:
-        CheckpointError: the file is damaged or none of ours.
+        CheckpointError: the file is damaged, or is no such checkpoint.
         InvalidInput: it belongs to another run; the first setting that differs is named.
     """
     try:
@@ -114,23 +114,23 @@ def restore(file: Path, run: Run, network: nn.Module, optimizer: torch.optim.Opt
 
 
 def damaged(file: Path, reason: str) -> CheckpointError:
-    """The error for a file whose content cannot be right."""
+    """Return the error for a file whose content cannot be right."""
     return CheckpointError(f"{file}: expected a checkpoint of a training, found a damaged one ({reason})")
 
 
 def read_settings(file: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    """The settings that a file's metadata tells of. Raises CheckpointError where they are no JSON object."""
+    """Return the settings in the metadata of a file; CheckpointError where they are no JSON object."""
     try:
-        found = parse_json(metadata.get("settings", ""))
+        settings = parse_json(metadata.get("settings", ""))
     except ValueError as error:
         raise damaged(file, f"settings: {error}") from error
-    if not isinstance(found, dict):
-        raise damaged(file, f"settings: expected an object, found {reprlib.repr(found)}")
-    return found
+    if not isinstance(settings, dict):
+        raise damaged(file, f"settings: expected an object, found {reprlib.repr(settings)}")
+    return settings
 
 
 def read_count(file: Path, metadata: dict[str, str], name: str, most: int) -> int:
-    """A whole number from 0 to `most` of a file's metadata. Raises CheckpointError where it is another."""
+    """Return a whole number from 0 to `most` in the metadata of a file; CheckpointError where it is another."""
     text = metadata.get(name, "")
     if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS and int(text) <= most):
         raise damaged(file, f"{name}: expected a whole number from 0 to {most}, found {reprlib.repr(text)}")
@@ -151,20 +151,20 @@ def check_same(file: Path, run: Run, settings: dict[str, Any], text: str | None)
 
 def check_layout(opened: SafetensorsFile, network: nn.Module, steps: int, step: int) -> None:
     """Raise CheckpointError unless a file holds exactly a run's tensors, each of its dtype and shape."""
-    found = {name: (stored.dtype, stored.shape) for name, stored in opened.tensors.items()}
-    wanted = {
+    layouts = {name: (stored.dtype, stored.shape) for name, stored in opened.tensors.items()}
+    expected = {
         f"{kind}.{name}": (WORDS[parameter.dtype], tuple(parameter.shape))
         for name, parameter in network.named_parameters()
         for kind in ("weight", *MOMENTS)
     }
-    wanted["losses"] = ("F32", (steps,))
-    validations = found.get("validations", ("", ()))[1]
-    wanted["validations"] = ("F64", (min(validations[0] if validations else 0, step), 2))
-    for name, (dtype, shape) in wanted.items():
-        if found.get(name) != (dtype, shape):
-            there = " ".join(map(str, found[name])) if name in found else "no such tensor"
+    expected["losses"] = ("F32", (steps,))
+    validations = layouts.get("validations", ("", ()))[1]
+    expected["validations"] = ("F64", (min(validations[0] if validations else 0, step), 2))
+    for name, (dtype, shape) in expected.items():
+        if layouts.get(name) != (dtype, shape):
+            there = " ".join(map(str, layouts[name])) if name in layouts else "no such tensor"
             raise damaged(opened.path, f"{name}: expected {dtype} {shape}, found {there}")
-    if extra := sorted(found.keys() - wanted.keys()):
+    if extra := sorted(layouts.keys() - expected.keys()):
         raise damaged(opened.path, f"{extra[0]}: a tensor that such a run does not have")
 
 
@@ -178,22 +178,22 @@ def check_weights(file: Path, tensors: dict[str, torch.Tensor]) -> None:
             raise damaged(file, f"{name}: expected mean squares, found a negative value")
 
 
-def read_validations(file: Path, found: torch.Tensor, step: int) -> list[tuple[int, float]]:
-    """(step, bits per byte) of each row, float64 (n, 2), after so many steps.
+def read_validations(file: Path, rows: torch.Tensor, step: int) -> list[tuple[int, float]]:
+    """Return (step, bits per byte) of each row, float64 (n, 2), of a run that has done so many steps.
 
     Raises:
         CheckpointError: a step is no whole number or out of order, or bits are negative or not finite.
     """
     before = 0
-    for at, bits in found.tolist():
+    for at, bits in rows.tolist():
         if not (before < at <= step and at == int(at) and 0 <= bits < float("inf")):
             raise damaged(file, f"validations: expected steps up to {step} in order, found {at:g} with {bits:g} bits")
         before = int(at)
-    return [(int(at), bits) for at, bits in found.tolist()]
+    return [(int(at), bits) for at, bits in rows.tolist()]
 
 
 def check_losses(file: Path, history: History) -> None:
-    """Raise CheckpointError unless there is a loss for each step that was done, but for skipped ones, and no more."""
+    """Raise CheckpointError unless each step that was done has a loss, skipped ones excepted, and no other has."""
     done, to_come = history.losses[: history.step], history.losses[history.step :]
     if int(done.isnan().sum()) > history.skipped or not bool(to_come.isnan().all()):
         raise damaged(
@@ -202,7 +202,7 @@ def check_losses(file: Path, history: History) -> None:
 
 
 def adopt(tensors: dict[str, torch.Tensor], updates: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put weights and moments, after so many updates, where they belong."""
+    """Copy weights and moments into a network and its optimizer, which has made so many updates."""
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             parameter.copy_(tensors[f"weight.{name}"])

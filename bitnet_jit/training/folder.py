@@ -1,4 +1,4 @@
-"""The folder that a training writes into: one process at a time does, and what cannot be written is told in words."""
+"""The folder that a training writes into: one process at a time, and an error in words where it cannot."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +14,10 @@ LOCK = ".training.lock"
 
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Within the block no other process trains into that folder; what a killed one has left unfinished goes.
+    """Keep other processes from training into a folder within the block; remove unfinished files of a killed one.
 
     Raises:
-        InvalidInput: one does, or the folder cannot be made, listed or written to.
+        InvalidInput: another process does, or the folder cannot be made, listed or written to.
     """
     lock = locked(out)
     try:
@@ -28,7 +28,7 @@ def alone(out: Path) -> Iterator[None]:
 
 
 def locked(out: Path) -> FileLock:
-    """Make the folder and take its lock. Raises InvalidInput where that cannot be."""
+    """Make the folder and take its lock; InvalidInput where that cannot be."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / LOCK)
@@ -42,7 +42,7 @@ def locked(out: Path) -> FileLock:
 
 
 def tidy(out: Path) -> None:
-    """Remove what a killed process has left unfinished. Raises InvalidInput where the folder does not let us."""
+    """Remove the unfinished files of a killed process; InvalidInput where the folder does not allow it."""
     try:
         for left in unfinished(out):
             left.unlink()

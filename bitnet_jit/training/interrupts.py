@@ -1,13 +1,13 @@
-"""Ctrl-C between two steps, not within one: a step that is half done cannot be kept."""
+"""Ctrl-C between two steps, not within one: half a step cannot be kept."""
 
 import signal
 import threading
 
 
 class Interrupts:
-    """Within its block the first Ctrl-C waits for `check`; a second one does not.
+    """A block within which the first Ctrl-C waits for `check`; a second one does not.
 
-    In another thread than the main one, which alone hears Ctrl-C, this does nothing.
+    Only the main thread hears Ctrl-C: in any other one this does nothing.
 
     >>> with Interrupts() as interrupts:
     ...     interrupts.check()

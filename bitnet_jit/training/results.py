@@ -1,4 +1,4 @@
-"""What a run leaves behind in its folder beside the packed model: the loss curve as figures and as a picture."""
+"""The loss curve of a run, as figures and as a picture, in its folder beside the packed model."""
 
 import importlib.util
 import math
@@ -27,7 +27,7 @@ def write_figures(history: History, out: Path) -> None:
 
 
 def can_draw() -> bool:
-    """Whether matplotlib is installed."""
+    """Return whether matplotlib is installed."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
@@ -58,13 +58,13 @@ def draw_curve(history: History, out: Path) -> None:
 
 
 def smoothed(values: list[float], width: int) -> list[float]:
-    """Of each value and those before it, up to `width` of them, the mean.
+    """Return the mean of each value and the values before it, up to `width` of them.
 
     >>> smoothed([1.0, 3.0, 5.0], 2)
     [1.0, 2.0, 4.0]
     """
-    found, total = [], 0.0
+    means, total = [], 0.0
     for place, value in enumerate(values):
         total += value - (values[place - width] if place >= width else 0.0)
-        found.append(total / min(place + 1, width))
-    return found
+        means.append(total / min(place + 1, width))
+    return means

@@ -1,4 +1,4 @@
-"""`train`: a decoder learns a text, step by step, and can be stopped and taken up again at any moment."""
+"""`train`: a decoder learns a text, step by step; the run can be stopped and taken up again at any moment."""
 
 import math
 import time
@@ -10,32 +10,33 @@ import torch
 from torch import nn
 
 from bitnet_jit.errors import BitNetError, CheckpointError
-from bitnet_jit.nn import BitLinear
+from bitnet_jit.models.trained import HOST
+from bitnet_jit.nn.bit_linear import BitLinear
 from bitnet_jit.training.checkpoint import FILE, History, Run, hash_of, restore, save
 from bitnet_jit.training.folder import alone
 from bitnet_jit.training.interrupts import Interrupts
-from bitnet_jit.training.network import HOST, TrainedDecoder
+from bitnet_jit.training.network import TrainedDecoder
 from bitnet_jit.training.settings import TrainSettings
 from bitnet_jit.training.sizes import check_memory, memory_in_words
 from bitnet_jit.training.text import bits_per_byte, draw
 
 BETAS = (0.9, 0.95)
 SAVE_SECONDS = 60.0  # between checkpoints
-TELL_SECONDS = 0.5  # between words of progress: asking a GPU how far it is makes it wait
-VALIDATIONS = 10  # in a run
+TELL_SECONDS = 0.5  # between reports of progress: each makes a GPU wait
+VALIDATIONS = 10  # per run
 MAX_SKIPPED = 8  # steps in a row without finite gradients, before a run is given up
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-        step: steps that are done.
+        step: number of steps that are done.
         bits_per_byte: of the last step's windows.
-        validation: bits per byte of the text that is held out, when last judged; NaN before that.
-        bytes_per_second: that were learned from since the last word.
-        skipped: steps so far whose gradients were not finite, and which changed nothing.
+        validation: bits per byte of the held-out text at the last validation; NaN before the first.
+        bytes_per_second: speed of learning since the last report.
+        skipped: number of steps so far whose gradients were not finite, and which changed nothing.
     """
 
     step: int
@@ -57,19 +58,19 @@ def train(
     """Train a decoder from its beginning, or from the checkpoint in `out`, to its end.
 
     Args:
-        settings: what is trained, and how.
+        settings: of the network and of its training.
         text: uint8 (size,), to learn from.
         validation: uint8 (size,), to be judged by; nothing is chosen by it.
         out: a folder for the checkpoint; it is written every minute, and when the run ends or is interrupted.
-        device: where it runs; on a GPU in bfloat16 with float32 weights, on a CPU in float32.
-        compile: by torch.compile, the whole network as one graph.
+        device: a GPU computes in bfloat16 with float32 weights, a CPU in float32.
+        compile: whether torch.compile compiles the whole network as one graph.
         progress: called about twice a second, and at the end.
 
     Returns:
-        The network, and what the run has seen.
+        The network, and the history of the run.
 
     Raises:
-        BitNetError: gradients are not finite step after step, or weights are not in the end.
+        BitNetError: gradients are not finite step after step, or the final weights are not.
         CheckpointError: the checkpoint in `out` is damaged.
         InvalidInput: the checkpoint in `out` is of another run, another process trains into `out`, or the settings ask
             for more memory than the device has.
@@ -111,19 +112,19 @@ class Trainer:
         self.between_steps = True  # whether weights and history belong together
 
     def whole_run(self, file: Path, progress: Callable[[Progress], None]) -> None:
-        """From the checkpoint, if there is one, to the end; where that is not reached, a checkpoint is left."""
+        """Run from the checkpoint, if there is one, to the end; leave a checkpoint if the end is not reached."""
         if is_begun(file):
             self.history = restore(file, self.run, self.network, self.optimizer)
         try:
             if self.history.step == self.settings.steps and not self.is_judged():
-                self.judge()  # the run was ended just before
+                self.judge()  # the run was stopped just before
             self.to_the_end(file, progress)
         finally:
             if self.recent and self.between_steps:
                 self.save(file)
 
     def to_the_end(self, file: Path, progress: Callable[[Progress], None]) -> None:
-        """All steps that are left, with a checkpoint now and then."""
+        """Run all remaining steps, with a checkpoint now and then."""
         saved = told = time.monotonic()
         told_step, every = self.history.step, max(1, self.settings.steps // VALIDATIONS)
         with Interrupts() as interrupts:
@@ -145,9 +146,9 @@ class Trainer:
                 interrupts.check()
 
     def advance(self) -> None:
-        """One step."""
+        """Run one step."""
         settings, step, self.between_steps = self.settings, self.history.step, False
-        torch.manual_seed(settings.seed + (step << 32))  # of dropout: a step's is the same in a run that was taken up
+        torch.manual_seed(settings.seed + (step << 32))  # of dropout: the same for a step in a run that was taken up
         windows = draw(self.text, settings.batch_size, settings.window, settings.seed, step).to(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(settings, step)
@@ -161,9 +162,9 @@ class Trainer:
         self.between_steps = True
 
     def update(self, skip: torch.Tensor) -> None:
-        """Change the weights, unless `skip`, a bool () on the device, which is not waited for, says not to.
+        """Change the weights, unless `skip`, a bool () on the device, is true; nobody waits for it.
 
-        `found_inf` is how torch.amp.GradScaler tells a fused optimizer.
+        A fused optimizer reads it from `found_inf`, as with torch.amp.GradScaler.
         """
         self.optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
         self.optimizer.step()
@@ -172,7 +173,7 @@ class Trainer:
         self.skipped[1] *= skip
 
     def collect(self) -> None:
-        """Wait for the losses that are being computed."""
+        """Wait for the losses that are being computed, and note them."""
         if self.recent:
             end = self.history.step
             self.history.losses[end - len(self.recent) : end] = torch.stack(self.recent).float().cpu()
@@ -181,7 +182,7 @@ class Trainer:
             self.skipped[0] = 0
 
     def judge(self) -> None:
-        """Bits per byte of the text that is held out, in float32."""
+        """Measure bits per byte of the held-out text, in float32."""
         self.network.eval()
         bits = bits_per_byte(
             lambda windows: self.network(windows.to(self.device)),
@@ -193,7 +194,7 @@ class Trainer:
         self.history.validations.append((self.history.step, bits))
 
     def state(self, steps_per_second: float) -> Progress:
-        """How far it is; asks the device, and so waits for it."""
+        """Return the progress; it asks the device, and so waits for it."""
         history, settings = self.history, self.settings
         last = self.recent[-1] if self.recent else history.losses[history.step - 1]
         return Progress(
@@ -205,7 +206,7 @@ class Trainer:
         )
 
     def check(self) -> None:
-        """Raise BitNetError where gradients are not finite step after step; no checkpoint is made of that."""
+        """Raise BitNetError where gradients are not finite step after step; no checkpoint is made of such weights."""
         if (in_a_row := int(self.skipped[1])) >= min(MAX_SKIPPED, self.settings.steps):
             self.between_steps = False
             raise BitNetError(
@@ -215,11 +216,11 @@ class Trainer:
             )
 
     def is_judged(self) -> bool:
-        """Whether the weights of this step were judged."""
+        """Return whether the weights of this step were judged."""
         return bool(self.history.validations) and self.history.validations[-1][0] == self.history.step
 
     def save(self, file: Path) -> None:
-        """Write a checkpoint. Raises BitNetError where weights are not finite: nothing can go on from there."""
+        """Write a checkpoint; BitNetError where weights are not finite: no run can go on from there."""
         if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
             self.between_steps = False
             raise BitNetError(
@@ -231,7 +232,7 @@ class Trainer:
 
 
 def is_begun(file: Path) -> bool:
-    """Whether there is a checkpoint. Raises CheckpointError where its folder does not let us look."""
+    """Return whether there is a checkpoint; CheckpointError where its folder cannot be read."""
     try:
         file.stat()
     except FileNotFoundError:
@@ -242,7 +243,7 @@ def is_begun(file: Path) -> bool:
 
 
 def make_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """AdamW (arXiv 1711.05101); the weights of norms do not decay."""
+    """Make AdamW (arXiv 1711.05101); the weights of norms do not decay."""
     parameters = list(network.parameters())
     groups = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": settings.weight_decay},
@@ -252,7 +253,7 @@ def make_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.O
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
-    """Of a step: up in a line, then down along a cosine (arXiv 1608.03983).
+    """Compute the learning rate of a step: up in a line, then down along a cosine (arXiv 1608.03983).
 
     >>> settings = TrainSettings(learning_rate=1.0, final_learning_rate=0.0, warmup_steps=2, steps=6)
     >>> [round(learning_rate(settings, step), 2) for step in range(6)]

@@ -1,4 +1,4 @@
-"""What a training run is told: sizes of the decoder, and how it learns; checked as a whole before anything begins."""
+"""Settings of a training run: sizes of the decoder and of its training, checked as a whole before anything begins."""
 
 from dataclasses import dataclass, fields
 
@@ -11,8 +11,8 @@ VOCABULARY = 256  # bytes
 ROPE_THETA = 10_000.0
 NORM_EPS = 1e-5
 END = 0  # the byte that ends a text, which texts do not hold
-LEAST = {"warmup_steps": 0, "seed": 0}  # of whole numbers; others are at least 1
-MOST = {  # of whole numbers; others are at most MAX_COUNT. A seed and a step together fit into 64 bits
+MIN_VALUES = {"warmup_steps": 0, "seed": 0}  # of whole numbers; others are at least 1
+MAX_VALUES = {  # of whole numbers; others are at most MAX_COUNT. A seed and a step together fit into 64 bits
     "layers": 2**16,
     "heads": 2**16,
     "kv_heads": 2**16,
@@ -20,7 +20,7 @@ MOST = {  # of whole numbers; others are at most MAX_COUNT. A seed and a step to
     "intermediate_size": MAX_IN_FEATURES,
     "seed": 2**63 - 1,
 }
-MAX_COUNT = 2**31 - 1  # what a config.json may hold
+MAX_COUNT = 2**31 - 1  # of a whole number in a config.json
 MAX_NUMBER = 1e300
 NOT_NEGATIVE = ("weight_decay", "final_learning_rate", "dropout")
 
@@ -35,16 +35,16 @@ class TrainSettings:
         intermediate_size: width of the feed-forward middle.
         heads: query heads, each hidden_size / heads wide, an even number.
         kv_heads: key and value heads, a divisor of `heads`; None: a third of them where that is possible, else all.
-        context_length: most tokens that the decoder takes.
+        context_length: limit of the tokens that the decoder takes.
         window: bytes that are predicted in a row, up to context_length.
         dense: nn.Linear in place of ternary layers, to compare with.
         steps: updates of the weights.
-        batch_size: windows a step.
+        batch_size: windows per step.
         learning_rate: the highest, after the warm-up.
-        final_learning_rate: what it has sunk to in the end, as a share of the highest, along a cosine.
-        warmup_steps: in which it rises.
+        final_learning_rate: the last one, as a share of the highest; it sinks along a cosine.
+        warmup_steps: number of steps in which it rises.
         weight_decay: AdamW's, of matrices.
-        dropout: share of what attention, feed-forward and the embedding give that is left out in a step.
+        dropout: share of the outputs of attention, feed-forward and embedding that is left out in a step.
         clip: the largest norm of all gradients together.
         seed: of the first weights, and of the order of the data.
     """
@@ -71,8 +71,10 @@ class TrainSettings:
         for field in fields(self):
             value = getattr(self, field.name)
             if type(field.default) is int or (field.name == "kv_heads" and value is not None):
-                most = MOST.get(field.name, MAX_COUNT)
-                object.__setattr__(self, field.name, whole_number(field.name, value, LEAST.get(field.name, 1), most))
+                most = MAX_VALUES.get(field.name, MAX_COUNT)
+                object.__setattr__(
+                    self, field.name, whole_number(field.name, value, MIN_VALUES.get(field.name, 1), most)
+                )
             elif type(field.default) is float:
                 object.__setattr__(self, field.name, checked_real(field.name, value))
             elif type(field.default) is bool and type(value) is not bool:
@@ -99,13 +101,13 @@ class TrainSettings:
 
     @property
     def key_value_heads(self) -> int:
-        """Key and value heads."""
+        """Return the number of key and value heads."""
         if self.kv_heads is not None:
             return self.kv_heads
         return self.heads // 3 if self.heads % 3 == 0 else self.heads
 
     def decoder(self) -> DecoderConfig:
-        """The architecture: BitNet's, on bytes."""
+        """Return the architecture: BitNet's, on bytes."""
         return DecoderConfig(
             vocab_size=VOCABULARY,
             hidden_size=self.hidden_size,

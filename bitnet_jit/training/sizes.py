@@ -1,4 +1,4 @@
-"""What a run needs of memory: refused in words where that is more than there is, before anything is allocated."""
+"""The memory that a run needs: a run without enough of it is refused before anything is allocated."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,14 +42,14 @@ def check_memory(settings: TrainSettings, device: torch.device) -> None:
 
 
 def sizes(settings: TrainSettings) -> str:
-    """The settings that memory depends on, in words."""
+    """Return the settings that memory depends on, in words."""
     names = ("layers", "hidden_size", "intermediate_size", "context_length", "window", "batch_size", "steps")
     return ", ".join(f"{name}={getattr(settings, name)}" for name in names)
 
 
 @contextmanager
 def memory_in_words(settings: TrainSettings, device: torch.device) -> Iterator[None]:
-    """Within the block a lack of memory is an OutOfMemory that names the settings."""
+    """Turn a lack of memory within the block into an OutOfMemory that names the settings."""
     try:
         yield
     except OutOfMemory:

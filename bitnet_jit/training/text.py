@@ -11,12 +11,12 @@ from bitnet_jit.errors import InvalidInput
 from bitnet_jit.system.memory import total_memory
 from bitnet_jit.system.reading import read_file
 
-SHARE = 2  # of all memory, the part that a text may take
+SHARE = 2  # a text may take all memory divided by this
 HELD_OUT = 0.05  # of a text that comes without another one to be judged by
 
 
 def read_text(path: Path, name: str, window: int) -> torch.Tensor:
-    """The bytes of a file, uint8 (size,).
+    """Read the bytes of a file, uint8 (size,).
 
     Raises:
         InvalidInput: it cannot be read, is not regular (a shell's <(command) is fine), does not fit into memory, or is
@@ -32,7 +32,7 @@ def read_text(path: Path, name: str, window: int) -> torch.Tensor:
 
 
 def split(text: torch.Tensor, window: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(to learn from, to be judged by): the end of a text, 5 % or at least a window, is held out.
+    """Return (text to learn from, text to be judged by): the end, 5 % or at least a window, is held out.
 
     Raises:
         InvalidInput: the text is too short for both.
@@ -44,7 +44,7 @@ def split(text: torch.Tensor, window: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def draw(text: torch.Tensor, batch_size: int, window: int, seed: int, step: int) -> torch.Tensor:
-    """The windows of one step, int64 (batch_size, window + 1): a matter of seed and step alone.
+    """Draw the windows of one step, int64 (batch_size, window + 1); they depend on seed and step alone.
 
     >>> draw(torch.arange(100, dtype=torch.uint8), 2, 3, seed=0, step=5).shape
     torch.Size([2, 4])
@@ -55,20 +55,20 @@ def draw(text: torch.Tensor, batch_size: int, window: int, seed: int, step: int)
 
 
 def bits_per_byte(logits: Callable[[torch.Tensor], torch.Tensor], text: torch.Tensor, window: int, batch: int) -> float:
-    """How many bits a byte of a text costs, in windows that do not overlap; a window's first byte is given.
+    """Compute the bits per byte of a text, in windows that do not overlap; the first byte of a window is given.
 
     Args:
         logits: (B, window) int64 on the CPU -> (B, window, 256).
-        text: uint8 (size,); what is left behind the last whole window plays no part.
+        text: uint8 (size,); bytes behind the last whole window play no part.
         window: bytes.
-        batch: windows at a time.
+        batch: number of windows at a time.
     """
     windows = text[: len(text) // window * window].view(-1, window).long()
     nats, count = 0.0, 0
     for part in torch.split(windows, batch):
         with torch.no_grad():
-            found = logits(part)[:, :-1].float().flatten(0, 1)
-        wanted = part[:, 1:].flatten().to(found.device)
-        nats += float(torch.nn.functional.cross_entropy(found, wanted, reduction="sum"))
-        count += len(wanted)
+            predicted = logits(part)[:, :-1].float().flatten(0, 1)
+        targets = part[:, 1:].flatten().to(predicted.device)
+        nats += float(torch.nn.functional.cross_entropy(predicted, targets, reduction="sum"))
+        count += len(targets)
     return nats / count / math.log(2)

@@ -2,8 +2,8 @@
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,27 +23,19 @@ Shape = tuple[int, int]
 MAX_ROWS = 2**31 - 1  # of inputs, and of weights
 
 
-@runtime_checkable
-class Traceable(Protocol):
-    """A model that runs its parts on "meta" by itself."""
-
-    def trace(self, rows: Sequence[int], meta_twin: Callable[[Any], Any]) -> None:
-        """Run one pass with each number of rows on copies that `meta_twin` makes of its modules."""
-
-
 def problems_of_model(model: nn.Module, rows: Sequence[int]) -> Counter[Problem]:
     """Return the problems of each number of rows, with the number of calls that one pass through the model makes.
 
-    A model that has a method `trace(rows)` runs itself on "meta", with its fusions; of other modules each packed layer
-    and norm runs by itself, on activations of the dtype that the model's parameters have.
+    A model whose class has a method `trace_problems(rows, meta_twin)` runs itself on "meta", with its fusions. Of other
+    modules each packed layer and norm runs by itself, on activations of the dtype that the model's parameters have.
 
     Raises:
         InvalidInput: the model has no packed layer, or its layers are on several devices or on "meta".
     """
     device = device_of(model)
     with recorded(device) as problems:
-        if isinstance(model, Traceable):
-            model.trace(rows, meta_twin)
+        if (trace := getattr(type(model), "trace_problems", None)) is not None:
+            trace(model, rows, meta_twin)
         else:
             run_layers(model, rows, device)
     return problems

@@ -12,6 +12,7 @@ import torch
 
 from bitnet_jit.devices.kinds import fingerprint, kind_of
 from bitnet_jit.devices.threads import get_num_threads
+from bitnet_jit.errors import BitNetError
 from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.backend import Rates
 from bitnet_jit.ops import calls
@@ -63,11 +64,11 @@ def measured(device: torch.device, threads: int) -> Roofline:
 
 def measure_rates(device: torch.device, threads: int) -> Rates:
     """Measure what a device does at most, by the first backend that can."""
-    backends = (backend for backend in registry.serving(device.type) if backend.measure_rates is not None)
-    backend = next(backends)  # the fallback can on every device
-    assert backend.measure_rates is not None
-    with kind_of(device).current(device):
-        return backend.measure_rates(device, threads)
+    for backend in registry.serving(device.type):
+        if backend.measure_rates is not None:
+            with kind_of(device).current(device):
+                return backend.measure_rates(device, threads)
+    raise BitNetError(f"no backend that is registered measures what {device.type} does at most")
 
 
 def parse(entry: Any) -> Roofline:

@@ -191,7 +191,7 @@ def test_generate_takes_what_the_decoder_takes():
     import inspect
 
     from bitnet_jit.cli.generate import generate
-    from bitnet_jit.models.decoder import Decoder
+    from bitnet_jit.generation.decoder import Decoder
 
     options = set(inspect.signature(generate).parameters)
     assert set(inspect.signature(Decoder.generate).parameters) - {"self", "input_ids"} <= options

@@ -77,7 +77,7 @@ def test_a_full_disk_is_one_line_and_what_was_there_stays(text, tmp_path, target
 FULL = """
 import resource, sys
 from pathlib import Path
-from bitnet_jit import files
+from bitnet_jit.system import files
 from bitnet_jit.checkpoints.formats import hf_export
 from bitnet_jit.training import checkpoint, results
 beside = files.beside

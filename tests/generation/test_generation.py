@@ -1,6 +1,7 @@
-"""Continuing prompts: caches, batches, ends, seeds, and arguments that cannot be meant."""
+"""Continuations of prompts: caches, batches, ends, seeds, and arguments out of range."""
 
 import copy
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -38,8 +39,8 @@ def test_copies_and_state_dicts(tiny):
 def test_threads_generate_at_once(tiny):
     expected = tiny.generate(PROMPT, max_new_tokens=16).tolist()
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: tiny.generate(PROMPT, max_new_tokens=16).tolist(), range(8)))
-    assert found == [expected] * 8
+        continuations = list(pool.map(lambda _: tiny.generate(PROMPT, max_new_tokens=16).tolist(), range(8)))
+    assert continuations == [expected] * 8
 
 
 def test_a_small_cache_grows(tiny):
@@ -68,9 +69,9 @@ def test_rows_of_a_batch_are_continued_as_if_alone(tiny):
 )
 def test_prompts_of_every_kind(tiny, kind):
     expected = tiny.generate(torch.tensor([PROMPT]), max_new_tokens=3)
-    found = tiny.generate(kind(PROMPT), max_new_tokens=3)
-    assert found.dtype == torch.int64
-    assert found.tolist() == expected[0].tolist()
+    tokens = tiny.generate(kind(PROMPT), max_new_tokens=3)
+    assert tokens.dtype == torch.int64
+    assert tokens.tolist() == expected[0].tolist()
 
 
 def test_stream_gives_the_tokens_of_generate(tiny):
@@ -92,9 +93,9 @@ def test_stop_tokens_and_strings(tiny):
 
 def test_a_row_that_ended_is_filled_up(tiny):
     prompts = [PROMPT, list(b"In the beginning God")]
-    found = tiny.generate(prompts, max_new_tokens=30, stop="after").tolist()
-    assert bytes(found[0][20:]) == b"after" + b"r" * (len(found[0]) - 25)
-    assert b"after" not in bytes(found[1][20:-1])
+    rows = tiny.generate(prompts, max_new_tokens=30, stop="after").tolist()
+    assert bytes(rows[0][20:]) == b"after" + b"r" * (len(rows[0]) - 25)
+    assert b"after" not in bytes(rows[1][20:-1])
 
 
 def test_the_end_token_ends_a_text(write_checkpoint):
@@ -196,3 +197,10 @@ def test_forward_checks_its_room(tiny):
         tiny([1] * 25, cache)
     assert tiny([1] * 24, cache).shape == (1, 24, 256)
     assert cache.capacity == 1024
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda decoder: pickle.loads(pickle.dumps(decoder))])
+def test_a_copied_and_a_pickled_decoder_continue_alike(tiny, copied):
+    expected = tiny.generate(PROMPT, max_new_tokens=8)
+    assert type(copied(tiny)) is type(tiny)
+    assert torch.equal(copied(tiny).generate(PROMPT, max_new_tokens=8), expected)

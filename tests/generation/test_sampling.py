@@ -12,7 +12,7 @@ from bitnet_jit.generation.sampling import Sampler, Sampling, kept_probabilities
 
 
 def expected(logits: np.ndarray, temperature: float, top_k: int | None, top_p: float | None) -> np.ndarray:
-    """One row, token by token."""
+    """Compute the probabilities of one row, token by token."""
     shifted = logits / temperature
     order = np.argsort(-shifted, kind="stable")[: top_k or len(logits)]
     weights = np.exp(shifted[order] - shifted[order].max())
@@ -20,9 +20,9 @@ def expected(logits: np.ndarray, temperature: float, top_k: int | None, top_p: f
     if top_p is not None:
         kept = np.cumsum(weights) - weights < top_p
         weights = np.where(kept, weights, 0) / weights[kept].sum()
-    found = np.zeros(len(logits))
-    found[order] = weights
-    return found
+    probabilities = np.zeros(len(logits))
+    probabilities[order] = weights
+    return probabilities
 
 
 @given(
@@ -34,8 +34,8 @@ def expected(logits: np.ndarray, temperature: float, top_k: int | None, top_p: f
 )
 def test_probabilities(seed, size, temperature, top_k, top_p):
     logits = np.random.default_rng(seed).permutation(size) * 0.7  # no two alike, so that no order is left open
-    found = kept_probabilities(torch.tensor(logits)[None], Sampling(temperature, top_k, top_p))
-    assert np.allclose(found[0].numpy(), expected(logits, temperature, top_k, top_p), atol=1e-9)
+    probabilities = kept_probabilities(torch.tensor(logits)[None], Sampling(temperature, top_k, top_p))
+    assert np.allclose(probabilities[0].numpy(), expected(logits, temperature, top_k, top_p), atol=1e-9)
 
 
 def test_draws_follow_the_probabilities():
@@ -53,5 +53,5 @@ def test_greedy_takes_the_largest():
 
 @pytest.mark.parametrize("extremes", [[1e38, -1e38, 0.0], [-3e38, -3e38, -3e38]])
 def test_extreme_logits(extremes):
-    found = kept_probabilities(torch.tensor([extremes]).double(), Sampling(temperature=1e-300))
-    assert found.sum() == pytest.approx(1)
+    probabilities = kept_probabilities(torch.tensor([extremes]).double(), Sampling(temperature=1e-300))
+    assert probabilities.sum() == pytest.approx(1)

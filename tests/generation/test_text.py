@@ -22,7 +22,7 @@ def test_stop_strings_stay_and_end_tokens_go(tiny, monkeypatch):
 
 
 def ending_at(decoder, letter):
-    """The decoder's config with another end token."""
+    """Return the decoder's config with another end token."""
     from dataclasses import replace
 
     return replace(decoder.config, eos_ids=(ord(letter),))

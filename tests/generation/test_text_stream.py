@@ -1,4 +1,4 @@
-"""Streams of text behind a prompt: together with the prompt they are what the tokenizer decodes from all tokens."""
+"""Streams of text behind a prompt: together with the prompt they are the decoded text of all tokens."""
 
 import os
 
@@ -43,7 +43,7 @@ def tokenizer(request, tmp_path_factory):
 
 
 def streamed(tokenizer, prompt, tokens, special=False) -> list[str]:
-    """The pieces of a stream."""
+    """Return the pieces of a stream."""
     stream = tokenizer.stream(prompt, special)
     return [*map(stream.push, tokens), stream.finish()]
 
@@ -88,7 +88,7 @@ def test_no_tokens_make_a_stream_take_back_or_lose_text(tokenizer, data):
 
 
 def is_spread(part: list[str], whole: list[str]) -> bool:
-    """Whether all of a part is in the whole, in its order."""
+    """Return whether all of a part is in the whole, in its order."""
     rest = iter(whole)
     return all(letter in rest for letter in part)
 

@@ -19,7 +19,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def tokenizer_file(tmp_path_factory):
-    """A byte-level BPE tokenizer, such as Llama 3's, that learned few merges: characters span tokens."""
+    """Write a byte-level BPE tokenizer, such as Llama 3's, with few merges: characters span tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     library = Tokenizer(models.BPE())

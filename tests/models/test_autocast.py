@@ -1,4 +1,4 @@
-"""A decoder under autocast computes what it computes without: in its own dtype, with float32 logits."""
+"""A decoder under autocast gives the same results as without: in its dtype, with float32 logits."""
 
 import pytest
 import torch
@@ -34,11 +34,11 @@ def computed(decoder):
 def test_logits_and_hidden_states(decoder, context):
     expected = computed(decoder)
     with context():
-        found = computed(decoder)
-    for one, other in zip(found, expected, strict=True):
+        results = computed(decoder)
+    for one, other in zip(results, expected, strict=True):
         assert one.dtype == other.dtype
         assert torch.equal(one, other)
-    assert found[0].dtype == found[2].dtype == found[3].dtype == torch.float32
+    assert results[0].dtype == results[2].dtype == results[3].dtype == torch.float32
 
 
 def test_tokens(decoder, context):

@@ -1,4 +1,4 @@
-"""A whole decoder under torch.compile(fullgraph=True): the same logits, any number of tokens, wrong ids found."""
+"""A whole decoder under torch.compile(fullgraph=True): the same logits, any number of tokens, wrong ids refused."""
 
 import pytest
 import torch
@@ -6,12 +6,12 @@ import torch
 import bitnet_jit
 from bitnet_jit.checkpoints.embedded import embedded_model
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from what torch._dynamo and inductor import
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from imports of torch._dynamo and inductor
 
 
 @pytest.fixture(autouse=True)
 def _forget_compiled_code():
-    """Dynamo counts recompilations of a line of code over the whole process."""
+    """Reset dynamo, which counts recompilations of a line of code over the whole process."""
     torch._dynamo.reset()
 
 
@@ -32,7 +32,7 @@ def test_ids_out_of_range_stop_compiled_code(tiny):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA or ROCm device here")
-@pytest.mark.filterwarnings("ignore:.*TensorFloat32:UserWarning")  # inductor recommends what we do not want
+@pytest.mark.filterwarnings("ignore:.*TensorFloat32:UserWarning")  # inductor recommends less precision
 @pytest.mark.filterwarnings("ignore:The CUDA Graph is empty:UserWarning")  # inductor captures nothing, to begin with
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 @torch.inference_mode()

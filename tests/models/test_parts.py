@@ -20,8 +20,8 @@ CONFIG, _ = read_config(embedded_model() / "config.json")
 
 
 def test_frequencies():
-    found = frequencies(8, 10000.0, None)
-    assert torch.allclose(found, torch.tensor([10000.0 ** (-2 * i / 8) for i in range(4)]))
+    plain = frequencies(8, 10000.0, None)
+    assert torch.allclose(plain, torch.tensor([10000.0 ** (-2 * i / 8) for i in range(4)]))
 
 
 def test_llama3_frequencies_are_those_of_transformers():
@@ -41,15 +41,15 @@ def test_llama3_frequencies_are_those_of_transformers():
 def test_rotation_turns_pairs_by_position():
     rope = Rope(replace(CONFIG, head_dim=4, rope_theta=100.0))
     x = torch.tensor([1.0, 2.0, 3.0, 4.0]).expand(1, 3, 1, 4)
-    found = rotate(x, *rope.tables(5, 8, torch.device("cpu"), torch.float32))
+    rotated = rotate(x, *rope.tables(5, 8, torch.device("cpu"), torch.float32))
     for step in range(3):
         for pair, frequency in enumerate((1.0, 0.1)):
             angle = (5 + step) * frequency
             first, second = 1.0 + pair, 3.0 + pair
-            assert found[0, step, 0, pair] == pytest.approx(
+            assert rotated[0, step, 0, pair] == pytest.approx(
                 first * math.cos(angle) - second * math.sin(angle), abs=1e-5
             )
-            assert found[0, step, 0, pair + 2] == pytest.approx(
+            assert rotated[0, step, 0, pair + 2] == pytest.approx(
                 second * math.cos(angle) + first * math.sin(angle), abs=1e-5
             )
 
@@ -77,13 +77,13 @@ def test_attention(batch, kv_heads, group, tokens, past, seed):
     head_dim, length = 4, past + tokens
     query = torch.randn(batch, tokens, kv_heads * group, head_dim, generator=rng)
     keys, values = torch.randn(2, batch, kv_heads, length, head_dim, generator=rng)
-    found = attend(query, keys, values).view(query.shape)
+    y = attend(query, keys, values).view(query.shape)
     for head in range(kv_heads * group):
         for token in range(tokens):
             seen = slice(0, past + token + 1)
             k, v = keys[:, head // group, seen].double(), values[:, head // group, seen].double()
             weights = (k @ query[:, token, head, :, None].double() / math.sqrt(head_dim)).softmax(1)
-            assert torch.allclose(found[:, token, head].double(), (weights * v).sum(1), atol=1e-5)
+            assert torch.allclose(y[:, token, head].double(), (weights * v).sum(1), atol=1e-5)
 
 
 def test_cache_keeps_what_was_put():
@@ -92,9 +92,9 @@ def test_cache_keeps_what_was_put():
     for start, stop in ((0, 3), (3, 4), (4, 70), (70, 150)):
         cache.reserve(stop - start)
         for layer in range(6):
-            found = cache.put(layer, keys[layer, :, start:stop], values[layer, :, start:stop])
-            assert torch.equal(found[0], keys[layer, :, :stop].transpose(1, 2))
-            assert torch.equal(found[1], values[layer, :, :stop].transpose(1, 2))
+            stored = cache.put(layer, keys[layer, :, start:stop], values[layer, :, start:stop])
+            assert torch.equal(stored[0], keys[layer, :, :stop].transpose(1, 2))
+            assert torch.equal(stored[1], values[layer, :, :stop].transpose(1, 2))
         cache.advance(stop - start)
     assert (cache.length, cache.capacity, cache.batch_size) == (150, 256, 2)
     assert cache.num_bytes == 6 * 2 * 2 * 2 * 256 * 64 * 4
@@ -115,6 +115,6 @@ def test_the_head_in_pieces_is_the_head(monkeypatch, dtype, shape):
     hidden = torch.randn(*shape, 40, generator=torch.Generator().manual_seed(0))
     weight = torch.randn(1000, 40, generator=torch.Generator().manual_seed(1)).to(dtype)
     monkeypatch.setitem(output_head.CHUNK_ELEMENTS, "cpu", 40 * 64)
-    found = output_head.project(hidden, weight)
-    assert found.dtype == torch.float32
-    assert torch.allclose(found.double(), hidden.double() @ weight.double().T, atol=1e-4)
+    logits = output_head.project(hidden, weight)
+    assert logits.dtype == torch.float32
+    assert torch.allclose(logits.double(), hidden.double() @ weight.double().T, atol=1e-4)

@@ -1,4 +1,4 @@
-"""The embedded model against what transformers computed with it."""
+"""The embedded model against results of transformers with it."""
 
 import math
 
@@ -8,19 +8,19 @@ from torch.nn import functional as F
 
 
 def test_logits_are_near(tiny, reference):
-    found = tiny(torch.tensor(reference["input_ids"])[None])
-    assert found.shape == (1, 72, 256)
-    assert found.dtype == torch.float32
-    difference = np.abs(found[0].numpy() - reference["logits"])
+    logits = tiny(torch.tensor(reference["input_ids"])[None])
+    assert logits.shape == (1, 72, 256)
+    assert logits.dtype == torch.float32
+    difference = np.abs(logits[0].numpy() - reference["logits"])
     assert difference.mean() < 0.1
     assert difference.max() < 0.6
 
 
 def test_greedy_continuation_is_the_same_or_forks_at_a_near_tie(tiny, reference, make_twin, embedded_for_transformers):
     expected = torch.tensor(reference["greedy"])
-    found = tiny.generate(torch.tensor(reference["greedy_prompt"]), max_new_tokens=100)
-    assert found.shape == expected.shape
-    different = (found != expected).nonzero()
+    tokens = tiny.generate(torch.tensor(reference["greedy_prompt"]), max_new_tokens=100)
+    assert tokens.shape == expected.shape
+    different = (tokens != expected).nonzero()
     if len(different):
         fork = int(different[0])
         with torch.no_grad():
@@ -31,5 +31,5 @@ def test_greedy_continuation_is_the_same_or_forks_at_a_near_tie(tiny, reference,
 def test_bits_per_byte(tiny, reference, kjv):
     successors = kjv.flatten()[1:]
     logits = torch.cat([tiny(rows) for rows in kjv.split(8)]).reshape(-1, 256)[:-1]
-    found = float(F.cross_entropy(logits, successors)) / math.log(2)
-    assert abs(found - reference["val_bpb_16k"]) < 0.002
+    bits_per_byte = float(F.cross_entropy(logits, successors)) / math.log(2)
+    assert abs(bits_per_byte - reference["val_bpb_16k"]) < 0.002

@@ -1,4 +1,4 @@
-"""Rotary positions that are no numbers: refused wherever a config comes from, with the field and its value."""
+"""Rotary positions that are no numbers: the error names the field and its value, wherever a config comes from."""
 
 import math
 import re
@@ -67,7 +67,7 @@ def test_load_computes_numbers_or_refuses(write_checkpoint, field, value, place)
 
 
 def loaded(folder):
-    """The error, or the decoder."""
+    """Load a folder; return the error and no decoder, or no error and the decoder."""
     try:
         return None, bitnet_jit.load(folder)
     except CheckpointError as error:

@@ -44,14 +44,14 @@ KINDS = {
 
 @pytest.fixture(params=[*KINDS, "embedded"])
 def pair(request, write_checkpoint, make_twin, embedded_for_transformers):
-    """Our decoder and transformers' model of the same files."""
+    """Load the same files as our decoder and as transformers' model."""
     embedded = request.param == "embedded"
     directory = embedded_for_transformers if embedded else write_checkpoint(**KINDS[request.param])
     return bitnet_jit.load(directory), make_twin(directory)
 
 
 def our_layer(decoder, name: str):
-    """The packed layer that holds transformers' layer of that name, and where its rows lie."""
+    """Return the packed layer that holds transformers' layer of that name, and the place of its rows."""
     _, _, index, _, projection = name.split(".")
     attention, feed_forward = decoder.blocks[int(index)].attention, decoder.blocks[int(index)].feed_forward
     q, kv, middle = decoder.config.q_features, decoder.config.kv_features, decoder.config.intermediate_size
@@ -69,7 +69,7 @@ def our_layer(decoder, name: str):
 
 
 def seen_layers(model, input_ids):
-    """(name, input, output) of every ternary layer in one forward of transformers' model."""
+    """Record (name, input, output) of every ternary layer in one forward of transformers' model."""
     seen = []
     for name, module in model.named_modules():
         if type(module).__name__ in ("BitLinear", "AutoBitLinear"):
@@ -84,10 +84,10 @@ def prompt(tokens: int) -> torch.Tensor:
 
 
 def flipped_codes(x: torch.Tensor) -> torch.Tensor:
-    """bool, like x: where transformers' int8 code differs from the contract's.
+    """Return bool, like x: true where transformers' int8 code differs from the contract's.
 
-    `127 / tensor` is 127 * (1 / tensor) in torch, rounded twice, where the contract divides once: the two scales differ
-    in their last bit at times, and a code at a half-integer follows.
+    `127 / tensor` is 127 * (1 / tensor) in torch, rounded twice; the contract divides once. The two scales differ in
+    their last bit at times, and a code at a half-integer follows.
     """
     absmax = x.abs().amax(-1, keepdim=True).clamp(min=1e-5)
     once = x * (torch.full_like(absmax, 127) / absmax)
@@ -122,9 +122,9 @@ def test_logits_are_near(pair):
 def test_greedy_continuation_forks_at_near_ties_only(pair):
     decoder, model = pair
     start = prompt(12)[:1]
-    found = decoder.generate(start, max_new_tokens=24)
+    tokens = decoder.generate(start, max_new_tokens=24)
     with torch.no_grad():
-        logits = model(found).logits[0, start.shape[1] - 1 : -1]
-    chosen = logits.gather(1, found[0, start.shape[1] :, None])[:, 0]
+        logits = model(tokens).logits[0, start.shape[1] - 1 : -1]
+    chosen = logits.gather(1, tokens[0, start.shape[1] :, None])[:, 0]
     # where the choice differs, transformers' best logit is no more than a near tie above the chosen one
     assert (logits.amax(1) - chosen).max() < 0.3 * float(logits.std() / 6.4) + 1e-6

@@ -205,7 +205,7 @@ class TestStart:
 
     def test_a_decoder_that_never_calls_its_layers(self):
         decoder = load(embedded_model())
-        with pytest.raises(InvalidInput, match=r"qkv is part of Attention, which .*bitnet_jit\.patch"):
+        with pytest.raises(InvalidInput, match=r"qkv is part of PackedAttention, which .*bitnet_jit\.patch"):
             add_lora(decoder)
         assert not lora_layers(decoder)
 

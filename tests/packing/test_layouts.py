@@ -13,7 +13,7 @@ from bitnet_jit.packing import CANONICAL, FORMATS
 LAYOUTS = {layout.name: layout for layout in CANONICAL.values()}
 for backend_name in registry.BACKENDS:
     if registry.absent_reason(backend_name) is None:
-        LAYOUTS |= {layout.name: layout for layout in registry.backend(backend_name).layouts}
+        LAYOUTS |= {layout.name: layout for layout in registry.BACKENDS[backend_name].layouts()}
 
 EVERY_LAYOUT = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 SHAPES = st.tuples(st.integers(1, 140), st.integers(1, 90) | st.sampled_from([255, 256, 257, 320, 700]))

@@ -8,8 +8,9 @@ import pytest
 from bitnet_jit.kernels import registry
 from bitnet_jit.problem import Gpu, Problem
 from bitnet_jit.runtime import shipped
-from bitnet_jit.runtime.cache import Tuned, TuningCache, config_fields, parse_entry, recall
+from bitnet_jit.runtime.cache import TuningCache, config_fields, recall
 from bitnet_jit.runtime.dispatcher import Dispatcher
+from bitnet_jit.runtime.entries import Tuned, parse_entry
 
 H200 = Gpu("NVIDIA H200", "9.0", 132, 232448)
 LAYER = Problem("bit_linear", "cpu", 4, 64, 96, "i2/n64k16", "a8", scale="tensor", device="some cpu")

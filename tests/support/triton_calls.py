@@ -14,7 +14,7 @@ from bitnet_jit.problem import Problem, rows_bucket
 
 DEVICE = torch.device("cpu" if interpreted() else "cuda")
 ON_GPU = not interpreted() and torch.cuda.is_available()
-LAYOUTS = {layout.name: layout for layout in BACKEND.layouts}
+LAYOUTS = {layout.name: layout for layout in BACKEND.layouts()}
 needs_device = pytest.mark.skipif(
     not interpreted() and not torch.cuda.is_available(), reason="there is no GPU, and TRITON_INTERPRET is not set"
 )

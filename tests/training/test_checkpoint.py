@@ -1,4 +1,4 @@
-"""A checkpoint of a training that is damaged is a CheckpointError, and nothing of the network has changed then."""
+"""Damaged checkpoints of a training: a CheckpointError, and the network stays as it was."""
 
 import json
 import math
@@ -33,7 +33,7 @@ def trainer():
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """The tensors and the metadata of a run that was stopped."""
+    """Return the tensors and the metadata of a run that was stopped."""
 
     def stop(state):
         if state.step == DONE:
@@ -49,14 +49,14 @@ def good(tmp_path_factory):
 
 
 def restored(file, tensors, metadata):
-    """A network that has taken up such a file, and what it has seen."""
+    """Return a network that has taken up such a file, and its history."""
     save_file(tensors, file, metadata)
     taken = trainer()
     return taken, checkpoint.restore(file, taken.run, taken.network, taken.optimizer)
 
 
 def assert_refused(file, tensors, metadata, words="expected the format|found a damaged one"):
-    """The file is refused, and the network is as it was."""
+    """Assert that the file is refused, and the network stays as it was."""
     save_file(tensors, file, metadata)
     taken, fresh = trainer(), trainer()
     with pytest.raises(CheckpointError, match=words):
@@ -200,7 +200,7 @@ def test_a_link_to_a_checkpoint_elsewhere_stays_one(tmp_path):
     run.train(SETTINGS, TEXT, TEXT[:100], tmp_path / "out", CPU)
     assert (tmp_path / "out" / FILE).is_symlink()
     assert (tmp_path / "elsewhere").stat().st_size > 1000
-    run.train(SETTINGS, TEXT, TEXT[:100], tmp_path / "out", CPU)  # is found again
+    run.train(SETTINGS, TEXT, TEXT[:100], tmp_path / "out", CPU)  # takes up the link
 
 
 def test_weights_that_are_not_finite_are_not_kept(tmp_path, monkeypatch):
@@ -250,9 +250,9 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_no_pieces(tmp_path, good):
     save_file(good[0], tmp_path / FILE, good[1])
     before = (tmp_path / FILE).read_bytes()
     command = [sys.executable, "-c", FULL, tmp_path, "10000"]
-    found = subprocess.run(command, capture_output=True, text=True, cwd=os.path.dirname(__file__))
-    assert found.returncode == 0, found.stderr
-    said, names = found.stdout.splitlines()
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=os.path.dirname(__file__))
+    assert ended.returncode == 0, ended.stderr
+    said, names = ended.stdout.splitlines()
     assert said.startswith(f"WriteError {tmp_path / FILE} cannot be written (")
     assert "File too large" in said
     assert names == str([".training.lock", FILE])

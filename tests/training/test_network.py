@@ -1,4 +1,4 @@
-"""A decoder that learns, under checkpointing, autocast and torch.compile: the loss and the gradients it has without."""
+"""A decoder that learns: checkpointing, autocast and torch.compile leave its loss and its gradients the same."""
 
 import shutil
 
@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from bitnet_jit.training.network import TrainedDecoder
 from bitnet_jit.training.settings import TrainSettings
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from what torch.compile imports
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from imports of torch.compile
 
 SETTINGS = TrainSettings(
     layers=2, hidden_size=32, intermediate_size=48, heads=2, kv_heads=1, context_length=64, window=24
@@ -30,10 +30,10 @@ class Checkpointed(nn.Module):
 
 
 def network(reentrant=None):
-    found = TrainedDecoder(SETTINGS.decoder())
+    decoder = TrainedDecoder(SETTINGS.decoder())
     if reentrant is not None:
-        found.model.layers = nn.ModuleList(Checkpointed(block, reentrant) for block in found.model.layers)
-    return found
+        decoder.model.layers = nn.ModuleList(Checkpointed(block, reentrant) for block in decoder.model.layers)
+    return decoder
 
 
 def loss_and_gradients(decoder, loss, autocast):
@@ -50,8 +50,8 @@ def test_checkpointed_blocks_change_no_bit(reentrant, autocast):
     calls = []
     for block in decoder.model.layers:
         block.block.mlp.up_proj.register_forward_pre_hook(lambda *_: calls.append(1))
-    found = loss_and_gradients(decoder, decoder.loss, autocast)
-    for a, b in zip(found, loss_and_gradients(plain, plain.loss, autocast), strict=True):
+    results = loss_and_gradients(decoder, decoder.loss, autocast)
+    for a, b in zip(results, loss_and_gradients(plain, plain.loss, autocast), strict=True):
         assert torch.equal(a, b)
     assert len(calls) == 2 * SETTINGS.layers
 
@@ -62,17 +62,17 @@ def test_compiled_whole_it_is_the_same_to_the_bit(reentrant, autocast):
     torch._dynamo.reset()
     plain, decoder = network(), network(reentrant)
     compiled = torch.compile(decoder.loss, fullgraph=True, backend="aot_eager")
-    found = loss_and_gradients(decoder, compiled, autocast)
-    for a, b in zip(found, loss_and_gradients(plain, plain.loss, autocast), strict=True):
+    results = loss_and_gradients(decoder, compiled, autocast)
+    for a, b in zip(results, loss_and_gradients(plain, plain.loss, autocast), strict=True):
         assert torch.equal(a, b)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor compiles with g++, which is not installed")
 def test_compiled_by_inductor_it_is_near():
-    """Its functions differ in the last bits, which may flip a code: a step of 1/127 of the greatest in its row."""
+    """Compare within a flipped code, 1/127 of the greatest value in its row: inductor differs in the last bits."""
     torch._dynamo.reset()
     plain, decoder = network(), network(reentrant=False)
-    found = loss_and_gradients(decoder, torch.compile(decoder.loss, fullgraph=True), False)
-    for a, b in zip(found, loss_and_gradients(plain, plain.loss, False), strict=True):
+    results = loss_and_gradients(decoder, torch.compile(decoder.loss, fullgraph=True), False)
+    for a, b in zip(results, loss_and_gradients(plain, plain.loss, False), strict=True):
         assert (a - b).norm() <= b.norm() / 127

@@ -1,4 +1,4 @@
-"""A run on a CPU: it learns, and a run that is stopped and taken up is the run that was not."""
+"""A run on a CPU: it learns, and a run that was stopped and taken up equals one that was not."""
 
 import math
 import signal
@@ -40,7 +40,7 @@ def train(out, settings=SETTINGS, text=TEXT, **options):
 
 
 def stop_at(step):
-    """Progress that interrupts the run once it is so far."""
+    """Return a progress callback that interrupts the run at a step."""
 
     def progress(state):
         if state.step >= step:
@@ -72,9 +72,9 @@ def test_a_run_that_is_stopped_and_taken_up_is_the_same(tmp_path, talkative):
     for step in (1, 5, 11):
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "parts", progress=stop_at(step))
-    parts, found = train(tmp_path / "parts")
-    assert torch.equal(found.losses, wanted.losses)
-    assert found.validations == wanted.validations
+    parts, history = train(tmp_path / "parts")
+    assert torch.equal(history.losses, wanted.losses)
+    assert history.validations == wanted.validations
     assert all(torch.equal(a, b) for a, b in zip(parts.parameters(), whole.parameters(), strict=True))
 
 

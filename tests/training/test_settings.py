@@ -1,4 +1,4 @@
-"""What a run is told is checked as a whole, before anything begins."""
+"""Settings of a run: checked as a whole, before anything begins."""
 
 import pytest
 import torch

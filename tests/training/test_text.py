@@ -1,4 +1,4 @@
-"""Windows of a text: which are drawn, which are held out, and what a byte of them costs."""
+"""Windows of a text: the drawn ones, the held-out ones, and the bits per byte."""
 
 import pytest
 import torch

@@ -11,8 +11,9 @@ import bitnet_jit
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.ops import calls
 from bitnet_jit.problem import Problem
-from bitnet_jit.runtime.cache import Tuned, TuningCache, config_fields
+from bitnet_jit.runtime.cache import TuningCache, config_fields
 from bitnet_jit.runtime.dispatcher import Dispatcher
+from bitnet_jit.runtime.entries import Tuned
 from bitnet_jit.tuning import autotune as module
 from bitnet_jit.tuning.report import Outcome, Report
 

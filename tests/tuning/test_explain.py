@@ -13,8 +13,9 @@ from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.numba import limits
 from bitnet_jit.kernels.torch import limits as fallback_limits
 from bitnet_jit.ops import calls
-from bitnet_jit.runtime.cache import Tuned, TuningCache, config_fields
+from bitnet_jit.runtime.cache import TuningCache, config_fields
 from bitnet_jit.runtime.dispatcher import Dispatcher
+from bitnet_jit.runtime.entries import Tuned
 from bitnet_jit.tuning import explain as module
 from bitnet_jit.tuning import roofline as measuring
 from bitnet_jit.tuning.roofline import Roofline, roofline

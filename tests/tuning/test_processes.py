@@ -13,7 +13,8 @@ PROCESSES, PROBLEMS = 4, 6
 SCRIPT = """
 import dataclasses, time
 import bitnet_jit
-from bitnet_jit.runtime.cache import Tuned, config_fields
+from bitnet_jit.runtime.cache import config_fields
+from bitnet_jit.runtime.entries import Tuned
 from bitnet_jit.tuning import autotune as module
 
 def tune(problem, effort, device, among):

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_jit.kernels.kernel import Config, Kernel
-from bitnet_jit.kernels.numba.bound import Bound
+from bitnet_jit.kernels.numba.bound import ALIGN, Bound
 from bitnet_jit.kernels.numba.threads.openmp import process_fork
 from bitnet_jit.problem import Problem
 
-ALIGN = 64
 STORAGE = {"bfloat16": np.uint16, "float16": np.float16, "float32": np.float32, "int8": np.int8, "int32": np.int32}
 Values = Mapping[str, NDArray[Any] | float | None]
 
@@ -34,7 +33,7 @@ def all_threads(threads: int) -> Team:
 
 
 def aligned(num_bytes: int) -> NDArray[np.uint8]:
-    """Return uninitialized bytes whose address is a multiple of 64."""
+    """Return uninitialized bytes whose address is a multiple of ALIGN."""
     raw = np.empty(num_bytes + ALIGN, np.uint8)
     start = -raw.ctypes.data % ALIGN
     return raw[start : start + num_bytes]
@@ -57,7 +56,7 @@ def run(kernel: Kernel, problem: Problem, values: Values, config: Config = None,
         config: the kernel's config; None: the kernel's first one for the problem.
         team: the threads; None: the calling thread alone.
 
-    >>> from bitnet_jit.kernels.numba.rowwise.activations import KERNELS
+    >>> from bitnet_jit.kernels.numba.rowwise.dequantize import KERNELS
     >>> codes, scales, x = np.array([[1, -2]], np.int8), np.array([0.5], np.float32), np.empty((1, 2), np.float32)
     >>> problem = Problem("dequantize_activation", "cpu", 1, 2, 2, x_dtype="int8", y_dtype="float32")
     >>> run(KERNELS[0], problem, {"x_q": codes, "x_scale": scales, "x": x})

@@ -13,7 +13,7 @@ from bitnet_jit.problem import Problem
 
 def test_sizes_outlive_the_bound_kernel():
     problem = Problem("ternary_matmul", "cpu", 1, 37, 70, "i2/n64k16", "a8", "int8", "int32")
-    kernel = next(kernel for kernel in registry.backend("numba").kernels if kernel.unsupported_reason(problem) is None)
+    kernel = next(kernel for kernel in registry.kernels_of("numba") if kernel.unsupported_reason(problem) is None)
     (sizes,) = kernel.bind(problem, kernel.configs(problem)[0]).numbers(3)
     others = [np.full(len(Sizes._fields), -1, np.int64) for _ in range(1000)]  # would take the place of freed memory
     read = (ctypes.c_int64 * len(Sizes._fields)).from_address(sizes)
@@ -42,13 +42,13 @@ OPTIONAL = {"bit_linear": "bias", "quantized_linear": "bias", "silu_mul_norm_qua
 def bound_of(op, bias="float32"):
     """Bind every kernel of an op that this CPU can run."""
     problem = Problem(op, "cpu", 4, 70, 37, "i2/n64k16", "a8", "float32", "float32", "tensor", bias=bias)
-    for kernel in registry.backend("numba").kernels:
+    for kernel in registry.kernels_of("numba"):
         if kernel.op == op and kernel.unsupported_reason(problem) is None:
             yield kernel.bind(problem, kernel.configs(problem)[0])
 
 
 def test_every_op_has_named_operands():
-    assert {kernel.op for kernel in registry.backend("numba").kernels} == set(OPERANDS)
+    assert {kernel.op for kernel in registry.kernels_of("numba")} == set(OPERANDS)
 
 
 @pytest.mark.parametrize("op", OPERANDS)

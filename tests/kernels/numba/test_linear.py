@@ -35,7 +35,7 @@ def problem_of(op, layout, rows, out_features, in_features, **fields):
 
 def kernels_of(op, activation="a8"):
     """Yield (kernel, layout, rows, config) of every kernel of an op that this CPU can run, at 1 row and at more."""
-    for kernel in BACKEND.kernels:
+    for kernel in BACKEND.kernels():
         for layout in LAYOUTS:
             for rows in (1, 64) if kernel.op == op else ():
                 problem = problem_of(op, layout.name, rows, 64, 64, activation=activation)
@@ -118,7 +118,7 @@ def test_long_sums_are_exact(layout, rows, k):
     w_q = np.stack([np.ones(k, np.int8), -np.ones(k, np.int8), rng.integers(-1, 2, k).astype(np.int8)])
     w_packed = layout.from_canonical(layout.format.pack(w_q), 3, k)
     problem = problem_of("ternary_matmul", layout.name, rows, 3, k)
-    for kernel in BACKEND.kernels:
+    for kernel in BACKEND.kernels():
         if kernel.op == problem.op and kernel.unsupported_reason(problem) is None:
             y = run_linear(kernel, problem, kernel.configs(problem)[0], x_q, w_packed)
             np.testing.assert_array_equal(y, reference.ternary_matmul(x_q, w_q))
@@ -230,7 +230,7 @@ def test_float_activations_pass_nan_and_infinity_in_their_row_only(bad):
     problem = problem_of(
         "bit_linear", layout.name, 3, 5, 40, x_dtype="float32", y_dtype="float32", scale="tensor", activation="a16"
     )
-    (kernel,) = [k for k in BACKEND.kernels if k.op == "bit_linear" and k.unsupported_reason(problem) is None]
+    (kernel,) = [k for k in BACKEND.kernels() if k.op == "bit_linear" and k.unsupported_reason(problem) is None]
     w_packed = layout.from_canonical(layout.format.pack(w_q), 5, 40)
     y = run_linear(kernel, problem, kernel.configs(problem)[0], x, w_packed, np.asarray(1, np.float32))
     assert not np.isfinite(y[1]).any()
@@ -249,7 +249,7 @@ def test_every_instruction_set_of_this_cpu_gives_the_same(layout, isa):
         w_q[0], w_q[1] = 1, -1
         w_packed = layout.from_canonical(layout.format.pack(w_q), n, k)
         problem = problem_of("ternary_matmul", layout.name, m, n, k)
-        (kernel,) = [k for k in BACKEND.kernels if k.name == "numba.ternary_matmul"]
+        (kernel,) = [k for k in BACKEND.kernels() if k.name == "numba.ternary_matmul"]
         tile = kernel.configs(problem)[-1].tile
         config = TeamConfig(replace(tile, isa=isa, rows=min(m, 4), columns=1))
         y = run_linear(kernel, problem, config, x_q, w_packed)
@@ -266,7 +266,7 @@ def test_a_row_does_not_depend_on_its_batch_kernel_config_or_threads():
     for rows in (1, 2, 17, 64):
         fields = {"x_dtype": "float32", "y_dtype": "float32", "scale": "tensor"}
         problem = problem_of("bit_linear", layout.name, rows, n, k, **fields)
-        for kernel in BACKEND.kernels:
+        for kernel in BACKEND.kernels():
             if kernel.op == "bit_linear" and kernel.unsupported_reason(problem) is None:
                 for config in kernel.configs(problem)[:2]:
                     for threads in (1, 2):
@@ -279,6 +279,6 @@ def test_a_row_does_not_depend_on_its_batch_kernel_config_or_threads():
 
 
 def test_refusals_are_words():
-    for kernel in BACKEND.kernels:
+    for kernel in BACKEND.kernels():
         if kernel.op == "ternary_matmul":
             assert "layout" in kernel.unsupported_reason(problem_of(kernel.op, "i2", 4, 64, 64))

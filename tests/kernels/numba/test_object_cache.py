@@ -194,11 +194,11 @@ def test_constants_of_python_are_seen(monkeypatch):
 def test_numba_disable_jit_is_a_refusal_in_words():
     code = (
         "from bitnet_jit.kernels import registry\n"
-        "print(registry.backend_unsupported_reason('numba', 'cpu'))\n"
+        "print(registry.unsupported_reason('numba', 'cpu'))\n"
         "import numba\n"
         "registry.absent_reason.cache_clear()\n"
         "numba.config.DISABLE_JIT = 0\n"
-        "print(registry.backend_unsupported_reason('numba', 'cpu'))\n"
+        "print(registry.unsupported_reason('numba', 'cpu'))\n"
     )
     environ = os.environ | {"NUMBA_DISABLE_JIT": "1"}
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=True)

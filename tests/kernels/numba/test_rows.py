@@ -14,7 +14,7 @@ from bitnet_jit.problem import EPS, Problem, rows_bucket
 
 FEATURES = (1, 2, 3, 15, 17, 31, 32, 33, 63, 64, 65, 100, 1001)
 DTYPES = ("float32", "bfloat16", "float16")
-KERNELS = {kernel.op: kernel for kernel in BACKEND.kernels if kernel.op.endswith(("norm", "quantize", "activation"))}
+KERNELS = {kernel.op: kernel for kernel in BACKEND.kernels() if kernel.op.endswith(("norm", "quantize", "activation"))}
 QUICK = settings(max_examples=15)
 
 

@@ -12,7 +12,7 @@ from bitnet_jit.kernels.torch import BACKEND
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.problem import Problem
 
-KERNELS = {kernel.name: kernel for kernel in BACKEND.kernels}
+KERNELS = {kernel.name: kernel for kernel in BACKEND.kernels()}
 LAYOUTS = sorted({name for format in FORMATS for name in (format, registry.preferred_layout(format, "cpu").name)})
 EVERY_LAYOUT = pytest.mark.parametrize("layout", LAYOUTS)
 SHAPES = st.tuples(st.integers(0, 5), st.integers(1, 70), st.integers(1, 70))

@@ -95,7 +95,7 @@ def problems(gpu):
 def launches(gpu):
     """(launch, what its operands are) of every kernel's default config for some problem."""
     for problem in problems(gpu):
-        for kernel in BACKEND.kernels:
+        for kernel in BACKEND.kernels():
             if kernel.op == problem.op and kernel.unsupported_reason(problem) is None:
                 bound = kernel.bind(problem, kernel.configs(problem)[0])
                 shape = torch.Size((problem.rows, problem.in_features))
@@ -175,7 +175,7 @@ def accesses(problem):
     target, gpu = GPUS["cuda-90"]
     problem = replace(problem, gpu=gpu, rows=128, out_features=6912, in_features=2560)
     kernel = next(
-        found for found in BACKEND.kernels if found.op == problem.op and found.unsupported_reason(problem) is None
+        found for found in BACKEND.kernels() if found.op == problem.op and found.unsupported_reason(problem) is None
     )
     bound = kernel.bind(problem, kernel.configs(problem)[0])
     kinds = kinds_of(problem, outputs_of(problem, torch.Size((128, 2560))) | scratch_of(bound, 128))

@@ -74,7 +74,7 @@ def inputs_of(problem, rows):
     of_x["w"] = torch.zeros(problem.out_features, problem.in_features, dtype=dtype)
     groups = -(-problem.in_features // problem.group_size) if problem.group_size else 0
     w_shape = {"tensor": (), "row": (problem.out_features,), "group": (problem.out_features, groups), "": ()}
-    layout = {found.name: found for found in BACKEND.layouts}.get(problem.layout)
+    layout = {found.name: found for found in BACKEND.layouts()}.get(problem.layout)
     shape = layout.shape(problem.out_features, problem.in_features) if layout else (1,)
     bias = torch.zeros(problem.out_features if layout else problem.in_features) if problem.bias else None
     others = {"x_scale": torch.zeros(rows), "w_scale": torch.zeros(w_shape[problem.scale]), "bias": bias}
@@ -84,7 +84,7 @@ def inputs_of(problem, rows):
 def cases():
     """Every kernel's default config for some number of rows of the problems that are compiled everywhere."""
     for problem in (replace(problem, gpu=GPU, rows=rows) for problem in PROBLEMS for rows in (1, 4, 128)):
-        for kernel in BACKEND.kernels:
+        for kernel in BACKEND.kernels():
             if kernel.op == problem.op and kernel.unsupported_reason(problem) is None:
                 yield kernel, problem
 
@@ -125,7 +125,7 @@ def check(launch, found, known, problem):
 
 
 def test_operands_that_lie_badly_are_copied_first(launches):
-    kernel = next(kernel for kernel in BACKEND.kernels if kernel.name == "triton.gemv_bit_linear")
+    kernel = next(kernel for kernel in BACKEND.kernels() if kernel.name == "triton.gemv_bit_linear")
     problem = replace(PROBLEMS[0], gpu=GPU, rows=1, bias="", scale="tensor")
     bound, inputs = kernel.bind(problem, kernel.configs(problem)[0]), inputs_of(problem, 1)
     call = triton_tensors.bind(bound, problem, torch.Size((1, problem.in_features)), torch.device("cpu"))
@@ -157,7 +157,7 @@ def test_another_device_than_the_current_one_is_made_current_meanwhile(launches,
     monkeypatch.setattr(torch.cuda, "device", device)
     monkeypatch.setattr(triton_tensors, "empty_strided", empty_strided)
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: seen.append(current[0]), raising=False)
-    kernel = next(kernel for kernel in BACKEND.kernels if kernel.name == "triton.quantize_weight")
+    kernel = next(kernel for kernel in BACKEND.kernels() if kernel.name == "triton.quantize_weight")
     problem = next(replace(problem, gpu=GPU) for problem in PROBLEMS if problem.op == kernel.op)
     w = inputs_of(problem, 1)["w"]
     call = triton_tensors.bind(kernel.bind(problem, kernel.configs(problem)[0]), problem, w.shape, torch.device("cpu"))
@@ -167,7 +167,7 @@ def test_another_device_than_the_current_one_is_made_current_meanwhile(launches,
 
 
 def test_parts_of_one_tensor_are_read_where_they_are(launches):
-    kernel = next(kernel for kernel in BACKEND.kernels if kernel.op == "relu2_mul_norm_quantize")
+    kernel = next(kernel for kernel in BACKEND.kernels() if kernel.op == "relu2_mul_norm_quantize")
     problem = next(p for p in PROBLEMS if p.op == kernel.op)
     problem = replace(problem, gpu=GPU, rows=4, in_features=64, out_features=64)
     call = triton_tensors.bind(
@@ -185,6 +185,6 @@ def test_parts_of_one_tensor_are_read_where_they_are(launches):
 )
 def test_quantizers_hold_back_only_products_that_gain_by_it(name, outputs, late):
     problem = replace(PROBLEMS[0], op="bit_linear", rows=8, out_features=outputs, x_dtype="bfloat16", gpu=GPU)
-    kernel = next(kernel for kernel in BACKEND.kernels if kernel.name == f"triton.{name}_bit_linear")
+    kernel = next(kernel for kernel in BACKEND.kernels() if kernel.name == f"triton.{name}_bit_linear")
     quantize, *_ = kernel.bind(problem, kernel.configs(problem)[0]).launches(8)
     assert quantize.constants["LATE"] is late

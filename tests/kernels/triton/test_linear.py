@@ -40,7 +40,7 @@ OPS = ("bit_linear", "quantized_linear", "ternary_matmul")
 
 def pairs():
     """Every kernel with each layout that it reads."""
-    for kernel in BACKEND.kernels:
+    for kernel in BACKEND.kernels():
         for layout in LAYOUTS:
             problems = (exact_problem(kernel.op, (rows, 8, 300), layout) for rows in (1, 4, 16, 128))
             if kernel.op in OPS and any(kernel.unsupported_reason(problem) is None for problem in problems):

@@ -9,7 +9,7 @@ from triton_calls import BACKEND, DEVICE, ON_GPU, on
 from bitnet_jit.ops import triton_tensors
 
 RUNS = 10_000
-SPLIT = [kernel for kernel in BACKEND.kernels if kernel.name.startswith(("triton.small", "triton.split"))]
+SPLIT = [kernel for kernel in BACKEND.kernels() if kernel.name.startswith(("triton.small", "triton.split"))]
 SHAPES = ((8, 2560, 6912), (16, 256, 8192), (5, 100, 700))
 
 

@@ -1,4 +1,4 @@
-"""Prompts as token ids: what callers may pass, and what is wrong with it otherwise."""
+"""Prompts as token ids: the forms that callers may pass, and the errors for all others."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -13,23 +13,23 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 
 def as_batch(input_ids: TokenIds, vocab_size: int, room: int, device: torch.device) -> torch.Tensor:
-    """Token ids as int64 (B, T) on `device`, checked.
+    """Check token ids and return them as int64 (B, T) on `device`.
 
     Args:
         input_ids: (T,) or (B, T), a tensor of integers or lists of them; the prompts of a batch have one length.
         vocab_size: ids lie below it.
-        room: most tokens that T may be.
+        room: limit of T.
         device: where the result lives.
 
     Raises:
         InvalidInput: another shape or dtype, no token at all, too many, or an id out of range.
     """
-    found = input_ids if isinstance(input_ids, torch.Tensor) else from_lists(input_ids)
-    if found.dtype not in INTEGERS or found.dim() not in (1, 2):
-        raise InvalidInput(f"input_ids: expected integers (T,) or (B, T), got {found.dtype} {tuple(found.shape)}")
-    if found.numel() == 0:
-        raise InvalidInput(f"input_ids: expected at least one token, got the shape {tuple(found.shape)}")
-    batch = found.reshape(-1, found.shape[-1]).to(device, torch.int64)
+    ids = input_ids if isinstance(input_ids, torch.Tensor) else from_lists(input_ids)
+    if ids.dtype not in INTEGERS or ids.dim() not in (1, 2):
+        raise InvalidInput(f"input_ids: expected integers (T,) or (B, T), got {ids.dtype} {tuple(ids.shape)}")
+    if ids.numel() == 0:
+        raise InvalidInput(f"input_ids: expected at least one token, got the shape {tuple(ids.shape)}")
+    batch = ids.reshape(-1, ids.shape[-1]).to(device, torch.int64)
     if batch.shape[1] > room:
         raise InvalidInput(f"input_ids: {batch.shape[1]} tokens, but the model's context has room for {room}")
     check_range(batch, vocab_size)
@@ -37,7 +37,7 @@ def as_batch(input_ids: TokenIds, vocab_size: int, room: int, device: torch.devi
 
 
 def check_range(batch: torch.Tensor, vocab_size: int) -> None:
-    """Raise InvalidInput where an id is not below vocab_size; compiled code, which sees no values, asserts it."""
+    """Raise InvalidInput where an id is not below vocab_size; compiled code sees no values and asserts it."""
     expected = f"input_ids: expected ids from 0 to {vocab_size - 1}"
     if torch.compiler.is_compiling():
         torch._assert_async(((batch >= 0) & (batch < vocab_size)).all(), expected)
@@ -48,7 +48,7 @@ def check_range(batch: torch.Tensor, vocab_size: int) -> None:
 
 
 def from_lists(input_ids: Sequence[int] | Sequence[Sequence[int]]) -> torch.Tensor:
-    """Lists as a tensor; InvalidInput where prompts differ in length or something is no whole number."""
+    """Return lists as a tensor; InvalidInput where prompts differ in length or an item is no whole number."""
     if not isinstance(input_ids, (list, tuple)):
         raise InvalidInput(f"input_ids: expected a tensor or lists of integers, got {type(input_ids).__name__}")
     nested = [isinstance(row, (list, tuple)) for row in input_ids]

@@ -1,0 +1,131 @@
+"""`Network`: token ids in, logits out, with packed ternary layers in between; no text, no sampling."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from bitnet_jit.arguments import whole_number
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.models.block import run_blocks
+from bitnet_jit.models.config import DecoderConfig
+from bitnet_jit.models.head import project
+from bitnet_jit.models.kv_cache import KVCache
+from bitnet_jit.models.packed import PackedBlock
+from bitnet_jit.models.precision import without_autocast
+from bitnet_jit.models.rope import Rope
+from bitnet_jit.models.tokens import TokenIds, as_batch
+
+if TYPE_CHECKING:
+    from bitnet_jit.nn.rms_norm import RMSNorm
+
+MAX_PROMPTS = 2**31 - 1  # in a batch
+
+
+class Network(nn.Module):
+    """A BitNet or Llama decoder with packed ternary weights.
+
+    Args:
+        config: its architecture.
+        embedding: (vocab_size, hidden_size), of the checkpoint's dtype.
+        blocks: `config.num_layers` of them.
+        norm: of the last block's output.
+        head: (vocab_size, hidden_size), or None where the embedding is the head too.
+        dtype: of activations, keys and values: float32 or bfloat16.
+
+    Attributes:
+        config: as above.
+        dtype: as above.
+    """
+
+    head: nn.Parameter | None
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        embedding: torch.Tensor,
+        blocks: Sequence[PackedBlock],
+        norm: "RMSNorm",
+        head: torch.Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.config, self.dtype = config, dtype
+        self.embedding = nn.Parameter(embedding, requires_grad=False)
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = norm
+        self.register_parameter("head", None if head is None else nn.Parameter(head, requires_grad=False))
+        self.rope = Rope(config)
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device of the weights."""
+        return self.embedding.device
+
+    def forward(self, input_ids: TokenIds, cache: KVCache | None = None) -> torch.Tensor:
+        """Compute the logits of the token that follows each token.
+
+        Args:
+            input_ids: (B, T), integers below vocab_size; (T,) counts as (1, T).
+            cache: of `new_cache`; holds the tokens before these, and these too afterwards.
+
+        Returns:
+            (B, T, vocab_size) float32, the same under autocast as without.
+
+        Raises:
+            InvalidInput: input_ids are empty, out of range, no integers, or more than the context has room for.
+        """
+        room = self.config.context_length - (cache.length if cache is not None else 0)
+        batch = as_batch(input_ids, self.config.vocab_size, room, self.device)
+        return self.logits(self.hidden(batch, self.new_cache(*batch.shape) if cache is None else cache))
+
+    def new_cache(self, batch_size: int = 1, capacity: int = 1) -> KVCache:
+        """Return an empty cache for `batch_size` prompts, with room for `capacity` tokens before it has to grow.
+
+        Raises:
+            InvalidInput: a number is out of range, the capacity is above the model's context, or memory does not
+                suffice.
+        """
+        prompts = whole_number("batch_size", batch_size, most=MAX_PROMPTS)
+        tokens = whole_number("capacity", capacity, most=self.config.context_length)
+        return KVCache(self.config, prompts, tokens, self.dtype, self.device)
+
+    def hidden(self, input_ids: torch.Tensor, cache: KVCache) -> torch.Tensor:
+        """Compute the normalized output of the last block: input_ids (B, T) int64, in range -> (B, T, hidden)."""
+        batch_size, tokens = input_ids.shape
+        if batch_size != cache.batch_size:
+            raise InvalidInput(f"cache: is for {cache.batch_size} prompts, input_ids has {batch_size}")
+        with torch.no_grad(), without_autocast(self.device):
+            cache.reserve(tokens)
+            tables = self.rope.tables(cache.length, cache.length + tokens, self.device, self.dtype)
+            x = run_blocks(self.blocks, F.embedding(input_ids, self.embedding).to(self.dtype), tables, cache)
+            cache.advance(tokens)
+            normalized: torch.Tensor = self.norm(x)
+            return normalized
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Project hidden (..., hidden_size), normalized -> (..., vocab_size) float32."""
+        with torch.no_grad(), without_autocast(self.device):
+            return project(hidden, self.embedding if self.head is None else self.head)
+
+    def trace_problems(self, rows: Sequence[int], twin: Callable[[Any], Any]) -> None:
+        """Run all ternary ops of a step, for one token of each of so many prompts, on "meta" tensors.
+
+        Nothing is computed; a recorder of ops sees each problem that a step poses, as often as the step poses it.
+
+        Args:
+            rows: numbers of prompts.
+            twin: makes a copy of a module with its parameters on "meta", packed weights in the layout that they have.
+        """
+        norm = twin(self.norm)
+        for block in map(twin, self.blocks):
+            for m in rows:
+                x = torch.empty(m, 1, self.config.hidden_size, dtype=self.dtype, device="meta")
+                block.attention.project_qkv(x)
+                block.attention.project_out(x.new_empty(m, 1, self.config.q_features))
+                block.feed_forward(x)
+        for m in rows:
+            norm(torch.empty(m, 1, self.config.hidden_size, dtype=self.dtype, device="meta"))

@@ -1,0 +1,107 @@
+"""The conformance suite: what every kernel of every backend has to compute, made from the records of ops alone.
+
+A problem is drawn for each op at ragged shapes, in every dtype, layout and kind of scales. The expected result is that
+of the fallback, which has tests of its own against reference.py; exact ops are compared to the bit.
+"""
+
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from bitnet_jit.dtypes import dtype_name
+from bitnet_jit.kernels import registry
+from bitnet_jit.kernels.kernel import Kernel
+from bitnet_jit.ops.arguments import LayoutName, Word
+from bitnet_jit.ops.calls import bind_call
+from bitnet_jit.ops.op import OPS
+from bitnet_jit.ops.spec import OpSpec, output_dtype
+from bitnet_jit.problem import Problem, rows_bucket
+from bitnet_jit.tuning.contenders import agree, in_order
+from bitnet_jit.tuning.synthetic import synthetic_values
+
+SHAPES = ((4, 37, 70), (1, 1, 1), (32, 128, 33), (2, 3, 256))  # rows, out_features, in_features
+ALL_CONFIGS = os.environ.get("BITNET_JIT_TEST_CONFIGS") == "all"
+GROUP = 32
+
+
+def problems_of(spec: OpSpec, device_type: str) -> Iterator[Problem]:
+    """Yield problems of an op: every combination of what its record lets vary, each at one shape in turn."""
+    shapes = itertools.cycle(SHAPES)
+    layouts = [layout.name for layout in layouts_of(device_type)] if has(spec, LayoutName) else [""]
+    activations = ("a8", "a16") if has(spec, Word) else (spec.activation,)
+    scales = ("tensor", "row", "group") if "w_scale" in spec.operands else (spec.scale,)
+    x_dtypes = [dtype_name(dtype) for dtype in spec.tensors[0].dtypes]
+    for layout, activation, scale, x_dtype, bias in itertools.product(
+        layouts, activations, scales, x_dtypes, biases(spec)
+    ):
+        rows, out_features, in_features = next(shapes)
+        problem = Problem(
+            op=spec.name,
+            device_type=device_type,
+            rows=rows_bucket(rows),
+            out_features=out_features if spec_has_outputs(spec) else in_features,
+            in_features=in_features,
+            layout=layout,
+            activation=activation,
+            x_dtype=x_dtype,
+            scale=scale,
+            group_size=GROUP if scale == "group" else 0,
+            bias=bias,
+        )
+        inputs = {operand.name: operand.dtype for operand in spec.operands_of(problem, (rows,)).inputs}
+        yield replace(problem, y_dtype=output_dtype(spec.outputs[0], inputs, problem))
+
+
+def has(spec: OpSpec, kind: type) -> bool:
+    """Return whether an op has an argument of a kind."""
+    return any(isinstance(argument, kind) for argument in spec.arguments)
+
+
+def spec_has_outputs(spec: OpSpec) -> bool:
+    """Return whether the number of outputs is a size of its own."""
+    return has(spec, LayoutName)
+
+
+def biases(spec: OpSpec) -> list[str]:
+    """Return dtypes of the bias, or of a norm's weight; "" where there may be none."""
+    tensors = [tensor for tensor in spec.tensors if tensor.field == "bias"]
+    if not tensors:
+        return [""]
+    return ["float32", "bfloat16", *([""] if tensors[0].optional else [])]
+
+
+def layouts_of(device_type: str):
+    """Return the layouts of all backends that serve a type of device."""
+    by_name = {layout.name: layout for backend in registry.serving(device_type) for layout in backend.layouts()}
+    return by_name.values()
+
+
+def kernels_with_problems(device_type: str) -> Iterator[tuple[Kernel, list[Problem]]]:
+    """Yield the kernels of the backends that serve a type of device, with the problems that they do not refuse."""
+    for backend in registry.serving(device_type):
+        for kernel in registry.kernels_of(backend.name):
+            problems = problems_of(OPS[kernel.op].spec, device_type)
+            yield kernel, [problem for problem in problems if kernel.unsupported_reason(problem) is None]
+
+
+def check(kernel: Kernel, problem: Problem, device: torch.device) -> None:
+    """Compare a kernel's answers with the fallback's, with one row less than the bucket holds."""
+    spec = OPS[problem.op].spec
+    operands = spec.operands_of(problem, (1, max(1, problem.rows - 1)))
+    values = synthetic_values(operands, device)
+    arguments = [values[name] for name in operands.arguments]
+    (fallback,) = [
+        other
+        for other in registry.kernels_of("torch")
+        if other.op == problem.op and other.unsupported_reason(problem) is None
+    ]
+    expected = in_order(bind_call(fallback, fallback.bind(problem, None), operands, device)(*arguments))
+    for config in kernel.all_configs(problem) if ALL_CONFIGS else kernel.configs(problem)[:1]:
+        outputs = in_order(bind_call(kernel, kernel.bind(problem, config), operands, device)(*arguments))
+        for output, tensor in zip(operands.outputs, outputs, strict=True):
+            assert tuple(tensor.shape) == output.shape
+            assert dtype_name(tensor.dtype) == output.dtype
+        assert agree(problem, outputs, expected), f"{kernel.name} with {config} on {problem}"
