@@ -1,20 +1,11 @@
-"""A whole linear layer, ours against everybody else's: float32 in and out on the CPU, bfloat16 on a GPU.
+"""Run the benchmark of a whole linear layer: `python benchmarks/bench_bit_linear.py --help`."""
 
-Ours quantizes the activations, multiplies and scales, in one torch op; `kernel` is its matmul alone, to tell what the
-rest costs. Beside it, on the CPU, torch in float32, bfloat16 and dynamic int8, and TQ2_0 and Q4_0 of ggml; on a GPU
-torch in bfloat16 and gemlite. A contender whose result is wrong for its number format is refused.
-"""
+import sys
+from pathlib import Path
 
-from collections.abc import Sequence
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout, where this runs by its path
 
-from providers import LAYER, PROVIDERS
-from report import Report
-from runner import main
-
-
-def run(arguments: Sequence[str] | None = None) -> Report:
-    return main(__doc__, {"bit_linear": list(PROVIDERS.values())}, LAYER, arguments)
-
+from benchmarks.suites.bit_linear import run
 
 if __name__ == "__main__":
     run()

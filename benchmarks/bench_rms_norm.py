@@ -1,19 +1,11 @@
-"""Row-wise ops: activation quantization, RMSNorm and its gradients, RMSNorm + quantize, behind relu2 or SiLU products.
+"""Run the benchmark of row-wise ops: `python benchmarks/bench_rms_norm.py --help`."""
 
-Each against the same formula in plain torch operations, RMSNorm also against that of torch. Of a shape OUTxIN the
-inputs are the features of a row. Every result is compared with the reference first.
-"""
+import sys
+from pathlib import Path
 
-from collections.abc import Sequence
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout, where this runs by its path
 
-from providers_norm import PROVIDERS, USUAL
-from report import Report
-from runner import main
-
-
-def run(arguments: Sequence[str] | None = None) -> Report:
-    return main(__doc__, PROVIDERS, USUAL, arguments)
-
+from benchmarks.suites.rms_norm import run
 
 if __name__ == "__main__":
     run()

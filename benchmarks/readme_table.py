@@ -1,14 +1,17 @@
-"""Writes the README's table of figures from benchmarks/results: nothing in it is typed by hand.
+"""Write the README's table of figures from benchmarks/results: nothing in it is typed by hand.
 
 The table stands between two comments in the README; `--print` shows it instead. One table for each CPU measured.
 """
 
-import argparse
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from report import Report, Row, read
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout, where this runs by its path
+
+from benchmarks.harness.options import new_parser
+from benchmarks.harness.report import Report, Row, read
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
@@ -22,44 +25,34 @@ PEERS = {
 
 
 def table(report: Report) -> str:
-    """Markdown: a line for each case of a report of bench_bit_linear, at the most threads that were measured."""
+    """Return Markdown: a line per case of a report of bench_bit_linear, at the most threads that were measured."""
     header = report.header
     lines = [
         f"{header['cpu']}, {header['cores']} cores, {header['date'][:10]}, torch {header['versions']['torch']}, "
-        f"numba {header['versions']['numba']}; medians in microseconds, in brackets how many times as long as ours.",
+        f"numba {header['versions']['numba']}; medians in microseconds; in brackets: how much faster bitnet_jit is.",
         "",
         "| weight | rows | threads | weights in | bitnet_jit | of the limit | " + " | ".join(PEERS) + " |",
         "|" + "---|" * (6 + len(PEERS)),
     ]
     for ours in report.rows:
         if ours.provider == OURS and ours.threads == max(row.threads for row in report.rows):
-            lines.append(line(ours, [row for row in report.rows if same_case(row, ours)]))
+            lines.append(line(ours, [row for row in report.rows if row.case == ours.case]))
     return "\n".join(lines)
 
 
-def same_case(row: Row, other: Row) -> bool:
-    return (row.op, row.shape, row.rows, row.threads, row.cache) == (
-        other.op,
-        other.shape,
-        other.rows,
-        other.threads,
-        other.cache,
-    )
-
-
 def line(ours: Row, rows: Sequence[Row]) -> str:
-    """One line: ours, its share of the nearer limit, and the best of each group of peers."""
+    """Return a line: ours, its share of the nearer limit, and the best of each group of peers."""
     place = "cache" if ours.cache == "hot" else "memory"
     limit = "" if ours.share_of_limit is None else f"{ours.share_of_limit:.0%} ({ours.limit})"
     cells = [ours.shape, str(ours.rows), str(ours.threads), place, f"{ours.median_us:,.0f}", limit]
     for names in PEERS.values():
         times = [row.median_us for row in rows if row.provider in names]
-        cells.append(f"{min(times):,.0f} ({min(times) / ours.median_us:.1f} x)" if times else "")
+        cells.append(f"{min(times):,.0f} ({min(times) / ours.median_us:.1f}x)" if times else "")
     return "| " + " | ".join(cells) + " |"
 
 
 def replace_between(text: str, table: str) -> str:
-    """The README with the table between its two comments.
+    """Return the README with the table between its two comments.
 
     Raises:
         ValueError: the comments are not there.
@@ -70,7 +63,8 @@ def replace_between(text: str, table: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Write or print the table of every CPU with results."""
+    parser = new_parser(__doc__)
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", metavar="FOLDER")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md", metavar="FILE")
     parser.add_argument("--print", action="store_true", help="show the table and leave the README alone")

@@ -9,7 +9,7 @@ from nbclient import NotebookClient
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 EVERY_NOTEBOOK = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
-PRINTED = {  # what the cells of each print, among other things
+PRINTED = {  # by the cells of each, among other things
     "quickstart": ["loss ", "bytes instead of", "% right", "In the beginning"],
     "train_a_tiny_model": [
         "bytes/s",
@@ -40,7 +40,8 @@ def test_a_notebook_is_stored_without_output(path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @EVERY_NOTEBOOK
-def test_a_notebook_runs(path, tmp_path):
+def test_a_notebook_runs(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # layers this small gain little by more, and lose much on a busy machine
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": tmp_path}}).execute()
     assert printed(notebook, "stderr") == ""  # no warning, no log

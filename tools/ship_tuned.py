@@ -1,4 +1,4 @@
-"""Make a table of choices that comes with the package, from what `bitnet-jit autotune --export FILE` wrote.
+"""Make a table of choices that comes with the package, from a file of `bitnet-jit autotune --export FILE`.
 
     python tools/ship_tuned.py export.json nvidia-h200
 
@@ -14,7 +14,7 @@ from bitnet_jit.runtime.shipped import FOLDER
 
 
 def ship(export: Path, name: str) -> int:
-    """Write the table; returns how many entries it has."""
+    """Write the table and return the number of its entries."""
     file = FOLDER / f"{name}.json"
     known = json.loads(file.read_text())["entries"] if file.exists() else []
     entries = {

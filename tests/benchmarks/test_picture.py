@@ -2,8 +2,8 @@
 
 import pytest
 
-import picture
-from report import Report, Row
+from benchmarks.harness import picture
+from benchmarks.harness.report import Report, Row
 
 
 def row(provider, rows, shape="8x4"):
@@ -35,3 +35,8 @@ def test_either_is_written(tmp_path, numbers):
     drawn = (tmp_path / "new" / "it.svg").read_text()
     assert "<!-- a -->" in drawn
     assert "limit" not in drawn
+
+
+def test_nothing_to_draw_is_said(tmp_path):
+    with pytest.raises(ValueError, match="every provider was refused"):
+        picture.draw(Report({"cpu": ""}, (), ()), tmp_path / "empty.png")

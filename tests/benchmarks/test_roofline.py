@@ -2,10 +2,10 @@
 
 import pytest
 
-from options import parse
-from providers import MATMUL
-from report import Report, Row
-from roofline import draw_roofline, intensity
+from benchmarks.harness.options import parse
+from benchmarks.harness.report import Report, Row
+from benchmarks.harness.roofline import draw_roofline, intensity
+from benchmarks.providers.linear import MATMUL
 
 
 def row(provider, gb_per_s, gop_per_s):
@@ -29,7 +29,7 @@ def test_a_missing_limit_is_said(rows, tmp_path):
 
 
 def test_a_gpu_has_defaults_of_its_own():
-    known = [name for usual in MATMUL.values() for name in usual.providers]
+    known = [name for defaults in MATMUL.values() for name in defaults.providers]
     on_gpu = parse("", known, MATMUL, ["--device", "cuda:0"])
     assert on_gpu.providers[0] == "product"
     assert (on_gpu.cache, on_gpu.threads, len(on_gpu.shapes), on_gpu.cold_rows) == (("cold",), (1,), 10, 2048)

@@ -1,0 +1,1 @@
+"""Providers: one module per origin of contenders; `linear` and `norm` have those of a suite by name."""

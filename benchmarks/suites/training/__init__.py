@@ -1,0 +1,1 @@
+"""The suite of training: layers of a block forward and backward, and quantizers."""

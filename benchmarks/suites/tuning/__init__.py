@@ -1,0 +1,1 @@
+"""The suite of tuning: what the tuner chooses beside an exhaustive search."""
