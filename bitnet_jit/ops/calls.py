@@ -26,7 +26,7 @@ ARGUMENTS = {  # of each op's calls, in their order
     "rms_norm_quantize": ("x", "weight", "eps"),
     "relu2_mul_norm_quantize": ("gate", "up", "weight", "eps"),
     "silu_mul_norm_quantize": ("gate", "up", "weight", "eps"),
-    "quantize_weight": ("w",),
+    "quantize_weight": ("weight",),
     "dequantize_weight": ("w_packed", "w_scale"),
     "dequantize_activation": ("x_q", "x_scale"),
 }

@@ -186,5 +186,5 @@ def kinds_of(problem: Problem, others: Shapes) -> dict[str, Any]:
     """The dtype of each operand, and a number for those that are numbers."""
     fixed = {"w_packed": torch.uint8, "w_scale": torch.float32, "x_scale": torch.float32}
     by_bias = {name: getattr(torch, problem.bias) for name in ("bias", "weight") if problem.bias}
-    of_x = {name: getattr(torch, problem.x_dtype) for name in ("x", "x_q", "dy", "gate", "up", "w")}
+    of_x = {name: getattr(torch, problem.x_dtype) for name in ("x", "x_q", "dy", "gate", "up", "weight")}
     return NUMBERS | of_x | fixed | by_bias | {name: dtype for name, (_, dtype) in others.items()}

@@ -50,7 +50,7 @@ def make_arguments(problem: Problem, device: torch.device) -> dict[str, Any]:
 
     found: dict[str, Any] = {"eps": EPS, "bias": None, "weight": None}
     if problem.op == "quantize_weight":
-        return found | {"w": floats(problem.out_features, problem.in_features)}
+        return found | {"weight": floats(problem.out_features, problem.in_features)}
     if problem.x_dtype == "int8":
         found["x_q"] = torch.randint(-127, 128, (rows, features), generator=generator, device=device, dtype=torch.int8)
         found["x_scale"] = torch.rand(rows, generator=generator, device=device, dtype=torch.float32)

@@ -1,7 +1,7 @@
 """Triton kernels for NVIDIA and AMD GPUs.
 
-BACKEND loads when it is first asked for: `layout.py` can be imported without Triton, by those who read on one machine
-what was laid on another.
+BACKEND loads when it is first asked for. So `layout.py` can be imported without Triton, to read on one machine a weight
+that was laid on another.
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
-"""The record of this backend."""
+"""The record of the Triton backend."""
 
 from bitnet_jit.kernels.kernel import Backend
 from bitnet_jit.kernels.triton.layout import I2_CHUNKS, LAYOUTS
-from bitnet_jit.kernels.triton.linear import kernels as linear
+from bitnet_jit.kernels.triton.linear import table as linear
 from bitnet_jit.kernels.triton.rowwise import norm_gradients, rows
 from bitnet_jit.kernels.triton.weights import dequantize, quantize_weight
 
