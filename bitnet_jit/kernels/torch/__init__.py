@@ -1,4 +1,4 @@
-"""Plain torch kernels: the last choice in the register, and the one that every device of torch can run."""
+"""Plain torch kernels: the last choice in the registry, and the one that every device of torch can run."""
 
 from bitnet_jit.kernels.kernel import Backend
 from bitnet_jit.kernels.torch import linear, norm, weights
