@@ -1,8 +1,9 @@
-"""What the tests of the Triton kernels share: where they run, and one kernel called as the ops call it."""
+"""Shared by the tests of the Triton kernels: their device, and one kernel called as the ops call it."""
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 pytest.importorskip("triton", reason="the package triton is not installed")
 
@@ -20,8 +21,12 @@ needs_device = pytest.mark.skipif(
 )
 
 
+# the fewer of this and the profile's: for most examples something is compiled
+max_examples = settings(max_examples=min(25, settings.default.max_examples))
+
+
 def every(*problems):
-    """Parametrizes a test over the backend's kernels that take at least one of some problems."""
+    """Parametrize a test over the backend's kernels that take at least one of some problems."""
     kernels = [
         kernel
         for kernel in BACKEND.kernels
@@ -31,14 +36,14 @@ def every(*problems):
 
 
 def problem_of(op, shape, **fields):
-    """The problem of an op for (rows, out_features, in_features) on the tests' device."""
+    """Return the problem of an op for (rows, out_features, in_features) on the tests' device."""
     rows, out_features, in_features = shape
     gpu = find_gpu(torch.device("cuda", 0)) if ON_GPU else None
     return Problem(op, DEVICE.type, rows_bucket(rows), out_features, in_features, gpu=gpu, **fields)
 
 
 def call(kernel, problem, config, *operands):
-    """The kernel's outputs for operands of any kind of array, as NumPy arrays; bfloat16 is widened."""
+    """Return the kernel's outputs for operands of any kind of array, as NumPy arrays; bfloat16 is widened."""
     on_device = [on(a) if isinstance(a, np.ndarray | np.generic | torch.Tensor) else a for a in operands]
     shape, device = on_device[0].shape, on_device[0].device
     result = triton_tensors.bind(kernel.bind(problem, config), problem, shape, device)(*on_device)
@@ -46,7 +51,7 @@ def call(kernel, problem, config, *operands):
 
 
 def on(a):
-    """A tensor on the tests' device; a NumPy array is copied."""
+    """Return a tensor on the tests' device; a NumPy array is copied."""
     return a.to(DEVICE) if isinstance(a, torch.Tensor) else torch.from_numpy(np.array(a)).to(DEVICE)
 
 
@@ -55,5 +60,5 @@ def array(tensor):
 
 
 def laid(w_q, layout="i2/planes"):
-    """Codes (N, K) in a layout of the kernels."""
+    """Lay codes (N, K) in a layout of the kernels."""
     return LAYOUTS[layout].from_canonical(LAYOUTS[layout].format.pack(w_q), *w_q.shape)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from test_linear import arguments, draw, exact_problem, expected
 from triton_calls import BACKEND, DEVICE, ON_GPU, on
+from triton_codes import arguments, draw, exact_problem, expected
 
 from bitnet_jit.ops import triton_tensors
 
