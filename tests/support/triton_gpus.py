@@ -1,6 +1,6 @@
 """The GPUs for which the Triton kernels are promised to compile, and problems of every kernel for them; none is needed.
 
-`representatives` are what is compiled by default; `pytest -m exhaustive` compiles for all cases.
+By default the `representatives` are compiled; `pytest -m exhaustive` compiles all cases.
 """
 
 from dataclasses import dataclass, replace
@@ -83,7 +83,7 @@ class Case:
         return self.kernel.bind(self.problem, self.kernel.configs(self.problem)[0])
 
     def launches(self) -> list[tuple[Launch, list]]:
-        """Return the launches, and for each of their operands what the compiler must know of it."""
+        """Return the launches, each with an example of its operands for the compiler."""
         bound, rows, shape = self.bind(), self.problem.rows, torch.Size((self.problem.rows, self.problem.in_features))
         kinds = kinds_of(self.problem, outputs_of(self.problem, shape) | scratch_of(bound, rows))
         return [(launch, example(launch, kinds)) for launch in bound.launches(rows)]

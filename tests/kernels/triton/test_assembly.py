@@ -1,6 +1,6 @@
 """The inline assembly, by instruction: the interpreter cannot run it, and ptxas only checks that it is well formed.
 
-Each string is executed here on all bytes, by what the PTX manual says of its instructions.
+Each string is executed here on all bytes, by the PTX manual's words on its instructions.
 """
 
 import numpy as np

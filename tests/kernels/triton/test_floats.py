@@ -138,6 +138,6 @@ def test_the_gradient_of_the_input(kernel, rows, features, scale, layout, dtype,
     exact, bound = reference.bit_linear_a16_float64(
         dy.double().numpy() * w_scale, np.ascontiguousarray(w_q.T), np.float32(1)
     )
-    # what rounding dY * scale twice to a half loses is below a float32's own error
+    # rounding dY * scale twice to a half loses less than a float32's error
     assert dx.shape == (rows, features[1])
     assert_within(dx, exact, (1 if dtype == "float32" else 4) * bound, dtype)

@@ -1,4 +1,4 @@
-"""From tensors to what a driver is asked to launch, with a driver that writes it down: no GPU is needed for that.
+"""From tensors to the launches that a driver is asked for, with a driver that writes them down: no GPU is needed.
 
 Kernels are compiled by Triton as at a call on an H200; addresses, numbers and constants must arrive in their places.
 """
@@ -111,7 +111,7 @@ def test_arguments_of_all_default_configs_arrive_in_their_places(launches):
 
 
 def check(launch, launched, known, problem):
-    """Compare a launch with what the driver was handed; only the tensors between launches are not known here."""
+    """Compare a launch with the driver's record; only the tensors between launches are not known here."""
     function, grid, stream, metadata, arguments = launched
     assert (function, grid, stream) == (launch.function.__name__, (launch.programs, 1, 1), STREAM)
     assert metadata.num_warps == launch.num_warps

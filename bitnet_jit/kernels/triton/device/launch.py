@@ -72,7 +72,7 @@ def prepare(launch: Launch, names: tuple[str, ...], kinds: Mapping[str, Any]) ->
     """Compile a launch for the current device.
 
     Args:
-        launch: what to compile.
+        launch: the launch to compile.
         names: the operands that a call hands over, in its order; a None stands behind the last.
         kinds: for each name torch's dtype of the tensor, or a number like the one that will be handed over.
 
@@ -98,7 +98,7 @@ def compiled(launch: Launch, kinds: Mapping[str, Any]) -> Any:
 
 
 def example(launch: Launch, kinds: Mapping[str, Any]) -> list[Any]:
-    """Return for each operand what the compiler must know of it: a dtype, a number, or None."""
+    """Return an example of each operand for the compiler: a dtype, a number, or None."""
     kinds_of_operands: list[Any] = []
     for operand in launch.operands:
         name, _, dtype = (operand or "").partition(":")

@@ -1,6 +1,6 @@
 """Steps of quantization: from the largest magnitude of a row to its scale and its codes.
 
-Magnitudes are compared by their bits, among which those of infinity and NaN are simply the largest.
+Magnitudes are compared by their bits; infinity and NaN are simply the largest.
 """
 
 import triton

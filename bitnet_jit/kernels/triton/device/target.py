@@ -15,7 +15,7 @@ EIGHT_ROWS_TRITON = (3, 6)  # tl.dot takes operands of 8 rows, as NVIDIA's matri
 
 
 def triton_version() -> tuple[int, ...]:
-    """Return the major and minor number of Triton's version, whatever package it came in."""
+    """Return the major and minor number of Triton's version, of any package that brings it."""
     return tuple(map(int, triton.__version__.split(".")[:2]))
 
 

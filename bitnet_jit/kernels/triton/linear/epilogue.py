@@ -56,7 +56,7 @@ def flags(problem: Problem) -> dict[str, bool]:
 
 
 def scale_operands(problem: Problem) -> tuple[str | None, ...]:
-    """Return the operands x_scale, w_scale and bias of a problem's epilogue, None for those that it lacks."""
+    """Return the operands x_scale, w_scale and bias of a problem's epilogue, None where it lacks one."""
     return (
         "x_scale" if problem.activation == "a8" and problem.op != "ternary_matmul" else None,
         "w_scale" if problem.scale in ("tensor", "row") else None,

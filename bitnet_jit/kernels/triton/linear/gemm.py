@@ -170,7 +170,7 @@ def configs(problem: Problem) -> tuple[GemmConfig, ...]:
 
 
 def many_rows(problem: Problem) -> tuple[GemmConfig, ...]:
-    """Return the largest tiles that give every multiprocessor one, and those for few rows behind them."""
+    """Return the largest tiles that give every multiprocessor one, and behind them the tiles for few rows."""
     group = 4 if problem.rows >= 1024 else 8
     large = [GemmConfig(m, n, 64, group, 4, 3) for m, n in ((128, 128), (64, 128), (128, 64))]
     wanted = multiprocessors(problem.gpu)

@@ -51,5 +51,5 @@ def takes_rows(fewest: int, most: int) -> Refusal:
 
 
 def all_of(*refusals: Refusal) -> Refusal:
-    """Return the refusal of whatever one of these refuses, in the words of the first that does."""
+    """Return the refusal of every problem that one of these refuses, in the words of the first."""
     return lambda problem: next((reason for refusal in refusals if (reason := refusal(problem))), None)
