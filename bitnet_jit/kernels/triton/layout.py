@@ -1,7 +1,7 @@
 """The layouts of packed weights for Triton kernels: bytes whose digits hold inputs a quarter or a fifth of a row apart.
 
     i2/planes   (N, B) uint8, B = 64 * ceil(K / 256); byte j holds at bits 2s, 2s + 1 the weight of input s * B + j
-    i2/chunks   (N, B) uint8, the same for 256 inputs at a time: byte 64 c + j has the weights of inputs 256 c + 64 s + j
+    i2/chunks   (N, B) uint8, the same by 256 inputs: byte 64 c + j holds the weights of inputs 256 c + 64 s + j
     t5/planes   (N, B) uint8, B = 64 * ceil(K / 320); byte j holds ceil(v * 256 / 243), where v has the codes w + 1 of
                 inputs j, B + j, ..., 4 B + j as its digits in base 3, the highest first
 

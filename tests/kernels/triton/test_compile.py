@@ -39,7 +39,7 @@ TYPES = {
 def specialized(launch, operands):
     """Return the signature, constants and attributes of a launch, as Triton makes them at a call.
 
-    They are equal to the last detail, so that the calls of test_launch.py hit in the disk cache the kernels compiled here.
+    They are equal to the last detail, so that the disk cache serves the calls of test_launch.py with these kernels.
     """
     values = [*operands, *launch.constants.values()]
     signature, constants, attributes = {}, {}, {}
