@@ -67,7 +67,7 @@ def backends():
 """
 
 DECODER = """
-from bitnet_jit.models.embedded import embedded_model
+from bitnet_jit.checkpoints.embedded import embedded_model
 
 ids = torch.tensor([list(b"And it")] * 2)
 expected = bitnet_jit.load(embedded_model())(ids)
