@@ -13,9 +13,9 @@ from torch import nn
 from bitnet_jit.checkpoints.formats.writer import Writer
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.nn.bit_linear import BitLinear
+from bitnet_jit.nn.convert import OUTPUT_HEADS
 from bitnet_jit.nn.lora_linear import LoraLinear
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
-from bitnet_jit.nn.convert import OUTPUT_HEADS
 
 TERNARY = (BitLinear, PackedBitLinear)
 

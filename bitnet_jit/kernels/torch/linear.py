@@ -18,7 +18,7 @@ CHUNK_ELEMENTS = 2**24  # of the unpacked weight
 
 
 def unpacked_chunks(w_packed: torch.Tensor, problem: Problem) -> Iterator[tuple[int, torch.Tensor]]:
-    """(first output, codes -1..1 (n, K) int8), piece by piece; the layout of another backend is undone first."""
+    """Yield (first output, codes -1..1 (n, K) int8) by pieces; another backend's layout is undone first."""
     layout = registry.get_layout(problem.layout)
     canonical = layout.to_canonical(w_packed, problem.out_features, problem.in_features)
     step = max(1, CHUNK_ELEMENTS // problem.in_features)
@@ -27,7 +27,7 @@ def unpacked_chunks(w_packed: torch.Tensor, problem: Problem) -> Iterator[tuple[
 
 
 def accumulate(x_q: torch.Tensor, w_q: torch.Tensor) -> torch.Tensor:
-    """x_q (M, K) int8, w_q (n, K) int8 -> (M, n) int32, exact."""
+    """Multiply x_q (M, K) int8 and w_q (n, K) int8 to (M, n) int32, exactly."""
     acc = torch.zeros(x_q.shape[0], w_q.shape[0], dtype=torch.int32, device=x_q.device)
     for start in range(0, x_q.shape[1], EXACT_INPUTS):
         part = slice(start, start + EXACT_INPUTS)
@@ -43,7 +43,7 @@ def bind_ternary_matmul(problem: Problem, config: Config):
 
 
 def scaled(x_q: torch.Tensor, x_scale: torch.Tensor, w_q: torch.Tensor, w_scale: torch.Tensor, group_size: int):
-    """float32 (M, n) without bias; w_scale is (), (n,) or (n, groups)."""
+    """Multiply codes and scales to float32 (M, n) without bias; w_scale is (), (n,) or (n, groups)."""
     if w_scale.dim() < 2:
         return accumulate(x_q, w_q).float() * (x_scale[:, None] * w_scale)
     y = torch.zeros(x_q.shape[0], w_q.shape[0], dtype=torch.float32, device=x_q.device)
@@ -75,7 +75,7 @@ def bind_bit_linear(problem: Problem, config: Config):
 
 
 def scale_of(w_scale: torch.Tensor, part: slice, problem: Problem) -> torch.Tensor:
-    """The scales of some outputs: (), (n,), or (n, K) where groups of inputs have their own."""
+    """Return the scales of some outputs: (), (n,), or (n, K) where groups of inputs have scales."""
     scale = w_scale[part] if w_scale.dim() else w_scale
     if scale.dim() < 2:
         return scale

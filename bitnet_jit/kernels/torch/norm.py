@@ -3,13 +3,11 @@
 import torch
 
 from bitnet_jit.kernels.kernel import Config, Kernel
-from bitnet_jit.problem import Problem
-
-EPS = 1e-5
+from bitnet_jit.problem import EPS, Problem
 
 
 def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """x (M, K) float32 -> x_q (M, K) int8, x_scale (M,) float32; a row with NaN or infinity: codes 0, scale NaN."""
+    """Quantize x (M, K) float32 to x_q int8, x_scale (M,) float32; a row with NaN or infinity: codes 0, scale NaN."""
     absmax = x.abs().amax(1) if x.shape[1] else x.new_zeros(x.shape[0])
     bad = ~torch.isfinite(absmax)
     absmax = torch.where(bad, 1.0, absmax.clamp(min=EPS))
@@ -20,13 +18,13 @@ def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def norm_rows(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """x (..., K) float32, weight (K,) -> (..., K) float32."""
+    """Normalize x (..., K) float32 by weight (K,) to (..., K) float32."""
     mean = (x * x).mean(-1, keepdim=True) if x.shape[-1] else x.new_zeros(*x.shape[:-1], 1)
     return x * (torch.ones_like(mean) / (mean + eps).sqrt()) * weight.float()
 
 
 def norm_gradients(dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:
-    """dx (..., K) and dw (K,) of x r w with r = 1 / sqrt(mean x^2 + eps), in float32; itself differentiable."""
+    """Return dx (..., K) and dw (K,) of x r w with r = 1 / sqrt(mean x^2 + eps), in float32; itself differentiable."""
     wide, scaled = x.float(), dy.float() * weight.float()
     r = (wide.square().mean(-1, keepdim=True) + eps).rsqrt()
     dx = r * (scaled - wide * r.square() * (scaled * wide).mean(-1, keepdim=True))

@@ -13,9 +13,9 @@ from bitnet_jit.quant import dequantize_weight, quantize_weight
 def bind_quantize_weight(problem: Problem, config: Config):
     layout = registry.get_layout(problem.layout)
 
-    def run(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        w_q, w_scale = quantize_weight(w)
-        return layout.from_canonical(layout.format.pack(w_q), *w.shape), w_scale
+    def run(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        w_q, w_scale = quantize_weight(weight)
+        return layout.from_canonical(layout.format.pack(w_q), *weight.shape), w_scale
 
     return run
 

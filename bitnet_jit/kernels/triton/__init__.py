@@ -13,7 +13,7 @@ from bitnet_jit.packing.layout import Layout
 
 def kernels() -> tuple[Kernel, ...]:
     """Return all kernels, the preferred ones of an op first."""
-    from bitnet_jit.kernels.triton.linear import kernels as linear
+    from bitnet_jit.kernels.triton.linear import table as linear
     from bitnet_jit.kernels.triton.rowwise import norm_gradients, rows
     from bitnet_jit.kernels.triton.weights import dequantize, quantize_weight
 

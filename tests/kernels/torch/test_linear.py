@@ -20,13 +20,13 @@ GROUP = 32
 
 
 def draw(shape, layout):
-    """x (M, K), w_q (N, K), the packed weight in a layout."""
+    """Draw x (M, K), w_q (N, K), and the packed weight in a layout."""
     rows, out_features, in_features = shape
     rng = np.random.default_rng(rows * 10007 + out_features * 101 + in_features)
     x = rng.standard_normal((rows, in_features), dtype=np.float32)
     w_q = rng.integers(-1, 2, (out_features, in_features), dtype=np.int8)
-    found = registry.get_layout(layout)
-    packed = found.from_canonical(torch.from_numpy(found.format.pack(w_q)), out_features, in_features)
+    known = registry.get_layout(layout)
+    packed = known.from_canonical(torch.from_numpy(known.format.pack(w_q)), out_features, in_features)
     return x, w_q, packed
 
 
@@ -37,7 +37,7 @@ def run(name, problem, *tensors):
 
 
 def scales(kind, w_q):
-    """A scale of each layout, float32."""
+    """Return scales of a kind, float32."""
     groups = -(-w_q.shape[1] // GROUP)
     shape = {"tensor": (), "row": w_q.shape[:1], "group": (len(w_q), groups)}[kind]
     return np.linspace(0.1, 2, int(np.prod(shape)), dtype=np.float32).reshape(shape)

@@ -1,14 +1,20 @@
-"""Outputs and scratch memory of kernels are full of wrong numbers here before they run."""
+"""Outputs and scratch memory of kernels are full of wrong numbers here before they run.
+
+The profile `interpreter` is for test_interpreter.py: 4 examples per kernel, since one takes a tenth of a second there.
+"""
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("interpreter", settings.get_profile("quick"), max_examples=4)
 
 POISON = {torch.uint8: 99, torch.int8: 99, torch.int32: 77777777}
 
 
 @pytest.fixture(autouse=True, scope="module")
 def poison():
-    tensors = pytest.importorskip("bitnet_jit.ops.triton_tensors", exc_type=ImportError)
+    tensors = pytest.importorskip("bitnet_jit.kernels.triton.tensors", exc_type=ImportError)
     empty_strided = tensors.empty_strided
 
     def poisoned(shape, strides, dtype):

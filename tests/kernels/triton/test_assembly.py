@@ -1,6 +1,6 @@
 """The inline assembly, by instruction: the interpreter cannot run it, and ptxas only checks that it is well formed.
 
-Each string is executed here on all bytes, by what the PTX manual says of its instructions.
+Each string is executed here on all bytes, by the PTX manual's words on its instructions.
 """
 
 import numpy as np
@@ -16,13 +16,13 @@ MASK = 0xFFFFFFFF
 
 
 def prmt(a, b, selector):
-    """Four bytes of b and a, picked by four nibbles; no selector here asks for a sign."""
-    found = 0
+    """Pick four bytes of b and a by four nibbles; no selector here asks for a sign."""
+    word = 0
     for place in range(4):
         nibble = selector >> 4 * place & 0xF
         assert nibble < 8
-        found |= ((b << 32 | a) >> 8 * nibble & 0xFF) << 8 * place
-    return found
+        word |= ((b << 32 | a) >> 8 * nibble & 0xFF) << 8 * place
+    return word
 
 
 INSTRUCTIONS = {
@@ -39,7 +39,7 @@ INSTRUCTIONS = {
 
 
 def execute(text, outputs, word):
-    """The output registers of an inline assembly with one input."""
+    """Return the output registers of an inline assembly with one input."""
     registers = {f"${outputs}": word}
     for line in text.strip("{ }").split(";"):
         name, _, operands = line.strip().partition(" ")
@@ -52,7 +52,7 @@ def execute(text, outputs, word):
 
 
 def packed_words(layout):
-    """Every byte that a layout can hold, four a word, and the weights (planes, bytes) in them."""
+    """Return every byte that a layout can hold, four per word, and the weights (planes, bytes) in them."""
     planes = 4 if layout == "i2/planes" else 5
     weights = np.indices((3,) * planes).reshape(planes, -1).astype(np.int8) - 1
     padding = -weights.shape[1] % 64  # to whole chunks
@@ -61,8 +61,8 @@ def packed_words(layout):
 
 
 def run(text, outputs, words, dtype):
-    found = [execute(text, outputs, int(word)) for word in words]
-    return np.array(found, np.uint32).reshape(-1).view(dtype)
+    outcomes = [execute(text, outputs, int(word)) for word in words]
+    return np.array(outcomes, np.uint32).reshape(-1).view(dtype)
 
 
 @pytest.mark.parametrize("plane", range(4))

@@ -1,4 +1,4 @@
-"""From tensors to what a driver is asked to launch, with a driver that writes it down: no GPU is needed for that.
+"""From tensors to the launches that a driver is asked for, with a driver that writes them down: no GPU is needed.
 
 Kernels are compiled by Triton as at a call on an H200; addresses, numbers and constants must arrive in their places.
 """
@@ -13,21 +13,22 @@ import torch
 
 pytest.importorskip("triton", reason="the package triton is not installed")
 
-from test_compile import GPUS, PROBLEMS
 from torch._C._dynamo import guards
 from triton.runtime.driver import driver
-from triton_calls import BACKEND
+from triton_calls import BACKEND, LAYOUTS, operands_of
+from triton_gpus import GPUS, PROBLEMS, cases, representatives
 
+from bitnet_jit.kernels.triton import tensors as triton_tensors
 from bitnet_jit.kernels.triton.device.target import interpreted
-from bitnet_jit.ops import triton_tensors
 
 pytestmark = pytest.mark.skipif(interpreted(), reason="the interpreter launches nothing")
-TARGET, GPU = GPUS["cuda-90"]
+NAME = "cuda-90"
+TARGET, GPU = GPUS[NAME]
 STREAM = 4242
 
 
 class WritingDriver:
-    """What Triton asks of a driver."""
+    """The part of a driver that Triton asks for."""
 
     def __init__(self):
         self.launches = []
@@ -56,7 +57,7 @@ class WritingDriver:
 
 @pytest.fixture
 def launches(monkeypatch):
-    """What was launched: function, grid, stream, metadata, arguments by name."""
+    """Record launches: function, grid, stream, metadata, arguments by name."""
     writing = WritingDriver()
     monkeypatch.setattr(driver, "_active" if hasattr(driver, "_active") else "active", writing)  # before Triton 3.5
     monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: 0, raising=False)
@@ -66,52 +67,54 @@ def launches(monkeypatch):
 
 
 def inputs_of(problem, rows):
-    """Tensors as an op takes them, by name."""
+    """Return tensors as an op takes them, by name."""
     dtype = getattr(torch, problem.x_dtype)
     wide = {"dy": problem.out_features}
     of_x = {name: torch.zeros(rows, wide.get(name, problem.in_features), dtype=dtype) for name in ("x", "x_q", "dy")}
     of_x |= {name: torch.zeros(rows, problem.in_features, dtype=dtype) for name in ("gate", "up")}
-    of_x["w"] = torch.zeros(problem.out_features, problem.in_features, dtype=dtype)
     groups = -(-problem.in_features // problem.group_size) if problem.group_size else 0
     w_shape = {"tensor": (), "row": (problem.out_features,), "group": (problem.out_features, groups), "": ()}
-    layout = {found.name: found for found in BACKEND.layouts()}.get(problem.layout)
+    layout = LAYOUTS.get(problem.layout)
     shape = layout.shape(problem.out_features, problem.in_features) if layout else (1,)
     bias = torch.zeros(problem.out_features if layout else problem.in_features) if problem.bias else None
+    weight = bias if layout is None else torch.zeros(problem.out_features, problem.in_features, dtype=dtype)
     others = {"x_scale": torch.zeros(rows), "w_scale": torch.zeros(w_shape[problem.scale]), "bias": bias}
-    return of_x | others | {"weight": bias, "w_packed": torch.zeros(shape, dtype=torch.uint8), "eps": 1e-5}
+    return of_x | others | {"weight": weight, "w_packed": torch.zeros(shape, dtype=torch.uint8), "eps": 1e-5}
 
 
-def cases():
-    """Every kernel's default config for some number of rows of the problems that are compiled everywhere."""
-    for problem in (replace(problem, gpu=GPU, rows=rows) for problem in PROBLEMS for rows in (1, 4, 128)):
-        for kernel in BACKEND.kernels():
-            if kernel.op == problem.op and kernel.unsupported_reason(problem) is None:
-                yield kernel, problem
+def check_arguments(case, launches):
+    """Call a kernel as an op does, and compare its launches with the arguments that the driver was handed."""
+    problem, rows, bound = case.problem, case.problem.rows, case.bind()
+    inputs = inputs_of(problem, rows)
+    operands = operands_of(problem, (rows,))
+    call = triton_tensors.bind_call(bound, operands, torch.device("cpu"))
+    launches.clear()
+    result = call(*(inputs[name] for name in operands.arguments))
+    names_of_outputs = triton_tensors.outputs_of(operands)
+    outputs = dict(zip(names_of_outputs, result if isinstance(result, tuple) else [result], strict=True))
+    known = {name: a.data_ptr() for name, a in (inputs | outputs).items() if isinstance(a, torch.Tensor)}
+    for launch, launched in zip(bound.launches(rows), launches, strict=True):
+        check(launch, launched, known | {"eps": 1e-5, "row_stride": problem.in_features, None: None}, problem)
 
 
 @pytest.mark.slow
 def test_arguments_arrive_in_their_places(launches):
-    for kernel, problem in cases():
-        launches.clear()
-        rows, bound = problem.rows, kernel.bind(problem, kernel.configs(problem)[0])
-        inputs = inputs_of(problem, rows)
-        names = [name for name in triton_tensors.INPUTS[problem.op] if name != "row_stride"]
-        shape = torch.Size((rows, problem.out_features if "dy" in names else problem.in_features))
-        call = triton_tensors.bind(bound, problem, shape, torch.device("cpu"))
-        result = call(*(inputs[name] for name in names))
-        names_of_outputs = triton_tensors.outputs_of(problem, shape)
-        outputs = dict(zip(names_of_outputs, result if isinstance(result, tuple) else [result], strict=True))
-        known = {name: a.data_ptr() for name, a in (inputs | outputs).items() if isinstance(a, torch.Tensor)}
-        for launch, found in zip(bound.launches(rows), launches, strict=True):
-            check(launch, found, known | {"eps": 1e-5, "row_stride": problem.in_features, None: None}, problem)
+    for case in representatives(NAME):
+        check_arguments(case, launches)
 
 
-def check(launch, found, known, problem):
-    """One launch is what was asked for; tensors between launches are the only ones that are not known here."""
-    function, grid, stream, metadata, arguments = found
+@pytest.mark.exhaustive
+def test_arguments_of_all_default_configs_arrive_in_their_places(launches):
+    for case in cases(NAME):
+        check_arguments(case, launches)
+
+
+def check(launch, launched, known, problem):
+    """Compare a launch with the driver's record; only the tensors between launches are not known here."""
+    function, grid, stream, metadata, arguments = launched
     assert (function, grid, stream) == (launch.function.__name__, (launch.programs, 1, 1), STREAM)
     assert metadata.num_warps == launch.num_warps
-    assert metadata.launch_pdl == launch.dependent
+    assert metadata.launch_pdl == launch.pdl
     assert list(arguments) == launch.function.arg_names
     between = {"x_padded", "partials", "sums"} | ({"x_q", "x_scale"} if problem.op == "bit_linear" else set())
     values = list(arguments.values())
@@ -128,7 +131,7 @@ def test_operands_that_lie_badly_are_copied_first(launches):
     kernel = next(kernel for kernel in BACKEND.kernels() if kernel.name == "triton.gemv_bit_linear")
     problem = replace(PROBLEMS[0], gpu=GPU, rows=1, bias="", scale="tensor")
     bound, inputs = kernel.bind(problem, kernel.configs(problem)[0]), inputs_of(problem, 1)
-    call = triton_tensors.bind(bound, problem, torch.Size((1, problem.in_features)), torch.device("cpu"))
+    call = triton_tensors.bind_call(bound, operands_of(problem, (1,)), torch.device("cpu"))
     for x in (
         torch.zeros(problem.in_features + 1).bfloat16()[1:][None],
         torch.zeros(1, 2 * problem.in_features)[:, ::2],
@@ -159,9 +162,10 @@ def test_another_device_than_the_current_one_is_made_current_meanwhile(launches,
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: seen.append(current[0]), raising=False)
     kernel = next(kernel for kernel in BACKEND.kernels() if kernel.name == "triton.quantize_weight")
     problem = next(replace(problem, gpu=GPU) for problem in PROBLEMS if problem.op == kernel.op)
-    w = inputs_of(problem, 1)["w"]
-    call = triton_tensors.bind(kernel.bind(problem, kernel.configs(problem)[0]), problem, w.shape, torch.device("cpu"))
-    call(w)
+    weight = inputs_of(problem, 1)["weight"]
+    bound = kernel.bind(problem, kernel.configs(problem)[0])
+    call = triton_tensors.bind_call(bound, operands_of(problem, ()), torch.device("cpu"))
+    call(weight)
     assert seen == [0] * 4  # codes, scale and scratch memory, and the stream of the launches
     assert current == [1]
 
@@ -170,9 +174,8 @@ def test_parts_of_one_tensor_are_read_where_they_are(launches):
     kernel = next(kernel for kernel in BACKEND.kernels() if kernel.op == "relu2_mul_norm_quantize")
     problem = next(p for p in PROBLEMS if p.op == kernel.op)
     problem = replace(problem, gpu=GPU, rows=4, in_features=64, out_features=64)
-    call = triton_tensors.bind(
-        kernel.bind(problem, kernel.configs(problem)[0]), problem, torch.Size((2, 2, 64)), torch.device("cpu")
-    )
+    bound = kernel.bind(problem, kernel.configs(problem)[0])
+    call = triton_tensors.bind_call(bound, operands_of(problem, (2, 2)), torch.device("cpu"))
     gate, up = torch.zeros(2, 2, 128, dtype=torch.bfloat16).chunk(2, -1)
     call(gate, up, torch.ones(64), 1e-6)
     arguments = launches[0][-1]

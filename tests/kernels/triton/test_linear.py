@@ -9,37 +9,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from triton_calls import BACKEND, LAYOUTS, call, laid, needs_device, on, problem_of
+from triton_calls import BACKEND, LAYOUTS, call, max_examples, needs_device, on
+from triton_codes import arguments, draw, exact_problem, expected
 
-from bitnet_jit import reference
 from bitnet_jit.kernels.triton.device import target
 from bitnet_jit.problem import MAX_IN_FEATURES, Gpu
 
-ROWS = [0, 1, 2, 3, 4, 5, 9, 16, 17, 33, 130]
+ROWS = [1, 0, 2, 3, 4, 5, 9, 16, 17, 33, 130]
 OUT_FEATURES = [1, 3, 17, 64, 131]
 IN_FEATURES = [1, 3, 33, 48, 255, 256, 257, 700, 1040, 2560]
-
-
-def exact_problem(op, shape, layout, scale="tensor", bias=None, x_dtype="float32"):
-    return problem_of(
-        op,
-        shape,
-        layout=layout,
-        activation="a8",
-        x_dtype=x_dtype if op == "bit_linear" else "int8",
-        y_dtype="int32" if op == "ternary_matmul" else x_dtype,
-        scale="" if op == "ternary_matmul" else scale,
-        bias="float32" if bias is not None and op != "ternary_matmul" else "",
-    )
-
-
 OPS = ("bit_linear", "quantized_linear", "ternary_matmul")
 
 
 def pairs():
-    """Every kernel with each layout that it reads."""
+    """Yield every kernel with each layout that it reads."""
     for kernel in BACKEND.kernels():
         for layout in LAYOUTS:
             problems = (exact_problem(kernel.op, (rows, 8, 300), layout) for rows in (1, 4, 16, 128))
@@ -51,44 +36,14 @@ EXACT = pytest.mark.parametrize(("kernel", "layout"), list(pairs()))
 
 
 def taken(kernel, layout, rows):
-    """The number of rows, or the fewest that the kernel takes if it takes no such few."""
+    """Return the number of rows, or another that the kernel takes."""
     return next(
         m for m in (rows, 4, 1) if kernel.unsupported_reason(exact_problem(kernel.op, (m, 8, 300), layout)) is None
     )
 
 
-def draw(shape, extreme):
-    """x (M, K), x_q of the whole range, w_q (N, K)."""
-    rows, out_features, in_features = shape
-    rng = np.random.default_rng(rows * 10007 + out_features * 101 + in_features)
-    x = rng.standard_normal((rows, in_features), dtype=np.float32)
-    x_q = rng.integers(-128, 128, (rows, in_features), dtype=np.int8)
-    w_q = rng.integers(-1, 2, (out_features, in_features), dtype=np.int8)
-    if extreme is not None and rows:
-        x[rows // 2] = extreme
-        x_q[rows // 2] = -128
-        w_q[:] = -1
-    return x, x_q, w_q
-
-
-def arguments(op, layout, x, x_q, x_scale, w_q, w_scale, bias):
-    """What an op takes."""
-    w_packed = laid(w_q, layout)
-    if op == "bit_linear":
-        return x, w_packed, w_scale, bias
-    return (x_q, x_scale, w_packed, w_scale, bias) if op == "quantized_linear" else (x_q, w_packed)
-
-
-def expected(op, x, x_q, x_scale, w_q, w_scale, bias):
-    if op == "bit_linear":
-        return reference.bit_linear(x, w_q, w_scale, bias)
-    if op == "quantized_linear":
-        return reference.quantized_linear(x_q, x_scale, w_q, w_scale, bias)
-    return reference.ternary_matmul(x_q, w_q)
-
-
 def scales_of(scale, shape):
-    """x_scale (M,), w_scale () or (N,)."""
+    """Draw x_scale (M,), w_scale () or (N,)."""
     rng = np.random.default_rng(shape[1])
     w_shape = (shape[1],) if scale == "row" else ()
     w_scale = np.asarray(rng.random(w_shape, dtype=np.float32) + np.float32(0.01), np.float32)
@@ -98,7 +53,7 @@ def scales_of(scale, shape):
 @pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # NumPy in the interpreter, of infinity
 @needs_device
 @EXACT
-@settings(max_examples=25)
+@max_examples
 @given(
     data=st.data(),
     features=st.tuples(st.sampled_from(OUT_FEATURES), st.sampled_from(IN_FEATURES)),
@@ -166,8 +121,8 @@ def test_any_leading_dimensions(kernel, layout, leading):
     wanted = expected(kernel.op, *operands).reshape(*leading, 5)
     shaped = (x.reshape(*leading, 33), x_q.reshape(*leading, 33), x_scale.reshape(leading), w_q, w_scale, None)
     problem = exact_problem(kernel.op, (rows, 5, 33), layout, "row")
-    found = call(kernel, problem, kernel.configs(problem)[0], *arguments(kernel.op, layout, *shaped))
-    assert np.array_equal(found, wanted)
+    y = call(kernel, problem, kernel.configs(problem)[0], *arguments(kernel.op, layout, *shaped))
+    assert np.array_equal(y, wanted)
 
 
 @EXACT

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from test_linear import arguments, draw, exact_problem, expected
-from triton_calls import BACKEND, DEVICE, ON_GPU, on
+from triton_calls import BACKEND, DEVICE, ON_GPU, on, operands_of
+from triton_codes import arguments, draw, exact_problem, expected
 
-from bitnet_jit.ops import triton_tensors
+from bitnet_jit.kernels.triton.tensors import bind_call
 
 RUNS = 10_000
 SPLIT = [kernel for kernel in BACKEND.kernels() if kernel.name.startswith(("triton.small", "triton.split"))]
@@ -24,7 +24,7 @@ def test_ten_thousand_runs_are_equal(kernel):
         problem = exact_problem(kernel.op, shape, "i2/planes")
         tensors = [None if a is None else on(a) for a in arguments(kernel.op, "i2/planes", *operands)]
         bound = kernel.bind(problem, kernel.configs(problem)[0])
-        call = triton_tensors.bind(bound, problem, tensors[0].shape, DEVICE)
+        call = bind_call(bound, operands_of(problem, tensors[0].shape[:-1]), DEVICE)
         wanted = on(expected(kernel.op, *operands))
         wrong = torch.zeros((), dtype=torch.int64, device=DEVICE)
         for _ in range(RUNS // len(SHAPES) + 1):

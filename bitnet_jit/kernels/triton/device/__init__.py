@@ -1,1 +1,1 @@
-"""What kernels are compiled for, how they are launched, and the steps that they share."""
+"""Targets, launches, and the device functions that kernels share."""

@@ -1,7 +1,7 @@
-"""A launch: one kernel with everything decided but its addresses, so that running it decides nothing.
+"""Launches: kernels with everything decided but their addresses, so that running one decides nothing.
 
-`Launch` is what the kernels' files give back; `prepare` compiles it for the current device. Operands are named, since
-a call's tensors, what lies between its launches and its outputs are shared among them.
+The kernels' files return `Launch`es; `prepare` compiles one for the current device. Operands have names, since the
+launches of a call share its inputs, its outputs and the scratch tensors between them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ import torch
 
 from bitnet_jit.kernels.triton.device.target import interpreted
 
-ALIGN = 16  # addresses (in bytes) and numbers of which Triton makes use are multiples of it
+ALIGN = 16  # Triton makes use of addresses (in bytes) and numbers that are multiples of it
 Scratch = dict[str, tuple[int, str]]  # by name: number of elements, dtype
 
 
@@ -23,7 +23,7 @@ class Launch:
 
     Attributes:
         function: a @triton.jit function that takes its operands first.
-        programs: how many programs run.
+        programs: the number of programs.
         operands: for each leading parameter the name of a tensor (or number) of the call, or None where it has none;
             "name:dtype" sees a tensor's bytes as another dtype.
         constants: the other parameters by name, in order.
@@ -40,16 +40,16 @@ class Launch:
     max_registers: int | None = None
 
     @property
-    def dependent(self) -> bool:
-        """Whether the kernel may begin before the one ahead of it has ended (see codes.py)."""
-        return bool(self.constants.get("DEPENDENT", False))
+    def pdl(self) -> bool:
+        """Return whether the kernel may begin before the one ahead of it has ended (see pdl.py)."""
+        return bool(self.constants.get("PDL", False))
 
     @property
     def options(self) -> dict[str, Any]:
-        """For Triton's compiler: no fused multiply-add, which rounds once where the contract rounds twice."""
-        dependent = {"launch_pdl": True} if self.dependent else {}
+        """Return Triton's options: no fused multiply-add, since it rounds once where the contract rounds twice."""
+        pdl = {"launch_pdl": True} if self.pdl else {}
         registers = {"maxnreg": self.max_registers} if self.max_registers and self.constants["ASM"] else {}
-        return {"num_warps": self.num_warps, "enable_fp_fusion": False} | dependent | registers
+        return {"num_warps": self.num_warps, "enable_fp_fusion": False} | pdl | registers
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Bound:
     """A kernel bound to a problem, as `ops/` runs it.
 
     Attributes:
-        launches: number of rows -> what a call launches, in order.
+        launches: number of rows -> the launches of a call, in order.
         scratch: number of rows -> the name, number of elements and dtype of each tensor that lives between launches.
     """
 
@@ -72,8 +72,8 @@ def prepare(launch: Launch, names: tuple[str, ...], kinds: Mapping[str, Any]) ->
     """Compile a launch for the current device.
 
     Args:
-        launch: what to compile.
-        names: of the operands that a call hands over, in its order; a None stands behind the last.
+        launch: the launch to compile.
+        names: the operands that a call hands over, in its order; a None stands behind the last.
         kinds: for each name torch's dtype of the tensor, or a number like the one that will be handed over.
 
     Returns:
@@ -92,22 +92,22 @@ def prepare(launch: Launch, names: tuple[str, ...], kinds: Mapping[str, Any]) ->
 
 
 def compiled(launch: Launch, kinds: Mapping[str, Any]) -> Any:
-    """Triton's kernel of a launch, from its disk cache where it is there."""
+    """Return Triton's kernel of a launch, from Triton's disk cache if it is there."""
     operands, grid = (*example(launch, kinds), *launch.constants.values()), (launch.programs, 1, 1)
     return launch.function.warmup(*operands, grid=grid, **launch.options)
 
 
 def example(launch: Launch, kinds: Mapping[str, Any]) -> list[Any]:
-    """A dtype or number for each operand, or None: what the compiler must know of them."""
-    found: list[Any] = []
+    """Return an example of each operand for the compiler: a dtype, a number, or None."""
+    kinds_of_operands: list[Any] = []
     for operand in launch.operands:
         name, _, dtype = (operand or "").partition(":")
-        found.append(getattr(torch, dtype) if dtype else kinds.get(name))
-    return found
+        kinds_of_operands.append(getattr(torch, dtype) if dtype else kinds.get(name))
+    return kinds_of_operands
 
 
 def interpret(launch: Launch, places: list[int]) -> Run:
-    """The launch for Triton's interpreter, which takes tensors."""
+    """Return the run of a launch in Triton's interpreter, which takes tensors."""
     kernel, constants = launch.function[(launch.programs, 1, 1)], tuple(launch.constants.values())
     dtypes = [(operand or "").partition(":")[2] for operand in launch.operands]
 

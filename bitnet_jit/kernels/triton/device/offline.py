@@ -1,4 +1,4 @@
-"""Compiling for a GPU in a process that does not touch it: no context on the device, no memory of it."""
+"""Compilation for a GPU in a process that does not touch it: no context on the device, none of its memory."""
 
 from typing import Any
 
@@ -17,12 +17,12 @@ def target_of(device: torch.device) -> Target:
 
 
 def compile_for(target: Target) -> None:
-    """From now on, this process compiles for that target and launches nothing."""
+    """Let this process compile for that target from now on, and launch nothing."""
     driver.set_active(NoDevice(GPUTarget(*target)))
 
 
 class NoDevice:
-    """As much of a driver as Triton's compiler asks for."""
+    """The part of a driver that Triton's compiler asks for."""
 
     def __init__(self, target: GPUTarget) -> None:
         self._target = target

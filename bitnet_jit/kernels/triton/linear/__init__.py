@@ -1,1 +1,1 @@
-"""Ternary linear layers, and the gradient of their input."""
+"""Kernels of ternary linear layers, and of the gradient of their input."""

@@ -1,13 +1,13 @@
-"""Given codes brought into rows that kernels can read: padded with zeros to whole chunks, in one of the orders of K."""
+"""A copy of given codes in rows that kernels can read: padded with zeros to whole chunks, in one of the orders of K."""
 
 import triton
 import triton.language as tl
 
 from bitnet_jit.kernels.triton.device.launch import Launch
-from bitnet_jit.kernels.triton.device.target import is_dependent
-from bitnet_jit.kernels.triton.device.unpack import let_next_begin, wait
+from bitnet_jit.kernels.triton.device.order import place_of
+from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
+from bitnet_jit.kernels.triton.device.target import supports_pdl
 from bitnet_jit.kernels.triton.layout import CHUNK, padded_inputs
-from bitnet_jit.kernels.triton.rowwise.rows import place_of
 from bitnet_jit.problem import Problem
 
 BLOCK = 1024
@@ -20,11 +20,11 @@ def arrange_kernel(
     K,
     STRIDE,
     CHUNKS: tl.constexpr,  # the order of K: chunks of so many bytes; 0: natural
-    DEPENDENT: tl.constexpr,
+    PDL: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    let_next_begin(DEPENDENT)
-    wait(DEPENDENT)
+    gdc_launch_dependents(PDL)
+    gdc_wait(PDL)
     blocks = tl.cdiv(STRIDE, BLOCK)
     row = (tl.program_id(0) // blocks).to(tl.int64)
     k = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
@@ -33,7 +33,7 @@ def arrange_kernel(
 
 
 def launch(problem: Problem, rows: int, chunks: bool) -> Launch:
-    """x_q (rows, K) int8 -> x_padded (rows, padded_inputs) int8."""
+    """Return the launch x_q (rows, K) int8 -> x_padded (rows, padded_inputs) int8."""
     stride = padded_inputs(problem)
     return Launch(
         arrange_kernel,
@@ -43,7 +43,7 @@ def launch(problem: Problem, rows: int, chunks: bool) -> Launch:
             "K": problem.in_features,
             "STRIDE": stride,
             "CHUNKS": CHUNK if chunks else 0,
-            "DEPENDENT": is_dependent(problem.gpu),
+            "PDL": supports_pdl(problem.gpu),
             "BLOCK": BLOCK,
         },
         num_warps=4,

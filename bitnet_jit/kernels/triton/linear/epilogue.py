@@ -1,19 +1,20 @@
-"""How kernels end: sums to outputs by the contract, y = float32(acc) * (x_scale * w_scale) + bias, each step rounded.
+"""The epilogue: sums to outputs by the contract, y = float32(acc) * (x_scale * w_scale) + bias, each step rounded.
 
-Scales are loaded before the sums are begun, which hides their latency. What a problem lacks is None: sums alone
-(`ternary_matmul`), float activations without an x_scale, groups whose scales are in the sums already.
+Scales are loaded before the sums are begun, which hides their latency. An operand that a problem lacks is
+None: all of them for sums alone (`ternary_matmul`), x_scale for float activations, w_scale for groups, whose scales are
+in the sums already.
 """
 
 import triton
 import triton.language as tl
 
-from bitnet_jit.kernels.triton.device.target import is_dependent, is_nvidia
+from bitnet_jit.kernels.triton.device.target import is_nvidia, supports_pdl
 from bitnet_jit.problem import Problem
 
 
 @triton.jit
 def load_x_scale(m, M, x_scale_ptr):
-    """x_scale (rows, 1); 1 where there is none."""
+    """Load x_scale (rows, 1); 1 where there is none."""
     x_scale = 1.0
     if x_scale_ptr is not None:
         x_scale = tl.load(x_scale_ptr + m, mask=m < M, other=0.0)[:, None]
@@ -22,7 +23,7 @@ def load_x_scale(m, M, x_scale_ptr):
 
 @triton.jit
 def load_w_scale(n, N, w_scale_ptr, bias_ptr, ROW_SCALES: tl.constexpr):
-    """w_scale (1, outputs) or (), bias (1, outputs); 1 and 0 for what there is none of."""
+    """Load w_scale (1, outputs) or () and bias (1, outputs); 1 and 0 where there is none."""
     w_scale, bias = 1.0, 0.0
     if w_scale_ptr is not None:
         w_scale = tl.load(w_scale_ptr + n, mask=n < N, other=0.0)[None, :] if ROW_SCALES else tl.load(w_scale_ptr)
@@ -43,19 +44,19 @@ def store_outputs(y, first_m, m, n, M, N, y_ptr, x_scale, w_scale, bias, bias_pt
 
 
 def weight_unit(problem: Problem) -> float:
-    """What `codes.operand` gives for a weight of 1."""
+    """Return the operand that `unpack.operand` makes of a weight of 1."""
     halves = problem.activation != "a8" and problem.x_dtype in ("bfloat16", "float16")
     return 0.5 if halves and is_nvidia(problem.gpu) else 64.0
 
 
 def flags(problem: Problem) -> dict[str, bool]:
-    """The constants that every kernel of outputs is compiled for."""
-    nvidia, dependent = is_nvidia(problem.gpu), is_dependent(problem.gpu)
-    return {"ROW_SCALES": problem.scale == "row", "ASM": nvidia, "DEPENDENT": dependent}
+    """Return the constants that every kernel with this epilogue is compiled for."""
+    nvidia, pdl = is_nvidia(problem.gpu), supports_pdl(problem.gpu)
+    return {"ROW_SCALES": problem.scale == "row", "ASM": nvidia, "PDL": pdl}
 
 
 def scale_operands(problem: Problem) -> tuple[str | None, ...]:
-    """The operands x_scale, w_scale and bias that a problem has for the end of its kernel."""
+    """Return the operands x_scale, w_scale and bias of a problem's epilogue, None where it lacks one."""
     return (
         "x_scale" if problem.activation == "a8" and problem.op != "ternary_matmul" else None,
         "w_scale" if problem.scale in ("tensor", "row") else None,

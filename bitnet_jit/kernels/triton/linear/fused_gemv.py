@@ -1,7 +1,7 @@
-"""`bit_linear` for one row of x in one launch: each program quantizes the row for itself, then does as `gemv.py` does.
+"""`bit_linear` for one row of x in one launch: each program quantizes the row, then multiplies as in `gemv.py`.
 
-The quantization is repeated in every program, beside weights on their way from memory; what is saved is a launch, the
-memory between two, and the wait for the first.
+The quantization is repeated in every program, beside weights on their way from memory. That saves a launch, the memory
+between two launches, and the wait for the first.
 """
 
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ import triton
 import triton.language as tl
 
 from bitnet_jit.kernels.triton.device.launch import Bound, Launch
-from bitnet_jit.kernels.triton.device.unpack import dot_bytes, let_next_begin, wait
+from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
+from bitnet_jit.kernels.triton.device.quantize import code_of, code_scale, magnitude
 from bitnet_jit.kernels.triton.layout import I2_PLANES, PLANES, row_words
 from bitnet_jit.kernels.triton.linear.epilogue import flags, load_w_scale, scale_operands, store_outputs
-from bitnet_jit.kernels.triton.linear.gemv import codes_of
-from bitnet_jit.kernels.triton.rowwise.rows import code_of, code_scale, magnitude
+from bitnet_jit.kernels.triton.linear.gemv import codes_of, dot_bytes
 from bitnet_jit.problem import Problem
 
 MAX_WORDS = 1024  # of a row of W: all are loaded at once
@@ -43,11 +43,11 @@ def fused_kernel(
     PLANES: tl.constexpr,
     ROW_SCALES: tl.constexpr,
     ASM: tl.constexpr,
-    DEPENDENT: tl.constexpr,
+    PDL: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_WORDS: tl.constexpr,
 ):
-    let_next_begin(DEPENDENT)
+    gdc_launch_dependents(PDL)
     first_n, n = tl.program_id(0) * BLOCK_N, tl.arange(0, BLOCK_N)
     word, byte = tl.arange(0, BLOCK_WORDS), tl.arange(0, 4)[None, :]
     w_ptr += first_n.to(tl.int64) * WORDS
@@ -55,7 +55,7 @@ def fused_kernel(
     weights = tl.load(w_ptrs, mask=(word < WORDS)[None, :], other=0, eviction_policy="evict_first")
     n = first_n + n
     w_scale, bias = load_w_scale(n, N, w_scale_ptr, bias_ptr, ROW_SCALES)
-    wait(DEPENDENT)
+    gdc_wait(PDL)
     k = 4 * word[:, None] + byte
     xs, largest = (), tl.zeros((BLOCK_WORDS, 4), tl.int32)
     for plane in tl.static_range(PLANES):
@@ -77,7 +77,7 @@ def fused_kernel(
 
 
 def bind(problem: Problem, config: FusedConfig) -> Bound:
-    """x (1, K) float, w_packed -> y (1, N)."""
+    """Bind x (1, K) float, w_packed -> y (1, N)."""
     words = row_words(problem)
     launch = Launch(
         fused_kernel,
@@ -99,20 +99,20 @@ def bind(problem: Problem, config: FusedConfig) -> Bound:
 
 
 def configs(problem: Problem) -> tuple[FusedConfig, ...]:
-    """By the length of a row, the likeliest best first: what won on an H200."""
+    """Return configs by the length of a row, first the winner on an H200."""
     short = row_words(problem) <= 256
     return FusedConfig(16, 8, 168 if short else 128), FusedConfig(16, 4, 168), FusedConfig(8, 4, 128)
 
 
 def space(problem: Problem) -> tuple[FusedConfig, ...]:
-    """Programs whose threads hold 2 to 64 words of W."""
+    """Return configs whose threads hold 2 to 64 words of W."""
     words = triton.next_power_of_2(row_words(problem))
-    found = (FusedConfig(*config) for config in product((4, 8, 16, 32), (2, 4, 8), (104, 128, 168)))
-    return tuple(config for config in found if 2 <= config.block_n * words // (32 * config.num_warps) <= 64)
+    configs = (FusedConfig(*config) for config in product((4, 8, 16, 32), (2, 4, 8), (104, 128, 168)))
+    return tuple(config for config in configs if 2 <= config.block_n * words // (32 * config.num_warps) <= 64)
 
 
 def unsupported_reason(problem: Problem) -> str | None:
-    """What this kernel refuses, in words."""
+    """Return why this kernel cannot run a problem, or None."""
     if problem.rows > 1:
         return "takes one row"
     if row_words(problem) > MAX_WORDS:
@@ -121,6 +121,6 @@ def unsupported_reason(problem: Problem) -> str | None:
 
 
 def priority(problem: Problem) -> int:
-    """First, but for t5, and for large layers, where the quantization would be repeated too often."""
+    """Come first, but for t5, and for large layers, which would repeat the quantization too often."""
     small = problem.out_features < 6144 and problem.in_features <= 8192
     return 0 if small and problem.layout == I2_PLANES.name else -2

@@ -1,6 +1,6 @@
 """Ternary layers on the matrix units: Y^T = W X^T, so that W, unpacked in registers, is the operand read from there.
 
-A program computes `block_m` rows by `block_n` outputs; programs that share weights run `group` tiles of rows at a time,
+A program computes `block_m` rows by `block_n` outputs. Programs that share weights run `group` tiles of rows at a time,
 so that the tiles of x stay in the second cache. x is int8 codes, in the order of chunks (see rows.py) or in natural
 order, which is read in four pieces; or it is floats (A16), and W becomes floats too.
 """
@@ -12,8 +12,10 @@ import triton
 import triton.language as tl
 
 from bitnet_jit.kernels.triton.device.launch import Launch
-from bitnet_jit.kernels.triton.device.target import is_dependent
-from bitnet_jit.kernels.triton.device.unpack import inputs_of, join_planes, let_next_begin, load_step, prefetch, wait
+from bitnet_jit.kernels.triton.device.order import inputs_of
+from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
+from bitnet_jit.kernels.triton.device.target import multiprocessors, supports_pdl
+from bitnet_jit.kernels.triton.device.unpack import join_planes
 from bitnet_jit.kernels.triton.layout import CHUNK, is_paired, row_bytes
 from bitnet_jit.kernels.triton.linear.epilogue import (
     flags,
@@ -23,7 +25,8 @@ from bitnet_jit.kernels.triton.linear.epilogue import (
     store_outputs,
     weight_unit,
 )
-from bitnet_jit.kernels.triton.linear.tiles import by_cost, fitting, heights, multiprocessors, tiles_of, x_bytes
+from bitnet_jit.kernels.triton.linear.loads import load_step, prefetch
+from bitnet_jit.kernels.triton.linear.tiles import by_cost, fitting, heights, tiles_of, x_bytes
 from bitnet_jit.problem import Problem
 
 
@@ -39,13 +42,13 @@ class GemmConfig:
     num_stages: int
 
     def shared_memory(self, element_bytes: int) -> int:
-        """Bytes of shared memory that the pipeline takes for x of such elements."""
+        """Return the bytes of shared memory that the pipeline takes for x of such elements."""
         return self.num_stages * self.block_bytes * (4 * self.block_m * element_bytes + self.block_n)
 
 
 STAGES = {16: (8, 6, 3), 32: (6, 4, 4), 64: (4, 3, 3)}  # by the height of a deep tile: alone, by two, or more
 MAX_PREFETCHED = 8 << 20  # bytes
-MAX_SUMS, WARP = 128, 32  # of a thread, whose registers hold no more; threads
+MAX_SUMS, WARP = 128, 32  # that a thread's registers hold; threads
 MIN_TILE = GemmConfig(16, 32, 64, 8, 4, 2)
 
 
@@ -62,13 +65,13 @@ def gemm_kernel(
     B,
     X_STRIDE,  # elements of a row of x: 4 B in the order of chunks, K in natural order
     NATURAL: tl.constexpr,
-    WEIGHT: tl.constexpr,  # what a weight of 1 is worth
+    WEIGHT: tl.constexpr,  # the operand of a weight of 1
     ROW_SCALES: tl.constexpr,
     ASM: tl.constexpr,
-    DEPENDENT: tl.constexpr,
+    PDL: tl.constexpr,
     SPLITS: tl.constexpr,  # of K, each summed by itself (see split.py)
-    FEW: tl.constexpr,  # fewer rows than a tile has
-    PREFETCH: tl.constexpr,  # W, while the kernels ahead still run
+    FEW: tl.constexpr,  # there are fewer rows than in a tile
+    PREFETCH: tl.constexpr,  # fetch W while the kernels ahead still run
     WHOLE: tl.constexpr,  # neither the bytes nor the inputs of a row end within a tile
     CHUNK: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -77,7 +80,7 @@ def gemm_kernel(
     GROUP: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    let_next_begin(DEPENDENT)
+    gdc_launch_dependents(PDL)
     m_tiles, n_tiles = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
     split, program = tl.program_id(0) // (m_tiles * n_tiles), tl.program_id(0) % (m_tiles * n_tiles)
     in_group = GROUP * n_tiles
@@ -104,7 +107,7 @@ def gemm_kernel(
     LATE: tl.constexpr = BLOCK_M * BLOCK_N >= 128 * 128  # there is no register for scales beside such sums
     if not LATE:
         w_scale, bias = load_w_scale(n, N, w_scale_ptr, bias_ptr, ROW_SCALES)
-    wait(DEPENDENT)
+    gdc_wait(PDL)
     if not LATE:
         x_scale = load_x_scale(m, M, x_scale_ptr)
     TYPE: tl.constexpr = x_ptr.dtype.element_ty
@@ -127,7 +130,7 @@ def gemm_kernel(
 def launch(
     problem: Problem, rows: int, config: GemmConfig, x: str, x_stride: int, natural: bool, splits: int = 1
 ) -> Launch:
-    """x (rows, x_stride), the operand of that name; w_packed in i2/planes -> y (rows, N).
+    """Return the launch x (rows, x_stride), the operand of that name; w_packed in i2/planes -> y (rows, N).
 
     With several splits of K, their sums go to the operand partials (splits, rows, N) int32 instead.
     """
@@ -161,33 +164,33 @@ def launch(
 
 
 def configs(problem: Problem) -> tuple[GemmConfig, ...]:
-    """Tiles by the number of rows and outputs, the likeliest best first: what won on an H200, and fits in the GPU."""
-    found = (*many_rows(problem), MIN_TILE) if problem.rows >= 128 else (*few_rows(problem), MIN_TILE)
-    return fitting(problem, found, lambda config: config.shared_memory(1))
+    """Return tiles by the number of rows and outputs that fit in the GPU, first the winner on an H200."""
+    tiles = (*many_rows(problem), MIN_TILE) if problem.rows >= 128 else (*few_rows(problem), MIN_TILE)
+    return fitting(problem, tiles, lambda config: config.shared_memory(1))
 
 
 def many_rows(problem: Problem) -> tuple[GemmConfig, ...]:
-    """The largest tiles of which there is one for every multiprocessor, or else those for few rows."""
+    """Return the largest tiles that give every multiprocessor one, and behind them the tiles for few rows."""
     group = 4 if problem.rows >= 1024 else 8
     large = [GemmConfig(m, n, 64, group, 4, 3) for m, n in ((128, 128), (64, 128), (128, 64))]
-    most = multiprocessors(problem)
-    enough = (tile for tile in large if tiles_of(problem, problem.rows, tile.block_m, tile.block_n) >= most)
+    wanted = multiprocessors(problem.gpu)
+    enough = (tile for tile in large if tiles_of(problem, problem.rows, tile.block_m, tile.block_n) >= wanted)
     return (*enough, *few_rows(problem))
 
 
 def few_rows(problem: Problem) -> tuple[GemmConfig, ...]:
-    """Tiles of 64 outputs, as high as the rows, or lower where they would be few; deep ones where they divide a row.
+    """Return tiles of 64 outputs, as high as the rows, or lower if they would be few; deep tiles if they divide a row.
 
-    What counts is bytes on their way: as many stages as fit beside each other where programs share a multiprocessor.
+    Bytes on their way count: programs that share a multiprocessor have as many stages as fit beside each other.
     """
     block_m = tile_height(problem)
-    if block_m == 64 and tiles_of(problem, problem.rows, 32) <= 1.25 * multiprocessors(problem):
+    if block_m == 64 and tiles_of(problem, problem.rows, 32) <= 1.25 * multiprocessors(problem.gpu):
         block_m = 32
     flat = (GemmConfig(block_m, 64, 64, 8, 4, 6), GemmConfig(block_m, 64, 64, 8, 4, 4), *other_tiles(problem))
     if not is_paired(problem):
         deep = GemmConfig(block_m, 64, 128, 8, 4, 3)
         return (deep, *flat) if problem.rows >= 256 else (*flat, deep)
-    shared = triton.cdiv(tiles_of(problem, problem.rows, block_m), multiprocessors(problem))
+    shared = triton.cdiv(tiles_of(problem, problem.rows, block_m), multiprocessors(problem.gpu))
     deep = GemmConfig(block_m, 64, 128, 8, 4, STAGES[block_m][min(shared, 3) - 1])
     if shared > 2 and block_m == 64:
         return GemmConfig(64, 128, 64, 8, 4, 4), deep, *flat
@@ -195,11 +198,11 @@ def few_rows(problem: Problem) -> tuple[GemmConfig, ...]:
 
 
 def other_tiles(problem: Problem) -> tuple[GemmConfig, ...]:
-    """Tiles lower than the rows, or narrower, or wider than most: what else won somewhere on an H200."""
+    """Return tiles lower than the rows, or narrower, or wider than most: other winners on an H200."""
     if problem.rows <= 32:
         wide = GemmConfig(tile_height(problem), 128, 128, 8, 4, 4)
         return wide, GemmConfig(16, 64, 128, 8, 4, 3), GemmConfig(16, 32, 128, 8, 4, 4)
-    if tiles_of(problem, problem.rows, 64) <= 3 * multiprocessors(problem):
+    if tiles_of(problem, problem.rows, 64) <= 3 * multiprocessors(problem.gpu):
         group = 4 if problem.rows >= 1024 else 8
         low = GemmConfig(32, 64, 64, 4, 4, 3), GemmConfig(32, 64, 128, group, 4, 3)
         return (*low, GemmConfig(64, 64, 128, group, 4, 4))
@@ -207,20 +210,20 @@ def other_tiles(problem: Problem) -> tuple[GemmConfig, ...]:
 
 
 def space(problem: Problem) -> tuple[GemmConfig, ...]:
-    """Tiles by the number of rows; 4 warps, or 8 where each thread has 32 sums still."""
+    """Return tiles by the number of rows, of 4 warps, or of 8 where each thread still has 32 sums."""
     return tiles_to_try(problem, (64, 128), 1)
 
 
 def float_space(problem: Problem) -> tuple[GemmConfig, ...]:
-    """The same for float activations, which fill shared memory the sooner."""
+    """Return tiles for float activations, which fill shared memory sooner."""
     return tiles_to_try(problem, (16,) if problem.x_dtype == "float32" else (32, 64, 128), x_bytes(problem))
 
 
 def tiles_to_try(problem: Problem, depths: tuple[int, ...], element_bytes: int) -> tuple[GemmConfig, ...]:
-    """Tiles so many packed bytes deep."""
+    """Return tiles of these depths in packed bytes."""
     group = 4 if problem.rows >= 1024 else 8
     widths = (32, 64, 128, 256) if problem.rows >= 128 else (32, 64, 128)
-    found = tuple(
+    tiles = tuple(
         GemmConfig(block_m, block_n, block_bytes, group, num_warps, num_stages)
         for block_m, block_n, block_bytes in product(heights(problem), widths, depths)
         for num_warps in (4, 8)
@@ -228,31 +231,31 @@ def tiles_to_try(problem: Problem, depths: tuple[int, ...], element_bytes: int) 
         if block_m * block_n <= MAX_SUMS * num_warps * WARP
         for num_stages in ((2, 3, 4) if block_bytes == 128 else (3, 4, 6))
     )
-    return fitting(problem, found, lambda config: config.shared_memory(element_bytes))
+    return fitting(problem, tiles, lambda config: config.shared_memory(element_bytes))
 
 
 def tile_height(problem: Problem) -> int:
-    """Rows of a tile for few of them."""
+    """Return the rows of a tile where rows are few."""
     return min(64, max(16, problem.rows))
 
 
 def prefetches(problem: Problem) -> bool:
-    """Whether W is small enough to be brought into the second cache ahead of time, and so few rows that it counts."""
+    """Return whether W is small enough to be fetched into the second cache, and rows are so few that it counts."""
     num_bytes = problem.out_features * row_bytes(problem.in_features)
-    return is_dependent(problem.gpu) and problem.rows <= 64 and num_bytes <= MAX_PREFETCHED
+    return supports_pdl(problem.gpu) and problem.rows <= 64 and num_bytes <= MAX_PREFETCHED
 
 
 def float_configs(problem: Problem) -> tuple[GemmConfig, ...]:
-    """Tiles for float activations, whose elements take two bytes or four."""
+    """Return tiles for float activations, whose elements take two bytes or four."""
     if problem.x_dtype == "float32":
         return GemmConfig(16, 32, 16, 8, 4, 2), GemmConfig(16, 64, 16, 8, 4, 2)
     if problem.rows <= 16:
         stages = (4, 6) if problem.in_features > 6144 else (6, 4)
         deep = tuple(GemmConfig(16, 32, 128, 8, 4, number) for number in stages)
         flat = (GemmConfig(16, 32, 64, 8, 4, 6),)
-        found = (*deep, *flat) if problem.in_features >= 4096 else (*flat, *deep)
+        tiles = (*deep, *flat) if problem.in_features >= 4096 else (*flat, *deep)
     else:
-        alone = tiles_of(problem, problem.rows, 64) <= multiprocessors(problem)
+        alone = tiles_of(problem, problem.rows, 64) <= multiprocessors(problem.gpu)
         costs = {  # of an output, on an H200
             GemmConfig(256, 128, 32, 8, 8, 3): 0.84,
             GemmConfig(128, 64, 32, 8, 4, 3): 1.0,
@@ -261,5 +264,5 @@ def float_configs(problem: Problem) -> tuple[GemmConfig, ...]:
         }
         most = problem.rows
         least = 64 if most >= 64 and problem.in_features >= 4096 else 32  # short runs of long rows: 1.3 times slower
-        found = by_cost(problem, {tile: cost for tile, cost in costs.items() if least <= tile.block_m <= most})
-    return fitting(problem, (*found, MIN_TILE), lambda config: config.shared_memory(2))
+        tiles = by_cost(problem, {tile: cost for tile, cost in costs.items() if least <= tile.block_m <= most})
+    return fitting(problem, (*tiles, MIN_TILE), lambda config: config.shared_memory(2))

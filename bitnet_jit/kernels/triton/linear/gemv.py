@@ -13,7 +13,8 @@ import triton
 import triton.language as tl
 
 from bitnet_jit.kernels.triton.device.launch import Launch
-from bitnet_jit.kernels.triton.device.unpack import FIELDS, dot_bytes, let_next_begin, t5_carries, wait
+from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
+from bitnet_jit.kernels.triton.device.unpack import FIELDS, t5_carries
 from bitnet_jit.kernels.triton.layout import I2_PLANES, PLANES, row_words
 from bitnet_jit.kernels.triton.linear.epilogue import flags, load_w_scale, load_x_scale, scale_operands, store_outputs
 from bitnet_jit.problem import Problem
@@ -38,7 +39,7 @@ class GemvConfig:
 
 @triton.jit
 def codes_of(words, before, PLANE: tl.constexpr, PLANES: tl.constexpr):
-    """The bytes to multiply of one plane in words, and what the next plane needs of this one."""
+    """Return the bytes of one plane to multiply, in words, and the carries that the next plane needs of this one."""
     if PLANES == 4:
         codes = (words << (6 - 2 * PLANE)) & FIELDS
     else:
@@ -50,12 +51,25 @@ def codes_of(words, before, PLANE: tl.constexpr, PLANES: tl.constexpr):
 
 @triton.jit
 def load_words(ptrs, mask, WHOLE: tl.constexpr, POLICY: tl.constexpr):
-    """Words where the mask is, else 0; the mask is not looked at where all is inside."""
+    """Load words where the mask is, else 0; where all is inside, the mask is not looked at."""
     if WHOLE:
         words = tl.load(ptrs, eviction_policy=POLICY)
     else:
         words = tl.load(ptrs, mask=mask, other=0, eviction_policy=POLICY)
     return words
+
+
+@triton.jit
+def dot_bytes(a, b, acc, ASM: tl.constexpr):
+    """Return acc + the products of the four int8 in each word of a and b."""
+    if ASM:
+        acc = tl.inline_asm_elementwise(
+            "dp4a.s32.s32 $0, $1, $2, $3;", "=r,r,r,r", [a, b, acc], dtype=tl.int32, is_pure=True, pack=1
+        )
+    else:
+        for byte in tl.static_range(4):
+            acc += ((a << (24 - 8 * byte)) >> 24) * ((b << (24 - 8 * byte)) >> 24)
+    return acc
 
 
 @triton.jit
@@ -73,11 +87,11 @@ def gemv_kernel(
     M: tl.constexpr,
     ROW_SCALES: tl.constexpr,
     ASM: tl.constexpr,
-    DEPENDENT: tl.constexpr,
+    PDL: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_WORDS: tl.constexpr,
 ):
-    let_next_begin(DEPENDENT)
+    gdc_launch_dependents(PDL)
     first_n, n = tl.program_id(0) * BLOCK_N, tl.arange(0, BLOCK_N)
     # a tile of addresses, not a row of them: x comes in the layout of the weights, without a detour by shared memory
     words = tl.arange(0, BLOCK_WORDS)[None, :] + tl.zeros((BLOCK_N, 1), tl.int32)
@@ -88,7 +102,7 @@ def gemv_kernel(
         mask = words < WORDS - start
         weights = weights + (load_words(w_ptrs + start, mask, start + BLOCK_WORDS <= WORDS, "evict_first"),)
     w_scale, bias = load_w_scale(n, N, w_scale_ptr, bias_ptr, ROW_SCALES)
-    wait(DEPENDENT)
+    gdc_wait(PDL)
     for _ in tl.static_range(M):
         acc = acc + (tl.zeros((BLOCK_N, BLOCK_WORDS), tl.int32),)
     minus_one = tl.full((BLOCK_N, BLOCK_WORDS), -1, tl.int32)  # in each byte
@@ -117,7 +131,7 @@ def gemv_kernel(
 
 
 def launch(problem: Problem, rows: int, config: GemvConfig, x: str, x_stride: int, natural: bool) -> Launch:
-    """x (rows, x_stride) int8 in natural order, the operand of that name; w_packed -> y (rows, N).
+    """Return the launch x (rows, x_stride) int8 in natural order, the operand of that name; w_packed -> y (rows, N).
 
     x_stride is a multiple of 4.
     """
@@ -141,18 +155,18 @@ def launch(problem: Problem, rows: int, config: GemvConfig, x: str, x_stride: in
 
 
 def configs(problem: Problem) -> tuple[GemvConfig, ...]:
-    """Tiles by the length of a row, in at most 16 steps, the likeliest best first: what won on an H200."""
+    """Return tiles by the length of a row, in at most 16 steps, first the winner on an H200."""
     words = row_words(problem)
     if words <= 2048:
-        found = many_outputs(words) if problem.out_features >= 8192 or words > 448 else few_outputs(problem, words)
-        return tuple(GemvConfig(*tile) for tile in found)
+        tiles = many_outputs(words) if problem.out_features >= 8192 or words > 448 else few_outputs(problem, words)
+        return tuple(GemvConfig(*tile) for tile in tiles)
     block_words = triton.next_power_of_2(triton.cdiv(words, MAX_STEPS))
     block_n = max(1, 512 // block_words)
     return GemvConfig(block_n, block_words, 2, 255), GemvConfig(2 * block_n, block_words, 4, 168)
 
 
 def many_outputs(words: int) -> tuple[Tile, ...]:
-    """Where programs share a multiprocessor, few registers are better than many loads at once."""
+    """Return tiles for programs that share a multiprocessor: there few registers beat many loads at once."""
     if words <= 192:
         return (8, 32, 1, 128), (16, 32, 2, 104), (8, 64, 2, 168)
     if words <= 320:
@@ -161,7 +175,7 @@ def many_outputs(words: int) -> tuple[Tile, ...]:
 
 
 def few_outputs(problem: Problem, words: int) -> tuple[Tile, ...]:
-    """Where each program has a multiprocessor, or nearly."""
+    """Return tiles for programs that have a multiprocessor each, or nearly."""
     rows, out_features, is_i2 = problem.rows, problem.out_features, problem.layout == I2_PLANES.name
     if words > 192:
         registers = 104 if rows == 1 and is_i2 else 168 if words > 320 else 128
@@ -177,25 +191,27 @@ def few_outputs(problem: Problem, words: int) -> tuple[Tile, ...]:
 
 
 def space(problem: Problem) -> tuple[GemvConfig, ...]:
-    """Tiles of 4 to 16 words a thread, whose whole rows are at most 96."""
+    """Return tiles of 4 to 16 words per thread, at most 96 words per thread in all steps."""
     words = row_words(problem)
-    found = (GemvConfig(*tile) for tile in product((2, 4, 8, 16), (32, 64, 128, 256, 512), (1, 2, 4, 8), (104, 168)))
-    return tuple(config for config in found if is_sensible(config, words))
+    candidates = (
+        GemvConfig(*tile) for tile in product((2, 4, 8, 16), (32, 64, 128, 256, 512), (1, 2, 4, 8), (104, 168))
+    )
+    return tuple(config for config in candidates if is_sensible(config, words))
 
 
 def is_sensible(config: GemvConfig, words: int) -> bool:
-    """Whether threads have enough to load at once, and no more than registers hold."""
+    """Return whether threads have enough to load at once, and no more than registers hold."""
     held = config.block_n * config.block_words // (32 * config.num_warps)  # by a thread, in one step
     steps = triton.cdiv(words, config.block_words)
     return 4 <= held <= 16 and steps <= MAX_STEPS and held * steps <= 96 and config.block_words < 2 * words
 
 
 def unsupported_reason(problem: Problem) -> str | None:
-    """What this kernel refuses, in words."""
+    """Return why this kernel cannot run a problem, or None."""
     return f"takes up to {MAX_ROWS} rows" if problem.rows > MAX_ROWS else None
 
 
 def priority(problem: Problem) -> int:
-    """First, but for 3 and 4 rows of the largest layers."""
+    """Come first, but for 3 and 4 rows of the largest layers."""
     large = problem.out_features * problem.in_features >= 50_000_000
     return -3 if problem.layout == I2_PLANES.name and problem.rows > 2 and large else 0

@@ -1,7 +1,8 @@
 """The gradient of a ternary layer's input, dX = dY (W * scale): the product with the packed weight transposed.
 
 A program computes `block_m` rows by the four runs of inputs that `block_bytes` packed bytes hold, over all outputs. A
-scale for each row of W multiplies dY before the product: what rounding to dY's dtype would lose goes into a second one.
+scale for each row of W multiplies dY before the product; a second product takes the part that rounding to dY's dtype
+would lose.
 """
 
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ import triton
 import triton.language as tl
 
 from bitnet_jit.kernels.triton.device.launch import Bound, Launch
+from bitnet_jit.kernels.triton.device.order import first_input, inputs_of
 from bitnet_jit.kernels.triton.device.target import is_nvidia
-from bitnet_jit.kernels.triton.device.unpack import first_input, inputs_of, join_planes
+from bitnet_jit.kernels.triton.device.unpack import join_planes
 from bitnet_jit.kernels.triton.layout import order, row_bytes
 from bitnet_jit.kernels.triton.linear.epilogue import weight_unit
 from bitnet_jit.kernels.triton.linear.tiles import fitting, heights, work, x_bytes
@@ -30,7 +32,7 @@ class InputGradConfig:
     num_stages: int
 
     def shared_memory(self, element_bytes: int) -> int:
-        """Bytes of shared memory: a pipeline of dY and packed bytes, and W unpacked."""
+        """Return the bytes of shared memory: a pipeline of dY and packed bytes, and W unpacked."""
         pipeline = self.num_stages * self.block_n * (self.block_m * element_bytes + self.block_bytes)
         return pipeline + 4 * self.block_n * self.block_bytes * element_bytes
 
@@ -45,9 +47,9 @@ def input_grad_kernel(
     N,
     K,
     B,
-    APART,  # of the inputs whose weights share a byte, the distance
+    APART,  # distance of the inputs whose weights share a byte
     CHUNK: tl.constexpr,  # bytes of the layout's chunks, a multiple of BLOCK_B; 0: planes
-    WEIGHT: tl.constexpr,  # what a weight of 1 is worth
+    WEIGHT: tl.constexpr,  # the operand of a weight of 1
     ROW_SCALES: tl.constexpr,
     ASM: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -87,7 +89,7 @@ def input_grad_kernel(
 
 
 def bind(problem: Problem, config: InputGradConfig) -> Bound:
-    """dy (M, N), w_packed, w_scale -> dx (M, K) in dy's dtype."""
+    """Bind dy (M, N), w_packed, w_scale -> dx (M, K) in dy's dtype."""
     num_bytes = row_bytes(problem.in_features)
 
     def launches(rows: int) -> tuple[Launch, ...]:
@@ -113,25 +115,25 @@ def bind(problem: Problem, config: InputGradConfig) -> Bound:
 
 
 def configs(problem: Problem) -> tuple[InputGradConfig, ...]:
-    """By dtype and number of rows, the likeliest best first."""
+    """Return configs by dtype and number of rows, the likeliest best first."""
     if problem.x_dtype == "float32":
         return InputGradConfig(32, 16, 16, 4, 2), InputGradConfig(16, 16, 16, 4, 2)
     # with 4 stages Triton 3.6 cannot compile row scales for AMD
     flat = InputGradConfig(min(64, max(16, problem.rows)), 16, 128, 4, 3)
-    found = flat, InputGradConfig(16, 16, 64, 4, 3), InputGradConfig(16, 16, 32, 4, 2)
+    candidates = flat, InputGradConfig(16, 16, 64, 4, 3), InputGradConfig(16, 16, 32, 4, 2)
     if problem.rows >= 128:
         alone = work(problem, problem.in_features, 128, 128) == 128 * 128
         large = InputGradConfig(128, 32, 128 if alone else 64, 4, 3)
         # an output of the flat tiles costs 1.4 times as much on an H200
         few = 1.4 * work(problem, problem.in_features, 64, 64) < work(problem, problem.in_features, 128, 128)
-        found = (flat, large, *found[1:]) if few else (large, *found)
-    return fitting(problem, found, lambda config: config.shared_memory(x_bytes(problem)))
+        candidates = (flat, large, *candidates[1:]) if few else (large, *candidates)
+    return fitting(problem, candidates, lambda config: config.shared_memory(x_bytes(problem)))
 
 
 def space(problem: Problem) -> tuple[InputGradConfig, ...]:
-    """Tiles of 64 or 128 inputs by the number of rows."""
+    """Return tiles of 64 or 128 inputs by the number of rows."""
     if problem.x_dtype == "float32":
         return tuple(InputGradConfig(m, 16, n, 4, 2) for m, n in product((16, 32), (16, 32)))
     tiles = product(heights(problem), (16, 32), (32, 64, 128), (2, 3))
-    found = tuple(InputGradConfig(m, num_bytes, n, 4, stages) for m, num_bytes, n, stages in tiles)
-    return fitting(problem, found, lambda config: config.shared_memory(x_bytes(problem)))
+    configs = tuple(InputGradConfig(m, num_bytes, n, 4, stages) for m, num_bytes, n, stages in tiles)
+    return fitting(problem, configs, lambda config: config.shared_memory(x_bytes(problem)))

@@ -1,9 +1,9 @@
-"""Ternary layers plane by plane: what the planes of a byte hold is multiplied one after another, each with its own x.
+"""Ternary layers plane by plane: the planes of packed bytes are multiplied one after another, each with its part of x.
 
 Two things need that. Scales of groups: a chunk of 64 packed bytes holds runs of 64 inputs, and where groups are whole
-runs, each run is one product with one scale an output. The groups' floats are added in the order of chunks, so the last
-bits of y may differ from other backends; they are the same for every number of rows. And t5, whose five planes cannot
-be joined as the four of i2 are. x is in natural order, codes or floats.
+runs, each run is one product with one scale per output. The groups' floats are added in the order of chunks, so the
+last bits of y may differ from other backends; they are the same for every number of rows. And t5, whose five planes
+cannot be joined as the four of i2 are. x is in natural order, codes or floats.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,9 @@ import triton
 import triton.language as tl
 
 from bitnet_jit.kernels.triton.device.launch import Launch
-from bitnet_jit.kernels.triton.device.unpack import let_next_begin, operand, t5_operand, wait
+from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
+from bitnet_jit.kernels.triton.device.target import multiprocessors
+from bitnet_jit.kernels.triton.device.unpack import operand, t5_operand
 from bitnet_jit.kernels.triton.layout import CHUNK, PLANES, row_bytes
 from bitnet_jit.kernels.triton.linear.epilogue import (
     flags,
@@ -23,7 +25,7 @@ from bitnet_jit.kernels.triton.linear.epilogue import (
     store_outputs,
     weight_unit,
 )
-from bitnet_jit.kernels.triton.linear.tiles import by_cost, fitting, heights, multiprocessors, tiles_of, x_bytes
+from bitnet_jit.kernels.triton.linear.tiles import by_cost, fitting, heights, tiles_of, x_bytes
 from bitnet_jit.problem import Problem
 
 
@@ -37,7 +39,7 @@ class PlanesConfig:
     num_stages: int
 
     def shared_memory(self, element_bytes: int) -> int:
-        """Bytes of shared memory that the pipeline takes for x of such elements."""
+        """Return the bytes of shared memory that the pipeline takes for x of such elements."""
         return self.num_stages * CHUNK * (5 * self.block_m * element_bytes + self.block_n)
 
 
@@ -57,16 +59,16 @@ def planes_kernel(
     GROUPS,
     GROUP_SIZE: tl.constexpr,  # inputs, a multiple of CHUNK
     PLANES: tl.constexpr,  # 4: i2, 5: t5
-    WEIGHT: tl.constexpr,  # what a weight of 1 is worth
+    WEIGHT: tl.constexpr,  # the operand of a weight of 1
     ROW_SCALES: tl.constexpr,
     ASM: tl.constexpr,
-    DEPENDENT: tl.constexpr,
+    PDL: tl.constexpr,
     CHUNK: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    let_next_begin(DEPENDENT)
+    gdc_launch_dependents(PDL)
     n_tiles = tl.cdiv(N, BLOCK_N)
     first_m = tl.program_id(0) // n_tiles * BLOCK_M
     m = first_m + tl.arange(0, BLOCK_M)
@@ -75,7 +77,7 @@ def planes_kernel(
     x_ptrs = x_ptr + m[:, None].to(tl.int64) * X_STRIDE + k
     w_ptrs = w_ptr + n_row[:, None] * B + k
     w_scale, bias = load_w_scale(n, N, w_scale_ptr, bias_ptr, ROW_SCALES)
-    wait(DEPENDENT)
+    gdc_wait(PDL)
     x_scale = load_x_scale(m, M, x_scale_ptr)
     TYPE: tl.constexpr = x_ptr.dtype.element_ty
     SUM: tl.constexpr = tl.int32 if tl.int8 == TYPE else tl.float32
@@ -99,7 +101,7 @@ def planes_kernel(
 
 
 def launch(problem: Problem, rows: int, config: PlanesConfig, x: str, x_stride: int, natural: bool) -> Launch:
-    """x (rows, x_stride) in natural order, the operand of that name; w_packed -> y (rows, N)."""
+    """Return the launch x (rows, x_stride) in natural order, the operand of that name; w_packed -> y (rows, N)."""
     x_scale, w_scale, bias = scale_operands(problem)
     planes, grouped = PLANES[problem.layout], problem.scale == "group"
     return Launch(
@@ -126,11 +128,11 @@ def launch(problem: Problem, rows: int, config: PlanesConfig, x: str, x_stride: 
 
 
 def configs(problem: Problem) -> tuple[PlanesConfig, ...]:
-    """By dtype, scales and number of rows, the likeliest best first."""
+    """Return tiles by dtype, scales and number of rows, the likeliest best first."""
     if problem.x_dtype == "float32" and problem.activation == "a16":
         return PlanesConfig(16, 32, 4, 2), PlanesConfig(16, 16, 2, 2)
     block_m = min(64, max(16, problem.rows))
-    found = (
+    tiles = (
         PlanesConfig(block_m, 64, 4, 4),
         PlanesConfig(block_m, 64, 4, 3),
         PlanesConfig(block_m, 128, 4, 4),
@@ -138,39 +140,39 @@ def configs(problem: Problem) -> tuple[PlanesConfig, ...]:
         PlanesConfig(16, 16, 2, 2),
     )
     if problem.activation == "a8" and problem.rows > 16:
-        found = (group_tile(problem) if problem.scale == "group" else sum_tile(problem), *found)
-    return fitting(problem, found, lambda config: config.shared_memory(x_bytes(problem)))
+        tiles = (group_tile(problem) if problem.scale == "group" else sum_tile(problem), *tiles)
+    return fitting(problem, tiles, lambda config: config.shared_memory(x_bytes(problem)))
 
 
 def space(problem: Problem) -> tuple[PlanesConfig, ...]:
-    """Tiles by the number of rows; 8 warps for the largest alone."""
-    found = tuple(
+    """Return tiles by the number of rows; only the largest have 8 warps."""
+    tiles = tuple(
         PlanesConfig(block_m, block_n, num_warps, num_stages)
         for block_m, block_n, num_stages in product(heights(problem), (32, 64, 128), (2, 3, 4))
         for num_warps in ((4, 8) if block_m * block_n >= 64 * 64 else (4,))
     )
-    return fitting(problem, found, lambda config: config.shared_memory(x_bytes(problem)))
+    return fitting(problem, tiles, lambda config: config.shared_memory(x_bytes(problem)))
 
 
 def sum_tile(problem: Problem) -> PlanesConfig:
-    """The tile for t5 that won on an H200."""
+    """Return the tile for t5 that won on an H200."""
     if problem.rows < 128:
         return PlanesConfig(min(64, problem.rows), 64, 4, 4)
     return by_cost(problem, {PlanesConfig(128, 128, 4, 2): 1.0, PlanesConfig(64, 64, 4, 3): 1.3})[0]
 
 
 def group_tile(problem: Problem) -> PlanesConfig:
-    """The tile for group scales that won on an H200."""
+    """Return the tile for group scales that won on an H200."""
     if problem.rows < 128:
         if problem.rows < 64:
             return PlanesConfig(32, 64, 4, 3)
-        few = 3 * tiles_of(problem, problem.rows, 64) < multiprocessors(problem)
+        few = 3 * tiles_of(problem, problem.rows, 64) < multiprocessors(problem.gpu)
         return PlanesConfig(32, 128, 4, 3) if few else PlanesConfig(64, 64, 8, 4)
     return by_cost(problem, {PlanesConfig(64, 128, 4, 3): 1.0, PlanesConfig(32, 128, 4, 3): 1.1})[0]
 
 
 def unsupported_reason(problem: Problem) -> str | None:
-    """What this kernel refuses, in words."""
+    """Return why this kernel cannot run a problem, or None."""
     if problem.layout == "i2/planes" and problem.scale != "group":
         return "takes i2 with group scales, or t5"
     if problem.scale == "group" and problem.layout != "i2/planes":

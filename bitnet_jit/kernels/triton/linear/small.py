@@ -12,10 +12,13 @@ import triton
 import triton.language as tl
 
 from bitnet_jit.kernels.triton.device.launch import Launch
+from bitnet_jit.kernels.triton.device.order import inputs_of
+from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
 from bitnet_jit.kernels.triton.device.target import multiplies_eight_rows
-from bitnet_jit.kernels.triton.device.unpack import inputs_of, join_planes, let_next_begin, load_step, wait
+from bitnet_jit.kernels.triton.device.unpack import join_planes
 from bitnet_jit.kernels.triton.layout import CHUNK, row_bytes
 from bitnet_jit.kernels.triton.linear.epilogue import flags, load_w_scale, load_x_scale, scale_operands, store_outputs
+from bitnet_jit.kernels.triton.linear.loads import load_step
 from bitnet_jit.kernels.triton.linear.tiles import fitting
 from bitnet_jit.problem import Problem
 
@@ -33,7 +36,7 @@ class SmallConfig:
     num_stages: int
 
     def shared_memory(self, block_m: int) -> int:
-        """Bytes of shared memory that the pipeline takes."""
+        """Return the bytes of shared memory that the pipeline takes."""
         return self.num_stages * self.pieces * self.block_bytes * (4 * block_m + self.block_n)
 
 
@@ -52,7 +55,7 @@ def small_kernel(
     NATURAL: tl.constexpr,
     ROW_SCALES: tl.constexpr,
     ASM: tl.constexpr,
-    DEPENDENT: tl.constexpr,
+    PDL: tl.constexpr,
     WHOLE: tl.constexpr,  # neither the bytes nor the inputs of a row end within a step
     CHUNK: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -61,7 +64,7 @@ def small_kernel(
     PIECES: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    let_next_begin(DEPENDENT)
+    gdc_launch_dependents(PDL)
     first_n = tl.program_id(0) * BLOCK_N
     m, n = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
     x_inside = (m < M)[None, :, None]
@@ -74,7 +77,7 @@ def small_kernel(
     w_ptrs = w_ptr + (tl.minimum(n, N - 1 - first_n)[None, :, None] * B + packed_byte)
     n = first_n + n
     w_scale, bias = load_w_scale(n, N, w_scale_ptr, bias_ptr, ROW_SCALES)
-    wait(DEPENDENT)
+    gdc_wait(PDL)
     x_scale = load_x_scale(m, M, x_scale_ptr)
     acc = tl.zeros((PIECES, BLOCK_N, BLOCK_M), tl.int32)
     for start in tl.range(0, B, PIECES * BLOCK_B, num_stages=STAGES):
@@ -88,7 +91,7 @@ def small_kernel(
 
 
 def launch(problem: Problem, rows: int, config: SmallConfig, x: str, x_stride: int, natural: bool) -> Launch:
-    """x (rows, x_stride) int8, the operand of that name; w_packed in i2/planes -> y (rows, N)."""
+    """Return the launch x (rows, x_stride) int8, the operand of that name; w_packed in i2/planes -> y (rows, N)."""
     num_bytes = row_bytes(problem.in_features)
     whole = num_bytes % (config.pieces * config.block_bytes) == 0 and x_stride == 4 * num_bytes
     return Launch(
@@ -115,42 +118,42 @@ def launch(problem: Problem, rows: int, config: SmallConfig, x: str, x_stride: i
 
 
 def block_m(problem: Problem) -> int:
-    """Height of the tile."""
+    """Return the height of the tile."""
     return 8 if problem.rows <= 8 and multiplies_eight_rows(problem.gpu) else 16
 
 
 def configs(problem: Problem) -> tuple[SmallConfig, ...]:
-    """The likeliest best first: what won on an H200. Longer pieces where they divide the bytes of a row."""
+    """Return the configs, first the winner on an H200, with longer pieces where they divide the bytes of a row."""
     num_bytes = row_bytes(problem.in_features)
-    found = SmallConfig(16, 64, 2, 2, 6), SmallConfig(16, 64, 2, 2, 4), SmallConfig(32, 64, 2, 4, 4)
-    found = (SmallConfig(16, 64, 4, 4, 4), *found) if num_bytes >= 1024 else (*found, SmallConfig(16, 64, 2, 2, 2))
+    tiles = SmallConfig(16, 64, 2, 2, 6), SmallConfig(16, 64, 2, 2, 4), SmallConfig(32, 64, 2, 4, 4)
+    tiles = (SmallConfig(16, 64, 4, 4, 4), *tiles) if num_bytes >= 1024 else (*tiles, SmallConfig(16, 64, 2, 2, 2))
     if num_bytes % 256 == 0:
         stages = 3 if num_bytes == 2048 or problem.rows > 8 else 4
         four, two = SmallConfig(16, 128, 4, 4, stages), SmallConfig(16, 128, 2, 2, 3)
-        found += SmallConfig(32, 128, 2, 2, 4), SmallConfig(32, 128, 4, 4, 6)
-        found = (two, four, *found) if problem.out_features >= 8192 and num_bytes <= 1024 else (four, two, *found)
-    return fitting(problem, found, lambda config: config.shared_memory(block_m(problem)))
+        tiles += SmallConfig(32, 128, 2, 2, 4), SmallConfig(32, 128, 4, 4, 6)
+        tiles = (two, four, *tiles) if problem.out_features >= 8192 and num_bytes <= 1024 else (four, two, *tiles)
+    return fitting(problem, tiles, lambda config: config.shared_memory(block_m(problem)))
 
 
 def space(problem: Problem) -> tuple[SmallConfig, ...]:
-    """Tiles with a warp for each piece, or for each 16 outputs of one; no step is longer than a row."""
-    num_bytes, tiles = row_bytes(problem.in_features), product((16, 32), (64, 128), (2, 4, 8))
-    found = tuple(
+    """Return tiles with a warp for each piece, or for each 16 outputs of one; no step is longer than a row."""
+    num_bytes, sizes = row_bytes(problem.in_features), product((16, 32), (64, 128), (2, 4, 8))
+    tiles = tuple(
         SmallConfig(block_n, block_bytes, pieces, num_warps, num_stages)
-        for block_n, block_bytes, pieces in tiles
+        for block_n, block_bytes, pieces in sizes
         for num_warps in {pieces, pieces * block_n // 16}
         for num_stages in (2, 3, 4, 6)
         if pieces * block_bytes <= num_bytes and num_warps <= 8
     )
-    return fitting(problem, found, lambda config: config.shared_memory(block_m(problem))) if found else ()
+    return fitting(problem, tiles, lambda config: config.shared_memory(block_m(problem))) if tiles else ()
 
 
 def priority(problem: Problem) -> int:
-    """Before `gemm.py` up to 8 rows, but for many outputs, each a short product."""
+    """Come before `gemm.py` up to 8 rows, but for many outputs, each a short product."""
     short = problem.out_features > 8192 or problem.out_features >= 6144 and problem.in_features < 4096
     return -3 if problem.rows > 8 or short else -1
 
 
 def late(problem: Problem) -> bool:
-    """Beside the kernels ahead of its quantizer its programs gather on few multiprocessors; many do not mind."""
+    """Return whether to begin late: few programs would gather on few multiprocessors beside the kernels ahead."""
     return problem.out_features <= 4096

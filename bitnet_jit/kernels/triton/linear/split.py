@@ -1,7 +1,7 @@
 """Ternary layers where few tiles would keep few multiprocessors busy: `gemm.py` on several pieces of K at once.
 
 Each piece leaves its int32 sums in scratch memory, and a second kernel adds them up and scales them. Two launches and
-no atomics: there is no counter to reset, no order in which sums arrive, and integers have one sum only.
+no atomics: no counter has to be reset, and sums of integers do not depend on an order.
 """
 
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ import triton
 import triton.language as tl
 
 from bitnet_jit.kernels.triton.device.launch import Launch, Scratch
-from bitnet_jit.kernels.triton.device.target import is_dependent
-from bitnet_jit.kernels.triton.device.unpack import let_next_begin, wait
+from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
+from bitnet_jit.kernels.triton.device.target import multiprocessors, supports_pdl
 from bitnet_jit.kernels.triton.layout import is_paired, row_bytes
 from bitnet_jit.kernels.triton.linear import gemm
 from bitnet_jit.kernels.triton.linear.epilogue import load_w_scale, load_x_scale, scale_operands, store_outputs
 from bitnet_jit.kernels.triton.linear.gemm import GemmConfig
-from bitnet_jit.kernels.triton.linear.tiles import fitting, multiprocessors, tiles_of
+from bitnet_jit.kernels.triton.linear.tiles import fitting, tiles_of
 from bitnet_jit.problem import Problem
 
 MIN_ROWS, MAX_ROWS = 3, 512
@@ -27,7 +27,7 @@ BLOCK = 512  # outputs of a program that adds up
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """Tiles as `gemm.py` has them, and the number of pieces of K."""
+    """A tile of `gemm.py`, and the number of pieces of K."""
 
     tile: GemmConfig
     splits: int
@@ -44,15 +44,15 @@ def add_kernel(
     N,
     SPLITS: tl.constexpr,
     ROW_SCALES: tl.constexpr,
-    DEPENDENT: tl.constexpr,
+    PDL: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    let_next_begin(DEPENDENT)
+    gdc_launch_dependents(PDL)
     blocks = tl.cdiv(N, BLOCK)
     row, n = tl.program_id(0) // blocks, tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     m = tl.full((1,), 0, tl.int32) + row
     w_scale, bias = load_w_scale(n, N, w_scale_ptr, bias_ptr, ROW_SCALES)
-    wait(DEPENDENT)
+    gdc_wait(PDL)
     x_scale = load_x_scale(m, M, x_scale_ptr)
     partials_ptr += row.to(tl.int64) * N
     y = tl.zeros((BLOCK,), tl.int32)
@@ -64,7 +64,7 @@ def add_kernel(
 def launches(
     problem: Problem, rows: int, config: SplitConfig, x: str, x_stride: int, natural: bool
 ) -> tuple[Launch, ...]:
-    """x (rows, x_stride) int8, the operand of that name; w_packed in i2/planes -> partials, then y (rows, N)."""
+    """Return the launches x (rows, x_stride) int8, the operand of that name; w_packed in i2/planes -> partials -> y."""
     add = Launch(
         add_kernel,
         programs=rows * triton.cdiv(problem.out_features, BLOCK),
@@ -74,7 +74,7 @@ def launches(
             "N": problem.out_features,
             "SPLITS": config.splits,
             "ROW_SCALES": problem.scale == "row",
-            "DEPENDENT": is_dependent(problem.gpu),
+            "PDL": supports_pdl(problem.gpu),
             "BLOCK": BLOCK,
         },
         num_warps=4,
@@ -83,45 +83,45 @@ def launches(
 
 
 def scratch(problem: Problem, rows: int, config: SplitConfig) -> Scratch:
-    """The sums of all pieces."""
+    """Return the scratch tensor for the sums of all pieces."""
     return {"partials": (config.splits * rows * problem.out_features, "int32")}
 
 
 def configs(problem: Problem) -> tuple[SplitConfig, ...]:
-    """As many pieces as the multiprocessors take in two turns, but none too short, the likeliest best first."""
+    """Return as many pieces as the multiprocessors take in two turns, but none too short, the likeliest best first."""
     block_m, most = gemm.tile_height(problem), max(2, pieces(problem))
-    found = [GemmConfig(block_m, 64, 128, 8, 4, 3)] if block_m == 64 and is_paired(problem) else []
-    found += [GemmConfig(block_m, 64, 128, 8, 4, num_stages) for num_stages in (6, 4)] if block_m < 64 else []
-    found += [GemmConfig(block_m, 64, 64, 8, 4, num_stages) for num_stages in (6, 4, 2)]
-    pairs = [(most, tile) for tile in found] + [(n, tile) for n in (max(2, most // 2), most + 1) for tile in found[:2]]
+    tiles = [GemmConfig(block_m, 64, 128, 8, 4, 3)] if block_m == 64 and is_paired(problem) else []
+    tiles += [GemmConfig(block_m, 64, 128, 8, 4, num_stages) for num_stages in (6, 4)] if block_m < 64 else []
+    tiles += [GemmConfig(block_m, 64, 64, 8, 4, num_stages) for num_stages in (6, 4, 2)]
+    pairs = [(most, tile) for tile in tiles] + [(n, tile) for n in (max(2, most // 2), most + 1) for tile in tiles[:2]]
     splits = tuple(SplitConfig(tile, n) for n, tile in dict.fromkeys(pairs))
     return fitting(problem, splits, lambda config: config.tile.shared_memory(1))
 
 
 def space(problem: Problem) -> tuple[SplitConfig, ...]:
-    """Pieces of at least 256 bytes of a row, in tiles of 32 and 64 outputs."""
+    """Return splits into pieces of at least 256 bytes of a row, in tiles of 32 and 64 outputs."""
     tiles = [
         GemmConfig(gemm.tile_height(problem), block_n, block_bytes, 8, 4, num_stages)
         for block_n, block_bytes, num_stages in product((32, 64), (64, 128), (3, 4, 6))
     ]
     most = row_bytes(problem.in_features) // 256
-    found = tuple(SplitConfig(tile, splits) for tile in tiles for splits in (2, 3, 4, 6, 8, 12) if splits <= most)
-    return fitting(problem, found, lambda config: config.tile.shared_memory(1)) if found else ()
+    configs = tuple(SplitConfig(tile, splits) for tile in tiles for splits in (2, 3, 4, 6, 8, 12) if splits <= most)
+    return fitting(problem, configs, lambda config: config.tile.shared_memory(1)) if configs else ()
 
 
 def tiles_of_piece(problem: Problem) -> int:
-    """Tiles of a piece of K."""
+    """Return the number of tiles of a piece of K."""
     return tiles_of(problem, problem.rows, gemm.tile_height(problem))
 
 
 def pieces(problem: Problem) -> int:
-    """How many pieces of K pay."""
-    most = 2 * multiprocessors(problem) // tiles_of_piece(problem)
+    """Return how many pieces of K pay."""
+    most = 2 * multiprocessors(problem.gpu) // tiles_of_piece(problem)
     return min(most, row_bytes(problem.in_features) // MIN_BYTES[problem.rows > 16])
 
 
 def priority(problem: Problem) -> int:
-    """Before `gemm.py` where rows of W are long and its tiles few."""
+    """Come before `gemm.py` where rows of W are long and its tiles few."""
     if not 9 <= problem.rows <= 128 or problem.in_features < 6144 or pieces(problem) < 2:
         return -4
     return 0 if tiles_of_piece(problem) <= 96 or problem.rows >= 64 else -4

@@ -1,8 +1,8 @@
-"""`rms_norm_gradients`: those of y = x r w with r = 1 / sqrt(mean x^2 + eps), in float32 (arXiv 1910.07467).
+"""`rms_norm_gradients`: the gradients of y = x r w with r = 1 / sqrt(mean x^2 + eps), in float32 (arXiv 1910.07467).
 
     dx = r (dy w - x r^2 mean(dy w x))        dw = sum over rows of dy x r
 
-A program goes through every so-many-th row, and keeps its sum of dw in registers. A second launch adds these up.
+Rows are dealt out to programs in turn. A program keeps its sum of dw in registers; a second launch adds these up.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,7 @@ import triton.language as tl
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.triton.device import target
 from bitnet_jit.kernels.triton.device.launch import Bound, Launch, Scratch
-from bitnet_jit.kernels.triton.device.unpack import let_next_begin, wait
-from bitnet_jit.kernels.triton.linear.tiles import multiprocessors
+from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
 from bitnet_jit.problem import Problem
 
 MAX_FEATURES = 16384  # of a row that a program's registers hold
@@ -25,11 +24,11 @@ PARTS = 32  # sums that it adds at a time
 
 @dataclass(frozen=True)
 class GradientsConfig:
-    """How rows are shared out.
+    """The shares of programs in the rows.
 
     Attributes:
         num_warps: of a program.
-        programs: how many a multiprocessor has.
+        programs: per multiprocessor.
         ahead: whether a program loads its next row while it computes one; wide rows leave no registers for it.
     """
 
@@ -48,12 +47,12 @@ def norm_gradients_kernel(
     sums_ptr,  # (programs, K) float32
     M,
     K: tl.constexpr,
-    DEPENDENT: tl.constexpr,
+    PDL: tl.constexpr,
     AHEAD: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    let_next_begin(DEPENDENT)
-    wait(DEPENDENT)
+    gdc_launch_dependents(PDL)
+    gdc_wait(PDL)
     k = tl.arange(0, BLOCK)
     inside = k < K
     weight = tl.load(weight_ptr + k, mask=inside, other=0.0).to(tl.float32)
@@ -87,12 +86,12 @@ def add_sums_kernel(
     dw_ptr,  # (K,) float
     P,
     K,
-    DEPENDENT: tl.constexpr,
+    PDL: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    let_next_begin(DEPENDENT)
-    wait(DEPENDENT)
+    gdc_launch_dependents(PDL)
+    gdc_wait(PDL)
     k, part = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_P)
     total = tl.zeros((BLOCK_P, BLOCK_K), tl.float32)
     for start in tl.range(0, P, BLOCK_P):
@@ -102,16 +101,16 @@ def add_sums_kernel(
 
 
 def bind(problem: Problem, config: GradientsConfig) -> Bound:
-    """dy (M, K), x, weight (K,), eps -> dx (M, K), dw (K,)."""
-    features, dependent = problem.in_features, target.is_dependent(problem.gpu)
+    """Bind dy (M, K), x, weight (K,), eps -> dx (M, K), dw (K,)."""
+    features, pdl = problem.in_features, target.supports_pdl(problem.gpu)
 
     def programs(rows: int) -> int:
-        return min(rows, config.programs * multiprocessors(problem))
+        return min(rows, config.programs * target.multiprocessors(problem.gpu))
 
     def launches(rows: int) -> tuple[Launch, ...]:
         block = max(32 * config.num_warps, triton.next_power_of_2(features))
-        going = {"M": rows, "K": features, "DEPENDENT": dependent, "AHEAD": config.ahead, "BLOCK": block}
-        adding = {"P": programs(rows), "K": features, "DEPENDENT": dependent, "BLOCK_P": PARTS, "BLOCK_K": ADDED}
+        going = {"M": rows, "K": features, "PDL": pdl, "AHEAD": config.ahead, "BLOCK": block}
+        adding = {"P": programs(rows), "K": features, "PDL": pdl, "BLOCK_P": PARTS, "BLOCK_K": ADDED}
         operands = ("dy", "x", "weight", "eps", "dx", "sums")
         return (
             Launch(norm_gradients_kernel, programs(rows), operands, going, config.num_warps),
@@ -125,28 +124,28 @@ def bind(problem: Problem, config: GradientsConfig) -> Bound:
 
 
 def configs(problem: Problem) -> tuple[GradientsConfig, ...]:
-    """The likeliest best first, by what won on an H100: 16 features a thread, and few programs of wide rows."""
+    """Return the configs, first the winner on an H100: 16 features per thread, and few programs where rows are wide."""
     block = triton.next_power_of_2(problem.in_features)
     warps = min(16, max(1, block // 512))
     programs, ahead = (8 if block <= 1024 else 2 if block <= 4096 else 1), block <= 8192
-    found = (
+    candidates = (
         GradientsConfig(warps, programs, ahead),
         GradientsConfig(max(1, warps // 2), programs, ahead),
         GradientsConfig(min(16, 2 * warps), max(1, programs // 2), ahead),
         GradientsConfig(max(1, warps // 2), min(8, 2 * programs), False),
     )
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(candidates))
 
 
 def space(problem: Problem) -> tuple[GradientsConfig, ...]:
-    """4 to 64 features a thread, 1 to 8 programs a multiprocessor."""
+    """Return configs of 4 to 64 features per thread and 1 to 8 programs per multiprocessor."""
     block = triton.next_power_of_2(problem.in_features)
-    found = (GradientsConfig(*config) for config in product((1, 2, 4, 8, 16), (1, 2, 4, 8), (True, False)))
-    return tuple(one for one in found if one.num_warps == 1 or 4 <= block // (32 * one.num_warps) <= 64)
+    configs = (GradientsConfig(*config) for config in product((1, 2, 4, 8, 16), (1, 2, 4, 8), (True, False)))
+    return tuple(c for c in configs if c.num_warps == 1 or 4 <= block // (32 * c.num_warps) <= 64)
 
 
 def unsupported_reason(problem: Problem) -> str | None:
-    """What these kernels refuse, in words."""
+    """Return why these kernels cannot run a problem, or None."""
     if problem.in_features > MAX_FEATURES:
         return f"takes up to {MAX_FEATURES} features, which a program's registers hold"
     return target.unsupported_reason(problem.gpu)

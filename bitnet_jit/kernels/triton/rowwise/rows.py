@@ -1,13 +1,13 @@
-"""Row-wise ops: activation quantization, RMSNorm, and their fusions; one program a row.
+"""Row-wise ops: activation quantization, RMSNorm, and their fusions; one program per row.
 
     rms_norm                  y = x * (1 / sqrt(mean x^2 + eps)) * weight                     (arXiv 1910.07467)
     quantize_activation       x_q = rint(x * (127 / max|x|)), half to even; x_scale = max|x| / 127
     rms_norm_quantize         both
-    relu2_mul_norm_quantize   the same of relu(gate)^2 * up                                   (arXiv 2504.12285)
-    silu_mul_norm_quantize    the same of gate / (1 + exp(-gate)) * up; the norm may be absent
+    relu2_mul_norm_quantize   both, of relu(gate)^2 * up                                      (arXiv 2504.12285)
+    silu_mul_norm_quantize    both, of gate / (1 + exp(-gate)) * up; the norm may be absent
 
 A row passes up to three times: squares, largest magnitude, outputs. Where it fits into registers the compiler makes
-that one load. The largest magnitude is found among the bits: there infinity and NaN are simply the largest.
+that one load.
 
 Codes for a linear layer are padded with zeros to whole chunks of its weight's layout, in one of two orders of K:
 natural, or chunks, where position 256 c + 64 s + j holds input s * B + 64 c + j of the layout `i2/planes`, so that a
@@ -23,13 +23,12 @@ import triton.language as tl
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.triton.device import target
 from bitnet_jit.kernels.triton.device.launch import ALIGN, Bound, Launch
-from bitnet_jit.kernels.triton.device.unpack import let_next_begin, wait
+from bitnet_jit.kernels.triton.device.order import place_of
+from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
+from bitnet_jit.kernels.triton.device.quantize import code_of, code_scale, magnitude
 from bitnet_jit.kernels.triton.layout import CHUNK
 from bitnet_jit.problem import Problem
 
-ROUND = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds to a whole number, half to even
-ROUND_BITS = tl.constexpr(0x4B400000)
-INFINITY_BITS = tl.constexpr(0x7F800000)
 OPERANDS = {
     "quantize_activation": ("x", None, None, None, None, "x_q", "x_scale"),
     "rms_norm": ("x", None, None, "weight", "eps", "y", None),
@@ -41,24 +40,15 @@ OPERANDS = {
 
 @dataclass(frozen=True)
 class RowConfig:
-    """block: elements of a row at a time, a power of two."""
+    """A program takes `block` elements of its row at a time, a power of two."""
 
     block: int
     num_warps: int
 
 
 @triton.jit
-def place_of(k, B, CHUNKS: tl.constexpr):
-    """Where input k lies in a row of codes: at k, or in the order of chunks of so many bytes of a layout with B a row.
-
-    That is 4 CHUNKS c + CHUNKS s + j for k = s B + CHUNKS c + j, written so that only k itself is divided.
-    """
-    return k // CHUNKS * (4 * CHUNKS) + k // B * (CHUNKS - 4 * B) + k % CHUNKS if CHUNKS else k
-
-
-@triton.jit
 def load_values(x_ptr, up_ptr, k, K, SILU: tl.constexpr):
-    """float32 values of a row at k: x, or relu(x)^2 * up, or silu(x) * up; 0 behind the end, where up is 0."""
+    """Load float32 values of a row at k: x, or relu(x)^2 * up, or silu(x) * up; 0 behind the end, where up is 0."""
     # behind the end a quotient of 0 would take a division's slow way, and with it all threads of its warp
     x = tl.load(x_ptr + k, mask=k < K, other=1.0 if SILU else 0.0).to(tl.float32)
     if up_ptr is not None:
@@ -73,40 +63,17 @@ def load_values(x_ptr, up_ptr, k, K, SILU: tl.constexpr):
 
 @triton.jit
 def normalized(x, factor, weight_ptr, k, K):
-    """x * factor * weight, or x where there is no norm."""
+    """Return x * factor * weight, or x where there is no norm."""
     if weight_ptr is not None:
         x = x * factor * tl.load(weight_ptr + k, mask=k < K, other=0.0).to(tl.float32)
     return x
 
 
 @triton.jit
-def magnitude(x):
-    """The bits of |x|, which grow as it does; infinity and NaN are the largest."""
-    return x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
-
-
-@triton.jit
-def code_scale(bits):
-    """From the bits of a row's largest magnitude: whether a value is not finite, the factor to codes, x_scale."""
-    bad = bits >= INFINITY_BITS
-    absmax = tl.where(bad, 1.0, tl.maximum(bits.to(tl.float32, bitcast=True), 1e-5))
-    to_codes = tl.div_rn(tl.full((), 127.0, tl.float32), absmax)
-    scale = tl.div_rn(absmax, tl.full((), 127.0, tl.float32))
-    return bad, to_codes, tl.where(bad, float("nan"), scale)
-
-
-@triton.jit
-def code_of(x, bad, to_codes):
-    """The int32 code of x."""
-    rounded = tl.where(bad, 0.0, x) * to_codes + ROUND
-    return rounded.to(tl.int32, bitcast=True) - ROUND_BITS
-
-
-@triton.jit
 def row_kernel(
     x_ptr,  # (M, K) float; the gate where there is an up
     up_ptr,  # (M, K) float
-    x_stride,  # the distance of rows of x and up, in elements; None: K
+    x_stride,  # distance of the rows of x and up, in elements; None: K
     weight_ptr,  # (K,) float
     eps,
     y_ptr,  # (M, STRIDE): codes int8, or floats
@@ -115,13 +82,13 @@ def row_kernel(
     STRIDE: tl.constexpr,  # of y: K, or 4 B where codes are padded
     CHUNKS: tl.constexpr,  # the order of K in y: chunks of so many bytes; 0: natural
     SILU: tl.constexpr,
-    DEPENDENT: tl.constexpr,
+    PDL: tl.constexpr,
     LATE: tl.constexpr,  # let the next kernel begin behind the wait only
     BLOCK: tl.constexpr,
 ):
-    let_next_begin(DEPENDENT and not LATE)
-    wait(DEPENDENT)
-    let_next_begin(DEPENDENT and LATE)
+    gdc_launch_dependents(PDL and not LATE)
+    gdc_wait(PDL)
+    gdc_launch_dependents(PDL and LATE)
     row, block = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     first = row * (K if x_stride is None else x_stride)
     x_ptr += first
@@ -156,7 +123,7 @@ def row_kernel(
 def launch(
     problem: Problem, rows: int, config: RowConfig, op: str, stride: int, chunks: bool, late: bool = False
 ) -> Launch:
-    """The operands of `op` -> y (rows, K), or codes (rows, stride) and their scales."""
+    """Return the launch of `op`: its operands -> y (rows, K), or codes (rows, stride) and their scales."""
     absent = {"row_stride"} if problem.in_features % ALIGN else set()
     absent |= set() if problem.bias else {"weight", "eps"}
     return Launch(
@@ -168,7 +135,7 @@ def launch(
             "STRIDE": stride,
             "CHUNKS": CHUNK if chunks else 0,
             "SILU": op.startswith("silu"),
-            "DEPENDENT": target.is_dependent(problem.gpu),
+            "PDL": target.supports_pdl(problem.gpu),
             "LATE": late,
             "BLOCK": config.block,
         },
@@ -182,25 +149,25 @@ def bind(problem: Problem, config: RowConfig) -> Bound:
 
 
 def configs(problem: Problem) -> tuple[RowConfig, ...]:
-    """Whole rows at once while they fit the registers of a program, by few warps where many rows run side by side."""
+    """Return configs of whole rows while a program's registers hold them, of few warps where many rows run at once."""
     block = min(16384, max(256, triton.next_power_of_2(problem.in_features)))
     heavy = 2 if problem.op.startswith("silu") else 1  # exp keeps threads busy
     many = min(16, max(1, heavy * block // 512))
     few = max(1, block // (2048 if block <= 4096 else 1024))
     first = (few, 2 * few, many, 2 * many) if problem.rows >= 512 else (many, 2 * many, few)
-    found = (*(RowConfig(block, min(16, warps)) for warps in first), RowConfig(min(block, 4096), 8))
-    return tuple(dict.fromkeys(found))
+    candidates = (*(RowConfig(block, min(16, warps)) for warps in first), RowConfig(min(block, 4096), 8))
+    return tuple(dict.fromkeys(candidates))
 
 
 def space(problem: Problem) -> tuple[RowConfig, ...]:
-    """Whole rows or a part of them at once, by any number of warps."""
+    """Return configs of whole rows or a part of them at once, by any number of warps."""
     block = configs(problem)[0].block
-    found = product(sorted({block, min(block, 4096), min(block, 2048)}), (1, 2, 4, 8, 16, 32))
-    return tuple(RowConfig(*config) for config in found if 4 <= config[0] // (32 * config[1]) <= 128)
+    pairs = product(sorted({block, min(block, 4096), min(block, 2048)}), (1, 2, 4, 8, 16, 32))
+    return tuple(RowConfig(part, warps) for part, warps in pairs if 4 <= part // (32 * warps) <= 128)
 
 
 def unsupported_reason(problem: Problem) -> str | None:
-    """What these kernels refuse, in words."""
+    """Return why these kernels cannot run a problem, or None."""
     return target.unsupported_reason(problem.gpu)
 
 

@@ -1,7 +1,7 @@
 """`dequantize_weight` and `dequantize_activation`: codes times their scale as floats, for products in floating point.
 
-    w = w_q * w_scale       (N, K) of packed codes, one scale or one an output
-    x = x_q * x_scale       (M, K) of codes, one scale a row
+    w = w_q * w_scale       (N, K) of packed codes, one scale or one per output
+    x = x_q * x_scale       (M, K) of codes, one scale per row
 
 Each product is one float32 multiplication, rounded once more to a half type.
 """
@@ -14,14 +14,15 @@ import triton.language as tl
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.triton.device import target
 from bitnet_jit.kernels.triton.device.launch import Bound, Launch
-from bitnet_jit.kernels.triton.device.unpack import first_input, let_next_begin, lowest_inputs, wait
+from bitnet_jit.kernels.triton.device.order import first_input, lowest_inputs
+from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
 from bitnet_jit.kernels.triton.layout import I2_LAYOUTS, order, row_bytes
 from bitnet_jit.problem import Problem
 
 
 @dataclass(frozen=True)
 class TileConfig:
-    """A program writes `block_n` rows of what comes from `block_bytes` bytes of each."""
+    """A program reads `block_bytes` bytes of each of `block_n` rows, and writes the floats that they hold."""
 
     block_n: int
     block_bytes: int
@@ -36,15 +37,15 @@ def dequantize_weight_kernel(
     N,
     K,
     B,
-    APART,  # of the inputs whose weights share a byte, the distance
+    APART,  # distance of the inputs whose weights share a byte
     CHUNK: tl.constexpr,  # bytes of the layout's chunks; 0: planes
     ROW_SCALES: tl.constexpr,
-    DEPENDENT: tl.constexpr,
+    PDL: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_B: tl.constexpr,
 ):
-    let_next_begin(DEPENDENT)
-    wait(DEPENDENT)
+    gdc_launch_dependents(PDL)
+    gdc_wait(PDL)
     tiles = tl.cdiv(B, BLOCK_B)
     n = (tl.program_id(0) // tiles * BLOCK_N + tl.arange(0, BLOCK_N))[:, None]
     byte = (tl.program_id(0) % tiles * BLOCK_B + tl.arange(0, BLOCK_B))[None, :]
@@ -66,12 +67,12 @@ def dequantize_activation_kernel(
     x_ptr,  # (M, K) float
     M,
     K,
-    DEPENDENT: tl.constexpr,
+    PDL: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    let_next_begin(DEPENDENT)
-    wait(DEPENDENT)
+    gdc_launch_dependents(PDL)
+    gdc_wait(PDL)
     tiles = tl.cdiv(K, BLOCK_K)
     m = (tl.program_id(0) // tiles * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
     k = (tl.program_id(0) % tiles * BLOCK_K + tl.arange(0, BLOCK_K))[None, :]
@@ -82,7 +83,7 @@ def dequantize_activation_kernel(
 
 
 def bind_weight(problem: Problem, config: TileConfig) -> Bound:
-    """w_packed (N, B), w_scale -> w (N, K)."""
+    """Bind w_packed (N, B), w_scale -> w (N, K)."""
     num_bytes = row_bytes(problem.in_features)
     programs = triton.cdiv(problem.out_features, config.block_n) * triton.cdiv(num_bytes, config.block_bytes)
     constants = {
@@ -91,7 +92,7 @@ def bind_weight(problem: Problem, config: TileConfig) -> Bound:
         "B": num_bytes,
         **order(problem),
         "ROW_SCALES": problem.scale == "row",
-        "DEPENDENT": target.is_dependent(problem.gpu),
+        "PDL": target.supports_pdl(problem.gpu),
         "BLOCK_N": config.block_n,
         "BLOCK_B": config.block_bytes,
     }
@@ -100,13 +101,13 @@ def bind_weight(problem: Problem, config: TileConfig) -> Bound:
 
 
 def bind_activation(problem: Problem, config: TileConfig) -> Bound:
-    """x_q (M, K), x_scale (M,) -> x (M, K)."""
+    """Bind x_q (M, K), x_scale (M,) -> x (M, K)."""
 
     def launches(rows: int) -> tuple[Launch, ...]:
         constants = {
             "M": rows,
             "K": problem.in_features,
-            "DEPENDENT": target.is_dependent(problem.gpu),
+            "PDL": target.supports_pdl(problem.gpu),
             "BLOCK_M": config.block_n,
             "BLOCK_K": config.block_bytes,
         }
@@ -118,17 +119,17 @@ def bind_activation(problem: Problem, config: TileConfig) -> Bound:
 
 
 def weight_configs(problem: Problem) -> tuple[TileConfig, ...]:
-    """The likeliest best first."""
+    """Return the configs for weights, the likeliest best first."""
     return TileConfig(32, 64, 8), TileConfig(16, 64, 4), TileConfig(16, 128, 4), TileConfig(8, 64, 2)
 
 
 def activation_configs(problem: Problem) -> tuple[TileConfig, ...]:
-    """The likeliest best first."""
+    """Return the configs for activations, the likeliest best first."""
     return TileConfig(4, 1024, 4), TileConfig(8, 512, 4), TileConfig(2, 1024, 2), TileConfig(1, 256, 1)
 
 
 def weight_unsupported_reason(problem: Problem) -> str | None:
-    """What the kernel for weights refuses, in words."""
+    """Return why the kernel for weights cannot run a problem, or None."""
     if problem.layout not in I2_LAYOUTS:
         return f"reads the layouts {' and '.join(I2_LAYOUTS)}, not {problem.layout!r}"
     if problem.scale == "group":
@@ -137,7 +138,7 @@ def weight_unsupported_reason(problem: Problem) -> str | None:
 
 
 def activation_unsupported_reason(problem: Problem) -> str | None:
-    """What the kernel for activations refuses, in words."""
+    """Return why the kernel for activations cannot run a problem, or None."""
     return target.unsupported_reason(problem.gpu)
 
 

@@ -10,7 +10,7 @@ factor of at least 1 + 2^-23 / m > 1 + 2^-24, and a quotient above 0.5 (1 + 2^-2
 rounds to 0, the even one.
 
 Products load weights before they wait for the kernel ahead of them, so none may begin before these are written: the
-second kernel lets nobody begin early, and `quantize_activation`, which training launches between it and a product,
+second kernel lets no other begin early, and `quantize_activation`, which training launches between it and a product,
 only when it has waited itself.
 """
 
@@ -23,11 +23,12 @@ import triton.language as tl
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.triton.device import target
 from bitnet_jit.kernels.triton.device.launch import Bound, Launch, Scratch
-from bitnet_jit.kernels.triton.device.unpack import first_input, let_next_begin, lowest_inputs, wait
+from bitnet_jit.kernels.triton.device.order import first_input, lowest_inputs
+from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
+from bitnet_jit.kernels.triton.device.quantize import EPS
 from bitnet_jit.kernels.triton.layout import I2_LAYOUTS, order, row_bytes
 from bitnet_jit.problem import Problem
 
-EPS = tl.constexpr(1e-5)
 MAX_PARTS = 1024
 MIN_ELEMENTS = 4096  # of a part
 
@@ -48,11 +49,11 @@ def absolute_sum_kernel(
     sums_ptr,  # (PARTS,) float64
     SIZE,
     SPAN,  # elements of a part
-    DEPENDENT: tl.constexpr,
+    PDL: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    wait(DEPENDENT)
-    let_next_begin(DEPENDENT)  # now only, since the next kernel reads w at once
+    gdc_wait(PDL)
+    gdc_launch_dependents(PDL)  # now only, since the next kernel reads w at once
     first = tl.program_id(0).to(tl.int64) * SPAN
     end = tl.minimum(first + SPAN, SIZE)
     block = tl.arange(0, BLOCK)
@@ -65,7 +66,7 @@ def absolute_sum_kernel(
 
 @triton.jit
 def field(w, half):
-    """The two bits of a weight's code: 1 above half of the scale, 3 below minus that, else 0."""
+    """Return the two bits of a weight's code: 1 above half of the scale, 3 below minus that, else 0."""
     return tl.where(w > half, 1, tl.where(w < -half, 3, 0))
 
 
@@ -79,16 +80,16 @@ def quantize_weight_kernel(
     N,
     K,
     B,
-    APART,  # of the inputs whose weights share a byte, the distance
+    APART,  # distance of the inputs whose weights share a byte
     CHUNK: tl.constexpr,  # bytes of the layout's chunks; 0: planes
     SIZE: tl.constexpr,  # N * K
-    DEPENDENT: tl.constexpr,
+    PDL: tl.constexpr,
     MAX_PARTS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_B: tl.constexpr,
 ):
     tiles = tl.cdiv(B, BLOCK_B)
-    tile = tl.num_programs(0) - 1 - tl.program_id(0)  # what the sums have read last is in the second cache still
+    tile = tl.num_programs(0) - 1 - tl.program_id(0)  # the sums have read the last tiles last: L2 has them still
     n = (tile // tiles * BLOCK_N + tl.arange(0, BLOCK_N))[:, None]
     byte = (tile % tiles * BLOCK_B + tl.arange(0, BLOCK_B))[None, :]
     k = (first_input(tile % tiles, BLOCK_B, CHUNK) + lowest_inputs(BLOCK_B, CHUNK))[None, :]
@@ -97,7 +98,7 @@ def quantize_weight_kernel(
     w1 = tl.load(w_ptrs + APART, mask=inside & (k < K - APART), other=0.0).to(tl.float32)
     w2 = tl.load(w_ptrs + 2 * APART, mask=inside & (k < K - 2 * APART), other=0.0).to(tl.float32)
     w3 = tl.load(w_ptrs + 3 * APART, mask=inside & (k < K - 3 * APART), other=0.0).to(tl.float32)
-    wait(DEPENDENT)
+    gdc_wait(PDL)
     part = tl.arange(0, MAX_PARTS)
     total = tl.sum(tl.load(sums_ptr + part, mask=part < PARTS, other=0.0), axis=0)
     mean = (total / tl.full((), SIZE, tl.float64)).to(tl.float32)
@@ -110,18 +111,18 @@ def quantize_weight_kernel(
 
 
 def parts_of(problem: Problem) -> tuple[int, int]:
-    """Into how many parts a weight is cut for its sum, and the elements of each: a matter of its size alone."""
+    """Return into how many parts a weight is cut for its sum, and the elements of each: its size alone decides."""
     size = problem.out_features * problem.in_features
     span = max(MIN_ELEMENTS, MIN_ELEMENTS * triton.cdiv(size, MAX_PARTS * MIN_ELEMENTS))
     return triton.cdiv(size, span), span
 
 
 def bind(problem: Problem, config: QuantizeConfig) -> Bound:
-    """w (N, K) -> w_packed (N, B), w_scale ()."""
+    """Bind weight (N, K) -> w_packed (N, B), w_scale ()."""
     (parts, span), num_bytes = parts_of(problem), row_bytes(problem.in_features)
-    size, dependent = problem.out_features * problem.in_features, target.is_dependent(problem.gpu)
+    size, pdl = problem.out_features * problem.in_features, target.supports_pdl(problem.gpu)
     tiles = triton.cdiv(problem.out_features, config.block_n) * triton.cdiv(num_bytes, config.block_bytes)
-    adding = {"SIZE": size, "SPAN": span, "DEPENDENT": dependent, "BLOCK": config.block}
+    adding = {"SIZE": size, "SPAN": span, "PDL": pdl, "BLOCK": config.block}
     coding = {
         "PARTS": parts,
         "N": problem.out_features,
@@ -129,7 +130,7 @@ def bind(problem: Problem, config: QuantizeConfig) -> Bound:
         "B": num_bytes,
         **order(problem),
         "SIZE": size,
-        "DEPENDENT": dependent,
+        "PDL": pdl,
         "MAX_PARTS": MAX_PARTS,
         "BLOCK_N": config.block_n,
         "BLOCK_B": config.block_bytes,
@@ -148,18 +149,18 @@ def bind(problem: Problem, config: QuantizeConfig) -> Bound:
 
 
 def configs(problem: Problem) -> tuple[QuantizeConfig, ...]:
-    """The likeliest best first."""
+    """Return the configs of a quick tuning, the likeliest best first."""
     return QuantizeConfig(4096, 32, 64, 8), QuantizeConfig(2048, 16, 64, 4)
 
 
 def space(problem: Problem) -> tuple[QuantizeConfig, ...]:
-    """Tiles of 16 to 64 weights a thread."""
-    found = (QuantizeConfig(*config) for config in product((2048, 4096), (8, 16, 32, 64), (64, 128), (4, 8)))
-    return tuple(one for one in found if 512 <= 4 * one.block_n * one.block_bytes // one.num_warps <= 2048)
+    """Return tiles of 16 to 64 weights per thread."""
+    configs = (QuantizeConfig(*config) for config in product((2048, 4096), (8, 16, 32, 64), (64, 128), (4, 8)))
+    return tuple(c for c in configs if 512 <= 4 * c.block_n * c.block_bytes // c.num_warps <= 2048)
 
 
 def unsupported_reason(problem: Problem) -> str | None:
-    """What this kernel refuses, in words."""
+    """Return why this kernel cannot run a problem, or None."""
     if problem.layout not in I2_LAYOUTS:
         return f"writes the layouts {' and '.join(I2_LAYOUTS)}, not {problem.layout!r}"
     return target.unsupported_reason(problem.gpu)
