@@ -82,7 +82,8 @@ def imports(path: Path, top_level_only: bool = False) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative imports hide a layer"
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name.removeprefix("bitnet_jit.") in MODULES else node.module for name in names}
         else:
             pending += ast.iter_child_nodes(node)
     return found
@@ -119,14 +120,10 @@ def test_a_kernel_language_stays_in_its_folder(module):
 
 def graph(top_level_only):
     """Return the modules of the package that each module imports."""
-    found = {}
-    for module, path in MODULES.items():
-        names = {name.partition(".")[2] for name in imports(path, top_level_only) if name.startswith("bitnet_jit.")}
-        found[module] = {name for name in names if name in MODULES} - {module}
-        # `from package import name`: the package's own module counts where the name is no module
-        packages = {name.rpartition(".")[0] for name in names - MODULES.keys()}
-        found[module] |= {name for name in packages if name in MODULES} - {module}
-    return found
+    return {
+        module: {name.removeprefix("bitnet_jit.") for name in imports(path, top_level_only)} & MODULES.keys() - {module}
+        for module, path in MODULES.items()
+    }
 
 
 def test_no_module_imports_itself_by_way_of_others():

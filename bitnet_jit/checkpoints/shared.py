@@ -1,19 +1,21 @@
 """Tensors that share memory: one copy where a reader ties them again, and a copy for each of all others."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from bitnet_jit.checkpoints.formats.hf_names import EMBEDDING, HEAD
-from bitnet_jit.checkpoints.model_tensors import Tensors
+
+if TYPE_CHECKING:
+    from bitnet_jit.checkpoints.model_tensors import Tensors
 
 TIED = "tie_word_embeddings"
 
 
 def one_copy_each(
-    tensors: Tensors, config: dict[str, Any], tied: Mapping[str, str] | None = None
-) -> tuple[Tensors, dict[str, Any]]:
+    tensors: "Tensors", config: dict[str, Any], tied: Mapping[str, str] | None = None
+) -> tuple["Tensors", dict[str, Any]]:
     """Return tensors that safetensors can write, and a config.json that is true of them.
 
     Args:
@@ -46,7 +48,7 @@ def alike(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.data_ptr() == b.data_ptr() or torch.equal(a, b)
 
 
-def apart(tensors: Tensors) -> Tensors:
+def apart(tensors: "Tensors") -> "Tensors":
     """Return the tensors, each in memory of its own: a tensor that shares memory with an earlier one is copied."""
     seen: set[int] = set()
     separate = {}

@@ -6,11 +6,13 @@ are first called, so that a package is loaded only when a problem asks for it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.operands import Operands
-from bitnet_jit.packing.layout import Layout
+
+if TYPE_CHECKING:
+    from bitnet_jit.packing.layout import Layout
 
 Call = Callable[..., Any]
 
@@ -88,9 +90,9 @@ class Backend:
     device_types: tuple[str, ...] = ()
     priority: int = 0
     fallback: bool = False
-    layouts: Callable[[], tuple[Layout, ...]] = tuple
+    layouts: "Callable[[], tuple[Layout, ...]]" = tuple
     layouts_need_package: bool = True
-    training_layout: Callable[[], Layout | None] = no_layout
+    training_layout: "Callable[[], Layout | None]" = no_layout
     disabled_reason: Callable[[], str | None] = nothing_disabled
     offline: Offline | None = None
     measure_rates: Callable[[Any, int], Rates] | None = None

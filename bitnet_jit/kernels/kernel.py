@@ -2,19 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bitnet_jit.problem import Problem
+if TYPE_CHECKING:
+    from bitnet_jit.problem import Problem
 
 Config = Any  # a frozen dataclass of the kernel's own file
 
 
-def as_listed(_: Problem) -> int:
+def as_listed(_: "Problem") -> int:
     """Return the priority of a kernel that stands where it is listed."""
     return 0
 
 
-def no_more(_: Problem) -> tuple[Config, ...]:
+def no_more(_: "Problem") -> tuple[Config, ...]:
     """Return the space of a kernel whose configs are all there is to try."""
     return ()
 
@@ -37,11 +38,11 @@ class Kernel:
 
     name: str
     op: str
-    bind: Callable[[Problem, Config], Any]
-    configs: Callable[[Problem], tuple[Config, ...]]
-    unsupported_reason: Callable[[Problem], str | None]
-    space: Callable[[Problem], tuple[Config, ...]] = no_more
-    priority: Callable[[Problem], int] = as_listed
+    bind: "Callable[[Problem, Config], Any]"
+    configs: "Callable[[Problem], tuple[Config, ...]]"
+    unsupported_reason: "Callable[[Problem], str | None]"
+    space: "Callable[[Problem], tuple[Config, ...]]" = no_more
+    priority: "Callable[[Problem], int]" = as_listed
     version: int = 1
 
     @property
@@ -49,6 +50,6 @@ class Kernel:
         """Return the name of its backend."""
         return self.name.partition(".")[0]
 
-    def all_configs(self, problem: Problem) -> tuple[Config, ...]:
+    def all_configs(self, problem: "Problem") -> tuple[Config, ...]:
         """Return its configs and its space, each config once."""
         return tuple(dict.fromkeys((*self.configs(problem), *self.space(problem))))

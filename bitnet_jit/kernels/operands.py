@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
-from bitnet_jit.problem import Problem
+if TYPE_CHECKING:
+    from bitnet_jit.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Operands:
         leading: the leading dimensions, whose product is the number of rows; () for an op on a weight.
     """
 
-    problem: Problem
+    problem: "Problem"
     arguments: tuple[str, ...]
     inputs: tuple[Operand, ...]
     outputs: tuple[Operand, ...]

@@ -8,14 +8,16 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from functools import cache
+from typing import TYPE_CHECKING
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels.backend import Backend
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.packing import CANONICAL, get_format
-from bitnet_jit.packing.layout import Layout
 from bitnet_jit.problem import Problem
 from bitnet_jit.system.shielded import shielded
+
+if TYPE_CHECKING:
+    from bitnet_jit.packing.layout import Layout
 
 BACKENDS: dict[str, Backend] = {}  # by name
 
@@ -108,24 +110,24 @@ def is_fallback(kernel: Kernel) -> bool:
 
 
 @cache
-def preferred_layout(format_name: str, device_type: str) -> Layout:
+def preferred_layout(format_name: str, device_type: str) -> "Layout":
     """Return the layout in which weights of a format are resident on a type of device: that of its first backend."""
-    get_format(format_name)
-    for backend in serving(device_type):
-        for layout in backend.layouts():
-            if layout.format.name == format_name:
-                return layout
-    return CANONICAL[format_name]
+    layouts = [layout for backend in serving(device_type) for layout in backend.layouts()]
+    for layout in layouts:
+        if layout.format.name == format_name:
+            return layout
+    formats = dict.fromkeys(layout.format.name for layout in layouts)
+    raise InvalidInput(f"packing: expected one of {', '.join(formats)}, got {format_name!r}")
 
 
 @cache
-def training_layout(device_type: str) -> Layout:
+def training_layout(device_type: str) -> "Layout":
     """Return the layout of i2 into which a training step quantizes weights, on a type of device."""
     layouts = (backend.training_layout() for backend in serving(device_type))
     return next((layout for layout in layouts if layout is not None), preferred_layout("i2", device_type))
 
 
-def readable_layouts(backend: Backend) -> tuple[Layout, ...]:
+def readable_layouts(backend: Backend) -> "tuple[Layout, ...]":
     """Return the layouts of a backend, and none where it is absent and they need what is absent with it."""
     if backend.layouts_need_package and absent_reason(backend.name) is not None:
         return ()
@@ -133,9 +135,9 @@ def readable_layouts(backend: Backend) -> tuple[Layout, ...]:
 
 
 @cache
-def get_layout(name: str) -> Layout:
+def get_layout(name: str) -> "Layout":
     """Return the layout of that name, of any backend; a backend whose package is imported already is asked first."""
-    known = dict(CANONICAL)
+    known: dict[str, Layout] = {}
     for backend in sorted(BACKENDS.values(), key=lambda backend: not sys.modules.keys() >= set(backend.packages)):
         if name in known:
             break

@@ -9,7 +9,7 @@ model is fine-tuned into a ternary one without a jump of its loss (Hugging Face,
 import torch
 from torch.nn import functional as F
 
-import bitnet_jit.ops  # noqa: F401  registers torch.ops.bitnet_jit
+import bitnet_jit.ops.rounding  # noqa: F401  registers what is called here
 
 STRENGTH = "strength"  # a buffer of layers on their way
 

@@ -1,7 +1,8 @@
 """From a problem to a callable on tensors, made once and kept: what stands between an op and a launch."""
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,10 +12,13 @@ from bitnet_jit.kernels.backend import Call
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.operands import Operands
 from bitnet_jit.ops.kept import forget_calls
-from bitnet_jit.ops.shapes import Seen
-from bitnet_jit.ops.spec import OpSpec
+from bitnet_jit.ops.op import Op, define
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.dispatcher import Dispatcher
+
+if TYPE_CHECKING:
+    from bitnet_jit.ops.shapes import Seen
+    from bitnet_jit.ops.spec import OpSpec
 
 DISPATCHER = Dispatcher()
 
@@ -37,7 +41,14 @@ def forget() -> None:
     DISPATCHER.forget()
 
 
-def kernel_call(spec: OpSpec, values: Sequence[Any], seen: Seen) -> Call:
+def kernel_call(spec: "OpSpec", values: Sequence[Any], seen: "Seen") -> Call:
     """Return what runs arguments that have been checked, by the kernel that is chosen for their problem."""
     problem = spec.problem(seen)
     return make_call(problem, spec.operands_of(problem, seen.sizes.get(..., ())), values[0].device)
+
+
+def define_by_kernels(
+    spec: "OpSpec", function: type[torch.autograd.Function] | None = None, autocast: bool = False
+) -> Op:
+    """Define an op that kernels run; the arguments are those of `op.define`."""
+    return define(spec, partial(kernel_call, spec), function, autocast, by_kernels=True)

@@ -7,6 +7,8 @@ dY's dtype first, and the product is torch's: at 256 rows and more that is the f
 at 4096.
 """
 
+from typing import Any
+
 import torch
 from torch.nn import functional as F
 
@@ -18,6 +20,7 @@ from bitnet_jit.ops.calls import kernel_call
 from bitnet_jit.ops.linear import multiply_adds
 from bitnet_jit.ops.op import define
 from bitnet_jit.ops.scratch import scratch
+from bitnet_jit.ops.shapes import Seen
 from bitnet_jit.ops.spec import OpSpec, Output
 from bitnet_jit.ops.vocabulary import OUT_ROWS, PACKED_OPTIONS, ROWS, W_PACKED, W_SCALE
 from bitnet_jit.ops.weights import DEQUANTIZE_WEIGHT
@@ -32,13 +35,12 @@ SPEC = OpSpec(
 )
 
 
-def make_input_grad(dy, w_packed, w_scale, in_features, out_features, layout, group_size) -> Call:
+def make_input_grad(values: tuple[Any, ...], seen: Seen) -> Call:
     """Return what runs such arguments."""
-    seen = SPEC.check((dy, w_packed, w_scale, in_features, out_features, layout, group_size))
     if not is_dense(SPEC.problem(seen)):
-        return kernel_call(SPEC, (dy,), seen)
-    dequantize = DEQUANTIZE_WEIGHT.find(w_packed, w_scale, in_features, out_features, layout, group_size, dy.dtype)
-    return dense(dequantize, (out_features, in_features), dy.dtype)
+        return kernel_call(SPEC, values, seen)
+    dy, *weight = values
+    return dense(DEQUANTIZE_WEIGHT.find(*weight, dy.dtype), (seen.sizes["N"], seen.sizes["K"]), dy.dtype)
 
 
 def is_dense(problem: Problem) -> bool:

@@ -7,19 +7,21 @@ all, and calls the implementation straight where no tracing mode could want to s
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd import forward_ad
 
 from bitnet_jit.ops.nested import on_all_rows
-from bitnet_jit.ops.shapes import Seen
-from bitnet_jit.ops.spec import OpSpec
+
+if TYPE_CHECKING:
+    from bitnet_jit.ops.shapes import Seen
+    from bitnet_jit.ops.spec import OpSpec
 
 LIBRARY = torch.library.Library("bitnet_jit", "DEF")
 NESTED_DEVICES = ("CPU", "CUDA")
 AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
-Watcher = Callable[[OpSpec, Seen], None]
+Watcher = Callable[["OpSpec", "Seen"], None]
 WATCHER: ContextVar[Watcher | None] = ContextVar("watcher", default=None)  # sees ops whose tensors have no values
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 
@@ -29,7 +31,7 @@ profiling, autocasting = torch._C._autograd._profiler_enabled, torch._C._is_any_
 
 
 def register(
-    spec: OpSpec,
+    spec: "OpSpec",
     implementation: Callable[..., Any],
     fake: Callable[..., Any],
     function: type[torch.autograd.Function] | None = None,
@@ -55,7 +57,7 @@ def overload_of(name: str) -> Any:
     return getattr(torch.ops.bitnet_jit, name).default
 
 
-def checked_and_watched(spec: OpSpec, fake: Callable[..., Any]) -> Callable[..., Any]:
+def checked_and_watched(spec: "OpSpec", fake: Callable[..., Any]) -> Callable[..., Any]:
     """Return the fake implementation of an op: it refuses what the op refuses, and tells a watcher."""
 
     def call(*args):

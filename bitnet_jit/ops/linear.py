@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.ops.arguments import Dtype
-from bitnet_jit.ops.op import define
+from bitnet_jit.ops.calls import define_by_kernels
 from bitnet_jit.ops.spec import OpSpec, Output, always
 from bitnet_jit.ops.vocabulary import ACTIVATION, LAYOUT, LINEAR, OUT_ROWS, SIZES, W_PACKED, X_Q, X_SCALE, X
 from bitnet_jit.problem import Problem
@@ -63,7 +63,7 @@ class BitLinearFunction(torch.autograd.Function):
         return dx, None, None, dbias, *(None,) * len(ctx.options)
 
 
-BIT_LINEAR = define(
+BIT_LINEAR = define_by_kernels(
     OpSpec(
         "bit_linear",
         (X, *LINEAR, ACTIVATION),
@@ -74,7 +74,7 @@ BIT_LINEAR = define(
     function=BitLinearFunction,
     autocast=True,
 )
-QUANTIZED_LINEAR = define(
+QUANTIZED_LINEAR = define_by_kernels(
     OpSpec(
         "quantized_linear",
         (X_Q, X_SCALE, *LINEAR, Dtype("y_dtype")),
@@ -84,7 +84,7 @@ QUANTIZED_LINEAR = define(
         operations=multiply_adds,
     )
 )
-TERNARY_MATMUL = define(
+TERNARY_MATMUL = define_by_kernels(
     OpSpec(
         "ternary_matmul",
         (X_Q, W_PACKED, *SIZES, LAYOUT),

@@ -6,13 +6,15 @@ source text, as dataclasses write their methods, since a call at one row has no 
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bitnet_jit.kernels.backend import Call
 from bitnet_jit.ops.arguments import Argument, Tensor
 from bitnet_jit.ops.kept import keep, new_calls
-from bitnet_jit.ops.shapes import Seen
-from bitnet_jit.ops.spec import OpSpec
+
+if TYPE_CHECKING:
+    from bitnet_jit.ops.shapes import Seen
+    from bitnet_jit.ops.spec import OpSpec
 
 FACTS = ("shape", "dtype", "device", "layout")  # of a tensor, that checks look at
 NO_KEY = (AttributeError, RuntimeError, TypeError)  # of what is no tensor, of a nested one, of an option without a hash
@@ -46,7 +48,7 @@ class Lookup:
 
     run: Callable[..., Any]
 
-    def __init__(self, spec: OpSpec, make: Callable[[tuple[Any, ...], Seen], Call]) -> None:
+    def __init__(self, spec: "OpSpec", make: "Callable[[tuple[Any, ...], Seen], Call]") -> None:
         self.spec, self.calls, self._make = spec, new_calls(), make
         source = SOURCE.format(
             op=spec.name,

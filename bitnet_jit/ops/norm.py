@@ -5,7 +5,7 @@ import torch
 from bitnet_jit.dtypes import FLOATS
 from bitnet_jit.kernels.torch.norm import norm_gradients, norm_rows
 from bitnet_jit.ops.arguments import Tensor
-from bitnet_jit.ops.op import define
+from bitnet_jit.ops.calls import define_by_kernels
 from bitnet_jit.ops.spec import OpSpec, Output, always
 from bitnet_jit.ops.vocabulary import (
     EPS,
@@ -43,12 +43,12 @@ class RmsNormFunction(torch.autograd.Function):
         return *gradients_of(dy, x, weight, ctx.eps), None
 
 
-QUANTIZE_ACTIVATION = define(OpSpec("quantize_activation", (X,), CODES, exact=always))
-RMS_NORM = define(
+QUANTIZE_ACTIVATION = define_by_kernels(OpSpec("quantize_activation", (X,), CODES, exact=always))
+RMS_NORM = define_by_kernels(
     OpSpec("rms_norm", (X, NORM_WEIGHT, EPS), (Output("y", ROWS, "x"),)),
     function=RmsNormFunction,
 )
-RMS_NORM_GRADIENTS = define(
+RMS_NORM_GRADIENTS = define_by_kernels(
     OpSpec(
         "rms_norm_gradients",
         (Tensor("dy", FLOATS, ROWS, like="x"), X, NORM_WEIGHT, EPS),
@@ -56,9 +56,11 @@ RMS_NORM_GRADIENTS = define(
         leads="x",
     )
 )
-RMS_NORM_QUANTIZE = define(OpSpec("rms_norm_quantize", (X, NORM_WEIGHT, EPS), CODES))
-RELU2_MUL_NORM_QUANTIZE = define(OpSpec("relu2_mul_norm_quantize", (GATE, UP, NORM_WEIGHT, EPS), CODES))
-SILU_MUL_NORM_QUANTIZE = define(OpSpec("silu_mul_norm_quantize", (GATE, UP, OPTIONAL_NORM_WEIGHT, EPS), CODES))
+RMS_NORM_QUANTIZE = define_by_kernels(OpSpec("rms_norm_quantize", (X, NORM_WEIGHT, EPS), CODES))
+RELU2_MUL_NORM_QUANTIZE = define_by_kernels(OpSpec("relu2_mul_norm_quantize", (GATE, UP, NORM_WEIGHT, EPS), CODES))
+SILU_MUL_NORM_QUANTIZE = define_by_kernels(
+    OpSpec("silu_mul_norm_quantize", (GATE, UP, OPTIONAL_NORM_WEIGHT, EPS), CODES)
+)
 
 quantize_activation, rms_norm, rms_norm_gradients, rms_norm_quantize = (
     op.eager for op in (QUANTIZE_ACTIVATION, RMS_NORM, RMS_NORM_GRADIENTS, RMS_NORM_QUANTIZE)

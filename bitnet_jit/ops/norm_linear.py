@@ -5,6 +5,8 @@
 x is normalized and quantized in one pass: codes are made of the norm's float32 values, which are not rounded before.
 """
 
+from typing import Any
+
 import torch
 
 from bitnet_jit.kernels.backend import Call
@@ -13,12 +15,14 @@ from bitnet_jit.ops.input_grad import INPUT_GRAD
 from bitnet_jit.ops.linear import BIT_LINEAR, QUANTIZED_LINEAR, BitLinearFunction, bias_gradient, check_frozen
 from bitnet_jit.ops.norm import RMS_NORM, RMS_NORM_GRADIENTS, RMS_NORM_QUANTIZE, RmsNormFunction
 from bitnet_jit.ops.op import define
+from bitnet_jit.ops.shapes import Seen
 from bitnet_jit.ops.spec import OpSpec, Output
 from bitnet_jit.ops.vocabulary import ACTIVATION, EPS, LINEAR, NORM_WEIGHT, OUT_ROWS, X
 
 
-def make_fused(x, weight, eps, w_packed, w_scale, bias, *options) -> Call:
+def make_fused(values: tuple[Any, ...], seen: Seen) -> Call:
     """Return what runs such arguments: two calls, found once."""
+    x, weight, eps, w_packed, w_scale, bias, *options = values
     *sizes, activation = options
     if activation == "a16":
         norm = RMS_NORM.find(x, weight, eps)

@@ -2,17 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from bitnet_jit.kernels.backend import Call
-from bitnet_jit.ops.calls import kernel_call
 from bitnet_jit.ops.kept import Calls
 from bitnet_jit.ops.library import eager, overload_of, register
 from bitnet_jit.ops.lookup import Lookup
-from bitnet_jit.ops.spec import OpSpec
+
+if TYPE_CHECKING:
+    from bitnet_jit.ops.shapes import Seen
+    from bitnet_jit.ops.spec import OpSpec
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Op:
         by_kernels: whether kernels run it; else it is made of other ops.
     """
 
-    spec: OpSpec
+    spec: "OpSpec"
     torch: Any
     run: Callable[..., Any]
     eager: Callable[..., Any]
@@ -42,26 +43,28 @@ OPS: dict[str, Op] = {}  # by name
 
 
 def define(
-    spec: OpSpec,
-    make: Callable[..., Call] | None = None,
+    spec: "OpSpec",
+    make: "Callable[[tuple[Any, ...], Seen], Call]",
     function: type[torch.autograd.Function] | None = None,
     autocast: bool = False,
     fake: Callable[..., Any] | None = None,
+    by_kernels: bool = False,
 ) -> Op:
     """Register an op with torch, under `torch.ops.bitnet_jit`.
 
     Args:
         spec: what it is.
-        make: the op's arguments, which have been checked -> what runs such arguments; it takes the tensors and the
-            epsilon among them. None: kernels run the op.
+        make: (arguments that have been checked, what the check has seen) -> what runs such arguments; it takes the
+            tensors and the epsilon among them.
         function: the op's autograd twin, whose apply takes the op's arguments; its `surrogate` takes them, too, and
             computes by torch's own operations something that has the derivatives, of every order and direction. Ops
             with one take a nested tensor in first place.
         autocast: whether the first argument is cast to autocast's dtype, as nn.Linear does with its input.
         fake: computes shapes and dtypes only; None: by the record.
+        by_kernels: whether `make` chooses a kernel; see `calls.define_by_kernels`.
     """
-    lookup = Lookup(spec, partial(kernel_call, spec) if make is None else lambda values, seen: make(*values))
+    lookup = Lookup(spec, make)
     register(spec, lookup.run, fake or (lambda *values: spec.fake(values)), function, autocast)
     call = eager(spec.name, lookup.run, takes_nested=function is not None)
-    OPS[spec.name] = Op(spec, overload_of(spec.name), lookup.run, call, lookup.find, lookup.calls, make is None)
+    OPS[spec.name] = Op(spec, overload_of(spec.name), lookup.run, call, lookup.find, lookup.calls, by_kernels)
     return OPS[spec.name]

@@ -5,13 +5,15 @@ import torch
 from bitnet_jit.kernels.backend import Call
 from bitnet_jit.ops.norm import QUANTIZE_ACTIVATION
 from bitnet_jit.ops.op import define
+from bitnet_jit.ops.shapes import Seen
 from bitnet_jit.ops.spec import OpSpec, Output
 from bitnet_jit.ops.vocabulary import ROWS, WEIGHT, WEIGHT_SHAPE, X
 from bitnet_jit.ops.weights import DEQUANTIZE_ACTIVATION, DEQUANTIZE_WEIGHT, QUANTIZE_WEIGHT, layout_for
 
 
-def make_round_weight(weight: torch.Tensor) -> Call:
+def make_round_weight(values: tuple[torch.Tensor], seen: Seen) -> Call:
     """Return what rounds weights like this one."""
+    (weight,) = values
     layout, (out_features, in_features), dtype = layout_for(weight), weight.shape, weight.dtype
 
     def call(weight):
@@ -21,7 +23,7 @@ def make_round_weight(weight: torch.Tensor) -> Call:
     return call
 
 
-def make_round_activation(x: torch.Tensor) -> Call:
+def make_round_activation(values: tuple[torch.Tensor], seen: Seen) -> Call:
     """Return what rounds activations like these."""
     return lambda x: DEQUANTIZE_ACTIVATION.run(*QUANTIZE_ACTIVATION.run(x), x.dtype)
 

@@ -7,12 +7,14 @@ only where they must be, and a size that depends on values passes, since the op 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from bitnet_jit.packing.layout import Layout
 from bitnet_jit.problem import MAX_IN_FEATURES, SCALES
+
+if TYPE_CHECKING:
+    from bitnet_jit.packing.layout import Layout
 
 MAX_SIZES = {"K": MAX_IN_FEATURES}  # of each size by name; the others have no limit
 
@@ -29,7 +31,7 @@ class Seen:
 
     values: dict[str, Any]
     sizes: dict[Any, Any] = field(default_factory=dict)
-    layout: Layout | None = None
+    layout: "Layout | None" = None
 
 
 class Shape(Protocol):

@@ -35,6 +35,7 @@ from bitnet_jit.ops.norm import (
 )
 from bitnet_jit.ops.op import define
 from bitnet_jit.ops.scratch import scratch
+from bitnet_jit.ops.shapes import Seen
 from bitnet_jit.ops.spec import OpSpec, Output
 from bitnet_jit.ops.vocabulary import BIAS, DTYPE, EPS, OUT_ROWS, PER_FEATURE, ROWS, WEIGHT, WEIGHT_SHAPE, X
 from bitnet_jit.ops.weights import QUANTIZE_WEIGHT, dequantize_activation, layout_for, quantize_weight
@@ -43,8 +44,9 @@ MIXED_SUMS = torch.__version__ >= "2.8"  # compared as versions: whether torch's
 REVISION = 6  # an argument of the op; raised when other ops are called within it: see `define` below
 
 
-def make_train(x, weight, *others) -> Call:
+def make_train(values: tuple[Any, ...], seen: Seen) -> Call:
     """Return what runs such arguments where no gradients are wanted."""
+    _, weight, *_ = values
     layout, (out_features, in_features) = layout_for(weight), weight.shape
 
     def call(x, weight, bias, norm_weight, eps):
@@ -55,8 +57,9 @@ def make_train(x, weight, *others) -> Call:
     return call
 
 
-def make_weight_grad(dy, x, dtype) -> Call:
+def make_weight_grad(values: tuple[Any, ...], seen: Seen) -> Call:
     """Return what runs such arguments."""
+    dy, _, dtype = values
     if MIXED_SUMS and kind_of(dy.device).mixed_sums and dtype == torch.float32 != dy.dtype:
         return lambda dy, x: torch.mm(rows_of(dy).T, rows_of(x), out_dtype=dtype)  # the sums as they are
     if dy.is_cpu and dtype != dy.dtype:

@@ -3,7 +3,7 @@
 import torch
 
 from bitnet_jit.kernels import registry
-from bitnet_jit.ops.op import define
+from bitnet_jit.ops.calls import define_by_kernels
 from bitnet_jit.ops.spec import OpSpec, Output
 from bitnet_jit.ops.vocabulary import (
     DTYPE,
@@ -20,7 +20,7 @@ from bitnet_jit.ops.vocabulary import (
     X_SCALE,
 )
 
-QUANTIZE_WEIGHT = define(
+QUANTIZE_WEIGHT = define_by_kernels(
     OpSpec(
         "quantize_weight",
         (WEIGHT, LAYOUT),
@@ -28,10 +28,12 @@ QUANTIZE_WEIGHT = define(
         scale="tensor",
     )
 )
-DEQUANTIZE_WEIGHT = define(
+DEQUANTIZE_WEIGHT = define_by_kernels(
     OpSpec("dequantize_weight", (W_PACKED, W_SCALE, *PACKED_OPTIONS, DTYPE), (Output("w", WEIGHT_SHAPE, "dtype"),))
 )
-DEQUANTIZE_ACTIVATION = define(OpSpec("dequantize_activation", (X_Q, X_SCALE, DTYPE), (Output("x", ROWS, "dtype"),)))
+DEQUANTIZE_ACTIVATION = define_by_kernels(
+    OpSpec("dequantize_activation", (X_Q, X_SCALE, DTYPE), (Output("x", ROWS, "dtype"),))
+)
 
 
 def layout_for(weight: torch.Tensor) -> str:

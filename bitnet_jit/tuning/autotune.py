@@ -53,14 +53,12 @@ def autotune(
 
     Kernels are compiled in several processes, then timed in turns on synthetic inputs (in CUDA graphs on a GPU). Each
     choice is written to the user's cache folder (BITNET_JIT_CACHE) at once: after Ctrl-C, or when the budget is spent,
-    a second call goes on where this one stopped. One process tunes a kind of device at a time; others wait
-    and take over its choices.
+    a second call goes on where this one stopped. One process tunes a kind of device at a time; others wait for it.
 
     Args:
-        model_or_shapes: a module with packed layers; or (out_features, in_features) pairs of layers with i2 weights,
-            one scale and int8 activations, bfloat16 on GPUs and float32 on CPUs.
+        model_or_shapes: a module with packed layers; or pairs (out_features, in_features), see `problems_of_shapes`.
         rows: numbers of rows (batch size times tokens) to tune for; each stands for its power of two.
-        device: where; None: where the model is, for shapes the first GPU or else the CPU.
+        device: None is where the model is, or for shapes the first GPU, else the CPU.
         budget_seconds: most time to spend. Problems that take most of a model's time come first.
         effort: "quick", or "full" for more time and care on each problem.
         progress: show a bar on stderr.
@@ -81,10 +79,7 @@ def autotune(
     place = find_device(model_or_shapes, device)
     problems = by_value(model_or_shapes, rows, place)
     with bar() if progress else nullcontext(silent) as advance:
-        try:
-            outcomes = tune_all(problems, place, start + seconds, effort, advance)
-        finally:
-            calls.forget()
+        outcomes = tune_all(problems, place, start + seconds, effort, advance)
     return Report(tuple(outcomes), time.monotonic() - start)
 
 
@@ -134,7 +129,7 @@ def tune_all(
     with calls.DISPATCHER.cache.locked(lock_name(problems[0]), max(0.0, min(deadline - time.monotonic(), 1e9))) as held:
         known = {problem: tuned for problem in problems if (tuned := known_choice(problem, effort))}
         todo = [problem for problem in problems if problem not in known] if held else []
-        with compiling(todo, device, EFFORTS[effort].wide) as ready:
+        with compiling(todo, device, EFFORTS[effort].wide) as ready, forgetting():
             for number, problem in enumerate(todo):
                 if time.monotonic() >= deadline:
                     break
@@ -146,6 +141,15 @@ def tune_all(
             advance(len(outcomes), len(todo), "done")
     outcomes |= {problem: Outcome(problem, "known", tuned) for problem, tuned in known.items()}
     return [outcomes.get(problem, Outcome(problem, "left")) for problem in problems]
+
+
+@contextmanager
+def forgetting() -> Iterator[None]:
+    """Have calls chosen anew after the block, however it ends."""
+    try:
+        yield
+    finally:
+        calls.forget()
 
 
 def lock_name(problem: Problem) -> str:

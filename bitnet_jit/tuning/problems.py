@@ -106,7 +106,10 @@ def default_dtype(device: torch.device) -> torch.dtype:
 
 
 def problems_of_shapes(shapes: Any, rows: Sequence[int], device: torch.device) -> Counter[Problem]:
-    """Return the problems of packed layers (out_features, in_features): i2, one scale, int8 activations, no bias."""
+    """Return the problems of packed layers (out_features, in_features) as they mostly are.
+
+    They have i2 weights, one scale, int8 activations and no bias; x and y are bfloat16 on GPUs and float32 on CPUs.
+    """
     layout = registry.preferred_layout("i2", device.type)
     scale = torch.empty((), dtype=torch.float32, device="meta")
     with recorded(device) as problems:

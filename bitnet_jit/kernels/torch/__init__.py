@@ -35,6 +35,7 @@ BACKEND = Backend(
     fallback=True,
     kernels=kernels,
     layouts=lambda: tuple(CANONICAL.values()),
+    layouts_need_package=False,
     bind_call=bind_call,
     measure_rates=measure_rates,
 )
