@@ -9,7 +9,7 @@ parts=${*:2}
 mkdir -p "$results"
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 # the slowest first
-gpu_tests="tests/models/test_compile.py tests/nn/test_distributed.py tests/tuning/test_on_gpu.py
+gpu_tests="tests/kernels/test_conformance.py tests/models/test_compile.py tests/nn/test_distributed.py tests/tuning/test_on_gpu.py
     tests/kernels/triton/test_floats.py
     tests/ops/test_on_gpu.py
     tests/kernels/triton/test_linear.py tests/kernels/triton/test_rows.py tests/kernels/triton/test_repeats.py
