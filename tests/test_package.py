@@ -51,7 +51,7 @@ from bitnet_jit import PackedBitLinear
 layer = PackedBitLinear(64, 64)
 layer(torch.randn(1, 64))
 layer.to("meta")
-print([name for name in sys.modules if name.startswith(("triton", "bitnet_jit.kernels.triton"))])
+print([name for name in sys.modules if name.startswith(("triton", "bitnet_jit.kernels.triton."))])
 """
     assert in_a_new_process(code).strip() == "[]"
 

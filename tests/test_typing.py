@@ -14,7 +14,7 @@ pytest.importorskip("mypy", reason="mypy reads the types")
 
 ROOT = Path(__file__).parents[1]
 SIGNATURES = {  # an expression -> parts of its type
-    "bitnet_jit.load": ("path: str | ", "-> bitnet_jit.models.decoder.Decoder"),
+    "bitnet_jit.load": ("path: str | ", "-> bitnet_jit.generation.decoder.Decoder"),
     "bitnet_jit.save": ("model: torch.nn.modules.module.Module", "directory: str | ", "format: str"),
     "bitnet_jit.autotune": ("Sequence[tuple[int, int]]", "effort: str", "-> bitnet_jit.tuning.report.Report"),
     "bitnet_jit.BitLinear(8, 4).pack()": ("bitnet_jit.nn.packed_bit_linear.PackedBitLinear",),

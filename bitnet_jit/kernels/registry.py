@@ -42,7 +42,7 @@ def unregister(name: str) -> None:
 
 def forget() -> None:
     """Forget what was derived from the backends that were there."""
-    for derived in (absent_reason, kernels_of, preferred_layout, training_layout, get_layout):
+    for derived in (absent_reason, kernels_of, layouts_of, preferred_layout, training_layout, get_layout):
         derived.cache_clear()
 
 
@@ -80,6 +80,13 @@ def kernels_of(name: str) -> tuple[Kernel, ...]:
     return kernels
 
 
+@cache
+def layouts_of(name: str) -> "tuple[Layout, ...]":
+    """Return the layouts of a backend, which may import its package, as `kernels_of` does."""
+    layouts: tuple[Layout, ...] = shielded(BACKENDS[name].layouts)
+    return layouts
+
+
 def kernels(op: str | None = None) -> Iterator[Kernel]:
     """Yield every kernel of the installed backends, or those of one op."""
     for backend in in_order():
@@ -112,7 +119,7 @@ def is_fallback(kernel: Kernel) -> bool:
 @cache
 def preferred_layout(format_name: str, device_type: str) -> "Layout":
     """Return the layout in which weights of a format are resident on a type of device: that of its first backend."""
-    layouts = [layout for backend in serving(device_type) for layout in backend.layouts()]
+    layouts = [layout for backend in serving(device_type) for layout in layouts_of(backend.name)]
     for layout in layouts:
         if layout.format.name == format_name:
             return layout
@@ -131,7 +138,7 @@ def readable_layouts(backend: Backend) -> "tuple[Layout, ...]":
     """Return the layouts of a backend, and none where it is absent and they need what is absent with it."""
     if backend.layouts_need_package and absent_reason(backend.name) is not None:
         return ()
-    return backend.layouts()
+    return layouts_of(backend.name)
 
 
 @cache
@@ -143,5 +150,6 @@ def get_layout(name: str) -> "Layout":
             break
         known |= {layout.name: layout for layout in readable_layouts(backend)}
     if name not in known:
-        raise InvalidInput(f"layout: expected one of {', '.join(known)}, got {name!r}")
+        names = sorted(known, key=lambda known_name: "/" in known_name)  # the canonical ones first
+        raise InvalidInput(f"layout: expected one of {', '.join(names)}, got {name!r}")
     return known[name]

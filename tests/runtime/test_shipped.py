@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from bitnet_jit.devices import cpu
 from bitnet_jit.kernels import registry
 from bitnet_jit.problem import Gpu, Problem
 from bitnet_jit.runtime import shipped
@@ -77,7 +78,7 @@ def test_a_device_without_a_table_runs_what_is_likely(own_tables, tmp_path):
 
 
 def test_tables_are_named_by_kinds_of_devices(monkeypatch):
-    assert shipped.table_name(replace(LAYER, gpu=H200)) == "nvidia-h200"
+    assert shipped.table_name(replace(LAYER, device_type="cuda", gpu=H200)) == "nvidia-h200"
     assert shipped.table_name(replace(LAYER, device_type="mps")) == "mps"
     for features, name in (
         (("avx2", "avx512_vnni", "amx_int8"), "cpu-amx_int8"),
@@ -85,7 +86,7 @@ def test_tables_are_named_by_kinds_of_devices(monkeypatch):
         (("avx2",), "cpu-avx2"),
         ((), "cpu-generic"),
     ):
-        monkeypatch.setattr(shipped, "cpu_features", lambda features=features: features)
+        monkeypatch.setattr(cpu, "cpu_features", lambda features=features: features)
         assert shipped.table_name(LAYER) == name
 
 

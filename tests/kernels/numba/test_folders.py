@@ -17,6 +17,8 @@ BELOW: dict[str, set[str]] = {  # folder or module -> the others that its files 
     "layout": {"intrinsics"},
     "roofline": {"intrinsics"},
     "arrays": {"bound", "threads"},
+    "tensors": {"bound", "threads"},
+    "limits": {"roofline", "intrinsics"},
     "rowwise": {"bound", "compiler", "intrinsics", "threads"},
     "weights": {"bound", "compiler", "intrinsics", "threads", "layout"},
     "linear": {"bound", "compiler", "intrinsics", "threads", "layout", "rowwise"},

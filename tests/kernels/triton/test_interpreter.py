@@ -50,6 +50,7 @@ def test_the_suite_passes_in_the_interpreter_with_many_examples():
 
 
 ON_TRITON_ALONE = """
+from dataclasses import replace
 import torch, bitnet_jit
 from bitnet_jit.kernels import registry
 from bitnet_jit.ops.calls import DISPATCHER, forget
