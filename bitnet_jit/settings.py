@@ -27,7 +27,7 @@ class Settings:
 
 
 def read_settings(environ: dict[str, str] | None = None) -> Settings:
-    """Settings from the environment.
+    """Return the settings from the environment.
 
     Raises:
         InvalidInput: a variable holds something that cannot be meant.
@@ -42,7 +42,7 @@ def read_settings(environ: dict[str, str] | None = None) -> Settings:
 
 
 def _expanded(path: Path) -> Path:
-    """A path with its "~" replaced by the user's home, or as it is where nobody knows that home."""
+    """Return a path with its "~" replaced by the user's home, or as it is where nobody knows that home."""
     try:
         return path.expanduser()
     except RuntimeError:  # pathlib's word for it

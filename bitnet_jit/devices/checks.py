@@ -11,7 +11,7 @@ LONGEST = 200  # characters of torch's reason; its list of kinds takes thousands
 
 
 def check_device(device: torch.device | str | None, meta: bool = False) -> torch.device:
-    """The device, the CPU by default; "meta", which holds no values, only where the caller takes it.
+    """Return the device, the CPU by default; "meta", which holds no values, only where the caller takes it.
 
     Raises:
         InvalidInput: torch knows no such one, cannot use it here, or it is "meta" and may not be.
@@ -39,6 +39,6 @@ def check_device(device: torch.device | str | None, meta: bool = False) -> torch
 
 
 def refusal(device: object, reason: str) -> InvalidInput:
-    """The error for a device that cannot be used."""
+    """Return the error for a device that cannot be used."""
     reason = reason if len(reason) <= LONGEST else f"{reason[:LONGEST]}..."
     return InvalidInput(f"device: {show(device)} cannot be used ({reason}); name cpu or such as cuda:0")

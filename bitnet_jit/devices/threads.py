@@ -52,5 +52,5 @@ def set_num_threads(number: int | None) -> None:
 
 
 def get_num_threads() -> int:
-    """The number of CPU threads that the next call of a kernel will ask for."""
+    """Return the number of CPU threads that the next call of a kernel will ask for."""
     return THREADS.get()

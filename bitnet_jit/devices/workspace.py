@@ -1,4 +1,4 @@
-"""Scratch memory of the CPU kernels: one growing buffer a thread, shared by all of its calls and with no other thread.
+"""Scratch memory of the CPU kernels: one growing buffer per thread, which all of its calls share.
 
 On a GPU scratch memory is torch's: its allocator hands a stream the same block again, and a graph has its own.
 """
@@ -16,7 +16,7 @@ MIN_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class WorkspaceStatistics:
-    """Of the scratch memory of all threads.
+    """The scratch memory of all threads.
 
     Attributes:
         threads: how many hold some.
@@ -40,7 +40,7 @@ class Pool:
         self._growths = self._most = 0
 
     def new(self, num_bytes: int, grown: bool) -> NDArray[np.uint8]:
-        """A buffer, which is counted from now on."""
+        """Return a buffer, which is counted from now on."""
         buffer = np.empty(num_bytes, np.uint8)
         with self._lock:
             self._buffers[id(buffer)] = buffer
@@ -52,7 +52,7 @@ class Pool:
         return sum(buffer.nbytes for buffer in self._buffers.values())
 
     def statistics(self) -> WorkspaceStatistics:
-        """What is held now, and what was."""
+        """Return what is held now, and what was."""
         with self._lock:
             return WorkspaceStatistics(len(self._buffers), self._held(), self._most, self._growths)
 
@@ -83,7 +83,7 @@ class Workspace(threading.local):
         self.num_bytes = num_bytes
 
     def take(self, num_bytes: int) -> int:
-        """The address of at least `num_bytes` bytes, 64-byte aligned and uninitialized."""
+        """Return the address of at least `num_bytes` bytes, 64-byte aligned and uninitialized."""
         if num_bytes > self.num_bytes:
             self._grow(max(num_bytes, 2 * self.num_bytes))
         return self.address
@@ -93,5 +93,5 @@ class Workspace(threading.local):
         self._grow(MIN_BYTES, grown=False)
 
     def statistics(self) -> WorkspaceStatistics:
-        """Of all threads that use this workspace."""
+        """Return the statistics of all threads that use this workspace."""
         return self._pool.statistics()

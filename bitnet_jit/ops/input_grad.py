@@ -53,6 +53,7 @@ def dense(dequantize: Call, shape: tuple[int, int], dtype: torch.dtype) -> Call:
     n, k = shape
 
     def call(dy: torch.Tensor, w_packed: torch.Tensor, w_scale: torch.Tensor) -> torch.Tensor:
+        w: torch.Tensor
         if hasattr(dequantize, "into"):
             w = dequantize.into(scratch(shape, dtype), w_packed, w_scale)
         else:
@@ -66,18 +67,18 @@ class InputGradFunction(torch.autograd.Function):
     """A second derivative: the op is linear in dY, with the weight that the forward pass multiplied by."""
 
     @staticmethod
-    def forward(ctx, dy, w_packed, w_scale, *options):
+    def forward(ctx: Any, dy: Any, w_packed: Any, w_scale: Any, *options: Any) -> Any:
         ctx.save_for_backward(w_packed, w_scale)
         ctx.options = options
         with torch._C._AutoDispatchBelowAutograd():
             return torch.ops.bitnet_jit.bit_linear_input_grad(dy, w_packed, w_scale, *options)
 
     @staticmethod
-    def surrogate(dy, w_packed, w_scale, *options):
+    def surrogate(dy: Any, w_packed: Any, w_scale: Any, *options: Any) -> Any:
         return dy @ torch.ops.bitnet_jit.dequantize_weight(w_packed, w_scale, *options, dy.dtype)
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g: Any) -> Any:
         w = torch.ops.bitnet_jit.dequantize_weight(*ctx.saved_tensors, *ctx.options, g.dtype)
         return F.linear(g, w), None, None, *(None,) * len(ctx.options)
 

@@ -1,6 +1,6 @@
 """Register an op with torch: a schema, one implementation for every device, a fake one for tracing, and its gradient.
 
-`torch.library.custom_op` costs 4 to 9 us a call and `register_autograd` 4 more; a plain `Library` costs 2.5, which at
+`torch.library.custom_op` costs 4 to 9 us per call and `register_autograd` 4 more; a plain `Library` costs 2.5, which at
 M = 1 is a tenth of a layer. So gradients are registered by hand: the autograd kernel looks whether one is wanted at
 all, and calls the implementation straight where no tracing mode could want to see the call.
 """
@@ -60,7 +60,7 @@ def overload_of(name: str) -> Any:
 def checked_and_watched(spec: "OpSpec", fake: Callable[..., Any]) -> Callable[..., Any]:
     """Return the fake implementation of an op: it refuses what the op refuses, and tells a watcher."""
 
-    def call(*args):
+    def call(*args: Any) -> Any:
         seen = spec.check(args)
         if (watcher := WATCHER.get()) is not None:
             watcher(spec, seen)
@@ -79,7 +79,7 @@ def eager(name: str, implementation: Callable[..., Any], takes_nested: bool) -> 
     compiling, grad_enabled = torch.compiler.is_dynamo_compiling, torch.is_grad_enabled
     tensors = TensorPlaces(overload)
 
-    def call(*args):
+    def call(*args: Any) -> Any:
         if compiling() or in_force() or not tensors.are_plain(args) or (takes_nested and args[0].is_nested):
             return overload(*args)
         if grad_enabled() and tensors.want_gradient(args):
@@ -100,7 +100,7 @@ class TensorPlaces:
         want_gradient: arguments -> whether one of the tensors wants a gradient.
     """
 
-    def __init__(self, overload) -> None:
+    def __init__(self, overload: Any) -> None:
         kinds = enumerate(str(argument.type) for argument in overload._schema.arguments)
         places = {place: kind == "Tensor" for place, kind in kinds if "Tensor" in kind}
         plain = [(PLAIN_TENSOR if required else PLAIN_OR_NONE).format(place) for place, required in places.items()]
@@ -117,7 +117,8 @@ WANTS_GRADIENT = "((t := args[{}]) is not None and t.requires_grad)"
 
 def written(condition: str) -> Callable[[tuple[Any, ...]], bool]:
     """Return a function that tells whether a condition, given as source text, holds for the arguments of a call."""
-    return eval(f"lambda args: {condition}", {"PLAIN": PLAIN})
+    holds: Callable[[tuple[Any, ...]], bool] = eval(f"lambda args: {condition}", {"PLAIN": PLAIN})
+    return holds
 
 
 def in_force() -> bool:
@@ -133,12 +134,12 @@ def in_force() -> bool:
     )
 
 
-def autograd_kernel(overload, implementation, function) -> Callable[..., Any]:
+def autograd_kernel(overload: Any, implementation: Any, function: Any) -> Callable[..., Any]:
     """Return the kernel for the Autograd dispatch key of an op whose arguments are all positional."""
     after_autograd, grad_enabled = torch._C._after_autograd_keyset, torch.is_grad_enabled
     tensors = TensorPlaces(overload)
 
-    def kernel(keyset, *args):
+    def kernel(keyset: Any, *args: Any) -> Any:
         if args[0] is not None and args[0].is_nested:
             return on_all_rows(overload, args)
         if transform() is not None or forward_ad._current_level >= 0:
@@ -162,18 +163,18 @@ def any_tangent(args: tuple[Any, ...], positions: tuple[int, ...]) -> bool:
     return any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
-def with_derivatives(overload, surrogate: Callable[..., torch.Tensor], args: tuple[Any, ...]) -> torch.Tensor:
+def with_derivatives(overload: Any, surrogate: Callable[..., torch.Tensor], args: tuple[Any, ...]) -> torch.Tensor:
     """Return the op's output, to the bit, with the derivatives of its surrogate: for torch.func and forward AD."""
     y: torch.Tensor = overload(*(arg.detach() if isinstance(arg, torch.Tensor) else arg for arg in args))
     like = surrogate(*args)
     return y + (like - like.detach())
 
 
-def autocast_kernel(overload, key: str, cast_device: str | None) -> Callable[..., Any]:
+def autocast_kernel(overload: Any, key: str, cast_device: str | None) -> Callable[..., Any]:
     """Return the kernel for an autocast key: the op with autocast off, so that its products stay exact."""
     excluded = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
 
-    def kernel(x, *others):
+    def kernel(x: Any, *others: Any) -> Any:
         if cast_device is not None and x.is_floating_point() and x.dtype != torch.float64:
             x = x.to(torch.get_autocast_dtype(cast_device))
         with torch._C._ExcludeDispatchKeyGuard(excluded):

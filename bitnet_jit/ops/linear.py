@@ -1,5 +1,7 @@
 """`bit_linear`, `quantized_linear` and `ternary_matmul`, and the gradients of a packed layer."""
 
+from typing import Any
+
 import torch
 from torch.nn import functional as F
 
@@ -36,7 +38,7 @@ class BitLinearFunction(torch.autograd.Function):
     """Gradients of a packed layer: through the weight as it is, straight through the activation quantizer."""
 
     @staticmethod
-    def forward(ctx, x, w_packed, w_scale, bias, *options):
+    def forward(ctx: Any, x: Any, w_packed: Any, w_scale: Any, bias: Any, *options: Any) -> Any:
         check_frozen(w_scale)
         ctx.save_for_backward(w_packed, w_scale)
         ctx.options = options
@@ -45,14 +47,14 @@ class BitLinearFunction(torch.autograd.Function):
             return torch.ops.bitnet_jit.bit_linear(x, w_packed, w_scale, bias, *options)
 
     @staticmethod
-    def surrogate(x, w_packed, w_scale, bias, *options):
+    def surrogate(x: Any, w_packed: Any, w_scale: Any, bias: Any, *options: Any) -> Any:
         check_frozen(w_scale)
         *sizes, _ = options
         w = torch.ops.bitnet_jit.dequantize_weight(w_packed, w_scale, *sizes, x.dtype)
         return F.linear(x, w, None if bias is None else bias.to(x.dtype))
 
     @staticmethod
-    def backward(ctx, dy):
+    def backward(ctx: Any, dy: Any) -> Any:
         w_packed, w_scale = ctx.saved_tensors
         *sizes, _ = ctx.options
         dx = dbias = None

@@ -1,5 +1,7 @@
 """Row-wise ops: activation quantization, RMSNorm, their fusions, and the norm's gradients."""
 
+from typing import Any
+
 import torch
 
 from bitnet_jit.dtypes import FLOATS
@@ -26,18 +28,18 @@ class RmsNormFunction(torch.autograd.Function):
     """The norm, and its gradients in float32; where theirs are wanted, by torch's operations."""
 
     @staticmethod
-    def forward(ctx, x, weight, eps):
+    def forward(ctx: Any, x: Any, weight: Any, eps: Any) -> Any:
         ctx.save_for_backward(x, weight)
         ctx.eps = eps
         with torch._C._AutoDispatchBelowAutograd():
             return torch.ops.bitnet_jit.rms_norm(x, weight, eps)
 
     @staticmethod
-    def surrogate(x, weight, eps):
+    def surrogate(x: Any, weight: Any, eps: Any) -> Any:
         return norm_rows(x.float(), weight, eps).to(x.dtype)
 
     @staticmethod
-    def backward(ctx, dy):
+    def backward(ctx: Any, dy: Any) -> Any:
         x, weight = ctx.saved_tensors
         gradients_of = norm_gradients if torch.is_grad_enabled() else RMS_NORM_GRADIENTS.eager
         return *gradients_of(dy, x, weight, ctx.eps), None

@@ -35,7 +35,9 @@ def make_fused(values: tuple[Any, ...], seen: Seen) -> Call:
     return lambda x, weight, eps, *layer: product(*norm(x, weight, eps), *layer)
 
 
-def fake_rms_norm_bit_linear(x, weight, eps, w_packed, w_scale, bias, *options):
+def fake_rms_norm_bit_linear(
+    x: Any, weight: Any, eps: Any, w_packed: Any, w_scale: Any, bias: Any, *options: Any
+) -> Any:
     """Return the outputs of the ops that it consists of, so that a watcher sees those."""
     ops, (*sizes, activation) = torch.ops.bitnet_jit, options
     if activation == "a16":
@@ -47,7 +49,7 @@ class RmsNormBitLinearFunction(torch.autograd.Function):
     """Gradients of the packed layer, then of the norm; straight through the quantizer between them."""
 
     @staticmethod
-    def forward(ctx, x, weight, eps, w_packed, w_scale, bias, *options):
+    def forward(ctx: Any, x: Any, weight: Any, eps: Any, w_packed: Any, w_scale: Any, bias: Any, *options: Any) -> Any:
         check_frozen(w_scale)
         ctx.save_for_backward(x, weight, w_packed, w_scale)
         ctx.eps, ctx.options, ctx.bias_dtype = eps, options, None if bias is None else bias.dtype
@@ -55,11 +57,11 @@ class RmsNormBitLinearFunction(torch.autograd.Function):
             return torch.ops.bitnet_jit.rms_norm_bit_linear(x, weight, eps, w_packed, w_scale, bias, *options)
 
     @staticmethod
-    def surrogate(x, weight, eps, *layer):
+    def surrogate(x: Any, weight: Any, eps: Any, *layer: Any) -> Any:
         return BitLinearFunction.surrogate(RmsNormFunction.surrogate(x, weight, eps), *layer)
 
     @staticmethod
-    def backward(ctx, dy):
+    def backward(ctx: Any, dy: Any) -> Any:
         x, weight, w_packed, w_scale = ctx.saved_tensors
         *sizes, _ = ctx.options
         dx = dweight = dbias = None

@@ -1,5 +1,7 @@
 """`round_weight` and `round_activation`: floats to codes and back, for derivatives by torch's own operations."""
 
+from typing import Any
+
 import torch
 
 from bitnet_jit.kernels.backend import Call
@@ -16,7 +18,7 @@ def make_round_weight(values: tuple[torch.Tensor], seen: Seen) -> Call:
     (weight,) = values
     layout, (out_features, in_features), dtype = layout_for(weight), weight.shape, weight.dtype
 
-    def call(weight):
+    def call(weight: Any) -> Any:
         codes = QUANTIZE_WEIGHT.run(weight, layout)
         return DEQUANTIZE_WEIGHT.run(*codes, in_features, out_features, layout, 0, dtype)
 

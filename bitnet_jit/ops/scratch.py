@@ -16,7 +16,7 @@ MIN_BYTES = 1 << 20  # fewer are had at once from what the process has given bac
 
 
 def scratch(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """An uninitialized tensor, the thread's own until it asks for the next one."""
+    """Return an uninitialized tensor, the thread's own until it asks for the next one."""
     num_bytes = prod(shape) * dtype.itemsize
     if num_bytes < MIN_BYTES:
         return torch.empty(shape, dtype=dtype, device="cpu")

@@ -5,8 +5,8 @@
 
 Both quantizers count as the identity in the backward pass. Where there is a norm_weight, x_q are the codes of the
 normalized x, made in one pass, and dX goes through the norm. The weight is quantized into the layout in which packed
-weights run, and the product is theirs, of integers. What the backward pass needs is kept as codes, two bits a weight
-and eight an activation; its products are torch's, of floats of dY's dtype, but for few rows on a GPU (see
+weights run, and the product is theirs, of integers. What the backward pass needs is kept as codes, two bits per weight
+and eight per activation; its products are torch's, of floats of dY's dtype, but for few rows on a GPU (see
 input_grad.py). Every step is an opaque op, so eager and compiled training give the same numbers, and a compiled model
 quantizes what several layers share only once.
 """
@@ -49,7 +49,7 @@ def make_train(values: tuple[Any, ...], seen: Seen) -> Call:
     _, weight, *_ = values
     layout, (out_features, in_features) = layout_for(weight), weight.shape
 
-    def call(x, weight, bias, norm_weight, eps):
+    def call(x: Any, weight: Any, bias: Any, norm_weight: Any, eps: Any) -> Any:
         codes = QUANTIZE_WEIGHT.run(weight, layout)  # first: see kernels/triton/weights/quantize_weight.py
         x_codes = QUANTIZE_ACTIVATION.run(x) if norm_weight is None else RMS_NORM_QUANTIZE.run(x, norm_weight, eps)
         return QUANTIZED_LINEAR.run(*x_codes, *codes, bias, in_features, out_features, layout, 0, x.dtype)
@@ -78,7 +78,7 @@ def summed_in_scratch(dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return torch.mm(dy.T, x, out=scratch((dy.shape[1], x.shape[1]), dy.dtype))
 
 
-def check_train(*args) -> None:
+def check_train(*args: Any) -> None:
     """Raise InvalidInput unless the arguments fit each other: once for each kind of them where nobody traces."""
     if TENSORS.are_plain(args):
         TRAIN.find(*args, REVISION)
@@ -86,8 +86,8 @@ def check_train(*args) -> None:
         TRAIN.spec.check(args)
 
 
-def stand_in(x):
-    """A tensor without memory whose gradient is one of x, for the forward pass, in which gradients are off.
+def stand_in(x: Any) -> Any:
+    """Return a tensor without memory whose gradient is one of x, for the forward pass, where gradients are off.
 
     None while x is traced, for graphs of torch.compile have no second derivatives.
     """
@@ -102,24 +102,27 @@ def stand_in(x):
     return same
 
 
-class StraightThrough(torch.autograd.Function):
+class StraightThroughFunction(torch.autograd.Function):
     """Values that count as another tensor in every derivative; what that one holds does not matter."""
 
     @staticmethod
-    def forward(ctx, values, counts_as):
+    def forward(ctx: Any, values: Any, counts_as: Any) -> Any:
         ctx.dtype = counts_as.dtype
         return values.view_as(values)
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g: Any) -> Any:
         return None, g.to(ctx.dtype)
+
+
+straight_through: Any = StraightThroughFunction.apply
 
 
 class BitLinearTrainFunction(torch.autograd.Function):
     """The straight-through estimator; it quantizes once and keeps the codes."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, norm_weight, eps, *revision):
+    def forward(ctx: Any, x: Any, weight: Any, bias: Any, norm_weight: Any, eps: Any, *revision: Any) -> Any:
         check_train(x, weight, bias, norm_weight, eps)
         layout, (out_features, in_features) = layout_for(weight), weight.shape
         w_packed, w_scale = weight_codes(weight, layout)  # first: see kernels/triton/weights/quantize_weight.py
@@ -139,8 +142,8 @@ class BitLinearTrainFunction(torch.autograd.Function):
         return y
 
     @staticmethod
-    def surrogate(x, weight, bias, norm_weight, eps, *revision):
-        """The layer on x + (Q(x) - x).detach() and the weight alike, in torch's operations."""
+    def surrogate(x: Any, weight: Any, bias: Any, norm_weight: Any, eps: Any, *revision: Any) -> Any:
+        """Run the layer on x + (Q(x) - x).detach() and the weight alike, in torch's operations."""
         ops = torch.ops.bitnet_jit
         if norm_weight is None:
             counts_as, rounded = x, ops.round_activation(x.detach())
@@ -153,7 +156,7 @@ class BitLinearTrainFunction(torch.autograd.Function):
         return F.linear(x_hat, w_hat, None if bias is None else bias.to(x.dtype))
 
     @staticmethod
-    def backward(ctx, dy):
+    def backward(ctx: Any, dy: Any) -> Any:
         if torch.is_grad_enabled():
             return *differentiable_gradients(ctx, dy), None, *(None,) * ctx.others
         x_q, x_scale, w_packed, w_scale, x, norm_weight = ctx.saved_tensors
@@ -169,8 +172,8 @@ class BitLinearTrainFunction(torch.autograd.Function):
         return dx, dw, dbias, dnorm, None, *(None,) * ctx.others
 
 
-def differentiable_gradients(ctx, dy):
-    """The same gradients by torch's operations, as functions of dY, x, the weight and the norm's: create_graph=True."""
+def differentiable_gradients(ctx: Any, dy: Any) -> Any:
+    """Return the same gradients as functions of dY, x, the weight and the norm's: create_graph=True."""
     x_q, x_scale, w_packed, w_scale, x, norm_weight = ctx.saved_tensors
     dx: Any = None
     dw = dbias = dnorm = None
@@ -181,13 +184,13 @@ def differentiable_gradients(ctx, dy):
         w = torch.ops.bitnet_jit.dequantize_weight(
             w_packed, w_scale, ctx.in_features, dy.shape[-1], ctx.layout, 0, dy.dtype
         )
-        dx = dy @ (w if ctx.weight is None else StraightThrough.apply(w, ctx.weight))
+        dx = dy @ (w if ctx.weight is None else straight_through(w, ctx.weight))
     if norm_weight is not None:
         dx, dnorm = differentiable_norm_gradients(dx, x, norm_weight, ctx.eps)
         counts_as = norm_rows(x.float(), norm_weight, ctx.eps)
     if ctx.needs_input_grad[1]:
         rows = floats(x_q, x_scale, dy.dtype)
-        rows = rows if counts_as is None else StraightThrough.apply(rows, counts_as)
+        rows = rows if counts_as is None else straight_through(rows, counts_as)
         dw = (dy.reshape(-1, dy.shape[-1]).T @ rows.reshape(-1, ctx.in_features)).to(ctx.weight_dtype)
     if ctx.needs_input_grad[2]:
         dbias = bias_gradient(dy, ctx.bias_dtype)

@@ -64,26 +64,26 @@ class Tuned:
 
 
 def parse(entry: Any, key: Key) -> Tuned:
-    """A file's value -> what it tells.
+    """Return the choice that a file's value tells.
 
     Raises:
         ValueError: it is damaged, not ours, or of another key; the message says which.
     """
-    found, tuned = parse_entry(entry)
-    if found != key:
+    its_key, tuned = parse_entry(entry)
+    if its_key != key:
         raise ValueError("it is of another problem, device or version")
     return tuned
 
 
 def parse_entries(content: Any) -> list[tuple[Key, Tuned]]:
-    """An export's value -> its entries. Raises ValueError unless every one is whole."""
+    """Return the entries of an export's value. Raises ValueError unless every one is whole."""
     if not isinstance(content, dict) or content.get("format") != FORMAT or type(content.get("entries")) is not list:
         raise ValueError(f"it is not an export of format {FORMAT}")
     return [parse_entry(entry) for entry in content["entries"]]
 
 
 def parse_entry(entry: Any) -> tuple[Key, Tuned]:
-    """An entry -> its key, whatever that is, and what it tells.
+    """Return an entry's key, whatever that is, and its choice.
 
     Raises:
         ValueError: it is damaged or not ours; the message says which.

@@ -123,9 +123,9 @@ def problems_of_shapes(shapes: Any, rows: Sequence[int], device: torch.device) -
 
 def checked_shapes(shapes: Any) -> list[Shape]:
     """Raise InvalidInput unless these are pairs of whole numbers that a layer can have."""
-    found = list(shapes) if isinstance(shapes, Sequence) and not isinstance(shapes, str) else [shapes]
+    pairs = list(shapes) if isinstance(shapes, Sequence) and not isinstance(shapes, str) else [shapes]
     checked: list[Shape] = []
-    for shape in found:
+    for shape in pairs:
         pair = isinstance(shape, Sequence) and not isinstance(shape, (str, bytes)) and len(shape) == 2
         outputs, inputs = map(as_whole, shape) if pair else (None, None)
         if outputs is None or inputs is None or not 1 <= outputs <= MAX_ROWS or not 1 <= inputs <= MAX_IN_FEATURES:
@@ -134,6 +134,6 @@ def checked_shapes(shapes: Any) -> list[Shape]:
                 f"{MAX_IN_FEATURES}, got {show(shape)}"
             )
         checked.append((outputs, inputs))
-    if not found:
+    if not pairs:
         raise InvalidInput("model_or_shapes: expected at least one (out_features, in_features), got none")
     return checked
