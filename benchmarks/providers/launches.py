@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from bitnet_jit.devices.workspace import Workspace
 from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.operands import Operands
+from bitnet_jit.ops.calls import DISPATCHER, bind_call
 from bitnet_jit.ops.op import OPS
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.problem import Problem
@@ -38,10 +40,26 @@ def matmul(x_q: torch.Tensor, layout: str, weights: list[torch.Tensor], acc: tor
         weights: copies of one packed weight.
         acc: (M, N) int32, for the sums.
     """
-    call: Any = OPS["ternary_matmul"].find(x_q, weights[0], x_q.shape[1], acc.shape[1], layout)
-    if (into := getattr(call, "into", None)) is None:
-        return on_tensors(call, x_q, weights, acc)
-    return lambda number: into(acc, x_q, weights[number % len(weights)])
+    problem, operands = posed("ternary_matmul", x_q, weights[0], x_q.shape[1], acc.shape[1], layout)
+    choice = DISPATCHER.choose(problem)
+    if choice.kernel.backend == "numba":
+        return entered(choice.bound, x_q, weights, acc)
+    return on_tensors(bind_call(choice.kernel, choice.bound, operands, x_q.device), x_q, weights, acc)
+
+
+def entered(bound: Any, x_q: torch.Tensor, weights: list[torch.Tensor], acc: torch.Tensor) -> Run:
+    """Return the entry of a Numba kernel by addresses, with nothing around it."""
+    from bitnet_jit.kernels.numba.tensors import FORK
+
+    rows, workspace = len(x_q), Workspace()
+    entry, numbers = bound.entry(rows), bound.numbers(rows)
+    workspace.take(bound.workspace_bytes(rows, 1))
+
+    def run(number: int) -> None:
+        x, w, y = x_q.data_ptr(), weights[number % len(weights)].data_ptr(), acc.data_ptr()
+        entry(None, FORK.address, torch.get_num_threads(), x, 0, w, 0, 0, y, *numbers, workspace.address)
+
+    return run
 
 
 def on_tensors(call: Callable[..., Any], x_q: torch.Tensor, weights: list[torch.Tensor], acc: torch.Tensor) -> Run:
