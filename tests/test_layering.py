@@ -19,8 +19,11 @@ LAYERS = (  # the highest first; names in one row do not import one another
     {"cli"},
     {"integrations"},
     {"training"},
+    {"engine"},  # to come, as distributed and runner
+    {"distributed"},
     {"checkpoints"},
     {"generation"},
+    {"runner"},
     {"models"},
     {"tuning"},
     {"nn"},
@@ -161,3 +164,18 @@ def test_an_op_is_named_in_one_file_beside_kernels():
 @pytest.mark.parametrize("module", [name for name in MODULES if not name.startswith(("kernels.", "devices."))])
 def test_no_backend_or_device_is_asked_for_by_name_above_their_records(module):
     assert not re.search(r'startswith\("(triton|numba|torch)|[!=]= "(cuda|triton|numba)"', MODULES[module].read_text())
+
+
+@pytest.mark.parametrize("page", ["docs/design.md", "CONTRIBUTING.md"])
+def test_the_pages_state_the_same_order_of_layers(page):
+    text = (ROOT.parent / page).read_text()
+    (order,) = re.findall(r"```\n(cli .*?)\n```|cli > (.*?)\. A chain", text, re.DOTALL)
+    told = [name for name in re.findall(r"\b[a-z]+\b", first_words(order[0]) or f"cli {order[1]}") if name in LEVEL]
+    levels = [LEVEL[name] for name in told]
+    assert levels == sorted(levels, reverse=True)
+    assert set(told) == LEVEL.keys() - {"__main__", "moved"}
+
+
+def first_words(block):
+    """Return the names of layers in a block of text, which stand before two spaces."""
+    return " ".join(re.split(r" {2,}", line)[0] for line in block.splitlines() if line[:1] > " ")

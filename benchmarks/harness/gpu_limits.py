@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from benchmarks.harness.contender import Contender
-from bitnet_jit.kernels.triton.roofline import DEPTH, STEPS, TILE, WAVES, WORDS, product_kernel, read_kernel
+from bitnet_jit.kernels.triton.peaks import DEPTH, STEPS, TILE, WAVES, WORDS, product_kernel, read_kernel
 
 READ_BYTES = 1 << 30
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from benchmarks.harness.contender import Contender
 from benchmarks.harness.threads import MAX_CALLS, Threads
-from bitnet_jit.kernels.numba.roofline import STREAMS, read_many_streams, read_one_stream
+from bitnet_jit.kernels.numba.peaks import STREAMS, read_many_streams, read_one_stream
 
 CALL_BYTES = 1 << 27  # read per call and thread: starting the threads must not count
 MEMORY_SHARE = 0.6  # for the copies of all contenders

@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.harness.contender import Contender
 from benchmarks.harness.threads import MAX_CALLS, Threads
 from bitnet_jit.kernels.numba.intrinsics.amx_tiles import amx_unsupported_reason
-from bitnet_jit.kernels.numba.roofline import AMX_OPERATIONS, amx_loop, dot4_loop, dot4_operations, tile_shapes
+from bitnet_jit.kernels.numba.peaks import AMX_OPERATIONS, amx_loop, dot4_loop, dot4_operations, tile_shapes
 
 DOT4_STEPS = 2_000_000  # several milliseconds
 AMX_STEPS = 200_000

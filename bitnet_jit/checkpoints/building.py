@@ -6,7 +6,7 @@ import torch
 
 from bitnet_jit.checkpoints.decoder_names import EMBEDDING, FINAL_NORM, HEAD, LinearName, block_names
 from bitnet_jit.checkpoints.formats.reader import Reader
-from bitnet_jit.checkpoints.joint import read_joint
+from bitnet_jit.checkpoints.fused_layers import read_joint
 from bitnet_jit.models.packed import PackedAttention, PackedBlock, PackedFeedForward
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import RMSNorm

@@ -9,7 +9,7 @@ from pathlib import Path
 from bitnet_jit.arguments import show
 from bitnet_jit.checkpoints.file_names import CONFIG, GENERATION
 from bitnet_jit.errors import CheckpointError, InvalidInput
-from bitnet_jit.system.foreign import reason, refused
+from bitnet_jit.system.library_errors import reason, refused
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 # endings of files of weights; a path to a missing file is no name on the hub

@@ -19,7 +19,7 @@ from bitnet_jit.checkpoints.decoder_names import block_names, outer_shapes
 from bitnet_jit.checkpoints.formats.reader import Reader
 from bitnet_jit.checkpoints.formats.registry import make_reader
 from bitnet_jit.checkpoints.formats.writer import Writer
-from bitnet_jit.checkpoints.joint import read_joint
+from bitnet_jit.checkpoints.fused_layers import read_joint
 from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.generation.tokenizer import find_tokenizer
 from bitnet_jit.models.config import DecoderConfig

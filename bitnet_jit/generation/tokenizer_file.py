@@ -14,7 +14,7 @@ from typing import Any
 from bitnet_jit.arguments import show, whole_number
 from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.generation.unicode import REPLACEMENT, well_formed
-from bitnet_jit.system.foreign import reason, refused
+from bitnet_jit.system.library_errors import reason, refused
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """One block of a decoder, and all of them in a row, whatever layers they hold.
 
-`packed.py` has blocks that run, with q, k, v in one weight and gate, up in another; `trained.py` has blocks that learn,
+`packed.py` has blocks that run, with q, k, v in one weight and gate, up in another; `trainable.py` those that learn,
 with a layer for each of them. Here stands the common part: the order of a block's steps, and its residual stream.
 """
 

@@ -7,8 +7,8 @@ from torch import nn
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.nn import checks
-from bitnet_jit.nn.blended import STRENGTH, blended
 from bitnet_jit.nn.fast_path import Called
+from bitnet_jit.nn.gradual import STRENGTH, blended
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import RMSNorm, norm_inside
 from bitnet_jit.ops.training import REVISION

@@ -15,9 +15,9 @@ from bitnet_jit.errors import InvalidInput
 from bitnet_jit.nn import checks
 from bitnet_jit.nn.dense_weight import ReadsDense
 from bitnet_jit.nn.fast_path import Called
-from bitnet_jit.nn.guard import guard_save_pretrained
 from bitnet_jit.nn.laid_weight import LaidWeight, check_canonical
 from bitnet_jit.nn.rms_norm import INSIDE, RMSNorm, norm_inside
+from bitnet_jit.nn.save_guard import guard_save_pretrained
 from bitnet_jit.ops.linear import bit_linear, quantized_linear
 from bitnet_jit.ops.norm_linear import rms_norm_bit_linear
 from bitnet_jit.ops.weights import DEQUANTIZE_WEIGHT

@@ -1,4 +1,4 @@
-"""`set_quantization_strength`: layers that become ternary gradually (see blended.py)."""
+"""`set_quantization_strength`: layers that become ternary gradually (see gradual.py)."""
 
 import torch
 from torch import nn
@@ -6,7 +6,7 @@ from torch import nn
 from bitnet_jit.arguments import as_real, show
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.nn.bit_linear import BitLinear
-from bitnet_jit.nn.blended import STRENGTH
+from bitnet_jit.nn.gradual import STRENGTH
 
 
 def set_quantization_strength(model: nn.Module, strength: float) -> None:

@@ -11,7 +11,7 @@ from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.backend import Call
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.operands import Operands
-from bitnet_jit.ops.kept import forget_calls
+from bitnet_jit.ops.call_cache import forget_calls
 from bitnet_jit.ops.op import Op, define
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.dispatcher import Dispatcher

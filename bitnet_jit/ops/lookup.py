@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitnet_jit.kernels.backend import Call
 from bitnet_jit.ops.arguments import Argument, Tensor
-from bitnet_jit.ops.kept import keep, new_calls
+from bitnet_jit.ops.call_cache import keep, new_calls
 
 if TYPE_CHECKING:
     from bitnet_jit.ops.shapes import Seen

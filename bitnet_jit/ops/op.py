@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bitnet_jit.kernels.backend import Call
-from bitnet_jit.ops.kept import Calls
+from bitnet_jit.ops.call_cache import Calls
 from bitnet_jit.ops.library import eager, overload_of, register
 from bitnet_jit.ops.lookup import Lookup
 

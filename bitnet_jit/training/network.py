@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from bitnet_jit.models.config import DecoderConfig
-from bitnet_jit.models.trained import HOST, Backbone, LinearClass
+from bitnet_jit.models.trainable import HOST, Backbone, LinearClass
 from bitnet_jit.nn.bit_linear import BitLinear
 
 STD = 0.02  # of the weights in the beginning

@@ -11,7 +11,7 @@ from torch import nn
 
 from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.errors import BitNetError, CheckpointError
-from bitnet_jit.models.trained import HOST
+from bitnet_jit.models.trainable import HOST
 from bitnet_jit.nn.bit_linear import BitLinear
 from bitnet_jit.training.checkpoint import FILE, History, Run, hash_of, restore, save
 from bitnet_jit.training.folder import alone

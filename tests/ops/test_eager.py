@@ -108,9 +108,9 @@ def test_a_fake_tensor_stays_fake(layer, x):
 
 
 def test_many_shapes_are_forgotten_not_gathered(layer, monkeypatch):
-    from bitnet_jit.ops import kept, linear
+    from bitnet_jit.ops import call_cache, linear
 
-    monkeypatch.setattr(kept, "MAX_CALLS", 4)
+    monkeypatch.setattr(call_cache, "MAX_CALLS", 4)
     for rows in range(1, 12):
         layer(torch.zeros(rows, 48))
     assert len(linear.BIT_LINEAR.calls) <= 4

@@ -7,7 +7,7 @@ import numpy as np
 
 from bitnet_jit.devices.clock import min_seconds
 from bitnet_jit.kernels.backend import Rates
-from bitnet_jit.kernels.numba import roofline as loops
+from bitnet_jit.kernels.numba import peaks as loops
 from bitnet_jit.kernels.numba.intrinsics.amx_tiles import amx_unsupported_reason
 
 READ_BYTES = 1 << 29  # more than caches hold

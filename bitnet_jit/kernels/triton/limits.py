@@ -6,7 +6,7 @@ import torch
 
 from bitnet_jit.devices.clock import min_seconds
 from bitnet_jit.kernels.backend import Rates
-from bitnet_jit.kernels.triton.roofline import DEPTH, STEPS, TILE, WAVES, WORDS, product_kernel, read_kernel
+from bitnet_jit.kernels.triton.peaks import DEPTH, STEPS, TILE, WAVES, WORDS, product_kernel, read_kernel
 
 READ_BYTES = 1 << 30  # more than caches hold
 

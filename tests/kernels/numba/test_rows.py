@@ -10,6 +10,7 @@ from numba_calls import run_rows
 from bitnet_jit import reference
 from bitnet_jit.kernels.numba import BACKEND
 from bitnet_jit.kernels.numba.arrays import all_threads
+from bitnet_jit.kernels.numba.rowwise import norm
 from bitnet_jit.problem import EPS, Problem, rows_bucket
 
 FEATURES = (1, 2, 3, 15, 17, 31, 32, 33, 63, 64, 65, 100, 1001)
@@ -155,3 +156,8 @@ def test_a_row_does_not_depend_on_its_batch_or_threads():
     for threads in (1, 2):
         together, _ = run("rms_norm", "float32", x, weight=weight, threads=threads)
         np.testing.assert_array_equal(together[:1], alone)
+
+
+def test_every_op_with_two_inputs_has_a_gate_that_the_kernel_knows():
+    assert {op for op, operands in norm.OPERANDS.items() if "gate" in operands} == norm.GATES.keys()
+    assert set(norm.GATES.values()) <= {"relu2", "silu"}

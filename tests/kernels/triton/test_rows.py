@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from triton_calls import ON_GPU, call, every, max_examples, needs_device, problem_of
 
 from bitnet_jit import reference
+from bitnet_jit.kernels.triton.rowwise import rows
 
 OPS = (
     "quantize_activation",
@@ -163,3 +164,8 @@ def test_halves(kernel, dtype, shape):
         np.testing.assert_allclose(result, reference.rms_norm(wide[0], wide[2], EPS), rtol=1e-2, atol=2.0**-24)
     else:
         check_codes(result, normalized(op, *wide), getattr(reference, op)(*operands(op, *wide)))
+
+
+def test_every_op_with_two_inputs_has_a_gate_that_the_kernel_knows():
+    assert {op for op, operands in rows.OPERANDS.items() if "gate" in operands} == rows.GATES.keys()
+    assert set(rows.GATES.values()) <= {"relu2", "silu"}

@@ -16,7 +16,7 @@ from numba.core.imputils import lower_getattr_generic
 from numba.extending import NativeValue, models, overload, register_model, unbox
 
 from bitnet_jit.kernels.numba.compiler.object_cache import extract, key_of, load, user_cache
-from bitnet_jit.kernels.numba.compiler.once import no_garbage_collection, only_outermost
+from bitnet_jit.kernels.numba.compiler.optimize_once import no_garbage_collection, only_outermost
 from bitnet_jit.system.shielded import shielded
 
 

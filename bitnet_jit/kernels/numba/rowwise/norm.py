@@ -34,6 +34,8 @@ from bitnet_jit.kernels.numba.threads.parallel import COUNTER_BYTES, MEMBERS, TE
 from bitnet_jit.kernels.numba.threads.team import TeamConfig
 from bitnet_jit.problem import Problem
 
+GATES = {"relu2_mul_norm_quantize": "relu2", "silu_mul_norm_quantize": "silu"}  # of the ops with two inputs
+
 
 @dataclass(frozen=True)
 class RowSpec:
@@ -62,11 +64,11 @@ class RowSpec:
 
     @property
     def multiplies(self) -> bool:
-        return self.op in ("relu2_mul_norm_quantize", "silu_mul_norm_quantize")
+        return self.op in GATES
 
     @property
     def takes_silu(self) -> bool:
-        return self.op == "silu_mul_norm_quantize"
+        return GATES.get(self.op) == "silu"
 
     @property
     def widens(self) -> bool:

@@ -29,6 +29,7 @@ from bitnet_jit.kernels.triton.device.quantize import code_of, code_scale, magni
 from bitnet_jit.kernels.triton.layout import CHUNK
 from bitnet_jit.problem import Problem
 
+GATES = {"relu2_mul_norm_quantize": "relu2", "silu_mul_norm_quantize": "silu"}  # of the ops with two inputs
 OPERANDS = {
     "quantize_activation": ("x", None, None, None, None, "x_q", "x_scale"),
     "rms_norm": ("x", None, None, "weight", "eps", "y", None),
@@ -134,7 +135,7 @@ def launch(
             "K": problem.in_features,
             "STRIDE": stride,
             "CHUNKS": CHUNK if chunks else 0,
-            "SILU": op.startswith("silu"),
+            "SILU": GATES.get(op) == "silu",
             "PDL": target.supports_pdl(problem.gpu),
             "LATE": late,
             "BLOCK": config.block,
@@ -151,7 +152,7 @@ def bind(problem: Problem, config: RowConfig) -> Bound:
 def configs(problem: Problem) -> tuple[RowConfig, ...]:
     """Return configs of whole rows while a program's registers hold them, of few warps where many rows run at once."""
     block = min(16384, max(256, triton.next_power_of_2(problem.in_features)))
-    heavy = 2 if problem.op.startswith("silu") else 1  # exp keeps threads busy
+    heavy = 2 if GATES.get(problem.op) == "silu" else 1  # exp keeps threads busy
     many = min(16, max(1, heavy * block // 512))
     few = max(1, block // (2048 if block <= 4096 else 1024))
     first = (few, 2 * few, many, 2 * many) if problem.rows >= 512 else (many, 2 * many, few)

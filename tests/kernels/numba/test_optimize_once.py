@@ -6,7 +6,7 @@ import threading
 import numba
 import pytest
 
-from bitnet_jit.kernels.numba.compiler.once import PATCHED, no_garbage_collection, only_outermost
+from bitnet_jit.kernels.numba.compiler.optimize_once import PATCHED, no_garbage_collection, only_outermost
 
 
 def methods():
