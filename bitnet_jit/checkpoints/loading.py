@@ -14,8 +14,6 @@ from bitnet_jit.devices.checks import check_device
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.decoder import Decoder
 
-__all__ = ["check_device", "load"]
-
 DTYPES = (torch.float32, torch.bfloat16)
 Progress = Callable[[int, int], None]
 

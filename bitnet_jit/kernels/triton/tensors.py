@@ -5,7 +5,6 @@ belongs to the graph. Nothing here waits for the device.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch._C._dynamo import guards
 
+from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.devices.strided import NO_MEMORY, strides
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels.operands import Operands
@@ -31,7 +31,7 @@ def bind_call(bound: Bound, operands: Operands, device: torch.device) -> Call:
     """Return the call of a kernel on one device: (*arguments) -> its output or outputs."""
     outputs, scratch, inputs = outputs_of(operands), scratch_of(bound, operands.rows), inputs_of(operands)
     names, kinds = (*inputs, *outputs, *scratch), kinds_of(operands, scratch)
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+    with kind_of(device).current(device):
         runs = [prepare(launch, names, kinds) for launch in bound.launches(operands.rows)] if operands.rows else []
     call = make_call(runs, inputs, outputs, scratch, device.index or 0)
     if "row_stride" not in inputs:

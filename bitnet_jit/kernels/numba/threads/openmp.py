@@ -3,6 +3,9 @@
 torch's own libgomp where torch is loaded, so that one pool serves both; else the system's; else Python threads behind
 the same signature, some 50 us per region. A forked child must not touch its parent's OpenMP pool: there the address is
 0, whether the fork came before the first call of a kernel or after it.
+
+threadpoolctl is not used: it lists every OpenMP library that is loaded, and does not tell on which one torch runs. The
+path would still have to be opened for GOMP_parallel.
 """
 
 import ctypes
