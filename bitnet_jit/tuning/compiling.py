@@ -1,8 +1,8 @@
 """Compile in several processes at once, into the disk caches from which the process that tunes takes kernels.
 
 The processes are started by `python -P -m`, not forked and not spawned by multiprocessing: a fork breaks CUDA and
-OpenMP, and a spawned process would run the user's script again. Jobs and answers are pickles in pipes; a library such as
-loky would be a dependency more for what two pipes do.
+OpenMP, and a spawned process would run the user's script again. Jobs and answers are pickles in pipes; a library
+such as loky would be a dependency more for what two pipes do.
 """
 
 import logging
