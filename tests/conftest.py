@@ -6,6 +6,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
 from hypothesis import HealthCheck, settings
@@ -19,3 +20,6 @@ settings.load_profile("quick")
 # what the user's tuning found is not for tests, and neither is what they tune for the user
 os.environ["BITNET_JIT_CACHE"] = tempfile.mkdtemp(prefix="bitnet_jit-tests-")
 atexit.register(shutil.rmtree, os.environ["BITNET_JIT_CACHE"], ignore_errors=True)
+
+# in a background job of a shell Ctrl-C is ignored, and tests send it to themselves
+signal.signal(signal.SIGINT, signal.default_int_handler)
