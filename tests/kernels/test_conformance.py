@@ -12,7 +12,7 @@ EACH = [
     for device in DEVICES
     for kernel, problems in kernels_with_problems(device)
 ]
-FEW = 4  # problems per kernel by default; each is compiled
+FEW = 3  # problems per kernel by default; each is compiled
 
 
 @pytest.mark.parametrize(("device", "kernel", "problems"), EACH)

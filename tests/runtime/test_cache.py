@@ -1,11 +1,10 @@
-"""What tuning found, on disk: whole or not there, never an error, whoever dies or writes at the same time."""
+"""Tuned choices on disk: a file is whole or not there, and nothing about it is an error."""
 
 import dataclasses
 import errno
 import json
 import logging
 import os
-import subprocess
 import sys
 from pathlib import Path
 from uuid import uuid4
@@ -13,13 +12,11 @@ from uuid import uuid4
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tuning_cache import PROBLEM, TUNED, script
 
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime import cache
-from bitnet_jit.runtime.cache import Tuned, TuningCache
-
-PROBLEM = Problem("bit_linear", "cuda", 16, 2560, 6912, "i2/planes", "a8", device="NVIDIA H200/9.0/132/13000")
-TUNED = Tuned("triton.gemm_bit_linear", 1, {"block_m": 16, "tile": {"stages": 4}}, 4.5, 5.0)
+from bitnet_jit.runtime.cache import TuningCache
 
 
 @pytest.fixture
@@ -273,65 +270,3 @@ def test_a_link_in_the_cache_is_replaced_and_what_it_points_to_is_not_written(ke
     assert kept.store(PROBLEM, TUNED)
     assert kept.find(PROBLEM) == TUNED
     assert (tmp_path / "mine").read_text() == "mine"
-
-
-def script(code: str, *arguments: object, environ: dict[str, str] | None = None) -> str:
-    """What a process of its own prints."""
-    command = [sys.executable, "-c", PREPARE + code, *map(str, arguments)]
-    options = {"capture_output": True, "text": True, "timeout": 200, "cwd": Path(__file__).parent, "env": environ}
-    done = subprocess.run(command, check=False, **options)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-PREPARE = """
-import dataclasses, os, random, signal, sys, time
-from test_cache import PROBLEM, TUNED, TuningCache, cache
-cache.versions()  # reads the standard library, which another user may not
-kept = TuningCache(__import__('pathlib').Path(sys.argv[1]))
-"""
-KILL = """
-random.seed(1)
-found = 0
-for turn in range(200):
-    child = os.fork()
-    if child == 0:
-        for number in range(1, 10**9):
-            kept.store(PROBLEM, dataclasses.replace(TUNED, microseconds=number, config={'long': 'x' * (number % 5000)}))
-    time.sleep(random.random() / 50)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    tuned = kept.find(PROBLEM)
-    if tuned is not None:
-        assert tuned.config == {'long': 'x' * (tuned.microseconds % 5000)}
-        found += 1
-    else:
-        assert not kept.path(PROBLEM).exists()
-print(found)
-"""
-TOGETHER = """
-children = []
-for _ in range(8):
-    child = os.fork()
-    if child == 0:
-        for number in range(100):
-            kept.store(PROBLEM, dataclasses.replace(TUNED, microseconds=number + 1))
-            assert 1 <= kept.find(PROBLEM).microseconds <= 100
-            with kept.locked('device'):
-                count = kept.folder / 'count'
-                count.write_text(str(int(count.read_text()) + 1 if count.exists() else 1))
-        os._exit(0)
-    children.append(child)
-print(sum(os.waitpid(child, 0)[1] for child in children), (kept.folder / 'count').read_text())
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-def test_killed_at_200_moments_it_leaves_nothing_that_a_reader_trips_over(tmp_path):
-    assert int(script(KILL, tmp_path)) > 100
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-def test_many_processes_at_once_lose_nothing(tmp_path):
-    assert script(TOGETHER, tmp_path).split() == ["0", "800"]
-    assert not list(tmp_path.glob(".*.tmp"))
