@@ -48,7 +48,7 @@ class Tuned:
         default_microseconds: what it took with the kernel and config that run untuned.
         origin: "measured" on this machine, "imported", or "shipped" with the package.
         effort: how long was looked, of `search.EFFORTS`.
-        runner_up: the next best kernel and config in words, the usual one among them; None: there was no other.
+        runner_up: the next best kernel and config in words, the default among them; None: there was no other.
         runner_up_microseconds: what that one took.
     """
 
