@@ -74,7 +74,7 @@ MODULES = {
 
 def imports(path: Path, top_level_only: bool = False) -> set[str]:
     """Return the modules that a file imports, type checking's apart; `top_level_only` leaves out functions."""
-    found: set[str] = set()
+    result: set[str] = set()
     pending: list[ast.AST] = list(ast.parse(path.read_text()).body)
     while pending:
         node = pending.pop()
@@ -83,14 +83,14 @@ def imports(path: Path, top_level_only: bool = False) -> set[str]:
         elif top_level_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             continue
         elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            result |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative imports hide a layer"
             names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name if name.removeprefix("bitnet_jit.") in MODULES else node.module for name in names}
+            result |= {name if name.removeprefix("bitnet_jit.") in MODULES else node.module for name in names}
         else:
             pending += ast.iter_child_nodes(node)
-    return found
+    return result
 
 
 def layer(module: str) -> str:

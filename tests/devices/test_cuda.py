@@ -24,16 +24,16 @@ def properties(**others):
     ],
 )
 def test_a_gpu_is_what_its_driver_tells(monkeypatch, others, hip, arch, shared_memory):
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda found: properties(**others))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda result: properties(**others))
     monkeypatch.setattr(torch.version, "hip", hip)
-    found = device.find_gpu.__wrapped__(torch.device("cuda", 0))
-    assert (found.name, found.arch, found.multiprocessors) == ("NVIDIA H200", arch, 132)
-    assert found.shared_memory == shared_memory
+    result = device.find_gpu.__wrapped__(torch.device("cuda", 0))
+    assert (result.name, result.arch, result.multiprocessors) == ("NVIDIA H200", arch, 132)
+    assert result.shared_memory == shared_memory
     assert kinds.find_gpu(torch.device("cpu")) is None
 
 
 def test_the_fingerprint_of_a_gpu_names_it(monkeypatch):
-    monkeypatch.setattr(device, "find_gpu", lambda found: Gpu("NVIDIA H200", "9.0", 132, 232448))
+    monkeypatch.setattr(device, "find_gpu", lambda result: Gpu("NVIDIA H200", "9.0", 132, 232448))
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(device, "driver_version", lambda: torch.version.hip or "13000")
     assert device.gpu_fingerprint(torch.device("cuda", 0)) == "NVIDIA H200/9.0/132/13000"

@@ -58,10 +58,10 @@ def test_what_threads_hold_is_counted_while_they_live():
         return workspace.statistics()
 
     with ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(take, range(3)))
+        result = list(pool.map(take, range(3)))
     held = 3 * ((1 << 20) + ALIGN) + MIN_BYTES + ALIGN
-    assert found[-1].threads == 4
-    assert found[-1].num_bytes == held
+    assert result[-1].threads == 4
+    assert result[-1].num_bytes == held
     gc.collect()
     after = workspace.statistics()
     assert (after.threads, after.growths) == (1, 3)

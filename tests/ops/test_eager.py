@@ -83,9 +83,9 @@ class Elsewhere(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     def __new__(cls, numbers):
-        found = torch.Tensor._make_wrapper_subclass(cls, numbers.shape, dtype=numbers.dtype, device=numbers.device)
-        found.numbers = numbers
-        return found
+        result = torch.Tensor._make_wrapper_subclass(cls, numbers.shape, dtype=numbers.dtype, device=numbers.device)
+        result.numbers = numbers
+        return result
 
     @classmethod
     def __torch_dispatch__(cls, function, kinds, args=(), kwargs=None):

@@ -27,8 +27,8 @@ def layout(format):
 
 
 def packed(format="i2"):
-    found = layout(format)
-    return found.from_canonical(found.format.pack(codes(OUT, IN, low=-1, high=2)), OUT, IN)
+    actual = layout(format)
+    return actual.from_canonical(actual.format.pack(codes(OUT, IN, low=-1, high=2)), OUT, IN)
 
 
 def scale(kind):
@@ -128,8 +128,8 @@ def outputs(result):
     return result if isinstance(result, tuple) else (result,)
 
 
-def assert_same(found, expected):
-    for a, b in zip(outputs(found), outputs(expected), strict=True):
+def assert_same(actual, expected):
+    for a, b in zip(outputs(actual), outputs(expected), strict=True):
         assert a.dtype == b.dtype
         assert torch.equal(a, b)
 
@@ -147,8 +147,8 @@ def test_opcheck(name, case):
 @pytest.mark.parametrize(("name", "case"), EACH)
 def test_meta_tensors_give_the_right_shapes(name, case):
     expected = op(name)(*case)
-    found = op(name)(*(value.to("meta") if isinstance(value, torch.Tensor) else value for value in case))
-    for a, b in zip(outputs(found), outputs(expected), strict=True):
+    actual = op(name)(*(value.to("meta") if isinstance(value, torch.Tensor) else value for value in case))
+    for a, b in zip(outputs(actual), outputs(expected), strict=True):
         assert a.is_meta
         assert (a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride())
 
@@ -157,10 +157,10 @@ def test_meta_tensors_give_the_right_shapes(name, case):
 def test_compiled_whole_it_gives_the_same(name, case):
     compiled = torch.compile(lambda *args: op(name)(*args), fullgraph=True, backend="aot_eager")
     eager_args, compiled_args = with_gradients(name, case), with_gradients(name, case)
-    expected, found = op(name)(*eager_args), compiled(*compiled_args)
-    assert_same(found, expected)
+    expected, actual = op(name)(*eager_args), compiled(*compiled_args)
+    assert_same(actual, expected)
     if name in TRAINABLE:
-        for y in (expected, found):
+        for y in (expected, actual):
             y.backward(torch.linspace(-1, 1, y.numel()).reshape(y.shape).to(y.dtype))
         for position in TRAINABLE[name]:
             if eager_args[position] is not None:

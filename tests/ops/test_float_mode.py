@@ -65,8 +65,8 @@ def flush_to_zero():
     bitnet_jit.set_num_threads(None)
 
 
-def bits(found):
-    tensors = found if isinstance(found, tuple) else (found,)
+def bits(result):
+    tensors = result if isinstance(result, tuple) else (result,)
     return [tensor.contiguous().view(torch.uint8).tolist() for tensor in tensors]
 
 
@@ -98,5 +98,5 @@ def test_denormal_rows_are_quantized_as_the_reference_does(flush_to_zero):
     x = tiny(ROWS, IN)
     expected = reference.quantize_activation(x.numpy())
     flush_to_zero()
-    for found, wanted in zip(torch.ops.bitnet_jit.quantize_activation(x), expected, strict=True):
-        assert found.numpy().tobytes() == wanted.tobytes()
+    for result, wanted in zip(torch.ops.bitnet_jit.quantize_activation(x), expected, strict=True):
+        assert result.numpy().tobytes() == wanted.tobytes()

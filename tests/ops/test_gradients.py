@@ -29,8 +29,8 @@ def packed_layer(format, kind, out_features, in_features, seed=0):
     return w_packed, layout.name, torch.as_tensor(w_scale), dense
 
 
-def assert_near(found, expected, magnitude, terms, eps):
-    error = np.abs(found.double().numpy() - expected)
+def assert_near(result, expected, magnitude, terms, eps):
+    error = np.abs(result.double().numpy() - expected)
     np.testing.assert_array_less(error, (terms + 4) * eps * magnitude + 1e-30)
 
 
@@ -87,18 +87,18 @@ def test_rms_norm(rows, features, seed):
     wide = x.double().requires_grad_(), weight.double().requires_grad_()
     ops.rms_norm(*ours, 1e-5).backward(dy)
     (wide[0] / (wide[0].square().mean(-1, keepdim=True) + 1e-5).sqrt() * wide[1]).backward(dy.double())
-    for found, expected in zip(ours, wide, strict=True):
-        torch.testing.assert_close(found.grad.double(), expected.grad, rtol=1e-4, atol=1e-4)
+    for result, expected in zip(ours, wide, strict=True):
+        torch.testing.assert_close(result.grad.double(), expected.grad, rtol=1e-4, atol=1e-4)
 
 
 def test_rms_norm_has_second_derivatives():
     x, weight = torch.randn(3, 7, dtype=torch.float32), torch.rand(7) + 0.5
-    found = []
+    result = []
     for dtype, norm in ((torch.float32, ops.rms_norm), (torch.float64, plain_norm)):
         leaves = [tensor.to(dtype).requires_grad_() for tensor in (x, weight)]
         (dx,) = torch.autograd.grad(norm(*leaves, 1e-5).square().sum(), leaves[0], create_graph=True)
-        found.append(torch.autograd.grad(dx.square().sum(), leaves))
-    for ours, wanted in zip(*found, strict=True):
+        result.append(torch.autograd.grad(dx.square().sum(), leaves))
+    for ours, wanted in zip(*result, strict=True):
         torch.testing.assert_close(ours.double(), wanted, rtol=1e-3, atol=1e-4)
 
 

@@ -14,9 +14,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensor
 
 
 def adapted():
-    found = LoraLinear(BitLinear(IN, OUT).pack(), r=2)
-    nn.init.normal_(found.lora_B.weight)
-    return found
+    result = LoraLinear(BitLinear(IN, OUT).pack(), r=2)
+    nn.init.normal_(result.lora_B.weight)
+    return result
 
 
 LAYERS = {
@@ -38,8 +38,8 @@ def test_the_parts_are_computed_as_by_themselves(name, layout):
     contexts = [torch.no_grad] + [torch.inference_mode] * (layout is torch.strided)
     for context in contexts:
         with context():
-            found = layer(torch.nested.nested_tensor(PARTS, layout=layout)).unbind()
-        for one, other in zip(found, expected, strict=True):
+            result = layer(torch.nested.nested_tensor(PARTS, layout=layout)).unbind()
+        for one, other in zip(result, expected, strict=True):
             torch.testing.assert_close(one, other, **(CLOSE if name == "adapted" else {"rtol": 0, "atol": 0}))
 
 

@@ -13,8 +13,8 @@ def op(name):
     return getattr(torch.ops.bitnet_jit, name).default
 
 
-def assert_same(found, expected):
-    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+def assert_same(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
 
 
 def in_wider_memory(tensor):
@@ -89,14 +89,14 @@ def test_a_scale_that_is_the_imaginary_part_of_a_conjugate(name, make):
 def test_any_leading_dimensions(name, leading):
     values = right(name, leading=leading)
     flat = {key: flattened(name, key, value, len(leading)) for key, value in values.items()}
-    found, expected = (
+    actual, expected = (
         result if isinstance(result, tuple) else (result,)
         for result in (eager(name)(*values.values()), op(name)(*flat.values()))
     )
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(actual, expected, strict=True):
         assert_same(one.reshape(other.shape), other)
     meta = {key: value.to("meta") if isinstance(value, torch.Tensor) else value for key, value in values.items()}
-    for one, other in zip(found, as_tuple(op(name)(*meta.values())), strict=True):
+    for one, other in zip(actual, as_tuple(op(name)(*meta.values())), strict=True):
         assert (one.shape, one.dtype, one.stride()) == (other.shape, other.dtype, other.stride())
 
 
@@ -123,11 +123,11 @@ def test_gradients_that_are_asked_for(name, argument):
     expected = op(name)(*values.values())
     for call in (eager(name), op(name)):
         try:
-            found = call(*(values | {argument: tensor.clone().requires_grad_()}).values())
+            actual = call(*(values | {argument: tensor.clone().requires_grad_()}).values())
         except InvalidInput as error:
             assert str(error).startswith(f"{argument}: requires_grad=True")  # noqa: PT017
             continue
-        assert_same(as_tuple(found)[0].detach(), as_tuple(expected)[0])
+        assert_same(as_tuple(actual)[0].detach(), as_tuple(expected)[0])
 
 
 @pytest.mark.parametrize("lose", ["freed", "never made"])
@@ -140,11 +140,11 @@ def test_tensors_without_memory(name, argument, lose):
     else:
         tensor = torch._efficientzerotensor(tensor.shape, dtype=tensor.dtype)
     try:
-        found = eager(name)(*(values | {argument: tensor}).values())
+        actual = eager(name)(*(values | {argument: tensor}).values())
     except (InvalidInput, RuntimeError):
         return
     assert lose == "never made"
-    assert_same(found, op(name)(*(values | {argument: torch.zeros_like(values[argument])}).values()))
+    assert_same(actual, op(name)(*(values | {argument: torch.zeros_like(values[argument])}).values()))
 
 
 @pytest.mark.parametrize("activation", ["a8", "a16"])
@@ -156,8 +156,8 @@ def test_groups_wider_than_the_layer(name, activation):
     values |= {"activation": activation} if "activation" in values else {}
     expected = op(name)(*values.values())
     for group_size in (71, 128, 2**20, 2**31, 2**62, 2**63 - 1):
-        found = eager(name)(*(values | {"group_size": group_size}).values())
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        actual = eager(name)(*(values | {"group_size": group_size}).values())
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["quantize_weight", "round_weight"])

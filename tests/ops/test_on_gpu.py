@@ -58,8 +58,8 @@ def test_sums_of_extreme_codes():
             x_q = torch.full((5, in_features), value, dtype=torch.int8)
             wanted = OPS.ternary_matmul(x_q, packed.w_packed, in_features, 33, packed.layout)
             on_gpu = packed.cuda()
-            found = OPS.ternary_matmul(x_q.cuda(), on_gpu.w_packed, in_features, 33, on_gpu.layout)
-            assert torch.equal(found.cpu(), wanted)
+            actual = OPS.ternary_matmul(x_q.cuda(), on_gpu.w_packed, in_features, 33, on_gpu.layout)
+            assert torch.equal(actual.cpu(), wanted)
             packed = on_gpu.cpu()
 
 
@@ -125,13 +125,13 @@ def test_streams_do_not_disturb_one_another():
     wanted = [one(a) for one, a in zip(packed, x, strict=True)]
     streams = [torch.cuda.Stream(), torch.cuda.Stream()]
     torch.cuda.synchronize()
-    found = []
+    actual = []
     for _ in range(200):
         for one, a, stream in zip(packed, x, streams, strict=True):
             with torch.cuda.stream(stream):
-                found.append(one(a))
+                actual.append(one(a))
     torch.cuda.synchronize()
-    assert all(torch.equal(y, wanted[number % 2]) for number, y in enumerate(found))
+    assert all(torch.equal(y, wanted[number % 2]) for number, y in enumerate(actual))
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one GPU only")
@@ -161,7 +161,7 @@ def test_weights_written_just_before_are_read():
 def test_weights_that_a_kernel_writes_just_before_are_read_in_a_graph(rows):
     """The same with nothing between the write and the product but the order of the stream: the host takes no time."""
     target, x = layer((4096, 2560)).cuda(), inputs(rows, 2560, dtype=torch.bfloat16).cuda()
-    sources, wanted, found = [target.w_packed.clone(), target.w_packed.flip(0).contiguous()], [], []
+    sources, wanted, actual = [target.w_packed.clone(), target.w_packed.flip(0).contiguous()], [], []
     for source in sources:
         target.w_packed.copy_(source)
         torch.cuda.synchronize()
@@ -170,10 +170,10 @@ def test_weights_that_a_kernel_writes_just_before_are_read_in_a_graph(rows):
     with torch.cuda.graph(graph):
         for turn in range(20):
             torch.bitwise_or(sources[turn % 2], 0, out=target.w_packed)
-            found.append(target(x))
+            actual.append(target(x))
     for _ in range(25):
         graph.replay()
-        assert all(torch.equal(y, wanted[turn % 2]) for turn, y in enumerate(found))
+        assert all(torch.equal(y, wanted[turn % 2]) for turn, y in enumerate(actual))
 
 
 def test_views_at_odd_addresses_and_with_gaps():

@@ -39,8 +39,8 @@ def test_gradients_outlive_the_next_backward_passes_in_all_threads(dtype):
         return [gradients(layer, *work[index]) for _ in range(20)]
 
     with ThreadPoolExecutor(threads) as pool:
-        for expected, found in zip(alone, pool.map(train, range(threads)), strict=True):
-            for dx, dw in found:
+        for expected, result in zip(alone, pool.map(train, range(threads)), strict=True):
+            for dx, dw in result:
                 torch.testing.assert_close((dx, dw), tuple(expected), rtol=0, atol=0)
 
 

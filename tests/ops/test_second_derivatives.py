@@ -148,12 +148,12 @@ def both(kind):
     return run, run_plain, inputs
 
 
-def assert_alike(found, expected, tolerance=None):
+def assert_alike(result, expected, tolerance=None):
     if isinstance(expected, torch.Tensor):
-        torch.testing.assert_close(found, expected, **(tolerance or CLOSE))
+        torch.testing.assert_close(result, expected, **(tolerance or CLOSE))
         return
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
+    assert len(result) == len(expected)
+    for one, other in zip(result, expected, strict=True):
         assert_alike(one, other, tolerance)
 
 
@@ -180,17 +180,17 @@ def test_products_with_hessians(kind):
 def test_a_penalty_on_the_gradient_is_trained_through(kind):
     """By `create_graph=True` and `backward`, through the modules themselves and their own parameters."""
     ours, plain = network(kind)
-    found = []
+    result = []
     for layers in (ours, plain):
         x = torch.randn(ROWS, IN, generator=torch.Generator().manual_seed(1)).requires_grad_()
         y = layers[2](layers[1](layers[0](x).tanh()))
         (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
         leaves = [x, *(p for p in layers.parameters() if p.requires_grad)]
         loss = dx.square().sum() + y.sum()
-        found.append(torch.autograd.grad(loss, leaves, retain_graph=True, create_graph=True, allow_unused=True))
-        third = sum(g.square().sum() for g in found[-1] if g is not None)
-        found[-1] += torch.autograd.grad(third, leaves)
-    ours_found, expected = ([g for g in each if g is not None] for each in found)
+        result.append(torch.autograd.grad(loss, leaves, retain_graph=True, create_graph=True, allow_unused=True))
+        third = sum(g.square().sum() for g in result[-1] if g is not None)
+        result[-1] += torch.autograd.grad(third, leaves)
+    ours_found, expected = ([g for g in each if g is not None] for each in result)
     assert_alike(ours_found, expected, {"rtol": 1e-3, "atol": 1e-4})  # third derivatives have terms that cancel
 
 
@@ -229,9 +229,9 @@ def test_creating_a_graph_changes_no_gradient(use_rms_norm):
     plain, graphed = (
         torch.autograd.grad(layer(x).square().sum(), leaves, create_graph=create) for create in (False, True)
     )
-    for found, expected in zip(graphed, plain, strict=True):
-        assert found.grad_fn is not None
-        torch.testing.assert_close(found, expected, **CLOSE)
+    for result, expected in zip(graphed, plain, strict=True):
+        assert result.grad_fn is not None
+        torch.testing.assert_close(result, expected, **CLOSE)
 
 
 def test_codes_and_no_activations_are_kept_for_the_backward_pass():

@@ -183,9 +183,9 @@ def test_autocast_casts_the_input_and_nothing_else(backward_inside):
             loss.backward()
     if not backward_inside:
         loss.backward()
-    for found, expected in zip((y, x.grad, w.grad, bias.grad), plain, strict=True):
-        assert found.dtype == expected.dtype
-        assert torch.equal(found, expected)
+    for result, expected in zip((y, x.grad, w.grad, bias.grad), plain, strict=True):
+        assert result.dtype == expected.dtype
+        assert torch.equal(result, expected)
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ EXTREMES = st.sampled_from([None, 0.0, 1e-41, 127.0, -128.0, 6e4])
 
 def kernels_of(op):
     """Those that run on a CPU, one parameter each."""
-    found = [kernel for kernel in registry.kernels(op) if not kernel.name.startswith("triton.")]
-    return pytest.mark.parametrize("kernel", found, ids=lambda kernel: kernel.name)
+    result = [kernel for kernel in registry.kernels(op) if not kernel.name.startswith("triton.")]
+    return pytest.mark.parametrize("kernel", result, ids=lambda kernel: kernel.name)
 
 
 def draw(shape, extreme, dtype):
@@ -100,10 +100,10 @@ def test_the_scale_is_the_same_for_any_number_of_threads(threads):
     wanted = ops.quantize_weight(w, layout)
     try:
         set_num_threads(threads)
-        found = ops.quantize_weight(w, layout)
+        result = ops.quantize_weight(w, layout)
     finally:
         set_num_threads(None)  # as torch has it
-    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(result, wanted, strict=True))
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])

@@ -30,9 +30,9 @@ def asked(monkeypatch):
             self.append(problem)
             return self.answer
 
-    found = Asked()
-    monkeypatch.setattr(registry, "candidates", found)
-    return found
+    result = Asked()
+    monkeypatch.setattr(registry, "candidates", result)
+    return result
 
 
 def test_the_first_kernel_with_its_first_config(asked):

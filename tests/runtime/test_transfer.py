@@ -56,10 +56,10 @@ def test_what_one_machine_found_another_one_knows(path, other):
 
 
 def test_what_was_measured_here_stays(path, other):
-    own = replace(TUNED, microseconds=5.0)
-    other.store(PROBLEMS[0], own)
+    result = replace(TUNED, microseconds=5.0)
+    other.store(PROBLEMS[0], result)
     assert transfer.import_tuned(other, path) == 2
-    assert other.find(PROBLEMS[0]) == own
+    assert other.find(PROBLEMS[0]) == result
 
 
 def test_another_machine_is_refused_as_a_whole_and_taken_by_force(path, other):

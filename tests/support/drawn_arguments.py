@@ -134,10 +134,10 @@ def wrong_layouts(value):
     """The same numbers, laid out in memory otherwise than by strides."""
     if not value.dim():
         return []
-    found = [value.to_sparse()] + ([value.to_sparse_csr()] if value.dim() == 2 else [])
+    result = [value.to_sparse()] + ([value.to_sparse_csr()] if value.dim() == 2 else [])
     if value.dtype == torch.float32 and value.dim() < 6:
-        found.append(value.to_mkldnn())
-    return found
+        result.append(value.to_mkldnn())
+    return result
 
 
 def wrong_options(op, name):

@@ -18,23 +18,23 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = ("hello", "the", "world", "then", "he")
 
 
-def add_tokens(found: Tokenizer) -> Tokenizer:
+def add_tokens(result: Tokenizer) -> Tokenizer:
     """With special tokens, one that is not special, and the beginning of a text."""
-    found.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL])
-    found.add_tokens([AddedToken("[TOOL]", special=False, normalized=False)])
-    begin = found.token_to_id("<s>")
-    found.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", begin)])
-    return found
+    result.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL])
+    result.add_tokens([AddedToken("[TOOL]", special=False, normalized=False)])
+    begin = result.token_to_id("<s>")
+    result.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", begin)])
+    return result
 
 
 def byte_level() -> Tokenizer:
     """GPT-2's and Llama 3's kind."""
-    found = Tokenizer(models.BPE())
-    found.pre_tokenizer, found.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    result = Tokenizer(models.BPE())
+    result.pre_tokenizer, result.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=280, special_tokens=list(SPECIAL), initial_alphabet=alphabet)
-    found.train_from_iterator(["hello the world and then the world"], trainer)
-    return add_tokens(found)
+    result.train_from_iterator(["hello the world and then the world"], trainer)
+    return add_tokens(result)
 
 
 def pieces(vocabulary: dict[str, int]) -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -60,23 +60,23 @@ def with_fallback() -> dict[str, int]:
 def llama() -> Tokenizer:
     """Llama 2's and Mistral's kind: a normalizer puts spaces in, the decoder strips the first."""
     vocabulary, merges = pieces(with_fallback())
-    found = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    found.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
-    found.decoder = decoders.Sequence(
+    result = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    result.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
+    result.decoder = decoders.Sequence(
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    return add_tokens(found)
+    return add_tokens(result)
 
 
 def metaspace() -> Tokenizer:
     """The same with Metaspace."""
     vocabulary, merges = pieces(with_fallback())
-    found = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True))
-    found.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    found.decoder = decoders.Sequence(
+    result = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True))
+    result.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    result.decoder = decoders.Sequence(
         [decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="first", split=False)]
     )
-    return add_tokens(found)
+    return add_tokens(result)
 
 
 def unigram() -> Tokenizer:
@@ -84,38 +84,38 @@ def unigram() -> Tokenizer:
     names = [*SPECIAL[:3], SPACE, *LETTERS, *(SPACE + word for word in WORDS)]
     scores = [(name, -1.0 - index / 10) for index, name in enumerate(names)]
     scores += [(f"<0x{byte:02X}>", -20.0) for byte in range(256)]
-    found = Tokenizer(models.Unigram(scores, unk_id=0, byte_fallback=True))
-    found.normalizer = normalizers.Replace(Regex(" {2,}"), " ")
-    found.pre_tokenizer = pre_tokenizers.Metaspace()
-    found.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
-    return add_tokens(found)
+    result = Tokenizer(models.Unigram(scores, unk_id=0, byte_fallback=True))
+    result.normalizer = normalizers.Replace(Regex(" {2,}"), " ")
+    result.pre_tokenizer = pre_tokenizers.Metaspace()
+    result.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+    return add_tokens(result)
 
 
 def word_piece() -> Tokenizer:
     """BERT's kind: lower case, parts of words begin with ##."""
     names = [*SPECIAL, *LETTERS, *(f"##{letter}" for letter in LETTERS), *WORDS, *".,'!?"]
-    found = Tokenizer(models.WordPiece({name: index for index, name in enumerate(names)}, unk_token="<unk>"))
-    found.normalizer, found.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    found.decoder = decoders.WordPiece()
-    return add_tokens(found)
+    result = Tokenizer(models.WordPiece({name: index for index, name in enumerate(names)}, unk_token="<unk>"))
+    result.normalizer, result.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    result.decoder = decoders.WordPiece()
+    return add_tokens(result)
 
 
 def word_level() -> Tokenizer:
     """Whole words, and no decoder: the library puts spaces between tokens."""
-    found = Tokenizer(
+    result = Tokenizer(
         models.WordLevel({name: index for index, name in enumerate([*SPECIAL, *WORDS])}, unk_token="<unk>")
     )
-    found.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return add_tokens(found)
+    result.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return add_tokens(result)
 
 
 def word_ends() -> Tokenizer:
     """The first BPE's kind: the last part of a word ends with </w>."""
     names = [*SPECIAL, *LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
     vocabulary = {name: index for index, name in enumerate(names)}
-    found = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", end_of_word_suffix="</w>"))
-    found.pre_tokenizer, found.decoder = pre_tokenizers.WhitespaceSplit(), decoders.BPEDecoder()
-    return add_tokens(found)
+    result = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", end_of_word_suffix="</w>"))
+    result.pre_tokenizer, result.decoder = pre_tokenizers.WhitespaceSplit(), decoders.BPEDecoder()
+    return add_tokens(result)
 
 
 KINDS = (byte_level, llama, metaspace, unigram, word_piece, word_level, word_ends)

@@ -23,9 +23,9 @@ SHAPES = [(64, 96), (4096, 1024), (128, 96)]
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
     """An empty cache."""
-    found = TuningCache(tmp_path / "tuned")
-    monkeypatch.setattr(calls, "DISPATCHER", Dispatcher(found))
-    return found
+    actual = TuningCache(tmp_path / "tuned")
+    monkeypatch.setattr(calls, "DISPATCHER", Dispatcher(actual))
+    return actual
 
 
 @pytest.fixture
@@ -203,8 +203,8 @@ def test_a_model_and_its_device_must_agree(tuned):
 def test_a_report_tells_what_was_gained():
     problem = Problem("rms_norm", "cpu", 1, 8, 8)
     times = [(1.0, 3.0), (2.0, 2.0), (2.0, 3.0)]
-    found = [Outcome(problem, "tuned", Tuned("k", 1, {}, *pair)) for pair in times]
-    text = str(Report((*found, Outcome(problem, "left")), 1.25))
+    actual = [Outcome(problem, "tuned", Tuned("k", 1, {}, *pair)) for pair in times]
+    text = str(Report((*actual, Outcome(problem, "left")), 1.25))
     assert "4 problems in 1.2 s: 3 tuned now; 1 left for want of time" in text
     assert "2 of 3 run faster than with the default config, in the median 2.25 times, at most 3.00" in text
 

@@ -18,10 +18,10 @@ ON_H200 = Problem("quantized_linear", "cuda", 16, 512, 512, "i2/planes", "a8", "
 
 def test_configs_are_compiled_and_the_same_one_once():
     with Compilers(processes=2) as compilers:
-        found = [compilers.submit((LINEAR, one.kernel.name, one.config)) for one in contenders(LINEAR)]
-        assert [one.result(timeout=300) for one in found] == [None] * len(found)
+        result = [compilers.submit((LINEAR, one.kernel.name, one.config)) for one in contenders(LINEAR)]
+        assert [one.result(timeout=300) for one in result] == [None] * len(result)
         first = contenders(LINEAR)[0]
-        assert compilers.submit((LINEAR, first.kernel.name, first.config)) is found[0]
+        assert compilers.submit((LINEAR, first.kernel.name, first.config)) is result[0]
         assert 1 <= len(compilers._all) <= 2
     assert not any(process.alive for process in compilers._all)
 

@@ -28,24 +28,24 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
     """An empty cache, and a roofline that takes no time."""
-    found = TuningCache(tmp_path / "tuned")
-    monkeypatch.setattr(calls, "DISPATCHER", Dispatcher(found))
+    result = TuningCache(tmp_path / "tuned")
+    monkeypatch.setattr(calls, "DISPATCHER", Dispatcher(result))
     monkeypatch.setattr(limits, "DOT4_STEPS", 100)
     monkeypatch.setattr(limits, "AMX_STEPS", 100)
     for backend in (limits, fallback_limits):
         monkeypatch.setattr(backend, "READ_BYTES", 1 << 16)
     measuring.measured.cache_clear()
-    yield found
+    yield result
     measuring.measured.cache_clear()
 
 
 def test_what_is_not_tuned_is_measured_now(cache):
-    (found,) = bitnet_jit.explain(LAYER, 4)
-    assert found.choice.problem.rows == 4
-    assert 0 < found.microseconds < 1e6
-    assert found.share == found.roofline.min_microseconds(found.work) / found.microseconds
-    text = str(found)
-    assert found.choice.kernel.name in text
+    (result,) = bitnet_jit.explain(LAYER, 4)
+    assert result.choice.problem.rows == 4
+    assert 0 < result.microseconds < 1e6
+    assert result.share == result.roofline.min_microseconds(result.work) / result.microseconds
+    text = str(result)
+    assert result.choice.kernel.name in text
     assert "nothing was tuned" in text
     assert "triton: serves cuda, not cpu" in text
     assert "roofline" in text
@@ -53,8 +53,8 @@ def test_what_is_not_tuned_is_measured_now(cache):
 
 
 def test_what_is_tuned_is_told_as_it_was_found(cache):
-    (found,) = bitnet_jit.explain(LAYER)
-    choice = found.choice
+    (result,) = bitnet_jit.explain(LAYER)
+    choice = result.choice
     tuned = Tuned(
         choice.kernel.name,
         choice.kernel.version,
@@ -78,9 +78,9 @@ def test_what_is_tuned_is_told_as_it_was_found(cache):
 
 def test_each_problem_of_a_model_is_explained(cache):
     layers = nn.Sequential(LAYER, bitnet_jit.RMSNorm(64), bitnet_jit.PackedBitLinear(64, 96, bias=False))
-    found = bitnet_jit.explain(layers, 2)
-    assert [one.choice.problem.op for one in found] == ["bit_linear", "rms_norm", "bit_linear"]
-    assert str(found).count("kernel ") == 3
+    result = bitnet_jit.explain(layers, 2)
+    assert [one.choice.problem.op for one in result] == ["bit_linear", "rms_norm", "bit_linear"]
+    assert str(result).count("kernel ") == 3
 
 
 def test_what_cannot_be_timed_has_no_time(cache, monkeypatch):
@@ -88,10 +88,10 @@ def test_what_cannot_be_timed_has_no_time(cache, monkeypatch):
         raise RuntimeError("a graph cannot hold this")
 
     monkeypatch.setattr(module, "tune", cannot)
-    (found,) = bitnet_jit.explain(LAYER)
-    assert found.microseconds is None
-    assert found.share is None
-    assert "time" not in str(found)
+    (result,) = bitnet_jit.explain(LAYER)
+    assert result.microseconds is None
+    assert result.share is None
+    assert "time" not in str(result)
 
 
 @pytest.mark.parametrize("rows", [0, -1, 1.5, True])
@@ -138,7 +138,7 @@ def test_rooflines_without_numba_or_a_place_to_keep_them(cache, monkeypatch, cap
         measuring, "write_beside_and_rename", lambda file, content: (_ for _ in ()).throw(OSError("full"))
     )
     with caplog.at_level("INFO", "bitnet_jit"):
-        found = roofline(CPU)
-    assert found.bytes > 1e6
-    assert found.operations == 0.0
+        result = roofline(CPU)
+    assert result.bytes > 1e6
+    assert result.operations == 0.0
     assert "cannot be written" in caplog.text

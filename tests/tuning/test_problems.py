@@ -22,12 +22,12 @@ def decoder():
 
 @pytest.mark.parametrize("rows", [1, 3, 16])
 def test_the_problems_of_a_decoder_are_those_that_it_asks_for(decoder, rows):
-    found = problems_of_model(decoder, [rows])
+    result = problems_of_model(decoder, [rows])
     calls.forget()
     with torch.no_grad():
         decoder.hidden(torch.zeros(rows, 1, dtype=torch.int64), decoder.new_cache(rows))
-    assert set(found) == set(calls.DISPATCHER.problems())
-    products = sum(count for problem, count in found.items() if problem.op == "quantized_linear")
+    assert set(result) == set(calls.DISPATCHER.problems())
+    products = sum(count for problem, count in result.items() if problem.op == "quantized_linear")
     assert products == 4 * decoder.config.num_layers
 
 
@@ -47,18 +47,18 @@ def test_the_problems_of_any_module_are_those_of_its_layers_and_norms(dtype):
         PackedBitLinear.from_codes(codes, torch.ones(32), torch.zeros(32, dtype=dtype)),
         PackedBitLinear.from_codes(codes.T, torch.tensor(0.5), activation="a16", format="t5"),
     )
-    found = problems_of_model(model, [4])
+    result = problems_of_model(model, [4])
     calls.forget()
     with torch.no_grad():
         model(torch.randn(4, 64, dtype=dtype))
-    assert set(found) == set(calls.DISPATCHER.problems())
+    assert set(result) == set(calls.DISPATCHER.problems())
 
 
 def test_the_problem_of_a_shape_is_that_of_a_layer():
-    (found,) = problems_of_shapes([(32, 64)], [5], torch.device("cpu"))
+    (result,) = problems_of_shapes([(32, 64)], [5], torch.device("cpu"))
     calls.forget()
     PackedBitLinear.from_codes(torch.ones(32, 64, dtype=torch.int8), torch.tensor(0.5))(torch.randn(5, 64))
-    assert calls.DISPATCHER.problems() == (found,)
+    assert calls.DISPATCHER.problems() == (result,)
 
 
 @pytest.mark.parametrize("name", [name for name, op in OPS.items() if op.by_kernels])
@@ -81,13 +81,13 @@ def test_codes_and_sums_are_recorded_as_they_are_asked_for():
         torch.ops.bitnet_jit.silu_mul_norm_quantize(x, x, None, 0.0)
         torch.ops.bitnet_jit.quantize_activation(x)
 
-    with recording.recorded(torch.device("cpu")) as found:
+    with recording.recorded(torch.device("cpu")) as result:
         run("meta")
     calls.forget()
     run("cpu")
-    assert set(found) == set(calls.DISPATCHER.problems())
+    assert set(result) == set(calls.DISPATCHER.problems())
     run("meta")
-    assert sum(found.values()) == 4
+    assert sum(result.values()) == 4
 
 
 def layer_on(device):

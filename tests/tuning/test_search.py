@@ -31,23 +31,23 @@ class Machine:
 @pytest.mark.parametrize("effort", EFFORTS)
 @given(true=st.lists(st.floats(1.0, 1000.0), min_size=1, max_size=30))
 def test_without_noise_it_is_the_fastest_or_the_default_that_is_as_fast(effort, true):
-    found = search(len(true), Machine(true), EFFORTS[effort])
-    assert found.microseconds == true[found.best]
-    assert found.default_microseconds == true[0]
-    assert true[found.best] <= min(true) * GAIN
-    assert found.best == 0 or true[0] >= GAIN * true[found.best]
+    result = search(len(true), Machine(true), EFFORTS[effort])
+    assert result.microseconds == true[result.best]
+    assert result.default_microseconds == true[0]
+    assert true[result.best] <= min(true) * GAIN
+    assert result.best == 0 or true[0] >= GAIN * true[result.best]
     timed = [time for number, time in enumerate(true) if number == 0 or time <= FAR_BEHIND * min(true)]
-    timed.remove(true[found.best])
-    assert found.runner_up_microseconds == (min(timed) if timed else None)
-    assert (found.runner_up is None) == (not timed)
+    timed.remove(true[result.best])
+    assert result.runner_up_microseconds == (min(timed) if timed else None)
+    assert (result.runner_up is None) == (not timed)
 
 
 @pytest.mark.parametrize("seed", range(50))
 def test_with_noise_it_is_within_a_twentieth_of_the_fastest(seed):
     true = [random.Random(seed).uniform(5, 10) for _ in range(20)]
-    found = search(20, Machine(true, noise=0.05, seed=seed), EFFORTS["full"])
-    assert found is not None
-    assert true[found.best] <= CLEAR * min(true)
+    result = search(20, Machine(true, noise=0.05, seed=seed), EFFORTS["full"])
+    assert result is not None
+    assert true[result.best] <= CLEAR * min(true)
 
 
 def test_two_searches_agree_on_what_is_clearly_apart():
@@ -64,8 +64,8 @@ def test_what_gains_nothing_is_not_chosen():
 @pytest.mark.parametrize("busy", [3, 4, 5])
 def test_a_neighbour_that_comes_or_goes_at_the_end_is_waited_for(busy):
     machine = Machine([10.0, 8.0], neighbour=lambda measurement: 2.0 if measurement == busy else 1.0)
-    found = search(2, machine, EFFORTS["quick"])
-    assert (found.best, found.microseconds, found.default_microseconds) == (1, 8.0, 10.0)
+    result = search(2, machine, EFFORTS["quick"])
+    assert (result.best, result.microseconds, result.default_microseconds) == (1, 8.0, 10.0)
 
 
 def test_a_neighbour_that_comes_and_goes_all_the_time_leaves_nothing_found():
@@ -103,8 +103,8 @@ def test_quick_takes_a_tenth_of_the_time():
 
 
 def test_one_contender_alone_is_the_default():
-    found = search(1, Machine([5.0]), EFFORTS["quick"])
-    assert (found.best, found.runner_up, found.runner_up_microseconds) == (0, None, None)
+    result = search(1, Machine([5.0]), EFFORTS["quick"])
+    assert (result.best, result.runner_up, result.runner_up_microseconds) == (0, None, None)
 
 
 def busy(stop, seed):
@@ -124,11 +124,11 @@ def test_beside_threads_that_come_and_go_nothing_wrong_is_found():
     for neighbour in neighbours:
         neighbour.start()
     try:
-        found = [search(2, lambda n, s: in_turns([runs[i] for i in n], s), EFFORTS["quick"]) for _ in range(20)]
+        result = [search(2, lambda n, s: in_turns([runs[i] for i in n], s), EFFORTS["quick"]) for _ in range(20)]
     finally:
         stop.set()
         for neighbour in neighbours:
             neighbour.join()
-    assert {one.best for one in found if one is not None} <= {1}
+    assert {one.best for one in result if one is not None} <= {1}
     alone = search(2, lambda n, s: in_turns([runs[i] for i in n], s), EFFORTS["full"])
     assert alone is None or alone.best == 1

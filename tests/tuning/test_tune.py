@@ -131,19 +131,19 @@ def test_few_rows_find_their_weights_in_memory(monkeypatch):
     monkeypatch.setattr(synthetic, "COLD_BYTES", 64 * 96)
     sets = argument_sets(LINEAR, torch.device("cpu"))
     place = OPS["bit_linear"].spec.operands.index("w_packed")
-    weights = [found[place] for found in sets]
+    weights = [result[place] for result in sets]
     assert len({weight.data_ptr() for weight in weights}) == len(weights) >= 4
     assert all(torch.equal(weight, weights[0]) for weight in weights)
-    assert all(found[0] is sets[0][0] for found in sets)
+    assert all(result[0] is sets[0][0] for result in sets)
     assert len(argument_sets(dataclasses.replace(LINEAR, rows=32), torch.device("cpu"))) == 1
 
 
 def test_kernels_in_plain_torch_compete_where_there_is_nothing_else(monkeypatch):
-    names = {found.kernel.name.partition(".")[0] for found in contenders.contenders(LINEAR)}
+    names = {result.kernel.name.partition(".")[0] for result in contenders.contenders(LINEAR)}
     assert "torch" not in names
     only = [kernel for kernel in registry.candidates(LINEAR)[0] if kernel.name.startswith("torch.")]
     monkeypatch.setattr(registry, "candidates", lambda problem: (only, {}))
-    assert [found.kernel for found in contenders.contenders(LINEAR)] == only
+    assert [result.kernel for result in contenders.contenders(LINEAR)] == only
 
 
 def ask(monkeypatch, tmp_path, value):
