@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from bitnet_jit.devices.kind import ADDRESSES
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.system.memory import in_words, total_memory
-
-ADDRESSES = 2**47  # bytes that a process can address
 
 
 def check_fits(what: str, num_bytes: int, device_type: str = "cpu") -> None:

@@ -16,7 +16,7 @@ from bitnet_jit.dtypes import FLOATS
 from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.backend import Call
 from bitnet_jit.ops.arguments import Tensor
-from bitnet_jit.ops.calls import kernel_call
+from bitnet_jit.ops.calls import make_call
 from bitnet_jit.ops.linear import multiply_adds
 from bitnet_jit.ops.op import define
 from bitnet_jit.ops.scratch import scratch
@@ -37,9 +37,10 @@ SPEC = OpSpec(
 
 def make_input_grad(values: tuple[Any, ...], seen: Seen) -> Call:
     """Return what runs such arguments."""
-    if not is_dense(SPEC.problem(seen)):
-        return kernel_call(SPEC, values, seen)
     dy, *weight = values
+    problem = SPEC.problem(seen)
+    if not is_dense(problem):
+        return make_call(problem, SPEC.operands_of(problem, seen.sizes[...]), dy.device)
     return dense(DEQUANTIZE_WEIGHT.find(*weight, dy.dtype), (seen.sizes["N"], seen.sizes["K"]), dy.dtype)
 
 

@@ -4,7 +4,7 @@ A call is written as source text for its kernel's operands, as dataclasses write
 microsecond counts here, and a loop over operands takes several.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from bitnet_jit.devices.strided import NO_MEMORY, strides
 from bitnet_jit.devices.threads import THREADS
 from bitnet_jit.devices.workspace import Workspace
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.kernels.backend import Call
 from bitnet_jit.kernels.numba.bound import Bound
 from bitnet_jit.kernels.numba.threads.openmp import Fork
 from bitnet_jit.kernels.operands import Operands
@@ -22,7 +23,6 @@ FORK = Fork()
 WORKSPACE = Workspace()
 # (shape, strides, dtype) -> a tensor; as Inductor's code allocates, in half the time of new_empty
 empty_strided: Any = guards._empty_strided_cpu  # type: ignore[attr-defined]
-Call = Callable[..., Any]
 
 
 def bind_call(bound: Bound, operands: Operands) -> Call:

@@ -15,6 +15,7 @@ from torch._C._dynamo import guards
 from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.devices.strided import NO_MEMORY, strides
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.kernels.backend import Call
 from bitnet_jit.kernels.operands import Operands
 from bitnet_jit.kernels.triton.device.launch import ALIGN, Bound, Run, compiled, prepare
 from bitnet_jit.kernels.triton.device.target import interpreted
@@ -23,7 +24,6 @@ GATED = ("gate", "up")  # may be parts of a wider tensor: launches are handed th
 NUMBERS = {"eps": 1e-5, "row_stride": ALIGN}  # examples
 # (shape, strides, dtype) -> a tensor on the current device; as Inductor's code allocates, in half the time of new_empty
 empty_strided: Any = getattr(guards, "_empty_strided_cpu" if interpreted() else "_empty_strided_cuda")
-Call = Callable[..., Any]
 Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 
