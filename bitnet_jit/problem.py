@@ -6,6 +6,8 @@ MAX_IN_FEATURES = 2**18  # below this no int32 accumulator of any kernel can ove
 EPS = 1e-5  # quantizers divide by no smaller absolute maximum or mean (arXiv 2402.17764, eq. 3)
 SCALES = ("tensor", "row", "group")  # of a weight, by the number of dimensions of their tensor
 ACTIVATIONS = ("a8", "a16")
+MAX_HEAD_DIM = 512
+PAGE = 64  # tokens whose keys and values lie in one page of a cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,10 @@ class Problem:
         scale: "tensor", "row", "group", or "" where there is none.
         group_size: inputs that share a scale; 0 unless `scale` is "group".
         bias: dtype of the bias, or of a norm's weight; "" where there is none.
+        heads: of queries; 0 where there is no attention, as for the next three.
+        kv_heads: heads of keys and values.
+        head_dim: numbers of a head.
+        cache_dtype: dtype of cached keys and values; "".
         device: fingerprint of the device; two unlike devices never share one.
         gpu: the GPU, or None on other devices.
     """
@@ -58,6 +64,10 @@ class Problem:
     scale: str = ""
     group_size: int = 0
     bias: str = ""
+    heads: int = 0
+    kv_heads: int = 0
+    head_dim: int = 0
+    cache_dtype: str = ""
     device: str = ""
     gpu: Gpu | None = None
 
@@ -67,6 +77,8 @@ class Problem:
         words += [f"layout {self.layout}"] if self.layout else []
         words += [f"{self.scale} scales"] if self.scale else []
         words += [self.activation] if self.activation else []
+        words += [f"{self.heads} heads of {self.head_dim} on {self.kv_heads}"] if self.heads else []
+        words += [f"cache {self.cache_dtype}"] if self.cache_dtype else []
         return ", ".join(words)
 
 

@@ -35,6 +35,7 @@ class Operands:
         inputs: the tensors among them.
         outputs: what the call returns, in order.
         leading: the leading dimensions, whose product is the number of rows; () for an op on a weight.
+        varying: the call serves any number of rows: leading and the shapes are an example.
     """
 
     problem: "Problem"
@@ -42,6 +43,7 @@ class Operands:
     inputs: tuple[Operand, ...]
     outputs: tuple[Operand, ...]
     leading: tuple[int, ...]
+    varying: bool = False
 
     @property
     def rows(self) -> int:

@@ -4,6 +4,7 @@ Options are checked before tensors, so the tensors of a layer are compared with 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ import torch
 from bitnet_jit.dtypes import FLOATS, dtype_name
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
+from bitnet_jit.kernels.operands import Operands
 from bitnet_jit.ops.shapes import MAX_SIZES, Seen, Shape, certainly
 
 MAX_INT = 2**63 - 1  # of the numbers that torch's ops take
@@ -44,6 +46,8 @@ class Tensor:
         optional: whether None may stand for it.
         like: another argument, whose dtype it has to have.
         field: the field of Problem that holds its dtype, where several are allowed.
+        written: the letter of torch's schemas for a tensor that the op writes into, which has to be contiguous; "".
+        synthetic: operands of a call -> its values there, for calls that are timed or compared; None: any will do.
     """
 
     name: str
@@ -52,10 +56,14 @@ class Tensor:
     optional: bool = False
     like: str = ""
     field: str = "x_dtype"
+    written: str = ""
+    synthetic: Callable[[Operands], torch.Tensor] | None = None
 
     @property
     def schema_type(self) -> str:
         """Return torch's word for its type in a schema."""
+        if self.written:
+            return f"Tensor({self.written}!)"
         return "Tensor?" if self.optional else "Tensor"
 
     def check_kind(self, value: Any) -> None:
@@ -83,6 +91,10 @@ class Tensor:
         name, first = next(iter(seen.values.items()))
         if value.device != first.device:
             raise InvalidInput(f"{self.name}: is on {value.device}, {name} on {first.device}; move one of them")
+        if self.written and not value.is_contiguous():
+            raise InvalidInput(
+                f"{self.name}: is written into, so that it has to be contiguous, got the strides {value.stride()}"
+            )
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from bitnet_jit.kernels.backend import Call
 from bitnet_jit.ops.arguments import Argument, Tensor
 from bitnet_jit.ops.call_cache import keep, new_calls
+from bitnet_jit.problem import rows_bucket
 
 if TYPE_CHECKING:
     from bitnet_jit.ops.shapes import Seen
     from bitnet_jit.ops.spec import OpSpec
 
-FACTS = ("shape", "dtype", "device", "layout")  # of a tensor, that checks look at
-NO_KEY = (AttributeError, RuntimeError, TypeError)  # of what is no tensor, of a nested one, of an option without a hash
+FACTS = ("dtype", "device", "layout")  # of a tensor beside its shape, that checks look at
+NO_KEY = (AttributeError, IndexError, RuntimeError, TypeError)  # of no tensor, few dimensions, nested, without a hash
 SOURCE = """
 def key_of({parameters}):
     return ({facts},)
@@ -54,10 +55,15 @@ class Lookup:
             op=spec.name,
             parameters=", ".join(map(parameter, spec.arguments)),
             names=", ".join(argument.name for argument in spec.arguments),
-            facts=", ".join(map(facts, spec.arguments)),
+            facts=", ".join(facts_of(spec)),
             operands=", ".join(spec.operands),
         )
-        scope: dict[str, Any] = {"get": self.calls.get, "find": self.find, "NO_KEY": NO_KEY}
+        scope: dict[str, Any] = {
+            "get": self.calls.get,
+            "find": self.find,
+            "NO_KEY": NO_KEY,
+            "rows_bucket": rows_bucket,
+        }
         exec(source, scope)
         self._key, self.run = scope["key_of"], scope[spec.name]
 
@@ -82,10 +88,41 @@ def parameter(argument: Argument) -> str:
     return argument.name if default is None else f"{argument.name}={default!r}"
 
 
-def facts(argument: Argument) -> str:
-    """Return what keys hold of an argument, as source text."""
+def facts_of(spec: "OpSpec") -> list[str]:
+    """Return what keys hold of each argument, as source text."""
+    known: dict[Any, str] = {}
+    return [facts(argument, spec.varying, known) for argument in spec.arguments]
+
+
+def facts(argument: Argument, varying: tuple[Any, ...], known: dict[Any, str]) -> str:
+    """Return what keys hold of an argument, as source text; `known` has source text for sizes that vary."""
     name = argument.name
     if not isinstance(argument, Tensor):
         return name
-    of_tensor = ", ".join(f"{name}.{fact}" for fact in FACTS)
+    shape = facts_of_shape(name, argument.shape, varying, known) if varying else [f"{name}.shape"]
+    of_tensor = ", ".join((*shape, *(f"{name}.{fact}" for fact in FACTS)))
+    of_tensor += f", {name}.is_contiguous()" if argument.written else ""
     return f"None if {name} is None else ({of_tensor})" if argument.optional else of_tensor
+
+
+def facts_of_shape(name: str, shape: Any, varying: tuple[Any, ...], known: dict[Any, str]) -> list[str]:
+    """Return what keys hold of a shape: sizes, and of those that vary whether they agree with the ones before."""
+    first = len(shape.names)
+    if not shape.has_rows and not any(getattr(size, "base", size) in varying for size in shape.names):
+        return [f"{name}.shape"]
+    if shape.has_rows:
+        leading = f"{name}.shape[:-{first}]" if first else f"{name}.shape"
+        result = [f"{leading} == {known[...]}" if ... in known else f"rows_bucket({leading}.numel())"]
+        known.setdefault(..., leading)
+    else:
+        result = [f"{name}.dim()"]
+    for place, size in enumerate(shape.names, -first):
+        source, base, more = f"{name}.shape[{place}]", getattr(size, "base", size), getattr(size, "more", 0)
+        if base not in varying:
+            result.append(source)
+        elif base in known:
+            result.append(f"{source} == {known[base]} + {more}")
+        else:
+            known[base] = f"({source} - {more})"
+            result.append(f"{source} > {more}")
+    return result

@@ -11,12 +11,30 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from bitnet_jit.problem import MAX_IN_FEATURES, SCALES
+from bitnet_jit.problem import MAX_HEAD_DIM, MAX_IN_FEATURES, SCALES
 
 if TYPE_CHECKING:
     from bitnet_jit.packing.layout import Layout
 
-MAX_SIZES = {"K": MAX_IN_FEATURES}  # of each size by name; the others have no limit
+MAX_SIZES = {"K": MAX_IN_FEATURES, "D": MAX_HEAD_DIM}  # of each size by name; the others have no limit
+
+
+@dataclass(frozen=True)
+class Plus:
+    """A size by the name of another one, and how much larger it is.
+
+    >>> str(Plus("R", 1))
+    'R + 1'
+    """
+
+    base: str
+    more: int
+
+    def __str__(self) -> str:
+        return f"{self.base} + {self.more}"
+
+
+Name = str | int | Plus  # of a size: a number stands for itself
 
 
 @dataclass
@@ -66,15 +84,15 @@ def differ(sizes: Sequence[Any], others: Sequence[Any]) -> bool:
 
 
 class Dims:
-    """Dimensions by the names of their sizes, such as `Dims(..., "K")`."""
+    """Dimensions by the names of their sizes, such as `Dims(..., "K")`; a number is a size that is always the same."""
 
     def __init__(self, *names: Any) -> None:
         self.has_rows = names[:1] == (...,)
-        self.names: tuple[str, ...] = names[self.has_rows :]
+        self.names: tuple[Name, ...] = names[self.has_rows :]
 
     def sizes(self, seen: Seen) -> tuple[Any, ...]:
         leading = seen.sizes[...] if self.has_rows else ()
-        return (*leading, *(seen.sizes[name] for name in self.names))
+        return (*leading, *(known_size(name, seen.sizes) for name in self.names))
 
     def fits(self, shape: Sequence[Any], seen: Seen) -> bool:
         first = len(shape) - len(self.names)
@@ -91,21 +109,40 @@ class Dims:
         ('(..., K) with K from 1 to 262144', '(3,)')
         """
         sizes = [str(size) for size in seen.sizes.get(..., ("...",))] if self.has_rows else []
-        sizes += [str(seen.sizes.get(name, name)) for name in self.names]
-        limits = [limits_of(name) for name in self.names if name not in seen.sizes]
+        known = [known_size(name, seen.sizes) for name in self.names]
+        sizes += [str(name if size is None else size) for name, size in zip(self.names, known, strict=True)]
+        limits = [limits_of(name) for name, size in zip(self.names, known, strict=True) if size is None]
         text = f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
         return f"{text} with {' and '.join(limits)}" if limits else text
 
 
-def size_fits(size: Any, name: str, seen: Seen) -> bool:
+def known_size(name: Name, sizes: dict[Any, Any]) -> Any:
+    """Return the size of a name, or None where it has not been seen."""
+    if isinstance(name, Plus):
+        base = sizes.get(name.base)
+        return None if base is None else base + name.more
+    return name if isinstance(name, int) else sizes.get(name)
+
+
+def size_fits(size: Any, name: Name, seen: Seen) -> bool:
     """Tell whether a size is within its limits, and the same as before where one is known by its name."""
+    if isinstance(name, int):
+        return not certainly(size != name)
+    if isinstance(name, Plus):
+        return size_fits(size - name.more, name.base, seen)
     known = seen.sizes.setdefault(name, size)
     return not (certainly(size < 1) or certainly(size > MAX_SIZES.get(name, size)) or certainly(size != known))
 
 
-def limits_of(name: str) -> str:
+def limits_of(name: Name) -> str:
     """Return the limits of a size, for a message."""
-    return f"{name} from 1 to {MAX_SIZES[name]}" if name in MAX_SIZES else f"{name} of at least 1"
+    if isinstance(name, Plus):
+        return limits_of(name.base)
+    return (
+        f"{name} from 1 to {MAX_SIZES[name]}"
+        if isinstance(name, str) and name in MAX_SIZES
+        else f"{name} of at least 1"
+    )
 
 
 class PackedShape:

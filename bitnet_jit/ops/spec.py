@@ -52,6 +52,11 @@ def never(problem: Problem) -> bool:
     return False
 
 
+def no_sizes(problem: Problem) -> dict[str, int]:
+    """Return no sizes: the problem tells all."""
+    return {}
+
+
 def no_operations(problem: Problem) -> int:
     """Return 0: the op is bound by its bytes."""
     return 0
@@ -70,6 +75,8 @@ class OpSpec:
         scale: of its problems, where no argument says it.
         exact: problem -> whether all kernels agree to the bit.
         operations: problem -> operations of a call, a multiply-add counted as two.
+        varying: sizes that a kept call does not fix, `...` among them: a call serves all of them in a bucket of rows.
+        examples: problem -> the sizes that it does not tell, in calls that are timed or compared.
     """
 
     name: str
@@ -80,6 +87,8 @@ class OpSpec:
     scale: str = ""
     exact: Callable[[Problem], bool] = never
     operations: Callable[[Problem], int] = no_operations
+    varying: tuple[Any, ...] = ()
+    examples: Callable[[Problem], dict[str, int]] = no_sizes
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -150,7 +159,7 @@ class OpSpec:
         """Return the problem that a call poses, whose arguments have been checked."""
         values, first = seen.values, seen.values[self.arguments[0].name]
         w_scale, by_field = values.get("w_scale"), {tensor.field: values[tensor.name] for tensor in self.tensors}
-        bias = by_field.get("bias")
+        bias, cache = by_field.get("bias"), by_field.get("cache_dtype")
         return Problem(
             op=self.name,
             device_type=first.device.type,
@@ -164,6 +173,10 @@ class OpSpec:
             scale=self.scale if w_scale is None else SCALES[w_scale.dim()],
             group_size=min(values.get("group_size", 0), MAX_IN_FEATURES),  # no input is outside of such a group
             bias="" if bias is None else dtype_name(bias.dtype),
+            heads=int(seen.sizes.get("H", 0)),
+            kv_heads=int(seen.sizes.get("KV", 0)),
+            head_dim=int(seen.sizes.get("D", 0)),
+            cache_dtype="" if cache is None else dtype_name(cache.dtype),
             device=fingerprint(first.device),
             gpu=find_gpu(first.device),
         )
@@ -172,7 +185,11 @@ class OpSpec:
         """Return the operands of a call that poses a problem, with its leading dimensions (none for a weight)."""
         seen = Seen(
             {"group_size": problem.group_size, "scale": problem.scale},
-            {...: tuple(leading), "K": problem.in_features, "N": problem.out_features},
+            {
+                **{...: tuple(leading), "K": problem.in_features, "N": problem.out_features},
+                **{"H": problem.heads, "KV": problem.kv_heads, "D": problem.head_dim},
+                **self.examples(problem),
+            },
             registry.get_layout(problem.layout) if problem.layout else None,
         )
         inputs = tuple(
@@ -190,7 +207,8 @@ class OpSpec:
             for output in self.outputs
         )
         has_rows = any(operand.has_rows for operand in inputs)
-        return Operands(problem, self.operands, inputs, outputs, tuple(leading) if has_rows else ())
+        leading = tuple(leading) if has_rows else ()
+        return Operands(problem, self.operands, inputs, outputs, leading, ... in self.varying)
 
 
 def input_dtype(tensor: Tensor, problem: Problem) -> str:

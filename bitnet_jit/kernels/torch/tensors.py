@@ -20,12 +20,15 @@ def bind_call(run: Callable[..., Any], operands: Operands) -> Callable[..., Any]
         rows = [a if shape is None else a.reshape(shape) for a, shape in zip(arguments, places, strict=True)]
         results = run(*rows)
         tensors: tuple[torch.Tensor, ...] = results if isinstance(results, tuple) else (results,)
-        shaped = tuple(tensor.reshape(output.shape) for tensor, output in zip(tensors, outputs, strict=True))
+        shapes = [output.shape for output in outputs]
+        if operands.varying:
+            shapes = [(*arguments[0].shape[:-1], *shape[len(operands.leading) :]) for shape in shapes]
+        shaped = tuple(tensor.reshape(shape) for tensor, shape in zip(tensors, shapes, strict=True))
         return shaped if len(shaped) > 1 else shaped[0]
 
     return call
 
 
 def in_rows(operand: Operand, operands: Operands) -> tuple[int, ...]:
-    """Return the shape of an operand whose leading dimensions are made one."""
-    return (operands.rows, *operand.shape[len(operands.leading) :])
+    """Return the shape of an operand whose leading dimensions are made one, for `reshape`."""
+    return (-1 if operands.varying else operands.rows, *operand.shape[len(operands.leading) :])

@@ -1,0 +1,103 @@
+"""`paged_attention`: rotates queries and keys, writes keys and values into the pages of a cache, and attends.
+
+A call has tokens of any mix of sequences; `reference.paged_attention` is what it means. What a token gets depends on its
+query, its keys and values, and its position alone, to the bit, whatever else is in the call.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from bitnet_jit.dtypes import FLOATS
+from bitnet_jit.kernels.operands import Operands
+from bitnet_jit.ops.arguments import Tensor
+from bitnet_jit.ops.calls import define_by_kernels
+from bitnet_jit.ops.shapes import Dims, Plus, Seen, certainly
+from bitnet_jit.ops.spec import OpSpec, Output
+from bitnet_jit.ops.vocabulary import OUT_ROWS, PER_ROW
+from bitnet_jit.problem import PAGE, Problem
+
+CONTEXT = 512  # tokens before those of a call, in calls that are timed
+
+
+class KeysShape(Dims):
+    """The shape of pages of keys: (P, KV, D, PAGE), whose heads are split in halves."""
+
+    def __init__(self) -> None:
+        super().__init__("P", "KV", "D", PAGE)
+
+    def fits(self, shape: Sequence[Any], seen: Seen) -> bool:
+        return super().fits(shape, seen) and not certainly(shape[2] % 2 != 0)
+
+    def words(self, seen: Seen) -> str:
+        return f"{super().words(seen)}, D even"
+
+
+class QkvShape(Dims):
+    """The shape of queries, keys and values side by side: (..., (H + 2 KV) D), where H is a multiple of KV."""
+
+    def __init__(self) -> None:
+        super().__init__(..., "K")
+
+    def fits(self, shape: Sequence[Any], seen: Seen) -> bool:
+        if not super().fits(shape, seen):
+            return False
+        kv_heads, head_dim = seen.sizes["KV"], seen.sizes["D"]
+        groups = shape[-1] // (kv_heads * head_dim) - 2
+        seen.sizes["H"], seen.sizes["N"] = groups * kv_heads, groups * kv_heads * head_dim
+        return not (certainly(groups < 1) or certainly(shape[-1] % (kv_heads * head_dim) != 0))
+
+    def words(self, seen: Seen) -> str:
+        kv_heads, head_dim = seen.sizes["KV"], seen.sizes["D"]
+        return f"(..., (H + {2 * kv_heads}) * {head_dim}) with H a multiple of {kv_heads}"
+
+
+def example_sizes(problem: Problem) -> dict[str, int]:
+    """Return the sizes of a call with one sequence, some of whose tokens are in the cache already."""
+    pages = -(-(CONTEXT + problem.rows) // PAGE)
+    return {"P": pages, "C": CONTEXT + problem.rows, "R": 1, "M": pages}
+
+
+def example_positions(operands: Operands) -> torch.Tensor:
+    """Return the positions behind those that are in the cache."""
+    return torch.arange(CONTEXT, CONTEXT + operands.rows, dtype=torch.int32).reshape(operands.leading)
+
+
+def example_starts(operands: Operands) -> torch.Tensor:
+    """Return where the one sequence begins and ends."""
+    return torch.tensor((0, operands.rows), dtype=torch.int32)
+
+
+def example_tables(operands: Operands) -> torch.Tensor:
+    """Return the pages of the one sequence: all, the last one first."""
+    pages = example_sizes(operands.problem)["P"]
+    return torch.arange(pages - 1, -1, -1, dtype=torch.int32).reshape(1, pages)
+
+
+def multiply_adds(problem: Problem) -> int:
+    """Return the operations of scores and weighted sums."""
+    return 4 * problem.rows * problem.out_features * (CONTEXT + problem.rows // 2)
+
+
+INTS, FLOAT = (torch.int32,), (torch.float32,)
+PAGED_ATTENTION = define_by_kernels(
+    OpSpec(
+        "paged_attention",
+        (
+            Tensor("qkv", FLOATS, QkvShape()),
+            Tensor("keys", FLOATS, KeysShape(), field="cache_dtype", written="a"),
+            Tensor("values", FLOATS, Dims("P", "KV", PAGE, "D"), like="keys", field="cache_dtype", written="b"),
+            Tensor("rotary", FLOAT, Dims("C", "D")),
+            Tensor("positions", INTS, PER_ROW, synthetic=example_positions),
+            Tensor("starts", INTS, Dims(Plus("R", 1)), synthetic=example_starts),
+            Tensor("tables", INTS, Dims("R", "M"), synthetic=example_tables),
+        ),
+        (Output("y", OUT_ROWS, "qkv"),),
+        leads="keys",
+        operations=multiply_adds,
+        varying=(..., "R", "M"),
+        examples=example_sizes,
+    )
+)
+paged_attention = PAGED_ATTENTION.eager
