@@ -27,6 +27,10 @@ class OutOfMemory(BitNetError, MemoryError):
     """A request needs more memory than there is; the message says which sizes."""
 
 
+class CacheFull(OutOfMemory):
+    """The pages of a cache do not suffice; the message says how many are needed, and nothing has changed."""
+
+
 class UnsupportedProblem(BitNetError, NotImplementedError):
     """No kernel takes a problem. `refusals` maps each kernel's name to its reason in words."""
 

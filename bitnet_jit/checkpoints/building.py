@@ -61,7 +61,6 @@ class Builder:
         """Return block `index`."""
         names = block_names(self.config, index)
         attention = PackedAttention(
-            self.config,
             self.norm(names.input_norm),
             self.linear(names.qkv),
             self.norm(names.attention_sub_norm) if self.config.sub_norms else None,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from bitnet_jit.generation.loop import generate, stream
+from bitnet_jit.generation.prompts import Continued
 from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.stopping import Stop
 from bitnet_jit.generation.tokenizer import Tokenizer
@@ -69,13 +70,14 @@ class Decoder(Network):
         top_p: float | None = None,
         seed: int | None = None,
         stop: Stop = (),
-    ) -> torch.Tensor:
-        """Continue prompts of equal length.
+        attention_mask: torch.Tensor | None = None,
+    ) -> Continued:
+        """Continue prompts, of equal length or not; each text has its own end.
 
         Numbers may be Python's, NumPy's, or tensors of no dimension.
 
         Args:
-            input_ids: (B, T) or (T,) integers: a tensor, or lists.
+            input_ids: (B, T) or (T,) integers: a tensor, or lists. Lists in a list may be of unequal lengths.
             max_new_tokens: limit of new tokens; with the prompt they must fit the context. None is 128, or what fits.
             temperature: 0 takes the likeliest token, more makes the text more varied.
             top_k: draw from the k likeliest tokens only.
@@ -84,15 +86,19 @@ class Decoder(Network):
             stop: token ids or strings that end a text, besides the model's end token. A string is looked for in the new
                 text, with special tokens and without; one that is a special token ends the text there. A lone surrogate
                 counts as U+FFFD.
+            attention_mask: (B, T) zeros and ones, where prompts of unequal lengths are padded on the left of a tensor:
+                0 before a prompt, 1 in it. As a tokenizer of Hugging Face's with padding_side="left" makes it.
 
         Returns:
             int64 (B, T + n) or (T + n,): the prompt, and n new tokens with the one that ended the text. A row that
-            ended early is filled up with its last token.
+            ended early is filled up with its last token. For lists of unequal lengths a list of B tensors, each a
+            prompt with its new tokens.
 
         Raises:
             InvalidInput: a value is out of range; it is named.
         """
-        return generate(self, input_ids, max_new_tokens, Sampling(temperature, top_k, top_p, seed), stop)
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        return generate(self, self.tokenizer, input_ids, max_new_tokens, sampling, stop, attention_mask)
 
     def stream(
         self,
@@ -105,4 +111,5 @@ class Decoder(Network):
         stop: Stop = (),
     ) -> Iterator[int]:
         """Yield the new tokens of one prompt, each as soon as it is chosen; arguments and errors as `generate`."""
-        return stream(self, input_ids, max_new_tokens, Sampling(temperature, top_k, top_p, seed), stop)
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        return stream(self, self.tokenizer, input_ids, max_new_tokens, sampling, stop)

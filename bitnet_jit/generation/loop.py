@@ -1,93 +1,139 @@
-"""The loop of generation: prefill, then one step per token, until every text has ended."""
+"""The loop of generation: prompts in chunks, then one step per token of all texts that have not ended."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
-from bitnet_jit.arguments import as_whole, show
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.generation.model import TextModel
+from bitnet_jit.generation.prompts import Continued, as_prompts, limits_of
 from bitnet_jit.generation.sampling import Sampler, Sampling
 from bitnet_jit.generation.stopping import Stop, StopRule, stop_rules
-from bitnet_jit.models.tokens import TokenIds, as_batch
+from bitnet_jit.generation.tokenizer import Tokenizer
+from bitnet_jit.models.network import Network
+from bitnet_jit.models.tokens import TokenIds
+from bitnet_jit.problem import PAGE
+from bitnet_jit.runner.pages import PagedSequence
+from bitnet_jit.runner.runner import Runner
+from bitnet_jit.runner.step import Chunk
 
-DEFAULT_NEW_TOKENS = 128
-
-
-def steps(decoder: TextModel, batch: torch.Tensor, max_new_tokens: int, sampler: Sampler) -> Iterator[torch.Tensor]:
-    """Yield the next token of each prompt, (B,) int64; only the logits of the last position are computed."""
-    cache = decoder.new_cache(batch.shape[0], batch.shape[1] + max_new_tokens)
-    for _ in range(max_new_tokens):
-        tokens = sampler.choose(decoder.logits(decoder.hidden(batch, cache)[:, -1]))
-        yield tokens
-        batch = tokens[:, None]
+MAX_STEP_TOKENS = 1024  # of prompts in one step
 
 
-def checked(decoder: TextModel, input_ids: TokenIds, max_new_tokens: int | None) -> tuple[torch.Tensor, int]:
-    """Return the prompts as int64 (B, T) and the number of tokens to add; InvalidInput unless they fit the context."""
-    context = decoder.config.context_length
-    batch = as_batch(input_ids, decoder.config.vocab_size, context, decoder.device)
-    room = context - batch.shape[1]
-    if not room:
-        raise InvalidInput(
-            f"input_ids: a prompt of {batch.shape[1]} tokens fills the model's context of {context}, so that no token "
-            "can be added; shorten it"
-        )
-    if max_new_tokens is None:
-        return batch, min(DEFAULT_NEW_TOKENS, room)
-    number = as_whole(max_new_tokens)
-    if number is None or not 1 <= number <= room:
-        raise InvalidInput(
-            f"max_new_tokens: expected 1 to {room}, as a prompt of {batch.shape[1]} tokens leaves of the model's "
-            f"context of {context}, got {show(max_new_tokens)}"
-        )
-    return batch, number
+@dataclass(eq=False)
+class Text:
+    """A text that is being continued.
+
+    Attributes:
+        row: its place among the prompts.
+        prompt: its token ids.
+        limit: new tokens that it may get.
+        rule: what ends it.
+        sequence: its keys and values.
+        tokens: the new ones.
+    """
+
+    row: int
+    prompt: list[int]
+    limit: int
+    rule: StopRule
+    sequence: PagedSequence
+    tokens: list[int] = field(default_factory=list)
+
+    def push(self, token: int) -> bool:
+        """Take a new token; return whether the text goes on."""
+        self.tokens.append(token)
+        return not self.rule.ends_with(token) and len(self.tokens) < self.limit
+
+
+def prefill(runner: Runner, texts: Sequence[Text]) -> torch.Tensor:
+    """Run all prompts, in steps of MAX_STEP_TOKENS tokens; return logits (B, vocab_size) of the tokens that follow."""
+    logits: list[torch.Tensor] = []
+    chunks: list[Chunk] = []
+    room = MAX_STEP_TOKENS
+    for text in texts:
+        start = 0
+        while start < len(text.prompt):
+            tokens = text.prompt[start : start + room]
+            start += len(tokens)
+            room -= len(tokens)
+            chunks.append(Chunk(text.sequence, tokens, wanted=int(start == len(text.prompt))))
+            if not room:
+                logits.append(runner.step(chunks))
+                chunks, room = [], MAX_STEP_TOKENS
+    if chunks:
+        logits.append(runner.step(chunks))
+    return torch.cat(logits)
+
+
+def continued(runner: Runner, texts: list[Text], sampler: Sampler) -> Iterator[Text]:
+    """Continue texts until each has ended; yield a text after each token that it got."""
+    logits = prefill(runner, texts)
+    while texts:
+        tokens = sampler.choose(logits)
+        going = []
+        for text, token in zip(texts, tokens.tolist(), strict=True):
+            goes_on = text.push(token)
+            yield text
+            if goes_on:
+                going.append(text)
+            else:
+                runner.cache.free(text.sequence)
+        texts = going
+        if texts:
+            logits = runner.step([Chunk(text.sequence, text.tokens[-1:]) for text in texts])
+
+
+def begin(
+    network: Network,
+    tokenizer: Tokenizer | None,
+    prompts: Sequence[list[int]],
+    limits: Sequence[int],
+    stop: Stop,
+) -> tuple[Runner, list[Text]]:
+    """Return the texts of prompts, and a runner with room for all of their tokens."""
+    config = network.config
+    rules = stop_rules(stop, config.eos_ids, tokenizer, prompts, config.vocab_size)
+    pages = sum(-(-(len(prompt) + limit) // PAGE) for prompt, limit in zip(prompts, limits, strict=True))
+    runner = Runner(network, pages)
+    rows = zip(prompts, limits, rules, strict=True)
+    return runner, [
+        Text(row, prompt, limit, rule, runner.cache.new_sequence()) for row, (prompt, limit, rule) in enumerate(rows)
+    ]
 
 
 def generate(
-    decoder: TextModel, input_ids: TokenIds, max_new_tokens: int | None, sampling: Sampling, stop: Stop
-) -> torch.Tensor:
+    network: Network,
+    tokenizer: Tokenizer | None,
+    input_ids: TokenIds,
+    max_new_tokens: int | None,
+    sampling: Sampling,
+    stop: Stop,
+    attention_mask: torch.Tensor | None = None,
+) -> Continued:
     """Continue prompts as `Decoder.generate` does, with its options gathered."""
-    batch, new_tokens = checked(decoder, input_ids, max_new_tokens)
-    rules = rules_for(decoder, batch, stop)
-    ended = torch.zeros(len(batch), dtype=torch.bool, device="cpu")
-    columns = [batch]
-    for tokens in steps(decoder, batch, new_tokens, Sampler(sampling)):
-        tokens = torch.where(ended.to(tokens.device), columns[-1][:, -1], tokens)
-        columns.append(tokens[:, None])
-        for row, token in enumerate(tokens.tolist()):
-            ended[row] = bool(ended[row]) or rules[row].ends_with(token)
-        if bool(ended.all()):
-            break
-    ids = torch.cat(columns, 1)
-    return ids[0] if is_flat(input_ids) else ids
-
-
-def rules_for(decoder: TextModel, batch: torch.Tensor, stop: Stop) -> list[StopRule]:
-    """Return a rule for each prompt of a batch (B, T) of token ids."""
-    config = decoder.config
-    return stop_rules(stop, config.eos_ids, decoder.tokenizer, batch.tolist(), config.vocab_size)
-
-
-def is_flat(input_ids: TokenIds) -> bool:
-    """Return whether one prompt was given without a batch dimension."""
-    return input_ids.dim() == 1 if isinstance(input_ids, torch.Tensor) else not isinstance(input_ids[0], (list, tuple))
+    config = network.config
+    prompts = as_prompts(input_ids, attention_mask, config.vocab_size, config.context_length, network.device)
+    limits = limits_of(prompts, config.context_length, max_new_tokens)
+    runner, texts = begin(network, tokenizer, prompts.rows, limits, stop)
+    for _ in continued(runner, list(texts), Sampler(sampling)):
+        pass
+    return prompts.result([text.tokens for text in texts], network.device)
 
 
 def stream(
-    decoder: TextModel, input_ids: TokenIds, max_new_tokens: int | None, sampling: Sampling, stop: Stop
+    network: Network,
+    tokenizer: Tokenizer | None,
+    input_ids: TokenIds,
+    max_new_tokens: int | None,
+    sampling: Sampling,
+    stop: Stop,
 ) -> Iterator[int]:
     """Continue a prompt as `Decoder.stream` does; its options are checked at the call, not at the first token."""
-    batch, new_tokens = checked(decoder, input_ids, max_new_tokens)
-    if len(batch) != 1:
-        raise InvalidInput(f"input_ids: stream takes one prompt, got a batch of {len(batch)}; use generate")
-    (rule,) = rules_for(decoder, batch, stop)
-
-    def tokens() -> Iterator[int]:
-        for chosen in steps(decoder, batch, new_tokens, Sampler(sampling)):
-            token = int(chosen)
-            yield token
-            if rule.ends_with(token):
-                return
-
-    return tokens()
+    config = network.config
+    prompts = as_prompts(input_ids, None, config.vocab_size, config.context_length, network.device)
+    limits = limits_of(prompts, config.context_length, max_new_tokens)
+    if len(prompts.rows) != 1:
+        raise InvalidInput(f"input_ids: stream takes one prompt, got a batch of {len(prompts.rows)}; use generate")
+    runner, texts = begin(network, tokenizer, prompts.rows, limits, stop)
+    return (text.tokens[-1] for text in continued(runner, texts, Sampler(sampling)))

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.operands import Operands
 
 if TYPE_CHECKING:
+    from bitnet_jit.kernels.kernel import Kernel
     from bitnet_jit.packing.layout import Layout
 
 Call = Callable[..., Any]
@@ -84,7 +84,7 @@ class Backend:
     """
 
     name: str
-    kernels: Callable[[], tuple[Kernel, ...]]
+    kernels: "Callable[[], tuple[Kernel, ...]]"
     bind_call: Callable[[Any, Operands, Any], Call]
     packages: tuple[str, ...] = ()
     device_types: tuple[str, ...] = ()

@@ -1,17 +1,20 @@
-"""Keys and values of the tokens seen so far: with them, a new token computes only its own keys and values."""
+"""Keys and values of prompts that are continued together: with them, a new token computes only its own."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 from bitnet_jit.devices.memory import allocating
 from bitnet_jit.models.config import DecoderConfig
-
-MIN_CAPACITY = 64  # tokens
+from bitnet_jit.models.paged_store import PagedStore, Places
+from bitnet_jit.problem import PAGE
 
 
 class KVCache:
-    """Keys and values of every layer, preallocated; the capacity doubles when it is full.
+    """Keys and values of every layer, for prompts of one length; the capacity doubles when it is full.
+
+    Prompt b has the pages b * M to b * M + M - 1. `runner/paged_cache.py` is for sequences of any length.
 
     Args:
         config: the decoder's.
@@ -27,61 +30,80 @@ class KVCache:
     def __init__(
         self, config: DecoderConfig, batch_size: int, capacity: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        self.length = 0
-        self._limit = config.context_length
-        rows = self._rounded(capacity)
-        shape = (config.num_layers, 2, batch_size, config.num_kv_heads, rows, config.head_dim)
-        self._storage = empty(shape, dtype, device)
-
-    @property
-    def batch_size(self) -> int:
-        """Return the number of prompts."""
-        return self._storage.shape[2]
+        self.length, self.batch_size = 0, batch_size
+        self._config, self._dtype, self._device = config, dtype, device
+        self._pages = self._pages_for(capacity)
+        self._keys, self._values = self._empty(self._pages)
 
     @property
     def capacity(self) -> int:
         """Return the number of tokens that fit without a further allocation."""
-        return self._storage.shape[4]
+        return self._pages * PAGE
 
     @property
     def num_bytes(self) -> int:
         """Return the size of the storage."""
-        return self._storage.nbytes
+        return sum(tensor.nbytes for tensor in (*self._keys, *self._values))
 
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` more."""
-        needed = self.length + tokens
-        if needed > self.capacity:
-            *before, _, width = self._storage.shape
-            grown = empty((*before, self._rounded(needed), width), self._storage.dtype, self._storage.device)
-            grown[:, :, :, :, : self.length] = self._storage[:, :, :, :, : self.length]
-            self._storage = grown
+        if self.length + tokens > self.capacity:
+            pages = self._pages_for(self.length + tokens)
+            keys, values = self._empty(pages)
+            for before, after in zip((*self._keys, *self._values), (*keys, *values), strict=True):
+                by_prompt = after.unflatten(0, (self.batch_size, pages))
+                by_prompt[:, : self._pages] = before.unflatten(0, (self.batch_size, self._pages))
+            self._keys, self._values, self._pages = keys, values, pages
 
-    def put(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store a layer's new keys and values (B, T, kv_heads, D) behind the old ones; `reserve` has made room.
-
-        Returns:
-            Views of all keys and values so far, each (B, kv_heads, length + T, D).
-        """
-        stop = self.length + keys.shape[1]
-        all_keys, all_values = self._storage[layer, :, :, :, :stop].unbind()
-        all_keys[:, :, self.length :].copy_(keys.transpose(1, 2))
-        all_values[:, :, self.length :].copy_(values.transpose(1, 2))
-        return all_keys, all_values
+    def store(self, tokens: int, rotary: torch.Tensor) -> PagedStore:
+        """Return the store of a step that adds `tokens` to each prompt; `reserve` has made room."""
+        device, batch = rotary.device, self.batch_size
+        new = torch.arange(self.length, self.length + tokens, dtype=torch.int32, device=device)
+        starts = torch.arange(batch + 1, dtype=torch.int32, device=device) * tokens
+        tables = torch.arange(batch * self._pages, dtype=torch.int32, device=device).view(batch, -1)
+        return PagedStore(self._keys, self._values, rotary, Places(new.repeat(batch), starts, tables))
 
     def advance(self, tokens: int) -> None:
         """Count `tokens` as seen; every layer has put them before."""
         self.length += tokens
 
-    def _rounded(self, tokens: int) -> int:
-        """Round up to a power of two, but to no more than a context."""
-        return min(max(MIN_CAPACITY, 1 << max(tokens - 1, 0).bit_length()), max(self._limit, tokens))
+    def _pages_for(self, tokens: int) -> int:
+        """Return the pages per prompt: a power of two, but no more than a context needs."""
+        needed, context = -(-tokens // PAGE), -(-self._config.context_length // PAGE)
+        return min(1 << max(needed - 1, 0).bit_length(), max(context, needed))
+
+    def _empty(self, pages: int) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+        words = f"batch_size, capacity: a cache for {self.batch_size} prompts of {pages * PAGE} tokens"
+        return empty_pages(words, self._config, self.batch_size * pages, self._dtype, self._device)
 
 
-def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Allocate storage (layers, 2, B, kv_heads, capacity, D), not initialized; InvalidInput where it does not fit."""
+def empty_pages(
+    words: str, config: DecoderConfig, pages: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+    """Allocate pages of keys (pages, kv_heads, D, PAGE) and of values (pages, kv_heads, PAGE, D) for each layer.
+
+    Args:
+        words: what is asked for, in an error.
+        config: the decoder's.
+        pages: number of pages.
+        dtype: of keys and values.
+        device: where they live.
+
+    Raises:
+        InvalidInput: memory does not suffice.
+    """
+    layers, heads, width = config.num_layers, config.num_kv_heads, config.head_dim
+    num_bytes = 2 * layers * math.prod((pages, heads, width, PAGE)) * dtype.itemsize
     if torch.compiler.is_compiling():  # which asks no system for its memory
-        return torch.empty(shape, dtype=dtype, device=device)
-    words = f"batch_size, capacity: a cache for {shape[2]} prompts of {shape[4]} tokens"
-    with allocating(words, math.prod(shape) * dtype.itemsize, device.type):
-        return torch.empty(shape, dtype=dtype, device=device)
+        return unbound(layers, pages, heads, width, dtype, device)
+    with allocating(words, num_bytes, device.type):
+        return unbound(layers, pages, heads, width, dtype, device)
+
+
+def unbound(
+    layers: int, pages: int, heads: int, width: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+    """Allocate the keys and the values of all layers, one tensor per layer and kind, not initialized."""
+    keys = [torch.empty((pages, heads, width, PAGE), dtype=dtype, device=device) for _ in range(layers)]
+    values = [torch.empty((pages, heads, PAGE, width), dtype=dtype, device=device) for _ in range(layers)]
+    return keys, values

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from bitnet_jit.arguments import whole_number
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.models.attention import KVStore
 from bitnet_jit.models.block import run_blocks
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.models.head import project
@@ -98,11 +99,25 @@ class Network(nn.Module):
         batch_size, tokens = input_ids.shape
         if batch_size != cache.batch_size:
             raise InvalidInput(f"cache: is for {cache.batch_size} prompts, input_ids has {batch_size}")
-        with torch.no_grad(), without_autocast(self.device):
+        with torch.no_grad():
             cache.reserve(tokens)
-            tables = self.rope.tables(cache.length, cache.length + tokens, self.device, self.dtype)
-            x = run_blocks(self.blocks, F.embedding(input_ids, self.embedding).to(self.dtype), tables, cache)
+            store = cache.store(tokens, self.rope.rotary(cache.length + tokens, self.device))
+            y = self.run(input_ids.flatten(), store)
             cache.advance(tokens)
+            return y.unflatten(0, (batch_size, tokens))
+
+    def run(self, tokens: torch.Tensor, store: KVStore) -> torch.Tensor:
+        """Compute the normalized output of the last block for the tokens of a step, of any mix of sequences.
+
+        Args:
+            tokens: (T,) integers, in range.
+            store: keys and values of the tokens before them; these are put there, too.
+
+        Returns:
+            (T, hidden_size) of the network's dtype.
+        """
+        with torch.no_grad(), without_autocast(self.device):
+            x = run_blocks(self.blocks, F.embedding(tokens, self.embedding).to(self.dtype), store)
             normalized: torch.Tensor = self.norm(x)
             return normalized
 
@@ -112,7 +127,7 @@ class Network(nn.Module):
             return project(hidden, self.embedding if self.head is None else self.head)
 
     def trace_problems(self, rows: Sequence[int], twin: Callable[[Any], Any]) -> None:
-        """Run all ternary ops of a step, for one token of each of so many prompts, on "meta" tensors.
+        """Run all ops of a step, for one token of each of so many prompts, on "meta" tensors.
 
         Nothing is computed; a recorder of ops sees each problem that a step poses, as often as the step poses it.
 
@@ -120,12 +135,11 @@ class Network(nn.Module):
             rows: numbers of prompts.
             twin: makes a copy of a module with its parameters on "meta", packed weights in the layout that they have.
         """
-        norm = twin(self.norm)
+        norm, meta = twin(self.norm), torch.device("meta")
         for block in map(twin, self.blocks):
             for m in rows:
-                x = torch.empty(m, 1, self.config.hidden_size, dtype=self.dtype, device="meta")
-                block.attention.project_qkv(x)
-                block.attention.project_out(x.new_empty(m, 1, self.config.q_features))
-                block.feed_forward(x)
+                x = torch.empty(m, self.config.hidden_size, dtype=self.dtype, device=meta)
+                cache = KVCache(self.config, m, 1, self.dtype, meta)
+                block(x, cache.store(1, torch.empty(1, self.config.head_dim, device=meta)), 0)
         for m in rows:
-            norm(torch.empty(m, 1, self.config.hidden_size, dtype=self.dtype, device="meta"))
+            norm(torch.empty(m, self.config.hidden_size, dtype=self.dtype, device="meta"))

@@ -7,11 +7,10 @@ codes go through one matmul.
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
-from bitnet_jit.models.attention import Attention, Heads, KVStore, Tables
+from bitnet_jit.models.attention import KVStore
 from bitnet_jit.models.block import Block, FeedForward
-from bitnet_jit.models.config import DecoderConfig
-from bitnet_jit.models.rope import rotate
 from bitnet_jit.ops.norm import (
     quantize_activation,
     relu2_mul_norm_quantize,
@@ -32,11 +31,10 @@ def normalized_codes(norm: "RMSNorm", x: torch.Tensor) -> Codes:
     return codes
 
 
-class PackedAttention(Attention):
-    """Attention with packed layers; BitNet normalizes its result before `output`.
+class PackedAttention(nn.Module):
+    """Grouped-query attention with packed layers; BitNet normalizes its result before `output`.
 
     Args:
-        config: the decoder's architecture.
         norm: of the block's input.
         qkv: rows of q, k and v one below the other.
         sub_norm: BitNet's norm before `output`, or None.
@@ -47,7 +45,6 @@ class PackedAttention(Attention):
 
     def __init__(
         self,
-        config: DecoderConfig,
         norm: "RMSNorm",
         qkv: "PackedBitLinear",
         sub_norm: "RMSNorm | None",
@@ -55,21 +52,17 @@ class PackedAttention(Attention):
     ) -> None:
         super().__init__()
         self.norm, self.qkv, self.sub_norm, self.output = norm, qkv, sub_norm, output
-        self.num_heads, self.head_dim = config.num_heads, config.head_dim
-        self.values_from = config.num_heads + config.num_kv_heads
+
+    def forward(self, x: torch.Tensor, store: KVStore, layer: int) -> torch.Tensor:
+        """Mix the tokens of x (T, hidden) -> (T, hidden) with those that the store keeps for a layer."""
+        return self.project_out(store.attend(layer, self.project_qkv(x)))
 
     def project_qkv(self, x: torch.Tensor) -> torch.Tensor:
-        """Project x (B, T, hidden) to queries, keys and values of all heads, side by side."""
+        """Project x (T, hidden) to queries, keys and values of all heads, side by side."""
         return self.qkv.forward_quantized(*normalized_codes(self.norm, x), x.dtype)
 
-    def rotated_heads(self, x: torch.Tensor, tables: Tables) -> Heads:
-        """Project x (B, T, hidden) to queries, keys and values, and rotate queries and keys together."""
-        heads = self.project_qkv(x).view(*x.shape[:-1], -1, self.head_dim)
-        turned = rotate(heads[..., : self.values_from, :], *tables)
-        return turned[..., : self.num_heads, :], turned[..., self.num_heads :, :], heads[..., self.values_from :, :]
-
     def project_out(self, y: torch.Tensor) -> torch.Tensor:
-        """Project the result of the heads, y (B, T, num_heads * head_dim) -> (B, T, hidden)."""
+        """Project the result of the heads, y (T, num_heads * head_dim) -> (T, hidden)."""
         codes: Codes = quantize_activation(y) if self.sub_norm is None else normalized_codes(self.sub_norm, y)
         return self.output.forward_quantized(*codes, y.dtype)
 
@@ -93,12 +86,12 @@ class PackedFeedForward(FeedForward):
         self.norm, self.gate_up, self.sub_norm, self.down = norm, gate_up, sub_norm, down
 
     def project_gate_up(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalize x (B, T, hidden) and project it to gate and up."""
+        """Normalize x (T, hidden) and project it to gate and up."""
         gate, up = self.gate_up.forward_quantized(*normalized_codes(self.norm, x), x.dtype).chunk(2, -1)
         return gate, up
 
     def project_down(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        """Activate, multiply, normalize and quantize in one pass, and project to (B, T, hidden)."""
+        """Activate, multiply, normalize and quantize in one pass, and project to (T, hidden)."""
         codes: Codes
         if self.sub_norm is None:
             codes = silu_mul_norm_quantize(gate, up, None, 0.0)
@@ -114,9 +107,9 @@ class PackedBlock(Block):
         super().__init__()
         self.attention, self.feed_forward = attention, feed_forward
 
-    def mix_tokens(self, x: torch.Tensor, tables: Tables, cache: KVStore | None, layer: int) -> torch.Tensor:
+    def mix_tokens(self, x: torch.Tensor, context: KVStore, layer: int) -> torch.Tensor:
         """Normalize x and attend."""
-        y: torch.Tensor = self.attention(x, tables, cache, layer)
+        y: torch.Tensor = self.attention(x, context, layer)
         return y
 
     def transform_tokens(self, x: torch.Tensor) -> torch.Tensor:

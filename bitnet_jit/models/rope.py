@@ -3,8 +3,9 @@
 frequency_i = theta^(-2i / D)                     i = 0 .. D/2 - 1
 (x1, x2)   -> (x1 cos - x2 sin, x2 cos + x1 sin)  with the angle position * frequency, x1 and x2 a head's halves
 
-The tables are as wide as a head, and the first half of the sine is negative: one product with (x1, x2) and one with
-(x2, x1) suffice.
+A packed model's heads are rotated by `ops/attention.py`, which reads cosines and sines as they are. `rotate` is for
+models that learn: its tables are as wide as a head, and the first half of the sine is negative, so one product with
+(x1, x2) and one with (x2, x1) suffice.
 """
 
 import math
@@ -16,7 +17,7 @@ from bitnet_jit.models.config import DecoderConfig, RopeScaling
 
 
 class Rope:
-    """Tables of cosines and sines, made at the first use of a position and grown in powers of two.
+    """Cosines and sines of positions, made at the first use of a position and grown in powers of two.
 
     Raises:
         InvalidInput: the config gives angles that are no finite float32 numbers; see `check_rope`.
@@ -25,20 +26,20 @@ class Rope:
     def __init__(self, config: DecoderConfig) -> None:
         check_rope(config)
         self.frequencies = frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
-        self._tables = (torch.empty(0, config.head_dim, dtype=torch.float32, device="cpu"),) * 2
+        self._rotary = torch.empty(0, config.head_dim, dtype=torch.float32, device="cpu")
 
-    def tables(
-        self, start: int, stop: int, device: torch.device, dtype: torch.dtype
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return cosines and sines of positions start..stop-1, each (stop - start, 1, D) of a dtype, on a device."""
-        cos, sin = self._tables
-        if stop > len(cos) or cos.device != device or cos.dtype != dtype:
-            length = max(len(cos), 1 << (stop - 1).bit_length())
-            angles = torch.arange(length, dtype=torch.float32, device="cpu")[:, None] * self.frequencies
-            cos = angles.cos().repeat(1, 2).to(device, dtype)
-            sin = torch.cat((-angles.sin(), angles.sin()), 1).to(device, dtype)
-            self._tables = cos, sin
-        return cos[start:stop, None], sin[start:stop, None]
+    def rotary(self, length: int, device: torch.device) -> torch.Tensor:
+        """Return cosines, then sines, of at least the positions below `length`: float32 (C, D) on a device."""
+        if length > len(self._rotary) or self._rotary.device != device:
+            rows = max(len(self._rotary), 1 << (length - 1).bit_length())
+            angles = torch.arange(rows, dtype=torch.float32, device="cpu")[:, None] * self.frequencies
+            self._rotary = torch.cat((angles.cos(), angles.sin()), 1).to(device)
+        return self._rotary
+
+    def tables(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return cosines and sines for `rotate`, each float32 (length, 1, D) on the CPU."""
+        cos, sin = self.rotary(length, torch.device("cpu"))[:length, None].chunk(2, -1)
+        return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -12,18 +12,19 @@ from torch import nn
 from torch.nn import functional as F
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.models.attention import Attention, Heads, KVStore, Tables
+from bitnet_jit.models.attention import attend
 from bitnet_jit.models.block import Block, FeedForward, run_blocks
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.models.rope import Rope, rotate
 from bitnet_jit.nn.rms_norm import RMSNorm
 
+Tables = tuple[torch.Tensor, torch.Tensor]  # cosines and sines of T positions, each (T, 1, D)
 LinearClass = Callable[..., nn.Linear]
 HOST: Any = {"device": "cpu", "dtype": torch.float32}  # of new parameters, whatever torch's defaults are
 
 
-class TrainedAttention(Attention):
-    """Attention with layers for q, k and v, and BitNet's norm before `o_proj`; its input is normalized.
+class TrainedAttention(nn.Module):
+    """Grouped-query attention with layers for q, k and v, and BitNet's norm before `o_proj`; its input is normalized.
 
     Args:
         config: the decoder's architecture.
@@ -40,13 +41,13 @@ class TrainedAttention(Attention):
         self.attn_sub_norm = RMSNorm(config.q_features, config.norm_eps, **HOST) if config.sub_norms else nn.Identity()
         self.o_proj = linear(config.q_features, hidden, bias=bias, **HOST)
 
-    def rotated_heads(self, x: torch.Tensor, tables: Tables) -> Heads:
-        """Project x (B, T, hidden) to queries, keys and values, and rotate queries and keys in the tables' float32."""
+    def forward(self, x: torch.Tensor, tables: Tables) -> torch.Tensor:
+        """Mix the tokens of x (B, T, hidden) -> (B, T, hidden); queries and keys turn in the tables' float32."""
         query, keys, values = (
             layer(x).unflatten(-1, (-1, self.head_dim)) for layer in (self.q_proj, self.k_proj, self.v_proj)
         )
         query, keys = rotate(query, *tables), rotate(keys, *tables)
-        return query.to(values.dtype), keys.to(values.dtype), values
+        return self.project_out(attend(query.to(values.dtype), keys.to(values.dtype), values))
 
     def project_out(self, y: torch.Tensor) -> torch.Tensor:
         """Project the result of the heads, y (B, T, num_heads * head_dim) -> (B, T, hidden)."""
@@ -104,9 +105,9 @@ class TrainedBlock(Block):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps, **HOST)
         self.mlp = TrainedFeedForward(config, linear)
 
-    def mix_tokens(self, x: torch.Tensor, tables: Tables, cache: KVStore | None, layer: int) -> torch.Tensor:
+    def mix_tokens(self, x: torch.Tensor, context: Tables, layer: int) -> torch.Tensor:
         """Normalize x, attend, and leave a share of the output out."""
-        y: torch.Tensor = self.dropout(self.self_attn(self.input_layernorm(x), tables, cache, layer))
+        y: torch.Tensor = self.dropout(self.self_attn(self.input_layernorm(x), context))
         return y
 
     def transform_tokens(self, x: torch.Tensor) -> torch.Tensor:
@@ -130,8 +131,7 @@ class Backbone(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(TrainedBlock(config, linear, dropout) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps, **HOST)
-        cpu = torch.device("cpu")
-        cos, sin = Rope(config).tables(0, config.context_length, cpu, torch.float32)
+        cos, sin = Rope(config).tables(config.context_length)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 

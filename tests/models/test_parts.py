@@ -41,7 +41,7 @@ def test_llama3_frequencies_are_those_of_transformers():
 def test_rotation_turns_pairs_by_position():
     rope = Rope(replace(CONFIG, head_dim=4, rope_theta=100.0))
     x = torch.tensor([1.0, 2.0, 3.0, 4.0]).expand(1, 3, 1, 4)
-    rotated = rotate(x, *rope.tables(5, 8, torch.device("cpu"), torch.float32))
+    rotated = rotate(x, *(table[5:] for table in rope.tables(8)))
     for step in range(3):
         for pair, frequency in enumerate((1.0, 0.1)):
             angle = (5 + step) * frequency
@@ -54,14 +54,14 @@ def test_rotation_turns_pairs_by_position():
             )
 
 
-def test_tables_grow_and_keep_their_values():
-    rope = Rope(CONFIG)
-    cos, sin = rope.tables(3, 9, torch.device("cpu"), torch.float32)
-    rope.tables(0, 500, torch.device("cpu"), torch.float32)
-    again = rope.tables(3, 9, torch.device("cpu"), torch.float32)
-    assert torch.equal(cos, again[0])
-    assert torch.equal(sin, again[1])
-    assert rope.tables(0, 4, torch.device("cpu"), torch.bfloat16)[0].dtype == torch.bfloat16
+def test_cosines_and_sines_grow_and_keep_their_values():
+    rope, cpu = Rope(CONFIG), torch.device("cpu")
+    before = rope.rotary(9, cpu)
+    assert before.shape == (16, CONFIG.head_dim)
+    after = rope.rotary(500, cpu)
+    assert after.shape == (512, CONFIG.head_dim)
+    assert torch.equal(after[:16], before)
+    assert rope.rotary(9, cpu) is after
 
 
 @given(
@@ -69,35 +69,37 @@ def test_tables_grow_and_keep_their_values():
     kv_heads=st.integers(1, 3),
     group=st.integers(1, 4),
     tokens=st.integers(1, 6),
-    past=st.integers(0, 5),
     seed=st.integers(0, 2**31),
 )
-def test_attention(batch, kv_heads, group, tokens, past, seed):
+def test_attention(batch, kv_heads, group, tokens, seed):
     rng = torch.Generator().manual_seed(seed)
-    head_dim, length = 4, past + tokens
+    head_dim = 4
     query = torch.randn(batch, tokens, kv_heads * group, head_dim, generator=rng)
-    keys, values = torch.randn(2, batch, kv_heads, length, head_dim, generator=rng)
+    keys, values = torch.randn(2, batch, tokens, kv_heads, head_dim, generator=rng)
     y = attend(query, keys, values).view(query.shape)
     for head in range(kv_heads * group):
         for token in range(tokens):
-            seen = slice(0, past + token + 1)
-            k, v = keys[:, head // group, seen].double(), values[:, head // group, seen].double()
+            seen = slice(0, token + 1)
+            k, v = keys[:, seen, head // group].double(), values[:, seen, head // group].double()
             weights = (k @ query[:, token, head, :, None].double() / math.sqrt(head_dim)).softmax(1)
             assert torch.allclose(y[:, token, head].double(), (weights * v).sum(1), atol=1e-5)
 
 
 def test_cache_keeps_what_was_put():
-    cache = KVCache(CONFIG, 2, 1, torch.float32, torch.device("cpu"))
-    keys, values = torch.randn(2, 6, 2, 150, 2, 64)
+    config = replace(CONFIG, num_layers=2)
+    qkv = torch.randn(2, 2, 150, config.q_features + 2 * config.kv_features)
+    rotary = Rope(config).rotary(150, torch.device("cpu"))
+    grown, roomy = (KVCache(config, 2, size, torch.float32, torch.device("cpu")) for size in (1, 150))
     for start, stop in ((0, 3), (3, 4), (4, 70), (70, 150)):
-        cache.reserve(stop - start)
-        for layer in range(6):
-            stored = cache.put(layer, keys[layer, :, start:stop], values[layer, :, start:stop])
-            assert torch.equal(stored[0], keys[layer, :, :stop].transpose(1, 2))
-            assert torch.equal(stored[1], values[layer, :, :stop].transpose(1, 2))
-        cache.advance(stop - start)
-    assert (cache.length, cache.capacity, cache.batch_size) == (150, 256, 2)
-    assert cache.num_bytes == 6 * 2 * 2 * 2 * 256 * 64 * 4
+        parts = []
+        for cache in (grown, roomy):
+            cache.reserve(stop - start)
+            store = cache.store(stop - start, rotary)
+            parts.append([store.attend(layer, qkv[layer, :, start:stop].flatten(0, 1)) for layer in range(2)])
+            cache.advance(stop - start)
+        assert all(map(torch.equal, *parts))
+    assert (grown.length, grown.capacity, grown.batch_size) == (150, 256, 2)
+    assert grown.num_bytes == 2 * 2 * 2 * config.kv_features * 256 * 4
 
 
 def test_cache_rounds_up_to_no_more_than_the_context():
@@ -106,7 +108,7 @@ def test_cache_rounds_up_to_no_more_than_the_context():
     }
     assert sizes == {1: 64, 65: 128, 1000: 1024}
     small = replace(CONFIG, context_length=100)
-    assert KVCache(small, 1, 70, torch.float32, torch.device("cpu")).capacity == 100
+    assert KVCache(small, 1, 70, torch.float32, torch.device("cpu")).capacity == 128
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

@@ -75,7 +75,7 @@ def loaded(folder):
 
 
 def all_finite(rope, length):
-    tables = rope.tables(0, length, torch.device("cpu"), torch.float32)
+    tables = rope.tables(length)
     return bool(torch.stack(tables).isfinite().all()) and bool((rope.frequencies > 0).all())
 
 

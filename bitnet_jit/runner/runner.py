@@ -1,0 +1,88 @@
+"""`Runner`: a network with a paged cache, which makes steps over any mix of sequences."""
+
+from collections.abc import Sequence
+
+import torch
+
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.models.network import Network
+from bitnet_jit.models.paged_store import PagedStore
+from bitnet_jit.runner.paged_cache import PagedCache
+from bitnet_jit.runner.pages import PagedSequence
+from bitnet_jit.runner.step import Chunk, make_step
+
+
+class Runner:
+    """A network, and the keys and values of the sequences that it continues.
+
+    A step takes chunks of any sequences: parts of prompts, single tokens, drafted tokens. On one kind of device the
+    logits of a token are the same, bit for bit, however its sequence is cut into chunks and whoever shares its steps.
+
+    Args:
+        network: the network.
+        num_pages: pages of the cache, 64 tokens each.
+
+    Attributes:
+        network: as above.
+        cache: the pages; sequences are made, forked, truncated and freed there.
+
+    Raises:
+        InvalidInput: num_pages is no positive number, or memory does not suffice.
+
+    >>> import bitnet_jit
+    >>> from bitnet_jit.checkpoints.embedded import embedded_model
+    >>> runner = Runner(bitnet_jit.load(embedded_model()), num_pages=4)
+    >>> one, two = runner.cache.new_sequence(), runner.cache.new_sequence()
+    >>> runner.step([Chunk(one, b"In the beginning"), Chunk(two, b"And God")]).shape
+    torch.Size([2, 256])
+    >>> one.length, two.length
+    (16, 7)
+    """
+
+    def __init__(self, network: Network, num_pages: int) -> None:
+        self.network = network
+        self.cache = PagedCache(network.config, num_pages, network.dtype, network.device)
+
+    def step(self, chunks: Sequence[Chunk]) -> torch.Tensor:
+        """Run the tokens of chunks, of different sequences, and keep their keys and values.
+
+        Args:
+            chunks: what to add to which sequence; token ids are in range.
+
+        Returns:
+            (W, vocab_size) float32: logits of the tokens that follow those asked for, chunk after chunk.
+
+        Raises:
+            InvalidInput: there is no token, a sequence comes twice, or would be longer than the model's context.
+            CacheFull: pages do not suffice; no sequence has changed.
+        """
+        self.check(chunks)
+        for chunk in chunks:
+            self.cache.extend(chunk.sequence, len(chunk.tokens))
+        step = make_step(chunks, self.network.device)
+        longest = max(chunk.sequence.length + len(chunk.tokens) for chunk in chunks)
+        rotary = self.network.rope.rotary(longest, self.network.device)
+        hidden = self.network.run(step.tokens, PagedStore(self.cache.keys, self.cache.values, rotary, step.places))
+        for chunk in chunks:
+            chunk.sequence.length += len(chunk.tokens)
+        return self.network.logits(hidden if step.wanted is None else hidden[step.wanted])
+
+    def check(self, chunks: Sequence[Chunk]) -> None:
+        """Raise InvalidInput unless a step may have these chunks."""
+        seen: set[PagedSequence] = set()
+        context = self.network.config.context_length
+        for chunk in chunks:
+            if not chunk.tokens or not 0 <= chunk.wanted <= len(chunk.tokens):
+                raise InvalidInput(
+                    f"chunks: expected at least one token and logits of no more, got {len(chunk.tokens)} tokens and "
+                    f"wanted={chunk.wanted}"
+                )
+            if (length := chunk.sequence.length + len(chunk.tokens)) > context:
+                raise InvalidInput(
+                    f"chunks: a sequence would have {length} tokens, but the model's context is {context}"
+                )
+            if chunk.sequence in seen:
+                raise InvalidInput("chunks: a sequence stands there twice; give its tokens in one chunk")
+            seen.add(chunk.sequence)
+        if not seen:
+            raise InvalidInput("chunks: expected at least one, got none")
