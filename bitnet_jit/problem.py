@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 MAX_IN_FEATURES = 2**18  # below this no int32 accumulator of any kernel can overflow
+MAX_INT8_HEAD_FEATURES = 2**16  # below this no int32 sum of an int8 head can overflow: 255 * 127 * 2^16 < 2^31
 EPS = 1e-5  # quantizers divide by no smaller absolute maximum or mean (arXiv 2402.17764, eq. 3)
 SCALES = ("tensor", "row", "group")  # of a weight, by the number of dimensions of their tensor
 ACTIVATIONS = ("a8", "a16")
@@ -48,6 +49,7 @@ class Problem:
         kv_heads: heads of keys and values.
         head_dim: numbers of a head.
         cache_dtype: dtype of cached keys and values; "".
+        w_dtype: dtype of a weight that is not packed, such as an output head; "" where there is none.
         device: fingerprint of the device; two unlike devices never share one.
         gpu: the GPU, or None on other devices.
     """
@@ -70,11 +72,13 @@ class Problem:
     cache_dtype: str = ""
     device: str = ""
     gpu: Gpu | None = None
+    w_dtype: str = ""
 
     def __str__(self) -> str:
         words = [f"{self.op} of {self.rows} x {self.in_features} -> {self.out_features}", f"on {self.device_type}"]
         words += [f"{self.x_dtype} -> {self.y_dtype}"]
         words += [f"layout {self.layout}"] if self.layout else []
+        words += [f"a weight of {self.w_dtype}"] if self.w_dtype else []
         words += [f"{self.scale} scales"] if self.scale else []
         words += [self.activation] if self.activation else []
         words += [f"{self.heads} heads of {self.head_dim} on {self.kv_heads}"] if self.heads else []

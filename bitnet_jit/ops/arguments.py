@@ -16,6 +16,7 @@ from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.operands import Operands
 from bitnet_jit.ops.shapes import MAX_SIZES, Seen, Shape, certainly
+from bitnet_jit.problem import Problem
 
 MAX_INT = 2**63 - 1  # of the numbers that torch's ops take
 
@@ -65,6 +66,13 @@ class Tensor:
         if self.written:
             return f"Tensor({self.written}!)"
         return "Tensor?" if self.optional else "Tensor"
+
+    def dtype_in(self, problem: Problem) -> str:
+        """Return the name of its dtype in calls that pose a problem; "" where it is absent."""
+        if len(self.dtypes) == 1:
+            return dtype_name(self.dtypes[0])
+        dtype: str = getattr(problem, self.field)
+        return dtype
 
     def check_kind(self, value: Any) -> None:
         """Raise InvalidInput unless it is a tensor whose numbers lie in memory as its strides tell, or may be None."""

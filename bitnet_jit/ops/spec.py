@@ -159,7 +159,7 @@ class OpSpec:
         """Return the problem that a call poses, whose arguments have been checked."""
         values, first = seen.values, seen.values[self.arguments[0].name]
         w_scale, by_field = values.get("w_scale"), {tensor.field: values[tensor.name] for tensor in self.tensors}
-        bias, cache = by_field.get("bias"), by_field.get("cache_dtype")
+        bias, cache, weight = (by_field.get(field) for field in ("bias", "cache_dtype", "w_dtype"))
         return Problem(
             op=self.name,
             device_type=first.device.type,
@@ -179,6 +179,7 @@ class OpSpec:
             cache_dtype="" if cache is None else dtype_name(cache.dtype),
             device=fingerprint(first.device),
             gpu=find_gpu(first.device),
+            w_dtype="" if weight is None else dtype_name(weight.dtype),
         )
 
     def operands_of(self, problem: Problem, leading: Sequence[int]) -> Operands:
@@ -193,7 +194,7 @@ class OpSpec:
             registry.get_layout(problem.layout) if problem.layout else None,
         )
         inputs = tuple(
-            Operand(tensor.name, tuple(tensor.shape.sizes(seen)), input_dtype(tensor, problem), tensor.shape.has_rows)
+            Operand(tensor.name, tuple(tensor.shape.sizes(seen)), tensor.dtype_in(problem), tensor.shape.has_rows)
             for tensor in self.tensors
         )
         dtypes = {operand.name: operand.dtype for operand in inputs}
@@ -209,14 +210,6 @@ class OpSpec:
         has_rows = any(operand.has_rows for operand in inputs)
         leading = tuple(leading) if has_rows else ()
         return Operands(problem, self.operands, inputs, outputs, leading, ... in self.varying)
-
-
-def input_dtype(tensor: Tensor, problem: Problem) -> str:
-    """Return the name of a tensor's dtype in calls that pose a problem; "" where it is absent."""
-    if len(tensor.dtypes) == 1:
-        return dtype_name(tensor.dtypes[0])
-    dtype: str = getattr(problem, tensor.field)
-    return dtype
 
 
 def output_dtype(output: Output, inputs: dict[str, str], problem: Problem) -> str:

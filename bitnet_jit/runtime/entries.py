@@ -16,8 +16,9 @@ from bitnet_jit.problem import Problem
 FORMAT = 3  # of the files
 OF_THE_DEVICE = ("device", "gpu")  # fields of a problem that its fingerprint tells in one
 PROBLEM_FIELDS = {field.name for field in fields(Problem)} - set(OF_THE_DEVICE)
-ADDED_FIELDS = {"heads", "kv_heads", "head_dim", "cache_dtype"}  # since FORMAT 3: left out of keys at their default
 EXAMPLE = Problem("", "", 1, 1, 1)  # its fields are of the types that fields have
+# keys hold these where they are not at their default: older keys have none of them
+LATER_FIELDS = {"heads", "kv_heads", "head_dim", "cache_dtype", "w_dtype"}
 MAX_EXPORT = 64 * 2**20  # bytes of a file with all of a cache's choices
 MAX_SIZE = 2**63 - 1  # of a problem's numbers
 NAME = re.compile(r"[a-z0-9_]{1,60}")  # of an op: it is a part of its file's name
@@ -109,7 +110,7 @@ def parse_entry(entry: Any) -> tuple[Key, Tuned]:
 def check_key(key: Key) -> None:
     """Raise ValueError unless a key's parts are of the types that they should have, and its numbers in range."""
     problem, told = key["problem"], key["versions"]
-    if not isinstance(problem, dict) or set(problem) | ADDED_FIELDS != PROBLEM_FIELDS:
+    if not isinstance(problem, dict) or set(problem) | LATER_FIELDS != PROBLEM_FIELDS:
         raise ValueError("its problem has not the fields that it should have")
     if not isinstance(key["device"], str):
         raise ValueError(f"device is {key['device']!r}")
@@ -125,9 +126,8 @@ def check_key(key: Key) -> None:
 
 def asked_of(problem: Problem) -> dict[str, Any]:
     """Return a problem without its device, as JSON has it."""
-    values = {field.name: getattr(problem, field.name) for field in fields(problem) if field.name in PROBLEM_FIELDS}
-    defaults = {name: getattr(EXAMPLE, name) for name in ADDED_FIELDS}
-    return {name: value for name, value in values.items() if defaults.get(name) != value}
+    told = {field.name: getattr(problem, field.name) for field in fields(problem) if field.name in PROBLEM_FIELDS}
+    return {name: v for name, v in told.items() if name not in LATER_FIELDS or v != getattr(EXAMPLE, name)}
 
 
 def canonical(value: Any) -> str:

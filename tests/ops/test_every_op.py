@@ -69,6 +69,12 @@ CASES = {
     "ternary_matmul": [(codes(2, ROWS, IN), packed(), IN, OUT, layout("i2").name)],
     "bit_linear_input_grad": [(floats(2, ROWS, OUT), packed(), scale("row"), IN, OUT, layout("i2").name, 0)],
     "quantize_activation": [(floats(2, ROWS, IN),), (floats(IN, dtype=torch.bfloat16),)],
+    "head_logits": [
+        (floats(2, ROWS, IN), floats(OUT, IN, dtype=torch.bfloat16), None),
+        (floats(IN, dtype=torch.bfloat16), floats(OUT, IN), None),
+        (floats(2, ROWS, IN, dtype=torch.float16), codes(OUT, IN), floats(OUT).abs()),
+        (floats(0, IN), codes(OUT, IN), floats(OUT).abs()),
+    ],
     "rms_norm": [(floats(2, ROWS, IN), floats(IN), 1e-5), (floats(ROWS, IN, dtype=torch.bfloat16), floats(IN), 1e-5)],
     "rms_norm_gradients": [
         (floats(2, ROWS, IN), floats(2, ROWS, IN) + 1, floats(IN), 1e-5),

@@ -34,8 +34,8 @@ def problems_of(spec: OpSpec, device_type: str) -> Iterator[Problem]:
     activations = ("a8", "a16") if has(spec, Word) else (spec.activation,)
     scales = ("tensor", "row", "group") if "w_scale" in spec.operands else (spec.scale,)
     x_dtypes = [dtype_name(dtype) for dtype in spec.tensors[0].dtypes]
-    for layout, activation, scale, x_dtype, bias in itertools.product(
-        layouts, activations, scales, x_dtypes, biases(spec)
+    for layout, activation, scale, x_dtype, bias, w_dtype in itertools.product(
+        layouts, activations, scales, x_dtypes, biases(spec), dense_dtypes(spec)
     ):
         rows, out_features, in_features = next(shapes)
         problem = Problem(
@@ -50,6 +50,7 @@ def problems_of(spec: OpSpec, device_type: str) -> Iterator[Problem]:
             scale=scale,
             group_size=GROUP if scale == "group" else 0,
             bias=bias,
+            w_dtype=w_dtype,
         )
         inputs = {operand.name: operand.dtype for operand in spec.operands_of(problem, (rows,)).inputs}
         yield replace(problem, y_dtype=output_dtype(spec.outputs[0], inputs, problem))
@@ -62,7 +63,13 @@ def has(spec: OpSpec, kind: type) -> bool:
 
 def spec_has_outputs(spec: OpSpec) -> bool:
     """Return whether the number of outputs is a size of its own."""
-    return has(spec, LayoutName)
+    return has(spec, LayoutName) or dense_dtypes(spec) != [""]
+
+
+def dense_dtypes(spec: OpSpec) -> list[str]:
+    """Return the dtypes of a weight that is not packed; "" where there is none."""
+    dtypes = [dtype for tensor in spec.tensors if tensor.field == "w_dtype" for dtype in tensor.dtypes]
+    return [dtype_name(dtype) for dtype in dtypes] or [""]
 
 
 def biases(spec: OpSpec) -> list[str]:

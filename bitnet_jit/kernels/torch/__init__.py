@@ -10,9 +10,9 @@ from bitnet_jit.packing import CANONICAL
 
 def kernels() -> tuple[Kernel, ...]:
     """Return all kernels."""
-    from bitnet_jit.kernels.torch import attention, linear, norm, weights
+    from bitnet_jit.kernels.torch import attention, head, linear, norm, weights
 
-    return (*attention.KERNELS, *linear.KERNELS, *norm.KERNELS, *weights.KERNELS)
+    return (*attention.KERNELS, *linear.KERNELS, *norm.KERNELS, *weights.KERNELS, *head.KERNELS)
 
 
 def bind_call(bound: Any, operands: Operands, device: Any) -> Call:
