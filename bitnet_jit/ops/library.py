@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.autograd import forward_ad
 
+from bitnet_jit.errors import InvalidInput
 from bitnet_jit.ops.nested import on_all_rows
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def register(
     LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"bitnet_jit::{name}", checked_and_watched(spec, fake), lib=LIBRARY)
     overload = overload_of(name)
+    if spec.written:
+        LIBRARY.impl(name, resolve_others(spec, overload), "Negative")
     for device_type in AUTOCAST_DEVICES:
         key = f"Autocast{torch._C._dispatch_key_for_device(device_type)}"
         LIBRARY.impl(name, autocast_kernel(overload, key, device_type if autocast else None), key)
@@ -151,6 +154,19 @@ def autograd_kernel(overload: Any, implementation: Any, function: Any) -> Callab
         if tensors.are_plain(args) and not num_dispatch_modes():
             return implementation(*args)
         return overload.redispatch(keyset & after_autograd, *args)
+
+    return kernel
+
+
+def resolve_others(spec: "OpSpec", overload: Any) -> Callable[..., Any]:
+    """Return the kernel for views with torch's bit for negated numbers: they are resolved, but none is written into."""
+    written = [(place, argument.name) for place, argument in enumerate(spec.arguments) if argument in spec.written]
+
+    def kernel(*args: Any) -> Any:
+        for place, name in written:
+            if args[place].is_neg():
+                raise InvalidInput(f"{name}: is written into, so that it has to be contiguous, got a negated view")
+        return overload(*(arg.resolve_neg() if isinstance(arg, torch.Tensor) else arg for arg in args))
 
     return kernel
 

@@ -96,6 +96,11 @@ class OpSpec:
         return tuple(argument for argument in self.arguments if isinstance(argument, Tensor))
 
     @property
+    def written(self) -> tuple[Tensor, ...]:
+        """Return the tensors that the op writes into."""
+        return tuple(tensor for tensor in self.tensors if tensor.written)
+
+    @property
     def operands(self) -> tuple[str, ...]:
         """Return the names of the arguments that kernels are handed: the tensors and the epsilon, in order."""
         return tuple(argument.name for argument in self.arguments if isinstance(argument, Tensor | Epsilon))

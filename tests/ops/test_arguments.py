@@ -92,6 +92,8 @@ def refuse_shape(name, argument, values, shape):
     """Have a tensor of another shape refused, where it is wrong beside the other arguments."""
     if not may_have_shape(name, argument, shape, values):
         tensor = torch.ones((), dtype=values[argument].dtype).expand(shape)
+        if argument_of(name, argument).written:  # for its strides it would be refused, too
+            tensor = tensor.contiguous()
         refused_by_all(name, values | {argument: tensor})
 
 

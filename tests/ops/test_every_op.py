@@ -51,7 +51,20 @@ def quantized(y_dtype, kind="tensor"):
     return (codes(2, ROWS, IN), floats(2, ROWS).abs(), w_packed, w_scale, bias, *options, y_dtype)
 
 
+def attention(dtype=torch.float32, cache=torch.float32):
+    tokens, heads, kv_heads, head_dim = 7, 4, 2, 10
+    positions, starts = torch.tensor((0, 1, 2, 63, 64, 65, -1)), torch.tensor((0, 3, 6))
+    return (
+        floats(tokens, (heads + 2 * kv_heads) * head_dim, dtype=dtype),
+        floats(5, kv_heads, head_dim, 64).to(cache),
+        floats(5, kv_heads, 64, head_dim).to(cache),
+        floats(70, head_dim),
+        *(index.int() for index in (positions, starts, torch.tensor(((4, -1), (1, 2))))),
+    )
+
+
 CASES = {
+    "paged_attention": [attention(), attention(torch.bfloat16, torch.float16)],
     "bit_linear": [
         linear(floats(2, ROWS, IN)),
         linear(floats(ROWS, IN, dtype=torch.bfloat16), "row", bias=False),

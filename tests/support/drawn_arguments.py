@@ -1,18 +1,20 @@
 """Arguments of every op, right and wrong, made from its record alone: an op that is new is covered at once."""
 
 from collections import Counter
+from math import prod
 
 import torch
 
 from bitnet_jit.kernels import registry
 from bitnet_jit.ops.arguments import Dtype, Epsilon, LayoutName, Tensor, Whole, Word
 from bitnet_jit.ops.op import OPS
-from bitnet_jit.ops.shapes import Dims, PackedShape, ScaleShape
+from bitnet_jit.ops.shapes import Dims, PackedShape, ScaleShape, known_size
 from bitnet_jit.problem import SCALES as SCALES
 
 SPECS = {name: op.spec for name, op in OPS.items()}
 
 SIZES = {"K": 70, "N": 37}  # none of them a multiple of anything
+PAGED_SIZES = {"P": 5, "KV": 1, "D": 10, "C": 71, "R": 6, "M": 8}  # K is five heads of queries, and keys and values
 LIMITS = {"K": 2**18, "N": 2**62}
 LEADING = (2, 3)
 GROUP = 32
@@ -67,8 +69,23 @@ def make_tensor(argument, scale, leading, generator):
     shape = shape_of(argument, scale, leading)
     if torch.int8 in argument.dtypes:
         return torch.randint(-128, 128, shape, generator=generator, dtype=torch.int8)
+    if argument.dtypes == (torch.int32,):
+        return integers_of(argument.name, leading)
     assert torch.float32 in argument.dtypes
     return torch.rand(shape, generator=generator) + 0.1
+
+
+def integers_of(name, leading):
+    """Where tokens lie: of a sequence, of one that has begun, of four that rest, and one token that is padding."""
+    tokens = prod(leading)
+    first, second = tokens // 3, max(tokens - 1 - tokens // 3, 0)
+    end = first + second
+    values = {
+        "positions": torch.tensor([*range(first), *range(63, 63 + second), -1][:tokens]).reshape(leading),
+        "starts": torch.tensor((0, first, *[end] * (PAGED_SIZES["R"] - 1))),
+        "tables": torch.tensor([[2, *[-1] * 7], [1, 0, *[-1] * 6], *[[-1] * 8] * (PAGED_SIZES["R"] - 2)]),
+    }
+    return values[name].int()
 
 
 def shape_of(argument, scale, leading):
@@ -77,7 +94,12 @@ def shape_of(argument, scale, leading):
     if isinstance(argument.shape, ScaleShape):
         return {"tensor": (), "row": (n,), "group": (n, -(-k // GROUP))}[scale]
     assert isinstance(argument.shape, Dims)
-    return (*(leading if argument.shape.has_rows else ()), *(SIZES[name] for name in argument.shape.names))
+    return (*(leading if argument.shape.has_rows else ()), *map(size_of, argument.shape.names))
+
+
+def size_of(name):
+    """The size of a dimension."""
+    return known_size(name, SIZES | PAGED_SIZES)
 
 
 def make_option(argument, scale):
@@ -103,6 +125,8 @@ def may_have_shape(op, name, shape, values):
         return not values.get("group_size") and shape in ((), (SIZES["N"],))
     if isinstance(argument.shape, PackedShape):
         return False
+    if op == "paged_attention":
+        return may_have_paged_shape(name, shape)
     names, first = argument.shape.names, len(shape) - len(argument.shape.names)
     told = Counter(size for other in SPECS[op].arguments for size in told_by(other))
     if first < 0 or first and not argument.shape.has_rows:
@@ -113,6 +137,16 @@ def may_have_shape(op, name, shape, values):
         1 <= size <= LIMITS[size_name] if told[size_name] == 1 else size == SIZES[size_name]
         for size, size_name in zip(shape[first:], names, strict=True)
     )
+
+
+def may_have_paged_shape(name, shape):
+    """Whether an argument of `paged_attention` may have another shape; pages may be fewer in one tensor alone nowhere."""
+    leading, heads, d = shape[:-1], shape[-1:], PAGED_SIZES["D"]
+    return {
+        "qkv": leading == LEADING and heads[0] % d == 0 and 3 * d <= heads[0] <= LIMITS["K"] if heads else False,
+        "rotary": len(shape) == 2 and shape[0] >= 1 and shape[1] == d,
+        "tables": len(shape) == 2 and shape[0] == PAGED_SIZES["R"] and shape[1] >= 1,
+    }.get(name, False)
 
 
 def told_by(argument):

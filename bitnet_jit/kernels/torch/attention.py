@@ -78,6 +78,7 @@ def join(maxima: torch.Tensor, sums: torch.Tensor, acc: torch.Tensor, positions:
     return y / total[..., None]
 
 
+@torch.inference_mode()
 def write(keys, values, k, v, positions, pages) -> None:
     """Write k and v (T, KV, D) of tokens at `positions` (T,) into their pages (T,)."""
     keys[pages, :, :, positions % PAGE] = k.to(keys.dtype)
