@@ -29,6 +29,7 @@ class Isa:
         signed_codes: dot4 reads codes as signed bytes, so that 128 cannot be one.
         features: CPU features, all of them, in LLVM's names.
         dot4: (builder, acc, codes, x) -> acc; all of them vectors of int32 lanes.
+        whole_bytes: dot4 takes unsigned codes up to 255, too.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Isa:
     signed_codes: bool
     features: frozenset[str]
     dot4: Callable[..., ir.Value]
+    whole_bytes: bool = False
 
     @property
     def vector(self) -> ir.VectorType:
@@ -78,8 +80,8 @@ def plain_vectors(builder, acc, codes, x):
     return builder.add(acc, builder.add(low, builder.ashr(pairs, sixteen)))
 
 
-AVX512_VNNI = Isa("avx512_vnni", 16, 24, False, frozenset({"avx512f", "avx512bw", "avx512vnni"}), vpdpbusd_512)
-AVX_VNNI = Isa("avx_vnni", 8, 12, False, frozenset({"avx2", "avxvnni"}), vpdpbusd_256)
+AVX512_VNNI = Isa("avx512_vnni", 16, 24, False, frozenset({"avx512f", "avx512bw", "avx512vnni"}), vpdpbusd_512, True)
+AVX_VNNI = Isa("avx_vnni", 8, 12, False, frozenset({"avx2", "avxvnni"}), vpdpbusd_256, True)
 AVX2 = Isa("avx2", 8, 8, False, frozenset({"avx2"}), maddubs_madd)
 NEON_DOT = Isa("neon_dot", 4, 24, True, frozenset({"neon", "dotprod"}), neon_sdot)
 GENERIC = Isa("generic", 4, 8, False, frozenset(), plain_vectors)

@@ -1,0 +1,220 @@
+"""`head_logits`: logits of any M, V and K by register tiles, from a head in memory or in the caches.
+
+A piece of work is a block of the head's rows. Some of them pass at once, so that their sums are chains of their own, and
+stay in the first cache while the rows of x pass. A sum runs in one order whatever the tile: lanes along K, then a
+fixed tree. So logits of a row depend on nothing but that row.
+"""
+
+import numpy as np
+from numba import types
+
+from bitnet_jit.kernels.kernel import Kernel
+from bitnet_jit.kernels.numba.bound import Bound, Entry, Operands, without
+from bitnet_jit.kernels.numba.compiler.jit import StaticType, compiled, jit, kernel, one_of
+from bitnet_jit.kernels.numba.head.job import HeadJob, HeadSpec, places_of, prepare
+from bitnet_jit.kernels.numba.head.products import add_products, spill_sums, zero_sums
+from bitnet_jit.kernels.numba.head.tile import STEP_BYTES, HeadTile
+from bitnet_jit.kernels.numba.intrinsics.elements import load_float32, load_int8, store_float32, store_int8
+from bitnet_jit.kernels.numba.intrinsics.isa import chosen_isa
+from bitnet_jit.kernels.numba.intrinsics.pointers import stack_space
+from bitnet_jit.kernels.numba.intrinsics.scalars import least
+from bitnet_jit.kernels.numba.linear.tiled import balanced_rows
+from bitnet_jit.kernels.numba.threads.parallel import member, next_piece, ranges_of, reset, run_team
+from bitnet_jit.kernels.numba.threads.team import TeamConfig, every, likely
+from bitnet_jit.problem import Problem
+
+BLOCK = 48  # rows of the head in a piece of work
+ROWS_AT_ONCE = 24  # rows of x that pass while a block of the head lies in the second cache
+OPERANDS: Operands = ("x", "head", "head_scale", "logits")
+RUN_SIGNATURE = (types.int64,) * 15
+
+
+@jit
+def copy_tail(w, w_stride, rows, count, tail):
+    """Copy `count` bytes of some rows of the head to address tail, each filled up with zeros to 64 bytes."""
+    for r in range(rows):
+        for i in range(STEP_BYTES):
+            value = np.int32(0)
+            if i < count:
+                value = load_int8(w + r * w_stride, i)
+            store_int8(tail + r * STEP_BYTES, i, value)
+
+
+@jit
+def accumulate(tile, job, row, w, w_stride, acc):
+    """Multiply rows of x from number `row` on by the rows of the head from address w on; store float32 sums at acc."""
+    sums = zero_sums(tile)
+    x = job.x_q + row * job.x_stride
+    steps, ahead = job.in_features // tile.inputs, w + w_stride * tile.outputs
+    for s in range(steps):
+        line = ahead + s * tile.tail_bytes
+        at = x + s * tile.x_step
+        sums = add_products(tile, sums, at, job.x_stride, job.lower, w + s * STEP_BYTES, w_stride, line)
+    rest = job.in_features - steps * tile.inputs
+    if rest > 0:
+        tail = stack_space(tile, "tail_bytes")
+        copy_tail(w + steps * STEP_BYTES, w_stride, tile.outputs, rest * tile.w_bytes, tail)
+        at = x + steps * tile.x_step
+        sums = add_products(tile.hot, sums, at, job.x_stride, job.lower, tail, STEP_BYTES, tail)
+    spill_sums(tile, sums, job.offsets + 8 * row, acc)
+
+
+@jit
+def write_sums(spec, job, row, output, count, acc):
+    """Store the sums at acc as `count` logits of a row from number `output` on."""
+    for c in range(count):
+        store_float32(job.y, row * job.out_features + output + c, load_float32(acc, c))
+
+
+@jit
+def write_scaled(spec, job, row, output, count, acc):
+    """Store the sums at acc, times the scales of the row and of the head's rows."""
+    x_scale = load_float32(job.x_scale, row)
+    for c in range(count):
+        scale = x_scale * load_float32(job.head_scale, output + c)
+        store_float32(job.y, row * job.out_features + output + c, load_float32(acc, c) * scale)
+
+
+write_row = one_of(lambda spec: write_scaled if spec.tile.is_int8 else write_sums)
+
+
+@jit
+def multiply_tile(spec, tile, job, row, output, count, w_stride):
+    """Compute a tile from row `row` and output `output` on, of which `count` outputs are stored."""
+    acc = stack_space(tile, "acc_bytes")
+    w = job.head + output * job.in_features * tile.w_bytes
+    accumulate(tile, job, row, w, w_stride, acc)
+    for r in range(tile.rows):
+        write_row(spec, job, row + r, output, count, acc + 4 * tile.width * r)
+
+
+@jit
+def multiply_outputs(spec, job, output, first_row, last_row, cold):
+    """Compute as many outputs as a tile has from number `output` on, for rows first_row..last_row-1."""
+    tile = spec.tile
+    w_stride = job.in_features * tile.w_bytes
+    row = first_row
+    if cold:
+        multiply_tile(spec, tile, job, row, output, tile.outputs, w_stride)
+        row += tile.rows
+    while row < last_row:
+        multiply_tile(spec, tile.hot, job, least(row, last_row - tile.rows), output, tile.outputs, w_stride)
+        row += tile.rows
+
+
+@jit
+def multiply_last(spec, job, output):
+    """Compute the last outputs, which are fewer than a tile has, one by one: a stride of 0 repeats a row of the head."""
+    for one in range(output, job.out_features):
+        for row in range(0, job.rows, spec.tile.rows):
+            multiply_tile(spec, spec.tile.hot, job, least(row, job.rows - spec.tile.rows), one, 1, 0)
+
+
+@jit
+def multiply_block(spec, job, first, last):
+    """Compute outputs first..last-1 of all rows, whole tiles first."""
+    tile = spec.tile
+    whole = first + (last - first) // tile.outputs * tile.outputs
+    at_once = (ROWS_AT_ONCE + tile.rows - 1) // tile.rows * tile.rows
+    for row in range(0, job.rows, at_once):
+        last_row = least(row + at_once, job.rows)
+        for output in range(first, whole, tile.outputs):
+            multiply_outputs(spec, job, output, least(row, last_row - tile.rows), last_row, row == 0)
+    multiply_last(spec, job, whole) if last == job.out_features else None
+
+
+@jit
+def team(spec, job):
+    """Run the parallel body: prepare rows, then draw blocks of the head."""
+    prepare(spec, job)
+    blocks = (job.out_features + BLOCK - 1) // BLOCK
+    home, ranges = member(job.fork, job.counters) % ranges_of(job.threads), ranges_of(job.threads)
+    block, offset = next_piece(job.counters, home, 0, ranges, blocks)
+    while block >= 0:
+        multiply_block(spec, job, block * BLOCK, least((block + 1) * BLOCK, job.out_features))
+        block, offset = next_piece(job.counters, home, offset, ranges, blocks)
+
+
+@kernel
+def run(
+    spec,
+    fork,
+    threads,
+    x,
+    head,
+    head_scale,
+    y,
+    rows,
+    in_features,
+    out_features,
+    x_scale_at,
+    offsets_at,
+    x_q_at,
+    x_stride,
+    lower,
+    workspace,
+):
+    """Run the whole op; every argument but `spec` is int64, an address or a number."""
+    job = HeadJob(
+        x,
+        head,
+        head_scale,
+        y,
+        rows,
+        in_features,
+        out_features,
+        fork,
+        threads,
+        workspace,
+        workspace + x_scale_at,
+        workspace + offsets_at,
+        workspace + x_q_at,
+        x_stride,
+        lower,
+    )
+    reset(job.counters, threads)
+    run_team(fork, threads, team, (spec, job))
+
+
+def bind(problem: Problem, config: TeamConfig) -> Bound:
+    """Return the kernel bound to a problem; it is compiled for each height of tile that the calls turn out to need."""
+    tile: HeadTile = config.tile
+
+    def compile_for(rows: int) -> Entry:
+        height = balanced_rows(rows, tile.rows)
+        spec = HeadSpec(HeadTile(tile.isa, tile.w_dtype, height, tile.outputs), problem.x_dtype)
+        return compiled(run, StaticType(spec), *RUN_SIGNATURE)
+
+    def numbers(rows: int) -> tuple[int, ...]:
+        *places, _ = places_of(problem, rows)
+        return (rows, problem.in_features, problem.out_features, *places)
+
+    return Bound(
+        OPERANDS if problem.w_dtype == "int8" else without(OPERANDS, "head_scale"),
+        compile_for,
+        numbers,
+        lambda rows, threads: places_of(problem, rows).num_bytes,
+        config.max_threads,
+    )
+
+
+# (rows, outputs) of tiles by the bucket of M
+FLOAT_SHAPES = {1: ((1, 4), (1, 8)), 2: ((2, 4), (2, 8)), 4: ((4, 4), (2, 8), (2, 4))}
+INT8_SHAPES = {1: ((1, 4), (1, 8)), 2: ((2, 4), (1, 8)), 4: ((2, 4), (1, 8))}
+MANY_ROWS = ((6, 4), (3, 8), (4, 4), (3, 4), (2, 4), (1, 4), (1, 2), (1, 1))
+
+
+def tiles(problem: Problem) -> tuple[HeadTile, ...]:
+    """Return tiles that fit the registers, the likeliest best first."""
+    isa, shapes = chosen_isa(), INT8_SHAPES if problem.w_dtype == "int8" else FLOAT_SHAPES
+    candidates = [HeadTile(isa.name, problem.w_dtype, *shape) for shape in shapes.get(problem.rows, MANY_ROWS)]
+    fitting = [tile for tile in candidates if tile.registers <= isa.registers]
+    return tuple(fitting) or (HeadTile(isa.name, problem.w_dtype, 1, 1),)
+
+
+def unsupported_reason(problem: Problem) -> str | None:
+    """Return None: every problem is served."""
+    return None
+
+
+KERNELS = (Kernel("numba.head_logits", "head_logits", bind, likely(tiles), unsupported_reason, every(tiles)),)
