@@ -181,12 +181,12 @@ def test_caches_beyond_all_memory_are_refused_in_words(decoder):
 
 
 def test_sizes_that_torch_cannot_allocate_are_refused_in_words(decoder, monkeypatch):
-    from bitnet_jit.models import kv_cache
+    from bitnet_jit.models import paged_store
 
     def refuse(*arguments, **options):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(kv_cache.torch, "empty", refuse)
+    monkeypatch.setattr(paged_store.torch, "empty", refuse)
     with pytest.raises(
         InvalidInput, match=r"a cache for 1 prompts of 64 tokens needs [0-9.]+ .*, which cannot be allocated"
     ):

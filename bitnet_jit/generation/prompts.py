@@ -108,7 +108,8 @@ def limits_of(prompts: Prompts, context: int, max_new_tokens: int | None) -> lis
     """Return how many tokens each text may get.
 
     Raises:
-        InvalidInput: a prompt leaves no room, or max_new_tokens is no number from 1 to the room that the longest leaves.
+        InvalidInput: a prompt leaves no room, or max_new_tokens is no number from 1 to the room that the longest one
+            leaves.
     """
     longest = max(map(len, prompts.rows))
     room = context - longest

@@ -1,13 +1,11 @@
 """Keys and values of prompts that are continued together: with them, a new token computes only its own."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 
-from bitnet_jit.devices.memory import allocating
 from bitnet_jit.models.config import DecoderConfig
-from bitnet_jit.models.paged_store import PagedStore, Places
+from bitnet_jit.models.paged_store import PagedStore, Places, empty_pages
 from bitnet_jit.problem import PAGE
 
 
@@ -75,35 +73,3 @@ class KVCache:
     def _empty(self, pages: int) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
         words = f"batch_size, capacity: a cache for {self.batch_size} prompts of {pages * PAGE} tokens"
         return empty_pages(words, self._config, self.batch_size * pages, self._dtype, self._device)
-
-
-def empty_pages(
-    words: str, config: DecoderConfig, pages: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
-    """Allocate pages of keys (pages, kv_heads, D, PAGE) and of values (pages, kv_heads, PAGE, D) for each layer.
-
-    Args:
-        words: what is asked for, in an error.
-        config: the decoder's.
-        pages: number of pages.
-        dtype: of keys and values.
-        device: where they live.
-
-    Raises:
-        InvalidInput: memory does not suffice.
-    """
-    layers, heads, width = config.num_layers, config.num_kv_heads, config.head_dim
-    num_bytes = 2 * layers * math.prod((pages, heads, width, PAGE)) * dtype.itemsize
-    if torch.compiler.is_compiling():  # which asks no system for its memory
-        return unbound(layers, pages, heads, width, dtype, device)
-    with allocating(words, num_bytes, device.type):
-        return unbound(layers, pages, heads, width, dtype, device)
-
-
-def unbound(
-    layers: int, pages: int, heads: int, width: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
-    """Allocate the keys and the values of all layers, one tensor per layer and kind, not initialized."""
-    keys = [torch.empty((pages, heads, width, PAGE), dtype=dtype, device=device) for _ in range(layers)]
-    values = [torch.empty((pages, heads, PAGE, width), dtype=dtype, device=device) for _ in range(layers)]
-    return keys, values

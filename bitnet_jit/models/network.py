@@ -104,7 +104,7 @@ class Network(nn.Module):
             store = cache.store(tokens, self.rope.rotary(cache.length + tokens, self.device))
             y = self.run(input_ids.flatten(), store)
             cache.advance(tokens)
-            return y.unflatten(0, (batch_size, tokens))
+            return y.view(batch_size, tokens, -1)
 
     def run(self, tokens: torch.Tensor, store: KVStore) -> torch.Tensor:
         """Compute the normalized output of the last block for the tokens of a step, of any mix of sequences.

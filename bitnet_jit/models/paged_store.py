@@ -1,11 +1,15 @@
 """Keys and values in pages, bound to the tokens of one step: where each token lies, and what it may look at."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from bitnet_jit.devices.memory import allocating
+from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.ops.attention import paged_attention
+from bitnet_jit.problem import PAGE
 
 
 @dataclass(frozen=True)
@@ -46,3 +50,35 @@ class PagedStore:
             qkv, self.keys[layer], self.values[layer], self.rotary, at.positions, at.starts, at.tables
         )
         return y
+
+
+def empty_pages(
+    words: str, config: DecoderConfig, pages: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+    """Allocate pages of keys (pages, kv_heads, D, PAGE) and of values (pages, kv_heads, PAGE, D) for each layer.
+
+    Args:
+        words: what is asked for, in an error.
+        config: the decoder's.
+        pages: number of pages.
+        dtype: of keys and values.
+        device: where they live.
+
+    Raises:
+        InvalidInput: memory does not suffice.
+    """
+    layers, heads, width = config.num_layers, config.num_kv_heads, config.head_dim
+    num_bytes = 2 * layers * math.prod((pages, heads, width, PAGE)) * dtype.itemsize
+    if torch.compiler.is_compiling():  # which asks no system for its memory
+        return unbound(layers, pages, heads, width, dtype, device)
+    with allocating(words, num_bytes, device.type):
+        return unbound(layers, pages, heads, width, dtype, device)
+
+
+def unbound(
+    layers: int, pages: int, heads: int, width: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+    """Allocate the keys and the values of all layers, one tensor per layer and kind, not initialized."""
+    keys = [torch.empty((pages, heads, width, PAGE), dtype=dtype, device=device) for _ in range(layers)]
+    values = [torch.empty((pages, heads, PAGE, width), dtype=dtype, device=device) for _ in range(layers)]
+    return keys, values

@@ -105,7 +105,7 @@ class TrainedBlock(Block):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps, **HOST)
         self.mlp = TrainedFeedForward(config, linear)
 
-    def mix_tokens(self, x: torch.Tensor, context: Tables, layer: int) -> torch.Tensor:
+    def mix_tokens(self, x: torch.Tensor, context: Tables, _layer: int) -> torch.Tensor:
         """Normalize x, attend, and leave a share of the output out."""
         y: torch.Tensor = self.dropout(self.self_attn(self.input_layernorm(x), context))
         return y

@@ -5,7 +5,7 @@ import torch
 from bitnet_jit.arguments import whole_number
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.config import DecoderConfig
-from bitnet_jit.models.kv_cache import empty_pages
+from bitnet_jit.models.paged_store import empty_pages
 from bitnet_jit.problem import PAGE
 from bitnet_jit.runner.pages import PagedSequence, PagePool, extend, fork, truncate
 

@@ -1,15 +1,18 @@
 """`Runner`: a network with a paged cache, which makes steps over any mix of sequences."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.models.network import Network
 from bitnet_jit.models.paged_store import PagedStore
 from bitnet_jit.runner.paged_cache import PagedCache
 from bitnet_jit.runner.pages import PagedSequence
 from bitnet_jit.runner.step import Chunk, make_step
+
+if TYPE_CHECKING:
+    from bitnet_jit.models.network import Network
 
 
 class Runner:
@@ -39,7 +42,7 @@ class Runner:
     (16, 7)
     """
 
-    def __init__(self, network: Network, num_pages: int) -> None:
+    def __init__(self, network: "Network", num_pages: int) -> None:
         self.network = network
         self.cache = PagedCache(network.config, num_pages, network.dtype, network.device)
 
