@@ -109,6 +109,7 @@ CUDA = DeviceKind(
     total_memory=total_memory,
     measure=measure,
     table=lambda gpu: re.sub(r"[^a-z0-9]+", "-", gpu.name.lower()) if gpu else "cuda",
+    captures_steps=True,
     own_random_state=True,
     compiled_training=True,
     mixed_sums=True,

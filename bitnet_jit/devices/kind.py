@@ -37,6 +37,7 @@ class DeviceKind:
         own_random_state: whether the device draws random numbers by itself.
         compiled_training: whether training pays for torch.compile by default.
         mixed_sums: whether torch.mm of half types can give its float32 sums.
+        captures_steps: whether a step of a model can be captured as a CUDA graph.
         title: number of the device -> its heading for people; None: its name in torch.
         describe: device -> what people want to know, by name.
     """
@@ -56,6 +57,7 @@ class DeviceKind:
     own_random_state: bool = False
     compiled_training: bool = False
     mixed_sums: bool = False
+    captures_steps: bool = False
     title: Callable[[int], str] | None = None
     describe: Callable[[Any], dict[str, str]] = lambda device: {}
 

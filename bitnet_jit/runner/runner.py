@@ -5,9 +5,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.paged_store import PagedStore
 from bitnet_jit.runner.paged_cache import PagedCache
+from bitnet_jit.problem import PAGE
+from bitnet_jit.runner.decode import MAX_ROWS, DecodeSteps
 from bitnet_jit.runner.pages import PagedSequence
 from bitnet_jit.runner.step import Chunk, make_step
 
@@ -45,6 +48,9 @@ class Runner:
     def __init__(self, network: "Network", num_pages: int) -> None:
         self.network = network
         self.cache = PagedCache(network.config, num_pages, network.dtype, network.device)
+        width = min(self.cache.pool.count, -(-network.config.context_length // PAGE))
+        captures = kind_of(network.device).captures_steps
+        self._decode = DecodeSteps(network, self.cache, width) if captures else None
 
     def step(self, chunks: Sequence[Chunk]) -> torch.Tensor:
         """Run the tokens of chunks, of different sequences, and keep their keys and values.
@@ -69,6 +75,31 @@ class Runner:
         for chunk in chunks:
             chunk.sequence.length += len(chunk.tokens)
         return self.network.logits(hidden if step.wanted is None else hidden[step.wanted])
+
+    def advance(self, sequences: Sequence[PagedSequence], tokens: torch.Tensor) -> torch.Tensor:
+        """Run one token per sequence, as `step` does; on a GPU by a captured graph, and nothing waits for the device.
+
+        Args:
+            sequences: each of them once, one at least.
+            tokens: (R,) int64 on the network's device, in range.
+
+        Returns:
+            (R, vocab_size) float32, valid until the next step.
+
+        Raises:
+            InvalidInput: a sequence would be longer than the model's context.
+            CacheFull: pages do not suffice; no sequence has changed.
+        """
+        if self._decode is None or len(sequences) > MAX_ROWS:
+            chunks = zip(sequences, tokens.tolist(), strict=True)
+            return self.step([Chunk(sequence, [token]) for sequence, token in chunks])
+        self.check([Chunk(sequence, [0]) for sequence in sequences])
+        for sequence in sequences:
+            self.cache.extend(sequence, 1)
+        logits = self._decode.run(sequences, tokens)
+        for sequence in sequences:
+            sequence.length += 1
+        return logits
 
     def check(self, chunks: Sequence[Chunk]) -> None:
         """Raise InvalidInput unless a step may have these chunks."""

@@ -1,0 +1,104 @@
+"""Decode steps that are captured once: one token for each of some sequences, in memory that stays where it is.
+
+A step of a few tokens is hundreds of short kernels, and launching them one by one takes Python longer than they run. So
+on a device that can capture a graph, each number of rows (a power of two) gets one on first use; a replay is one call.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bitnet_jit.models.paged_store import PagedStore, Places
+from bitnet_jit.problem import PAGE
+from bitnet_jit.runner.pages import PagedSequence
+
+if TYPE_CHECKING:
+    from bitnet_jit.models.network import Network
+    from bitnet_jit.runner.paged_cache import PagedCache
+
+MAX_ROWS = 256  # of a captured step
+BUFFERS = 2  # of page-locked memory: while one is being copied, the next step fills the other
+
+
+class DecodeStep:
+    """A captured step.
+
+    Args:
+        network: the network.
+        cache: the pages.
+        rows: sequences at most; rows that are not used hold the position -1.
+        width: pages per sequence at most.
+    """
+
+    def __init__(self, network: "Network", cache: "PagedCache", rows: int, width: int) -> None:
+        self._network, self._rows, self._next = network, rows, 0
+        numbers = torch.zeros(rows * (1 + width), dtype=torch.int32, device="cpu").pin_memory()
+        self._host = [numbers, *(numbers.clone().pin_memory() for _ in range(BUFFERS - 1))]
+        device = network.device
+        self._numbers = numbers.to(device)
+        self.tokens = torch.zeros(rows, dtype=torch.int64, device=device)
+        starts = torch.arange(rows + 1, dtype=torch.int32, device=device)
+        places = Places(self._numbers[:rows], starts, self._numbers[rows:].view(rows, width))
+        self._store = PagedStore(cache.keys, cache.values, network.rope.rotary(width * PAGE, device), places)
+        self._load([], [])
+        self._graph, self.logits = self._capture()
+
+    def run(self, sequences: Sequence[PagedSequence], tokens: torch.Tensor) -> torch.Tensor:
+        """Run a step; `tokens` (R,) are on the device; return logits (R, vocab_size), valid until the next step."""
+        self.tokens[: len(tokens)].copy_(tokens)
+        self._load([sequence.length for sequence in sequences], [sequence.pages for sequence in sequences])
+        self._graph.replay()
+        return self.logits[: len(tokens)]
+
+    def _load(self, positions: list[int], tables: list[list[int]]) -> None:
+        """Copy positions and tables to the device."""
+        host = self._host[self._next]
+        self._next = (self._next + 1) % BUFFERS
+        view = host.numpy()
+        view[: len(positions)] = positions
+        view[len(positions) : self._rows] = -1
+        table_rows = view[self._rows :].reshape(self._rows, -1)
+        for row, pages in zip(table_rows, tables, strict=False):
+            row[: len(pages)] = pages
+        self._numbers.copy_(host, non_blocking=True)
+
+    def _forward(self) -> torch.Tensor:
+        return self._network.logits(self._network.run(self.tokens, self._store))
+
+    def _capture(self) -> tuple[Any, torch.Tensor]:
+        """Run the step twice, so that nothing is compiled or chosen any more, and capture it."""
+        side = torch.cuda.Stream(self._network.device)  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream(self._network.device))
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                self._forward()
+            graph = torch.cuda.CUDAGraph()
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                logits = self._forward()
+            finally:
+                graph.capture_end()
+        torch.cuda.current_stream(self._network.device).wait_stream(side)
+        return graph, logits
+
+
+class DecodeSteps:
+    """The captured steps of a runner, by numbers of rows.
+
+    Args:
+        network: the network.
+        cache: the pages.
+        width: pages per sequence at most.
+    """
+
+    def __init__(self, network: "Network", cache: "PagedCache", width: int) -> None:
+        self._network, self._cache, self._width = network, cache, width
+        self._steps: dict[int, DecodeStep] = {}
+
+    def run(self, sequences: Sequence[PagedSequence], tokens: torch.Tensor) -> torch.Tensor:
+        """Run a step of one token per sequence; see `DecodeStep.run`."""
+        rows = 1 << (len(sequences) - 1).bit_length()
+        if rows not in self._steps:
+            self._steps[rows] = DecodeStep(self._network, self._cache, rows, self._width)
+        return self._steps[rows].run(sequences, tokens)
