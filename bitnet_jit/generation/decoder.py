@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from bitnet_jit.generation.loop import generate, stream
-from bitnet_jit.generation.sampling import Sampling
+from bitnet_jit.generation.sampling import Sampling, gather_options
 from bitnet_jit.generation.stopping import Stop
 from bitnet_jit.generation.tokenizer import Tokenizer
 from bitnet_jit.models.config import DecoderConfig
@@ -69,6 +69,8 @@ class Decoder(Network):
         top_p: float | None = None,
         seed: int | None = None,
         stop: Stop = (),
+        *,
+        sampling: Sampling | Sequence[Sampling] | None = None,
     ) -> torch.Tensor:
         """Continue prompts of equal length.
 
@@ -80,10 +82,12 @@ class Decoder(Network):
             temperature: 0 takes the likeliest token, more makes the text more varied.
             top_k: draw from the k likeliest tokens only.
             top_p: draw from the likeliest tokens that together reach this probability.
-            seed: makes the draws repeatable; torch's global random state plays no part.
+            seed: makes the draws repeatable; torch's global random state plays no part. A prompt's text depends on its
+                seed, not on the other prompts: equal prompts with one seed get equal texts.
             stop: token ids or strings that end a text, besides the model's end token. A string is looked for in the new
                 text, with special tokens and without; one that is a special token ends the text there. A lone surrogate
                 counts as U+FFFD.
+            sampling: all options of sampling in place of the four above, penalties among them; or one for each prompt.
 
         Returns:
             int64 (B, T + n) or (T + n,): the prompt, and n new tokens with the one that ended the text. A row that
@@ -91,8 +95,10 @@ class Decoder(Network):
 
         Raises:
             InvalidInput: a value is out of range; it is named.
+            BitNetError: the logits of a prompt are NaN or infinite, or its options leave no token; it is named.
         """
-        return generate(self, input_ids, max_new_tokens, Sampling(temperature, top_k, top_p, seed), stop)
+        options = gather_options(temperature, top_k, top_p, seed, sampling)
+        return generate(self, input_ids, max_new_tokens, options, stop)
 
     def stream(
         self,
@@ -103,6 +109,9 @@ class Decoder(Network):
         top_p: float | None = None,
         seed: int | None = None,
         stop: Stop = (),
+        *,
+        sampling: Sampling | None = None,
     ) -> Iterator[int]:
         """Yield the new tokens of one prompt, each as soon as it is chosen; arguments and errors as `generate`."""
-        return stream(self, input_ids, max_new_tokens, Sampling(temperature, top_k, top_p, seed), stop)
+        options = gather_options(temperature, top_k, top_p, seed, sampling)
+        return stream(self, input_ids, max_new_tokens, options, stop)

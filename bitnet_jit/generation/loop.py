@@ -1,26 +1,33 @@
 """The loop of generation: prefill, then one step per token, until every text has ended."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from bitnet_jit.arguments import as_whole, show
-from bitnet_jit.errors import InvalidInput
+from bitnet_jit.errors import BitNetError, InvalidInput
+from bitnet_jit.generation.batch_sampler import BatchSampler, Choice
 from bitnet_jit.generation.model import TextModel
-from bitnet_jit.generation.sampling import Sampler, Sampling
+from bitnet_jit.generation.sampling import Sampling, per_prompt
 from bitnet_jit.generation.stopping import Stop, StopRule, stop_rules
 from bitnet_jit.models.tokens import TokenIds, as_batch
 
 DEFAULT_NEW_TOKENS = 128
 
 
-def steps(decoder: TextModel, batch: torch.Tensor, max_new_tokens: int, sampler: Sampler) -> Iterator[torch.Tensor]:
-    """Yield the next token of each prompt, (B,) int64; only the logits of the last position are computed."""
+def steps(
+    decoder: TextModel, batch: torch.Tensor, max_new_tokens: int, options: Sequence[Sampling]
+) -> Iterator[Choice]:
+    """Yield the choice of the next token of each prompt; only the logits of the last position are computed."""
     cache = decoder.new_cache(batch.shape[0], batch.shape[1] + max_new_tokens)
-    for _ in range(max_new_tokens):
-        tokens = sampler.choose(decoder.logits(decoder.hidden(batch, cache)[:, -1]))
-        yield tokens
-        batch = tokens[:, None]
+    sampler = BatchSampler(decoder.config.vocab_size, batch.device)
+    rows = [sampler.add(item, prompt) for item, prompt in zip(options, batch.tolist(), strict=True)]
+    for position in range(batch.shape[1], batch.shape[1] + max_new_tokens):
+        logits = decoder.logits(decoder.hidden(batch, cache)[:, -1])
+        choice = sampler.choose(logits, rows, [position] * len(rows))
+        yield choice
+        sampler.note(rows, choice.tokens)
+        batch = choice.tokens[:, None]
 
 
 def checked(decoder: TextModel, input_ids: TokenIds, max_new_tokens: int | None) -> tuple[torch.Tensor, int]:
@@ -45,22 +52,40 @@ def checked(decoder: TextModel, input_ids: TokenIds, max_new_tokens: int | None)
 
 
 def generate(
-    decoder: TextModel, input_ids: TokenIds, max_new_tokens: int | None, sampling: Sampling, stop: Stop
+    decoder: TextModel,
+    input_ids: TokenIds,
+    max_new_tokens: int | None,
+    sampling: Sampling | Sequence[Sampling],
+    stop: Stop,
 ) -> torch.Tensor:
     """Continue prompts as `Decoder.generate` does, with its options gathered."""
     batch, new_tokens = checked(decoder, input_ids, max_new_tokens)
+    options = options_for(decoder, sampling, len(batch))
     rules = rules_for(decoder, batch, stop)
     ended = torch.zeros(len(batch), dtype=torch.bool, device="cpu")
     columns = [batch]
-    for tokens in steps(decoder, batch, new_tokens, Sampler(sampling)):
-        tokens = torch.where(ended.to(tokens.device), columns[-1][:, -1], tokens)
+    for choice in steps(decoder, batch, new_tokens, options):
+        tokens = torch.where(ended.to(choice.tokens.device), columns[-1][:, -1], choice.tokens)
         columns.append(tokens[:, None])
-        for row, token in enumerate(tokens.tolist()):
-            ended[row] = bool(ended[row]) or rules[row].ends_with(token)
+        chosen, errors = choice.fetch()
+        for row, token in enumerate(chosen):
+            if ended[row]:
+                continue
+            if row in errors:
+                raise BitNetError(f"prompt {row}: {errors[row]}")
+            ended[row] = rules[row].ends_with(token)
         if bool(ended.all()):
             break
     ids = torch.cat(columns, 1)
     return ids[0] if is_flat(input_ids) else ids
+
+
+def options_for(decoder: TextModel, sampling: Sampling | Sequence[Sampling], prompts: int) -> tuple[Sampling, ...]:
+    """Return the options of each prompt; InvalidInput unless they fit the prompts and the vocabulary."""
+    options = per_prompt(sampling, prompts)
+    for item in options:
+        item.check_vocabulary(decoder.config.vocab_size)
+    return options
 
 
 def rules_for(decoder: TextModel, batch: torch.Tensor, stop: Stop) -> list[StopRule]:
@@ -75,17 +100,24 @@ def is_flat(input_ids: TokenIds) -> bool:
 
 
 def stream(
-    decoder: TextModel, input_ids: TokenIds, max_new_tokens: int | None, sampling: Sampling, stop: Stop
+    decoder: TextModel,
+    input_ids: TokenIds,
+    max_new_tokens: int | None,
+    sampling: Sampling | Sequence[Sampling],
+    stop: Stop,
 ) -> Iterator[int]:
     """Continue a prompt as `Decoder.stream` does; its options are checked at the call, not at the first token."""
     batch, new_tokens = checked(decoder, input_ids, max_new_tokens)
     if len(batch) != 1:
         raise InvalidInput(f"input_ids: stream takes one prompt, got a batch of {len(batch)}; use generate")
+    options = options_for(decoder, sampling, 1)
     (rule,) = rules_for(decoder, batch, stop)
 
     def tokens() -> Iterator[int]:
-        for chosen in steps(decoder, batch, new_tokens, Sampler(sampling)):
-            token = int(chosen)
+        for choice in steps(decoder, batch, new_tokens, options):
+            (token,), errors = choice.fetch()
+            if errors:
+                raise BitNetError(errors[0])
             yield token
             if rule.ends_with(token):
                 return
