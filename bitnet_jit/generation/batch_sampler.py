@@ -18,7 +18,8 @@ A token depends on its row of logits, its request's options and noted tokens, it
 other rows, their number or order. Nothing waits for the device before `fetch`, which copies one number per row.
 
 Where several tokens of one request are chosen in one call (drafted ones), its row is named several times with its
-positions. Penalties know noted tokens alone; so with penalties each drafted token is chosen after a note of those before.
+positions. Penalties know noted tokens alone; so a request with penalties has one drafted token chosen at a time, and
+noted before the next.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.draw import MAX_VOCABULARY, draw
 from bitnet_jit.generation.logprobs import Logprobs, empty
 from bitnet_jit.generation.order import largest
-from bitnet_jit.generation.penalties import Tally, to_device
+from bitnet_jit.generation.penalties import Tally
 from bitnet_jit.generation.plan import Part, Plan, Request, make_plan
 from bitnet_jit.generation.random_bits import random_words
 from bitnet_jit.generation.sampling import Sampling

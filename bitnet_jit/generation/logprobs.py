@@ -64,9 +64,10 @@ class Wanted:
         tokens: torch.Tensor,  # (B,) int64, the chosen ones
     ) -> None:
         """Write the log-probabilities of the rows into the result."""
-        logits, top, tokens = logits[self.place], largest[self.place][:, None], tokens[self.place][:, None]
+        logits, top, tokens = logits[self.place], largest[self.place], tokens[self.place]
         total = (weights(logits, top).sum(-1, keepdim=True).to(torch.float32) / ONE).log_()
-        result.chosen[self.place] = (logits.gather(-1, tokens) - top - total)[:, 0]
+        top = top[:, None]
+        result.chosen[self.place] = (logits.gather(-1, tokens[:, None]) - top - total)[:, 0]
         if self.number:
             values, ids = likeliest(logits, self.number)
             beyond = torch.arange(self.number, dtype=torch.int64, device=logits.device) >= self.numbers

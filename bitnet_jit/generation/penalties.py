@@ -1,8 +1,8 @@
 """The tokens of requests with penalties, and what they take from logits.
 
-Only logits of tokens that occurred change, so a step reads and writes those alone, not the whole vocabulary. A request's
-tokens lie in a line of `history`, once for each time; a token that stands there twice is written twice, with the same
-value. How often it occurred is in a line of `tally`, 4 bytes per token of the vocabulary.
+Only logits of tokens that occurred change, so a step reads and writes those alone, not the whole vocabulary. The tokens
+of a request lie in a line of `history`, once for each time; a token that stands there twice is written twice, with the
+same value. How often it occurred is in a line of `tally`, 4 bytes per token of the vocabulary.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
 """The rows of a batch, sorted by what their options ask for, as tensors on the device. A plan serves while rows stay.
 
-Rows that take the largest of unchanged logits are in no part: they cost nothing beyond that search. On a GPU a part holds
-all rows that go the same way; on the CPU each row is a part of its own, since one row's logits stay in the second cache.
+Rows that take the largest of unchanged logits are in no part: they cost nothing beyond that search. On a GPU a part
+holds all rows that go the same way; on the CPU each row is a part of its own, since one row's logits stay in the second
+cache.
 """
 
 from collections import defaultdict
@@ -73,12 +74,12 @@ def make_plan(requests: Sequence[Request], vocab_size: int, device: torch.device
         if options.logprobs is not None:
             numbers[row] = options.logprobs
     parts = [
-        make_part(rows, [requests[row] for row in rows], way, edited, vocab_size, len(requests), device)
+        make_part(rows, [requests[row] for row in rows], way, edited, vocab_size, device)
         for (way, edited), together in kinds.items()
         for rows in divided(together, device)
     ]
     asking = [
-        wanted(place_of(rows, len(requests), device), [numbers[row] for row in rows], device)
+        wanted(place_of(rows, device), [numbers[row] for row in rows], device)
         for rows in divided(list(numbers), device)
     ]
     number = max(numbers.values(), default=None)
@@ -104,7 +105,7 @@ def divided(rows: list[int], device: torch.device) -> list[list[int]]:
     return [rows] if rows else []
 
 
-def place_of(rows: Sequence[int], batch: int, device: torch.device) -> Place:
+def place_of(rows: Sequence[int], device: torch.device) -> Place:
     """Return the place of rows in a batch: a slice, which copies nothing, where they are neighbours."""
     if list(rows) == list(range(rows[0], rows[0] + len(rows))):
         return slice(rows[0], rows[0] + len(rows))
@@ -117,14 +118,13 @@ def make_part(
     way: str,
     edited: bool,
     vocab_size: int,
-    batch: int,
     device: torch.device,
 ) -> Part:
     """Return the part of rows that go one way."""
     options = [request.options for request in requests]
     edits = make_edits(options, [request.slot for request in requests], device) if edited else None
     limits = None if way == "largest" else make_limits(options, way, vocab_size, device)
-    return Part(place_of(rows, batch, device), edits, limits)
+    return Part(place_of(rows, device), edits, limits)
 
 
 def make_limits(options: Sequence[Sampling], way: str, vocab_size: int, device: torch.device) -> Limits:

@@ -3,14 +3,14 @@
 They act in this order, which is that of transformers and vLLM where the two agree:
 
 1. `logit_bias` is added.
-2. Penalties: a token that stands in the prompt or in the new text has its logit divided by `repetition_penalty` where it
-   is above 0, multiplied where it is not (CTRL, arXiv 1909.05858). Then `frequency_penalty` times the token's count in
-   the new text is taken away, and `presence_penalty` once where it occurred there at all (OpenAI's formula).
+2. Penalties: a token that stands in the prompt or in the new text has its logit divided by `repetition_penalty` where
+   it is above 0, multiplied where it is not (CTRL, arXiv 1909.05858). Then `frequency_penalty` times the token's count
+   in the new text is taken away, and `presence_penalty` once where it occurred there at all (OpenAI's formula).
 3. Tokens outside of `allowed_token_ids`, and `banned_token_ids`, can never be taken.
-4. At temperature 0 the largest logit is taken, the lowest id among equals. Otherwise logits are divided by `temperature`,
-5. and a token is drawn among those that `top_k`, then `top_p`, then `min_p` leave. Their order is by logit, equal logits
-   by id, so that `top_k` leaves k tokens and no more. `top_p` is a share of what `top_k` left, `min_p` one of the
-   likeliest token's probability.
+4. At temperature 0 the largest logit is taken, the lowest id among equals.
+5. Otherwise logits are divided by `temperature`, and a token is drawn among those that `top_k`, then `top_p`, then
+   `min_p` leave. Their order is by logit, equal logits by id, so that `top_k` leaves k tokens and no more. `top_p` is a
+   share of what `top_k` left, `min_p` one of the likeliest token's probability.
 
 `logprobs` are of the model's logits as they are, before all of that, as vLLM gives them by default.
 """
