@@ -51,7 +51,7 @@ def draw(
     """Return a token for each row, (n,) int64; any token where a row has NaN or no finite logit."""
     if limits.candidates is None:
         return drawn_place(kept_weights(weights(logits, top, limits.temperature), limits), words)
-    if limits.candidates == logits.shape[-1] and logits.is_cpu and limits.top_p is not None:
+    if logits.is_cpu and limits.candidates == logits.shape[-1] and limits.top_k is None and limits.top_p is not None:
         total = weights(logits, top, limits.temperature).sum(-1)
         values, ids = nucleus(logits, top, limits.temperature, share_of(total, limits.top_p))
     else:
