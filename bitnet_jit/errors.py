@@ -1,6 +1,6 @@
 """Errors of the package: one root, and each branch is also the built-in exception that a caller would expect."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 class BitNetError(Exception):
@@ -29,6 +29,19 @@ class OutOfMemory(BitNetError, MemoryError):
 
 class CacheFull(OutOfMemory):
     """The pages of a cache do not suffice; the message says how many are needed, and nothing has changed."""
+
+
+class GenerationError(BitNetError):
+    """Some texts of a batch could not be continued to their ends; the others were.
+
+    Attributes:
+        errors: number of the prompt -> what went wrong, in words.
+        texts: the token ids of every prompt with its new tokens, as far as it came.
+    """
+
+    def __init__(self, errors: Mapping[int, str], texts: Sequence[Sequence[int]]) -> None:
+        self.errors, self.texts = dict(errors), [list(text) for text in texts]
+        super().__init__("; ".join(f"prompt {row}: {words}" for row, words in self.errors.items()))
 
 
 class UnsupportedProblem(BitNetError, NotImplementedError):

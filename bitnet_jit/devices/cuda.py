@@ -87,6 +87,47 @@ def measure(calls: Any, sets: Any) -> Any:
     return measure_by_graphs(calls, sets)
 
 
+def capture(forward: Any, device: Any) -> Any:
+    """Capture what a function launches, after two calls that compile, choose and allocate what it needs."""
+    import torch
+
+    with torch.cuda.device(device):
+        stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                forward()
+            graph = torch.cuda.CUDAGraph()
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                result = forward()
+            finally:
+                graph.capture_end()
+        torch.cuda.current_stream(device).wait_stream(stream)
+    return graph.replay, result
+
+
+def to_fill(tensor: Any) -> Any:
+    """Return a tensor in page-locked memory."""
+    return tensor.pin_memory()
+
+
+def begin_fetch(tensor: Any) -> Any:
+    """Begin to copy a tensor to the host; return what waits for it."""
+    import torch
+
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
+    event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    host.copy_(tensor, non_blocking=True)
+    event.record(torch.cuda.current_stream(tensor.device))
+
+    def wait() -> Any:
+        event.synchronize()
+        return host
+
+    return wait
+
+
 def describe(device: Any) -> dict[str, str]:
     """Return what people want to know of a GPU."""
     gpu = find_gpu(device)
@@ -109,7 +150,9 @@ CUDA = DeviceKind(
     total_memory=total_memory,
     measure=measure,
     table=lambda gpu: re.sub(r"[^a-z0-9]+", "-", gpu.name.lower()) if gpu else "cuda",
-    captures_steps=True,
+    capture=capture,
+    to_fill=to_fill,
+    begin_fetch=begin_fetch,
     own_random_state=True,
     compiled_training=True,
     mixed_sums=True,

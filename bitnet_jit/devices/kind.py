@@ -37,7 +37,10 @@ class DeviceKind:
         own_random_state: whether the device draws random numbers by itself.
         compiled_training: whether training pays for torch.compile by default.
         mixed_sums: whether torch.mm of half types can give its float32 sums.
-        captures_steps: whether a step of a model can be captured as a CUDA graph.
+        capture: (function of no arguments, device) -> a replay of what it launches, and the tensor that it returns,
+            which each replay fills anew; None where nothing can be captured.
+        to_fill: tensor on the CPU -> one like it from which copies to the device do not wait.
+        begin_fetch: tensor -> what waits for it and gives it back on the CPU; later work does not delay it.
         title: number of the device -> its heading for people; None: its name in torch.
         describe: device -> what people want to know, by name.
     """
@@ -57,7 +60,9 @@ class DeviceKind:
     own_random_state: bool = False
     compiled_training: bool = False
     mixed_sums: bool = False
-    captures_steps: bool = False
+    capture: Callable[[Callable[[], Any], Any], tuple[Callable[[], object], Any]] | None = None
+    to_fill: Callable[[Any], Any] = lambda tensor: tensor
+    begin_fetch: Callable[[Any], Callable[[], Any]] = lambda tensor: lambda: tensor
     title: Callable[[int], str] | None = None
     describe: Callable[[Any], dict[str, str]] = lambda device: {}
 

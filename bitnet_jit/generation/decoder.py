@@ -7,7 +7,8 @@ import torch
 
 from bitnet_jit.generation.loop import generate, stream
 from bitnet_jit.generation.prompts import Continued
-from bitnet_jit.generation.sampling import Sampling
+from bitnet_jit.generation.sampling import Sampling, gather_options
+from bitnet_jit.generation.speculation import Speculate
 from bitnet_jit.generation.stopping import Stop
 from bitnet_jit.generation.tokenizer import Tokenizer
 from bitnet_jit.models.config import DecoderConfig
@@ -70,35 +71,35 @@ class Decoder(Network):
         top_p: float | None = None,
         seed: int | None = None,
         stop: Stop = (),
+        *,
+        sampling: Sampling | Sequence[Sampling] | None = None,
         attention_mask: torch.Tensor | None = None,
+        speculate: "Speculate | Decoder" = None,
     ) -> Continued:
         """Continue prompts, of equal length or not; each text has its own end.
-
-        Numbers may be Python's, NumPy's, or tensors of no dimension.
 
         Args:
             input_ids: (B, T) or (T,) integers: a tensor, or lists. Lists in a list may be of unequal lengths.
             max_new_tokens: limit of new tokens; with the prompt they must fit the context. None is 128, or what fits.
-            temperature: 0 takes the likeliest token, more makes the text more varied.
-            top_k: draw from the k likeliest tokens only.
-            top_p: draw from the likeliest tokens that together reach this probability.
-            seed: makes the draws repeatable; torch's global random state plays no part.
+            temperature, top_k, top_p, seed: as in `Sampling`. Equal prompts with one seed get equal texts.
             stop: token ids or strings that end a text, besides the model's end token. A string is looked for in the new
                 text, with special tokens and without; one that is a special token ends the text there. A lone surrogate
                 counts as U+FFFD.
-            attention_mask: (B, T) zeros and ones, where prompts of unequal lengths are padded on the left of a tensor:
-                0 before a prompt, 1 in it. As a tokenizer of Hugging Face's with padding_side="left" makes it.
+            sampling: all options in place of those four, penalties among them; or one for each prompt.
+            attention_mask: (B, T) zeros and ones for prompts that are padded on the left of a tensor: 1 in a prompt.
+            speculate: guesses tokens, which one step verifies: "ngram", a smaller decoder of the same vocabulary, or a
+                `Speculation`, which counts right guesses. The text stays the same.
 
         Returns:
             int64 (B, T + n) or (T + n,): the prompt, and n new tokens with the one that ended the text. A row that
-            ended early is filled up with its last token. For lists of unequal lengths a list of B tensors, each a
-            prompt with its new tokens.
+            ended early is filled up with its last token. For lists of unequal lengths: a list of B tensors.
 
         Raises:
-            InvalidInput: a value is out of range; it is named.
+            InvalidInput: a value is out of range; it is named. Numbers may be Python's, NumPy's, or tensors.
+            GenerationError: a text met logits that are NaN or infinite, or no token is left; it holds the other texts.
         """
-        sampling = Sampling(temperature, top_k, top_p, seed)
-        return generate(self, self.tokenizer, input_ids, max_new_tokens, sampling, stop, attention_mask)
+        options = gather_options(temperature, top_k, top_p, seed, sampling)
+        return generate(self, input_ids, max_new_tokens, options, stop, attention_mask, speculate)
 
     def stream(
         self,
@@ -109,7 +110,10 @@ class Decoder(Network):
         top_p: float | None = None,
         seed: int | None = None,
         stop: Stop = (),
+        *,
+        sampling: Sampling | None = None,
+        speculate: "Speculate | Decoder" = None,
     ) -> Iterator[int]:
         """Yield the new tokens of one prompt, each as soon as it is chosen; arguments and errors as `generate`."""
-        sampling = Sampling(temperature, top_k, top_p, seed)
-        return stream(self, self.tokenizer, input_ids, max_new_tokens, sampling, stop)
+        options = gather_options(temperature, top_k, top_p, seed, sampling)
+        return stream(self, input_ids, max_new_tokens, options, stop, speculate)

@@ -1,139 +1,115 @@
-"""The loop of generation: prompts in chunks, then one step per token of all texts that have not ended."""
+"""`Decoder.generate` and `stream`: arguments checked and gathered, texts continued, results in the prompts' form."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
-from bitnet_jit.errors import InvalidInput
+from bitnet_jit.errors import GenerationError, InvalidInput
+from bitnet_jit.generation.continuation import Continuation, Text
+from bitnet_jit.generation.draft_model import ModelDrafter
+from bitnet_jit.generation.ngram import NGramDrafter
 from bitnet_jit.generation.prompts import Continued, as_prompts, limits_of
-from bitnet_jit.generation.sampling import Sampler, Sampling
-from bitnet_jit.generation.stopping import Stop, StopRule, stop_rules
-from bitnet_jit.generation.tokenizer import Tokenizer
-from bitnet_jit.models.network import Network
+from bitnet_jit.generation.sampling import Sampling, per_prompt
+from bitnet_jit.generation.speculation import Speculate, Speculation, Speculator
+from bitnet_jit.generation.stopping import Stop, stop_rules
 from bitnet_jit.models.tokens import TokenIds
 from bitnet_jit.problem import PAGE
-from bitnet_jit.runner.pages import PagedSequence
 from bitnet_jit.runner.runner import Runner
-from bitnet_jit.runner.step import Chunk
 
-MAX_STEP_TOKENS = 1024  # of prompts in one step
-
-
-@dataclass(eq=False)
-class Text:
-    """A text that is being continued.
-
-    Attributes:
-        row: its place among the prompts.
-        prompt: its token ids.
-        limit: new tokens that it may get.
-        rule: what ends it.
-        sequence: its keys and values.
-        tokens: the new ones.
-    """
-
-    row: int
-    prompt: list[int]
-    limit: int
-    rule: StopRule
-    sequence: PagedSequence
-    tokens: list[int] = field(default_factory=list)
-
-    def push(self, token: int) -> bool:
-        """Take a new token; return whether the text goes on."""
-        self.tokens.append(token)
-        return not self.rule.ends_with(token) and len(self.tokens) < self.limit
-
-
-def prefill(runner: Runner, texts: Sequence[Text]) -> torch.Tensor:
-    """Run all prompts, in steps of MAX_STEP_TOKENS tokens; return logits (B, vocab_size) of the tokens that follow."""
-    logits: list[torch.Tensor] = []
-    chunks: list[Chunk] = []
-    room = MAX_STEP_TOKENS
-    for text in texts:
-        start = 0
-        while start < len(text.prompt):
-            tokens = text.prompt[start : start + room]
-            start += len(tokens)
-            room -= len(tokens)
-            chunks.append(Chunk(text.sequence, tokens, wanted=int(start == len(text.prompt))))
-            if not room:
-                logits.append(runner.step(chunks))
-                chunks, room = [], MAX_STEP_TOKENS
-    if chunks:
-        logits.append(runner.step(chunks))
-    return torch.cat(logits)
-
-
-def continued(runner: Runner, texts: list[Text], sampler: Sampler) -> Iterator[Text]:
-    """Continue texts until each has ended; yield a text after each token that it got."""
-    logits = prefill(runner, texts)
-    while texts:
-        tokens = sampler.choose(logits)
-        going = []
-        for text, token in zip(texts, tokens.tolist(), strict=True):
-            goes_on = text.push(token)
-            yield text
-            if goes_on:
-                going.append(text)
-            else:
-                runner.cache.free(text.sequence)
-        texts = going
-        if texts:
-            logits = runner.step([Chunk(text.sequence, text.tokens[-1:]) for text in texts])
-
-
-def begin(
-    network: Network,
-    tokenizer: Tokenizer | None,
-    prompts: Sequence[list[int]],
-    limits: Sequence[int],
-    stop: Stop,
-) -> tuple[Runner, list[Text]]:
-    """Return the texts of prompts, and a runner with room for all of their tokens."""
-    config = network.config
-    rules = stop_rules(stop, config.eos_ids, tokenizer, prompts, config.vocab_size)
-    pages = sum(-(-(len(prompt) + limit) // PAGE) for prompt, limit in zip(prompts, limits, strict=True))
-    runner = Runner(network, pages)
-    rows = zip(prompts, limits, rules, strict=True)
-    return runner, [
-        Text(row, prompt, limit, rule, runner.cache.new_sequence()) for row, (prompt, limit, rule) in enumerate(rows)
-    ]
+if TYPE_CHECKING:
+    from bitnet_jit.generation.decoder import Decoder
 
 
 def generate(
-    network: Network,
-    tokenizer: Tokenizer | None,
+    decoder: "Decoder",
     input_ids: TokenIds,
     max_new_tokens: int | None,
-    sampling: Sampling,
+    sampling: Sampling | Sequence[Sampling],
     stop: Stop,
-    attention_mask: torch.Tensor | None = None,
+    attention_mask: torch.Tensor | None,
+    speculate: "Speculate | Decoder",
 ) -> Continued:
     """Continue prompts as `Decoder.generate` does, with its options gathered."""
-    config = network.config
-    prompts = as_prompts(input_ids, attention_mask, config.vocab_size, config.context_length, network.device)
+    config = decoder.config
+    prompts = as_prompts(input_ids, attention_mask, config.vocab_size, config.context_length, decoder.device)
     limits = limits_of(prompts, config.context_length, max_new_tokens)
-    runner, texts = begin(network, tokenizer, prompts.rows, limits, stop)
-    for _ in continued(runner, list(texts), Sampler(sampling)):
+    continuation, texts = begin(decoder, prompts.rows, limits, sampling, stop, speculate)
+    for _ in continuation.run():
         pass
-    return prompts.result([text.tokens for text in texts], network.device)
+    if errors := {row: text.error for row, text in enumerate(texts) if text.error}:
+        raise GenerationError(errors, [[*text.prompt, *text.tokens] for text in texts])
+    return prompts.result([text.tokens for text in texts], decoder.device)
 
 
 def stream(
-    network: Network,
-    tokenizer: Tokenizer | None,
+    decoder: "Decoder",
     input_ids: TokenIds,
     max_new_tokens: int | None,
-    sampling: Sampling,
+    sampling: Sampling | Sequence[Sampling],
     stop: Stop,
+    speculate: "Speculate | Decoder",
 ) -> Iterator[int]:
     """Continue a prompt as `Decoder.stream` does; its options are checked at the call, not at the first token."""
-    config = network.config
-    prompts = as_prompts(input_ids, None, config.vocab_size, config.context_length, network.device)
+    config = decoder.config
+    prompts = as_prompts(input_ids, None, config.vocab_size, config.context_length, decoder.device)
     limits = limits_of(prompts, config.context_length, max_new_tokens)
     if len(prompts.rows) != 1:
         raise InvalidInput(f"input_ids: stream takes one prompt, got a batch of {len(prompts.rows)}; use generate")
-    runner, texts = begin(network, tokenizer, prompts.rows, limits, stop)
-    return (text.tokens[-1] for text in continued(runner, texts, Sampler(sampling)))
+    continuation, (text,) = begin(decoder, prompts.rows, limits, sampling, stop, speculate)
+
+    def tokens() -> Iterator[int]:
+        for _ in continuation.run():
+            yield text.tokens[-1]
+        if text.error:
+            raise GenerationError({0: text.error}, [[*text.prompt, *text.tokens]])
+
+    return tokens()
+
+
+def begin(
+    decoder: "Decoder",
+    prompts: Sequence[list[int]],
+    limits: Sequence[int],
+    sampling: Sampling | Sequence[Sampling],
+    stop: Stop,
+    speculate: "Speculate | Decoder",
+) -> tuple[Continuation, list[Text]]:
+    """Return the texts of prompts and their continuation, in a cache with pages for all of their tokens."""
+    config = decoder.config
+    options = options_for(sampling, len(prompts), config.vocab_size)
+    rules = stop_rules(stop, config.eos_ids, decoder.tokenizer, prompts, config.vocab_size)
+    speculator = make_speculator(speculate, decoder)
+    pages = sum(-(-(len(row) + limit) // PAGE) for row, limit in zip(prompts, limits, strict=True))
+    runner = Runner(decoder, pages)
+    fields = zip(prompts, limits, rules, options, strict=True)
+    texts = [Text(*values, runner.cache.new_sequence()) for values in fields]
+    return Continuation(runner, texts, speculator), texts
+
+
+def options_for(sampling: Sampling | Sequence[Sampling], prompts: int, vocab_size: int) -> tuple[Sampling, ...]:
+    """Return the options of each prompt; InvalidInput unless they fit the prompts and the vocabulary."""
+    options = per_prompt(sampling, prompts)
+    for item in options:
+        if item.logprobs is not None:
+            raise InvalidInput(f"logprobs: expected None, since tokens alone are returned, got {item.logprobs}")
+        item.check_vocabulary(vocab_size)
+    return options
+
+
+def make_speculator(speculate: "Speculate | Decoder", decoder: "Decoder") -> Speculator | None:
+    """Return what guesses the tokens of a decoder's texts; None where nothing is to be guessed.
+
+    Raises:
+        InvalidInput: `speculate` is no way to guess, or a decoder of another vocabulary or on another device.
+    """
+    if speculate is None:
+        return None
+    speculation = speculate if isinstance(speculate, Speculation) else Speculation(speculate)
+    draft = speculation.draft
+    if isinstance(draft, str):
+        return Speculator(speculation, NGramDrafter())
+    ours, theirs = decoder.config.vocab_size, draft.config.vocab_size
+    if ours != theirs:
+        raise InvalidInput(f"speculate: the draft model has a vocabulary of {theirs} tokens, this model one of {ours}")
+    return Speculator(speculation, ModelDrafter(draft))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from bitnet_jit.arguments import show
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.decoder import Decoder
+from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.stopping import Stop
 from bitnet_jit.generation.tokenizer import Tokenizer
 
@@ -44,6 +45,8 @@ def stream_text(
     top_p: float | None = None,
     seed: int | None = None,
     stop: Stop = (),
+    *,
+    sampling: Sampling | None = None,
 ) -> Iterator[str]:
     """Continue a text; the arguments beside the prompt are those of `Decoder.stream`.
 
@@ -64,7 +67,7 @@ def stream_text(
     'after the '
     """
     tokenizer, tokens = encode_prompt(decoder, prompt)
-    chosen = decoder.stream(tokens, max_new_tokens, temperature, top_k, top_p, seed, stop)
+    chosen = decoder.stream(tokens, max_new_tokens, temperature, top_k, top_p, seed, stop, sampling=sampling)
 
     def pieces() -> Iterator[str]:
         text = tokenizer.stream(tokens)

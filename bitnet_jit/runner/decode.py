@@ -5,10 +5,11 @@ on a device that can capture a graph, each number of rows (a power of two) gets 
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.models.paged_store import PagedStore, Places
 from bitnet_jit.problem import PAGE
 from bitnet_jit.runner.pages import PagedSequence
@@ -33,23 +34,26 @@ class DecodeStep:
 
     def __init__(self, network: "Network", cache: "PagedCache", rows: int, width: int) -> None:
         self._network, self._rows, self._next = network, rows, 0
-        numbers = torch.zeros(rows * (1 + width), dtype=torch.int32, device="cpu").pin_memory()
-        self._host = [numbers, *(numbers.clone().pin_memory() for _ in range(BUFFERS - 1))]
         device = network.device
+        kind = kind_of(device)
+        assert kind.capture is not None
+        numbers = torch.zeros(rows * (1 + width), dtype=torch.int32, device="cpu")
+        self._host = [kind.to_fill(numbers.clone()) for _ in range(BUFFERS)]
         self._numbers = numbers.to(device)
-        self.tokens = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         starts = torch.arange(rows + 1, dtype=torch.int32, device=device)
         places = Places(self._numbers[:rows], starts, self._numbers[rows:].view(rows, width))
         self._store = PagedStore(cache.keys, cache.values, network.rope.rotary(width * PAGE, device), places)
         self._load([], [])
-        self._graph, self.logits = self._capture()
+        self._replay, self._logits = kind.capture(self._forward, device)
 
     def run(self, sequences: Sequence[PagedSequence], tokens: torch.Tensor) -> torch.Tensor:
         """Run a step; `tokens` (R,) are on the device; return logits (R, vocab_size), valid until the next step."""
-        self.tokens[: len(tokens)].copy_(tokens)
+        self._tokens[: len(tokens)].copy_(tokens)
         self._load([sequence.length for sequence in sequences], [sequence.pages for sequence in sequences])
-        self._graph.replay()
-        return self.logits[: len(tokens)]
+        self._replay()
+        logits: torch.Tensor = self._logits[: len(tokens)]
+        return logits
 
     def _load(self, positions: list[int], tables: list[list[int]]) -> None:
         """Copy positions and tables to the device."""
@@ -64,23 +68,7 @@ class DecodeStep:
         self._numbers.copy_(host, non_blocking=True)
 
     def _forward(self) -> torch.Tensor:
-        return self._network.logits(self._network.run(self.tokens, self._store))
-
-    def _capture(self) -> tuple[Any, torch.Tensor]:
-        """Run the step twice, so that nothing is compiled or chosen any more, and capture it."""
-        side = torch.cuda.Stream(self._network.device)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream(self._network.device))
-        with torch.cuda.stream(side):
-            for _ in range(2):
-                self._forward()
-            graph = torch.cuda.CUDAGraph()
-            graph.capture_begin(capture_error_mode="thread_local")
-            try:
-                logits = self._forward()
-            finally:
-                graph.capture_end()
-        torch.cuda.current_stream(self._network.device).wait_stream(side)
-        return graph, logits
+        return self._network.logits(self._network.run(self._tokens, self._store))
 
 
 class DecodeSteps:

@@ -8,9 +8,9 @@ import torch
 from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.paged_store import PagedStore
-from bitnet_jit.runner.paged_cache import PagedCache
 from bitnet_jit.problem import PAGE
 from bitnet_jit.runner.decode import MAX_ROWS, DecodeSteps
+from bitnet_jit.runner.paged_cache import PagedCache
 from bitnet_jit.runner.pages import PagedSequence
 from bitnet_jit.runner.step import Chunk, make_step
 
@@ -49,7 +49,7 @@ class Runner:
         self.network = network
         self.cache = PagedCache(network.config, num_pages, network.dtype, network.device)
         width = min(self.cache.pool.count, -(-network.config.context_length // PAGE))
-        captures = kind_of(network.device).captures_steps
+        captures = kind_of(network.device).capture is not None
         self._decode = DecodeSteps(network, self.cache, width) if captures else None
 
     def step(self, chunks: Sequence[Chunk]) -> torch.Tensor:
@@ -75,6 +75,11 @@ class Runner:
         for chunk in chunks:
             chunk.sequence.length += len(chunk.tokens)
         return self.network.logits(hidden if step.wanted is None else hidden[step.wanted])
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Return whether `advance` gives back logits before they have been computed."""
+        return self._decode is not None
 
     def advance(self, sequences: Sequence[PagedSequence], tokens: torch.Tensor) -> torch.Tensor:
         """Run one token per sequence, as `step` does; on a GPU by a captured graph, and nothing waits for the device.

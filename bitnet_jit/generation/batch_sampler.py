@@ -1,0 +1,227 @@
+"""`BatchSampler`: the next tokens of a running batch, one call for all rows, with options for each request.
+
+A request is added with its options and its prompt and gets a number, which is its row in the sampler for as long as it
+runs. Each step names the rows of its logits in any order, and the position of the token that is chosen for each.
+
+>>> sampler = BatchSampler(vocab_size=4, device=torch.device("cpu"))
+>>> greedy = sampler.add(Sampling(), prompt=[1, 2])
+>>> drawn = sampler.add(Sampling(temperature=1.0, top_k=2, seed=7, frequency_penalty=0.5), prompt=[3])
+>>> logits = torch.tensor([[0.0, 1.0, 2.0, 0.5], [3.0, 0.0, 2.0, 1.0]])
+>>> choice = sampler.choose(logits, rows=[greedy, drawn], positions=[2, 1])
+>>> tokens, errors = choice.fetch()
+>>> tokens, errors
+([2, 0], {})
+>>> sampler.note([greedy, drawn], choice.tokens)
+>>> sampler.remove(greedy)
+
+A token depends on its row of logits, its request's options and noted tokens, its seed and its position: never on the
+other rows, their number or order. Nothing waits for the device before `fetch`, which copies one number per row.
+
+Where several tokens of one request are chosen in one call (drafted ones), its row is named several times with its
+positions. Penalties know noted tokens alone; so a request with penalties has one drafted token chosen at a time, and
+noted before the next.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from bitnet_jit.arguments import as_whole, show, whole_number
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.generation.draw import MAX_VOCABULARY, draw
+from bitnet_jit.generation.logprobs import Logprobs, empty
+from bitnet_jit.generation.order import largest
+from bitnet_jit.generation.penalties import Tally
+from bitnet_jit.generation.plan import Part, Plan, Request, make_plan
+from bitnet_jit.generation.random_bits import random_words
+from bitnet_jit.generation.sampling import Sampling
+
+DAMAGED, EMPTY = -1, -2
+ERRORS = {
+    DAMAGED: "the model computed logits that are NaN or infinite: its weights are damaged",
+    EMPTY: "the options leave no token to choose: each is banned or has a logit of -inf, or a penalty or a bias made a "
+    "logit infinite",
+}
+STEPS_AHEAD = 32  # positions for which random bits are made at once
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen tokens of a batch of B rows, on the device.
+
+    Attributes:
+        tokens: (B,) int64; any token where a row failed.
+        ok: (B,) bool, whether a row has a token.
+        damaged: (B,) bool, whether the model's logits are NaN or infinite.
+        logprobs: where a row asked for some, else None.
+    """
+
+    tokens: torch.Tensor
+    ok: torch.Tensor
+    damaged: torch.Tensor
+    logprobs: Logprobs | None
+
+    def fetch(self) -> tuple[list[int], dict[int, str]]:
+        """Wait for the device and copy its answer.
+
+        Returns:
+            The token of each row, a negative number where it failed; and row -> what is wrong with it, in words.
+        """
+        return read_codes(self.codes())
+
+    def codes(self) -> torch.Tensor:
+        """Return the token of each row, a negative number where it failed: (B,) int64 on the device."""
+        return torch.where(self.ok, self.tokens, torch.where(self.damaged, DAMAGED, EMPTY))
+
+
+def read_codes(codes: torch.Tensor) -> tuple[list[int], dict[int, str]]:
+    """Return the codes of a choice as tokens and errors; see `Choice.fetch`."""
+    tokens: list[int] = codes.tolist()
+    return tokens, {row: ERRORS[token] for row, token in enumerate(tokens) if token < 0}
+
+
+class BatchSampler:
+    """The sampling of a running batch; the module's docstring has an example.
+
+    Args:
+        vocab_size: number of tokens, below 2^20.
+        device: where logits are.
+
+    Raises:
+        InvalidInput: the vocabulary is too large.
+    """
+
+    def __init__(self, vocab_size: int, device: torch.device) -> None:
+        self.vocab_size = whole_number("vocab_size", vocab_size, 1, MAX_VOCABULARY - 1)
+        self.device = torch.device(device)
+        self._requests: dict[int, Request] = {}
+        self._free: list[int] = []
+        self._tally = Tally(self.vocab_size, self.device)
+        self._plan: tuple[tuple[int, ...], Plan] | None = None
+        self._ahead: tuple[Plan, list[int], torch.Tensor] | None = None
+
+    def add(self, options: Sampling, prompt: Sequence[int]) -> int:
+        """Take in a request.
+
+        Args:
+            options: its own; without a seed it gets a random one.
+            prompt: its tokens, for the repetition penalty.
+
+        Returns:
+            Its row, until it is removed.
+
+        Raises:
+            InvalidInput: a token of the options or the prompt is not in the vocabulary, or the options ban all.
+        """
+        options.check_vocabulary(self.vocab_size)
+        if outside := [token for token in prompt if (as_whole(token) or 0) not in range(self.vocab_size)]:
+            raise InvalidInput(f"prompt: expected ids from 0 to {self.vocab_size - 1}, got {show(outside[0])}")
+        slot = self._tally.add(options, prompt) if options.is_penalized else None
+        row = self._free.pop() if self._free else len(self._requests)
+        self._requests[row] = Request(options.seeded(), slot)
+        self._plan = None
+        return row
+
+    def options(self, row: int) -> Sampling:
+        """Return the options of a request, with the seed that its draws come from."""
+        return self._request(row).options
+
+    def remove(self, row: int) -> None:
+        """Forget a request; its row will be another's."""
+        slot = self._request(row).slot
+        if slot is not None:
+            self._tally.remove(slot)
+        del self._requests[row]
+        self._free.append(row)
+        self._plan = None
+
+    def choose(self, logits: torch.Tensor, rows: Sequence[int], positions: Sequence[int]) -> Choice:
+        """Choose a token for each row of logits.
+
+        Args:
+            logits: (B, vocab_size) float32, on the sampler's device; they are not changed.
+            rows: B numbers of requests.
+            positions: B positions of the tokens that are chosen, each in its sequence with the prompt.
+
+        Raises:
+            InvalidInput: another shape or dtype, a row without a request, or a negative position.
+        """
+        plan = self._planned(logits, rows, positions)
+        largest_logits, best = largest(logits)
+        damaged = ~torch.isfinite(largest_logits)
+        tokens, ok = best, ~damaged
+        if plan.parts:
+            words = self._words(plan, positions) if plan.is_drawn else None
+            for part in plan.parts:
+                self._choose_part(part, logits, largest_logits, words, tokens, ok)
+        logprobs = None
+        if plan.number is not None:
+            logprobs = empty(len(rows), plan.number, self.device)
+            for wanted in plan.wanted:
+                wanted.fill(logprobs, logits, largest_logits, tokens)
+        return Choice(tokens, ok, damaged, logprobs)
+
+    def note(self, rows: Sequence[int], tokens: torch.Tensor) -> None:
+        """Count tokens (n,) int64 as new text of their rows, in order; a row may be named several times."""
+        slots = [self._request(row).slot for row in rows]
+        places = [place for place, slot in enumerate(slots) if slot is not None]
+        if places:
+            self._tally.note(places, [slot for slot in slots if slot is not None], tokens)
+
+    def _choose_part(
+        self,
+        part: Part,
+        logits: torch.Tensor,
+        top: torch.Tensor,
+        words: torch.Tensor | None,
+        tokens: torch.Tensor,
+        ok: torch.Tensor,
+    ) -> None:
+        """Write the tokens of a part's rows, and whether they have one, into the results of the batch."""
+        logits, top, chosen = logits[part.place], top[part.place], tokens[part.place]
+        if part.edits is not None:
+            logits = logits.clone() if isinstance(part.place, slice) else logits
+            part.edits.apply(logits, self._tally)
+            top, chosen = largest(logits)
+            ok[part.place] &= torch.isfinite(top)
+        if part.limits is not None:
+            assert words is not None
+            chosen = draw(logits, top, words[part.place], part.limits)
+        tokens[part.place] = chosen
+
+    def _request(self, row: int) -> Request:
+        """Return a request; InvalidInput where the row has none."""
+        request = self._requests.get(row)
+        if request is None:
+            raise InvalidInput(f"row: expected one that was added and not removed, got {show(row)}")
+        return request
+
+    def _planned(self, logits: torch.Tensor, rows: Sequence[int], positions: Sequence[int]) -> Plan:
+        """Check the arguments of a choice; return the plan of its rows, which is kept while they stay."""
+        if logits.dtype != torch.float32 or logits.shape != (len(rows), self.vocab_size):
+            raise InvalidInput(
+                f"logits: expected float32 ({len(rows)}, {self.vocab_size}), got {logits.dtype} {tuple(logits.shape)}"
+            )
+        if len(positions) != len(rows) or min(positions, default=0) < 0:
+            raise InvalidInput(f"positions: expected {len(rows)}, of at least 0, got {show(list(positions))}")
+        key = tuple(rows)
+        if self._plan is None or self._plan[0] != key:
+            requests = [self._request(row) for row in key]
+            self._plan = key, make_plan(requests, self.vocab_size, self.device)
+        return self._plan[1]
+
+    def _words(self, plan: Plan, positions: Sequence[int]) -> torch.Tensor:
+        """Return the random bits of each row, (B, 2) int64; they are made for some positions ahead."""
+        if self._ahead is not None and self._ahead[0] is plan:
+            _, starts, table = self._ahead
+            step = positions[0] - starts[0]
+            if 0 <= step < STEPS_AHEAD and all(p - start == step for p, start in zip(positions, starts, strict=True)):
+                return table[:, step]
+        seeds = torch.tensor([[request.options.seed] for request in plan.requests], dtype=torch.int64, device="cpu")
+        ahead = torch.tensor(positions, dtype=torch.int64, device="cpu")[:, None] + torch.arange(
+            STEPS_AHEAD, dtype=torch.int64, device="cpu"
+        )
+        table = random_words(seeds, ahead).to(self.device, non_blocking=True)
+        self._ahead = plan, list(positions), table
+        return table[:, 0]

@@ -1,0 +1,121 @@
+"""A token's logits are the same bits under any load: alone or in a crowd, in one prefill, in chunks or token by token."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bitnet_jit.errors import CacheFull, InvalidInput
+from bitnet_jit.problem import PAGE
+from bitnet_jit.runner.runner import Runner
+from bitnet_jit.runner.step import Chunk
+
+TEXTS = 6
+LENGTHS = (1, 3, 40, 64, 65, 150)
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]),
+]
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def decoder(request):
+    import bitnet_jit
+    from bitnet_jit.checkpoints.embedded import embedded_model
+
+    return bitnet_jit.load(embedded_model(), device=request.param)
+
+
+@pytest.fixture(scope="module")
+def texts(kjv):
+    return [row[:length].tolist() for row, length in zip(kjv, LENGTHS, strict=False)]
+
+
+@pytest.fixture(scope="module")
+def alone(decoder, texts):
+    """The logits of each text in one prefill of its own."""
+    runner = Runner(decoder, 8)
+    logits = []
+    for text in texts:
+        sequence = runner.cache.new_sequence()
+        logits.append(runner.step([Chunk(sequence, text, wanted=len(text))]).clone())
+        runner.cache.free(sequence)
+    return logits
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_logits_do_not_depend_on_the_schedule(decoder, texts, alone, data):
+    runner = Runner(decoder, TEXTS * 4)
+    running = {}
+    waiting = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=TEXTS), label="texts")
+    number = 0
+    while running or waiting:
+        while waiting and (not running or data.draw(st.booleans(), label="enters")):
+            running[number] = (waiting.pop(), runner.cache.new_sequence())
+            number += 1
+        chunks = []
+        for key, (which, sequence) in running.items():
+            left = len(texts[which]) - sequence.length
+            size = data.draw(st.sampled_from([0, 1, 1, 2, 7, PAGE, left]), label="tokens")
+            if size := min(size, left):
+                wanted = data.draw(st.integers(0, size), label="wanted")
+                tokens = texts[which][sequence.length : sequence.length + size]
+                chunks.append((key, which, sequence.length + size, Chunk(sequence, tokens, wanted)))
+        if chunks:
+            rows = runner.step([chunk for *_, chunk in chunks])
+            for _, which, end, chunk in chunks:
+                assert torch.equal(rows[: chunk.wanted], alone[which][end - chunk.wanted : end])
+                rows = rows[chunk.wanted :]
+        for key in [key for key, (which, sequence) in running.items() if sequence.length == len(texts[which])]:
+            runner.cache.free(running.pop(key)[1])
+    assert runner.cache.pool.num_free == TEXTS * 4
+
+
+def test_a_shared_beginning_gives_the_same_bits(decoder, texts, alone):
+    runner, text = Runner(decoder, 8), texts[5]
+    first = runner.cache.new_sequence()
+    runner.step([Chunk(first, text[:100])])
+    second = runner.cache.fork(first, 70)
+    rows = runner.step([Chunk(first, text[100:], 50), Chunk(second, text[70:], 80)])
+    assert torch.equal(rows[:50], alone[5][100:])
+    assert torch.equal(rows[50:], alone[5][70:])
+
+
+def test_drafted_tokens_that_were_wrong_leave_nothing_behind(decoder, texts, alone):
+    runner, text = Runner(decoder, 8), texts[5]
+    sequence = runner.cache.new_sequence()
+    runner.step([Chunk(sequence, text[:60])])
+    rows = runner.step([Chunk(sequence, [*text[60:63], 1, 2, 3, 4], 7)])
+    assert torch.equal(rows[:3], alone[5][60:63])
+    runner.cache.truncate(sequence, 63)
+    assert torch.equal(runner.step([Chunk(sequence, text[63:], 87)]), alone[5][63:])
+
+
+def test_single_tokens_from_the_device_are_those_of_steps(decoder, texts, alone):
+    runner = Runner(decoder, 12)
+    sequences = [runner.cache.new_sequence() for _ in range(3)]
+    runner.step([Chunk(sequence, text[:30]) for sequence, text in zip(sequences, texts[2:5], strict=True)])
+    for place in range(30, 40):
+        tokens = torch.tensor([text[place] for text in texts[2:5]], device=decoder.device)
+        rows = runner.advance(sequences, tokens)
+        for row, logits in zip(rows, alone[2:5], strict=True):
+            assert torch.equal(row, logits[place])
+
+
+def test_bad_chunks_are_refused_before_anything_changes(decoder):
+    runner = Runner(decoder, 2)
+    one, two = runner.cache.new_sequence(), runner.cache.new_sequence()
+    cases = [
+        ([], "chunks: expected at least one, got none"),
+        ([Chunk(one, [])], "chunks: expected at least one token .* got 0 tokens"),
+        ([Chunk(one, [1], 2)], "chunks: .* got 1 tokens and wanted=2"),
+        ([Chunk(one, [1]), Chunk(one, [2])], "chunks: a sequence stands there twice"),
+        ([Chunk(one, [1] * 1025)], "chunks: a sequence would have 1025 tokens, but the model's context is 1024"),
+    ]
+    for chunks, words in cases:
+        with pytest.raises(InvalidInput, match=words):
+            runner.step(chunks)
+    with pytest.raises(CacheFull, match="pages: 2 more"):
+        runner.step([Chunk(one, [1] * 65), Chunk(two, [1])])
+    assert (one.length, two.length) == (0, 0)
