@@ -136,15 +136,15 @@ class Continuation:
                 goes_on = text.push(tokens[start + place])
                 self._sampler.note([text.row], choice.tokens[start + place : start + place + 1])
                 yield text
+                accepted += guess == tokens[start + place]
                 if not goes_on or guess != tokens[start + place]:
                     break
-                accepted += 1
             start += 1 + len(guesses)
+            if self._speculator is not None and len(text.tokens) > 1:  # the first one comes from the prompt
+                self._speculator.count(len(guesses), accepted)
             if goes_on:
                 self._runner.cache.truncate(text.sequence, text.length - 1)
                 going.append(text)
-                if self._speculator is not None:
-                    self._speculator.count(len(guesses), accepted)
             else:
                 self._end(text)
         self._texts = going

@@ -1,4 +1,4 @@
-"""A token's logits are the same bits under any load: alone or in a crowd, in one prefill, in chunks or token by token."""
+"""A token's logits are the same bits under any load: alone or in a crowd, in one prefill, in chunks or one by one."""
 
 import pytest
 import torch
