@@ -12,13 +12,14 @@ from bitnet_jit.packing.layout import Layout
 
 def kernels() -> tuple[Kernel, ...]:
     """Return all kernels, the preferred ones of an op first."""
+    from bitnet_jit.kernels.numba.attention import paged
     from bitnet_jit.kernels.numba.linear import a16, amx, tiled
     from bitnet_jit.kernels.numba.rowwise import dequantize as dequantize_activation
     from bitnet_jit.kernels.numba.rowwise import norm, norm_gradients
     from bitnet_jit.kernels.numba.weights import dequantize as dequantize_weight
     from bitnet_jit.kernels.numba.weights import quantize as quantize_weight
 
-    modules = (amx, tiled, a16, norm, norm_gradients, quantize_weight, dequantize_weight, dequantize_activation)
+    modules = (amx, tiled, a16, norm, norm_gradients, quantize_weight, dequantize_weight, dequantize_activation, paged)
     return tuple(kernel for module in modules for kernel in module.KERNELS)
 
 
