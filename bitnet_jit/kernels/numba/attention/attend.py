@@ -45,7 +45,8 @@ def first_row(spec, block, number):
 def score(spec, panel, dtype, size, scratch, k, row, ahead):
     """Write the scores of a tile of rows; where `ahead` is not 0, ask for the bytes from there on."""
     a, stride = scratch.q + 4 * row * spec.head_dim, 4 * spec.head_dim
-    for column in range(0, PAGE, panel.width):
+    for i in range(PAGE // panel.width):
+        column = i * panel.width
         b, out = k + size * column, scratch.p + ROW_BYTES * row + 4 * column
         if ahead != 0:
             asked = ahead + size * column * spec.head_dim
@@ -118,9 +119,11 @@ def weigh(spec, panel, dtype, size, block, number, scratch, v, v_stride, row, re
     """Sum up values for a tile of rows."""
     low = least(PAGE, visible(spec, block, number, row)) & EVEN
     high = least(PAGE, visible(spec, block, number, row + panel.rows - 1))
-    for column in range(0, spec.whole, panel.width):
+    for i in range(spec.whole // panel.width):
+        column = i * panel.width
         weigh_columns(spec, panel, dtype, size, scratch, v, v_stride, row, column, low, high, results, ahead)
-    for column in range(spec.whole, spec.stride, panel.narrow.width):
+    for i in range((spec.stride - spec.whole) // panel.narrow.width):
+        column = spec.whole + i * panel.narrow.width
         weigh_columns(spec, panel.narrow, dtype, size, scratch, v, v_stride, row, column, low, high, results, ahead)
 
 
@@ -190,7 +193,8 @@ def join_results(spec, block, pages, scratch, rows, results):
             result = results + (number * rows + row) * spec.result_bytes
             maximum, c = result + 4 * spec.stride, scratch.acc + 4 * row * spec.stride
             join_row(scratch, row, maximum, maximum + 4)
-            for column in range(0, spec.stride, spec.one.narrow.width):
+            for i in range(spec.stride // spec.one.narrow.width):
+                column = i * spec.one.narrow.width
                 sums = load_sums(spec.one.narrow, result + 4 * column)
                 join_sums(spec.one.narrow, sums, c + 4 * column, 0, scratch.old + 4 * row, scratch.new + 4 * row)
 

@@ -3,7 +3,7 @@
 A head x is split in halves and rotated in float32, each product and sum rounded: (x1 cos - x2 sin, x2 cos + x1 sin).
 """
 
-from numba import types
+import numpy as np
 
 from bitnet_jit.kernels.numba.attention.job import keys_at, page_of, values_at
 from bitnet_jit.kernels.numba.compiler.jit import jit
@@ -77,7 +77,7 @@ def pack_page(spec, keys, values, scratch):
 @jit
 def rotate_queries(spec, job, block, kv_head, scratch):
     """Write the queries of a block that share a head of keys, token by token, rotated and scaled."""
-    scale = F1 / types.float32(spec.head_dim) ** types.float32(0.5)
+    scale = F1 / np.sqrt(np.float32(spec.head_dim))
     for i in range(block.tokens):
         for g in range(spec.group):
             first = (block.token + i) * spec.width + (kv_head * spec.group + g) * spec.head_dim

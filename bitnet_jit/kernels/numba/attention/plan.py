@@ -10,7 +10,7 @@ from typing import NamedTuple
 from numba import types
 
 from bitnet_jit.kernels.numba.attention.job import AttentionSpec
-from bitnet_jit.kernels.numba.compiler.jit import jit
+from bitnet_jit.kernels.numba.compiler.jit import inlined
 from bitnet_jit.kernels.numba.intrinsics.elements import store_float
 from bitnet_jit.kernels.numba.intrinsics.pointers import pointer
 from bitnet_jit.kernels.numba.intrinsics.scalars import F0, least, most
@@ -41,14 +41,14 @@ class Piece(NamedTuple):
     results: int  # the address of what parts of the block leave, where there are several
 
 
-@jit
+@inlined
 def piece_at(pieces, number):
     """Read a piece."""
     memory = pointer(pieces + number * PIECE_BYTES, types.int64)
     return Piece(memory[0], memory[1], memory[2], memory[3], memory[4], memory[5], memory[6], memory[7])
 
 
-@jit
+@inlined
 def put_piece(pieces, number, piece):
     """Write a piece."""
     memory = pointer(pieces + number * PIECE_BYTES, types.int64)
@@ -56,14 +56,14 @@ def put_piece(pieces, number, piece):
     memory[4], memory[5], memory[6], memory[7] = piece.first, piece.last, piece.parts, piece.results
 
 
-@jit
+@inlined
 def clear_token(spec, y, token):
     """Write the output of a token that is padding: zeros."""
     for i in range(token * spec.heads * spec.head_dim, (token + 1) * spec.heads * spec.head_dim):
         store_float(spec.x_dtype, y, i, F0)
 
 
-@jit
+@inlined
 def make_blocks(spec, positions, starts, sequences, tokens, y, block, pieces):
     """Write the blocks of a call, of at most `block` tokens, and return how many; write the outputs of padding."""
     position, start = pointer(positions, types.int32), pointer(starts, types.int32)
@@ -88,7 +88,7 @@ def make_blocks(spec, positions, starts, sequences, tokens, y, block, pieces):
     return number
 
 
-@jit
+@inlined
 def block_tokens(spec, tokens, threads):
     """Return the most tokens of a block: fewer where there would be too few blocks for the threads."""
     if threads < 2:
@@ -97,7 +97,7 @@ def block_tokens(spec, tokens, threads):
     return least(spec.block, most(most(1, PART_ROWS // spec.group), share))
 
 
-@jit
+@inlined
 def work_of(spec, blocks, number):
     """Return about how much work blocks are: rows by pages by head_dim, reads of pages counted as rows."""
     work = 0
@@ -107,7 +107,7 @@ def work_of(spec, blocks, number):
     return work * spec.kv_heads * spec.head_dim
 
 
-@jit
+@inlined
 def part_pages(spec, blocks, number, threads):
     """Return about how many pages a part of a block has; 0 where blocks are enough for the threads."""
     if threads < 2 or number * spec.kv_heads >= PIECES_PER_THREAD * threads:
@@ -118,7 +118,7 @@ def part_pages(spec, blocks, number, threads):
     return most(MIN_PART, pages * spec.kv_heads // (PARTS_PER_THREAD * threads))
 
 
-@jit
+@inlined
 def make_pieces(spec, blocks, number, threads, results, end, pieces):
     """Write the pieces of blocks, and return how many; the results of parts lie between two addresses.
 
@@ -146,13 +146,13 @@ def make_pieces(spec, blocks, number, threads, results, end, pieces):
     return count
 
 
-@jit
+@inlined
 def results_at(spec, results, rows, pages, kv_head):
     """Return the address of what the parts of a block leave for one head: a counter, then results page by page."""
     return results + kv_head * (HEADER + rows * pages * spec.result_bytes)
 
 
-@jit
+@inlined
 def scratch_at(tokens, threads):
     """Return where the threads' scratch memory begins in a workspace: behind counters, blocks and pieces."""
     return TEAM_BYTES + PIECE_BYTES * (2 * tokens + (PIECES_PER_THREAD + PARTS_PER_THREAD) * threads)
