@@ -140,7 +140,7 @@ def may_have_shape(op, name, shape, values):
 
 
 def may_have_paged_shape(name, shape):
-    """Whether an argument of `paged_attention` may have another shape; pages may be fewer in one tensor alone nowhere."""
+    """Whether an argument of `paged_attention` may have another shape; both tensors of pages have one number."""
     leading, heads, d = shape[:-1], shape[-1:], PAGED_SIZES["D"]
     return {
         "qkv": leading == LEADING and heads[0] % d == 0 and 3 * d <= heads[0] <= LIMITS["K"] if heads else False,

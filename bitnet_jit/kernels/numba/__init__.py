@@ -12,6 +12,7 @@ from bitnet_jit.packing.layout import Layout
 
 def kernels() -> tuple[Kernel, ...]:
     """Return all kernels, the preferred ones of an op first."""
+    from bitnet_jit.kernels.numba.attention import paged
     from bitnet_jit.kernels.numba.head import logits
     from bitnet_jit.kernels.numba.linear import a16, amx, tiled
     from bitnet_jit.kernels.numba.rowwise import dequantize as dequantize_activation
@@ -19,7 +20,9 @@ def kernels() -> tuple[Kernel, ...]:
     from bitnet_jit.kernels.numba.weights import dequantize as dequantize_weight
     from bitnet_jit.kernels.numba.weights import quantize as quantize_weight
 
-    modules = (amx, tiled, a16, norm, norm_gradients, quantize_weight, dequantize_weight, dequantize_activation, logits)
+    linear = (amx, tiled, a16)
+    rowwise = (norm, norm_gradients, dequantize_activation)
+    modules = (*linear, *rowwise, quantize_weight, dequantize_weight, logits, paged)
     return tuple(kernel for module in modules for kernel in module.KERNELS)
 
 

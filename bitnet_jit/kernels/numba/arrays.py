@@ -16,7 +16,7 @@ from bitnet_jit.kernels.numba.threads.openmp import process_fork
 from bitnet_jit.problem import Problem
 
 STORAGE = {"bfloat16": np.uint16, "float16": np.float16, "float32": np.float32, "int8": np.int8, "int32": np.int32}
-Values = Mapping[str, NDArray[Any] | float | None]
+Values = Mapping[str, Any]  # arrays, numbers and None
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,9 @@ def run(kernel: Kernel, problem: Problem, values: Values, config: Config = None,
     rows = len(next(operand for operand in operands if isinstance(operand, np.ndarray) and operand.ndim))
     if rows:
         threads = team.threads if bound.max_threads is None else min(team.threads, bound.max_threads)
-        numbers, workspace = bound.numbers(rows), aligned(bound.workspace_bytes(rows, threads))
+        sizes = tuple(values[name].shape[dimension] for name, dimension in bound.sizes)
+        num_bytes = bound.workspace_bytes(rows, threads, *sizes)
+        numbers = (rows, *sizes, num_bytes) if bound.sizes else bound.numbers(rows)
+        workspace = aligned(num_bytes)
         handed = (*map(as_number, operands), *numbers, as_number(workspace))
         bound.entry(rows)(None, team.fork, threads, *handed)

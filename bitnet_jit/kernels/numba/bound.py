@@ -19,21 +19,26 @@ class Bound:
     Call entry(rows)(None, fork, threads, *operands, *numbers(rows), workspace) with addresses of contiguous arrays, the
     address of the threads' source (`Fork.address`), and the address of scratch memory.
 
+    A kernel for calls of any size (`Operands.varying`) takes other numbers behind the operands: rows, the sizes that it
+    names, and the bytes of scratch memory.
+
     Attributes:
         operands: in the entry's order: the names of the op's tensors and numbers, as its schema and its outputs name
             them; None where the op lacks one, and 0 is handed; a float where that number is handed.
         entry: number of rows -> the compiled entry point, the same one for the same number.
         numbers: number of rows -> the int64 numbers behind the operands. An `Address` among them has to be kept for as
             long as it is handed over.
-        workspace_bytes: (rows, threads) -> bytes of scratch memory, 64-byte aligned.
+        workspace_bytes: (rows, threads, *sizes) -> bytes of scratch memory, 64-byte aligned.
         max_threads: ask for no more threads than this; None: the kernel decides by its numbers.
+        sizes: of a kernel for calls of any size: operands, and which of their dimensions it takes.
     """
 
     operands: Operands
     entry: Callable[[int], Entry]
     numbers: Callable[[int], tuple[int, ...]]
-    workspace_bytes: Callable[[int, int], int]
+    workspace_bytes: Callable[..., int]
     max_threads: int | None = None
+    sizes: tuple[tuple[str, int], ...] = ()
 
 
 class Address(int):

@@ -28,9 +28,10 @@ empty_strided: Any = guards._empty_strided_cpu  # type: ignore[attr-defined]
 def bind_call(bound: Bound, operands: Operands) -> Call:
     """Return the call of a kernel: (*arguments) -> its output or outputs.
 
-    Its attribute `into` takes the outputs before the arguments, contiguous tensors, and writes over them.
+    Its attribute `into` takes the outputs before the arguments, contiguous tensors, and writes over them. Calls of any
+    number of rows give outputs that begin with the dimensions with which their first argument begins.
     """
-    if not operands.rows:
+    if not operands.rows and not operands.varying:
         return lambda *arguments: empty_outputs(operands)
     scope = scope_of(bound, operands)
     exec("\n".join(source(bound, operands)), scope)
@@ -50,7 +51,7 @@ def empty_outputs(operands: Operands) -> Any:
 
 def scope_of(bound: Bound, operands: Operands) -> dict[str, Any]:
     """Return the names that the source of a call uses."""
-    rows = operands.rows
+    rows = max(operands.rows, 1)
     scope: dict[str, Any] = {
         "InvalidInput": InvalidInput,
         "NO_MEMORY": NO_MEMORY,
@@ -61,12 +62,13 @@ def scope_of(bound: Bound, operands: Operands) -> dict[str, Any]:
         "max_threads": bound.max_threads,
         "numbers": bound.numbers(rows),  # kept here: one of them may be the address of memory that it owns
         "take": WORKSPACE.take,
-        "num_bytes": bound.workspace_bytes(rows, 1),
         "workspace_bytes": bound.workspace_bytes,
-        "rows": rows,
     }
+    if not operands.varying:
+        scope |= {"rows": rows, "num_bytes": bound.workspace_bytes(rows, 1)}
     for output in operands.outputs:
         scope[f"{output.name}_memory"] = (output.shape, strides(output.shape), getattr(torch, output.dtype))
+        scope[f"{output.name}_dtype"] = getattr(torch, output.dtype)
     return scope | {f"number_{place}": number for place, number in enumerate(scope["numbers"])}
 
 
@@ -75,11 +77,38 @@ def source(bound: Bound, operands: Operands) -> Iterator[str]:
     arguments, outputs = ", ".join(operands.arguments), [output.name for output in operands.outputs]
     results = ", ".join(outputs)
     yield f"def into({results}, {arguments}):"
+    yield from measure(operands, results)
     yield from launch(bound, operands)
     yield f"    return {results}"
     yield f"def call({arguments}):"
-    yield from launch(bound, operands, [f"{name} = empty_strided(*{name}_memory)" for name in outputs])
+    if operands.varying:
+        yield from measure(operands, results, allocate_any(operands))
+        yield from launch(bound, operands)
+    else:
+        yield from launch(bound, operands, [f"{name} = empty_strided(*{name}_memory)" for name in outputs])
     yield f"    return {results}"
+
+
+def measure(operands: Operands, results: str, allocate: list[str] | None = None) -> Iterator[str]:
+    """Yield the lines that count the rows of a call for any number of them, and allocate outputs."""
+    if not operands.varying:
+        return
+    first = operands.inputs[0]
+    yield f"    leading = {first.name}.shape[:{len(operands.leading) - len(first.shape)}]"
+    yield "    rows = leading.numel()"
+    yield from (f"    {line}" for line in allocate or ())
+    yield f"    if not rows: return {results}"
+
+
+def allocate_any(operands: Operands) -> list[str]:
+    """Return the lines that allocate outputs for `rows` rows, each of one dimension more than `leading` has."""
+    lines = []
+    for output in operands.outputs:
+        features = output.shape[-1]
+        assert len(output.shape) == len(operands.leading) + 1
+        lines.append(f"{output.name} = empty_strided((rows, {features}), ({features}, 1), {output.name}_dtype)")
+        lines.append(f"if len(leading) != 1: {output.name} = {output.name}.view(*leading, {features})")
+    return lines
 
 
 def launch(bound: Bound, operands: Operands, allocate: list[str] | None = None) -> Iterator[str]:
@@ -98,6 +127,12 @@ def launch(bound: Bound, operands: Operands, allocate: list[str] | None = None) 
         addresses.get(name, name) if isinstance(name, str) else "0" if name is None else repr(name)
         for name in bound.operands
     ]
-    handed += [f"number_{place}" for place in range(len(bound.numbers(operands.rows)))]
-    num_bytes = "num_bytes" if bound.max_threads is None else "workspace_bytes(rows, threads)"
+    if operands.varying:
+        sizes = [f"{name}.shape[{dimension}]" for name, dimension in bound.sizes]
+        yield f"    num_bytes = workspace_bytes({', '.join(('rows', 'threads', *sizes))})"
+        handed += ["rows", *sizes, "num_bytes"]
+    else:
+        handed += [f"number_{place}" for place in range(len(bound.numbers(operands.rows)))]
+    alike = operands.varying or bound.max_threads is None
+    num_bytes = "num_bytes" if alike else "workspace_bytes(rows, threads)"
     yield f"    entry(None, fork.address, threads, {', '.join(handed)}, take({num_bytes}))"

@@ -65,7 +65,20 @@ OPTIONS = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "n
 
 def jit(function: Callable) -> Any:
     """Compile as a part of a kernel, without the GIL; once, where Numba would compile anew for each literal."""
-    dispatcher = numba.njit(**OPTIONS)(function)
+    return compiled_once(function, OPTIONS)
+
+
+def inlined(function: Callable) -> Any:
+    """Compile as `jit` does, into whoever calls it: for larger functions that a kernel calls outside its team.
+
+    A call that stays a call may fail as far as LLVM knows, and code that raises cannot be loaded from disk.
+    """
+    return compiled_once(function, OPTIONS | {"forceinline": True})
+
+
+def compiled_once(function: Callable, options: dict[str, bool]) -> Any:
+    """Return a dispatcher that takes numbers for numbers, whether they are literals or not."""
+    dispatcher = numba.njit(**options)(function)
     template = dispatcher.get_call_template
     dispatcher.get_call_template = lambda args, kws: template([types.unliteral(arg) for arg in args], kws)
     return dispatcher

@@ -1,0 +1,220 @@
+"""A block of queries attends to pages, one after the other: scores, their softmax, the weighted sum of values.
+
+Rows are tokens by the heads that share keys and values. Of a page only the rows that see some of it take part, which
+are the last ones; a row's sum over values ends at its own position, whatever a page holds behind it.
+"""
+
+import numpy as np
+
+from bitnet_jit.kernels.numba.attention.job import keys_at, page_of, values_at
+from bitnet_jit.kernels.numba.attention.pages import pack_page, rotate_queries
+from bitnet_jit.kernels.numba.attention.panel import (
+    add_nonzero_products,
+    join_sums,
+    load_sums,
+    multiply,
+    multiply_and_ask,
+    store_sums,
+)
+from bitnet_jit.kernels.numba.attention.plan import HEADER, results_at
+from bitnet_jit.kernels.numba.attention.softmax import join_totals, softmax_page, softmax_visible
+from bitnet_jit.kernels.numba.compiler.jit import jit
+from bitnet_jit.kernels.numba.intrinsics.atomics import atomic_add
+from bitnet_jit.kernels.numba.intrinsics.elements import load_float32, store_float, store_float32
+from bitnet_jit.kernels.numba.intrinsics.scalars import F0, least, most
+from bitnet_jit.problem import PAGE
+
+ROW_BYTES = 4 * PAGE  # of scores
+LOWEST = np.float32(-np.inf)
+EVEN = -2
+
+
+@jit
+def visible(spec, block, number, row):
+    """Return how many keys from the beginning of page `number` on a row sees; it may be below 0 or above PAGE."""
+    return block.position + row // spec.group + 1 - number * PAGE
+
+
+@jit
+def first_row(spec, block, number):
+    """Return the first row that sees a key of page `number`."""
+    return most(0, number * PAGE - block.position) * spec.group
+
+
+@jit
+def score(spec, panel, dtype, size, scratch, k, row, ahead):
+    """Write the scores of a tile of rows; where `ahead` is not 0, ask for the bytes from there on."""
+    a, stride = scratch.q + 4 * row * spec.head_dim, 4 * spec.head_dim
+    for i in range(PAGE // panel.width):
+        column = i * panel.width
+        b, out = k + size * column, scratch.p + ROW_BYTES * row + 4 * column
+        if ahead != 0:
+            asked = ahead + size * column * spec.head_dim
+            sums = multiply_and_ask(panel, dtype, a, stride, b, size * PAGE, spec.head_dim, asked, size * panel.width)
+        else:
+            sums = multiply(panel, dtype, a, stride, b, size * PAGE, spec.head_dim)
+        store_sums(panel, sums, out, ROW_BYTES)
+
+
+@jit
+def score_rows(spec, dtype, size, scratch, k, row, rows, ahead):
+    """Write the scores of rows from `row` on, in tiles as tall as may be."""
+    while row + spec.tall.rows <= rows:
+        score(spec, spec.tall, dtype, size, scratch, k, row, ahead)
+        row += spec.tall.rows
+    while row + 4 <= rows:
+        score(spec, spec.four, dtype, size, scratch, k, row, ahead)
+        row += 4
+    while row + 2 <= rows:
+        score(spec, spec.two, dtype, size, scratch, k, row, ahead)
+        row += 2
+    if row < rows:
+        score(spec, spec.one, dtype, size, scratch, k, row, ahead)
+
+
+@jit
+def soften_rows(spec, block, number, scratch, first, rows, results):
+    """Turn scores into weights, and join maxima and totals, or leave them in results."""
+    for row in range(first, rows):
+        p, count = scratch.p + ROW_BYTES * row, visible(spec, block, number, row)
+        maximum, total = scratch.maxima + 4 * row, scratch.totals + 4 * row
+        if results != 0:
+            maximum = results + row * spec.result_bytes + 4 * spec.stride
+            total = maximum + 4
+        if count >= PAGE:
+            softmax_page(p, maximum, total)
+        else:
+            softmax_visible(p, count, maximum, total)
+        if results == 0:
+            join_row(scratch, row, maximum, total)
+
+
+@jit
+def join_row(scratch, row, maximum, total):
+    """Join a page's maximum and total to those of a row, and leave the factors of its sums."""
+    largest, sums, old, new = scratch.largest, scratch.sums, scratch.old, scratch.new
+    join_totals(largest + 4 * row, sums + 4 * row, maximum, total, old + 4 * row, new + 4 * row)
+
+
+@jit
+def weigh_columns(spec, panel, dtype, size, scratch, v, v_stride, row, column, low, high, results, ahead):
+    """Sum up values by their weights, in a tile of rows and columns: `low` keys for all, up to `high` for some."""
+    a, b = scratch.p + ROW_BYTES * row, v + size * column
+    if ahead != 0:
+        asked = ahead + size * column * PAGE
+        sums = multiply_and_ask(panel, dtype, a, ROW_BYTES, b, v_stride, low, asked, size * panel.width)
+    else:
+        sums = multiply(panel, dtype, a, ROW_BYTES, b, v_stride, low)
+    for s in range(low, high):
+        sums = add_nonzero_products(panel, dtype, sums, a + 4 * s, ROW_BYTES, b + s * v_stride)
+    if results != 0:
+        store_sums(panel, sums, results + row * spec.result_bytes + 4 * column, spec.result_bytes)
+    else:
+        c = scratch.acc + 4 * (row * spec.stride + column)
+        join_sums(panel, sums, c, 4 * spec.stride, scratch.old + 4 * row, scratch.new + 4 * row)
+
+
+@jit
+def weigh(spec, panel, dtype, size, block, number, scratch, v, v_stride, row, results, ahead):
+    """Sum up values for a tile of rows."""
+    low = least(PAGE, visible(spec, block, number, row)) & EVEN
+    high = least(PAGE, visible(spec, block, number, row + panel.rows - 1))
+    for i in range(spec.whole // panel.width):
+        column = i * panel.width
+        weigh_columns(spec, panel, dtype, size, scratch, v, v_stride, row, column, low, high, results, ahead)
+    for i in range((spec.stride - spec.whole) // panel.narrow.width):
+        column = spec.whole + i * panel.narrow.width
+        weigh_columns(spec, panel.narrow, dtype, size, scratch, v, v_stride, row, column, low, high, results, ahead)
+
+
+@jit
+def weigh_rows(spec, dtype, size, block, number, scratch, v, v_stride, row, rows, results, ahead):
+    """Sum up values for rows from `row` on, in tiles as tall as may be."""
+    while row + spec.tall.rows <= rows:
+        weigh(spec, spec.tall, dtype, size, block, number, scratch, v, v_stride, row, results, ahead)
+        row += spec.tall.rows
+    while row + 4 <= rows:
+        weigh(spec, spec.four, dtype, size, block, number, scratch, v, v_stride, row, results, ahead)
+        row += 4
+    while row + 2 <= rows:
+        weigh(spec, spec.two, dtype, size, block, number, scratch, v, v_stride, row, results, ahead)
+        row += 2
+    if row < rows:
+        weigh(spec, spec.one, dtype, size, block, number, scratch, v, v_stride, row, results, ahead)
+
+
+@jit
+def attend_page(spec, job, block, number, kv_head, scratch, rows, results):
+    """Attend to page `number` of the block's sequence: many rows to a packed page, few to one as it comes."""
+    page, row = page_of(job, block.sequence, number), first_row(spec, block, number)
+    k, v = keys_at(spec, job, page, kv_head), values_at(spec, job, page, kv_head)
+    if spec.is_ragged or rows >= spec.packed_rows:
+        pack_page(spec, k, v, scratch)
+        score_rows(spec, spec.float32, 4, scratch, scratch.k, row, rows, 0)
+        soften_rows(spec, block, number, scratch, row, rows, results)
+        weigh_rows(spec, spec.float32, 4, block, number, scratch, scratch.v, 4 * spec.stride, row, rows, results, 0)
+    else:
+        after = k
+        if number + 1 < block.last:
+            after = keys_at(spec, job, page_of(job, block.sequence, number + 1), kv_head)
+        size, v_stride = spec.cache_bytes, spec.cache_bytes * spec.head_dim
+        score_rows(spec, spec.cache_dtype, size, scratch, k, row, rows, v)
+        soften_rows(spec, block, number, scratch, row, rows, results)
+        weigh_rows(spec, spec.cache_dtype, size, block, number, scratch, v, v_stride, row, rows, results, after)
+
+
+@jit
+def clear_state(spec, scratch, rows):
+    """Begin sums, with no page joined."""
+    for row in range(rows):
+        store_float32(scratch.largest, row, LOWEST)
+        store_float32(scratch.sums, row, F0)
+    for i in range(rows * spec.stride):
+        store_float32(scratch.acc, i, F0)
+
+
+@jit
+def store_rows(spec, job, block, kv_head, scratch, rows):
+    """Write y of a block's rows."""
+    for row in range(rows):
+        head = (block.token + row // spec.group) * spec.heads + kv_head * spec.group + row % spec.group
+        total = load_float32(scratch.sums, row)
+        for d in range(spec.head_dim):
+            value = load_float32(scratch.acc, row * spec.stride + d) / total
+            store_float(spec.x_dtype, job.y, head * spec.head_dim + d, value)
+
+
+@jit
+def join_results(spec, block, pages, scratch, rows, results):
+    """Join what the parts of a block have left, in the order of pages."""
+    clear_state(spec, scratch, rows)
+    for number in range(pages):
+        for row in range(first_row(spec, block, number), rows):
+            result = results + (number * rows + row) * spec.result_bytes
+            maximum, c = result + 4 * spec.stride, scratch.acc + 4 * row * spec.stride
+            join_row(scratch, row, maximum, maximum + 4)
+            for i in range(spec.stride // spec.one.narrow.width):
+                column = i * spec.one.narrow.width
+                sums = load_sums(spec.one.narrow, result + 4 * column)
+                join_sums(spec.one.narrow, sums, c + 4 * column, 0, scratch.old + 4 * row, scratch.new + 4 * row)
+
+
+@jit
+def attend(spec, job, block, kv_head, scratch):
+    """Run a piece: all pages of a block, or a part of them."""
+    rows = block.tokens * spec.group
+    rotate_queries(spec, job, block, kv_head, scratch)
+    if block.parts == 1:
+        clear_state(spec, scratch, rows)
+        for number in range(block.first, block.last):
+            attend_page(spec, job, block, number, kv_head, scratch, rows, 0)
+        store_rows(spec, job, block, kv_head, scratch, rows)
+        return
+    pages = (block.position + block.tokens - 1) // PAGE + 1
+    header = results_at(spec, block.results, rows, pages, kv_head)
+    for number in range(block.first, block.last):
+        results = header + HEADER + number * rows * spec.result_bytes
+        attend_page(spec, job, block, number, kv_head, scratch, rows, results)
+    if atomic_add(header, 1) == block.parts - 1:
+        join_results(spec, block, pages, scratch, rows, header + HEADER)
+        store_rows(spec, job, block, kv_head, scratch, rows)

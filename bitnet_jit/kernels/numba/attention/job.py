@@ -1,0 +1,213 @@
+"""One call of paged attention: what its kernel is compiled for, its operands as addresses, and its scratch memory."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from numba import types
+
+from bitnet_jit.kernels.numba.attention.panel import Panel
+from bitnet_jit.kernels.numba.bound import round_up
+from bitnet_jit.kernels.numba.compiler.jit import jit
+from bitnet_jit.kernels.numba.intrinsics.elements import ELEMENT_BYTES
+from bitnet_jit.kernels.numba.intrinsics.isa import ISAS
+from bitnet_jit.kernels.numba.intrinsics.pointers import pointer
+from bitnet_jit.problem import PAGE
+
+MAX_ROWS = 128  # queries of a block: tokens by the heads that share keys and values
+TOTALS = 16  # floats behind the sums of a page's results
+PACKED_ROWS = 16  # from so many on, a page is made float32 once and read from there
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """The properties that the kernel is compiled for.
+
+    Attributes:
+        isa: name of the instruction set.
+        x_dtype: of queries, keys and values, and of y.
+        cache_dtype: of the pages.
+        heads: of queries.
+        kv_heads: of keys and values.
+        head_dim: numbers of a head, even.
+        max_rows: rows of the tallest register tile.
+    """
+
+    isa: str
+    x_dtype: str
+    cache_dtype: str
+    heads: int
+    kv_heads: int
+    head_dim: int
+    max_rows: int
+
+    def panel(self, rows: int) -> Panel:
+        """Return the register tile of so many rows."""
+        isa = ISAS[self.isa]
+        return Panel(self.isa, rows, 4 if isa.registers >= 4 * self.max_rows else 2)
+
+    @property
+    def tall(self) -> Panel:
+        return self.panel(self.max_rows)
+
+    @property
+    def four(self) -> Panel:
+        return self.panel(4)
+
+    @property
+    def two(self) -> Panel:
+        return self.panel(2)
+
+    @property
+    def one(self) -> Panel:
+        return self.panel(1)
+
+    @property
+    def float32(self) -> str:
+        return "float32"
+
+    @property
+    def group(self) -> int:
+        return self.heads // self.kv_heads
+
+    @property
+    def half(self) -> int:
+        return self.head_dim // 2
+
+    @property
+    def stride(self) -> int:
+        """Return the floats between rows of sums: whole registers."""
+        return round_up(self.head_dim, ISAS[self.isa].lanes)
+
+    @property
+    def whole(self) -> int:
+        """Return the columns of `stride` that whole tiles cover."""
+        return self.stride // self.tall.width * self.tall.width
+
+    @property
+    def is_ragged(self) -> bool:
+        return self.stride != self.head_dim
+
+    @property
+    def packed_rows(self) -> int:
+        return PACKED_ROWS
+
+    @property
+    def block(self) -> int:
+        """Return the most tokens of a block."""
+        return max(1, MAX_ROWS // self.group)
+
+    @property
+    def rows(self) -> int:
+        """Return the most rows of a block."""
+        return self.block * self.group
+
+    @property
+    def x_bytes(self) -> int:
+        return ELEMENT_BYTES[self.x_dtype]
+
+    @property
+    def cache_bytes(self) -> int:
+        return ELEMENT_BYTES[self.cache_dtype]
+
+    @property
+    def head_bytes(self) -> int:
+        """Return the bytes of a page of one head's keys, or values."""
+        return PAGE * self.head_dim * self.cache_bytes
+
+    @property
+    def width(self) -> int:
+        """Return the numbers of a token in qkv."""
+        return (self.heads + 2 * self.kv_heads) * self.head_dim
+
+    @property
+    def result_bytes(self) -> int:
+        """Return the bytes of what a page gives a row: sums, then a maximum and a total."""
+        return 4 * (self.stride + TOTALS)
+
+    @property
+    def factor_bytes(self) -> int:
+        """Return the bytes of one number per row of a block."""
+        return round_up(4 * self.rows, 64)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Return the bytes of a thread's `Scratch`."""
+        floats = self.rows * (self.head_dim + PAGE + self.stride) + PAGE * (self.head_dim + self.stride)
+        return round_up(4 * floats, 64) + 6 * self.factor_bytes
+
+
+class AttentionJob(NamedTuple):
+    """The operands of one call, all int64."""
+
+    qkv: int  # (tokens, spec.width) spec.x_dtype
+    keys: int  # (pages, kv_heads, head_dim, PAGE) spec.cache_dtype
+    values: int  # (pages, kv_heads, PAGE, head_dim) spec.cache_dtype
+    rotary: int  # (context, head_dim) float32
+    positions: int  # (tokens,) int32
+    tables: int  # (sequences, table_width) int32
+    y: int  # (tokens, heads * head_dim) spec.x_dtype
+    table_width: int
+    threads: int
+    counters: int  # workspace, as all that follows
+    pieces: int  # the table of `Piece`, which plan.py makes
+    num_pieces: int
+    scratch: int  # of each thread
+
+
+class Scratch(NamedTuple):
+    """The scratch memory of a thread: addresses of float32."""
+
+    q: int  # (rows, head_dim): rotated and scaled
+    p: int  # (rows, PAGE): scores, then weights
+    acc: int  # (rows, stride)
+    k: int  # (head_dim, PAGE): a page of keys
+    v: int  # (PAGE, stride): a page of values, zero beyond head_dim
+    largest: int  # (rows,), as the next ones
+    sums: int
+    maxima: int
+    totals: int
+    old: int
+    new: int
+
+
+@jit
+def scratch_of(spec, address):
+    """Return the scratch memory at an address."""
+    q = address
+    p = q + 4 * spec.rows * spec.head_dim
+    acc = p + 4 * spec.rows * PAGE
+    k = acc + 4 * spec.rows * spec.stride
+    v = k + 4 * PAGE * spec.head_dim
+    largest = (v + 4 * PAGE * spec.stride + 63) // 64 * 64
+    size = spec.factor_bytes
+    return Scratch(
+        q,
+        p,
+        acc,
+        k,
+        v,
+        largest,
+        largest + size,
+        largest + 2 * size,
+        largest + 3 * size,
+        largest + 4 * size,
+        largest + 5 * size,
+    )
+
+
+@jit
+def page_of(job, sequence, number):
+    """Return the page that holds the positions from number * PAGE on of a sequence."""
+    return types.int64(pointer(job.tables, types.int32)[sequence * job.table_width + number])
+
+
+@jit
+def keys_at(spec, job, page, kv_head):
+    """Return the address of a page of one head's keys."""
+    return job.keys + (page * spec.kv_heads + kv_head) * spec.head_bytes
+
+
+@jit
+def values_at(spec, job, page, kv_head):
+    """Return the address of a page of one head's values."""
+    return job.values + (page * spec.kv_heads + kv_head) * spec.head_bytes

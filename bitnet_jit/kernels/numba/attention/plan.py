@@ -1,0 +1,168 @@
+"""How a call is cut into pieces: blocks of consecutive tokens of a sequence, and parts of their pages.
+
+Few blocks of few rows, such as one token with a long context, are cut by pages too, so that all threads have work. The
+parts of a block leave a result for each page, and whoever finishes the last part joins them in the order of pages: the
+same operations as those of a block in one part, so the same bits.
+"""
+
+from typing import NamedTuple
+
+from numba import types
+
+from bitnet_jit.kernels.numba.attention.job import AttentionSpec
+from bitnet_jit.kernels.numba.compiler.jit import inlined
+from bitnet_jit.kernels.numba.intrinsics.elements import store_float
+from bitnet_jit.kernels.numba.intrinsics.pointers import pointer
+from bitnet_jit.kernels.numba.intrinsics.scalars import F0, least, most
+from bitnet_jit.kernels.numba.threads.parallel import TEAM_BYTES
+from bitnet_jit.problem import PAGE
+
+PIECES_PER_THREAD = 4  # fewer share the work badly
+PARTS_PER_THREAD = 16  # of pages, about
+PART_ROWS = 32  # blocks of more are not cut by pages
+MIN_PART = 4  # pages
+MAX_PARTIAL_BYTES = 2**26
+SMALL_WORK = 4096  # of `work_of`: some 5 us, for which no other thread is woken
+READ_ROWS = 8  # as many rows take the time of reading a page from memory
+PIECE_BYTES = 64
+HEADER = 64  # bytes of the counter with which the results of a block in parts begin
+
+
+class Piece(NamedTuple):
+    """A piece of the work, for each head of keys and values; in memory eight int64 in this order."""
+
+    token: int  # the first one
+    tokens: int
+    position: int  # of the first token
+    sequence: int
+    first: int  # page
+    last: int  # page, behind the part
+    parts: int  # of the block
+    results: int  # the address of what parts of the block leave, where there are several
+
+
+@inlined
+def piece_at(pieces, number):
+    """Read a piece."""
+    memory = pointer(pieces + number * PIECE_BYTES, types.int64)
+    return Piece(memory[0], memory[1], memory[2], memory[3], memory[4], memory[5], memory[6], memory[7])
+
+
+@inlined
+def put_piece(pieces, number, piece):
+    """Write a piece."""
+    memory = pointer(pieces + number * PIECE_BYTES, types.int64)
+    memory[0], memory[1], memory[2], memory[3] = piece.token, piece.tokens, piece.position, piece.sequence
+    memory[4], memory[5], memory[6], memory[7] = piece.first, piece.last, piece.parts, piece.results
+
+
+@inlined
+def clear_token(spec, y, token):
+    """Write the output of a token that is padding: zeros."""
+    for i in range(token * spec.heads * spec.head_dim, (token + 1) * spec.heads * spec.head_dim):
+        store_float(spec.x_dtype, y, i, F0)
+
+
+@inlined
+def make_blocks(spec, positions, starts, sequences, tokens, y, block, pieces):
+    """Write the blocks of a call, of at most `block` tokens, and return how many; write the outputs of padding."""
+    position, start = pointer(positions, types.int32), pointer(starts, types.int32)
+    number = 0
+    for token in range(least(start[0], tokens)):
+        clear_token(spec, y, token)
+    for sequence in range(sequences):
+        token, end = types.int64(start[sequence]), least(start[sequence + 1], tokens)
+        while token < end:
+            first, count = types.int64(position[token]), 1
+            if first < 0:
+                clear_token(spec, y, token)
+            else:
+                while count < block and token + count < end and position[token + count] == first + count:
+                    count += 1
+                last = (first + count - 1) // PAGE + 1
+                put_piece(pieces, number, Piece(token, count, first, sequence, 0, last, 1, 0))
+                number += 1
+            token += count
+    for token in range(most(start[sequences], 0), tokens):
+        clear_token(spec, y, token)
+    return number
+
+
+@inlined
+def block_tokens(spec, tokens, threads):
+    """Return the most tokens of a block: fewer where there would be too few blocks for the threads."""
+    if threads < 2:
+        return spec.block
+    share = tokens * spec.kv_heads // (PIECES_PER_THREAD * threads)
+    return least(spec.block, most(most(1, PART_ROWS // spec.group), share))
+
+
+@inlined
+def work_of(spec, blocks, number):
+    """Return about how much work blocks are: rows by pages by head_dim, reads of pages counted as rows."""
+    work = 0
+    for i in range(number):
+        block = piece_at(blocks, i)
+        work += (block.tokens * spec.group + READ_ROWS) * block.last
+    return work * spec.kv_heads * spec.head_dim
+
+
+@inlined
+def part_pages(spec, blocks, number, threads):
+    """Return about how many pages a part of a block has; 0 where blocks are enough for the threads."""
+    if threads < 2 or number * spec.kv_heads >= PIECES_PER_THREAD * threads:
+        return 0
+    pages = 0
+    for i in range(number):
+        pages += piece_at(blocks, i).last
+    return most(MIN_PART, pages * spec.kv_heads // (PARTS_PER_THREAD * threads))
+
+
+@inlined
+def make_pieces(spec, blocks, number, threads, results, end, pieces):
+    """Write the pieces of blocks, and return how many; the results of parts lie between two addresses.
+
+    The last blocks come first, since they see more pages.
+    """
+    part, count = part_pages(spec, blocks, number, threads), 0
+    for i in range(number):
+        block = piece_at(blocks, number - 1 - i)
+        rows, parts = block.tokens * spec.group, 1
+        size = spec.kv_heads * (HEADER + rows * block.last * spec.result_bytes)
+        if part > 0 and rows <= PART_ROWS and results + size <= end:
+            parts = (block.last + part - 1) // part
+        for j in range(parts):
+            first, last = block.last * j // parts, block.last * (j + 1) // parts
+            put_piece(
+                pieces,
+                count + j,
+                Piece(block.token, block.tokens, block.position, block.sequence, first, last, parts, results),
+            )
+        if parts > 1:
+            for kv_head in range(spec.kv_heads):
+                pointer(results_at(spec, results, rows, block.last, kv_head), types.int64)[0] = 0
+            results += size
+        count += parts
+    return count
+
+
+@inlined
+def results_at(spec, results, rows, pages, kv_head):
+    """Return the address of what the parts of a block leave for one head: a counter, then results page by page."""
+    return results + kv_head * (HEADER + rows * pages * spec.result_bytes)
+
+
+@inlined
+def scratch_at(tokens, threads):
+    """Return where the threads' scratch memory begins in a workspace: behind counters, blocks and pieces."""
+    return TEAM_BYTES + PIECE_BYTES * (2 * tokens + (PIECES_PER_THREAD + PARTS_PER_THREAD) * threads)
+
+
+def workspace_bytes(spec: AttentionSpec, tokens: int, threads: int, pages: int) -> int:
+    """Return the bytes of a workspace, for calls with tables of `pages` pages."""
+    fixed: int = scratch_at.py_func(tokens, threads) + threads * spec.scratch_bytes
+    if threads < 2:
+        return fixed
+    rows = min(tokens * spec.heads, PIECES_PER_THREAD * threads * PART_ROWS)
+    headers = HEADER * PIECES_PER_THREAD * threads
+    return fixed + min(headers + rows * pages * spec.result_bytes, MAX_PARTIAL_BYTES)

@@ -1,0 +1,86 @@
+"""The softmax of one page's scores: its maximum m, p = exp(s - m), and the sum of p; then how pages are joined.
+
+A page has 64 scores, in one vector of 64 lanes on every CPU, so that maximum and sum have one order.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from bitnet_jit.kernels.numba.intrinsics.emit import F32, I32, at, load, splat, splat_constant
+from bitnet_jit.kernels.numba.intrinsics.fused import exp, multiply_add
+from bitnet_jit.kernels.numba.intrinsics.lanes import reduce_lanes
+from bitnet_jit.problem import PAGE
+
+FLOATS, INTS = ir.VectorType(F32, PAGE), ir.VectorType(I32, PAGE)
+INFINITY = float("inf")
+
+
+def larger(builder, a: ir.Value, b: ir.Value) -> ir.Value:
+    """Emit the larger of two floats or vectors of them."""
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
+def weights(builder, scores: ir.Value, place: ir.Value, visible: ir.Value | None) -> tuple[ir.Value, ir.Value]:
+    """Emit the write of p, and return m and the sum of p; of the lanes that are visible, where not all are."""
+    if visible is not None:
+        scores = builder.select(visible, scores, splat_constant(FLOATS, -INFINITY))
+    maximum = reduce_lanes(builder, scores, lambda a, b: larger(builder, a, b))
+    p = exp(builder, builder.fsub(scores, splat(builder, maximum, FLOATS)))
+    if visible is not None:
+        p = builder.select(visible, p, splat_constant(FLOATS, 0.0))
+    builder.store(p, place, align=4)
+    return maximum, reduce_lanes(builder, p, builder.fadd)
+
+
+@intrinsic
+def softmax_page(typingctx, p, maximum, total):
+    """Turn the 64 float32 scores at address p into weights; write their maximum and their sum to addresses."""
+
+    def codegen(context, builder, signature, args):
+        place = at(builder, args[0], 0, FLOATS)
+        results = weights(builder, builder.load(place, align=4), place, None)
+        for address, result in zip(args[1:], results, strict=True):
+            builder.store(result, at(builder, address, 0, F32))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def softmax_visible(typingctx, p, count, maximum, total):
+    """Do as `softmax_page` with the first `count` scores, at least one; the weights of the others are 0."""
+
+    def codegen(context, builder, signature, args):
+        place = at(builder, args[0], 0, FLOATS)
+        lanes = ir.Constant(INTS, list(range(PAGE)))
+        visible = builder.icmp_signed("<", lanes, splat(builder, builder.trunc(args[1], I32), INTS))
+        results = weights(builder, builder.load(place, align=4), place, visible)
+        for address, result in zip(args[2:], results, strict=True):
+            builder.store(result, at(builder, address, 0, F32))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def join_totals(typingctx, largest, sums, maximum, total, old, new):
+    """Join a page's maximum and sum to those of the pages before it, all float32 at addresses.
+
+    M' = max(M, m); old = exp(M - M'); new = exp(m - M'); sum = sum * old + total * new. One of the factors is 1.
+    """
+
+    def codegen(context, builder, signature, args):
+        largest, sums, maximum, total = (load(builder, address, 0, F32) for address in args[:4])
+        one = ir.Constant(F32, 1.0)
+        rises = builder.fcmp_ordered(">", maximum, largest)
+        distance = builder.select(rises, builder.fsub(largest, maximum), builder.fsub(maximum, largest))
+        factor = exp(builder, distance)
+        old, new = builder.select(rises, factor, one), builder.select(rises, one, factor)
+        joined = multiply_add(builder, total, new, builder.fmul(sums, old))
+        results = (builder.select(rises, maximum, largest), joined, old, new)
+        for address, result in zip((args[0], args[1], args[4], args[5]), results, strict=True):
+            builder.store(result, at(builder, address, 0, F32))
+        return context.get_dummy_value()
+
+    return types.void(*(types.int64,) * 6), codegen
