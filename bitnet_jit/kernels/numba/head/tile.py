@@ -5,7 +5,7 @@ When K has passed, the lanes of a sum are added up in one fixed tree, four sums 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from llvmlite import ir
 from numba import types
@@ -31,19 +31,12 @@ class HeadTile:
         w_dtype: dtype of the head.
         rows: rows of x.
         outputs: rows of the head.
-        cold: the head is asked for as early as memory needs it.
     """
 
     isa: str
     w_dtype: str
     rows: int
     outputs: int
-    cold: bool = True
-
-    @property
-    def hot(self) -> "HeadTile":
-        """Return this tile for rows of the head that lie in the caches."""
-        return replace(self, cold=False)
 
     @property
     def is_int8(self) -> bool:
