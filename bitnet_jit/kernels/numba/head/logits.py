@@ -1,8 +1,7 @@
 """`head_logits`: logits of any M, V and K by register tiles, from a head in memory or in the caches.
 
-A piece of work is a block of the head's rows. Some of them pass at once, so that their sums are chains of their own, and
-stay in the first cache while the rows of x pass. A sum runs in one order whatever the tile: lanes along K, then a
-fixed tree. So logits of a row depend on nothing but that row.
+A piece of work is a block of the head's rows. Those of a tile stay in the first cache while the rows of x pass. A sum runs in one order whatever the tile: lanes along K, then a fixed tree. So logits of a row depend on nothing but
+that row.
 """
 
 from dataclasses import replace
@@ -116,7 +115,7 @@ def multiply_outputs(spec, job, output, first_row, last_row):
 
 @jit
 def multiply_last(spec, job, output):
-    """Compute the last outputs, which are fewer than a tile has, one by one: a stride of 0 repeats a row of the head."""
+    """Compute the last outputs, too few for a tile, one by one: a stride of 0 repeats a row of the head."""
     for one in range(output, job.out_features):
         for row in range(0, job.rows, spec.tile.rows):
             multiply_tile(spec, job, least(row, job.rows - spec.tile.rows), one, 1, 0, job.head, 0)
@@ -211,8 +210,8 @@ def bind(problem: Problem, config: TeamConfig) -> Bound:
     )
 
 
-# (rows, outputs) of tiles by the bucket of M. While memory is the limit, few rows of the head pass at once, for they are
-# read as one stream then; otherwise as many as registers hold, so that x is loaded the more seldom.
+# (rows, outputs) of tiles by the bucket of M. While memory is the limit, few rows of the head pass at once, which are
+# read as one stream; otherwise as many as registers hold, so that x is loaded the more seldom.
 ONE_ROW, MANY_ROWS = ((1, 1), (1, 2), (1, 4)), ((4, 6), (6, 4), (4, 4), (3, 8), (2, 3), (2, 2), (1, 4), (1, 2), (1, 1))
 FLOAT_SHAPES = {1: ONE_ROW, 2: ((2, 2), (2, 1), (2, 4), *ONE_ROW)}
 INT8_MANY_ROWS = ((1, 8), (2, 6), (2, 4), (3, 4), (2, 2), (1, 4), (1, 2), (1, 1))
