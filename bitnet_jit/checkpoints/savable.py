@@ -30,6 +30,7 @@ def check_savable(model: nn.Module, writer: Writer) -> None:
     bitnet_jit.errors.InvalidInput: model: 0 is dense, and format 't5' holds only a dense head; use autobitlinear
     """
     check_merged(model)
+    check_float_head(model)
     check_values(model)
     check_head(model)
     check_whole(model)
@@ -52,6 +53,14 @@ def check_merged(model: nn.Module) -> None:
                 f"model: {name or 'it'} is a {type(module).__name__} of peft, which no format holds; merge it first: "
                 "model = model.merge_and_unload()"
             )
+
+
+def check_float_head(model: nn.Module) -> None:
+    """Raise InvalidInput where the head of a `Decoder` is int8."""
+    if getattr(model, "head_scale", None) is not None:
+        raise InvalidInput(
+            "model: its head is int8, which no format holds; save a model that was loaded with head='checkpoint'"
+        )
 
 
 def check_values(model: nn.Module) -> None:

@@ -16,6 +16,7 @@ STOP = (
     "End the text behind this string, which is written; may be given again. One that is a special token of the model, "
     "such as </s>, ends the text at that token, which is not written."
 )
+HEAD = "How the output head is stored: checkpoint, int8, bfloat16 or float32; int8 is the fastest."
 ModelArgument = Annotated[str | None, typer.Argument(help=WHICH_MODEL, show_default=False)]
 DeviceOption = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0. [default: cpu]")]
 
@@ -41,9 +42,10 @@ def generate(
         typer.Option(min=0, show_default=False, help="End the text at the token of this id; may be given again."),
     ] = None,
     device: DeviceOption = None,
+    head: Annotated[str, typer.Option(help=HEAD)] = "checkpoint",
 ) -> None:
     """Continue PROMPT with a ternary model: prints it and the continuation."""
-    decoder = load_model(model, device)
+    decoder = load_model(model, device, head)
     from bitnet_jit.generation.text import stream_text
     from bitnet_jit.generation.unicode import well_formed
 
@@ -61,7 +63,7 @@ def generate(
     tell(rates(start, times[:-1]))  # the last piece is held-back text, no token
 
 
-def load_model(model: str | None, device: str | None) -> "Decoder":
+def load_model(model: str | None, device: str | None, head: str = "checkpoint") -> "Decoder":
     """Load the model of that name, or the embedded one; tell the progress where that takes over two seconds."""
     from bitnet_jit.checkpoints.embedded import embedded_model
     from bitnet_jit.checkpoints.hub import find_model
@@ -70,7 +72,10 @@ def load_model(model: str | None, device: str | None) -> "Decoder":
     with Patience("loading") as patience:
         from bitnet_jit.checkpoints.loading import load
 
-        return load(directory, device, progress=lambda done, total: patience.update(f"loading block {done} of {total}"))
+        def update(done: int, total: int) -> None:
+            patience.update(f"loading block {done} of {total}")
+
+        return load(directory, device, progress=update, head=head)
 
 
 def rates(start: float, times: list[float]) -> str:

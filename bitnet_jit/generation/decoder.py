@@ -25,12 +25,13 @@ class Decoder(Network):
 
     Args:
         config: its architecture.
-        embedding: (vocab_size, hidden_size), of the checkpoint's dtype.
+        embedding: (vocab_size, hidden_size), of floats, or of int8 where it is the head too.
         blocks: `config.num_layers` of them.
         norm: of the last block's output.
-        head: (vocab_size, hidden_size), or None where the embedding is the head too.
+        head: (vocab_size, hidden_size), of floats or int8, or None where the embedding is the head too.
         dtype: of activations, keys and values: float32 or bfloat16.
         tokenizer: between text and token ids, or None.
+        head_scale: (vocab_size,) float32, the scales of a head of int8; else None.
 
     Attributes:
         config: as above.
@@ -58,8 +59,9 @@ class Decoder(Network):
         head: torch.Tensor | None = None,
         dtype: torch.dtype = torch.float32,
         tokenizer: Tokenizer | None = None,
+        head_scale: torch.Tensor | None = None,
     ) -> None:
-        super().__init__(config, embedding, blocks, norm, head, dtype)
+        super().__init__(config, embedding, blocks, norm, head, dtype, head_scale)
         self.tokenizer = tokenizer
 
     def generate(

@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from bitnet_jit.arguments import whole_number
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.attention import KVStore
 from bitnet_jit.models.block import run_blocks
 from bitnet_jit.models.config import DecoderConfig
-from bitnet_jit.models.head import project
+from bitnet_jit.models.head import look_up, project
 from bitnet_jit.models.kv_cache import KVCache
 from bitnet_jit.models.packed import PackedBlock
 from bitnet_jit.models.precision import without_autocast
@@ -30,11 +29,12 @@ class Network(nn.Module):
 
     Args:
         config: its architecture.
-        embedding: (vocab_size, hidden_size), of the checkpoint's dtype.
+        embedding: (vocab_size, hidden_size), of floats, or of int8 where it is the head too.
         blocks: `config.num_layers` of them.
         norm: of the last block's output.
-        head: (vocab_size, hidden_size), or None where the embedding is the head too.
+        head: (vocab_size, hidden_size), of floats or int8, or None where the embedding is the head too.
         dtype: of activations, keys and values: float32 or bfloat16.
+        head_scale: (vocab_size,) float32, the scales of a head of int8; else None.
 
     Attributes:
         config: as above.
@@ -42,6 +42,7 @@ class Network(nn.Module):
     """
 
     head: nn.Parameter | None
+    head_scale: nn.Parameter | None
 
     def __init__(
         self,
@@ -51,13 +52,15 @@ class Network(nn.Module):
         norm: "RMSNorm",
         head: torch.Tensor | None = None,
         dtype: torch.dtype = torch.float32,
+        head_scale: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         self.config, self.dtype = config, dtype
         self.embedding = nn.Parameter(embedding, requires_grad=False)
         self.blocks = nn.ModuleList(blocks)
         self.norm = norm
-        self.register_parameter("head", None if head is None else nn.Parameter(head, requires_grad=False))
+        for name, tensor in (("head", head), ("head_scale", head_scale)):
+            self.register_parameter(name, None if tensor is None else nn.Parameter(tensor, requires_grad=False))
         self.rope = Rope(config)
         self.eval()
 
@@ -117,14 +120,15 @@ class Network(nn.Module):
             (T, hidden_size) of the network's dtype.
         """
         with torch.no_grad(), without_autocast(self.device):
-            x = run_blocks(self.blocks, F.embedding(tokens, self.embedding).to(self.dtype), store)
+            x = look_up(tokens, self.embedding, self.head_scale, self.dtype)
+            x = run_blocks(self.blocks, x, store)
             normalized: torch.Tensor = self.norm(x)
             return normalized
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Project hidden (..., hidden_size), normalized -> (..., vocab_size) float32."""
         with torch.no_grad(), without_autocast(self.device):
-            return project(hidden, self.embedding if self.head is None else self.head)
+            return project(hidden, self.embedding if self.head is None else self.head, self.head_scale)
 
     def trace_problems(self, rows: Sequence[int], twin: Callable[[Any], Any]) -> None:
         """Run all ops of a step, for one token of each of so many prompts, on "meta" tensors.

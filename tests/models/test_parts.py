@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from bitnet_jit.checkpoints.embedded import embedded_model
 from bitnet_jit.checkpoints.formats.hf_config import read_config
-from bitnet_jit.models import head as output_head
 from bitnet_jit.models.attention import attend
 from bitnet_jit.models.config import RopeScaling
 from bitnet_jit.models.kv_cache import KVCache
@@ -109,14 +108,3 @@ def test_cache_rounds_up_to_no_more_than_the_context():
     assert sizes == {1: 64, 65: 128, 1000: 1024}
     small = replace(CONFIG, context_length=100)
     assert KVCache(small, 1, 70, torch.float32, torch.device("cpu")).capacity == 128
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
-def test_the_head_in_pieces_is_the_head(monkeypatch, dtype, shape):
-    hidden = torch.randn(*shape, 40, generator=torch.Generator().manual_seed(0))
-    weight = torch.randn(1000, 40, generator=torch.Generator().manual_seed(1)).to(dtype)
-    monkeypatch.setitem(output_head.CHUNK_ELEMENTS, "cpu", 40 * 64)
-    logits = output_head.project(hidden, weight)
-    assert logits.dtype == torch.float32
-    assert torch.allclose(logits.double(), hidden.double() @ weight.double().T, atol=1e-4)

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 
 from bitnet_jit.kernels.numba.bound import ALIGN, round_up
 from bitnet_jit.kernels.numba.compiler.jit import jit, one_of
@@ -121,14 +119,6 @@ def prepare_floats(spec, job, row, x_q):
         store_float32(x_q, i, load_float(spec.x_dtype, job.x, row * job.in_features + i))
     for i in range(job.in_features, job.lower):
         store_float32(x_q, i, F0)
-
-
-@intrinsic
-def int32_of(typingctx, value):
-    """Return the low 32 bits of an int64."""
-    from bitnet_jit.kernels.numba.intrinsics.emit import I32
-
-    return types.int32(types.int64), lambda context, builder, signature, args: builder.trunc(args[0], I32)
 
 
 @jit

@@ -1,9 +1,10 @@
 """`head_logits`: logits of any M, V and K by register tiles, from a head in memory or in the caches.
 
-A piece of work is a block of the head's rows. Some of them pass at once, so that their sums are chains of their own, and
-stay in the first cache while the rows of x pass. A sum runs in one order whatever the tile: lanes along K, then a
-fixed tree. So logits of a row depend on nothing but that row.
+A piece of work is a block of the head's rows. Those of a tile stay in the first cache while the rows of x pass. A sum runs in one order whatever the tile: lanes along K, then a fixed tree. So logits of a row depend on nothing but
+that row.
 """
+
+from dataclasses import replace
 
 import numpy as np
 from numba import types
@@ -25,6 +26,7 @@ from bitnet_jit.problem import Problem
 
 BLOCK = 48  # rows of the head in a piece of work
 ROWS_AT_ONCE = 24  # rows of x that pass while a block of the head lies in the second cache
+AHEAD = 8192  # bytes behind a tile, from which on memory is asked for
 OPERANDS: Operands = ("x", "head", "head_scale", "logits")
 RUN_SIGNATURE = (types.int64,) * 15
 
@@ -41,21 +43,25 @@ def copy_tail(w, w_stride, rows, count, tail):
 
 
 @jit
-def accumulate(tile, job, row, w, w_stride, acc):
-    """Multiply rows of x from number `row` on by the rows of the head from address w on; store float32 sums at acc."""
+def accumulate(tile, job, row, w, w_stride, ahead, ahead_step, acc):
+    """Multiply rows of x from number `row` on by the rows of the head from address w on; store float32 sums at acc.
+
+    From address `ahead` on, memory is asked for: in each step of K as much as the tile has lines in one, ahead_step
+    bytes further on.
+    """
     sums = zero_sums(tile)
     x = job.x_q + row * job.x_stride
-    steps, ahead = job.in_features // tile.inputs, w + w_stride * tile.outputs
+    steps = job.in_features // tile.inputs
     for s in range(steps):
-        line = ahead + s * tile.tail_bytes
         at = x + s * tile.x_step
+        line = ahead + s * ahead_step
         sums = add_products(tile, sums, at, job.x_stride, job.lower, w + s * STEP_BYTES, w_stride, line)
     rest = job.in_features - steps * tile.inputs
     if rest > 0:
         tail = stack_space(tile, "tail_bytes")
         copy_tail(w + steps * STEP_BYTES, w_stride, tile.outputs, rest * tile.w_bytes, tail)
         at = x + steps * tile.x_step
-        sums = add_products(tile.hot, sums, at, job.x_stride, job.lower, tail, STEP_BYTES, tail)
+        sums = add_products(tile, sums, at, job.x_stride, job.lower, tail, STEP_BYTES, tail)
     spill_sums(tile, sums, job.offsets + 8 * row, acc)
 
 
@@ -79,35 +85,40 @@ write_row = one_of(lambda spec: write_scaled if spec.tile.is_int8 else write_sum
 
 
 @jit
-def multiply_tile(spec, tile, job, row, output, count, w_stride):
+def multiply_tile(spec, job, row, output, count, w_stride, ahead, ahead_step):
     """Compute a tile from row `row` and output `output` on, of which `count` outputs are stored."""
+    tile = spec.tile
     acc = stack_space(tile, "acc_bytes")
     w = job.head + output * job.in_features * tile.w_bytes
-    accumulate(tile, job, row, w, w_stride, acc)
+    accumulate(tile, job, row, w, w_stride, ahead, ahead_step, acc)
     for r in range(tile.rows):
         write_row(spec, job, row + r, output, count, acc + 4 * tile.width * r)
 
 
 @jit
-def multiply_outputs(spec, job, output, first_row, last_row, cold):
-    """Compute as many outputs as a tile has from number `output` on, for rows first_row..last_row-1."""
+def multiply_outputs(spec, job, output, first_row, last_row):
+    """Compute as many outputs as a tile has from number `output` on, for rows first_row..last_row-1.
+
+    The first rows of x ask for the outputs that come next, as evenly as their passes go.
+    """
     tile = spec.tile
     w_stride = job.in_features * tile.w_bytes
-    row = first_row
-    if cold:
-        multiply_tile(spec, tile, job, row, output, tile.outputs, w_stride)
-        row += tile.rows
-    while row < last_row:
-        multiply_tile(spec, tile.hot, job, least(row, last_row - tile.rows), output, tile.outputs, w_stride)
-        row += tile.rows
+    passes = (last_row - first_row + tile.rows - 1) // tile.rows
+    ahead = job.head + (output + tile.outputs - 1) * w_stride + AHEAD
+    ahead_step = tile.tail_bytes // passes
+    if first_row > 0:
+        ahead, ahead_step = job.head + output * w_stride, 0
+    for row in range(first_row, last_row, tile.rows):
+        multiply_tile(spec, job, least(row, last_row - tile.rows), output, tile.outputs, w_stride, ahead, ahead_step)
+        ahead += ahead_step * (job.in_features // tile.inputs)
 
 
 @jit
 def multiply_last(spec, job, output):
-    """Compute the last outputs, which are fewer than a tile has, one by one: a stride of 0 repeats a row of the head."""
+    """Compute the last outputs, too few for a tile, one by one: a stride of 0 repeats a row of the head."""
     for one in range(output, job.out_features):
         for row in range(0, job.rows, spec.tile.rows):
-            multiply_tile(spec, spec.tile.hot, job, least(row, job.rows - spec.tile.rows), one, 1, 0)
+            multiply_tile(spec, job, least(row, job.rows - spec.tile.rows), one, 1, 0, job.head, 0)
 
 
 @jit
@@ -119,8 +130,9 @@ def multiply_block(spec, job, first, last):
     for row in range(0, job.rows, at_once):
         last_row = least(row + at_once, job.rows)
         for output in range(first, whole, tile.outputs):
-            multiply_outputs(spec, job, output, least(row, last_row - tile.rows), last_row, row == 0)
-    multiply_last(spec, job, whole) if last == job.out_features else None
+            multiply_outputs(spec, job, output, least(row, last_row - tile.rows), last_row)
+    if last == job.out_features:
+        multiply_last(spec, job, whole)
 
 
 @jit
@@ -182,7 +194,7 @@ def bind(problem: Problem, config: TeamConfig) -> Bound:
 
     def compile_for(rows: int) -> Entry:
         height = balanced_rows(rows, tile.rows)
-        spec = HeadSpec(HeadTile(tile.isa, tile.w_dtype, height, tile.outputs), problem.x_dtype)
+        spec = HeadSpec(replace(tile, rows=height), problem.x_dtype)
         return compiled(run, StaticType(spec), *RUN_SIGNATURE)
 
     def numbers(rows: int) -> tuple[int, ...]:
@@ -198,18 +210,20 @@ def bind(problem: Problem, config: TeamConfig) -> Bound:
     )
 
 
-# (rows, outputs) of tiles by the bucket of M
-FLOAT_SHAPES = {1: ((1, 4), (1, 8)), 2: ((2, 4), (2, 8)), 4: ((4, 4), (2, 8), (2, 4))}
-INT8_SHAPES = {1: ((1, 4), (1, 8)), 2: ((2, 4), (1, 8)), 4: ((2, 4), (1, 8))}
-MANY_ROWS = ((6, 4), (3, 8), (4, 4), (3, 4), (2, 4), (1, 4), (1, 2), (1, 1))
+# (rows, outputs) of tiles by the bucket of M. While memory is the limit, few rows of the head pass at once, which are
+# read as one stream; otherwise as many as registers hold, so that x is loaded the more seldom.
+ONE_ROW, MANY_ROWS = ((1, 1), (1, 2), (1, 4)), ((4, 6), (6, 4), (4, 4), (3, 8), (2, 3), (2, 2), (1, 4), (1, 2), (1, 1))
+FLOAT_SHAPES = {1: ONE_ROW, 2: ((2, 2), (2, 1), (2, 4), *ONE_ROW)}
+INT8_MANY_ROWS = ((1, 8), (2, 6), (2, 4), (3, 4), (2, 2), (1, 4), (1, 2), (1, 1))
+INT8_SHAPES = {1: ONE_ROW, 2: ((2, 1), (2, 2), *ONE_ROW), 4: ((2, 2), (2, 3), (2, 4), (4, 2), *ONE_ROW)}
 
 
 def tiles(problem: Problem) -> tuple[HeadTile, ...]:
     """Return tiles that fit the registers, the likeliest best first."""
-    isa, shapes = chosen_isa(), INT8_SHAPES if problem.w_dtype == "int8" else FLOAT_SHAPES
-    candidates = [HeadTile(isa.name, problem.w_dtype, *shape) for shape in shapes.get(problem.rows, MANY_ROWS)]
-    fitting = [tile for tile in candidates if tile.registers <= isa.registers]
-    return tuple(fitting) or (HeadTile(isa.name, problem.w_dtype, 1, 1),)
+    isa, is_int8 = chosen_isa(), problem.w_dtype == "int8"
+    shapes, others = (INT8_SHAPES, INT8_MANY_ROWS) if is_int8 else (FLOAT_SHAPES, MANY_ROWS)
+    candidates = [HeadTile(isa.name, problem.w_dtype, *shape) for shape in shapes.get(problem.rows, others)]
+    return tuple(tile for tile in candidates if tile.registers <= isa.registers)
 
 
 def unsupported_reason(problem: Problem) -> str | None:

@@ -21,7 +21,7 @@ from bitnet_jit.kernels.numba.intrinsics.prefetch import prefetch
 
 WORDS = ir.VectorType(I32, LANES)
 UPPER = 0xFFFF0000  # the odd one of two bfloat16
-SECOND_CACHE = 2  # how near a prefetched line comes
+FIRST_CACHE = 3  # where a prefetched line comes: into the second cache it is slower
 
 
 def has_fma() -> bool:
@@ -103,9 +103,8 @@ def add_products(typingctx, tile, sums, x, x_stride, lower, w, w_stride, ahead):
         _, sums, x, x_stride, lower, w, w_stride, ahead = args
         values = [builder.extract_value(sums, i) for i in range(config.sums)]
         rows, heads = strided(builder, x, x_stride, config.rows), strided(builder, w, w_stride, config.outputs)
-        if config.cold:
-            for n in range(config.outputs):
-                prefetch(builder, ahead, STEP_BYTES * n, SECOND_CACHE)
+        for n in range(config.outputs):
+            prefetch(builder, ahead, STEP_BYTES * n, FIRST_CACHE)
         if config.is_int8:
             add_codes(builder, config, values, rows, heads, lower)
         else:

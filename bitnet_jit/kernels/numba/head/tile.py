@@ -1,11 +1,11 @@
 """The shape of a head kernel's register tile, its sums as a Numba type, and how sums are added up over their lanes.
 
-A tile is `rows` rows of x by `outputs` rows of the head. Lanes run along K: 64 bytes of each row of the head are a step.
+A tile is `rows` rows of x by `outputs` rows of the head. Lanes run along K: a step is 64 bytes of each row of the head.
 When K has passed, the lanes of a sum are added up in one fixed tree, four sums at a time.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from llvmlite import ir
 from numba import types
@@ -31,19 +31,12 @@ class HeadTile:
         w_dtype: dtype of the head.
         rows: rows of x.
         outputs: rows of the head.
-        cold: the head is asked for as early as memory needs it.
     """
 
     isa: str
     w_dtype: str
     rows: int
     outputs: int
-    cold: bool = True
-
-    @property
-    def hot(self) -> "HeadTile":
-        """Return this tile for rows of the head that lie in the caches."""
-        return replace(self, cold=False)
 
     @property
     def is_int8(self) -> bool:
@@ -142,7 +135,7 @@ def add_up(builder: ir.IRBuilder, quad: Sequence[ir.Value], add: Add) -> ir.Valu
         return add(shuffle(builder, a, b, in_blocks(n, low)), shuffle(builder, a, b, in_blocks(n, high)))
 
     pairs = [halves_of(x, y, (0, n, 1, n + 1), (2, n + 2, 3, n + 3)) for x, y in ((a, b), (c, d))]
-    total = halves_of(*pairs, (0, 1, n, n + 1), (2, 3, n + 2, n + 3))
+    total = halves_of(pairs[0], pairs[1], (0, 1, n, n + 1), (2, 3, n + 2, n + 3))
     while n > QUAD:
         n //= 2
         total = add(shuffle(builder, total, total, range(n)), shuffle(builder, total, total, range(n, 2 * n)))
