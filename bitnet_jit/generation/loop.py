@@ -84,6 +84,8 @@ def options_for(decoder: TextModel, sampling: Sampling | Sequence[Sampling], pro
     """Return the options of each prompt; InvalidInput unless they fit the prompts and the vocabulary."""
     options = per_prompt(sampling, prompts)
     for item in options:
+        if item.logprobs is not None:
+            raise InvalidInput(f"logprobs: expected None, since tokens alone are returned, got {item.logprobs}")
         item.check_vocabulary(decoder.config.vocab_size)
     return options
 
