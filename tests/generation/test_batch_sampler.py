@@ -260,6 +260,18 @@ def test_log_probabilities_are_the_models(size):
         assert values[number:].isnan().all()
 
 
+def test_nothing_waits_for_the_device():
+    """Tensors on "meta" have no values, so that whatever asks for one fails."""
+    sampler = BatchSampler(4111, torch.device("meta"))
+    rows = [sampler.add(item, PROMPT) for item in mixed_options(14)]
+    for step in range(3):
+        choice = sampler.choose(torch.empty(14, 4111, device="meta"), rows, [3 + step] * 14)
+        sampler.note(rows, choice.tokens)
+    assert (choice.tokens.shape, choice.ok.shape, choice.logprobs.values.shape) == ((14,), (14,), (14, 2))
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        choice.fetch()
+
+
 def test_logits_are_not_changed():
     logits = draw_logits(8, 14, 33)[0]
     before = logits.clone()
