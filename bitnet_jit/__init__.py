@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # one line per entry of _HOMES, which a test compares with it
     from bitnet_jit.errors import InvalidInput as InvalidInput
     from bitnet_jit.errors import UnsupportedProblem as UnsupportedProblem
     from bitnet_jit.generation.decoder import Decoder as Decoder
+    from bitnet_jit.generation.sampling import Sampling as Sampling
     from bitnet_jit.generation.text import stream_text as stream_text
     from bitnet_jit.integrations.transformers import patch as patch
     from bitnet_jit.nn.bit_linear import BitLinear as BitLinear
@@ -49,6 +50,7 @@ _HOMES = {
     "LoraLinear": "bitnet_jit.nn.lora_linear",
     "PackedBitLinear": "bitnet_jit.nn.packed_bit_linear",
     "RMSNorm": "bitnet_jit.nn.rms_norm",
+    "Sampling": "bitnet_jit.generation.sampling",
     "UnsupportedProblem": "bitnet_jit.errors",
     "add_lora": "bitnet_jit.nn.lora",
     "autotune": "bitnet_jit.tuning.autotune",

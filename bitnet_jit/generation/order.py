@@ -34,9 +34,9 @@ def likeliest(
     keys = sort_keys(logits, ids)
     if logits.is_cpu:
         keys.numpy().sort(axis=-1)
+        keys = keys[:, :number]
     else:
-        keys = keys.topk(number, largest=False).values if few else keys.sort(-1).values
-    keys = keys[:, :number]
+        keys = first_keys(keys, number, few)
     return flip_negatives((~(keys >> ID_BITS)).to(torch.int32)).view(torch.float32), keys & (2**ID_BITS - 1)
 
 
@@ -51,6 +51,11 @@ def select(
         tied = row[ids] == last
         ids = np.concatenate((ids[~tied], ids[tied]))[:number]
     return torch.from_numpy(ids if len(ids) == number else np.arange(number))
+
+
+def first_keys(keys: torch.Tensor, number: int, few: bool) -> torch.Tensor:
+    """Return the `number` smallest keys of each row, ascending, (n, number), as other devices find them."""
+    return keys.topk(number, largest=False).values if few else keys.sort(-1).values[:, :number]
 
 
 def sort_keys(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import bitnet_jit
-from bitnet_jit.errors import InvalidInput
+from bitnet_jit.errors import BitNetError, InvalidInput
+from bitnet_jit.generation.sampling import Sampling
 
 PROMPT = list(b"And it came to pass ")
 
@@ -116,6 +117,44 @@ def test_seeds_repeat_and_leave_the_global_random_state_alone(tiny):
     assert text(tiny, temperature=1.0, seed=3) == first
 
 
+def test_a_prompt_is_continued_as_if_alone_whatever_its_options(tiny):
+    prompts = [list(b"And it came to pass "), list(b"In the beginning God"), list(b"And it came to pass ")]
+    options = [
+        Sampling(temperature=1.0, seed=3),
+        Sampling(repetition_penalty=1.3, frequency_penalty=0.2),
+        Sampling(temperature=0.8, top_k=20, top_p=0.9, seed=4, presence_penalty=0.5, banned_token_ids=list(b"e")),
+    ]
+    together = tiny.generate(prompts, max_new_tokens=12, stop=[], sampling=options).tolist()
+    for row, prompt, item in zip(together, prompts, options, strict=True):
+        assert tiny.generate(prompt, max_new_tokens=12, stop=[], sampling=item).tolist() == row
+        assert list(tiny.stream(prompt, max_new_tokens=12, stop=[], sampling=item)) == row[20:]
+    assert not set(b"e") & set(together[2][20:])
+    same = tiny.generate(prompts, max_new_tokens=12, temperature=1.0, seed=3)
+    assert same[0].tolist() == same[2].tolist() == together[0]
+
+
+def test_an_allowed_token_alone_is_forced(tiny):
+    assert text(tiny, sampling=Sampling(allowed_token_ids=[ord("x")])) == b"x" * 30
+    assert set(text(tiny, sampling=Sampling(temperature=1.0, allowed_token_ids=list(b"ab")))) == set(b"ab")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_damaged_logits_are_named_with_their_prompt(tiny, temperature):
+    damaged = copy.deepcopy(tiny)
+    project = damaged.logits
+
+    def logits(hidden):
+        result = project(hidden)
+        result[1:2, 5] = float("nan")
+        return result
+
+    damaged.logits = logits
+    options = {"max_new_tokens": 3, "temperature": temperature}
+    with pytest.raises(BitNetError, match="prompt 1: the model computed logits that are NaN or infinite"):
+        damaged.generate([PROMPT, PROMPT], **options)
+    assert damaged.generate(PROMPT, **options).shape == (23,)
+
+
 def test_narrow_sampling_is_greedy(tiny):
     greedy = text(tiny)
     assert text(tiny, temperature=2.0, top_k=1, seed=0) == greedy
@@ -152,6 +191,11 @@ BAD = {
     "top_p zero": ({"top_p": 0.0}, "top_p: .* got 0.0"),
     "top_p": ({"top_p": 1.5}, "top_p: .* got 1.5"),
     "seed": ({"seed": -1}, "seed: .* got -1"),
+    "both": ({"temperature": 0.5, "sampling": Sampling()}, "temperature: expected within sampling, .* got 0.5 beside"),
+    "sampling": ({"sampling": 3}, "sampling: expected a Sampling, or one per prompt, got 3"),
+    "several": ({"sampling": [Sampling(), Sampling()]}, "sampling: expected one Sampling per prompt, 1, got 2"),
+    "banned": ({"sampling": Sampling(banned_token_ids=[256])}, "banned_token_ids: expected ids from 0 to 255, got 256"),
+    "logprobs": ({"sampling": Sampling(logprobs=2)}, "logprobs: expected None, since tokens alone are returned, got 2"),
     "no stop": ({"stop": None}, "stop: expected token ids and strings, got None"),
     "stop": ({"stop": [1.5]}, "stop: expected token ids and strings, got 1.5"),
     "empty stop": ({"stop": ""}, "stop: expected strings of at least one character"),

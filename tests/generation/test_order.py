@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_jit.generation.order import largest, likeliest
+from bitnet_jit.generation.order import first_keys, largest, likeliest, sort_keys
 
 LOGITS = st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3e38, -3e38, -math.inf, 0.5, 7.25]) | st.floats(
     width=32, allow_nan=False
@@ -41,6 +41,14 @@ def test_order_of_any_logits(rows, data):
 def test_ties_and_few_of_many(size, kinds, number):
     rows = torch.randint(kinds, (3, size), generator=torch.Generator().manual_seed(size)).float() - 2
     assert likeliest(rows, number)[1].tolist() == [in_order(row)[:number] for row in rows.tolist()]
+
+
+@pytest.mark.parametrize("few", [True, False])
+@pytest.mark.parametrize("number", [1, 7, 64])
+def test_other_devices_find_the_same_keys(number, few):
+    rows = torch.randint(9, (3, 517), generator=torch.Generator().manual_seed(2)).float() - 2
+    keys = first_keys(sort_keys(rows, torch.arange(517).expand(3, 517)), number, few)
+    assert (keys % 2**32).tolist() == likeliest(rows, number)[1].tolist()
 
 
 @pytest.mark.parametrize("number", [1, 5, 60])
