@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from bitnet_jit.checkpoints.decoder_names import LinearName, block_names
 from bitnet_jit.models.config import DecoderConfig
-from bitnet_jit.packing import get_format
 
 
 @dataclass(frozen=True)
@@ -22,16 +21,14 @@ class Storage:
     """How a model holds its parts.
 
     Attributes:
-        format: the packing of the ternary weights.
-        group_size: inputs that share a float32 scale; 0 where scales are too few to count.
+        weight_bits: per ternary weight, scales of groups among them.
         head_bytes: per weight of the head.
         cache_bytes: per number in the cache of keys and values.
     """
 
-    format: str
-    group_size: int
-    head_bytes: int
-    cache_bytes: int
+    weight_bits: float
+    head_bytes: float
+    cache_bytes: float
 
 
 @dataclass(frozen=True)
@@ -46,8 +43,8 @@ class Rates:
 class Demand:
     """What a step reads from memory, and what it multiplies and adds."""
 
-    num_bytes: int
-    num_ops: int
+    num_bytes: float
+    num_ops: float
 
     def min_seconds(self, rates: Rates) -> float:
         """Return the time that the nearer limit allows.
@@ -69,24 +66,19 @@ def linears(config: DecoderConfig) -> Iterator[LinearName]:
             yield from joint
 
 
-def weight_bytes(config: DecoderConfig, storage: Storage) -> int:
-    """Return the bytes of the packed weights and of scales of groups."""
-    packing = get_format(storage.format)
-    total = sum(packing.num_bytes(layer.out_features, layer.in_features) for layer in linears(config))
-    if storage.group_size:
-        total += sum(4 * layer.out_features * -(-layer.in_features // storage.group_size) for layer in linears(config))
-    return total
+def weight_bytes(config: DecoderConfig, storage: Storage) -> float:
+    """Return the bytes of the ternary weights."""
+    return num_weights(config) * storage.weight_bits / 8
 
 
-def head_bytes(config: DecoderConfig, storage: Storage) -> int:
-    """Return the bytes of the head; of an int8 one with a float32 scale per row."""
-    scales = 4 * config.vocab_size if storage.head_bytes == 1 else 0
-    return config.vocab_size * config.hidden_size * storage.head_bytes + scales
+def head_bytes(config: DecoderConfig, storage: Storage) -> float:
+    """Return the bytes of the head."""
+    return config.vocab_size * config.hidden_size * storage.head_bytes
 
 
-def cache_bytes(config: DecoderConfig, storage: Storage, tokens: float) -> int:
+def cache_bytes(config: DecoderConfig, storage: Storage, tokens: float) -> float:
     """Return the bytes of the keys and values of so many tokens in all layers."""
-    return int(2 * config.num_layers * config.kv_features * storage.cache_bytes * tokens)
+    return 2 * config.num_layers * config.kv_features * storage.cache_bytes * tokens
 
 
 def num_weights(config: DecoderConfig) -> int:
@@ -106,9 +98,9 @@ def prefill_demand(config: DecoderConfig, storage: Storage, tokens: int) -> Dema
     return Demand(constant + cache_bytes(config, storage, tokens), 2 * tokens * num_weights(config))
 
 
-def resident_bytes(config: DecoderConfig, storage: Storage, tokens: int) -> int:
-    """Return the bytes of weights, head and cache, and of an embedding in 16 bits where it is not the head."""
-    embedding = 2 * config.vocab_size * config.hidden_size
-    shared = config.tied_embeddings and storage.head_bytes == 2
+def resident_bytes(config: DecoderConfig, storage: Storage, tokens: int) -> float:
+    """Return the bytes of weights, head and cache, and of an embedding in 16 bits where it is not the head itself."""
+    is_head = config.tied_embeddings and storage.head_bytes >= 2
+    embedding = 0 if is_head else 2 * config.vocab_size * config.hidden_size
     total = weight_bytes(config, storage) + head_bytes(config, storage) + cache_bytes(config, storage, tokens)
-    return total + (0 if shared else embedding)
+    return total + embedding

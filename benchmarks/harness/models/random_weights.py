@@ -1,8 +1,8 @@
 """Random weights of any shape, read as a checkpoint is: the same values for the same name, made quickly.
 
-Codes are drawn as bytes of four, each of -1, 0 and 1 about a third of them. Scales are float16 numbers, so that every file
-format holds the same weights, and such that an output is about as large as an input. Embeddings are products of an int8
-with a power of two, which bfloat16 and float16 hold exactly.
+Codes are drawn as bytes of four, each of -1, 0 and 1 about a third of them. Scales are float16 numbers, so that every
+file format holds the same weights, and such that an output is about as large as an input. Embeddings are products of an
+int8 with a power of two, which bfloat16 and float16 hold exactly.
 """
 
 import zlib
@@ -22,6 +22,7 @@ SEED = 20261127
 TERNARY_BYTES = [byte for byte in range(256) if all(byte >> 2 * i & 3 < 3 for i in range(4))]  # 81
 TABLE = bytes(TERNARY_BYTES[byte % len(TERNARY_BYTES)] for byte in range(256))
 DENSITY = 2 / 3  # of codes that are not zero
+ROWS = 4096  # of an embedding, drawn at a time
 EMBEDDING_STEP = 2.0**-11  # times int8: a deviation of 0.036
 
 
@@ -57,9 +58,11 @@ class RandomReader:
         """Draw an embedding or head (vocab, hidden) bfloat16, or a norm, whose name ends in "norm"."""
         rng = generator(name)
         if name in (EMBEDDING, HEAD):
-            shape = (self.config.vocab_size, self.config.hidden_size)
-            drawn = np.frombuffer(bytearray(rng.bytes(shape[0] * shape[1])), np.int8).reshape(shape)
-            return torch.from_numpy(drawn).to(torch.bfloat16).mul_(EMBEDDING_STEP)
+            matrix = torch.empty(self.config.vocab_size, self.config.hidden_size, dtype=torch.bfloat16)
+            for rows in matrix.split(ROWS):  # so that no copy of the whole counts in a peak of memory
+                drawn = torch.frombuffer(bytearray(rng.bytes(rows.numel())), dtype=torch.int8)
+                rows.copy_(drawn.view(rows.shape)).mul_(EMBEDDING_STEP)
+            return matrix
         weight = 1 + 0.1 * rng.standard_normal(self.norm_features(name), dtype=np.float32)
         return torch.from_numpy(weight).to(torch.bfloat16)
 

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.harness import limits
 from benchmarks.harness.contender import Contender
-from benchmarks.harness.models.bounds import Rates
+from benchmarks.harness.models.bounds import Rates, Storage
 from benchmarks.harness.peaks import peaks
 from benchmarks.harness.timing import SETTLE_SECONDS
 
@@ -27,9 +27,13 @@ class Model(Protocol):
 
     Attributes:
         name: as in --contenders.
+        storage: how it holds weights, head and cache.
+        is_profiled: whether torch's profiler sees its kernels.
     """
 
     name: str
+    storage: Storage
+    is_profiled: bool
 
     def set_threads(self, threads: int) -> None:
         """Have the next calls run on so many CPU threads."""
@@ -157,4 +161,3 @@ class Limits:
             read = max(read, limit.num_bytes / times[limit.name].least if not limit.num_ops else 0.0)
             peak = max(peak, limit.num_ops / times[limit.name].least)
         return Rates(read, peak)
-

@@ -50,6 +50,11 @@ class BlockType:
     block: int
     encode: Callable[[NDArray[np.uint8], NDArray[np.float16]], NDArray[np.uint8]]
 
+    @property
+    def bits(self) -> float:
+        """Return the bits per weight, the scale among them."""
+        return 2 + 16 / self.block
+
 
 TQ2_0 = BlockType("TQ2_0", 35, 256, tq2_0)
 Q2_0 = BlockType("Q2_0", 42, 64, q2_0)

@@ -7,6 +7,7 @@ of its own (no map of a file), the cache of keys and values is float16, its defa
 import ctypes
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.harness.models.bounds import Storage
 from benchmarks.harness.models.shapes import ModelShape
 from benchmarks.harness.models.turns import seconds_of
-from benchmarks.providers.models.gguf_file import write_gguf
+from benchmarks.providers.models.gguf_file import Q8_BLOCK, Q8_BYTES, ternary_type, write_gguf
 from bitnet_jit.models.config import DecoderConfig
 
 MICRO_BATCH = 512  # tokens that llama.cpp runs at once, its default
@@ -26,18 +28,21 @@ class LlamaModel:
     """A model of llama.cpp as a contender.
 
     Args:
-        name: as in --contenders.
+        name: as in --contenders, with the type of the ternary weights.
         file: a GGUF file; it is not needed afterwards.
         config: the architecture that the file must have.
+        storage: how the file holds its parts.
 
     Raises:
         ValueError: llama.cpp cannot load the file, or takes it for another architecture.
     """
 
-    def __init__(self, name: str, file: Path, config: DecoderConfig) -> None:
+    is_profiled = False
+
+    def __init__(self, name: str, file: Path, config: DecoderConfig, storage: Storage) -> None:
         import llama_cpp
 
-        self.name, self.config, self.lib = name, config, llama_cpp
+        self.name, self.config, self.storage, self.lib = name, config, storage, llama_cpp
         self.threads = torch.get_num_threads()
         self._silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
         llama_cpp.llama_log_set(self._silent, ctypes.c_void_p())
@@ -161,13 +166,31 @@ class LlamaModel:
             self.model = None
 
 
-def build_llama(name: str, shape: ModelShape, head: str) -> LlamaModel:
-    """Write a shape's weights to a temporary file, and have llama.cpp read it.
+def unsupported_reason(device: str) -> str | None:
+    """Return None, or the words for what is missing."""
+    if device != "cpu":
+        return f"runs on the CPU only, not on {device}"
+    missing = [name for name in ("llama_cpp", "gguf") if find_spec(name) is None]
+    return f"{' and '.join(missing)} not installed (pip install llama-cpp-python gguf)" if missing else None
+
+
+def prepare(name: str, shape: ModelShape, device: str, head: str) -> Callable[[], LlamaModel]:
+    """Write a shape's weights to a temporary file; return a function that has llama.cpp read it, once.
 
     Raises:
-        ValueError: GGUF or llama.cpp cannot hold such weights.
+        ValueError: the contender cannot take part: packages are missing, or GGUF cannot hold such weights.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.gguf"
-        write_gguf(file, shape, head)
-        return LlamaModel(name, file, shape.open_reader().config)
+    if reason := unsupported_reason(device):
+        raise ValueError(reason)
+    config = shape.open_reader().config
+    kind = ternary_type(shape, config)
+    storage = Storage(kind.bits, Q8_BYTES / Q8_BLOCK if head == "int8" else 2, 2)
+    folder = tempfile.TemporaryDirectory()
+    file = Path(folder.name) / "model.gguf"
+    write_gguf(file, shape, head)
+
+    def make() -> LlamaModel:
+        with folder:
+            return LlamaModel(f"{name} {kind.name}", file, config, storage)
+
+    return make

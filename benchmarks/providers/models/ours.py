@@ -1,5 +1,6 @@
 """Our decoder, by its public calls: `stream` for one text, `generate` for several and for a first token."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from itertools import islice
@@ -7,12 +8,13 @@ from itertools import islice
 import torch
 
 from benchmarks.harness.models.bounds import Storage
-from benchmarks.harness.models.shapes import ModelShape
+from benchmarks.harness.models.shapes import SHAPES, ModelShape
 from benchmarks.harness.models.turns import seconds_of
 from bitnet_jit.checkpoints import loading
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.nn.modules import replace
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
+from bitnet_jit.packing import get_format
 
 HEADS = ("checkpoint", "int8")
 
@@ -23,10 +25,13 @@ class OurModel:
     Args:
         name: as in --contenders.
         decoder: of `build_decoder`.
+        storage: how it holds its parts.
     """
 
-    def __init__(self, name: str, decoder: Decoder) -> None:
-        self.name, self.decoder = name, decoder
+    is_profiled = True
+
+    def __init__(self, name: str, decoder: Decoder, storage: Storage) -> None:
+        self.name, self.decoder, self.storage = name, decoder, storage
 
     def set_threads(self, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -83,6 +88,7 @@ def build_decoder(shape: ModelShape, device: str, head: str, format: str = "i2")
         decoder = loading.build(reader, *arguments)
     else:
         raise ValueError(f"this version of bitnet_jit has no head={head!r}")
+    decoder.config = dataclasses.replace(decoder.config, eos_ids=())  # every text is as long as the others
     return decoder if format == "i2" else repacked(decoder, format)
 
 
@@ -96,8 +102,25 @@ def repacked(decoder: Decoder, format: str) -> Decoder:
     return replace(decoder, (PackedBitLinear,), repack)
 
 
-def storage_of(decoder: Decoder, shape: ModelShape, head: str, format: str) -> Storage:
+def storage_of(decoder: Decoder, group_size: int, head: str, format: str) -> Storage:
     """Return how a decoder holds its parts: the cache in its dtype, the head as asked or as in the checkpoint."""
     dense = decoder.embedding if decoder.head is None else decoder.head
-    head_bytes = 1 if head == "int8" else dense.element_size()
-    return Storage(format, shape.group_size, head_bytes, decoder.dtype.itemsize)
+    bits = 8 / get_format(format).codes_per_byte + (32 / group_size if group_size else 0)
+    return Storage(bits, 1 if head == "int8" else dense.element_size(), decoder.dtype.itemsize)
+
+
+def prepare(name: str, format: str, shape: ModelShape, device: str, head: str) -> Callable[[], OurModel]:
+    """Return a function that makes the contender; the package is warm then, so that its peak of memory is the model's.
+
+    Raises:
+        ValueError: the loader of this version has no such head, or the packing no such scales.
+    """
+    if format == "t5" and shape.group_size:
+        raise ValueError("t5 has no scales of groups")
+    build_decoder(SHAPES["tiny"], device, head, format).generate([1], max_new_tokens=2)
+
+    def make() -> OurModel:
+        decoder = build_decoder(shape, device, head, format)
+        return OurModel(name, decoder, storage_of(decoder, shape.group_size, head, format))
+
+    return make
