@@ -104,6 +104,7 @@ class Run:
     def first_run(self, make: Callable[[], Model]) -> Model:
         """Build a contender and have it read a prompt."""
         model = make()
+        model.set_threads(max(self.options.threads))
         model.read(self.tokens(1, self.options.memory_context))
         return model
 

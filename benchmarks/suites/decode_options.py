@@ -104,19 +104,21 @@ def parse(description: str | None, known: Sequence[str], arguments: Sequence[str
 
 
 def from_namespace(given: argparse.Namespace, grid: Grid) -> Options:
-    """Fill up what the command line left out."""
+    """Fill up what the command line left out, with what fits the model's context."""
+    room = SHAPES[given.shape].open_reader().config.context_length // 2
+    contexts, prompts = (tuple(n for n in numbers if n <= room) for numbers in (grid.contexts, grid.prompts))
     return Options(
         shape=SHAPES[given.shape],
         device=given.device,
         heads=tuple(given.head),
         threads=tuple(given.threads) if given.device == "cpu" else (max(given.threads),),
         contenders=tuple(given.contenders or DEFAULT_CONTENDERS.get(given.device.partition(":")[0], ("bitnet_jit",))),
-        contexts=tuple(given.context or grid.contexts),
+        contexts=tuple(given.context or contexts),
         batches=tuple(given.batch or grid.batches),
-        prompts=tuple(given.prompt_tokens or grid.prompts),
+        prompts=tuple(given.prompt_tokens or prompts),
         turns=given.turns or grid.turns,
         steps=given.steps or grid.steps,
-        memory_context=grid.memory_context,
+        memory_context=min(grid.memory_context, room),
         save=given.save,
         json=given.json,
         picture=given.picture,

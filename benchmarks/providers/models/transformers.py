@@ -121,6 +121,8 @@ def new_model(config: DecoderConfig) -> Any:
         "rms_norm_eps": config.norm_eps,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         "tie_word_embeddings": config.tied_embeddings,
+        "bos_token_id": None,
+        "eos_token_id": None,
         "pad_token_id": None,
     }
     if config.sub_norms:
