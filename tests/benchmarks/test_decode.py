@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import bitnet_jit
 from benchmarks.harness.models import picture, turns
 from benchmarks.harness.models.profile import outside_share
 from benchmarks.harness.models.report import read
@@ -77,6 +78,14 @@ def test_an_int8_head_is_measured_or_refused_in_words():
     assert bool(report.rows) != bool(report.refusals)
     assert {row.head for row in report.rows} <= {"int8"}
     assert all("has no head='int8'" in refusal.reason for refusal in report.refusals)
+
+
+@pytest.mark.usefixtures("small_limits", "small_shape")
+def test_the_weights_are_saved_as_a_checkpoint(tmp_path):
+    arguments = "--shape small --quick --threads 1 --turns 1 --steps 1 --context 3 --prompt-tokens 3 --contenders"
+    decode.run([*arguments.split(), "bitnet_jit", "--save", str(tmp_path / "model")])
+    expected = ours.build_decoder(SHAPES["small"], "cpu", "checkpoint")(IDS)
+    assert torch.equal(bitnet_jit.load(tmp_path / "model")(IDS), expected)
 
 
 @pytest.mark.usefixtures("small_shape")
