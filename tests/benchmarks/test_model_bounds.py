@@ -47,11 +47,11 @@ def test_the_nearer_limit_decides():
 
 
 def test_what_stays_in_memory():
-    """A tied head of 16 bits is the embedding; an int8 one stands beside it."""
-    tied = bounds.resident_bytes(BITNET_2B, I2_BF16, 0)
-    assert tied == bounds.decode_demand(BITNET_2B, I2_BF16, 0, 1).num_bytes
-    beside = bounds.resident_bytes(BITNET_2B, bounds.Storage(2, 1, 4), 0)
-    assert beside - tied == 128256 * 2560
+    """A tied head is the embedding; another one stands beside an embedding of 16 bits."""
+    for config, storage in ((BITNET_2B, I2_BF16), (QWEN3_8B, bounds.Storage(2, 1, 4))):
+        held = bounds.resident_bytes(config, storage, 100)
+        beside = 0 if config is BITNET_2B else 2 * 151936 * 4096
+        assert held - bounds.decode_demand(config, storage, 100, 1).num_bytes == beside
 
 
 @pytest.mark.parametrize("group_size", [0, 128])

@@ -100,7 +100,6 @@ def prefill_demand(config: DecoderConfig, storage: Storage, tokens: int) -> Dema
 
 def resident_bytes(config: DecoderConfig, storage: Storage, tokens: int) -> float:
     """Return the bytes of weights, head and cache, and of an embedding in 16 bits where it is not the head itself."""
-    is_head = config.tied_embeddings and storage.head_bytes >= 2
-    embedding = 0 if is_head else 2 * config.vocab_size * config.hidden_size
+    embedding = 0 if config.tied_embeddings else 2 * config.vocab_size * config.hidden_size
     total = weight_bytes(config, storage) + head_bytes(config, storage) + cache_bytes(config, storage, tokens)
     return total + embedding
