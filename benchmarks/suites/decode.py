@@ -17,9 +17,11 @@ decode step outside of kernels that read weights, head or cache, by torch's prof
 
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property, partial
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -31,7 +33,8 @@ from benchmarks.harness.models.bounds import Demand, decode_demand, prefill_dema
 from benchmarks.harness.models.memory import with_peak
 from benchmarks.harness.models.picture import draw
 from benchmarks.harness.models.profile import outside_share
-from benchmarks.harness.models.report import BOUND, Case, Peak, Refusal, Report, Row, make_row, write
+from benchmarks.harness.models.report import BOUND, Case, Peak, Refusal, Report, Row, StartRow, make_row, write
+from benchmarks.harness.models.start import measure_start
 from benchmarks.harness.models.table import print_report
 from benchmarks.harness.models.turns import Limits, Model, Seconds, Timed, seconds_of, take_turns
 from benchmarks.harness.report import header
@@ -58,6 +61,7 @@ class Run:
         self.rows: list[Row] = []
         self.peaks: list[Peak] = []
         self.refusals: list[Refusal] = []
+        self.starts: list[StartRow] = []
 
     def check_contexts(self) -> None:
         """Raise ValueError where the longest text does not fit the model's context."""
@@ -171,6 +175,13 @@ class Run:
         """Return the limits of the device."""
         return Limits(self.options.device)
 
+    def start(self, folder: Path) -> None:
+        """Measure the start of our decoder from the files of a folder, with each kind of head."""
+        for head in self.options.heads:
+            self.progress.add_task(f"start, head {head}")
+            started = measure_start(folder, self.options.device, head)
+            self.starts.append(StartRow(self.options.shape.name, head, **asdict(started)))
+
     def say(self, words: str) -> None:
         """Show what is being done."""
         self.progress.update(self.progress.task_ids[-1], description=words)
@@ -180,19 +191,29 @@ class Run:
         options = self.options
         facts = {"command": shlex.join(sys.argv), "device": options.device, "model": options.shape.title}
         facts |= gpu.facts(options.device) if torch.device(options.device).type == "cuda" else {}
-        return Report(header(**facts), tuple(self.rows), tuple(self.peaks), tuple(self.refusals))
+        return Report(header(**facts), tuple(self.rows), tuple(self.peaks), tuple(self.refusals), tuple(self.starts))
+
+
+def save(options: Options, folder: Path) -> Path:
+    """Write the shape's weights as a checkpoint; return its folder."""
+    bitnet_jit.save(ours.build_decoder(options.shape, "cpu", "checkpoint"), folder, "i2")
+    return folder
 
 
 def run(arguments: Sequence[str] | None = None) -> Report:
     """Measure, print, and write the files that the command line asks for; an interrupt ends the measuring alone."""
     options = parse(__doc__, list(CONTENDERS), arguments)
     if options.save:
-        bitnet_jit.save(ours.build_decoder(options.shape, "cpu", "checkpoint"), options.save, "i2")
+        save(options, options.save)
     with Progress(console=Console(stderr=True), transient=True) as progress, torch.inference_mode():
         measured = Run(options, progress)
         try:
             for head in options.heads:
                 measured.run_head(head)
+            if options.start:
+                with tempfile.TemporaryDirectory() as folder:
+                    place = options.save or save(options, Path(folder) / "model")
+                    measured.start(place)
         except KeyboardInterrupt:
             progress.console.print("interrupted: what follows is what there was so far")
     report = measured.report()

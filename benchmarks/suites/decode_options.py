@@ -60,6 +60,7 @@ class Options:
     turns: int
     steps: int
     memory_context: int
+    start: bool
     save: Path | None
     json: Path | None
     picture: Path | None
@@ -96,6 +97,7 @@ def parse(description: str | None, known: Sequence[str], arguments: Sequence[str
     add("--turns", type=at_least_one, help="of each contender in a case; the least one counts")
     add("--steps", type=at_least_one, help="tokens per text in a turn")
     add("--quick", action="store_true", help="few and short cases: to see that everything works")
+    add("--start", action="store_true", help="time the start from files, too, in processes of their own")
     add("--save", type=Path, metavar="DIR", help="write the weights there as a checkpoint that bitnet_jit.load reads")
     add_files(parser)
     given = parser.parse_args(arguments)
@@ -119,6 +121,7 @@ def from_namespace(given: argparse.Namespace, grid: Grid) -> Options:
         turns=given.turns or grid.turns,
         steps=given.steps or grid.steps,
         memory_context=min(grid.memory_context, room),
+        start=given.start,
         save=given.save,
         json=given.json,
         picture=given.picture,

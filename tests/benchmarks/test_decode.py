@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import bitnet_jit
-from benchmarks.harness.models import picture, turns
+from benchmarks.harness.models import picture, start, turns
 from benchmarks.harness.models.profile import outside_share
 from benchmarks.harness.models.report import read
 from benchmarks.harness.models.shapes import SHAPES, llama_config, random_shape
@@ -81,11 +81,19 @@ def test_an_int8_head_is_measured_or_refused_in_words():
 
 
 @pytest.mark.usefixtures("small_limits", "small_shape")
-def test_the_weights_are_saved_as_a_checkpoint(tmp_path):
+def test_the_weights_are_saved_as_a_checkpoint_that_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(start, "RUNS", 2)
     arguments = "--shape small --quick --threads 1 --turns 1 --steps 1 --context 3 --prompt-tokens 3 --contenders"
-    decode.run([*arguments.split(), "bitnet_jit", "--save", str(tmp_path / "model")])
+    report = decode.run([*arguments.split(), "bitnet_jit", "--start", "--save", str(tmp_path / "model")])
     expected = ours.build_decoder(SHAPES["small"], "cpu", "checkpoint")(IDS)
     assert torch.equal(bitnet_jit.load(tmp_path / "model")(IDS), expected)
+    (row,) = report.starts
+    assert min(row.imports, row.load, row.first_token) > 0
+
+
+def test_a_start_that_fails_says_why(tmp_path):
+    with pytest.raises(RuntimeError, match="the process that starts failed: .*CheckpointError"):
+        start.measure_start(tmp_path / "nothing", "cpu", "checkpoint")
 
 
 @pytest.mark.usefixtures("small_shape")

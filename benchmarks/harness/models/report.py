@@ -90,6 +90,17 @@ class Peak:
 
 
 @dataclass(frozen=True)
+class StartRow:
+    """The start of our decoder from files, in seconds; see `start.Start`."""
+
+    shape: str
+    head: str
+    imports: float
+    load: float
+    first_token: float
+
+
+@dataclass(frozen=True)
 class Refusal:
     """A contender that did not take part, and why."""
 
@@ -107,6 +118,7 @@ class Report:
     rows: tuple[Row, ...]
     peaks: tuple[Peak, ...]
     refusals: tuple[Refusal, ...]
+    starts: tuple[StartRow, ...] = ()
 
 
 def make_row(
@@ -140,4 +152,5 @@ def read(file: Path) -> Report:
         tuple(Row(**row) for row in fields["rows"]),
         tuple(Peak(**peak) for peak in fields["peaks"]),
         tuple(Refusal(**refusal) for refusal in fields["refusals"]),
+        tuple(StartRow(**start) for start in fields["starts"]),
     )

@@ -6,7 +6,7 @@ from itertools import groupby
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness.models.report import BOUND, Peak, Report, Row
+from benchmarks.harness.models.report import BOUND, Peak, Report, Row, StartRow
 from benchmarks.harness.table import FILE_WIDTH, compared
 
 COLUMNS = ("contender", "tok/s", "median", "ms", "of its bound", "limit", "outside", "than first")
@@ -14,7 +14,7 @@ LEFT = ("contender", "limit")
 
 
 def print_report(report: Report) -> None:
-    """Print a table per case, the peaks of memory, and the refusals."""
+    """Print a table per case, the peaks of memory, the starts, and the refusals."""
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
     for case, group in groupby(report.rows, key=lambda row: row.case):
         rows = list(group)
@@ -22,6 +22,9 @@ def print_report(report: Report) -> None:
     if report.peaks:
         columns = ("contender", "head", "tokens", "peak GB", "held GB", "peak / held")
         console.print(titled("memory", columns, list(map(peak_cells, report.peaks))))
+    if report.starts:
+        columns = ("head", "imports s", "load s", "first token s", "load to token s")
+        console.print(titled("start", columns, list(map(start_cells, report.starts))))
     for refusal in report.refusals:
         console.print(f"[yellow]{refusal.contender}[/yellow], head {refusal.head}: {refusal.reason}")
 
@@ -48,3 +51,9 @@ def peak_cells(peak: Peak) -> tuple[str, ...]:
     """Return the cells of a peak of memory."""
     sizes = (f"{peak.peak_bytes / 1e9:.3f}", f"{peak.resident_bytes / 1e9:.3f}")
     return (peak.contender, peak.head, str(peak.context), *sizes, f"{peak.peak_bytes / peak.resident_bytes:.2f}")
+
+
+def start_cells(start: StartRow) -> tuple[str, ...]:
+    """Return the cells of a start."""
+    seconds = (start.imports, start.load, start.first_token, start.load + start.first_token)
+    return (start.head, *(f"{each:.2f}" for each in seconds))
