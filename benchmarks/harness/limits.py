@@ -36,14 +36,18 @@ def readers(piece_bytes: int, total_bytes: int) -> list[Contender]:
     A piece that is the whole buffer stays in the caches if it fits there, and is read again and again. The memory is
     torch's, as that of the contenders' weights: NumPy asks for huge pages, which are read a tenth faster.
     """
-    buffer = torch.ones(total_bytes // 8, dtype=torch.int64).numpy()
-    size = min(piece_bytes, total_bytes) // 8
+    return readers_of(torch.ones(total_bytes // 8, dtype=torch.int64).numpy(), piece_bytes)
+
+
+def readers_of(buffer: NDArray[np.int64], piece_bytes: int, suffix: str = "") -> list[Contender]:
+    """Return readers of a buffer, as `readers`; their names end with a suffix."""
+    size = min(piece_bytes, buffer.nbytes) // 8
     pieces = [buffer[start : start + size] for start in range(0, buffer.size - size + 1, size)]
     repeats = max(1, CALL_BYTES // (8 * size)) if len(pieces) == 1 else 1
     contenders = []
     for name, reader in READERS.items():
         reader(buffer[:STREAMS], 1)
-        contenders.append(reading(name, reader, pieces, repeats))
+        contenders.append(reading(name + suffix, reader, pieces, repeats))
     return contenders
 
 

@@ -1,0 +1,1 @@
+"""Contenders for whole models: ours, llama.cpp, transformers."""
