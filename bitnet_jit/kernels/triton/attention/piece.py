@@ -79,7 +79,7 @@ def lone_sums(acc, p, v, tokens, positions_ptr, first_position, first, stop):
     A product with 0 hides every value but those.
     """
     slot = first_position + tl.arange(0, PAGE)[:, None]
-    for token in range(first, stop):
+    for token in tl.range(first, stop, num_stages=1):
         seen = tl.where(slot <= tl.load(positions_ptr + token), v, 0.0)
         one = multiply(p, seen.to(v.dtype), tl.zeros((p.shape[0], v.shape[1]), tl.float32))
         acc = tl.where((tokens == token)[:, None], one, acc)

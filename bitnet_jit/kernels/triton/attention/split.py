@@ -89,7 +89,7 @@ def piece_kernel(
             qkv_ptr, rotary_ptr, tokens, heads, positions, there,
             (HEADS + 2 * KV) * HEAD_DIM, HEAD_DIM, BLOCK_HALF, TYPE,
         )  # fmt: skip
-        for token in range(start, stop):
+        for token in tl.range(start, stop, num_stages=1):
             position = tl.load(positions_ptr + token)
             if (position >= begin) & (position < begin + PAGE):
                 k1, k2, v = put_token(
