@@ -1,4 +1,4 @@
-"""`paged_attention` as launches: whole.py behind write.py, or split.py where a call has few tokens of each sequence.
+"""`paged_attention` as launches: whole.py behind write.py, or split.py and joining.py where few programs would run.
 
 Both give a token the same bits. Which one runs follows from the sizes of a call: a problem knows the number of tokens
 alone, not those of sequences and pages.
@@ -12,7 +12,8 @@ from math import log2, prod, sqrt
 import triton
 
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.kernels.triton.attention.split import join_kernel, piece_kernel
+from bitnet_jit.kernels.triton.attention.joining import join_kernel
+from bitnet_jit.kernels.triton.attention.split import piece_kernel
 from bitnet_jit.kernels.triton.attention.tiles import num_tiles
 from bitnet_jit.kernels.triton.attention.whole import whole_kernel
 from bitnet_jit.kernels.triton.attention.write import write_kernel
@@ -23,6 +24,9 @@ from bitnet_jit.problem import Problem
 E = 2.718281828459045
 MIN_ROWS = 16  # of a tile: tokens times heads of a group
 FEW_TOKENS = 8  # per sequence: up to here a call is split into pieces
+FULL = 2  # programs per multiprocessor that keep the memory busy, each with a sequence of its own
+PROGRAMS = 4  # per multiprocessor, among which the pieces are shared out
+DECODING_WARPS = 2
 WRITTEN_TOKENS = (16, 64)  # that a program writes at least and at most
 MAX_SUMS = 2**26  # numbers that the pieces of a call may leave in scratch memory
 ACC_NUMBERS = 64 * 128  # of a tile's sums, that registers hold twice
@@ -69,33 +73,42 @@ def bind(problem: Problem, config: AttentionConfig) -> Varying:
 
 
 def is_split(problem: Problem, sizes: Sizes) -> bool:
-    """Return whether a call's pieces are apart: it has few tokens of each sequence, and their results fit in memory."""
+    """Return whether a call's pieces are apart: few tokens of each sequence, in few tiles, and room for the results."""
     numbers = sizes.tokens * problem.out_features * sizes.pages
-    return sizes.tokens <= FEW_TOKENS * sizes.sequences and numbers <= MAX_SUMS
+    few = decoding_tiles(problem, sizes) * problem.kv_heads < FULL * target.multiprocessors(problem.gpu)
+    return is_decoding(sizes) and few and numbers <= MAX_SUMS
+
+
+def is_decoding(sizes: Sizes) -> bool:
+    """Return whether a call has few tokens of each sequence, by their mean."""
+    return sizes.tokens <= FEW_TOKENS * sizes.sequences
+
+
+def decoding_tiles(problem: Problem, sizes: Sizes) -> int:
+    """Return the number of tiles of a call with few tokens of each sequence."""
+    return num_tiles(sizes.tokens, sizes.sequences, tokens_of(problem, min_rows(problem)))
 
 
 def split(problem: Problem, sizes: Sizes, config: AttentionConfig) -> tuple[Launch, ...]:
-    """Return the launches of split.py."""
-    rows = min_rows(problem)
-    tiles = num_tiles(sizes.tokens, sizes.sequences, tokens_of(problem, rows))
-    blocks = blocks_of(problem)
+    """Return the launches of split.py and joining.py."""
+    tiles = decoding_tiles(problem, sizes) * problem.kv_heads
+    turns = max(1, min(sizes.pages, triton.cdiv(PROGRAMS * target.multiprocessors(problem.gpu), tiles)))
     constants = {
-        "T": sizes.tokens,
-        "R": sizes.sequences,
-        "M": sizes.pages,
+        **sizes_of(sizes),
+        "TURNS": turns,
         **heads_of(problem),
         "SCALE": scale_of(problem),
-        "ROWS": rows,
+        "ROWS": min_rows(problem),
         "BLOCK_R": sequences_of(sizes),
-        **blocks,
+        **blocks_of(problem),
+        "STAGES": config.num_stages if turns < sizes.pages else 0,
         "PDL": target.supports_pdl(problem.gpu),
     }
-    programs = tiles * problem.kv_heads * sizes.pages
     names = ("R", "M", "HEADS", "HEAD_DIM", "BLOCK_DIM", "PDL")
     joining = {name: constants[name] for name in names}
     operands = (*RESULTS, "positions", "starts", "y")
     return (
-        Launch(piece_kernel, programs, (*ARGUMENTS, *RESULTS), constants, config.piece_warps),
+        Launch(piece_kernel, tiles * turns, (*ARGUMENTS, *RESULTS), constants, config.piece_warps),
         Launch(join_kernel, sizes.tokens * problem.heads, operands, joining, 1),
     )
 
@@ -115,9 +128,7 @@ def write(problem: Problem, sizes: Sizes) -> Launch:
     least, most = WRITTEN_TOKENS
     tokens = min(most, max(least, triton.next_power_of_2(sizes.tokens // sizes.sequences)))
     constants = {
-        "T": sizes.tokens,
-        "R": sizes.sequences,
-        "M": sizes.pages,
+        **sizes_of(sizes),
         **heads_of(problem),
         "TOKENS": tokens,
         "BLOCK_R": sequences_of(sizes),
@@ -130,21 +141,25 @@ def write(problem: Problem, sizes: Sizes) -> Launch:
 
 def whole(problem: Problem, sizes: Sizes, config: AttentionConfig) -> Launch:
     """Return the launch of whole.py."""
-    tiles = num_tiles(sizes.tokens, sizes.sequences, tokens_of(problem, config.rows))
+    rows, warps = (min_rows(problem), DECODING_WARPS) if is_decoding(sizes) else (config.rows, config.num_warps)
+    tiles = num_tiles(sizes.tokens, sizes.sequences, tokens_of(problem, rows))
     constants = {
-        "T": sizes.tokens,
-        "R": sizes.sequences,
-        "M": sizes.pages,
+        **sizes_of(sizes),
         "TILES": tiles,
         **heads_of(problem),
         "SCALE": scale_of(problem),
-        "ROWS": config.rows,
+        "ROWS": rows,
         "BLOCK_R": sequences_of(sizes),
         **blocks_of(problem),
         "STAGES": config.num_stages,
         "PDL": target.supports_pdl(problem.gpu),
     }
-    return Launch(whole_kernel, tiles * problem.kv_heads, (*ARGUMENTS, "y"), constants, config.num_warps)
+    return Launch(whole_kernel, tiles * problem.kv_heads, (*ARGUMENTS, "y"), constants, warps)
+
+
+def sizes_of(sizes: Sizes) -> dict[str, int]:
+    """Return the constants that tell the sizes of a call."""
+    return {"T": sizes.tokens, "R": sizes.sequences, "M": sizes.pages}
 
 
 def heads_of(problem: Problem) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """A piece of attention, PAGE positions complete in themselves, and how pieces are joined, one after the other.
 
-    s = (q k^T) D^-0.5 log2(e)    m = max s    p = 2^(s - m), rounded to the cache's dtype    l = p 1    acc = p v
+    s = q k^T    m = max s * c    p = 2^(s c - m), rounded to the cache's dtype    l = p 1    acc = p v    c = D^-0.5 log2(e)
     M' = max(M, m)    l' = l 2^(M - M') + l_i 2^(m - M')    acc' likewise    y = acc / l
 
 Every sum is one of `tl.dot`, in steps of K that its tile does not change: l is a product with ones, since the order of
@@ -50,17 +50,18 @@ def multiply(a, b, acc):
 
 
 @triton.jit
-def scores_of(q1, q2, k1, k2, SCALE: tl.constexpr):
-    """Return scores (rows, PAGE) in the unit of exponents of 2."""
+def scores_of(q1, q2, k1, k2):
+    """Return products of queries and keys (rows, PAGE)."""
     s = multiply(q1, k1, tl.zeros((q1.shape[0], PAGE), tl.float32))
-    return multiply(q2, k2, s) * SCALE
+    return multiply(q2, k2, s)
 
 
 @triton.jit
-def weights_of(s):
-    """Return a piece's largest score by row, -inf where none is visible, and p = 2^(s - m); NaN stays in p."""
-    m = tl.max(s, axis=1)
-    return m, tl.exp2(s - tl.where(m == float("-inf"), 0.0, m)[:, None])
+def weights_of(s, SCALE: tl.constexpr):
+    """Return a piece's largest score by row, -inf where none is visible, and p = 2^(s SCALE - m); NaN stays in p."""
+    m = tl.max(s, axis=1) * SCALE
+    base = tl.where(m == float("-inf"), 0.0, m)
+    return m, tl.exp2(tl.fma(s, tl.full(s.shape, SCALE, tl.float32), tl.zeros_like(s) - base[:, None]))
 
 
 @triton.jit
@@ -90,8 +91,8 @@ def lone_sums(acc, p, v, tokens, positions_ptr, first_position, first, stop):
 def attend_masked(q1, q2, k1, k2, v, positions, tokens, positions_ptr, first_position, first, stop, SCALE: tl.constexpr):
     """Return m, l, acc of a piece of which rows see what is not behind their position."""
     column = first_position + tl.arange(0, PAGE)[None, :]
-    s = tl.where(column <= positions[:, None], scores_of(q1, q2, k1, k2, SCALE), float("-inf"))
-    m, p = weights_of(s)
+    s = tl.where(column <= positions[:, None], scores_of(q1, q2, k1, k2), float("-inf"))
+    m, p = weights_of(s, SCALE)
     p = p.to(v.dtype)
     l, acc = sums_of(p, v)  # noqa: E741
     if stop - first > 1:

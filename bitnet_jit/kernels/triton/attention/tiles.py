@@ -15,17 +15,28 @@ def num_tiles(tokens: int, sequences: int, tokens_of_tile: int) -> int:
 
 @triton.jit
 def tile_of(starts_ptr, tile, T, R, TOKENS: tl.constexpr, BLOCK_R: tl.constexpr):
-    """Return a tile's sequence (R: padding), that sequence's first token, the tile's first token, and the last's end."""
-    r = tl.arange(0, BLOCK_R)
-    begin = tl.load(starts_ptr + r, mask=r <= R, other=T)
-    end = tl.load(starts_ptr + r + 1, mask=r < R, other=T)
-    tiles = (end - begin + TOKENS - 1) // TOKENS
-    after = tl.cumsum(tiles, axis=0)
-    here = (after - tiles <= tile) & (tile < after)
-    sequence = tl.sum(tl.where(here, r, 0), axis=0)
-    start = tl.sum(tl.where(here, begin, 0), axis=0)
-    first = tl.sum(tl.where(here, begin + (tile - after + tiles) * TOKENS, 0), axis=0)
-    stop = tl.sum(tl.where(here, end, 0), axis=0)
+    """Return a tile's sequence (R: padding), that sequence's first token, the tile's first token, and the last's end.
+
+    Two numbers travel in one sum: every sum over threads costs as much as the arithmetic of a piece.
+    """
+    if BLOCK_R == 2:  # one sequence, and padding
+        begin, end = tl.load(starts_ptr), tl.load(starts_ptr + 1)
+        tiles = (end - begin + TOKENS - 1) // TOKENS
+        behind = tile >= tiles
+        sequence = behind.to(tl.int32)
+        start, stop = tl.where(behind, end, begin), tl.where(behind, T, end)
+        first = start + (tile - tl.where(behind, tiles, 0)) * TOKENS
+    else:
+        r = tl.arange(0, BLOCK_R)
+        begin = tl.load(starts_ptr + r, mask=r <= R, other=T)
+        end = tl.load(starts_ptr + r + 1, mask=r < R, other=T)
+        tiles = (end - begin + TOKENS - 1) // TOKENS
+        after = tl.cumsum(tiles, axis=0)
+        here = (after - tiles <= tile) & (tile < after)
+        bounds = tl.sum(tl.where(here, begin.to(tl.int64) << 32 | end, 0), axis=0)
+        places = tl.sum(tl.where(here, r.to(tl.int64) << 32 | (tile - after + tiles), 0), axis=0)
+        sequence, start, stop = (places >> 32).to(tl.int32), (bounds >> 32).to(tl.int32), bounds.to(tl.int32)
+        first = start + places.to(tl.int32) * TOKENS
     return sequence, start, first, tl.minimum(stop, first + TOKENS)
 
 
@@ -36,24 +47,13 @@ def positions_of(positions_ptr, tokens, there, sequence, R):
 
 
 @triton.jit
-def rotated(x_ptrs, rotary_ptrs, there, HALF: tl.constexpr):
-    """Load the halves of heads and rotate them in float32; pointers are to the first half of heads and of cosines."""
-    x1 = tl.load(x_ptrs, mask=there, other=0.0).to(tl.float32)
-    x2 = tl.load(x_ptrs + HALF, mask=there, other=0.0).to(tl.float32)
-    cos = tl.load(rotary_ptrs, mask=there, other=0.0)
-    sin = tl.load(rotary_ptrs + HALF, mask=there, other=0.0)
-    return x1 * cos - x2 * sin, x2 * cos + x1 * sin
+def load_halves(ptrs, there, HALF: tl.constexpr):
+    """Load both halves of heads, or cosines and sines; pointers are to the first half."""
+    return tl.load(ptrs, mask=there, other=0.0), tl.load(ptrs + HALF, mask=there, other=0.0)
 
 
 @triton.jit
-def load_queries(
-    qkv_ptr, rotary_ptr, tokens, heads, positions, there,
-    WIDTH: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, TYPE: tl.constexpr,
-):  # fmt: skip
-    """Load rotated queries, a row for each token and head, as two halves (rows, BLOCK_HALF) of the cache's dtype."""
-    HALF: tl.constexpr = HEAD_DIM // 2
-    d = tl.arange(0, BLOCK_HALF)[None, :]
-    x_ptrs = qkv_ptr + (tokens.to(tl.int64) * WIDTH + heads * HEAD_DIM)[:, None] + d
-    rotary_ptrs = rotary_ptr + (tl.maximum(positions, 0).to(tl.int64) * HEAD_DIM)[:, None] + d
-    q1, q2 = rotated(x_ptrs, rotary_ptrs, (there & (positions >= 0))[:, None] & (d < HALF), HALF)
-    return q1.to(TYPE), q2.to(TYPE)
+def rotated(x1, x2, cos, sin, TYPE: tl.constexpr):
+    """Rotate the halves of heads in float32; return them as TYPE."""
+    x1, x2 = x1.to(tl.float32), x2.to(tl.float32)
+    return (x1 * cos - x2 * sin).to(TYPE), (x2 * cos + x1 * sin).to(TYPE)

@@ -17,11 +17,11 @@ from bitnet_jit.kernels.triton.attention.piece import (
     sums_of,
     weights_of,
 )
-from bitnet_jit.kernels.triton.attention.tiles import load_queries, positions_of, tile_of
+from bitnet_jit.kernels.triton.attention.tiles import load_halves, positions_of, rotated, tile_of
 from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
 
 
-@triton.jit(do_not_specialize=["T", "R", "M"])
+@triton.jit(do_not_specialize=["T", "R", "M", "TILES"])
 def whole_kernel(
     qkv_ptr,  # (T, (HEADS + 2 KV) HEAD_DIM) float
     keys_ptr,  # (P, KV, HEAD_DIM, PAGE) float
@@ -59,11 +59,15 @@ def whole_kernel(
     highest = tl.max(positions, axis=0)
     lowest = tl.min(tl.where(positions < 0, highest, positions), axis=0)
     table_ptr = tables_ptr + sequence.to(tl.int64) * M
+    d = tl.arange(0, BLOCK_HALF)[None, :]
+    shown = (positions >= 0)[:, None] & (d < HEAD_DIM // 2)
+    rotary_ptrs = rotary_ptr + (tl.maximum(positions, 0).to(tl.int64) * HEAD_DIM)[:, None] + d
+    cos, sin = load_halves(rotary_ptrs, shown, HEAD_DIM // 2)
+    q_ptrs = qkv_ptr + (tokens.to(tl.int64) * ((HEADS + 2 * KV) * HEAD_DIM) + heads * HEAD_DIM)[:, None] + d
     gdc_wait(PDL)
     gdc_launch_dependents(PDL)  # behind the wait: so what begins next finds this call's keys and values written
-    q1, q2 = load_queries(
-        qkv_ptr, rotary_ptr, tokens, heads, positions, there, (HEADS + 2 * KV) * HEAD_DIM, HEAD_DIM, BLOCK_HALF, TYPE
-    )
+    x1, x2 = load_halves(q_ptrs, shown, HEAD_DIM // 2)
+    q1, q2 = rotated(x1, x2, cos, sin, TYPE)
     keys_ptr += kv * (HEAD_DIM * PAGE)
     values_ptr += kv * (HEAD_DIM * PAGE)
     largest = tl.full((ROWS,), float("-inf"), tl.float32)
@@ -74,7 +78,7 @@ def whole_kernel(
         page = tl.load(table_ptr + piece)
         k1, k2 = load_keys(keys_ptr, page, True, KV, HEAD_DIM, BLOCK_HALF)
         v = load_values(values_ptr, page, PAGE, KV, HEAD_DIM, BLOCK_DIM)
-        m, p = weights_of(scores_of(q1, q2, k1, k2, SCALE))
+        m, p = weights_of(scores_of(q1, q2, k1, k2), SCALE)
         l_i, acc_i = sums_of(p.to(TYPE), v)
         largest, l, acc = join(largest, l, acc, m, l_i, acc_i)  # noqa: E741
     for piece in tl.range(full, (highest + PAGE) // PAGE, num_stages=1):

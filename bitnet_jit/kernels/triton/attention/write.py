@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from bitnet_jit.kernels.triton.attention.piece import PAGE
-from bitnet_jit.kernels.triton.attention.tiles import positions_of, rotated, tile_of
+from bitnet_jit.kernels.triton.attention.tiles import load_halves, positions_of, rotated, tile_of
 from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
 
 
@@ -43,13 +43,15 @@ def write_kernel(
     rows = qkv_ptr + tokens.to(tl.int64) * WIDTH + (HEADS + kv) * HEAD_DIM
     half, d = tl.arange(0, BLOCK_HALF)[None, :], tl.arange(0, BLOCK_DIM)[None, :]
     rotary_ptrs = rotary_ptr + (positions.to(tl.int64) * HEAD_DIM)[:, None] + half
-    k1, k2 = rotated(rows[:, None] + half, rotary_ptrs, there[:, None] & (half < HALF), HALF)
+    x1, x2 = load_halves(rows[:, None] + half, there[:, None] & (half < HALF), HALF)
+    cos, sin = load_halves(rotary_ptrs, there[:, None] & (half < HALF), HALF)
     v = tl.load(rows[:, None] + KV * HEAD_DIM + d, mask=there[:, None] & (d < HEAD_DIM), other=0.0)
+    k1, k2 = rotated(x1, x2, cos, sin, TYPE)
     begin = (pages * KV + kv) * (HEAD_DIM * PAGE)
     slots = positions % PAGE
     key_ptrs = keys_ptr + (begin + slots)[None, :] + tl.arange(0, BLOCK_HALF)[:, None] * PAGE
     halves = there[None, :] & (tl.arange(0, BLOCK_HALF)[:, None] < HALF)
-    tl.store(key_ptrs, tl.trans(k1.to(TYPE)), mask=halves)
-    tl.store(key_ptrs + HALF * PAGE, tl.trans(k2.to(TYPE)), mask=halves)
+    tl.store(key_ptrs, tl.trans(k1), mask=halves)
+    tl.store(key_ptrs + HALF * PAGE, tl.trans(k2), mask=halves)
     value_ptrs = values_ptr + (begin + slots * HEAD_DIM)[:, None] + d
     tl.store(value_ptrs, v.to(TYPE), mask=there[:, None] & (d < HEAD_DIM))

@@ -50,20 +50,20 @@ def upper_half(x):
 
 
 @triton.jit
-def add_product(acc, w, x, MODE: tl.constexpr):
-    """Add the product of w (rows, K) and x (rows, K) transposed to acc."""
+def add_product(acc, rest, w, x, MODE: tl.constexpr):
+    """Add the product of w (rows, K) and x (rows, K) transposed to acc, what x has beyond 8 bits to rest."""
     if MODE == SAME:
         acc = tl.dot(w, tl.trans(x), acc)
     elif MODE == TERMS:
         x1 = upper_half(x)
-        rest = tl.where(tl.abs(x1) == float("inf"), 0.0, x - x1)
-        x2 = upper_half(rest)
+        lower = tl.where(tl.abs(x1) == float("inf"), 0.0, x - x1)
+        x2 = upper_half(lower)
         acc = tl.dot(w, tl.trans(x1.to(tl.bfloat16)), acc)
-        acc = tl.dot(w, tl.trans(x2.to(tl.bfloat16)), acc)
-        acc = tl.dot(w, tl.trans((rest - x2).to(tl.bfloat16)), acc)
+        rest = tl.dot(w, tl.trans(x2.to(tl.bfloat16)), rest)
+        rest = tl.dot(w, tl.trans((lower - x2).to(tl.bfloat16)), rest)
     else:
         acc = tl.dot(w.to(tl.float32), tl.trans(x.to(tl.float32)), acc, input_precision="ieee")
-    return acc
+    return acc, rest
 
 
 @triton.jit(do_not_specialize=["M"])
@@ -89,6 +89,7 @@ def head_kernel(
     x_ptrs = x_ptr + first_m.to(tl.int64) * K + (m[:, None] * K + k[None, :])
     rows = (first_m + m < M)[:, None]
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    rest = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     gdc_wait(PDL)
     for start in tl.range(0, K, BLOCK_K, num_stages=STAGES):
         if K % BLOCK_K == 0:
@@ -97,8 +98,9 @@ def head_kernel(
         else:
             w = tl.load(head_ptrs + start, mask=(k < K - start)[None, :], other=0.0)
             x = tl.load(x_ptrs + start, mask=rows & (k < K - start)[None, :], other=0.0)
-        acc = add_product(acc, w, x, MODE)
+        acc, rest = add_product(acc, rest, w, x, MODE)
     y_ptrs = y_ptr + first_m.to(tl.int64) * N + first_n + (m[None, :] * N + n[:, None])
+    acc = acc + rest if MODE == TERMS else acc
     tl.store(y_ptrs, acc, mask=(first_m + m < M)[None, :] & (first_n + n < N)[:, None])
 
 
@@ -133,7 +135,7 @@ def mode_of(problem: Problem) -> int:
 
 def height(problem: Problem) -> int:
     """Return the rows of x in a tile."""
-    most = {SAME.value: 128, TERMS.value: 32, WIDE.value: 16}[mode_of(problem)]
+    most = {SAME.value: 128, TERMS.value: 64, WIDE.value: 16}[mode_of(problem)]
     return min(most, max(16, problem.rows))
 
 
@@ -143,9 +145,11 @@ def configs(problem: Problem) -> tuple[HeadConfig, ...]:
     if mode_of(problem) == WIDE.value:
         return (HeadConfig(m, 32, 32, 4, 2),)
     if m == 128:
-        tiles = [(128, 64, 8, 3), (256, 64, 8, 3), (64, 64, 4, 3)]
+        tiles = [(256, 64, 8, 3), (128, 64, 8, 3), (128, 64, 4, 4)]
+    elif m > 32:
+        tiles = [(128, 128, 8, 4), (128, 128, 4, 3), (64, 64, 4, 6), (128, 64, 8, 3)]
     else:
-        tiles = [(64, 128, 4, 4), (64, 128, 4, 3), (64, 64, 4, 6), (128, 128, 8, 3)]
+        tiles = [(64, 128, 4, 4), (64, 256, 4, 3), (128, 128, 8, 4), (64, 64, 4, 3)]
     return fitting(problem, tuple(HeadConfig(m, *tile) for tile in tiles), lambda config: size(problem, config))
 
 

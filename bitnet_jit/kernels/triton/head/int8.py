@@ -143,7 +143,9 @@ def multiply(problem: Problem, m: int, config: HeadConfig) -> Launch:
 def configs(problem: Problem) -> tuple[HeadConfig, ...]:
     """Return configs by the number of rows, the likeliest best first."""
     m = min(64, max(16, problem.rows))
-    tiles = [(64, 256, 4, 4), (64, 256, 4, 3), (64, 128, 4, 5), (128, 128, 4, 4)]
+    tiles = [(128, 256, 8, 3), (128, 128, 8, 4), (64, 128, 4, 5), (64, 128, 4, 3)]
+    if m <= 32:
+        tiles = [(64, 256, 4, 4), (128, 256, 8, 4), (64, 128, 4, 6), (64, 128, 4, 3)]
     return fitting(problem, tuple(HeadConfig(m, *tile) for tile in tiles), size)
 
 

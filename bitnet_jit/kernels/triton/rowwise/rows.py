@@ -7,8 +7,8 @@
     silu_mul_norm_quantize    both, of gate / (1 + exp(-gate)) * up; the norm may be absent
 
 A row passes up to three times: squares, largest magnitude, outputs. Where it fits into registers the compiler makes
-that one load. Squares are added up in an order that the number of features alone sets, not the config: so a row's bits
-do not depend on the rows beside it, by whose number a config is chosen.
+that one load. The order in which squares are added up follows from the block and the number of warps. So ops with a
+norm have one config, by the number of features alone: a row's bits do not depend on the rows beside it.
 
 Codes for a linear layer are padded with zeros to whole chunks of its weight's layout, in one of two orders of K:
 natural, or chunks, where position 256 c + 64 s + j holds input s * B + 64 c + j of the layout `i2/planes`, so that a
@@ -16,6 +16,7 @@ product reads whole chunks of x beside whole chunks of weights.
 """
 
 from dataclasses import dataclass
+from itertools import product
 
 import triton
 import triton.language as tl
@@ -41,7 +42,7 @@ OPERANDS = {
 
 @dataclass(frozen=True)
 class RowConfig:
-    """A program takes `block` elements of its row at a time, a power of two that follows from their number."""
+    """A program takes `block` elements of its row at a time, a power of two."""
 
     block: int
     num_warps: int
@@ -71,17 +72,6 @@ def normalized(x, factor, weight_ptr, k, K):
 
 
 @triton.jit
-def ordered_sum(x, HALVINGS: tl.constexpr):
-    """Sum x (2^HALVINGS) in an order of its own: halves are added, and halves of that.
-
-    `tl.sum` takes an order by how values lie in threads and warps; that of two values has none.
-    """
-    for halving in tl.static_range(HALVINGS):
-        x = tl.sum(tl.reshape(x, (2, 1 << (HALVINGS - 1 - halving))), axis=0)
-    return tl.sum(x, axis=0)
-
-
-@triton.jit
 def row_kernel(
     x_ptr,  # (M, K) float; the gate where there is an up
     up_ptr,  # (M, K) float
@@ -97,7 +87,6 @@ def row_kernel(
     PDL: tl.constexpr,
     LATE: tl.constexpr,  # let the next kernel begin behind the wait only
     BLOCK: tl.constexpr,
-    HALVINGS: tl.constexpr,  # of BLOCK, down to 1
 ):
     gdc_launch_dependents(PDL and not LATE)
     gdc_wait(PDL)
@@ -112,7 +101,7 @@ def row_kernel(
         for start in range(0, K, BLOCK):
             x = load_values(x_ptr, up_ptr, start + block, K, SILU)
             squares += x * x
-        mean = tl.div_rn(ordered_sum(squares, HALVINGS), tl.full((), K, tl.float32))
+        mean = tl.div_rn(tl.sum(squares, axis=0), tl.full((), K, tl.float32))
         factor = tl.div_rn(tl.full((), 1.0, tl.float32), tl.sqrt_rn(mean + eps))
     if scale_ptr is None:
         for start in range(0, K, BLOCK):
@@ -151,14 +140,13 @@ def launch(
             "PDL": target.supports_pdl(problem.gpu),
             "LATE": late,
             "BLOCK": config.block,
-            "HALVINGS": config.block.bit_length() - 1,
         },
         num_warps=config.num_warps,
     )
 
 
 def bind(problem: Problem, config: RowConfig) -> Bound:
-    late = problem.op == "quantize_activation"  # in training the weights of the next product are of a moment ago
+    late = problem.op == QUANTIZE  # in training the weights of the next product are of a moment ago
     return Bound(lambda rows: (launch(problem, rows, config, problem.op, problem.in_features, False, late),))
 
 
@@ -167,20 +155,27 @@ def block_of(problem: Problem) -> int:
     return min(16384, max(256, int(triton.next_power_of_2(problem.in_features))))
 
 
+def fixed(problem: Problem) -> tuple[RowConfig, ...]:
+    """Return the one config of an op with sums: what costs one row and 2,048 rows least in all on an H100."""
+    block, heavy = block_of(problem), 2 if GATES.get(problem.op) == "silu" else 1  # exp keeps threads busy
+    return (RowConfig(block, min(16, max(4, heavy * block // 1024))),)
+
+
 def configs(problem: Problem) -> tuple[RowConfig, ...]:
-    """Return configs of few warps where many rows run at once, the likeliest best first."""
+    """Return configs of whole rows while a program's registers hold them, of few warps where many rows run at once."""
     block = block_of(problem)
-    heavy = 2 if GATES.get(problem.op) == "silu" else 1  # exp keeps threads busy
-    many = min(16, max(1, heavy * block // 512))
+    many = min(16, max(1, block // 512))
     few = max(1, block // (2048 if block <= 4096 else 1024))
     first = (few, 2 * few, many, 2 * many) if problem.rows >= 512 else (many, 2 * many, few)
-    return tuple(dict.fromkeys(RowConfig(block, min(16, warps)) for warps in (*first, 8)))
+    candidates = (*(RowConfig(block, min(16, warps)) for warps in first), RowConfig(min(block, 4096), 8))
+    return tuple(dict.fromkeys(candidates))
 
 
 def space(problem: Problem) -> tuple[RowConfig, ...]:
-    """Return configs of any number of warps."""
+    """Return configs of whole rows or a part of them at once, by any number of warps."""
     block = block_of(problem)
-    return tuple(RowConfig(block, warps) for warps in (1, 2, 4, 8, 16, 32) if 4 <= block // (32 * warps) <= 128)
+    pairs = product(sorted({block, min(block, 4096), min(block, 2048)}), (1, 2, 4, 8, 16, 32))
+    return tuple(RowConfig(part, warps) for part, warps in pairs if 4 <= part // (32 * warps) <= 128)
 
 
 def unsupported_reason(problem: Problem) -> str | None:
@@ -188,7 +183,8 @@ def unsupported_reason(problem: Problem) -> str | None:
     return target.unsupported_reason(problem.gpu)
 
 
-KERNELS = tuple(
-    Kernel(f"triton.{op}", op, bind, configs, unsupported_reason, space, version=1 if op == "quantize_activation" else 2)
-    for op in OPERANDS
+QUANTIZE = "quantize_activation"  # the op without sums: its bits are the same by any config
+KERNELS = (
+    Kernel(f"triton.{QUANTIZE}", QUANTIZE, bind, configs, unsupported_reason, space),
+    *(Kernel(f"triton.{op}", op, bind, fixed, unsupported_reason, version=2) for op in OPERANDS if op != QUANTIZE),
 )
