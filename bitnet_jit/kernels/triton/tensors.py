@@ -5,6 +5,7 @@ belongs to the graph. Nothing here waits for the device.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -17,9 +18,11 @@ from bitnet_jit.devices.strided import NO_MEMORY, strides
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels.backend import Call
 from bitnet_jit.kernels.operands import Operands
-from bitnet_jit.kernels.triton.device.launch import ALIGN, Bound, Run, compiled, prepare
+from bitnet_jit.kernels.triton.device.launch import ALIGN, Bound, Run, Varying, compiled, prepare
 from bitnet_jit.kernels.triton.device.target import interpreted
 
+MAX_CALLS = 4096  # of different shapes, that are kept for one problem
+WRITTEN = ("keys", "values")  # arguments that launches write into
 GATED = ("gate", "up")  # may be parts of a wider tensor: launches are handed the distance of rows, too
 NUMBERS = {"eps": 1e-5, "row_stride": ALIGN}  # examples
 # (shape, strides, dtype) -> a tensor on the current device; as Inductor's code allocates, in half the time of new_empty
@@ -27,8 +30,10 @@ empty_strided: Any = getattr(guards, "_empty_strided_cpu" if interpreted() else 
 Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 
-def bind_call(bound: Bound, operands: Operands, device: torch.device) -> Call:
+def bind_call(bound: Bound | Varying, operands: Operands, device: torch.device) -> Call:
     """Return the call of a kernel on one device: (*arguments) -> its output or outputs."""
+    if isinstance(bound, Varying):
+        return varying_call(bound, operands, device)
     outputs, scratch, inputs = outputs_of(operands), scratch_of(bound, operands.rows), inputs_of(operands)
     names, kinds = (*inputs, *outputs, *scratch), kinds_of(operands, scratch)
     with kind_of(device).current(device):
@@ -44,8 +49,39 @@ def bind_call(bound: Bound, operands: Operands, device: torch.device) -> Call:
     return gated
 
 
-def compile_only(bound: Bound, operands: Operands) -> None:
+def varying_call(bound: Varying, operands: Operands, device: torch.device) -> Call:
+    """Return the call of a kernel that is bound anew to every set of shapes, when it is first seen."""
+    calls: dict[tuple[torch.Size, ...], Call] = {}
+
+    def call(*arguments):
+        shapes = tuple([a.shape for a in arguments])
+        run = calls.get(shapes)
+        if run is None:
+            if len(calls) >= MAX_CALLS:
+                calls.clear()
+            here = with_shapes(operands, shapes)
+            run = calls[shapes] = bind_call(fixed(bound, here), here, device)
+        return run(*arguments)
+
+    return call
+
+
+def with_shapes(operands: Operands, shapes: tuple[torch.Size, ...]) -> Operands:
+    """Return the operands of a call by the shapes of its arguments, all of which are tensors."""
+    inputs = tuple(replace(a, shape=tuple(shape)) for a, shape in zip(operands.inputs, shapes, strict=True))
+    leading, before = inputs[0].shape[:-1], len(operands.leading)
+    outputs = tuple(replace(a, shape=(*leading, *a.shape[before:])) for a in operands.outputs)
+    return replace(operands, inputs=inputs, outputs=outputs, leading=leading, varying=False)
+
+
+def fixed(bound: Bound | Varying, operands: Operands) -> Bound:
+    """Return a kernel bound to the shapes of the operands."""
+    return bound.of({a.name: a.shape for a in operands.inputs}) if isinstance(bound, Varying) else bound
+
+
+def compile_only(bound: Bound | Varying, operands: Operands) -> None:
     """Compile what `bind_call` would, into Triton's disk cache, and load nothing."""
+    bound = fixed(bound, operands)
     kinds = kinds_of(operands, scratch_of(bound, operands.rows))
     for launch in bound.launches(operands.rows):
         compiled(launch, kinds)
@@ -54,6 +90,7 @@ def compile_only(bound: Bound, operands: Operands) -> None:
 def make_call(runs: list[Run], inputs: tuple[str, ...], outputs: Shapes, scratch: Shapes, index: int) -> Call:
     """Return what a call does; every tenth of a microsecond counts here."""
     tensors = [(place, name not in GATED) for place, name in enumerate(inputs) if name not in NUMBERS]
+    written = {place for place, name in enumerate(inputs) if name in WRITTEN}
     num_bytes, split = splitter(scratch)
     allocate, takes_tensors = allocator(outputs, num_bytes), interpreted()
     launch_all = interpret_all if takes_tensors else launch_on_stream
@@ -62,7 +99,7 @@ def make_call(runs: list[Run], inputs: tuple[str, ...], outputs: Shapes, scratch
         if not takes_tensors and torch._C._cuda_getDevice() != index:
             with torch.cuda.device(index):  # of the tensors: for what is allocated and launched here
                 return call(*arguments)
-        operands, kept = list(arguments), []
+        operands, kept, copied = list(arguments), [], []
         for place, whole in tensors:
             a = operands[place]
             if a is None:
@@ -71,8 +108,10 @@ def make_call(runs: list[Run], inputs: tuple[str, ...], outputs: Shapes, scratch
             if not address and runs:
                 raise InvalidInput(NO_MEMORY)
             if whole and (address % ALIGN or not a.is_contiguous()):
-                a = a.clone(memory_format=torch.contiguous_format)
+                original, a = a, a.clone(memory_format=torch.contiguous_format)
                 kept.append(a)  # until the launch, or an output would be laid over it
+                if place in written:
+                    copied.append((original, a))
                 address = a.data_ptr()
             operands[place] = a if takes_tensors else address
         results = allocate()
@@ -83,6 +122,8 @@ def make_call(runs: list[Run], inputs: tuple[str, ...], outputs: Shapes, scratch
             operands += split(memory)
         operands.append(None)  # for what a launch has none of
         launch_all(runs, index, operands)
+        for original, a in copied:
+            original.copy_(a)
         return tuple(results) if len(results) > 1 else results[0]
 
     return call

@@ -65,6 +65,17 @@ class Bound:
     scratch: Callable[[int], Scratch] = lambda rows: {}
 
 
+@dataclass(frozen=True)
+class Varying:
+    """A kernel bound to a problem whose calls vary in more sizes than the number of rows.
+
+    Attributes:
+        of: the shapes of a call's arguments by name -> the kernel bound to such a call.
+    """
+
+    of: Callable[[Mapping[str, tuple[int, ...]]], Bound]
+
+
 Run = Callable[[int, Sequence[Any]], None]  # (stream, operands in the call's order)
 
 

@@ -7,7 +7,8 @@
     silu_mul_norm_quantize    both, of gate / (1 + exp(-gate)) * up; the norm may be absent
 
 A row passes up to three times: squares, largest magnitude, outputs. Where it fits into registers the compiler makes
-that one load.
+that one load. The order in which squares are added up follows from the block and the number of warps. So ops with a
+norm have one config, by the number of features alone: a row's bits do not depend on the rows beside it.
 
 Codes for a linear layer are padded with zeros to whole chunks of its weight's layout, in one of two orders of K:
 natural, or chunks, where position 256 c + 64 s + j holds input s * B + 64 c + j of the layout `i2/planes`, so that a
@@ -145,15 +146,25 @@ def launch(
 
 
 def bind(problem: Problem, config: RowConfig) -> Bound:
-    late = problem.op == "quantize_activation"  # in training the weights of the next product are of a moment ago
+    late = problem.op == QUANTIZE  # in training the weights of the next product are of a moment ago
     return Bound(lambda rows: (launch(problem, rows, config, problem.op, problem.in_features, False, late),))
+
+
+def block_of(problem: Problem) -> int:
+    """Return the elements of a row that a program takes at a time: all while its registers hold them."""
+    return min(16384, max(256, int(triton.next_power_of_2(problem.in_features))))
+
+
+def fixed(problem: Problem) -> tuple[RowConfig, ...]:
+    """Return the one config of an op with sums: what costs one row and 2,048 rows least in all on an H100."""
+    block, heavy = block_of(problem), 2 if GATES.get(problem.op) == "silu" else 1  # exp keeps threads busy
+    return (RowConfig(block, min(16, max(4, heavy * block // 1024))),)
 
 
 def configs(problem: Problem) -> tuple[RowConfig, ...]:
     """Return configs of whole rows while a program's registers hold them, of few warps where many rows run at once."""
-    block = min(16384, max(256, triton.next_power_of_2(problem.in_features)))
-    heavy = 2 if GATES.get(problem.op) == "silu" else 1  # exp keeps threads busy
-    many = min(16, max(1, heavy * block // 512))
+    block = block_of(problem)
+    many = min(16, max(1, block // 512))
     few = max(1, block // (2048 if block <= 4096 else 1024))
     first = (few, 2 * few, many, 2 * many) if problem.rows >= 512 else (many, 2 * many, few)
     candidates = (*(RowConfig(block, min(16, warps)) for warps in first), RowConfig(min(block, 4096), 8))
@@ -162,7 +173,7 @@ def configs(problem: Problem) -> tuple[RowConfig, ...]:
 
 def space(problem: Problem) -> tuple[RowConfig, ...]:
     """Return configs of whole rows or a part of them at once, by any number of warps."""
-    block = configs(problem)[0].block
+    block = block_of(problem)
     pairs = product(sorted({block, min(block, 4096), min(block, 2048)}), (1, 2, 4, 8, 16, 32))
     return tuple(RowConfig(part, warps) for part, warps in pairs if 4 <= part // (32 * warps) <= 128)
 
@@ -172,4 +183,8 @@ def unsupported_reason(problem: Problem) -> str | None:
     return target.unsupported_reason(problem.gpu)
 
 
-KERNELS = tuple(Kernel(f"triton.{op}", op, bind, configs, unsupported_reason, space) for op in OPERANDS)
+QUANTIZE = "quantize_activation"  # the op without sums: its bits are the same by any config
+KERNELS = (
+    Kernel(f"triton.{QUANTIZE}", QUANTIZE, bind, configs, unsupported_reason, space),
+    *(Kernel(f"triton.{op}", op, bind, fixed, unsupported_reason, version=2) for op in OPERANDS if op != QUANTIZE),
+)

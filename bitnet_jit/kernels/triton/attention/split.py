@@ -1,0 +1,204 @@
+"""Attention of few tokens: the pieces of their positions are apart, and a second launch joins them.
+
+Programs of a tile take its pieces in turns. Where there is a program for every piece, its keys and values are on their
+way before the kernel ahead has ended: it is the query that this kernel waits for.
+
+Keys and values of the call's own tokens are taken from qkv, by every program that sees them, and the program of the
+token's own tile and piece writes them, so that nobody in the call waits for them. That costs a step for each token of a
+sequence in the call, which is why calls with many of them take whole.py. The first token of a tile, in decoding its only
+one, is loaded beside the query.
+"""
+
+import triton
+import triton.language as tl
+
+from bitnet_jit.kernels.triton.attention.piece import (
+    PAGE,
+    attend_masked,
+    load_keys,
+    load_values,
+    scores_of,
+    sums_of,
+    weights_of,
+)
+from bitnet_jit.kernels.triton.attention.tiles import load_halves, positions_of, rotated, tile_of
+from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
+
+
+@triton.jit
+def load_token(
+    qkv_ptr, token, there, kv,
+    HEADS: tl.constexpr, KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_DIM: tl.constexpr,
+):  # fmt: skip
+    """Load a token's key, in halves, and value."""
+    row = qkv_ptr + tl.cast(token, tl.int64) * ((HEADS + 2 * KV) * HEAD_DIM) + (HEADS + kv) * HEAD_DIM
+    half, d = tl.arange(0, BLOCK_HALF), tl.arange(0, BLOCK_DIM)
+    k1, k2 = load_halves(row + half, there & (half < HEAD_DIM // 2), HEAD_DIM // 2)
+    return k1, k2, tl.load(row + KV * HEAD_DIM + d, mask=there & (d < HEAD_DIM), other=0.0)
+
+
+@triton.jit
+def load_angles(rotary_ptr, position, there, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr):
+    """Load the cosines and sines of a position."""
+    half = tl.arange(0, BLOCK_HALF)
+    ptrs = rotary_ptr + tl.cast(tl.maximum(position, 0), tl.int64) * HEAD_DIM + half
+    return load_halves(ptrs, there & (half < HEAD_DIM // 2), HEAD_DIM // 2)
+
+
+@triton.jit
+def put_token(
+    k1, k2, v, x1, x2, x_v, cos, sin, slot, there, own, page, keys_ptr, values_ptr,
+    KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_DIM: tl.constexpr,
+):  # fmt: skip
+    """Put a loaded token, if it is there, into the keys and values of its page, and with `own` into memory, too."""
+    HALF: tl.constexpr = HEAD_DIM // 2
+    half, d = tl.arange(0, BLOCK_HALF), tl.arange(0, BLOCK_DIM)
+    new1, new2 = rotated(x1, x2, cos, sin, k1.dtype)
+    new_v, begin = x_v.to(v.dtype), page.to(tl.int64) * (KV * HEAD_DIM * PAGE)
+    tl.store(keys_ptr + begin + half * PAGE + slot, new1, mask=there & own & (half < HALF))
+    tl.store(keys_ptr + begin + (half + HALF) * PAGE + slot, new2, mask=there & own & (half < HALF))
+    tl.store(values_ptr + begin + slot * HEAD_DIM + d, new_v, mask=there & own & (d < HEAD_DIM))
+    here = there & (tl.arange(0, PAGE) == slot)
+    k1 = tl.where(here[None, :], new1[:, None], k1)
+    k2 = tl.where(here[None, :], new2[:, None], k2)
+    return k1, k2, tl.where(here[:, None], new_v[None, :], v)
+
+
+@triton.jit
+def put_tokens(
+    k1, k2, v, piece, start, first, stop, but, page, qkv_ptr, keys_ptr, values_ptr, rotary_ptr, positions_ptr, kv,
+    HEADS: tl.constexpr, KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_DIM: tl.constexpr,
+):  # fmt: skip
+    """Put the tokens from start to stop, but one, into the keys and values of a page; the tile's own begin at first."""
+    for token in tl.range(start, stop, num_stages=1):
+        position = tl.load(positions_ptr + token)
+        if (position >= piece * PAGE) & (position < (piece + 1) * PAGE) & (token != but):
+            x1, x2, x_v = load_token(qkv_ptr, token, True, kv, HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_DIM)
+            cos, sin = load_angles(rotary_ptr, position, True, HEAD_DIM, BLOCK_HALF)
+            k1, k2, v = put_token(
+                k1, k2, v, x1, x2, x_v, cos, sin, position % PAGE, True, token >= first, page, keys_ptr, values_ptr,
+                KV, HEAD_DIM, BLOCK_HALF, BLOCK_DIM,
+            )  # fmt: skip
+    return k1, k2, v
+
+
+@triton.jit
+def store_results(
+    m, l, acc, piece, tokens, heads, positions, maxima_ptr, totals_ptr, sums_ptr, M,  # noqa: E741
+    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr,
+):  # fmt: skip
+    """Store m, l and acc of a piece for the rows that see some of it."""
+    place = (tokens.to(tl.int64) * HEADS + heads) * M + piece
+    seen, d = piece * PAGE <= positions, tl.arange(0, BLOCK_DIM)[None, :]
+    tl.store(maxima_ptr + place, m, mask=seen)
+    tl.store(totals_ptr + place, l, mask=seen)
+    tl.store(sums_ptr + (place * HEAD_DIM)[:, None] + d, acc, mask=seen[:, None] & (d < HEAD_DIM))
+
+
+@triton.jit(do_not_specialize=["T", "R", "M", "TURNS"])
+def piece_kernel(
+    qkv_ptr,  # (T, (HEADS + 2 KV) HEAD_DIM) float
+    keys_ptr,  # (P, KV, HEAD_DIM, PAGE) float
+    values_ptr,  # (P, KV, PAGE, HEAD_DIM) float
+    rotary_ptr,  # (C, HEAD_DIM) float32
+    positions_ptr,  # (T,) int32
+    starts_ptr,  # (R + 1,) int32
+    tables_ptr,  # (R, M) int32
+    maxima_ptr,  # (T, HEADS, M) float32
+    totals_ptr,  # (T, HEADS, M) float32
+    sums_ptr,  # (T, HEADS, M, HEAD_DIM) float32
+    T,
+    R,
+    M,
+    TURNS,  # programs of a tile and a group of heads
+    HEADS: tl.constexpr,
+    KV: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    SCALE: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_HALF: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+    STAGES: tl.constexpr,  # 0: there is a program for every piece
+    PDL: tl.constexpr,
+):
+    gdc_launch_dependents(PDL)
+    GROUP: tl.constexpr = HEADS // KV
+    TOKENS: tl.constexpr = ROWS // GROUP
+    TYPE: tl.constexpr = keys_ptr.dtype.element_ty
+    turn, tile, kv = tl.program_id(0) % TURNS, tl.program_id(0) // TURNS // KV, tl.program_id(0) // TURNS % KV
+    sequence, start, first, stop = tile_of(starts_ptr, tile, T, R, TOKENS, BLOCK_R)
+    row = tl.arange(0, ROWS)
+    tokens, heads = first + row // GROUP, kv * GROUP + row % GROUP
+    there = (row < TOKENS * GROUP) & (tokens < stop)
+    positions = positions_of(positions_ptr, tokens, there, sequence, R)
+    highest = tl.max(positions, axis=0)
+    table_ptr = tables_ptr + sequence.to(tl.int64) * M
+    keys_ptr += kv * (HEAD_DIM * PAGE)
+    values_ptr += kv * (HEAD_DIM * PAGE)
+    active = turn * PAGE <= highest
+    page = tl.load(table_ptr + turn, mask=active, other=0)
+    if STAGES == 0:
+        k1, k2 = load_keys(keys_ptr, page, active, KV, HEAD_DIM, BLOCK_HALF)
+        v = load_values(values_ptr, page, highest + 1 - turn * PAGE, KV, HEAD_DIM, BLOCK_DIM)
+        first_position = tl.load(positions_ptr + first, mask=active, other=0)
+        fresh = active & (first_position // PAGE == turn)
+        first_cos, first_sin = load_angles(rotary_ptr, first_position, fresh, HEAD_DIM, BLOCK_HALF)
+    d = tl.arange(0, BLOCK_HALF)[None, :]
+    shown = (positions >= 0)[:, None] & (d < HEAD_DIM // 2)
+    rotary_ptrs = rotary_ptr + (tl.maximum(positions, 0).to(tl.int64) * HEAD_DIM)[:, None] + d
+    cos, sin = load_halves(rotary_ptrs, shown, HEAD_DIM // 2)
+    q_ptrs = qkv_ptr + (tokens.to(tl.int64) * ((HEADS + 2 * KV) * HEAD_DIM) + heads * HEAD_DIM)[:, None] + d
+    gdc_wait(PDL)
+    if active:
+        x1, x2 = load_halves(q_ptrs, shown, HEAD_DIM // 2)
+        if STAGES == 0:
+            new1, new2, new_v = load_token(qkv_ptr, first, fresh, kv, HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_DIM)
+            k1, k2, v = put_token(
+                k1, k2, v, new1, new2, new_v, first_cos, first_sin, first_position % PAGE, fresh, True, page,
+                keys_ptr, values_ptr, KV, HEAD_DIM, BLOCK_HALF, BLOCK_DIM,
+            )  # fmt: skip
+            k1, k2, v = put_tokens(
+                k1, k2, v, turn, start, first, stop, first, page,
+                qkv_ptr, keys_ptr, values_ptr, rotary_ptr, positions_ptr, kv,
+                HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_DIM,
+            )  # fmt: skip
+            q1, q2 = rotated(x1, x2, cos, sin, TYPE)
+            m, l, acc = attend_masked(  # noqa: E741
+                q1, q2, k1, k2, v, positions, tokens, positions_ptr, turn * PAGE, first, stop, SCALE
+            )
+            store_results(
+                m, l, acc, turn, tokens, heads, positions, maxima_ptr, totals_ptr, sums_ptr, M,
+                HEADS, HEAD_DIM, BLOCK_DIM,
+            )  # fmt: skip
+        else:
+            q1, q2 = rotated(x1, x2, cos, sin, TYPE)
+            old = tl.maximum(tl.load(positions_ptr + start), 0) // PAGE  # pieces without a token of this call
+            for piece in tl.range(turn, old, TURNS, num_stages=STAGES):
+                page = tl.load(table_ptr + piece)
+                k1, k2 = load_keys(keys_ptr, page, True, KV, HEAD_DIM, BLOCK_HALF)
+                v = load_values(values_ptr, page, PAGE, KV, HEAD_DIM, BLOCK_DIM)
+                m, p = weights_of(scores_of(q1, q2, k1, k2), SCALE)
+                l, acc = sums_of(p.to(TYPE), v)  # noqa: E741
+                store_results(
+                    m, l, acc, piece, tokens, heads, positions, maxima_ptr, totals_ptr, sums_ptr, M,
+                    HEADS, HEAD_DIM, BLOCK_DIM,
+                )  # fmt: skip
+            for piece in tl.range(
+                turn + tl.maximum(old - turn + TURNS - 1, 0) // TURNS * TURNS, highest // PAGE + 1, TURNS, num_stages=1
+            ):
+                page = tl.load(table_ptr + piece)
+                k1, k2 = load_keys(keys_ptr, page, True, KV, HEAD_DIM, BLOCK_HALF)
+                v = load_values(values_ptr, page, highest + 1 - piece * PAGE, KV, HEAD_DIM, BLOCK_DIM)
+                k1, k2, v = put_tokens(
+                    k1, k2, v, piece, start, first, stop, -1, page,
+                    qkv_ptr, keys_ptr, values_ptr, rotary_ptr, positions_ptr, kv,
+                    HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_DIM,
+                )  # fmt: skip
+                m, l, acc = attend_masked(  # noqa: E741
+                    q1, q2, k1, k2, v, positions, tokens, positions_ptr, piece * PAGE, first, stop, SCALE
+                )
+                store_results(
+                    m, l, acc, piece, tokens, heads, positions, maxima_ptr, totals_ptr, sums_ptr, M,
+                    HEADS, HEAD_DIM, BLOCK_DIM,
+                )  # fmt: skip
