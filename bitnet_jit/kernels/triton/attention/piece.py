@@ -88,7 +88,9 @@ def lone_sums(acc, p, v, tokens, positions_ptr, first_position, first, stop):
 
 
 @triton.jit
-def attend_masked(q1, q2, k1, k2, v, positions, tokens, positions_ptr, first_position, first, stop, SCALE: tl.constexpr):
+def attend_masked(
+    q1, q2, k1, k2, v, positions, tokens, positions_ptr, first_position, first, stop, SCALE: tl.constexpr
+):
     """Return m, l, acc of a piece of which rows see what is not behind their position."""
     column = first_position + tl.arange(0, PAGE)[None, :]
     s = tl.where(column <= positions[:, None], scores_of(q1, q2, k1, k2), float("-inf"))
