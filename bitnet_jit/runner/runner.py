@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from bitnet_jit.devices.kinds import kind_of
-from bitnet_jit.errors import InvalidInput
+from bitnet_jit.errors import CacheFull, InvalidInput
 from bitnet_jit.models.paged_store import PagedStore
 from bitnet_jit.problem import PAGE
 from bitnet_jit.runner.decode import MAX_ROWS, DecodeSteps
@@ -66,8 +66,7 @@ class Runner:
             CacheFull: pages do not suffice; no sequence has changed.
         """
         self.check(chunks)
-        for chunk in chunks:
-            self.cache.extend(chunk.sequence, len(chunk.tokens))
+        self._reserve([(chunk.sequence, len(chunk.tokens)) for chunk in chunks])
         step = make_step(chunks, self.network.device)
         longest = max(chunk.sequence.length + len(chunk.tokens) for chunk in chunks)
         rotary = self.network.rope.rotary(longest, self.network.device)
@@ -99,12 +98,21 @@ class Runner:
             chunks = zip(sequences, tokens.tolist(), strict=True)
             return self.step([Chunk(sequence, [token]) for sequence, token in chunks])
         self.check([Chunk(sequence, [0]) for sequence in sequences])
-        for sequence in sequences:
-            self.cache.extend(sequence, 1)
+        self._reserve([(sequence, 1) for sequence in sequences])
         logits = self._decode.run(sequences, tokens)
         for sequence in sequences:
             sequence.length += 1
         return logits
+
+    def _reserve(self, sequences: Sequence[tuple[PagedSequence, int]]) -> None:
+        """Make room for new tokens of each sequence; give all pages back where they do not suffice."""
+        try:
+            for sequence, tokens in sequences:
+                self.cache.extend(sequence, tokens)
+        except CacheFull:
+            for sequence, _ in sequences:
+                self.cache.truncate(sequence, sequence.length)
+            raise
 
     def check(self, chunks: Sequence[Chunk]) -> None:
         """Raise InvalidInput unless a step may have these chunks."""
