@@ -84,6 +84,13 @@ class Continuation:
                 drafts = self._drafts()
                 logits = self._step(drafts) if self._texts else logits
 
+    def close(self) -> Runner:
+        """End all texts where they are; return the runner, whose pages are free then."""
+        for text in self._texts:
+            self._end(text)
+        self._texts = []
+        return self._runner
+
     def _prefill(self) -> torch.Tensor:
         """Run all prompts, MAX_STEP_TOKENS tokens in a step; return logits (B, vocab_size) behind the prompts."""
         logits: list[torch.Tensor] = []

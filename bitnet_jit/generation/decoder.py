@@ -15,6 +15,7 @@ from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.models.network import Network
 from bitnet_jit.models.packed import PackedBlock
 from bitnet_jit.models.tokens import TokenIds
+from bitnet_jit.runner.idle import IdleRunner
 
 if TYPE_CHECKING:
     from bitnet_jit.nn.rms_norm import RMSNorm
@@ -37,6 +38,7 @@ class Decoder(Network):
         config: as above.
         dtype: as above.
         tokenizer: as above.
+        idle_runner: what the last call left for the next one.
 
     >>> import bitnet_jit
     >>> from bitnet_jit.checkpoints.embedded import embedded_model
@@ -63,6 +65,7 @@ class Decoder(Network):
     ) -> None:
         super().__init__(config, embedding, blocks, norm, head, dtype, head_scale)
         self.tokenizer = tokenizer
+        self.idle_runner = IdleRunner()
 
     def generate(
         self,

@@ -15,7 +15,6 @@ from bitnet_jit.generation.speculation import Speculate, Speculation, Speculator
 from bitnet_jit.generation.stopping import Stop, stop_rules
 from bitnet_jit.models.tokens import TokenIds
 from bitnet_jit.problem import PAGE
-from bitnet_jit.runner.runner import Runner
 
 if TYPE_CHECKING:
     from bitnet_jit.generation.decoder import Decoder
@@ -35,8 +34,11 @@ def generate(
     prompts = as_prompts(input_ids, attention_mask, config.vocab_size, config.context_length, decoder.device)
     limits = limits_of(prompts, config.context_length, max_new_tokens)
     continuation, texts = begin(decoder, prompts.rows, limits, sampling, stop, speculate)
-    for _ in continuation.run():
-        pass
+    try:
+        for _ in continuation.run():
+            pass
+    finally:
+        decoder.idle_runner.give(continuation.close())
     if errors := {row: text.error for row, text in enumerate(texts) if text.error}:
         raise GenerationError(errors, [[*text.prompt, *text.tokens] for text in texts])
     return prompts.result([text.tokens for text in texts], decoder.device)
@@ -59,8 +61,11 @@ def stream(
     continuation, (text,) = begin(decoder, prompts.rows, limits, sampling, stop, speculate)
 
     def tokens() -> Iterator[int]:
-        for _ in continuation.run():
-            yield text.tokens[-1]
+        try:
+            for _ in continuation.run():
+                yield text.tokens[-1]
+        finally:
+            decoder.idle_runner.give(continuation.close())
         if text.error:
             raise GenerationError({0: text.error}, [[*text.prompt, *text.tokens]])
 
@@ -81,7 +86,7 @@ def begin(
     rules = stop_rules(stop, config.eos_ids, decoder.tokenizer, prompts, config.vocab_size)
     speculator = make_speculator(speculate, decoder)
     pages = sum(-(-(len(row) + limit) // PAGE) for row, limit in zip(prompts, limits, strict=True))
-    runner = Runner(decoder, pages)
+    runner = decoder.idle_runner.take(decoder, pages)
     fields = zip(prompts, limits, rules, options, strict=True)
     texts = [Text(*values, runner.cache.new_sequence()) for values in fields]
     return Continuation(runner, texts, speculator), texts

@@ -33,7 +33,7 @@ class DecodeStep:
     """
 
     def __init__(self, network: "Network", cache: "PagedCache", rows: int, width: int) -> None:
-        self._network, self._rows, self._next = network, rows, 0
+        self._rows, self._next = rows, 0
         device = network.device
         kind = kind_of(device)
         assert kind.capture is not None
@@ -43,9 +43,9 @@ class DecodeStep:
         self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         starts = torch.arange(rows + 1, dtype=torch.int32, device=device)
         places = Places(self._numbers[:rows], starts, self._numbers[rows:].view(rows, width))
-        self._store = PagedStore(cache.keys, cache.values, network.rope.rotary(width * PAGE, device), places)
+        store = PagedStore(cache.keys, cache.values, network.rope.rotary(width * PAGE, device), places)
         self._load([], [])
-        self._replay, self._logits = kind.capture(self._forward, device)
+        self._replay, self._logits = kind.capture(lambda: network.logits(network.run(self._tokens, store)), device)
 
     def run(self, sequences: Sequence[PagedSequence], tokens: torch.Tensor) -> torch.Tensor:
         """Run a step; `tokens` (R,) are on the device; return logits (R, vocab_size), valid until the next step."""
@@ -67,26 +67,22 @@ class DecodeStep:
             row[: len(pages)] = pages
         self._numbers.copy_(host, non_blocking=True)
 
-    def _forward(self) -> torch.Tensor:
-        return self._network.logits(self._network.run(self._tokens, self._store))
-
 
 class DecodeSteps:
     """The captured steps of a runner, by numbers of rows.
 
     Args:
-        network: the network.
         cache: the pages.
         width: pages per sequence at most.
     """
 
-    def __init__(self, network: "Network", cache: "PagedCache", width: int) -> None:
-        self._network, self._cache, self._width = network, cache, width
+    def __init__(self, cache: "PagedCache", width: int) -> None:
+        self._cache, self._width = cache, width
         self._steps: dict[int, DecodeStep] = {}
 
-    def run(self, sequences: Sequence[PagedSequence], tokens: torch.Tensor) -> torch.Tensor:
+    def run(self, network: "Network", sequences: Sequence[PagedSequence], tokens: torch.Tensor) -> torch.Tensor:
         """Run a step of one token per sequence; see `DecodeStep.run`."""
         rows = 1 << (len(sequences) - 1).bit_length()
         if rows not in self._steps:
-            self._steps[rows] = DecodeStep(self._network, self._cache, rows, self._width)
+            self._steps[rows] = DecodeStep(network, self._cache, rows, self._width)
         return self._steps[rows].run(sequences, tokens)

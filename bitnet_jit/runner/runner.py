@@ -50,7 +50,7 @@ class Runner:
         self.cache = PagedCache(network.config, num_pages, network.dtype, network.device)
         width = min(self.cache.pool.count, -(-network.config.context_length // PAGE))
         captures = kind_of(network.device).capture is not None
-        self._decode = DecodeSteps(network, self.cache, width) if captures else None
+        self._decode = DecodeSteps(self.cache, width) if captures else None
 
     def step(self, chunks: Sequence[Chunk]) -> torch.Tensor:
         """Run the tokens of chunks, of different sequences, and keep their keys and values.
@@ -99,7 +99,7 @@ class Runner:
             return self.step([Chunk(sequence, [token]) for sequence, token in chunks])
         self.check([Chunk(sequence, [0]) for sequence in sequences])
         self._reserve([(sequence, 1) for sequence in sequences])
-        logits = self._decode.run(sequences, tokens)
+        logits = self._decode.run(self.network, sequences, tokens)
         for sequence in sequences:
             sequence.length += 1
         return logits
