@@ -12,7 +12,7 @@ of sequence r lies in page tables[r, p // PAGE], slot p % PAGE. In this order a 
 Sums run in one order that depends on the position alone, so a token's y is the same bit for bit in any call of one
 backend: keys in pieces of PAGE positions, of each m = max score, p = exp(score - m), l = sum p, acc = p v; pieces are
 joined one after the other by M' = max(M, m), both l and acc times exp(M - M'), the piece's times exp(m - M');
-y = acc / l at the end. Backends may differ from one another in last bits; `Attended.bound` says how far from this result.
+y = acc / l at the end. Backends may differ from one another in last bits; `Attended.bound` says how far from here.
 
 Positions behind a token's own contribute exactly nothing, whatever their slots hold; a NaN stays in its sequence, from
 its position on. Values of positions, starts and tables are trusted: they come from who hands out pages.
@@ -91,23 +91,29 @@ def paged_attention(
     [[1.0, 1.0]]
     """
     kv_heads, head_dim = keys.shape[1:3]
-    keys, values = keys.copy(), values.copy()
     heads = qkv.shape[1] // head_dim - 2 * kv_heads
     q, k, v = np.split(qkv.reshape(len(qkv), -1, head_dim), (heads, heads + kv_heads), 1)
     tokens = [(t, r) for r in range(len(tables)) for t in range(starts[r], starts[r + 1]) if positions[t] >= 0]
     with np.errstate(all="ignore"):
         q, k = (rotate(x, rotary[positions]) for x in (q, k))
-        for t, r in tokens:
-            page, slot = tables[r, positions[t] // PAGE], positions[t] % PAGE
-            keys[page, :, :, slot], values[page, :, slot] = rounded(k[t]), rounded(v[t])
-        y, bound = np.zeros((2, len(qkv), heads, head_dim))
+        keys, values = written(keys, values, rounded(k), rounded(v), [(t, tables[r], positions[t]) for t, r in tokens])
+        y, bound = np.zeros((2, len(qkv), heads * head_dim))
         for t, r in tokens:
             y[t], bound[t] = attend(q[t], keys, values, tables[r], positions[t] + 1)
-    return Attended(y.reshape(len(y), -1), keys, values, bound.reshape(len(y), -1))
+    return Attended(y, keys, values, bound)
+
+
+def written(keys: Floats, values: Floats, k: Floats, v: Floats, places: list[Any]) -> tuple[Floats, Floats]:
+    """Return pages with k and v (T, KV, D) of some tokens written: places are (token, its sequence's pages, position)."""
+    keys, values = keys.copy(), values.copy()
+    for t, table, position in places:
+        page, slot = table[position // PAGE], position % PAGE
+        keys[page, :, :, slot], values[page, :, slot] = k[t], v[t]
+    return keys, values
 
 
 def attend(q: Floats, keys: Floats, values: Floats, table: Ints, count: int) -> tuple[Any, Any]:
-    """Attend from q (H, D) to the first `count` positions of a sequence; return y (H, D) and its bound."""
+    """Attend from q (H, D) to the first `count` positions of a sequence; return y (H * D,) and its bound."""
     pages, group = table[: -(-count // PAGE)], len(q) // keys.shape[1]
     k = np.concatenate(keys[pages], -1)[..., :count].astype(np.float64).repeat(group, 0)  # (H, D, count)
     v = np.concatenate(values[pages], -2)[:, :count].astype(np.float64).repeat(group, 0)  # (H, count, D)
@@ -116,4 +122,4 @@ def attend(q: Floats, keys: Floats, values: Floats, table: Ints, count: int) -> 
     p = np.exp(scores - scores.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
     steps = PAGE + len(pages) + 16 + 2 * q.shape[1] * sizes.max(-1)  # roundings, of sums and by way of the scores
-    return (p[:, None] @ v)[:, 0], (p[:, None] @ np.abs(v))[:, 0] * steps[:, None]
+    return (p[:, None] @ v).ravel(), ((p[:, None] @ np.abs(v))[:, 0] * steps[:, None]).ravel()
