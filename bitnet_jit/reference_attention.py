@@ -104,7 +104,7 @@ def paged_attention(
 
 
 def written(keys: Floats, values: Floats, k: Floats, v: Floats, places: list[Any]) -> tuple[Floats, Floats]:
-    """Return pages with k and v (T, KV, D) of some tokens written: places are (token, its sequence's pages, position)."""
+    """Return pages with k and v (T, KV, D) written: places are (token, pages of its sequence, position)."""
     keys, values = keys.copy(), values.copy()
     for t, table, position in places:
         page, slot = table[position // PAGE], position % PAGE
