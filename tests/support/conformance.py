@@ -23,12 +23,16 @@ from bitnet_jit.tuning.contenders import agree, in_order
 from bitnet_jit.tuning.synthetic import synthetic_values
 
 SHAPES = ((4, 37, 70), (1, 1, 1), (32, 128, 33), (2, 3, 256))  # rows, out_features, in_features
+HEADS = ((4, 4, 2, 16), (1, 5, 1, 10), (32, 2, 2, 80), (2, 8, 1, 64))  # rows, heads, kv_heads, head_dim
 ALL_CONFIGS = os.environ.get("BITNET_JIT_TEST_CONFIGS") == "all"
 GROUP = 32
 
 
 def problems_of(spec: OpSpec, device_type: str) -> Iterator[Problem]:
     """Yield problems of an op: every combination of what its record lets vary, each at one shape in turn."""
+    if any(tensor.field == "cache_dtype" for tensor in spec.tensors):
+        yield from attention_problems(spec, device_type)
+        return
     shapes = itertools.cycle(SHAPES)
     layouts = [layout.name for layout in layouts_of(device_type)] if has(spec, LayoutName) else [""]
     activations = ("a8", "a16") if has(spec, Word) else (spec.activation,)
@@ -54,6 +58,27 @@ def problems_of(spec: OpSpec, device_type: str) -> Iterator[Problem]:
         )
         inputs = {operand.name: operand.dtype for operand in spec.operands_of(problem, (rows,)).inputs}
         yield replace(problem, y_dtype=output_dtype(spec.outputs[0], inputs, problem))
+
+
+def attention_problems(spec: OpSpec, device_type: str) -> Iterator[Problem]:
+    """Yield problems of an op on a cache: every two dtypes, each with some heads in turn."""
+    names = [dtype_name(dtype) for dtype in spec.tensors[0].dtypes]
+    for (x_dtype, cache_dtype), (rows, heads, kv_heads, head_dim) in zip(
+        itertools.product(names, names), itertools.cycle(HEADS), strict=False
+    ):
+        yield Problem(
+            op=spec.name,
+            device_type=device_type,
+            rows=rows_bucket(rows),
+            out_features=heads * head_dim,
+            in_features=(heads + 2 * kv_heads) * head_dim,
+            x_dtype=x_dtype,
+            y_dtype=x_dtype,
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            cache_dtype=cache_dtype,
+        )
 
 
 def has(spec: OpSpec, kind: type) -> bool:

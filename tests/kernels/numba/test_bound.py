@@ -35,13 +35,16 @@ OPERANDS = {  # in the order in which each op's entry point takes them
     "quantize_weight": ("weight", *CODES),
     "dequantize_weight": ("w", *CODES),
     "dequantize_activation": (*SCALES, "x"),
+    "paged_attention": ("qkv", "keys", "values", "rotary", "positions", "starts", "tables", "y"),
 }
+HEADS = {"heads": 5, "kv_heads": 1, "head_dim": 10, "cache_dtype": "float32"}
 OPTIONAL = {"bit_linear": "bias", "quantized_linear": "bias", "silu_mul_norm_quantize": "weight"}
 
 
 def bound_of(op, bias="float32"):
     """Bind every kernel of an op that this CPU can run."""
-    problem = Problem(op, "cpu", 4, 70, 37, "i2/n64k16", "a8", "float32", "float32", "tensor", bias=bias)
+    fields = HEADS if op == "paged_attention" else {}
+    problem = Problem(op, "cpu", 4, 70, 37, "i2/n64k16", "a8", "float32", "float32", "tensor", bias=bias, **fields)
     for kernel in registry.kernels_of("numba"):
         if kernel.op == op and kernel.unsupported_reason(problem) is None:
             yield kernel.bind(problem, kernel.configs(problem)[0])
@@ -58,7 +61,8 @@ def test_operands_are_named_in_the_order_of_the_entry_point(op):
     for bound in kernels:
         assert bound.operands == OPERANDS[op]
         assert all(number is not None for number in bound.numbers(3))
-        assert bound.workspace_bytes(3, 2) >= bound.workspace_bytes(3, 1) >= TEAM_BYTES
+        sizes = [7] * len(bound.sizes)
+        assert bound.workspace_bytes(3, 2, *sizes) >= bound.workspace_bytes(3, 1, *sizes) >= TEAM_BYTES
 
 
 @pytest.mark.parametrize(("op", "name"), OPTIONAL.items())

@@ -13,12 +13,11 @@ from bitnet_jit.kernels.numba.attention.panel import (
     join_sums,
     load_sums,
     multiply,
-    multiply_and_ask,
     store_sums,
 )
 from bitnet_jit.kernels.numba.attention.plan import HEADER, results_at
 from bitnet_jit.kernels.numba.attention.softmax import join_totals, softmax_page, softmax_visible
-from bitnet_jit.kernels.numba.compiler.jit import jit
+from bitnet_jit.kernels.numba.compiler.jit import jit, one_of
 from bitnet_jit.kernels.numba.intrinsics.atomics import atomic_add
 from bitnet_jit.kernels.numba.intrinsics.elements import load_float32, store_float, store_float32
 from bitnet_jit.kernels.numba.intrinsics.scalars import F0, least, most
@@ -42,34 +41,25 @@ def first_row(spec, block, number):
 
 
 @jit
-def score(spec, panel, dtype, size, scratch, k, row, ahead):
-    """Write the scores of a tile of rows; where `ahead` is not 0, ask for the bytes from there on."""
+def score(spec, panel, scratch, k, row, ahead):
+    """Write the scores of a tile of rows, while the page's values are asked for, which lie from `ahead` on."""
     a, stride = scratch.q + 4 * row * spec.head_dim, 4 * spec.head_dim
     for i in range(PAGE // panel.width):
         column = i * panel.width
-        b, out = k + size * column, scratch.p + ROW_BYTES * row + 4 * column
-        if ahead != 0:
-            asked = ahead + size * column * spec.head_dim
-            sums = multiply_and_ask(panel, dtype, a, stride, b, size * PAGE, spec.head_dim, asked, size * panel.width)
-        else:
-            sums = multiply(panel, dtype, a, stride, b, size * PAGE, spec.head_dim)
-        store_sums(panel, sums, out, ROW_BYTES)
+        asked = ahead + panel.size * column * spec.head_dim
+        sums = multiply(panel, a, stride, k + panel.size * column, panel.size * PAGE, spec.head_dim, asked)
+        store_sums(panel, sums, scratch.p + ROW_BYTES * row + 4 * column, ROW_BYTES)
 
 
 @jit
-def score_rows(spec, dtype, size, scratch, k, row, rows, ahead):
-    """Write the scores of rows from `row` on, in tiles as tall as may be."""
-    while row + spec.tall.rows <= rows:
-        score(spec, spec.tall, dtype, size, scratch, k, row, ahead)
-        row += spec.tall.rows
-    while row + 4 <= rows:
-        score(spec, spec.four, dtype, size, scratch, k, row, ahead)
-        row += 4
-    while row + 2 <= rows:
-        score(spec, spec.two, dtype, size, scratch, k, row, ahead)
-        row += 2
-    if row < rows:
-        score(spec, spec.one, dtype, size, scratch, k, row, ahead)
+def score_rows(spec, many, one, scratch, k, row, rows, ahead):
+    """Write the scores of rows from `row` on, in tiles of many rows, then of one."""
+    while row + many.rows <= rows:
+        score(spec, many, scratch, k, row, ahead)
+        row += many.rows
+    while row < rows:
+        score(spec, one, scratch, k, row, ahead)
+        row += 1
 
 
 @jit
@@ -97,16 +87,12 @@ def join_row(scratch, row, maximum, total):
 
 
 @jit
-def weigh_columns(spec, panel, dtype, size, scratch, v, v_stride, row, column, low, high, results, ahead):
+def weigh_columns(spec, panel, scratch, v, v_stride, row, column, low, high, results, ahead):
     """Sum up values by their weights, in a tile of rows and columns: `low` keys for all, up to `high` for some."""
-    a, b = scratch.p + ROW_BYTES * row, v + size * column
-    if ahead != 0:
-        asked = ahead + size * column * PAGE
-        sums = multiply_and_ask(panel, dtype, a, ROW_BYTES, b, v_stride, low, asked, size * panel.width)
-    else:
-        sums = multiply(panel, dtype, a, ROW_BYTES, b, v_stride, low)
+    a, b = scratch.p + ROW_BYTES * row, v + panel.size * column
+    sums = multiply(panel, a, ROW_BYTES, b, v_stride, low, ahead + panel.size * column * PAGE)
     for s in range(low, high):
-        sums = add_nonzero_products(panel, dtype, sums, a + 4 * s, ROW_BYTES, b + s * v_stride)
+        sums = add_nonzero_products(panel, sums, a + 4 * s, ROW_BYTES, b + s * v_stride)
     if results != 0:
         store_sums(panel, sums, results + row * spec.result_bytes + 4 * column, spec.result_bytes)
     else:
@@ -115,52 +101,76 @@ def weigh_columns(spec, panel, dtype, size, scratch, v, v_stride, row, column, l
 
 
 @jit
-def weigh(spec, panel, dtype, size, block, number, scratch, v, v_stride, row, results, ahead):
+def weigh_rest(spec, panel, scratch, v, v_stride, row, low, high, results, ahead):
+    """Sum up the columns that are left, a register at a time."""
+    for i in range((spec.stride - spec.whole) // panel.narrow.width):
+        column = spec.whole + i * panel.narrow.width
+        weigh_columns(spec, panel.narrow, scratch, v, v_stride, row, column, low, high, results, ahead)
+
+
+@jit
+def weigh_no_rest(spec, panel, scratch, v, v_stride, row, low, high, results, ahead):
+    """Do nothing: no columns are left."""
+
+
+finish = one_of(lambda spec: weigh_no_rest if spec.whole == spec.stride else weigh_rest)
+
+
+@jit
+def weigh(spec, panel, block, number, scratch, v, v_stride, row, results, ahead):
     """Sum up values for a tile of rows."""
     low = least(PAGE, visible(spec, block, number, row)) & EVEN
     high = least(PAGE, visible(spec, block, number, row + panel.rows - 1))
     for i in range(spec.whole // panel.width):
-        column = i * panel.width
-        weigh_columns(spec, panel, dtype, size, scratch, v, v_stride, row, column, low, high, results, ahead)
-    for i in range((spec.stride - spec.whole) // panel.narrow.width):
-        column = spec.whole + i * panel.narrow.width
-        weigh_columns(spec, panel.narrow, dtype, size, scratch, v, v_stride, row, column, low, high, results, ahead)
+        weigh_columns(spec, panel, scratch, v, v_stride, row, i * panel.width, low, high, results, ahead)
+    finish(spec, panel, scratch, v, v_stride, row, low, high, results, ahead)
 
 
 @jit
-def weigh_rows(spec, dtype, size, block, number, scratch, v, v_stride, row, rows, results, ahead):
-    """Sum up values for rows from `row` on, in tiles as tall as may be."""
-    while row + spec.tall.rows <= rows:
-        weigh(spec, spec.tall, dtype, size, block, number, scratch, v, v_stride, row, results, ahead)
-        row += spec.tall.rows
-    while row + 4 <= rows:
-        weigh(spec, spec.four, dtype, size, block, number, scratch, v, v_stride, row, results, ahead)
-        row += 4
-    while row + 2 <= rows:
-        weigh(spec, spec.two, dtype, size, block, number, scratch, v, v_stride, row, results, ahead)
-        row += 2
-    if row < rows:
-        weigh(spec, spec.one, dtype, size, block, number, scratch, v, v_stride, row, results, ahead)
+def weigh_rows(spec, many, one, block, number, scratch, v, v_stride, row, rows, results, ahead):
+    """Sum up values for rows from `row` on, in tiles of many rows, then of one."""
+    while row + many.rows <= rows:
+        weigh(spec, many, block, number, scratch, v, v_stride, row, results, ahead)
+        row += many.rows
+    while row < rows:
+        weigh(spec, one, block, number, scratch, v, v_stride, row, results, ahead)
+        row += 1
 
 
 @jit
-def attend_page(spec, job, block, number, kv_head, scratch, rows, results):
-    """Attend to page `number` of the block's sequence: many rows to a packed page, few to one as it comes."""
+def attend_packed(spec, job, block, number, kv_head, scratch, rows, results):
+    """Attend to page `number` of the block's sequence, made float32 first: for many rows."""
+    page, row = page_of(job, block.sequence, number), first_row(spec, block, number)
+    pack_page(spec, keys_at(spec, job, page, kv_head), values_at(spec, job, page, kv_head), scratch)
+    score_rows(spec, spec.tall, spec.one, scratch, scratch.k, row, rows, 0)
+    soften_rows(spec, block, number, scratch, row, rows, results)
+    weigh_rows(spec, spec.tall, spec.one, block, number, scratch, scratch.v, 4 * spec.stride, row, rows, results, 0)
+
+
+@jit
+def attend_in_memory(spec, job, block, number, kv_head, scratch, rows, results):
+    """Attend to page `number` as it comes from memory, and ask for the next one: for few rows."""
     page, row = page_of(job, block.sequence, number), first_row(spec, block, number)
     k, v = keys_at(spec, job, page, kv_head), values_at(spec, job, page, kv_head)
-    if spec.is_ragged or rows >= spec.packed_rows:
-        pack_page(spec, k, v, scratch)
-        score_rows(spec, spec.float32, 4, scratch, scratch.k, row, rows, 0)
-        soften_rows(spec, block, number, scratch, row, rows, results)
-        weigh_rows(spec, spec.float32, 4, block, number, scratch, scratch.v, 4 * spec.stride, row, rows, results, 0)
+    after = k
+    if number + 1 < block.last:
+        after = keys_at(spec, job, page_of(job, block.sequence, number + 1), kv_head)
+    few, one, v_stride = spec.few_in_memory, spec.one_in_memory, spec.cache_bytes * spec.head_dim
+    score_rows(spec, few, one, scratch, k, row, rows, v)
+    soften_rows(spec, block, number, scratch, row, rows, results)
+    weigh_rows(spec, few, one, block, number, scratch, v, v_stride, row, rows, results, after)
+
+
+@jit
+def attend_either(spec, job, block, number, kv_head, scratch, rows, results):
+    """Attend to page `number` in the way that is the faster one for so many rows."""
+    if rows >= spec.packed_rows:
+        attend_packed(spec, job, block, number, kv_head, scratch, rows, results)
     else:
-        after = k
-        if number + 1 < block.last:
-            after = keys_at(spec, job, page_of(job, block.sequence, number + 1), kv_head)
-        size, v_stride = spec.cache_bytes, spec.cache_bytes * spec.head_dim
-        score_rows(spec, spec.cache_dtype, size, scratch, k, row, rows, v)
-        soften_rows(spec, block, number, scratch, row, rows, results)
-        weigh_rows(spec, spec.cache_dtype, size, block, number, scratch, v, v_stride, row, rows, results, after)
+        attend_in_memory(spec, job, block, number, kv_head, scratch, rows, results)
+
+
+attend_page = one_of(lambda spec: attend_packed if spec.is_ragged else attend_either)
 
 
 @jit

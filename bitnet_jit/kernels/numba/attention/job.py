@@ -14,6 +14,7 @@ from bitnet_jit.kernels.numba.intrinsics.pointers import pointer
 from bitnet_jit.problem import PAGE
 
 MAX_ROWS = 128  # queries of a block: tokens by the heads that share keys and values
+TALL_ROWS, FEW_ROWS = 6, 4  # of register tiles
 TOTALS = 16  # floats behind the sums of a page's results
 PACKED_ROWS = 16  # from so many on, a page is made float32 once and read from there
 
@@ -29,7 +30,6 @@ class AttentionSpec:
         heads: of queries.
         kv_heads: of keys and values.
         head_dim: numbers of a head, even.
-        max_rows: rows of the tallest register tile.
     """
 
     isa: str
@@ -38,32 +38,26 @@ class AttentionSpec:
     heads: int
     kv_heads: int
     head_dim: int
-    max_rows: int
 
-    def panel(self, rows: int) -> Panel:
-        """Return the register tile of so many rows."""
-        isa = ISAS[self.isa]
-        return Panel(self.isa, rows, 4 if isa.registers >= 4 * self.max_rows else 2)
+    def panel(self, dtype: str, rows: int, asks: bool = False) -> Panel:
+        """Return a register tile on pages of a dtype."""
+        return Panel(self.isa, dtype, rows, 4 if ISAS[self.isa].registers >= 4 * TALL_ROWS else 2, asks)
 
     @property
     def tall(self) -> Panel:
-        return self.panel(self.max_rows)
-
-    @property
-    def four(self) -> Panel:
-        return self.panel(4)
-
-    @property
-    def two(self) -> Panel:
-        return self.panel(2)
+        return self.panel("float32", TALL_ROWS if ISAS[self.isa].registers >= 4 * TALL_ROWS else FEW_ROWS)
 
     @property
     def one(self) -> Panel:
-        return self.panel(1)
+        return self.panel("float32", 1)
 
     @property
-    def float32(self) -> str:
-        return "float32"
+    def few_in_memory(self) -> Panel:
+        return self.panel(self.cache_dtype, FEW_ROWS, asks=True)
+
+    @property
+    def one_in_memory(self) -> Panel:
+        return self.panel(self.cache_dtype, 1, asks=True)
 
     @property
     def group(self) -> int:

@@ -102,15 +102,13 @@ def run(
 
 def spec_of(problem: Problem) -> AttentionSpec:
     """Return what the kernel is compiled for."""
-    isa = chosen_isa()
     return AttentionSpec(
-        isa.name,
+        chosen_isa().name,
         problem.x_dtype,
         problem.cache_dtype,
         problem.heads,
         problem.kv_heads,
         problem.head_dim,
-        6 if isa.registers >= 24 else 4,
     )
 
 

@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from bitnet_jit.kernels.numba.compiler.jit import jit
+from bitnet_jit.kernels.numba.compiler.jit import jit, one_of
 from bitnet_jit.kernels.numba.intrinsics.elements import ELEMENT_BYTES, load_elements
 from bitnet_jit.kernels.numba.intrinsics.emit import F32, I64, at, load, splat, splat_constant
 from bitnet_jit.kernels.numba.intrinsics.fused import multiply_add
@@ -26,17 +26,21 @@ LINE = 64  # bytes that a prefetch brings
 
 @dataclass(frozen=True)
 class Panel:
-    """The shape of a register tile.
+    """A register tile.
 
     Attributes:
         isa: name of the instruction set.
+        dtype: of B.
         rows: rows of A.
         vectors: registers that hold its columns of B.
+        asks: whether B comes from memory: bytes that will be needed are asked for.
     """
 
     isa: str
+    dtype: str
     rows: int
     vectors: int
+    asks: bool = False
 
     @property
     def set(self) -> Isa:
@@ -47,6 +51,11 @@ class Panel:
     def width(self) -> int:
         """Return its columns of B."""
         return self.set.lanes * self.vectors
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of an element of B."""
+        return ELEMENT_BYTES[self.dtype]
 
     @property
     def narrow(self) -> "Panel":
@@ -77,10 +86,10 @@ def moved(builder, address: ir.Value, stride: ir.Value, times: int) -> ir.Value:
     return builder.add(address, builder.mul(stride, ir.Constant(I64, times))) if times else address
 
 
-def columns_of(builder, panel: Panel, dtype: str, b: ir.Value) -> list[ir.Value]:
+def columns_of(builder, panel: Panel, b: ir.Value) -> list[ir.Value]:
     """Emit the loads of one row of B as float32."""
     lanes = panel.set.lanes
-    return [load_elements(builder, dtype, b, ir.Constant(I64, v * lanes), lanes) for v in range(panel.vectors)]
+    return [load_elements(builder, panel.dtype, b, ir.Constant(I64, v * lanes), lanes) for v in range(panel.vectors)]
 
 
 @intrinsic
@@ -91,15 +100,15 @@ def zero_sums(typingctx, panel):
 
 
 @intrinsic
-def add_products(typingctx, panel, dtype, registers, a, a_stride, b, b_stride):
+def add_products(typingctx, panel, registers, a, a_stride, b, b_stride):
     """Add STEPS steps of k to sums: from address a on, rows a_stride bytes apart, and from b on, b_stride apart."""
-    tile, name = panel.value, dtype.value
+    tile = panel.value
 
     def codegen(context, builder, signature, args):
-        _, _, registers, a, a_stride, b, b_stride = args
+        _, registers, a, a_stride, b, b_stride = args
         sums = unpacked(builder, tile, registers)
         for k in range(STEPS):
-            columns = columns_of(builder, tile, name, moved(builder, b, b_stride, k))
+            columns = columns_of(builder, tile, moved(builder, b, b_stride, k))
             for r in range(tile.rows):
                 factor = splat(builder, load(builder, moved(builder, a, a_stride, r), 4 * k, F32), tile.floats)
                 for v, column in enumerate(columns):
@@ -107,19 +116,19 @@ def add_products(typingctx, panel, dtype, registers, a, a_stride, b, b_stride):
                     sums[i] = multiply_add(builder, factor, column, sums[i])
         return packed(builder, tile, registers, sums)
 
-    signature = (panel, dtype, registers, types.int64, types.int64, types.int64, types.int64)
+    signature = (panel, registers, types.int64, types.int64, types.int64, types.int64)
     return registers(*signature), codegen
 
 
 @intrinsic
-def add_nonzero_products(typingctx, panel, dtype, registers, a, a_stride, b):
+def add_nonzero_products(typingctx, panel, registers, a, a_stride, b):
     """Add one step of k to the sums of rows where a is not zero; what b holds does not touch the others."""
-    tile, name = panel.value, dtype.value
+    tile = panel.value
 
     def codegen(context, builder, signature, args):
-        _, _, registers, a, a_stride, b = args
+        _, registers, a, a_stride, b = args
         sums = unpacked(builder, tile, registers)
-        columns, zero = columns_of(builder, tile, name, b), splat_constant(tile.floats, 0.0)
+        columns, zero = columns_of(builder, tile, b), splat_constant(tile.floats, 0.0)
         for r in range(tile.rows):
             factor = splat(builder, load(builder, moved(builder, a, a_stride, r), 0, F32), tile.floats)
             counts = builder.fcmp_unordered("!=", factor, zero)
@@ -128,7 +137,7 @@ def add_nonzero_products(typingctx, panel, dtype, registers, a, a_stride, b):
                 sums[i] = builder.select(counts, multiply_add(builder, factor, column, sums[i]), sums[i])
         return packed(builder, tile, registers, sums)
 
-    return registers(panel, dtype, registers, types.int64, types.int64, types.int64), codegen
+    return registers(panel, registers, types.int64, types.int64, types.int64), codegen
 
 
 @intrinsic
@@ -184,32 +193,35 @@ def load_sums(typingctx, panel, c):
 
 
 @intrinsic
-def ask_for(typingctx, panel, dtype, address):
+def ask_for(typingctx, panel, address):
     """Ask for as many bytes from an address on as STEPS steps take of B."""
-    num_bytes = STEPS * panel.value.width * ELEMENT_BYTES[dtype.value]
+    num_bytes = STEPS * panel.value.width * panel.value.size
 
     def codegen(context, builder, signature, args):
         for offset in range(0, num_bytes, LINE):
-            prefetch(builder, args[2], offset, 3)
+            prefetch(builder, args[1], offset, 3)
         return context.get_dummy_value()
 
-    return types.void(panel, dtype, types.int64), codegen
+    return types.void(panel, types.int64), codegen
 
 
 @jit
-def multiply(panel, dtype, a, a_stride, b, b_stride, steps):
+def multiply_only(panel, a, a_stride, b, b_stride, steps, ahead):
     """Return the sums of a tile over `steps` steps of k, an even number."""
     sums = zero_sums(panel)
     for k in range(0, steps, STEPS):
-        sums = add_products(panel, dtype, sums, a + 4 * k, a_stride, b + k * b_stride, b_stride)
+        sums = add_products(panel, sums, a + 4 * k, a_stride, b + k * b_stride, b_stride)
     return sums
 
 
 @jit
-def multiply_and_ask(panel, dtype, a, a_stride, b, b_stride, steps, ahead, ahead_stride):
-    """Return what `multiply` does, and ask for as many bytes from address `ahead` on as it loads."""
+def multiply_and_ask(panel, a, a_stride, b, b_stride, steps, ahead):
+    """Return the same, and ask for as many bytes from address `ahead` on as are loaded."""
     sums = zero_sums(panel)
     for k in range(0, steps, STEPS):
-        ask_for(panel, dtype, ahead + k * ahead_stride)
-        sums = add_products(panel, dtype, sums, a + 4 * k, a_stride, b + k * b_stride, b_stride)
+        ask_for(panel, ahead + k * panel.width * panel.size)
+        sums = add_products(panel, sums, a + 4 * k, a_stride, b + k * b_stride, b_stride)
     return sums
+
+
+multiply = one_of(lambda panel: multiply_and_ask if panel.asks else multiply_only)

@@ -76,7 +76,7 @@ def inlined(function: Callable) -> Any:
     return compiled_once(function, OPTIONS | {"forceinline": True})
 
 
-def compiled_once(function: Callable, options: dict[str, bool]) -> Any:
+def compiled_once(function: Callable, options: dict[str, Any]) -> Any:
     """Return a dispatcher that takes numbers for numbers, whether they are literals or not."""
     dispatcher = numba.njit(**options)(function)
     template = dispatcher.get_call_template

@@ -1,0 +1,125 @@
+"""The contract of `paged_attention` in plain NumPy.
+
+Keys and values of a layer lie in pages of PAGE = 64 tokens: keys (P, KV, D, PAGE), values (P, KV, PAGE, D). Position p
+of sequence r lies in page tables[r, p // PAGE], slot p % PAGE. In this order a call
+
+1. rotates queries and keys in float32, each product and sum rounded: a head (x1, x2) of halves becomes
+   (x1 cos - x2 sin, x2 cos + x1 sin), with cos and sin of the token's position: the halves of rotary[position];
+2. writes keys and values of all its tokens into their pages, rounded to the dtype of the cache;
+3. lets every token attend to the positions 0..its own of its sequence, as the pages have them:
+   y = sum softmax(q k * D^-0.5) v.  H query heads share KV heads: head h reads h // (H / KV).
+
+Sums run in one order that depends on the position alone, so a token's y is the same bit for bit in any call of one
+backend: keys in pieces of PAGE positions, of each m = max score, p = exp(score - m), l = sum p, acc = p v; pieces are
+joined one after the other by M' = max(M, m), both l and acc times exp(M - M'), the piece's times exp(m - M');
+y = acc / l at the end. Backends may differ from one another in last bits; `Attended.bound` says how far from here.
+
+Positions behind a token's own contribute exactly nothing, whatever their slots hold; a NaN stays in its sequence, from
+its position on. Values of positions, starts and tables are trusted: they come from who hands out pages.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitnet_jit.problem import PAGE
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Attended:
+    """The result of a call.
+
+    Attributes:
+        y: (T, H * D) float64; 0 for padding tokens.
+        keys, values: the pages after the call, float32.
+        bound: (T, H * D) float64: a float32 result is within a few 2^-24 times it.
+    """
+
+    y: NDArray[np.float64]
+    keys: Floats
+    values: Floats
+    bound: NDArray[np.float64]
+
+
+def rotate(x: Floats, table: Floats) -> Floats:
+    """Rotate heads (T, heads, D) by the cosines and sines (T, D) of their positions, in float32.
+
+    >>> rotate(np.array([[[1, 2]]], np.float32), np.array([[0, 1]], np.float32)).tolist()
+    [[[-2.0, 1.0]]]
+    """
+    (x1, x2), (cos, sin) = np.split(x, 2, -1), np.split(table[:, None], 2, -1)
+    return np.concatenate((x1 * cos - x2 * sin, x2 * cos + x1 * sin), -1)
+
+
+def unrounded(x: Floats) -> Floats:
+    """Return x: a cache of float32 rounds nothing."""
+    return x
+
+
+def paged_attention(
+    qkv: Floats,
+    keys: Floats,
+    values: Floats,
+    rotary: Floats,
+    positions: Ints,
+    starts: Ints,
+    tables: Ints,
+    rounded: Callable[[Any], Any] = unrounded,
+) -> Attended:
+    """Attend, with float64 behind what the cache holds.
+
+    Args:
+        qkv: (T, (H + 2 KV) D): queries, keys and values of each token, before rotation.
+        keys: (P, KV, D, PAGE).
+        values: (P, KV, PAGE, D).
+        rotary: (C, D).
+        positions: (T,); -1 for a padding token.
+        starts: (R + 1,): tokens starts[r]..starts[r + 1] - 1 are of sequence r; those from starts[R] on are padding.
+        tables: (R, M): pages of each sequence; entries that no position needs may be anything.
+        rounded: rounds float32 to the values that the cache's dtype has.
+
+    >>> one = np.ones((1, 6), np.float32)  # a head of a query, of a key and of a value, with D = 2
+    >>> keys, values = np.zeros((1, 1, 2, PAGE), np.float32), np.zeros((1, 1, PAGE, 2), np.float32)
+    >>> index = [np.array(a, np.int32) for a in ([0], [0, 1], [[0]])]
+    >>> paged_attention(one, keys, values, np.array([[1, 0]], np.float32), *index).y.tolist()
+    [[1.0, 1.0]]
+    """
+    kv_heads, head_dim = keys.shape[1:3]
+    heads = qkv.shape[1] // head_dim - 2 * kv_heads
+    q, k, v = np.split(qkv.reshape(len(qkv), -1, head_dim), (heads, heads + kv_heads), 1)
+    tokens = [(t, r) for r in range(len(tables)) for t in range(starts[r], starts[r + 1]) if positions[t] >= 0]
+    with np.errstate(all="ignore"):
+        q, k = (rotate(x, rotary[positions]) for x in (q, k))
+        keys, values = written(keys, values, rounded(k), rounded(v), [(t, tables[r], positions[t]) for t, r in tokens])
+        y, bound = np.zeros((2, len(qkv), heads * head_dim))
+        for t, r in tokens:
+            y[t], bound[t] = attend(q[t], keys, values, tables[r], positions[t] + 1)
+    return Attended(y, keys, values, bound)
+
+
+def written(keys: Floats, values: Floats, k: Floats, v: Floats, places: list[Any]) -> tuple[Floats, Floats]:
+    """Return pages with k and v (T, KV, D) written: places are (token, pages of its sequence, position)."""
+    keys, values = keys.copy(), values.copy()
+    for t, table, position in places:
+        page, slot = table[position // PAGE], position % PAGE
+        keys[page, :, :, slot], values[page, :, slot] = k[t], v[t]
+    return keys, values
+
+
+def attend(q: Floats, keys: Floats, values: Floats, table: Ints, count: int) -> tuple[Any, Any]:
+    """Attend from q (H, D) to the first `count` positions of a sequence; return y (H * D,) and its bound."""
+    pages, group = table[: -(-count // PAGE)], len(q) // keys.shape[1]
+    k = np.concatenate(keys[pages], -1)[..., :count].astype(np.float64).repeat(group, 0)  # (H, D, count)
+    v = np.concatenate(values[pages], -2)[:, :count].astype(np.float64).repeat(group, 0)  # (H, count, D)
+    scale, wide = q.shape[1] ** -0.5, q.astype(np.float64)[:, None]
+    scores, sizes = (wide @ k)[:, 0] * scale, (np.abs(wide) @ np.abs(k))[:, 0] * scale
+    p = np.exp(scores - scores.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    steps = PAGE + len(pages) + 16 + 2 * q.shape[1] * sizes.max(-1)  # roundings, of sums and by way of the scores
+    return (p[:, None] @ v).ravel(), ((p[:, None] @ np.abs(v))[:, 0] * steps[:, None]).ravel()
