@@ -126,7 +126,6 @@ class BatchSampler:
         slot = self._tally.add(options, prompt) if options.is_penalized else None
         row = self._free.pop() if self._free else len(self._requests)
         self._requests[row] = Request(options.seeded(), slot)
-        self._plan = None
         return row
 
     def options(self, row: int) -> Sampling:
@@ -140,7 +139,7 @@ class BatchSampler:
             self._tally.remove(slot)
         del self._requests[row]
         self._free.append(row)
-        self._plan = None
+        self._plan = None  # its row may soon be another's
 
     def choose(self, logits: torch.Tensor, rows: Sequence[int], positions: Sequence[int]) -> Choice:
         """Choose a token for each row of logits.

@@ -61,7 +61,6 @@ class Tally:
         if not self._free:
             self._grow(2 * len(self._lengths) + 1)
         slot = self._free.pop()
-        self._lengths[slot] = 0
         self._reserve(len(tokens))
         line = to_device(tokens, torch.int64, self._device)
         self._history[slot, : len(tokens)] = line

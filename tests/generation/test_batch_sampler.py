@@ -108,6 +108,7 @@ def mixed_options(number):
         Sampling(temperature=1.5, min_p=0.05, seed=4, repetition_penalty=1.2),
         Sampling(frequency_penalty=0.5, logprobs=0),
         Sampling(temperature=1.0, top_k=4, seed=5, banned_token_ids=[0, 3], logit_bias={1: 3.0}),
+        Sampling(temperature=3.0, top_k=2000, top_p=0.9, seed=6),
     ]
     return [kinds[row % len(kinds)] for row in range(number)]
 

@@ -91,6 +91,10 @@ def test_the_tokens_are_those_of_transformers(seed, size, options):
     assert (kept(torch.from_numpy(logits), options) > 0).tolist() == possible.tolist()
 
 
+def test_the_likeliest_token_is_in_every_nucleus():
+    assert kept(torch.tensor([0.0, 2.0, 1.0]), Sampling(temperature=1.0, top_p=1e-300)).tolist() == [0, 1, 0]
+
+
 def test_top_k_leaves_k_of_equal_tokens():
     logits = torch.zeros(7)
     assert (kept(logits, Sampling(temperature=1.0, top_k=3)) > 0).tolist() == [True] * 3 + [False] * 4

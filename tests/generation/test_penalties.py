@@ -104,15 +104,16 @@ def test_one_note_may_name_a_line_several_times():
 
 
 def test_a_line_that_is_used_again_is_empty():
-    options = Sampling(presence_penalty=1.0, repetition_penalty=3.0)
+    options = Sampling(frequency_penalty=1.0, repetition_penalty=3.0)
     tally = Tally(5, CPU)
     first, second = tally.add(options, [1, 2]), tally.add(options, [3])
-    tally.note([0], [first], torch.tensor([4]))
+    tally.note([0, 1], [first, first], torch.tensor([4, 4]))
     tally.remove(first)
     assert tally.add(options, [0]) == first
+    tally.note([0], [first], torch.tensor([4]))
     logits = torch.full((2, 5), 3.0)
     make_edits([options] * 2, [first, second], CPU).apply(logits, tally)
-    assert logits.tolist() == [[1, 3, 3, 3, 3], [3, 3, 3, 1, 3]]
+    assert logits.tolist() == [[1, 3, 3, 3, 0], [3, 3, 3, 1, 3]]
 
 
 @pytest.mark.parametrize("number", [1, 2, 17, 40])
