@@ -169,6 +169,7 @@ def test_llama_cpp_computes_the_same_model(group_size, head):
 
 
 @pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # in torch, where inductor is imported
 @pytest.mark.parametrize("config", [SMALL, BITNET], ids=["llama", "bitnet"])
 def test_transformers_computes_the_same_model(config):
     from benchmarks.harness.models.bounds import Storage
@@ -181,10 +182,15 @@ def test_transformers_computes_the_same_model(config):
             model = build_model(shape.open_reader(), "cpu", dense, torch.float32)
             error = (model(IDS).logits[0, -1] - expected).norm() / expected.norm()
             assert error < tolerance
-        contender = TransformersModel("eager", model, Storage(16, 2, 2), compiled=False)
-        contender.read(IDS)
-        write = contender.begin(IDS.expand(2, -1), 4)
-        assert write(2) > 0 < write(2)
+        texts = []
+        for compiled in (False, True):  # a growing cache, and a static one
+            contender = TransformersModel("eager", model, Storage(16, 2, 2), compiled)
+            contender.read(IDS)
+            write = contender.begin(IDS.expand(2, -1), 4)
+            assert write(2) > 0 < write(2)
+            texts.append(contender.chosen)
+        greedy = model.generate(IDS, max_new_tokens=5, do_sample=False)[0, -5:].tolist()
+        assert texts == [[[token] * 2 for token in greedy]] * 2
 
 
 def test_the_picture_has_a_panel_for_each_batch_and_a_line_at_the_bound(tmp_path):
