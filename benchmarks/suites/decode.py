@@ -70,6 +70,17 @@ class Run:
         if needed > room:
             raise ValueError(f"texts of up to {needed} tokens do not fit the context of {options.shape.name}, {room}")
 
+    def run_all(self) -> None:
+        """Save the weights if asked, measure with every kind of head, and then the start if asked."""
+        options = self.options
+        if options.save:
+            save(options, options.save)
+        for head in options.heads:
+            self.run_head(head)
+        if options.start:
+            with tempfile.TemporaryDirectory() as folder:
+                self.start(options.save or save(options, Path(folder) / "model"))
+
     def run_head(self, head: str) -> None:
         """Build all contenders with a kind of head, measure every case, and give the memory back."""
         options = self.options
@@ -95,7 +106,7 @@ class Run:
             try:
                 make = CONTENDERS[name](options.shape, options.device, head)
                 model, peak = with_peak(partial(self.first_run, make), options.device)
-            except (ValueError, MemoryError) as error:
+            except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
                 self.refusals.append(Refusal(options.shape.name, head, name, str(error)))
                 continue
             finally:
@@ -200,26 +211,26 @@ def save(options: Options, folder: Path) -> Path:
     return folder
 
 
-def run(arguments: Sequence[str] | None = None) -> Report:
-    """Measure, print, and write the files that the command line asks for; an interrupt ends the measuring alone."""
-    options = parse(__doc__, list(CONTENDERS), arguments)
-    if options.save:
-        save(options, options.save)
-    with Progress(console=Console(stderr=True), transient=True) as progress, torch.inference_mode():
-        measured = Run(options, progress)
-        try:
-            for head in options.heads:
-                measured.run_head(head)
-            if options.start:
-                with tempfile.TemporaryDirectory() as folder:
-                    place = options.save or save(options, Path(folder) / "model")
-                    measured.start(place)
-        except KeyboardInterrupt:
-            progress.console.print("interrupted: what follows is what there was so far")
-    report = measured.report()
+def publish(report: Report, options: Options) -> None:
+    """Print a report, and write the files that the command line asks for."""
     print_report(report)
     if options.json:
         write(report, options.json)
     if options.picture:
         draw(report, options.picture)
+
+
+def run(arguments: Sequence[str] | None = None) -> Report:
+    """Measure and publish; an interrupt ends the measuring alone, and an error is raised behind the figures so far."""
+    options = parse(__doc__, list(CONTENDERS), arguments)
+    progress = Progress(console=Console(stderr=True), transient=True)
+    measured = Run(options, progress)
+    try:
+        with progress, torch.inference_mode():
+            measured.run_all()
+    except KeyboardInterrupt:
+        print("interrupted: what follows is what there was so far", file=sys.stderr)
+    finally:
+        report = measured.report()
+        publish(report, options)
     return report

@@ -1,6 +1,7 @@
 """The benchmark of whole models, from its command line to its files, on models so small that only the fields count."""
 
 import dataclasses
+from contextlib import nullcontext
 from importlib.util import find_spec
 
 import numpy as np
@@ -102,6 +103,19 @@ def test_texts_beyond_the_context_are_refused_before_anything_is_built():
         decode.run(["--shape", "tiny", "--context", "1024"])
 
 
+@pytest.mark.usefixtures("small_limits", "small_shape")
+@pytest.mark.parametrize(("error", "is_raised"), [(KeyboardInterrupt, False), (RuntimeError, True)])
+def test_an_end_before_the_end_loses_no_figures(tmp_path, monkeypatch, error, is_raised):
+    def stop(*arguments):
+        raise error("in the middle")
+
+    monkeypatch.setattr(decode.Run, "prefill", stop)
+    arguments = "--shape small --quick --threads 1 --turns 1 --steps 1 --context 3 --contenders bitnet_jit --json"
+    with pytest.raises(error) if is_raised else nullcontext():
+        decode.run([*arguments.split(), str(tmp_path / "figures.json")])
+    assert [row.contender for row in read(tmp_path / "figures.json").rows] == ["bitnet_jit", "bound"]
+
+
 def test_missing_packages_are_named_with_the_way_to_get_them(monkeypatch):
     monkeypatch.setattr(llama_cpp, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"llama_cpp and gguf not installed \(pip install llama-cpp-python gguf\)"):
@@ -138,9 +152,11 @@ def test_defaults_follow_the_device_and_the_model():
 def test_the_time_of_several_texts_is_without_that_of_their_prompts(monkeypatch):
     """Texts of 4 tokens take 1 s for their prompts and 0.25 s per further token."""
     model = ours.OurModel("a", None, None)
-    asked = iter([1.5, 1.25, 1.0, 2.0])
+    asked = iter([1.5, 1.25, 1.0, 2.0, 1.0, 0.75])
     monkeypatch.setattr(ours, "seconds_of", lambda function: next(asked))
-    assert model.begin(IDS.expand(3, -1), 100)(4) == 0.25
+    write = model.begin(IDS.expand(3, -1), 100)
+    assert write(4) == 0.25
+    assert write(4) == 0.15  # a whole text within the time of its prompts: of five tokens, the mean
 
 
 def test_the_share_outside_counts_what_the_profiler_sees():
@@ -169,6 +185,7 @@ def test_llama_cpp_computes_the_same_model(group_size, head):
 
 
 @pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # in torch, where inductor is imported
 @pytest.mark.parametrize("config", [SMALL, BITNET], ids=["llama", "bitnet"])
 def test_transformers_computes_the_same_model(config):
     from benchmarks.harness.models.bounds import Storage
@@ -181,10 +198,15 @@ def test_transformers_computes_the_same_model(config):
             model = build_model(shape.open_reader(), "cpu", dense, torch.float32)
             error = (model(IDS).logits[0, -1] - expected).norm() / expected.norm()
             assert error < tolerance
-        contender = TransformersModel("eager", model, Storage(16, 2, 2), compiled=False)
-        contender.read(IDS)
-        write = contender.begin(IDS.expand(2, -1), 4)
-        assert write(2) > 0 < write(2)
+        texts = []
+        for compiled in (False, True):  # a growing cache, and a static one
+            contender = TransformersModel("eager", model, Storage(16, 2, 2), compiled)
+            contender.read(IDS)
+            write = contender.begin(IDS.expand(2, -1), 4)
+            assert write(2) > 0 < write(2)
+            texts.append(contender.chosen)
+        greedy = model.generate(IDS, max_new_tokens=5, do_sample=False)[0, -5:].tolist()
+        assert texts == [[[token] * 2 for token in greedy]] * 2
 
 
 def test_the_picture_has_a_panel_for_each_batch_and_a_line_at_the_bound(tmp_path):

@@ -131,7 +131,7 @@ def make_row(
         contender=contender,
         tokens_per_s=round(tokens / seconds.least, 2),
         median_tokens_per_s=round(tokens / seconds.median, 2),
-        ms=round(1e3 * seconds.least, 3),
+        ms=round(1e3 * seconds.least, 5),
         share_of_bound=round(demand.min_seconds(rates) / seconds.least, 3) if rates.read else None,
         limit=demand.nearer_limit(rates) if rates.read else None,
         outside_share=None if outside_share is None else round(outside_share, 3),

@@ -65,7 +65,8 @@ class OurModel:
             nonlocal least
             least = min(least, seconds_of(lambda: self.read(ids)))
             whole = seconds_of(lambda: self.decoder.generate(ids, max_new_tokens=1 + steps))
-            return (whole - least) / steps
+            # on a machine too busy to tell, the mean with the first token, which takes longer than the others
+            return (whole - least) / steps if whole > least else whole / (1 + steps)
 
         return write
 

@@ -39,8 +39,9 @@ class TransformersModel:
 
     def __init__(self, name: str, model: Any, storage: Storage, compiled: bool) -> None:
         self.name, self.model, self.storage, self.compiled = name, model, storage, compiled
-        self._prefill = torch.compile(model) if compiled else model
-        self._step = torch.compile(model, mode="reduce-overhead", fullgraph=True) if compiled else model
+        self._prefill = torch.compile(model, dynamic=False) if compiled else model
+        self._step = torch.compile(model, mode="reduce-overhead", fullgraph=True, dynamic=False) if compiled else model
+        self.chosen: list[list[int]] = []  # the tokens of each step of the last text
 
     def set_threads(self, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -51,16 +52,21 @@ class TransformersModel:
 
     def begin(self, ids: torch.Tensor, most_steps: int) -> Callable[[int], float]:
         """Read prompts (B, T); return a function that writes tokens and gives the seconds of each."""
+        if self.compiled:
+            torch.compiler.reset()  # every size of the cache is compiled anew, and the number of times is limited
         cache = self._new_cache(ids.shape[1] + 1 + most_steps)
         chosen, position = self._first_token(ids, cache), torch.tensor([ids.shape[1]], device=self.model.device)
+        self.chosen = [chosen[:, 0].tolist()]
 
         def step() -> None:
             nonlocal chosen
+            if self.compiled:
+                torch.compiler.cudagraph_mark_step_begin()
             with torch.no_grad():
                 logits = self._step(chosen, past_key_values=cache, position_ids=position[None], use_cache=True).logits
             chosen = logits[:, -1].argmax(-1, keepdim=True).clone()  # the graph's next replay overwrites its output
             position.add_(1)
-            chosen.tolist()
+            self.chosen.append(chosen[:, 0].tolist())
 
         return lambda steps: sum(seconds_of(step) for _ in range(steps)) / steps
 
