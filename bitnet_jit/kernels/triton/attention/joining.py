@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from bitnet_jit.kernels.triton.attention.piece import PAGE, join
+from bitnet_jit.kernels.triton.attention.piece import PAGE, fades, joined
 from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
 
 UNROLLED = tl.constexpr(16)  # pieces whose results are on their way together
@@ -43,11 +43,11 @@ def join_kernel(
             ls = ls + (tl.load(totals_ptr + place + one, mask=there & (one >= 0), other=0.0),)
             accs = accs + (tl.load(sums_ptr + place * HEAD_DIM + d, mask=there & (d < HEAD_DIM), other=0.0),)
         for n in tl.static_range(UNROLLED):
-            larger, joined_l, joined = join(largest, l, acc, ms[n], ls[n], accs[n])
+            larger, old, new = fades(largest, ms[n])
             there = begin + n < pieces
             largest = tl.where(there, larger, largest)
-            l = tl.where(there, joined_l, l)  # noqa: E741
-            acc = tl.where(there, joined, acc)
+            l = tl.where(there, joined(l, ls[n], old, new), l)  # noqa: E741
+            acc = tl.where(there, joined(acc, accs[n], old[:, None], new[:, None]), acc)
     l = tl.where(position >= 0, l, 1.0)  # noqa: E741
     y = tl.div_rn(acc, l[:, None] + tl.zeros_like(acc))
     tl.store(y_ptr + row * HEAD_DIM + d, y.to(y_ptr.dtype.element_ty), mask=d < HEAD_DIM)

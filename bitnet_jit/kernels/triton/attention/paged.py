@@ -100,12 +100,12 @@ def split(problem: Problem, sizes: Sizes, config: AttentionConfig) -> tuple[Laun
         "SCALE": scale_of(problem),
         "ROWS": min_rows(problem),
         "BLOCK_R": sequences_of(sizes),
-        **blocks_of(problem),
+        **blocks_of(problem, "BLOCK_HALF", "BLOCK_V"),
         "STAGES": config.num_stages if turns < sizes.pages else 0,
         "PDL": target.supports_pdl(problem.gpu),
     }
-    names = ("R", "M", "HEADS", "HEAD_DIM", "BLOCK_DIM", "PDL")
-    joining = {name: constants[name] for name in names}
+    shared = {name: constants[name] for name in ("R", "M", "HEADS", "HEAD_DIM")}
+    joining = {**shared, **blocks_of(problem, "BLOCK_DIM"), "PDL": constants["PDL"]}
     operands = (*RESULTS, "positions", "starts", "y")
     return (
         Launch(piece_kernel, tiles * turns, (*ARGUMENTS, *RESULTS), constants, config.piece_warps),
@@ -132,7 +132,7 @@ def write(problem: Problem, sizes: Sizes) -> Launch:
         **heads_of(problem),
         "TOKENS": tokens,
         "BLOCK_R": sequences_of(sizes),
-        **blocks_of(problem),
+        **blocks_of(problem, "BLOCK_HALF", "BLOCK_DIM"),
         "PDL": target.supports_pdl(problem.gpu),
     }
     programs = num_tiles(sizes.tokens, sizes.sequences, tokens) * problem.kv_heads
@@ -150,7 +150,7 @@ def whole(problem: Problem, sizes: Sizes, config: AttentionConfig) -> Launch:
         "SCALE": scale_of(problem),
         "ROWS": rows,
         "BLOCK_R": sequences_of(sizes),
-        **blocks_of(problem),
+        **blocks_of(problem, "BLOCK_HALF", "BLOCK_V"),
         "STAGES": config.num_stages,
         "PDL": target.supports_pdl(problem.gpu),
     }
@@ -167,10 +167,11 @@ def heads_of(problem: Problem) -> dict[str, int]:
     return {"HEADS": problem.heads, "KV": problem.kv_heads, "HEAD_DIM": problem.head_dim}
 
 
-def blocks_of(problem: Problem) -> dict[str, int]:
-    """Return the sides of tiles of half a head and of a head."""
-    half, whole = (max(16, triton.next_power_of_2(size)) for size in (problem.head_dim // 2, problem.head_dim))
-    return {"BLOCK_HALF": half, "BLOCK_DIM": whole}
+def blocks_of(problem: Problem, *names: str) -> dict[str, int]:
+    """Return the sides of tiles: of half a head, of a head, of half of a value."""
+    half, whole = (max(16, int(triton.next_power_of_2(size))) for size in (problem.head_dim // 2, problem.head_dim))
+    sides = {"BLOCK_HALF": half, "BLOCK_DIM": whole, "BLOCK_V": max(16, whole // 2)}
+    return {name: sides[name] for name in names}
 
 
 def scale_of(problem: Problem) -> float:
@@ -203,7 +204,7 @@ def max_rows(problem: Problem) -> int:
     known = gpu is None or (target.is_nvidia(gpu) and float(gpu.arch) // 1 in (8, 9, 12))
     if problem.cache_dtype == "float32" or not known:
         return least
-    return max(least, min(128, ACC_NUMBERS // blocks_of(problem)["BLOCK_DIM"] * 2))
+    return max(least, min(128, ACC_NUMBERS // blocks_of(problem, "BLOCK_DIM")["BLOCK_DIM"] * 2))
 
 
 def configs(problem: Problem) -> tuple[AttentionConfig, ...]:

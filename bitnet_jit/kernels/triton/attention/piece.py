@@ -7,6 +7,9 @@ Every sum is one of `tl.dot`, in steps of K that its tile does not change: l is 
 `tl.sum` depends on the number of warps. So all kernels here give a token the same bits, however many tokens, heads and
 warps a program has. Operands are of the cache's dtype: q and p are rounded to it as k and v are; float32 is multiplied
 as it is, on no tensor core.
+
+Queries and keys have their heads' halves at 0 and BLOCK_HALF, sums the columns of v in two tiles: one tile of sums beside
+those so far takes more registers than there are.
 """
 
 import triton
@@ -20,40 +23,42 @@ INFINITY_BITS = tl.constexpr(0x7F800000)
 
 
 @triton.jit
-def load_keys(keys_ptr, page, there, KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr):
-    """Load a page's keys of one head as two halves (BLOCK_HALF, PAGE); keys_ptr is of page 0 and that head."""
-    HALF: tl.constexpr = HEAD_DIM // 2
-    d = tl.arange(0, BLOCK_HALF)[:, None]
-    ptrs = keys_ptr + page.to(tl.int64) * (KV * HEAD_DIM * PAGE) + (d * PAGE + tl.arange(0, PAGE)[None, :])
-    if BLOCK_HALF == HALF:
-        there = there & (d >= 0)
+def halves_joined(a, b):
+    """Return (..., n) and (..., n) as (..., 2 n), one behind the other."""
+    if len(a.shape) == 1:
+        both = tl.reshape(tl.permute(tl.join(a, b), (1, 0)), (2 * a.shape[0],))
     else:
-        there = there & (d < HALF)
-    k1 = tl.load(ptrs, mask=there, other=0.0)
-    k2 = tl.load(ptrs + HALF * PAGE, mask=there, other=0.0)
-    return k1, k2
+        both = tl.reshape(tl.permute(tl.join(a, b), (0, 2, 1)), (a.shape[0], 2 * a.shape[1]))
+    return both
 
 
 @triton.jit
-def load_values(values_ptr, page, count, KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr):
-    """Load a page's first `count` values of one head (PAGE, BLOCK_DIM), and 0 behind them, whatever lies there."""
-    slot, d = tl.arange(0, PAGE)[:, None], tl.arange(0, BLOCK_DIM)[None, :]
-    there = (slot < count) & (d < HEAD_DIM)
-    ptrs = values_ptr + page.to(tl.int64) * (KV * HEAD_DIM * PAGE) + (slot * HEAD_DIM + d)
+def load_keys(keys_ptr, page, there, KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr):
+    """Load a page's keys of one head (2 BLOCK_HALF, PAGE); keys_ptr is of page 0 and that head."""
+    HALF: tl.constexpr = HEAD_DIM // 2
+    row = tl.arange(0, 2 * BLOCK_HALF)[:, None]
+    if BLOCK_HALF == HALF:
+        d, there = row, there & (row >= 0)
+    else:
+        d = row % BLOCK_HALF + row // BLOCK_HALF * HALF
+        there = there & (row % BLOCK_HALF < HALF)
+    ptrs = keys_ptr + page.to(tl.int64) * (KV * HEAD_DIM * PAGE) + (d * PAGE + tl.arange(0, PAGE)[None, :])
     return tl.load(ptrs, mask=there, other=0.0)
 
 
 @triton.jit
-def multiply(a, b, acc):
-    """Multiply tiles with float32 sums; float32 operands by float32's own products."""
-    return tl.dot(a, b, acc, input_precision="ieee")
+def load_values(values_ptr, page, count, KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_V: tl.constexpr):
+    """Load a page's first `count` values of one head, two times (PAGE, BLOCK_V), and 0 behind them, whatever lies there."""
+    slot, d = tl.arange(0, PAGE)[:, None], tl.arange(0, BLOCK_V)[None, :]
+    ptrs = values_ptr + page.to(tl.int64) * (KV * HEAD_DIM * PAGE) + (slot * HEAD_DIM + d)
+    v1 = tl.load(ptrs, mask=(slot < count) & (d < HEAD_DIM), other=0.0)
+    return v1, tl.load(ptrs + BLOCK_V, mask=(slot < count) & (d + BLOCK_V < HEAD_DIM), other=0.0)
 
 
 @triton.jit
-def scores_of(q1, q2, k1, k2):
-    """Return products of queries and keys (rows, PAGE)."""
-    s = multiply(q1, k1, tl.zeros((q1.shape[0], PAGE), tl.float32))
-    return multiply(q2, k2, s)
+def multiply(a, b):
+    """Multiply tiles with float32 sums; float32 operands by float32's own products."""
+    return tl.dot(a, b, tl.zeros((a.shape[0], b.shape[1]), tl.float32), input_precision="ieee")
 
 
 @triton.jit
@@ -65,12 +70,10 @@ def weights_of(s, SCALE: tl.constexpr):
 
 
 @triton.jit
-def sums_of(p, v):
-    """Return l (rows,) and acc (rows, BLOCK_DIM) of a piece; p and v are of one dtype."""
-    ROWS: tl.constexpr = p.shape[0]
-    ones = tl.full((PAGE, ONES), 1.0, tl.float32).to(v.dtype)
-    l = tl.max(multiply(p, ones, tl.zeros((ROWS, ONES), tl.float32)), axis=1)  # noqa: E741
-    return l, multiply(p, v, tl.zeros((ROWS, v.shape[1]), tl.float32))
+def total_of(p):
+    """Return l (rows,) of p (rows, PAGE)."""
+    ones = tl.full((PAGE, ONES), 1.0, tl.float32).to(p.dtype)
+    return tl.max(multiply(p, ones), axis=1)
 
 
 @triton.jit
@@ -82,32 +85,39 @@ def lone_sums(acc, p, v, tokens, positions_ptr, first_position, first, stop):
     slot = first_position + tl.arange(0, PAGE)[:, None]
     for token in tl.range(first, stop, num_stages=1):
         seen = tl.where(slot <= tl.load(positions_ptr + token), v, 0.0)
-        one = multiply(p, seen.to(v.dtype), tl.zeros((p.shape[0], v.shape[1]), tl.float32))
-        acc = tl.where((tokens == token)[:, None], one, acc)
+        acc = tl.where((tokens == token)[:, None], multiply(p, seen.to(v.dtype)), acc)
     return acc
 
 
 @triton.jit
-def attend_masked(
-    q1, q2, k1, k2, v, positions, tokens, positions_ptr, first_position, first, stop, SCALE: tl.constexpr
-):
-    """Return m, l, acc of a piece of which rows see what is not behind their position."""
-    column = first_position + tl.arange(0, PAGE)[None, :]
-    s = tl.where(column <= positions[:, None], scores_of(q1, q2, k1, k2), float("-inf"))
-    m, p = weights_of(s, SCALE)
-    p = p.to(v.dtype)
-    l, acc = sums_of(p, v)  # noqa: E741
-    if stop - first > 1:
-        bits = v.to(tl.float32).to(tl.int32, bitcast=True) & 0x7FFFFFFF
-        if tl.max(tl.max(bits, axis=1), axis=0) >= INFINITY_BITS:
-            acc = lone_sums(acc, p, v, tokens, positions_ptr, first_position, first, stop)
-    return m, l, acc
+def largest_bits(v):
+    """Return the bits of the largest magnitude of v; infinity and NaN are the largest."""
+    return tl.max(tl.max(v.to(tl.float32).to(tl.int32, bitcast=True) & 0x7FFFFFFF, axis=1), axis=0)
 
 
 @triton.jit
-def join(M, l, acc, m, l_i, acc_i):  # noqa: E741
-    """Return the state (M, l, acc) of the pieces so far with one more, m (rows,), l_i (rows,), acc_i (rows, ...)."""
+def attend_masked(q, k, v1, v2, positions, tokens, positions_ptr, first_position, first, stop, SCALE: tl.constexpr):
+    """Return m, l and both tiles of acc of a piece of which rows see what is not behind their position."""
+    column = first_position + tl.arange(0, PAGE)[None, :]
+    m, p = weights_of(tl.where(column <= positions[:, None], multiply(q, k), float("-inf")), SCALE)
+    p = p.to(v1.dtype)
+    l, acc1, acc2 = total_of(p), multiply(p, v1), multiply(p, v2)  # noqa: E741
+    if stop - first > 1:
+        if tl.maximum(largest_bits(v1), largest_bits(v2)) >= INFINITY_BITS:
+            acc1 = lone_sums(acc1, p, v1, tokens, positions_ptr, first_position, first, stop)
+            acc2 = lone_sums(acc2, p, v2, tokens, positions_ptr, first_position, first, stop)
+    return m, l, acc1, acc2
+
+
+@triton.jit
+def fades(M, m):
+    """Return max(M, m), and the factors of the state so far and of the piece."""
     largest = tl.maximum(M, m)
     base = tl.where(largest == float("-inf"), 0.0, largest)
-    old, new = tl.exp2(M - base), tl.exp2(m - base)
-    return largest, tl.fma(l_i, new, l * old), tl.fma(acc_i, new[:, None], acc * old[:, None])
+    return largest, tl.exp2(M - base), tl.exp2(m - base)
+
+
+@triton.jit
+def joined(state, piece, old, new):
+    """Return l or acc of the pieces so far with one more's."""
+    return tl.fma(piece, new + tl.zeros_like(piece), state * old)

@@ -15,10 +15,11 @@ import triton.language as tl
 from bitnet_jit.kernels.triton.attention.piece import (
     PAGE,
     attend_masked,
+    halves_joined,
     load_keys,
     load_values,
-    scores_of,
-    sums_of,
+    multiply,
+    total_of,
     weights_of,
 )
 from bitnet_jit.kernels.triton.attention.tiles import load_halves, positions_of, rotated, tile_of
@@ -28,13 +29,15 @@ from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
 @triton.jit
 def load_token(
     qkv_ptr, token, there, kv,
-    HEADS: tl.constexpr, KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_DIM: tl.constexpr,
+    HEADS: tl.constexpr, KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """Load a token's key, in halves, and value."""
+    """Load a token's key and its value, each in two halves."""
     row = qkv_ptr + tl.cast(token, tl.int64) * ((HEADS + 2 * KV) * HEAD_DIM) + (HEADS + kv) * HEAD_DIM
-    half, d = tl.arange(0, BLOCK_HALF), tl.arange(0, BLOCK_DIM)
+    half, d = tl.arange(0, BLOCK_HALF), tl.arange(0, BLOCK_V)
     k1, k2 = load_halves(row + half, there & (half < HEAD_DIM // 2), HEAD_DIM // 2)
-    return k1, k2, tl.load(row + KV * HEAD_DIM + d, mask=there & (d < HEAD_DIM), other=0.0)
+    v1 = tl.load(row + KV * HEAD_DIM + d, mask=there & (d < HEAD_DIM), other=0.0)
+    v2 = tl.load(row + KV * HEAD_DIM + BLOCK_V + d, mask=there & (d + BLOCK_V < HEAD_DIM), other=0.0)
+    return k1, k2, v1, v2
 
 
 @triton.jit
@@ -47,52 +50,56 @@ def load_angles(rotary_ptr, position, there, HEAD_DIM: tl.constexpr, BLOCK_HALF:
 
 @triton.jit
 def put_token(
-    k1, k2, v, x1, x2, x_v, cos, sin, slot, there, own, page, keys_ptr, values_ptr,
-    KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_DIM: tl.constexpr,
+    k, v1, v2, x1, x2, new_v1, new_v2, cos, sin, slot, there, own, page, keys_ptr, values_ptr,
+    KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
     """Put a loaded token, if it is there, into the keys and values of its page, and with `own` into memory, too."""
     HALF: tl.constexpr = HEAD_DIM // 2
-    half, d = tl.arange(0, BLOCK_HALF), tl.arange(0, BLOCK_DIM)
-    new1, new2 = rotated(x1, x2, cos, sin, k1.dtype)
-    new_v, begin = x_v.to(v.dtype), page.to(tl.int64) * (KV * HEAD_DIM * PAGE)
-    tl.store(keys_ptr + begin + half * PAGE + slot, new1, mask=there & own & (half < HALF))
-    tl.store(keys_ptr + begin + (half + HALF) * PAGE + slot, new2, mask=there & own & (half < HALF))
-    tl.store(values_ptr + begin + slot * HEAD_DIM + d, new_v, mask=there & own & (d < HEAD_DIM))
+    half, d = tl.arange(0, BLOCK_HALF), tl.arange(0, BLOCK_V)
+    new1, new2 = rotated(x1, x2, cos, sin, k.dtype)
+    new_v1, new_v2, begin = new_v1.to(v1.dtype), new_v2.to(v1.dtype), page.to(tl.int64) * (KV * HEAD_DIM * PAGE)
+    own = there & own
+    tl.store(keys_ptr + begin + half * PAGE + slot, new1, mask=own & (half < HALF))
+    tl.store(keys_ptr + begin + (half + HALF) * PAGE + slot, new2, mask=own & (half < HALF))
+    value_ptrs = values_ptr + begin + slot * HEAD_DIM + d
+    tl.store(value_ptrs, new_v1, mask=own & (d < HEAD_DIM))
+    tl.store(value_ptrs + BLOCK_V, new_v2, mask=own & (d + BLOCK_V < HEAD_DIM))
     here = there & (tl.arange(0, PAGE) == slot)
-    k1 = tl.where(here[None, :], new1[:, None], k1)
-    k2 = tl.where(here[None, :], new2[:, None], k2)
-    return k1, k2, tl.where(here[:, None], new_v[None, :], v)
+    k = tl.where(here[None, :], halves_joined(new1, new2)[:, None], k)
+    return k, tl.where(here[:, None], new_v1[None, :], v1), tl.where(here[:, None], new_v2[None, :], v2)
 
 
 @triton.jit
 def put_tokens(
-    k1, k2, v, piece, start, first, stop, but, page, qkv_ptr, keys_ptr, values_ptr, rotary_ptr, positions_ptr, kv,
-    HEADS: tl.constexpr, KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_DIM: tl.constexpr,
+    k, v1, v2, piece, start, first, stop, but, page, qkv_ptr, keys_ptr, values_ptr, rotary_ptr, positions_ptr, kv,
+    HEADS: tl.constexpr, KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
     """Put the tokens from start to stop, but one, into the keys and values of a page; the tile's own begin at first."""
     for token in tl.range(start, stop, num_stages=1):
         position = tl.load(positions_ptr + token)
         if (position >= piece * PAGE) & (position < (piece + 1) * PAGE) & (token != but):
-            x1, x2, x_v = load_token(qkv_ptr, token, True, kv, HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_DIM)
+            x1, x2, new_v1, new_v2 = load_token(qkv_ptr, token, True, kv, HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V)
             cos, sin = load_angles(rotary_ptr, position, True, HEAD_DIM, BLOCK_HALF)
-            k1, k2, v = put_token(
-                k1, k2, v, x1, x2, x_v, cos, sin, position % PAGE, True, token >= first, page, keys_ptr, values_ptr,
-                KV, HEAD_DIM, BLOCK_HALF, BLOCK_DIM,
+            k, v1, v2 = put_token(
+                k, v1, v2, x1, x2, new_v1, new_v2, cos, sin, position % PAGE, True, token >= first, page, keys_ptr, values_ptr,
+                KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
             )  # fmt: skip
-    return k1, k2, v
+    return k, v1, v2
 
 
 @triton.jit
 def store_results(
-    m, l, acc, piece, tokens, heads, positions, maxima_ptr, totals_ptr, sums_ptr, M,  # noqa: E741
-    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr,
+    m, l, acc1, acc2, piece, tokens, heads, positions, maxima_ptr, totals_ptr, sums_ptr, M,  # noqa: E741
+    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
     """Store m, l and acc of a piece for the rows that see some of it."""
     place = (tokens.to(tl.int64) * HEADS + heads) * M + piece
-    seen, d = piece * PAGE <= positions, tl.arange(0, BLOCK_DIM)[None, :]
+    seen, d = piece * PAGE <= positions, tl.arange(0, BLOCK_V)[None, :]
     tl.store(maxima_ptr + place, m, mask=seen)
     tl.store(totals_ptr + place, l, mask=seen)
-    tl.store(sums_ptr + (place * HEAD_DIM)[:, None] + d, acc, mask=seen[:, None] & (d < HEAD_DIM))
+    ptrs = sums_ptr + (place * HEAD_DIM)[:, None] + d
+    tl.store(ptrs, acc1, mask=seen[:, None] & (d < HEAD_DIM))
+    tl.store(ptrs + BLOCK_V, acc2, mask=seen[:, None] & (d + BLOCK_V < HEAD_DIM))
 
 
 @triton.jit(do_not_specialize=["T", "R", "M", "TURNS"])
@@ -118,7 +125,7 @@ def piece_kernel(
     ROWS: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
-    BLOCK_DIM: tl.constexpr,
+    BLOCK_V: tl.constexpr,
     STAGES: tl.constexpr,  # 0: there is a program for every piece
     PDL: tl.constexpr,
 ):
@@ -139,8 +146,8 @@ def piece_kernel(
     active = turn * PAGE <= highest
     page = tl.load(table_ptr + turn, mask=active, other=0)
     if STAGES == 0:
-        k1, k2 = load_keys(keys_ptr, page, active, KV, HEAD_DIM, BLOCK_HALF)
-        v = load_values(values_ptr, page, highest + 1 - turn * PAGE, KV, HEAD_DIM, BLOCK_DIM)
+        k = load_keys(keys_ptr, page, active, KV, HEAD_DIM, BLOCK_HALF)
+        v1, v2 = load_values(values_ptr, page, highest + 1 - turn * PAGE, KV, HEAD_DIM, BLOCK_V)
         first_position = tl.load(positions_ptr + first, mask=active, other=0)
         fresh = active & (first_position // PAGE == turn)
         first_cos, first_sin = load_angles(rotary_ptr, first_position, fresh, HEAD_DIM, BLOCK_HALF)
@@ -153,52 +160,53 @@ def piece_kernel(
     if active:
         x1, x2 = load_halves(q_ptrs, shown, HEAD_DIM // 2)
         if STAGES == 0:
-            new1, new2, new_v = load_token(qkv_ptr, first, fresh, kv, HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_DIM)
-            k1, k2, v = put_token(
-                k1, k2, v, new1, new2, new_v, first_cos, first_sin, first_position % PAGE, fresh, True, page,
-                keys_ptr, values_ptr, KV, HEAD_DIM, BLOCK_HALF, BLOCK_DIM,
+            new1, new2, new_v1, new_v2 = load_token(qkv_ptr, first, fresh, kv, HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V)
+            k, v1, v2 = put_token(
+                k, v1, v2, new1, new2, new_v1, new_v2, first_cos, first_sin, first_position % PAGE, fresh, True, page,
+                keys_ptr, values_ptr, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
             )  # fmt: skip
-            k1, k2, v = put_tokens(
-                k1, k2, v, turn, start, first, stop, first, page,
+            k, v1, v2 = put_tokens(
+                k, v1, v2, turn, start, first, stop, first, page,
                 qkv_ptr, keys_ptr, values_ptr, rotary_ptr, positions_ptr, kv,
-                HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_DIM,
+                HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
             )  # fmt: skip
-            q1, q2 = rotated(x1, x2, cos, sin, TYPE)
-            m, l, acc = attend_masked(  # noqa: E741
-                q1, q2, k1, k2, v, positions, tokens, positions_ptr, turn * PAGE, first, stop, SCALE
+            q = halves_joined(*rotated(x1, x2, cos, sin, TYPE))
+            m, l, acc1, acc2 = attend_masked(  # noqa: E741
+                q, k, v1, v2, positions, tokens, positions_ptr, turn * PAGE, first, stop, SCALE
             )
             store_results(
-                m, l, acc, turn, tokens, heads, positions, maxima_ptr, totals_ptr, sums_ptr, M,
-                HEADS, HEAD_DIM, BLOCK_DIM,
+                m, l, acc1, acc2, turn, tokens, heads, positions, maxima_ptr, totals_ptr, sums_ptr, M,
+                HEADS, HEAD_DIM, BLOCK_V,
             )  # fmt: skip
         else:
-            q1, q2 = rotated(x1, x2, cos, sin, TYPE)
+            q = halves_joined(*rotated(x1, x2, cos, sin, TYPE))
             old = tl.maximum(tl.load(positions_ptr + start), 0) // PAGE  # pieces without a token of this call
             for piece in tl.range(turn, old, TURNS, num_stages=STAGES):
                 page = tl.load(table_ptr + piece)
-                k1, k2 = load_keys(keys_ptr, page, True, KV, HEAD_DIM, BLOCK_HALF)
-                v = load_values(values_ptr, page, PAGE, KV, HEAD_DIM, BLOCK_DIM)
-                m, p = weights_of(scores_of(q1, q2, k1, k2), SCALE)
-                l, acc = sums_of(p.to(TYPE), v)  # noqa: E741
+                k = load_keys(keys_ptr, page, True, KV, HEAD_DIM, BLOCK_HALF)
+                v1, v2 = load_values(values_ptr, page, PAGE, KV, HEAD_DIM, BLOCK_V)
+                m, p = weights_of(multiply(q, k), SCALE)
+                p = p.to(TYPE)
+                l, acc1, acc2 = total_of(p), multiply(p, v1), multiply(p, v2)  # noqa: E741
                 store_results(
-                    m, l, acc, piece, tokens, heads, positions, maxima_ptr, totals_ptr, sums_ptr, M,
-                    HEADS, HEAD_DIM, BLOCK_DIM,
+                    m, l, acc1, acc2, piece, tokens, heads, positions, maxima_ptr, totals_ptr, sums_ptr, M,
+                    HEADS, HEAD_DIM, BLOCK_V,
                 )  # fmt: skip
             for piece in tl.range(
                 turn + tl.maximum(old - turn + TURNS - 1, 0) // TURNS * TURNS, highest // PAGE + 1, TURNS, num_stages=1
             ):
                 page = tl.load(table_ptr + piece)
-                k1, k2 = load_keys(keys_ptr, page, True, KV, HEAD_DIM, BLOCK_HALF)
-                v = load_values(values_ptr, page, highest + 1 - piece * PAGE, KV, HEAD_DIM, BLOCK_DIM)
-                k1, k2, v = put_tokens(
-                    k1, k2, v, piece, start, first, stop, -1, page,
+                k = load_keys(keys_ptr, page, True, KV, HEAD_DIM, BLOCK_HALF)
+                v1, v2 = load_values(values_ptr, page, highest + 1 - piece * PAGE, KV, HEAD_DIM, BLOCK_V)
+                k, v1, v2 = put_tokens(
+                    k, v1, v2, piece, start, first, stop, -1, page,
                     qkv_ptr, keys_ptr, values_ptr, rotary_ptr, positions_ptr, kv,
-                    HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_DIM,
+                    HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
                 )  # fmt: skip
-                m, l, acc = attend_masked(  # noqa: E741
-                    q1, q2, k1, k2, v, positions, tokens, positions_ptr, piece * PAGE, first, stop, SCALE
+                m, l, acc1, acc2 = attend_masked(  # noqa: E741
+                    q, k, v1, v2, positions, tokens, positions_ptr, piece * PAGE, first, stop, SCALE
                 )
                 store_results(
-                    m, l, acc, piece, tokens, heads, positions, maxima_ptr, totals_ptr, sums_ptr, M,
-                    HEADS, HEAD_DIM, BLOCK_DIM,
+                    m, l, acc1, acc2, piece, tokens, heads, positions, maxima_ptr, totals_ptr, sums_ptr, M,
+                    HEADS, HEAD_DIM, BLOCK_V,
                 )  # fmt: skip

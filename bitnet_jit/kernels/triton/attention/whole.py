@@ -10,11 +10,13 @@ import triton.language as tl
 from bitnet_jit.kernels.triton.attention.piece import (
     PAGE,
     attend_masked,
-    join,
+    fades,
+    halves_joined,
+    joined,
     load_keys,
     load_values,
-    scores_of,
-    sums_of,
+    multiply,
+    total_of,
     weights_of,
 )
 from bitnet_jit.kernels.triton.attention.tiles import load_halves, positions_of, rotated, tile_of
@@ -42,7 +44,7 @@ def whole_kernel(
     ROWS: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
-    BLOCK_DIM: tl.constexpr,
+    BLOCK_V: tl.constexpr,
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -67,34 +69,40 @@ def whole_kernel(
     gdc_wait(PDL)
     gdc_launch_dependents(PDL)  # behind the wait: so what begins next finds this call's keys and values written
     x1, x2 = load_halves(q_ptrs, shown, HEAD_DIM // 2)
-    q1, q2 = rotated(x1, x2, cos, sin, TYPE)
+    q = halves_joined(*rotated(x1, x2, cos, sin, TYPE))
     keys_ptr += kv * (HEAD_DIM * PAGE)
     values_ptr += kv * (HEAD_DIM * PAGE)
     largest = tl.full((ROWS,), float("-inf"), tl.float32)
     l = tl.zeros((ROWS,), tl.float32)  # noqa: E741
-    acc = tl.zeros((ROWS, BLOCK_DIM), tl.float32)
+    acc1 = tl.zeros((ROWS, BLOCK_V), tl.float32)
+    acc2 = tl.zeros((ROWS, BLOCK_V), tl.float32)
     full = (lowest + 1) // PAGE
     for piece in tl.range(0, full, num_stages=STAGES):
         page = tl.load(table_ptr + piece)
-        k1, k2 = load_keys(keys_ptr, page, True, KV, HEAD_DIM, BLOCK_HALF)
-        v = load_values(values_ptr, page, PAGE, KV, HEAD_DIM, BLOCK_DIM)
-        m, p = weights_of(scores_of(q1, q2, k1, k2), SCALE)
-        l_i, acc_i = sums_of(p.to(TYPE), v)
-        largest, l, acc = join(largest, l, acc, m, l_i, acc_i)  # noqa: E741
+        k = load_keys(keys_ptr, page, True, KV, HEAD_DIM, BLOCK_HALF)
+        v1, v2 = load_values(values_ptr, page, PAGE, KV, HEAD_DIM, BLOCK_V)
+        m, p = weights_of(multiply(q, k), SCALE)
+        largest, old, new = fades(largest, m)
+        p = p.to(TYPE)
+        l = joined(l, total_of(p), old, new)  # noqa: E741
+        acc1 = joined(acc1, multiply(p, v1), old[:, None], new[:, None])
+        acc2 = joined(acc2, multiply(p, v2), old[:, None], new[:, None])
     for piece in tl.range(full, (highest + PAGE) // PAGE, num_stages=1):
         page, begin = tl.load(table_ptr + piece), piece * PAGE
-        k1, k2 = load_keys(keys_ptr, page, True, KV, HEAD_DIM, BLOCK_HALF)
-        v = load_values(values_ptr, page, highest + 1 - begin, KV, HEAD_DIM, BLOCK_DIM)
-        m, l_i, acc_i = attend_masked(
-            q1, q2, k1, k2, v, positions, tokens, positions_ptr, begin, first, stop, SCALE
+        k = load_keys(keys_ptr, page, True, KV, HEAD_DIM, BLOCK_HALF)
+        v1, v2 = load_values(values_ptr, page, highest + 1 - begin, KV, HEAD_DIM, BLOCK_V)
+        m, l_i, acc1_i, acc2_i = attend_masked(
+            q, k, v1, v2, positions, tokens, positions_ptr, begin, first, stop, SCALE
         )  # fmt: skip
         seen = begin <= positions
-        largest_i, joined_l, joined = join(largest, l, acc, m, l_i, acc_i)
-        largest = tl.where(seen, largest_i, largest)
-        l = tl.where(seen, joined_l, l)  # noqa: E741
-        acc = tl.where(seen[:, None], joined, acc)
-    l = tl.where(positions >= 0, l, 1.0)  # noqa: E741
-    y = tl.div_rn(acc, l[:, None] + tl.zeros_like(acc))
-    d = tl.arange(0, BLOCK_DIM)[None, :]
+        larger, old, new = fades(largest, m)
+        largest = tl.where(seen, larger, largest)
+        l = tl.where(seen, joined(l, l_i, old, new), l)  # noqa: E741
+        acc1 = tl.where(seen[:, None], joined(acc1, acc1_i, old[:, None], new[:, None]), acc1)
+        acc2 = tl.where(seen[:, None], joined(acc2, acc2_i, old[:, None], new[:, None]), acc2)
+    l = tl.where(positions >= 0, l, 1.0)[:, None] + tl.zeros_like(acc1)  # noqa: E741
+    d = tl.arange(0, BLOCK_V)[None, :]
     y_ptrs = y_ptr + (tokens.to(tl.int64) * (HEADS * HEAD_DIM) + heads * HEAD_DIM)[:, None] + d
-    tl.store(y_ptrs, y.to(y_ptr.dtype.element_ty), mask=there[:, None] & (d < HEAD_DIM))
+    y1, y2 = tl.div_rn(acc1, l), tl.div_rn(acc2, l)
+    tl.store(y_ptrs, y1.to(y_ptr.dtype.element_ty), mask=there[:, None] & (d < HEAD_DIM))
+    tl.store(y_ptrs + BLOCK_V, y2.to(y_ptr.dtype.element_ty), mask=there[:, None] & (d + BLOCK_V < HEAD_DIM))

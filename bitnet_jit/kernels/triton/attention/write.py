@@ -49,7 +49,9 @@ def write_kernel(
     k1, k2 = rotated(x1, x2, cos, sin, TYPE)
     begin = (pages * KV + kv) * (HEAD_DIM * PAGE)
     slots = positions % PAGE
-    key_ptrs = keys_ptr + (begin + slots)[None, :] + tl.arange(0, BLOCK_HALF)[:, None] * PAGE
+    # neighbours but where a page ends; said so that neighbouring threads write them, of no known alignment, so one by one
+    places = tl.max_contiguous(begin + slots, TOKENS)
+    key_ptrs = keys_ptr + places[None, :] + tl.arange(0, BLOCK_HALF)[:, None] * PAGE
     halves = there[None, :] & (tl.arange(0, BLOCK_HALF)[:, None] < HALF)
     tl.store(key_ptrs, tl.trans(k1), mask=halves)
     tl.store(key_ptrs + HALF * PAGE, tl.trans(k2), mask=halves)
