@@ -50,9 +50,9 @@ def run_team(typingctx, fork, threads, function, arguments):
             with here:
                 builder.call(team, [opaque])
             with together:
-                kind = ir.FunctionType(ir.VoidType(), [team.type, POINTER, I32, I32])
-                gomp_parallel = builder.inttoptr(load(builder, fork, 0, I64), kind.as_pointer())
-                builder.call(gomp_parallel, [team, opaque, builder.trunc(threads, I32), ir.Constant(I32, 0)])
+                kind = ir.FunctionType(ir.VoidType(), [team.type, POINTER, I64, I64, I64])
+                run = builder.inttoptr(load(builder, fork, 0, I64), kind.as_pointer())
+                builder.call(run, [team, opaque, threads, ir.Constant(I64, 0), fork])
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, function, arguments), codegen
@@ -94,15 +94,27 @@ def pause(typingctx):
 
 
 @intrinsic
-def call_for_number(typingctx, function):
-    """Call the C function at an address, and return its int."""
+def call_for_number(typingctx, function, fork):
+    """Call the C function at an address with a fork's, and return its int."""
 
     def codegen(context, builder, signature, args):
-        kind = ir.FunctionType(I32, [])
-        number = builder.call(builder.inttoptr(args[0], kind.as_pointer()), [])
+        kind = ir.FunctionType(I32, [I64])
+        number = builder.call(builder.inttoptr(args[0], kind.as_pointer()), [args[1]])
         return builder.sext(number, I64)
 
-    return types.int64(types.int64), codegen
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def call_with_address(typingctx, function, data):
+    """Call the C function at an address with another address."""
+
+    def codegen(context, builder, signature, args):
+        kind = ir.FunctionType(ir.VoidType(), [I64])
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), [args[1]])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
 
 
 @jit
@@ -127,7 +139,7 @@ def member(fork, counters):
     number = pointer(fork, types.int64)[1]
     if number == 0:
         return atomic_add(counters + MEMBERS * COUNTER_BYTES, 1)
-    return call_for_number(number)
+    return call_for_number(number, fork)
 
 
 @jit
