@@ -36,6 +36,7 @@ from bitnet_jit.kernels.numba.threads.pool_memory import (
     generation_of,
     get,
     helper_at,
+    helpers_of,
     put,
     word,
 )
@@ -143,7 +144,7 @@ def park(pool, helper):
         return
     while atomic_load(state) == PARKED:
         futex_wait(state, PARKED, 0)
-    wake(pool, (atomic_load(word(pool, JOB)) >> 13) & 8191)
+    wake(pool, helpers_of(atomic_load(word(pool, JOB))))
 
 
 @jit

@@ -10,9 +10,7 @@ comes later finds the job closed, and touches nothing of it. A caller that finds
 
 import atexit
 import ctypes
-import signal
 import time
-from typing import Any
 
 from llvmlite import ir
 from numba import types
@@ -29,14 +27,18 @@ from bitnet_jit.kernels.numba.intrinsics.atomics import (
 )
 from bitnet_jit.kernels.numba.intrinsics.emit import I32, I64
 from bitnet_jit.kernels.numba.intrinsics.scalars import least
-from bitnet_jit.kernels.numba.threads.helpers import AWAKE, help_callers, wake
-from bitnet_jit.kernels.numba.threads.parallel import call_with_address, pause
+from bitnet_jit.kernels.numba.threads.borrow import MIN_BAN, borrow, openmp_part
+from bitnet_jit.kernels.numba.threads.helpers import help_callers, wake
+from bitnet_jit.kernels.numba.threads.parallel import call_for_number, call_with_address, pause
 from bitnet_jit.kernels.numba.threads.pool_memory import (
     ASLEEP,
+    AWAKE,
+    BAN,
     CAPACITY,
     CLOSED_MASK,
     DATA,
     FUNCTION,
+    HANDLE,
     HELPER,
     INDEX,
     JOB,
@@ -44,8 +46,12 @@ from bitnet_jit.kernels.numba.threads.pool_memory import (
     KEY,
     LATE,
     LEFT,
+    LINE,
     MAX_HELPERS,
     NUMBER,
+    OPENMP,
+    OPENMP_NUMBER,
+    OPENMP_PART,
     OWNER,
     POOL,
     RUN,
@@ -105,7 +111,7 @@ def start_helpers(pool, count):
         put(helper, POOL, pool)
         put(helper, INDEX, index)
         atomic_add(word(pool, RUNNING), 1)
-        if pthread_create((word(helper, STATE + 1), 0, get(pool, HELPER), helper)) != 0:
+        if pthread_create((word(helper, HANDLE), 0, get(pool, HELPER), helper)) != 0:
             atomic_add(word(pool, RUNNING), -1)
             put(pool, CAPACITY, get(pool, STARTED))
             return
@@ -137,46 +143,69 @@ def wait_for_helpers(pool, joined, generation):
 
 
 @jit
-def run_job(function, data, threads, flags, pool):
-    """Call a function with an address on this thread, and on helpers 1..threads-1 as far as they come in time."""
-    if compare_and_swap(word(pool, OWNER), 0, 1) != 0:
-        call_with_address(function, data)
-        return
+def a_helper_is_awake(pool, count):
+    """Return whether one of the helpers 1..count runs, so that the next job finds it."""
+    for index in range(1, count + 1):
+        if atomic_load(word(helper_at(pool, index), STATE)) == AWAKE:
+            return True
+    return False
+
+
+@jit
+def run_with_helpers(pool, threads):
+    """Run the owner's job on this thread, and on helpers 1..threads-1 as far as they come in time."""
     if get(pool, STARTED) < threads - 1:
         start_helpers(pool, threads - 1)
     helpers = least(threads - 1, get(pool, STARTED))
-    put(pool, FUNCTION, function)
-    put(pool, DATA, data)
     put(pool, LEFT, 0)
     generation = generation_of(atomic_load(word(pool, JOB))) + 1
     atomic_store(word(pool, JOB), open_word(generation, helpers))
     wake(pool, helpers)
-    call_with_address(function, data)
+    call_with_address(get(pool, FUNCTION), get(pool, DATA))
     joined = atomic_and(word(pool, JOB), CLOSED_MASK) & JOINED_MASK
     if joined != 0:
         wait_for_helpers(pool, joined, generation)
+
+
+@jit
+def run_job(function, data, threads, flags, pool):
+    """Call a function with an address on this thread and others: helpers, or OpenMP's; on this alone, if all work."""
+    if compare_and_swap(word(pool, OWNER), 0, 1) != 0:
+        call_with_address(function, data)
+        return
+    put(pool, FUNCTION, function)
+    put(pool, DATA, data)
+    if a_helper_is_awake(pool, least(threads - 1, get(pool, STARTED))) or not borrow(pool, threads):
+        run_with_helpers(pool, threads)
     atomic_store(word(pool, OWNER), 0)
 
 
 @jit
-def thread_number(fork):
-    """Return the number of the calling thread."""
-    return pthread_getspecific(get(fork, KEY))
+def thread_number(pool):
+    """Return the number of the calling thread: a helper's, else OpenMP's, which is 0 for all but its own threads."""
+    number = pthread_getspecific(get(pool, KEY))
+    if number == 0 and get(pool, OPENMP) != 0:
+        return call_for_number(get(pool, OPENMP_NUMBER), pool)
+    return number
 
 
 @kernel
-def fill(pool, key, capacity):
+def fill(pool, key, capacity, openmp, openmp_number):
     """Write the words of a new pool; all others are zero."""
     put(pool, RUN, function_address(run_job))
     put(pool, NUMBER, function_address(thread_number))
     put(pool, HELPER, function_address(help_callers))
+    put(pool, OPENMP_PART, function_address(openmp_part))
     put(pool, KEY, key)
     put(pool, CAPACITY, capacity)
+    put(pool, OPENMP, openmp)
+    put(pool, OPENMP_NUMBER, openmp_number)
+    put(pool, BAN, MIN_BAN)
 
 
 @kernel
-def stop(pool):
-    """Ask all helpers to end. One that works ends after its job."""
+def stop_helpers(pool):
+    """Ask all helpers to end; one that works ends after its job. Jobs run on their callers alone from now on."""
     put(pool, CAPACITY, 0)
     atomic_store(word(pool, STOPPED), 1)
     for index in range(1, get(pool, STARTED) + 1):
@@ -186,23 +215,35 @@ def stop(pool):
 
 
 class Pool:
-    """The pool of a process; its threads start when a job asks for them, and end with the interpreter.
+    """A pool; its threads start when a job asks for them, and end with the interpreter.
+
+    Args:
+        openmp: the addresses of GOMP_parallel and omp_get_thread_num, whose threads may be borrowed; 0 for none.
+        capacity: how many helpers there may be.
 
     Attributes:
-        address: of its memory, which is kept to the very end of the process, as is the code that its threads run.
+        address: of its memory (`Fork.address`), which is kept to the end of the process, as is the code that its
+            threads run.
     """
 
-    def __init__(self, capacity: int = MAX_USEFUL) -> None:
+    def __init__(self, openmp: tuple[int, int] = (0, 0), capacity: int = MAX_USEFUL) -> None:
         capacity = min(capacity, MAX_HELPERS)
-        words = pool_words(capacity)
-        libc = ctypes.CDLL(None)
+        memory = (ctypes.c_int64 * (pool_words(capacity) + LINE))()
         key = ctypes.c_uint()
-        if libc.pthread_key_create(ctypes.byref(key), None):
-            raise OSError("no thread-local number is left")
-        self._memory = (ctypes.c_int64 * (words + 16))()
-        self.address = -(-ctypes.addressof(self._memory) // 128) * 128
-        entry = compiled(fill, *(types.int64,) * 3)
-        self._stop = compiled(stop, types.int64)
-        for kept in (self._memory, entry):
+        if error := ctypes.CDLL(None).pthread_key_create(ctypes.byref(key), None):
+            raise OSError(error, "cannot make a number for each thread")
+        self.address = -(-ctypes.addressof(memory) // (8 * LINE)) * (8 * LINE)
+        entry, self._stop = compiled(fill, *(types.int64,) * 5), compiled(stop_helpers, types.int64)
+        for kept in (memory, entry, self._stop):
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
-        entry(self.address, key.value, capacity)
+        entry(self.address, key.value, capacity, *openmp)
+        self._running = ctypes.c_int64.from_address(self.address + 8 * RUNNING)
+        atexit.register(self.stop)
+
+    def stop(self, timeout: float = 1.0) -> None:
+        """End the helpers, and wait that many seconds at most until they have."""
+        atexit.unregister(self.stop)
+        self._stop(self.address)
+        end = time.monotonic() + timeout
+        while self._running.value and time.monotonic() < end:
+            time.sleep(1e-4)

@@ -14,13 +14,14 @@ from bitnet_jit.kernels.numba.intrinsics.pointers import pointer
 LINE = 16  # words: two cache lines, since CPUs fetch them in pairs
 # what callers read: the two functions of a `Fork`, then the thread-local number's key, the helper's code, threads
 RUN, NUMBER, KEY, HELPER, STARTED, CAPACITY, STOPPED, RUNNING = range(8)
-NAME = 8  # of threads, 16 bytes
-OWNER = LINE  # 1 while a caller uses the pool
+OPENMP, OPENMP_NUMBER, OPENMP_PART = 8, 9, 10  # GOMP_parallel, omp_get_thread_num, `openmp_part`; 0 where there is none
+OWNER = LINE  # 1 while a caller uses the pool; the words behind are the owner's
+SAMPLED, PROCESS_TIME, BUSY, PART_END, BORROWED_SINCE, BORROWED_UNTIL, BAN, BANNED_UNTIL = range(LINE + 1, LINE + 9)
 JOB, FUNCTION, DATA = 2 * LINE, 2 * LINE + 1, 2 * LINE + 2
 LEFT, LATE = 3 * LINE, 3 * LINE + 1  # LATE: the generation of a job whose caller fell asleep
 HELPERS = 4 * LINE  # the first helper's words
 HELPER_WORDS = 2 * LINE
-STATE, POOL, INDEX = 0, LINE, LINE + 1  # of a helper; the second pair of lines is its own
+STATE, HANDLE, POOL, INDEX = 0, 1, LINE, LINE + 1  # of a helper; the second pair of lines is its own
 GENERATION, YIELDED, SEEN, REST, RESTED = (LINE + 2 + place for place in range(5))
 AWAKE, PARKED, RESTING = range(3)
 
@@ -73,6 +74,12 @@ def generation_of(job):
 
 
 @jit
+def helpers_of(job):
+    """Return how many helpers may join, by a job's word: 1..n; 0 where it is closed."""
+    return (job >> JOINED_BITS) & JOINED_MASK
+
+
+@jit
 def admits(job, index):
     """Return whether a job's word lets that helper join."""
-    return ((job >> JOINED_BITS) & JOINED_MASK) >= index
+    return helpers_of(job) >= index

@@ -16,7 +16,7 @@ from bitnet_jit.kernels.numba.intrinsics.isa import machine
 
 FUTEX_NUMBERS = {"x86_64": 202, "amd64": 202, "aarch64": 98, "arm64": 98}  # of the system call
 FUTEX_WAIT, FUTEX_WAKE = 128, 129  # of this process alone
-CLOCK_MONOTONIC, RUSAGE_THREAD = 1, 1
+CLOCK_MONOTONIC, CLOCK_PROCESS_CPUTIME, RUSAGE_THREAD = 1, 2, 1
 RUSAGE_WORDS, PREEMPTIONS_AT = 18, 17  # struct rusage as int64, and its ru_nivcsw
 BILLION = 10**9
 
@@ -44,18 +44,26 @@ def scratch(builder, words: int) -> tuple[ir.Value, ir.Value]:
     return space, builder.ptrtoint(space, I64)
 
 
-@intrinsic
-def nanoseconds(typingctx):
-    """Return the time by a clock that is never set, some 20 ns per call."""
+def clock(number: int, doc: str):
+    """Return an intrinsic that reads one of the system's clocks, in nanoseconds."""
 
-    def codegen(context, builder, signature, args):
-        space, address = scratch(builder, 2)
-        call_c(builder, "clock_gettime", CLOCK_MONOTONIC, address)
-        time = builder.load(space)
-        seconds = builder.mul(builder.extract_value(time, 0), ir.Constant(I64, BILLION))
-        return builder.add(seconds, builder.extract_value(time, 1))
+    @intrinsic
+    def read(typingctx):
+        def codegen(context, builder, signature, args):
+            space, address = scratch(builder, 2)
+            call_c(builder, "clock_gettime", number, address)
+            time = builder.load(space)
+            seconds = builder.mul(builder.extract_value(time, 0), ir.Constant(I64, BILLION))
+            return builder.add(seconds, builder.extract_value(time, 1))
 
-    return types.int64(), codegen
+        return types.int64(), codegen
+
+    read.__doc__ = doc
+    return read
+
+
+nanoseconds = clock(CLOCK_MONOTONIC, "Return the time by a clock that is never set, some 20 ns per call.")
+process_nanoseconds = clock(CLOCK_PROCESS_CPUTIME, "Return the time that all threads of this process have run.")
 
 
 @intrinsic
