@@ -1,9 +1,10 @@
 """Borrow torch's OpenMP threads while they are awake.
 
 An OpenMP thread spins for some milliseconds after each of torch's own parallel operations, and a helper would fight it
-for its core. So while our helpers sleep, and this process has about as many threads running as the caller asks for, a
-job goes to GOMP_parallel. Its join waits for every thread, begun or not; where that took long, nothing is borrowed for
-a while. From time to time the helpers are tried again: our own jobs, too, keep OpenMP's threads awake.
+for its core. So while our helpers sleep, and the first of the calling thread's OpenMP threads runs, by the clock that
+counts its time, a job goes to GOMP_parallel. Its join waits for every thread, begun or not; where that took long,
+nothing is borrowed for a while. From time to time the helpers are tried again: our own jobs, too, keep OpenMP's
+threads awake. A caller learns of that clock by one job on OpenMP's threads, when a helper has had to rest.
 """
 
 from llvmlite import ir
@@ -15,25 +16,36 @@ from bitnet_jit.kernels.numba.intrinsics.emit import I32, I64
 from bitnet_jit.kernels.numba.intrinsics.scalars import least
 from bitnet_jit.kernels.numba.threads.parallel import call_for_number, call_with_address
 from bitnet_jit.kernels.numba.threads.pool_memory import (
+    AWAKE_THREADS,
     BAN,
     BANNED_UNTIL,
     BORROWED_SINCE,
     BORROWED_UNTIL,
-    BUSY,
+    CLOCK,
     DATA,
     FUNCTION,
     OPENMP,
+    OPENMP_KEY,
     OPENMP_NUMBER,
     OPENMP_PART,
     PART_END,
-    PROCESS_TIME,
+    RAN,
+    RESTED,
     SAMPLED,
     get,
+    helper_at,
     put,
 )
-from bitnet_jit.kernels.numba.threads.system_calls import nanoseconds, process_nanoseconds
+from bitnet_jit.kernels.numba.threads.system_calls import (
+    clock_of_this_thread,
+    nanoseconds,
+    pthread_getspecific,
+    pthread_setspecific,
+    running_time,
+)
 
 MIN_SAMPLE, MAX_SAMPLE = 20_000, 50_000_000  # ns of a sample of how many threads run
+UNKNOWN = 1  # a clock that no thread has
 TRIAL_EVERY, TRIAL = 1_000_000_000, 20_000_000  # ns: helpers are tried after so long a time, for so long
 STALL = 1_000_000  # ns of waiting for other threads that are another process's
 MIN_BAN, MAX_BAN = 20_000_000, 1_000_000_000  # ns without borrowing after a stall
@@ -56,22 +68,47 @@ def call_openmp(typingctx, address, function, data, threads):
 @jit
 def openmp_part(pool):
     """Run the owner's job on one of OpenMP's threads; the caller is its number 0."""
+    number = call_for_number(get(pool, OPENMP_NUMBER), pool)
+    if number == 1:
+        put(pool, CLOCK, clock_of_this_thread())
     call_with_address(get(pool, FUNCTION), get(pool, DATA))
-    if call_for_number(get(pool, OPENMP_NUMBER), pool) == 0:
+    if number == 0:
         put(pool, PART_END, nanoseconds())
 
 
 @jit
-def other_threads_run(pool, threads, now):
-    """Return whether about `threads` threads of this process have run since this was asked last."""
-    wall = now - get(pool, SAMPLED)
-    if wall > MIN_SAMPLE:
-        time = process_nanoseconds()
-        ran = time - get(pool, PROCESS_TIME)
-        put(pool, BUSY, wall < MAX_SAMPLE and 2 * ran > (threads + 1) * wall)
-        put(pool, SAMPLED, now)
-        put(pool, PROCESS_TIME, time)
-    return get(pool, BUSY) != 0
+def sample(pool, clock, now):
+    """Look how long the thread of a clock has run since the last look, and keep whether that was most of the time."""
+    ran, wall = running_time(clock), now - get(pool, SAMPLED)
+    comparable = clock == get(pool, CLOCK) and wall < MAX_SAMPLE and ran >= 0
+    put(pool, AWAKE_THREADS, comparable and 2 * (ran - get(pool, RAN)) > wall)
+    put(pool, SAMPLED, now)
+    put(pool, CLOCK, clock)
+    put(pool, RAN, ran)
+
+
+@jit
+def openmp_is_awake(pool, now):
+    """Return whether the calling thread's OpenMP threads run; also where that is not known, and a helper had to rest."""
+    clock = pthread_getspecific(get(pool, OPENMP_KEY))
+    if clock == 0:
+        return get(helper_at(pool, 1), RESTED) != 0
+    if clock != get(pool, CLOCK) or now - get(pool, SAMPLED) > MIN_SAMPLE:
+        sample(pool, clock, now)
+    return get(pool, AWAKE_THREADS) != 0
+
+
+@jit
+def run_on_openmp(pool, threads):
+    """Run the owner's job by GOMP_parallel; keep the clock of its first thread for the caller's next jobs."""
+    clock = get(pool, CLOCK)
+    put(pool, CLOCK, 0)
+    call_openmp(get(pool, OPENMP), get(pool, OPENMP_PART), pool, threads)
+    if get(pool, CLOCK) == 0:
+        put(pool, CLOCK, UNKNOWN)
+    if get(pool, CLOCK) != clock:
+        pthread_setspecific((get(pool, OPENMP_KEY), get(pool, CLOCK)))
+        put(pool, SAMPLED, 0)
 
 
 @jit
@@ -88,13 +125,13 @@ def borrow(pool, threads):
     if get(pool, OPENMP) == 0:
         return False
     begin = nanoseconds()
-    if not other_threads_run(pool, threads, begin) or begin < get(pool, BANNED_UNTIL):
+    if begin < get(pool, BANNED_UNTIL) or not openmp_is_awake(pool, begin):
         return False
     if begin - get(pool, BORROWED_UNTIL) > TRIAL:
         put(pool, BORROWED_SINCE, begin)
     elif begin - get(pool, BORROWED_SINCE) > TRIAL_EVERY:
         return False
-    call_openmp(get(pool, OPENMP), get(pool, OPENMP_PART), pool, threads)
+    run_on_openmp(pool, threads)
     end = nanoseconds()
     waited = end - get(pool, PART_END)
     if waited > STALL and 2 * waited > end - begin:

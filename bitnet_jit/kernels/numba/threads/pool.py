@@ -50,6 +50,7 @@ from bitnet_jit.kernels.numba.threads.pool_memory import (
     MAX_HELPERS,
     NUMBER,
     OPENMP,
+    OPENMP_KEY,
     OPENMP_NUMBER,
     OPENMP_PART,
     OWNER,
@@ -190,7 +191,7 @@ def thread_number(pool):
 
 
 @kernel
-def fill(pool, key, capacity, openmp, openmp_number):
+def fill(pool, key, capacity, openmp, openmp_number, openmp_key):
     """Write the words of a new pool; all others are zero."""
     put(pool, RUN, function_address(run_job))
     put(pool, NUMBER, function_address(thread_number))
@@ -200,6 +201,7 @@ def fill(pool, key, capacity, openmp, openmp_number):
     put(pool, CAPACITY, capacity)
     put(pool, OPENMP, openmp)
     put(pool, OPENMP_NUMBER, openmp_number)
+    put(pool, OPENMP_KEY, openmp_key)
     put(pool, BAN, MIN_BAN)
 
 
@@ -212,6 +214,14 @@ def stop_helpers(pool):
         state = word(helper_at(pool, index), STATE)
         atomic_store(state, AWAKE)
         futex_wake(state)
+
+
+def thread_local_key() -> int:
+    """Return the key of a number that each thread has for itself, 0 at first."""
+    key = ctypes.c_uint()
+    if error := ctypes.CDLL(None).pthread_key_create(ctypes.byref(key), None):
+        raise OSError(error, "cannot keep a number for each thread")
+    return key.value
 
 
 class Pool:
@@ -229,14 +239,11 @@ class Pool:
     def __init__(self, openmp: tuple[int, int] = (0, 0), capacity: int = MAX_USEFUL) -> None:
         capacity = min(capacity, MAX_HELPERS)
         memory = (ctypes.c_int64 * (pool_words(capacity) + LINE))()
-        key = ctypes.c_uint()
-        if error := ctypes.CDLL(None).pthread_key_create(ctypes.byref(key), None):
-            raise OSError(error, "cannot make a number for each thread")
         self.address = -(-ctypes.addressof(memory) // (8 * LINE)) * (8 * LINE)
-        entry, self._stop = compiled(fill, *(types.int64,) * 5), compiled(stop_helpers, types.int64)
+        entry, self._stop = compiled(fill, *(types.int64,) * 6), compiled(stop_helpers, types.int64)
         for kept in (memory, entry, self._stop):
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
-        entry(self.address, key.value, capacity, *openmp)
+        entry(self.address, thread_local_key(), capacity, *openmp, thread_local_key())
         self._running = ctypes.c_int64.from_address(self.address + 8 * RUNNING)
         atexit.register(self.stop)
 

@@ -14,9 +14,12 @@ from bitnet_jit.kernels.numba.intrinsics.pointers import pointer
 LINE = 16  # words: two cache lines, since CPUs fetch them in pairs
 # what callers read: the two functions of a `Fork`, then the thread-local number's key, the helper's code, threads
 RUN, NUMBER, KEY, HELPER, STARTED, CAPACITY, STOPPED, RUNNING = range(8)
-OPENMP, OPENMP_NUMBER, OPENMP_PART = 8, 9, 10  # GOMP_parallel, omp_get_thread_num, `openmp_part`; 0 where there is none
+# GOMP_parallel, omp_get_thread_num, `openmp_part`, a caller's key: all 0 where there is no OpenMP
+OPENMP, OPENMP_NUMBER, OPENMP_PART, OPENMP_KEY = range(8, 12)
 OWNER = LINE  # 1 while a caller uses the pool; the words behind are the owner's
-SAMPLED, PROCESS_TIME, BUSY, PART_END, BORROWED_SINCE, BORROWED_UNTIL, BAN, BANNED_UNTIL = range(LINE + 1, LINE + 9)
+SAMPLED, CLOCK, RAN, AWAKE_THREADS, PART_END, BORROWED_SINCE, BORROWED_UNTIL, BAN, BANNED_UNTIL = (
+    OWNER + place for place in range(1, 10)
+)
 JOB, FUNCTION, DATA = 2 * LINE, 2 * LINE + 1, 2 * LINE + 2
 LEFT, LATE = 3 * LINE, 3 * LINE + 1  # LATE: the generation of a job whose caller fell asleep
 HELPERS = 4 * LINE  # the first helper's words

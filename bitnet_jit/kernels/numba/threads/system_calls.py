@@ -16,7 +16,7 @@ from bitnet_jit.kernels.numba.intrinsics.isa import machine
 
 FUTEX_NUMBERS = {"x86_64": 202, "amd64": 202, "aarch64": 98, "arm64": 98}  # of the system call
 FUTEX_WAIT, FUTEX_WAKE = 128, 129  # of this process alone
-CLOCK_MONOTONIC, CLOCK_PROCESS_CPUTIME, RUSAGE_THREAD = 1, 2, 1
+CLOCK_MONOTONIC, RUSAGE_THREAD = 1, 1
 RUSAGE_WORDS, PREEMPTIONS_AT = 18, 17  # struct rusage as int64, and its ru_nivcsw
 BILLION = 10**9
 
@@ -44,26 +44,44 @@ def scratch(builder, words: int) -> tuple[ir.Value, ir.Value]:
     return space, builder.ptrtoint(space, I64)
 
 
-def clock(number: int, doc: str):
-    """Return an intrinsic that reads one of the system's clocks, in nanoseconds."""
-
-    @intrinsic
-    def read(typingctx):
-        def codegen(context, builder, signature, args):
-            space, address = scratch(builder, 2)
-            call_c(builder, "clock_gettime", number, address)
-            time = builder.load(space)
-            seconds = builder.mul(builder.extract_value(time, 0), ir.Constant(I64, BILLION))
-            return builder.add(seconds, builder.extract_value(time, 1))
-
-        return types.int64(), codegen
-
-    read.__doc__ = doc
-    return read
+def read_clock(builder, clock: ir.Value | int) -> tuple[ir.Value, ir.Value]:
+    """Emit a reading of a clock; return the error, 0 for none, and the nanoseconds."""
+    space, address = scratch(builder, 2)
+    error = call_c(builder, "clock_gettime", clock, address)
+    time = builder.load(space)
+    seconds = builder.mul(builder.extract_value(time, 0), ir.Constant(I64, BILLION))
+    return error, builder.add(seconds, builder.extract_value(time, 1))
 
 
-nanoseconds = clock(CLOCK_MONOTONIC, "Return the time by a clock that is never set, some 20 ns per call.")
-process_nanoseconds = clock(CLOCK_PROCESS_CPUTIME, "Return the time that all threads of this process have run.")
+@intrinsic
+def nanoseconds(typingctx):
+    """Return the time by a clock that is never set, some 20 ns per call."""
+    return types.int64(), lambda context, builder, signature, args: read_clock(builder, CLOCK_MONOTONIC)[1]
+
+
+@intrinsic
+def running_time(typingctx, clock):
+    """Return the nanoseconds that a thread has run, by the number of its clock; -1 where the thread is no more."""
+
+    def codegen(context, builder, signature, args):
+        error, time = read_clock(builder, args[0])
+        is_read = builder.icmp_signed("==", error, ir.Constant(I64, 0))
+        return builder.select(is_read, time, ir.Constant(I64, -1))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def clock_of_this_thread(typingctx):
+    """Return the number of the clock that counts how long this thread runs."""
+
+    def codegen(context, builder, signature, args):
+        space = cgutils.alloca_once_value(builder, ir.Constant(I32, 0))
+        thread = call_c(builder, "pthread_self", result=I64)
+        call_c(builder, "pthread_getcpuclockid", thread, builder.ptrtoint(space, I64))
+        return builder.sext(builder.load(space), I64)
+
+    return types.int64(), codegen
 
 
 @intrinsic
