@@ -45,7 +45,7 @@ from bitnet_jit.kernels.numba.threads.system_calls import (
 )
 
 MIN_SAMPLE, MAX_SAMPLE = 20_000, 50_000_000  # ns of a sample of how many threads run
-UNKNOWN = 1  # a clock that no thread has
+UNKNOWN = 1  # in place of a clock, for callers to whom OpenMP gives no other thread
 TRIAL_EVERY, TRIAL = 1_000_000_000, 20_000_000  # ns: helpers are tried after so long a time, for so long
 STALL = 1_000_000  # ns of waiting for other threads that are another process's
 MIN_BAN, MAX_BAN = 20_000_000, 1_000_000_000  # ns without borrowing after a stall
@@ -78,8 +78,13 @@ def openmp_part(pool):
 
 @jit
 def sample(pool, clock, now):
-    """Look how long the thread of a clock has run since the last look, and keep whether that was most of the time."""
+    """Look how long the thread of a clock has run since the last look, and keep whether that was most of the time.
+
+    Where that thread is no more, the caller learns of another one.
+    """
     ran, wall = running_time(clock), now - get(pool, SAMPLED)
+    if ran < 0:
+        pthread_setspecific((get(pool, OPENMP_KEY), 0))
     comparable = clock == get(pool, CLOCK) and wall < MAX_SAMPLE and ran >= 0
     put(pool, AWAKE_THREADS, comparable and 2 * (ran - get(pool, RAN)) > wall)
     put(pool, SAMPLED, now)
@@ -89,10 +94,12 @@ def sample(pool, clock, now):
 
 @jit
 def openmp_is_awake(pool, now):
-    """Return whether the calling thread's OpenMP threads run; also where that is not known, and a helper had to rest."""
+    """Return whether the calling thread's OpenMP threads run; or where that is not known, whether a helper rested."""
     clock = pthread_getspecific(get(pool, OPENMP_KEY))
     if clock == 0:
         return get(helper_at(pool, 1), RESTED) != 0
+    if clock == UNKNOWN:
+        return False
     if clock != get(pool, CLOCK) or now - get(pool, SAMPLED) > MIN_SAMPLE:
         sample(pool, clock, now)
     return get(pool, AWAKE_THREADS) != 0

@@ -1,10 +1,10 @@
 """The helpers of the thread pool: threads that wait for a job, join it while it is open, and leave the cores to others.
 
 A helper that has nothing to do looks at the job's word for a while (WINDOW), so that calls that follow one another
-find it awake, then parks until a caller wakes it. While it looks it offers its core to whoever waits for it, and so it does
-between jobs, when it holds no piece of work. When it sees that another thread took the core, it rests:
-a helper that shares a core would be taken off it in the middle of a piece, and the caller would wait for it. Rests
-become longer while that goes on.
+find it awake, then parks until a caller wakes it. While it looks it offers its core to whoever waits for it; so it
+does between jobs, when it holds no piece of work. When it sees that another thread took the core, it rests, since it
+would be taken off the core in the middle of a piece, and the caller would wait for it. Rests become longer while that
+goes on.
 """
 
 from bitnet_jit.kernels.numba.compiler.jit import jit
@@ -41,6 +41,7 @@ from bitnet_jit.kernels.numba.threads.pool_memory import (
     word,
 )
 from bitnet_jit.kernels.numba.threads.system_calls import (
+    block_signals,
     detach_this_thread,
     futex_wait,
     futex_wake,
@@ -54,7 +55,7 @@ WINDOW = 150_000  # ns that a helper looks for its next job before it parks
 LOOKS = 40  # at the job's word, a microsecond, between two looks at the clock
 YIELD_EVERY = 50_000  # ns between two offers of the core, in a row of jobs
 GAP = 50_000  # ns away from the core that are another thread's, and no interrupt
-MIN_REST, MAX_REST = 4_000_000, 512_000_000  # ns
+MIN_REST, MAX_REST = 2_000_000, 16_000_000  # ns
 WAKES = 2  # helpers that a thread wakes; each wakes as many others
 
 
@@ -163,6 +164,7 @@ def rest(pool, helper):
 @jit
 def begin(pool, helper):
     """Make this thread a helper."""
+    block_signals()
     detach_this_thread()
     pthread_setspecific((get(pool, KEY), get(helper, INDEX)))
     put(helper, SEEN, preemptions())

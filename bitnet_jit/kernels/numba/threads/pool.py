@@ -25,7 +25,7 @@ from bitnet_jit.kernels.numba.intrinsics.atomics import (
     atomic_store,
     compare_and_swap,
 )
-from bitnet_jit.kernels.numba.intrinsics.emit import I32, I64
+from bitnet_jit.kernels.numba.intrinsics.emit import I64
 from bitnet_jit.kernels.numba.intrinsics.scalars import least
 from bitnet_jit.kernels.numba.threads.borrow import MIN_BAN, borrow, openmp_part
 from bitnet_jit.kernels.numba.threads.helpers import help_callers, wake
@@ -74,7 +74,6 @@ from bitnet_jit.kernels.numba.threads.system_calls import (
     nanoseconds,
     pthread_create,
     pthread_getspecific,
-    system_calls_unsupported_reason,
 )
 
 PATIENCE = 30_000  # ns that a caller looks for helpers to leave before it sleeps, so that they may have its core
@@ -146,10 +145,10 @@ def wait_for_helpers(pool, joined, generation):
 @jit
 def a_helper_is_awake(pool, count):
     """Return whether one of the helpers 1..count runs, so that the next job finds it."""
-    for index in range(1, count + 1):
-        if atomic_load(word(helper_at(pool, index), STATE)) == AWAKE:
-            return True
-    return False
+    index = 1
+    while index <= count and atomic_load(word(helper_at(pool, index), STATE)) != AWAKE:
+        index += 1
+    return index <= count
 
 
 @jit
@@ -246,6 +245,11 @@ class Pool:
         entry(self.address, thread_local_key(), capacity, *openmp, thread_local_key())
         self._running = ctypes.c_int64.from_address(self.address + 8 * RUNNING)
         atexit.register(self.stop)
+
+    def forget(self) -> None:
+        """Have nothing wait for the helpers: this process is a forked child, and has none."""
+        atexit.unregister(self.stop)
+        self._running.value = 0
 
     def stop(self, timeout: float = 1.0) -> None:
         """End the helpers, and wait that many seconds at most until they have."""

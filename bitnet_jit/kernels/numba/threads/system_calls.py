@@ -18,6 +18,8 @@ FUTEX_NUMBERS = {"x86_64": 202, "amd64": 202, "aarch64": 98, "arm64": 98}  # of 
 FUTEX_WAIT, FUTEX_WAKE = 128, 129  # of this process alone
 CLOCK_MONOTONIC, RUSAGE_THREAD = 1, 1
 RUSAGE_WORDS, PREEMPTIONS_AT = 18, 17  # struct rusage as int64, and its ru_nivcsw
+SIG_SETMASK, SIGNAL_WORDS = 2, 16
+FAULTS = (4, 5, 7, 8, 11)  # signals that a thread sends itself: SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV
 BILLION = 10**9
 
 
@@ -129,9 +131,7 @@ def futex_wait(typingctx, address, value, duration):
         address, value, duration = args
         space, limit = scratch(builder, 2)
         billion, zero = ir.Constant(I64, BILLION), ir.Constant(I64, 0)
-        time = builder.insert_value(
-            ir.Constant(ir.ArrayType(I64, 2), [0, 0]), builder.sdiv(duration, billion), 0
-        )
+        time = builder.insert_value(ir.Constant(ir.ArrayType(I64, 2), [0, 0]), builder.sdiv(duration, billion), 0)
         builder.store(builder.insert_value(time, builder.srem(duration, billion), 1), space)
         limit = builder.select(builder.icmp_signed("==", duration, zero), zero, limit)
         call_c(builder, "syscall", FUTEX_NUMBERS[machine().lower()], address, FUTEX_WAIT, value, limit, 0, 0)
@@ -167,7 +167,6 @@ def c_function(name: str, count: int, doc: str):
 
 pthread_create = c_function("pthread_create", 4, "Start a thread: (where its handle goes, attributes, code, argument).")
 pthread_setspecific = c_function("pthread_setspecific", 2, "Set this thread's value: (key, value).")
-pthread_sigmask = c_function("pthread_sigmask", 3, "Set this thread's blocked signals: (how, set, where the old go).")
 
 
 @intrinsic
@@ -186,6 +185,19 @@ def detach_this_thread(typingctx):
 
     def codegen(context, builder, signature, args):
         call_c(builder, "pthread_detach", call_c(builder, "pthread_self", result=I64))
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def block_signals(typingctx):
+    """Leave all signals but faults to the process's other threads."""
+    blocked = [~sum(1 << (number - 1) for number in FAULTS), *[-1] * (SIGNAL_WORDS - 1)]
+
+    def codegen(context, builder, signature, args):
+        space = cgutils.alloca_once_value(builder, ir.Constant(ir.ArrayType(I64, SIGNAL_WORDS), blocked))
+        call_c(builder, "pthread_sigmask", SIG_SETMASK, builder.ptrtoint(space, I64), 0)
         return context.get_dummy_value()
 
     return types.void(), codegen
