@@ -81,6 +81,16 @@ def test_helpers_come_with_their_own_numbers(pool):
     assert numbers == {0, 1, 2}
 
 
+def test_helpers_that_hold_pieces_are_waited_for(pool):
+    joined, end = 0, time.monotonic() + 30
+    while joined < 5 and time.monotonic() < end:
+        outcome = pool_jobs.run(pool.address, 2, 4, (100_000, 3_000_000))  # number 1 takes longer than its caller waits awake
+        assert outcome.log[LEFT] == outcome.log[ENTERED]
+        assert_done_once(outcome, 2)
+        joined += outcome.log[ENTERED] == 2
+    assert joined == 5
+
+
 def test_a_helper_that_never_begins_is_not_waited_for():
     pool = Pool()
     pool_jobs.run(pool.address, 2, 1)
