@@ -8,9 +8,11 @@ import threading
 import time
 
 import numpy as np
+import pool_jobs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pool_jobs import ENTERED, LEFT
 
 from bitnet_jit.kernels.numba.threads import fork as fork_module
 from bitnet_jit.kernels.numba.threads.fork import Fork
@@ -28,8 +30,6 @@ from bitnet_jit.kernels.numba.threads.pool_memory import (
     STATE,
 )
 from bitnet_jit.kernels.numba.threads.system_calls import system_calls_unsupported_reason
-import pool_jobs
-from pool_jobs import ENTERED, LEFT
 
 pytestmark = pytest.mark.skipif(system_calls_unsupported_reason() is not None, reason="there is no pool here")
 
@@ -84,7 +84,9 @@ def test_helpers_come_with_their_own_numbers(pool):
 def test_helpers_that_hold_pieces_are_waited_for(pool):
     joined, end = 0, time.monotonic() + 30
     while joined < 5 and time.monotonic() < end:
-        outcome = pool_jobs.run(pool.address, 2, 4, (100_000, 3_000_000))  # number 1 takes longer than its caller waits awake
+        outcome = pool_jobs.run(
+            pool.address, 2, 4, (100_000, 3_000_000)
+        )  # number 1 takes longer than its caller waits awake
         assert outcome.log[LEFT] == outcome.log[ENTERED]
         assert_done_once(outcome, 2)
         joined += outcome.log[ENTERED] == 2
@@ -193,13 +195,19 @@ def test_openmp_threads_are_borrowed_only_when_they_are_awake(openmp):
 
 
 def test_nothing_is_borrowed_after_a_stall(openmp):
-    pool = Pool((openmp.parallel, openmp.number), capacity=1)
-    memory = words(pool)
-    memory[HELPERS + RESTED], memory[STARTED], memory[HELPERS + STATE] = 1, 1, 99  # as if there were one that rests
-    pool_jobs.run(pool.address, 2, 1, (0, 20_000_000))  # number 1 comes late, and its caller waits
-    assert memory[BANNED_UNTIL] > memory[BORROWED_UNTIL] > 0
-    memory[STARTED] = 0
-    pool.stop()
+    banned = False
+    for _ in range(20):  # on a busy machine the caller itself may be the late one
+        pool = Pool((openmp.parallel, openmp.number), capacity=1)
+        memory = words(pool)
+        memory[HELPERS + RESTED], memory[STARTED], memory[HELPERS + STATE] = 1, 1, 99  # as if there were one that rests
+        pool_jobs.run(pool.address, 2, 1, (0, 20_000_000))  # number 1 comes late, and its caller waits
+        assert memory[BORROWED_UNTIL] > 0
+        banned |= memory[BANNED_UNTIL] > memory[BORROWED_UNTIL]
+        memory[STARTED] = 0
+        pool.stop()
+        if banned:
+            break
+    assert banned
 
 
 @pytest.mark.parametrize("kind", ["openmp", "python"])

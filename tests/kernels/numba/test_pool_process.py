@@ -1,4 +1,4 @@
-"""The thread pool and its process: exit, Ctrl-C, forks and too little memory neither hang nor crash it. No torch here."""
+"""The thread pool and its process: exit, Ctrl-C, forks and too little memory do no harm to either. No torch here."""
 
 import os
 import subprocess
