@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bitnet_jit.kernels.kernel import Config, Kernel
 from bitnet_jit.kernels.numba.bound import ALIGN, Bound
-from bitnet_jit.kernels.numba.threads.openmp import process_fork
+from bitnet_jit.kernels.numba.threads.fork import process_fork
 from bitnet_jit.problem import Problem
 
 STORAGE = {"bfloat16": np.uint16, "float16": np.float16, "float32": np.float32, "int8": np.int8, "int32": np.int32}

@@ -16,7 +16,7 @@ from bitnet_jit.devices.workspace import Workspace
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels.backend import Call
 from bitnet_jit.kernels.numba.bound import Bound
-from bitnet_jit.kernels.numba.threads.openmp import Fork
+from bitnet_jit.kernels.numba.threads.fork import Fork
 from bitnet_jit.kernels.operands import Operands
 
 FORK = Fork()

@@ -1,10 +1,10 @@
 """Parallel bodies: one jitted function runs on several threads, which share the work.
 
-`run_team` calls a function once per thread, through GOMP_parallel of the libgomp that torch itself brings, so that
-torch and we have one thread pool: 1.3 us per region. Its address is an argument, as an address held in a global keeps
-Numba from caching. A parallel body is written so that any number of threads finishes it, one included: threads draw
-numbered pieces of work from shared counters, and wait only for pieces that a running thread has drawn. So nothing can
-hang where OpenMP grants fewer threads than asked for, and a slow or busy core just draws fewer pieces.
+`run_team` calls a function on the calling thread and on others that come in time (`fork.py` says from where). The
+address of their source is an argument, as an address held in a global keeps Numba from caching. A parallel body is
+written so that any number of threads finishes it, one included: threads draw numbered pieces of work from shared
+counters, and wait only for pieces that a thread has drawn. So nothing can hang where fewer threads come than were asked
+for, and a slow or busy core just draws fewer pieces.
 
 Each thread begins with a range of its own, the same in every call, so that its operands may still lie in its core's
 cache; when that is done it takes from the others' ranges.
@@ -22,19 +22,21 @@ from bitnet_jit.kernels.numba.intrinsics.emit import I8, I32, I64, load
 from bitnet_jit.kernels.numba.intrinsics.isa import machine
 from bitnet_jit.kernels.numba.intrinsics.pointers import pointer
 from bitnet_jit.kernels.numba.intrinsics.scalars import least
+from bitnet_jit.kernels.numba.threads.system_calls import sleep
 
 POINTER = I8.as_pointer()
 COUNTER_BYTES = 64  # of a counter: a cache line
 MAX_RANGES = 128  # of pieces: more threads than that share them
 DRAWN, DONE = 0, 1  # counters of the pieces of the first phase
 MEMBERS = 2  # counter of the threads that have come
+LOOKS, NAP = 1000, 20_000  # looks of a thread that waits for others, before it sleeps for so many nanoseconds at a time
 RANGES = 3  # the first counter of a range; the others follow
 TEAM_BYTES = (RANGES + MAX_RANGES) * COUNTER_BYTES  # of all counters, with which a workspace begins
 
 
 @intrinsic
 def run_team(typingctx, fork, threads, function, arguments):
-    """Call function(*arguments) once on each of `threads` threads; `fork` is `Fork.address`, 0 for one thread."""
+    """Call function(*arguments) once on each of up to `threads` threads; `fork` is `Fork.address`, 0 for one thread."""
     signature = function.get_call_type(typingctx, arguments.types, {})
 
     def codegen(context, builder, outer, args):
@@ -50,9 +52,9 @@ def run_team(typingctx, fork, threads, function, arguments):
             with here:
                 builder.call(team, [opaque])
             with together:
-                kind = ir.FunctionType(ir.VoidType(), [team.type, POINTER, I32, I32])
-                gomp_parallel = builder.inttoptr(load(builder, fork, 0, I64), kind.as_pointer())
-                builder.call(gomp_parallel, [team, opaque, builder.trunc(threads, I32), ir.Constant(I32, 0)])
+                kind = ir.FunctionType(ir.VoidType(), [team.type, POINTER, I64, I64, I64])
+                run = builder.inttoptr(load(builder, fork, 0, I64), kind.as_pointer())
+                builder.call(run, [team, opaque, threads, ir.Constant(I64, 0), fork])
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, function, arguments), codegen
@@ -94,15 +96,27 @@ def pause(typingctx):
 
 
 @intrinsic
-def call_for_number(typingctx, function):
-    """Call the C function at an address, and return its int."""
+def call_for_number(typingctx, function, fork):
+    """Call the C function at an address with a fork's, and return its int."""
 
     def codegen(context, builder, signature, args):
-        kind = ir.FunctionType(I32, [])
-        number = builder.call(builder.inttoptr(args[0], kind.as_pointer()), [])
+        kind = ir.FunctionType(I32, [I64])
+        number = builder.call(builder.inttoptr(args[0], kind.as_pointer()), [args[1]])
         return builder.sext(number, I64)
 
-    return types.int64(types.int64), codegen
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def call_with_address(typingctx, function, data):
+    """Call the C function at an address with another address."""
+
+    def codegen(context, builder, signature, args):
+        kind = ir.FunctionType(ir.VoidType(), [I64])
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), [args[1]])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
 
 
 @jit
@@ -121,13 +135,16 @@ def ranges_of(threads):
 
 @jit
 def member(fork, counters):
-    """Return the number of the calling thread in its team: OpenMP's where it has one, else the order of coming."""
+    """Return the number of the calling thread: its source's, the same in every call, else the order of coming.
+
+    It may be larger than the number of threads that were asked for.
+    """
     if fork == 0:
         return 0
     number = pointer(fork, types.int64)[1]
     if number == 0:
         return atomic_add(counters + MEMBERS * COUNTER_BYTES, 1)
-    return call_for_number(number)
+    return call_for_number(number, fork)
 
 
 @jit
@@ -156,6 +173,11 @@ def done(counters):
 
 @jit
 def wait(counters, pieces):
-    """Wait until all pieces of the first phase are finished; a thread that holds one is running."""
+    """Wait until all pieces of the first phase are finished: soon asleep, as who holds one may need this core."""
+    looks = 0
     while atomic_load(counters + DONE * COUNTER_BYTES) < pieces:
-        pause()
+        looks += 1
+        if looks < LOOKS:
+            pause()
+        else:
+            sleep(NAP)
