@@ -58,7 +58,7 @@ def sizes_of(problem: Problem, rows: int, max_threads: int) -> Sizes:
     groups = -(-problem.in_features // group_size)
     x_stride = x_stride_of(problem.in_features, inner_bytes(problem.activation))
     x_scale = TEAM_BYTES
-    x_sum = round_up(x_scale + 4 * rows, ALIGN)
+    x_sum = round_up(x_scale + 4 * rows * (groups if problem.activation == "a8g" else 1), ALIGN)
     x_q = round_up(x_sum + 4 * rows * groups, ALIGN)
     return Sizes(
         rows,
