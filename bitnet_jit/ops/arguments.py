@@ -147,6 +147,17 @@ class Word:
 
 
 @dataclass(frozen=True)
+class Activation(Word):
+    """How x is read: one of few words; "a8g" goes with group scales only."""
+
+    def check(self, value: Any, seen: Seen) -> None:
+        """Raise InvalidInput unless it is one of them and goes with the size of the groups."""
+        super().check(value, seen)
+        if value == "a8g" and certainly(seen.values["group_size"] == 0):
+            raise InvalidInput(f"{self.name}: 'a8g' goes with group scales, got group_size=0; use 'a8' or 'a16'")
+
+
+@dataclass(frozen=True)
 class LayoutName:
     """The name of a packed weight's layout."""
 
