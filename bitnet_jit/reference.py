@@ -8,15 +8,16 @@ x is about x_q * x_scale, w about w_q * w_scale. Operations are float32 and roun
     x_q     = clip(rint(x * (127 / max|x|)))      per row, max|x| at least 1e-5
     y       = float32(x_q @ w_q.T) * (x_scale * w_scale), then + bias: each rounded, no fused multiply-add
 
-With scales of groups g of inputs, w_scale (N, G), sums over g run in ascending order from 0, in float32:
+With scales of groups g of inputs, w_scale (N, G), float32 sums run over g in ascending order, from 0:
 
-    a8      y = (sum of float32(x_q[g] @ w_q[g].T) * w_scale[g]) * x_scale, then + bias
-    a8g     y =  sum of float32(x_q[g] @ w_q[g].T) * (x_scale[g] * w_scale[g]), then + bias;  each group of x is
-            quantized as a row is above, so x_scale is (M, G)
-    a16     y =  sum of (sum of x * w_q of a part) * w_scale of its group, then + bias;  see `bit_linear_a16`
+    a8    y = (sum of float32(x_q[g] @ w_q[g].T) * w_scale[g]) * x_scale, then + bias
+    a8g   y =  sum of float32(x_q[g] @ w_q[g].T) * (x_scale[g] * w_scale[g]), then + bias; each group of x is quantized
+          as a row is above: x_scale is (M, G)
+    a16   y =  sum over parts of (sum of x * w_q) * w_scale[g], then + bias: see `bit_linear_a16`
 
-The Numba and torch kernels keep that to the bit in a8 and a8g, the Numba kernels alone in a16; other backends may
-differ in the last bits where there are groups or float activations. So y of a row depends on nothing but that row: not on M, the kernel, its config, the number of threads, or the device.
+So y of a row depends on nothing but that row: not on M, the kernel, its config, the number of threads, or the device.
+Numba's and torch's kernels keep that with groups too, and Numba's with float activations (AMX refuses both); Triton's
+kernels, and torch's for floats, may differ there in the last bits.
 The `*_float64` functions are the same ops where sums of floats may run in any order: they bound a backend's result.
 """
 
@@ -146,11 +147,7 @@ def bit_linear_a8g(
     bias: ArrayLike | None = None,
     group_size: int = 0,
 ) -> NDArray[np.float32]:
-    """Apply a linear layer with group scales to x (M, K) in int8 by the same groups; as `bit_linear` otherwise.
-
-    >>> bit_linear_a8g([[1.0, -1.0, 64.0, 0.0]], np.array([[1, -1, 1, 1]], np.int8), [[0.5, 2.0]], None, 2).tolist()
-    [[129.0]]
-    """
+    """Apply a linear layer with group scales to x (M, K) in int8 by the same groups; as `bit_linear` otherwise."""
     return quantized_linear(*quantize_activation_groups(x, group_size), w_q, w_scale, bias, group_size)
 
 
@@ -166,13 +163,8 @@ def bit_linear_a16(
 
     A part is the next 160 inputs, or those up to the end of the group. It is summed from 0 by steps, and within a step
     by pairs (a, b) of inputs: sum + (w_a x_a + w_b x_b). Parts are added up, each times the scale of its group; a scale
-    of the tensor or the row multiplies the sum of all parts.
-
-    Args:
-        x: (M, K) floating point; half types are widened to float32 first.
-        w_q, w_scale, bias, group_size: as in `quantized_linear`.
-        step: inputs of a step, 16 (i2) or 20 (t5): the pairs are (k, k + 4) and (k + 8, k + 12) for k = 0..3, then
-            (16, 17) and (18, 19); inputs beyond K are 0.
+    of the tensor or the row multiplies the sum of all parts. A step has 16 inputs (i2) or 20 (t5): pairs (k, k + 4) and
+    (k + 8, k + 12) for k = 0..3, then (16, 17) and (18, 19); inputs beyond K are 0.
     """
     x, w, w_scale = np.asarray(x, F32), np.asarray(w_q, F32), np.asarray(w_scale, F32)
     order = [pair for k in range(4) for pair in ((k, k + 4), (k + 8, k + 12))]

@@ -31,7 +31,7 @@ def check_options(format: str, scale: str, group_size: int, activation: str) -> 
     if activation not in ACTIVATIONS:
         raise InvalidInput(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     if activation == "a8g" and scale != "group":
-        raise InvalidInput(f"activation: 'a8g' goes with scale='group', got scale={scale!r}; use 'a8' or 'a16'")
+        raise InvalidInput(f"activation: 'a8g' goes with scale='group', got scale={scale!r}")
     if size > MAX_IN_FEATURES:
         raise InvalidInput(f"group_size: expected at most {MAX_IN_FEATURES}, got {show(group_size)}")
     if scale == "group" and format == "t5":

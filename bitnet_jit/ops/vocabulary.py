@@ -3,7 +3,7 @@
 import torch
 
 from bitnet_jit.dtypes import FLOATS
-from bitnet_jit.ops.arguments import Activation, Dtype, Epsilon, LayoutName, Tensor, Whole
+from bitnet_jit.ops.arguments import Dtype, Epsilon, LayoutName, Tensor, Whole, Word
 from bitnet_jit.ops.shapes import Dims, PackedShape, ScaleShape
 from bitnet_jit.problem import ACTIVATIONS
 
@@ -23,7 +23,7 @@ OPTIONAL_NORM_WEIGHT = Tensor("weight", FLOATS, PER_FEATURE, optional=True, fiel
 
 EPS = Epsilon("eps")
 LAYOUT = LayoutName("layout")
-ACTIVATION = Activation("activation", ACTIVATIONS)
+ACTIVATION = Word("activation", ACTIVATIONS, by_groups=("a8g",))
 DTYPE = Dtype("dtype")
 SIZES = (Whole("in_features", 1, "K"), Whole("out_features", 1, "N"))
 PACKED_OPTIONS = (*SIZES, LAYOUT, Whole("group_size"))

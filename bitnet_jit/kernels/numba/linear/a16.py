@@ -28,8 +28,6 @@ from bitnet_jit.kernels.numba.threads.parallel import done, draw, member, next_p
 from bitnet_jit.kernels.numba.threads.team import every, likely
 from bitnet_jit.problem import Problem
 
-AHEAD = 2048  # bytes of weights on the way where they stream through
-
 
 @jit
 def steps_of(tile, inputs):
@@ -81,9 +79,11 @@ load_some_scales = one_of(lambda spec: load_group_scales if spec.grouped else lo
 
 
 @jit
-def add_part(spec, x, x_stride, w, ahead, steps, scales, sums):
-    """Add a part of K to sums: x of its first step at address x, codes at address w; ask for those `ahead` bytes on."""
-    tile = spec.tile
+def add_part(spec, tile, x, x_stride, w, ahead, steps, scales, sums):
+    """Add a part of K to sums: x of its first step at address x, codes at address w.
+
+    Ask for the codes that come next, or with a tile that is hot for those `ahead` bytes on.
+    """
     registers = zero_sums(tile)
     for s in range(steps):
         registers = add_step(tile, registers, x + s * tile.operand_bytes, x_stride, w + s * STEP_BYTES, ahead)
@@ -122,7 +122,7 @@ def multiply_tile(spec, job, first_row, x, x_stride, w, output, count):
             last = least((group + 1) * group_steps, steps)
             for s in range(group * group_steps, last, tile.part_steps):
                 part, place = least(tile.part_steps, last - s), scales + (group - begin) * 4 * tile.width
-                add_part(spec, x + s * tile.operand_bytes, x_stride, w + s * STEP_BYTES, AHEAD, part, place, sums)
+                add_part(spec, tile, x + s * tile.operand_bytes, x_stride, w + s * STEP_BYTES, 0, part, place, sums)
     finish_tile(spec, job, sums, first_row, output, count)
 
 
@@ -174,7 +174,7 @@ def multiply_range(spec, job, first_row, first, last):
                     w = job.w + (block * steps + s) * STEP_BYTES
                     scales = all_scales + (block - first) * tile.span_bytes + (group - begin) * 4 * tile.width
                     sums = all_sums + (block - first) * tile.acc_bytes
-                    add_part(spec, tables, stride, w, steps * STEP_BYTES, part, scales, sums)
+                    add_part(spec, tile.hot, tables, stride, w, steps * STEP_BYTES, part, scales, sums)
     for block in range(first, last):
         count = least(BLOCK, job.out_features - block * BLOCK)
         finish_tile(spec, job, all_sums + (block - first) * tile.acc_bytes, first_row, block * BLOCK, count)
@@ -211,9 +211,9 @@ def tiles(problem: Problem) -> tuple[FloatTile, ...]:
     """Return tiles that fit the registers, the likeliest best first."""
     isa, format = chosen_isa(), problem.layout.partition("/")[0]
     if FloatTile(isa.name, format, 1, 4).looks_up:
-        heights = (1,) if problem.rows == 1 else (TABLED_ROWS, 2)
-        return tuple(FloatTile(isa.name, format, rows, BLOCK // 16) for rows in heights)
-    heights = (1,) if problem.rows == 1 else (8, 4, 2)
+        looking_up = [1] if problem.rows == 1 else [TABLED_ROWS, 2]
+        return tuple(FloatTile(isa.name, format, rows, BLOCK // 16) for rows in looking_up)
+    heights = [1] if problem.rows == 1 else [8, 4, 2]
     fitting = [h for h in heights if h * vectors_per_group(isa) <= isa.registers] or [1]
     return tuple(FloatTile(isa.name, format, rows, 1) for rows in fitting)
 

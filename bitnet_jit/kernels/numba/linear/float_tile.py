@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 from bitnet_jit.kernels.numba.intrinsics.decode import DECODERS, has_byte_permutes, look_up_digits
 from bitnet_jit.kernels.numba.intrinsics.emit import F32, I8, I64, at, call, load, splat, splat_constant
 from bitnet_jit.kernels.numba.intrinsics.isa import ISAS, target_features
-from bitnet_jit.kernels.numba.intrinsics.prefetch import prefetch
+from bitnet_jit.kernels.numba.intrinsics.prefetch import prefetch, prefetch_weights
 from bitnet_jit.kernels.numba.intrinsics.registers import RegistersType, vectors_per_group
 from bitnet_jit.kernels.numba.linear.tile import PREFETCHING_ROWS, Tile
 
@@ -130,7 +130,7 @@ def signs(builder, tile: FloatTile, packed: ir.Value) -> list[ir.Value]:
 def add_step(typingctx, tile, registers, x, x_stride, w, ahead):
     """Add one step of K to sums: x as `operand_bytes` has it, rows x_stride bytes apart, and codes at address w.
 
-    Ask for the codes `ahead` bytes further on.
+    Ask for the codes that come next, or with a hot tile for those `ahead` bytes on.
     """
     config, isa = tile.value, ISAS[tile.value.isa]
     vectors = config.columns * vectors_per_group(isa)
@@ -142,7 +142,10 @@ def add_step(typingctx, tile, registers, x, x_stride, w, ahead):
         rows = [builder.add(x, builder.mul(x_stride, ir.Constant(I64, r))) for r in range(config.rows)]
         if config.rows <= PREFETCHING_ROWS:
             for v in range(0, vectors, vectors_per_group(isa)):
-                prefetch(builder, builder.add(w, ahead), 4 * isa.lanes * v, 3)
+                if config.cold:
+                    prefetch_weights(builder, w, 4 * isa.lanes * v)
+                else:
+                    prefetch(builder, builder.add(w, ahead), 4 * isa.lanes * v, 3)
         emit = indices if config.looks_up else signs
         weights = [emit(builder, config, load(builder, w, 4 * isa.lanes * v, isa.vector)) for v in range(vectors)]
         for number, (a, b) in enumerate(pairs(config.inputs)):

@@ -18,9 +18,8 @@ from bitnet_jit.kernels.numba.intrinsics.pointers import stack_space
 from bitnet_jit.kernels.numba.intrinsics.scalars import least, most
 from bitnet_jit.kernels.numba.layout import STEP_BYTES
 from bitnet_jit.kernels.numba.linear.epilogue import clear, finish_floats, scale_row
-from bitnet_jit.kernels.numba.linear.tile import accumulators, merged, registers_type, step
 from bitnet_jit.kernels.numba.linear.scales import SPAN, ask_for_scales, load_scales
-
+from bitnet_jit.kernels.numba.linear.tile import accumulators, merged, registers_type, step
 
 
 @intrinsic
@@ -111,7 +110,7 @@ def multiply_by_groups(spec, job, first_row, w, output, count, cold):
         begin = most(0, least(first, job.groups - SPAN))
         load_scales(tile, job.w_scale, job.groups, job.out_features, output, begin, scales)
         for group in range(first, least(first + SPAN, job.groups)):
-            ask_for_scales(tile, job.w_scale, job.groups, output, group)
+            ask_for_scales(tile, job.w_scale, job.groups, output, group, cold)
             if cold:
                 add_group(spec, tile, job, x, w, group, begin, x_sum, x_scale, scales, sums)
             else:

@@ -16,6 +16,7 @@ from bitnet_jit.kernels.numba.intrinsics.scalars import least, most
 
 SPAN, HALF_SPAN = 8, 4  # groups that are transposed at once
 LINE_BYTES = 64
+EARLY = 2  # tiles of outputs ahead of the next one
 
 
 def shuffled(builder, a: ir.Value, b: ir.Value, lanes: list[int]) -> ir.Value:
@@ -88,10 +89,21 @@ transpose_span, transpose_half = transposer(SPAN), transposer(HALF_SPAN)
 
 @intrinsic
 def ask_for_line(typingctx, address):
-    """Ask for the cache line at an address, which need not be ours."""
+    """Ask for the cache line at an address, which need not be ours, for the first cache."""
 
     def codegen(context, builder, signature, args):
         prefetch(builder, args[0], 0, 3)
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+@intrinsic
+def ask_early_for_line(typingctx, address):
+    """Ask for the cache line at an address, which need not be ours, for the second cache."""
+
+    def codegen(context, builder, signature, args):
+        prefetch(builder, args[0], 0, 2)
         return context.get_dummy_value()
 
     return types.void(types.int64), codegen
@@ -127,9 +139,12 @@ def load_scales(tile, w_scale, groups, out_features, output, first, buffer):
 
 
 @jit
-def ask_for_scales(tile, w_scale, groups, output, group):
-    """Ask for the scales of the outputs behind the tile's, a group's share of them at a time."""
+def ask_for_scales(tile, w_scale, groups, output, group, cold):
+    """Ask for a group's share of the scales of the outputs behind the tile's, and if cold of some further on."""
     if tile.rows == 1:
         ahead = w_scale + 4 * ((output + tile.width) * groups + group * tile.width)
+        early = ahead + 4 * EARLY * tile.width * groups
         for place in range(0, 4 * tile.width, LINE_BYTES):
             ask_for_line(ahead + place)
+            if cold:
+                ask_early_for_line(early + place)
