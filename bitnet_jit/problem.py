@@ -6,7 +6,7 @@ MAX_IN_FEATURES = 2**18  # below this no int32 accumulator of any kernel can ove
 MAX_INT8_HEAD_FEATURES = 2**16  # below this no int32 sum of an int8 head can overflow: 255 * 127 * 2^16 < 2^31
 EPS = 1e-5  # quantizers divide by no smaller absolute maximum or mean (arXiv 2402.17764, eq. 3)
 SCALES = ("tensor", "row", "group")  # of a weight, by the number of dimensions of their tensor
-ACTIVATIONS = ("a8", "a16")
+ACTIVATIONS = ("a8", "a16", "a8g")
 MAX_HEAD_DIM = 512
 PAGE = 64  # tokens whose keys and values lie in one page of a cache
 
@@ -39,7 +39,8 @@ class Problem:
         out_features: N; the number of features for the norms.
         in_features: K; the number of features for the norms.
         layout: name of the packed weight's layout, such as "i2" (canonical) or "i2/n64k16"; "" without a weight.
-        activation: "a8" (per-row int8) or "a16" (floating point); "" where it does not apply.
+        activation: "a8" (int8 by row), "a8g" (int8 by the groups of the weight's scales) or "a16" (floating point); ""
+            where it does not apply.
         x_dtype: dtype of the input, in torch's and NumPy's words: "float32", "bfloat16", "int8", ...
         y_dtype: dtype of the output.
         scale: "tensor", "row", "group", or "" where there is none.

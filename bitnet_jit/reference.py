@@ -8,7 +8,16 @@ x is about x_q * x_scale, w about w_q * w_scale. Operations are float32 and roun
     x_q     = clip(rint(x * (127 / max|x|)))      per row, max|x| at least 1e-5
     y       = float32(x_q @ w_q.T) * (x_scale * w_scale), then + bias: each rounded, no fused multiply-add
 
+With scales of groups g of inputs, w_scale (N, G), float32 sums run over g in ascending order, from 0:
+
+    a8    y = (sum of float32(x_q[g] @ w_q[g].T) * w_scale[g]) * x_scale, then + bias
+    a8g   y =  sum of float32(x_q[g] @ w_q[g].T) * (x_scale[g] * w_scale[g]), then + bias; each group of x is quantized
+          as a row is above: x_scale is (M, G)
+    a16   y =  sum over parts of (sum of x * w_q) * w_scale[g], then + bias: see `bit_linear_a16`
+
 So y of a row depends on nothing but that row: not on M, the kernel, its config, the number of threads, or the device.
+Numba's and torch's kernels keep that with groups too, and Numba's with float activations (AMX refuses both); Triton's
+kernels, and torch's for floats, may differ there in the last bits.
 The `*_float64` functions are the same ops where sums of floats may run in any order: they bound a backend's result.
 """
 
@@ -59,6 +68,26 @@ def quantize_activation(x: ArrayLike) -> tuple[NDArray[np.int8], NDArray[np.floa
     return np.clip(np.rint(scaled), -128, 127).astype(np.int8), x_scale
 
 
+def quantize_activation_groups(x: ArrayLike, group_size: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Quantize each group of inputs of each row as `quantize_activation` does a row.
+
+    Args:
+        x: (M, K) floating point; half types are widened to float32 first.
+        group_size: inputs in a group; the last may be short.
+
+    Returns:
+        x_q (M, K) int8 and x_scale (M, ceil(K / group_size)) float32.
+
+    >>> x_q, x_scale = quantize_activation_groups([[1.27, -0.5, 12.7]], 2)
+    >>> x_q.tolist(), x_scale.shape
+    ([[127, -50, 127]], (1, 2))
+    """
+    x = np.asarray(x, F32)
+    starts = range(0, x.shape[1], group_size)
+    groups = [quantize_activation(x[:, start : start + group_size]) for start in starts]
+    return np.hstack([x_q for x_q, _ in groups]), np.stack([x_scale for _, x_scale in groups], axis=1)
+
+
 def ternary_matmul(x_q: ArrayLike, w_q: ArrayLike) -> NDArray[np.int32]:
     """Multiply x_q (M, K) int8 by w_q (N, K) int8 transposed: (M, N) int32, exact."""
     return (np.asarray(x_q, np.int64) @ np.asarray(w_q, np.int64).T).astype(np.int32)
@@ -76,13 +105,11 @@ def quantized_linear(
 
     Args:
         x_q: (M, K) int8.
-        x_scale: (M,) float32.
+        x_scale: (M,) float32, or (M, ceil(K / group_size)) with group scales.
         w_q: (N, K) int8 in {-1, 0, 1}.
         w_scale: () per tensor, (N,) per row, or (N, ceil(K / group_size)) per group of inputs; the last may be short.
         bias: (N,) or None.
         group_size: inputs in a group; used with two-dimensional scales only.
-
-    With group scales the sum over groups runs in ascending order here; a backend may differ in the last bits.
     """
     w_scale = np.asarray(w_scale, F32)
     y = np.zeros((len(x_q), len(w_q)), F32)
@@ -92,8 +119,9 @@ def quantized_linear(
         else:
             for group in range(w_scale.shape[1]):
                 part = slice(group * group_size, (group + 1) * group_size)
-                y += ternary_matmul(x_q[:, part], w_q[:, part]).astype(F32) * w_scale[None, :, group]
-            y *= x_scale[:, None]
+                scale = w_scale[None, :, group] if x_scale.ndim == 1 else x_scale[:, group, None] * w_scale[:, group]
+                y += ternary_matmul(x_q[:, part], w_q[:, part]).astype(F32) * scale
+            y = y * x_scale[:, None] if x_scale.ndim == 1 else y
         return y if bias is None else y + np.asarray(bias, F32)
 
 
@@ -110,6 +138,52 @@ def bit_linear(
     [[1.0, 0.5]]
     """
     return quantized_linear(*quantize_activation(x), w_q, w_scale, bias, group_size)
+
+
+def bit_linear_a8g(
+    x: ArrayLike,
+    w_q: NDArray[np.int8],
+    w_scale: ArrayLike,
+    bias: ArrayLike | None = None,
+    group_size: int = 0,
+) -> NDArray[np.float32]:
+    """Apply a linear layer with group scales to x (M, K) in int8 by the same groups; as `bit_linear` otherwise."""
+    return quantized_linear(*quantize_activation_groups(x, group_size), w_q, w_scale, bias, group_size)
+
+
+def bit_linear_a16(
+    x: ArrayLike,
+    w_q: NDArray[np.int8],
+    w_scale: ArrayLike,
+    bias: ArrayLike | None = None,
+    group_size: int = 0,
+    step: int = 16,
+) -> NDArray[np.float32]:
+    """Apply a linear layer to float x (M, K) in the order of the Numba backend; other arguments as `quantized_linear`.
+
+    A part is the next 160 inputs, or those up to the end of the group. It is summed from 0 by steps, and within a step
+    by pairs (a, b) of inputs: sum + (w_a x_a + w_b x_b). Parts are added up, each times the scale of its group; a scale
+    of the tensor or the row multiplies the sum of all parts. A step has 16 inputs (i2) or 20 (t5): pairs (k, k + 4) and
+    (k + 8, k + 12) for k = 0..3, then (16, 17) and (18, 19); inputs beyond K are 0.
+    """
+    x, w, w_scale = np.asarray(x, F32), np.asarray(w_q, F32), np.asarray(w_scale, F32)
+    order = [pair for k in range(4) for pair in ((k, k + 4), (k + 8, k + 12))]
+    order += [(k, k + 1) for k in range(16, step, 2)]
+    x, w = (np.pad(array, ((0, 0), (0, -array.shape[1] % step))) for array in (x, w))
+    span = group_size if w_scale.ndim == 2 else x.shape[1]
+    y = np.zeros((len(x), len(w)), F32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        for group, start in enumerate(range(0, x.shape[1], span)):
+            end = min(start + span, x.shape[1])
+            for part in range(start, end, 160):
+                total = np.zeros_like(y)
+                for first in range(part, min(part + 160, end), step):
+                    for a, b in order:
+                        of_a, of_b = (x[:, None, first + k] * w[None, :, first + k] for k in (a, b))
+                        total = total + (of_a + of_b)
+                y = y + (total * w_scale[:, group] if w_scale.ndim == 2 else total)
+        y = y if w_scale.ndim == 2 else y * w_scale
+        return y if bias is None else y + np.asarray(bias, F32)
 
 
 def bit_linear_a16_float64(

@@ -30,6 +30,8 @@ def check_options(format: str, scale: str, group_size: int, activation: str) -> 
     size = check_grouping(scale, group_size)
     if activation not in ACTIVATIONS:
         raise InvalidInput(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    if activation == "a8g" and scale != "group":
+        raise InvalidInput(f"activation: 'a8g' goes with scale='group', got scale={scale!r}")
     if size > MAX_IN_FEATURES:
         raise InvalidInput(f"group_size: expected at most {MAX_IN_FEATURES}, got {show(group_size)}")
     if scale == "group" and format == "t5":

@@ -41,7 +41,8 @@ class PackedBitLinear(ReadsDense, Called, LaidWeight):
         dtype: dtype of the bias, and of `weight` as others read it; scales are always float32.
         scale: "tensor", "row" or "group".
         group_size: inputs that share a scale with scale="group", else 0.
-        activation: "a8" quantizes each row of the input to int8, "a16" computes in floating point.
+        activation: "a8" quantizes each row of the input to int8, "a8g" each group of inputs that shares a scale (with
+            scale="group" only), "a16" computes in floating point.
         format: "i2" or "t5" (no group scales).
         use_rms_norm: whether the layer normalizes its input.
         rms_norm_eps: eps of that norm.
@@ -119,7 +120,7 @@ class PackedBitLinear(ReadsDense, Called, LaidWeight):
             bias: (N,) floating point, on the same device as the others.
             in_features: K, which the packed shape does not tell.
             group_size: inputs in a group with group scales, else 0.
-            activation: "a8" or "a16".
+            activation: "a8", "a16", or with group scales "a8g".
             format: "i2" or "t5".
 
         Raises:

@@ -153,17 +153,26 @@ class Epsilon:
 
 @dataclass(frozen=True)
 class Word:
-    """One of a few words."""
+    """One of a few words.
+
+    Attributes:
+        name: as in the op's schema.
+        words: the allowed ones.
+        by_groups: those that go with group scales only.
+    """
 
     name: str
     words: tuple[str, ...]
+    by_groups: tuple[str, ...] = ()
 
     schema_type = "str"
 
     def check(self, value: Any, seen: Seen) -> None:
-        """Raise InvalidInput unless it is one of them."""
+        """Raise InvalidInput unless it is one of them, and goes with the scales."""
         if not isinstance(value, str) or value not in self.words:
             raise InvalidInput(f"{self.name}: expected one of {', '.join(self.words)}, got {value!r}")
+        if value in self.by_groups and certainly(seen.values["group_size"] == 0):
+            raise InvalidInput(f"{self.name}: {value!r} goes with group scales, got group_size=0")
 
 
 @dataclass(frozen=True)

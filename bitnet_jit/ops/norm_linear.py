@@ -24,7 +24,7 @@ def make_fused(values: tuple[Any, ...], seen: Seen) -> Call:
     """Return what runs such arguments: two calls, found once."""
     x, weight, eps, w_packed, w_scale, bias, *options = values
     *sizes, activation = options
-    if activation == "a16":
+    if activation != "a8":
         norm = RMS_NORM.find(x, weight, eps)
         linear = BIT_LINEAR.find(x, w_packed, w_scale, bias, *options)
         return lambda x, weight, eps, *layer: linear(norm(x, weight, eps), *layer)
@@ -40,7 +40,7 @@ def fake_rms_norm_bit_linear(
 ) -> Any:
     """Return the outputs of the ops that it consists of, so that a watcher sees those."""
     ops, (*sizes, activation) = torch.ops.bitnet_jit, options
-    if activation == "a16":
+    if activation != "a8":
         return ops.bit_linear(ops.rms_norm(x, weight, eps), w_packed, w_scale, bias, *options)
     return ops.quantized_linear(*ops.rms_norm_quantize(x, weight, eps), w_packed, w_scale, bias, *sizes, x.dtype)
 

@@ -23,7 +23,7 @@ OPTIONAL_NORM_WEIGHT = Tensor("weight", FLOATS, PER_FEATURE, optional=True, fiel
 
 EPS = Epsilon("eps")
 LAYOUT = LayoutName("layout")
-ACTIVATION = Word("activation", ACTIVATIONS)
+ACTIVATION = Word("activation", ACTIVATIONS, by_groups=("a8g",))
 DTYPE = Dtype("dtype")
 SIZES = (Whole("in_features", 1, "K"), Whole("out_features", 1, "N"))
 PACKED_OPTIONS = (*SIZES, LAYOUT, Whole("group_size"))

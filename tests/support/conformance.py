@@ -18,7 +18,7 @@ from bitnet_jit.ops.arguments import LayoutName, Word
 from bitnet_jit.ops.calls import bind_call
 from bitnet_jit.ops.op import OPS
 from bitnet_jit.ops.spec import OpSpec, output_dtype
-from bitnet_jit.problem import Problem, rows_bucket
+from bitnet_jit.problem import ACTIVATIONS, Problem, rows_bucket
 from bitnet_jit.tuning.contenders import agree, in_order
 from bitnet_jit.tuning.synthetic import synthetic_values
 
@@ -35,12 +35,14 @@ def problems_of(spec: OpSpec, device_type: str) -> Iterator[Problem]:
         return
     shapes = itertools.cycle(SHAPES)
     layouts = [layout.name for layout in layouts_of(device_type)] if has(spec, LayoutName) else [""]
-    activations = ("a8", "a16") if has(spec, Word) else (spec.activation,)
+    activations = ACTIVATIONS if has(spec, Word) else (spec.activation,)
     scales = ("tensor", "row", "group") if "w_scale" in spec.operands else (spec.scale,)
     x_dtypes = [dtype_name(dtype) for dtype in spec.tensors[0].dtypes]
     for layout, activation, scale, x_dtype, bias, w_dtype in itertools.product(
         layouts, activations, scales, x_dtypes, biases(spec), dense_dtypes(spec)
     ):
+        if activation == "a8g" and scale != "group":
+            continue
         rows, out_features, in_features = next(shapes)
         problem = Problem(
             op=spec.name,

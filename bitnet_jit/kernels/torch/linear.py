@@ -43,14 +43,18 @@ def bind_ternary_matmul(problem: Problem, config: Config):
 
 
 def scaled(x_q: torch.Tensor, x_scale: torch.Tensor, w_q: torch.Tensor, w_scale: torch.Tensor, group_size: int):
-    """Multiply codes and scales to float32 (M, n) without bias; w_scale is (), (n,) or (n, groups)."""
+    """Multiply codes and scales to float32 (M, n) without bias.
+
+    w_scale is (), (n,) or (n, groups); x_scale (M,), or (M, groups) beside such a w_scale.
+    """
     if w_scale.dim() < 2:
         return accumulate(x_q, w_q).float() * (x_scale[:, None] * w_scale)
     y = torch.zeros(x_q.shape[0], w_q.shape[0], dtype=torch.float32, device=x_q.device)
     for group in range(w_scale.shape[1]):
         part = slice(group * group_size, (group + 1) * group_size)
-        y += accumulate(x_q[:, part], w_q[:, part]).float() * w_scale[:, group]
-    return y * x_scale[:, None]
+        scale = w_scale[:, group] if x_scale.dim() == 1 else x_scale[:, group, None] * w_scale[:, group]
+        y += accumulate(x_q[:, part], w_q[:, part]).float() * scale
+    return y * x_scale[:, None] if x_scale.dim() == 1 else y
 
 
 def bind_quantized_linear(problem: Problem, config: Config):
@@ -65,11 +69,21 @@ def bind_quantized_linear(problem: Problem, config: Config):
     return run
 
 
+def quantize_groups(x: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantize groups of inputs of x (M, K) float32 to x_q int8, x_scale (M, ceil(K / group_size)) float32."""
+    size = min(group_size, x.shape[1])
+    padded = torch.nn.functional.pad(x, (0, -x.shape[1] % size))
+    x_q, x_scale = quantize_rows(padded.reshape(-1, size))
+    return x_q.reshape(padded.shape)[:, : x.shape[1]], x_scale.reshape(x.shape[0], -1)
+
+
 def bind_bit_linear(problem: Problem, config: Config):
     linear = bind_quantized_linear(problem, config)
 
     def run(x, w_packed, w_scale, bias) -> torch.Tensor:
-        return linear(*quantize_rows(x.float()), w_packed, w_scale, bias)
+        by_group = problem.activation == "a8g"
+        codes = quantize_groups(x.float(), problem.group_size) if by_group else quantize_rows(x.float())
+        return linear(*codes, w_packed, w_scale, bias)
 
     return run
 
@@ -116,11 +130,11 @@ def always(problem: Problem) -> str | None:
 
 
 def a8_unsupported_reason(problem: Problem) -> str | None:
-    return "serves activation='a8'" if problem.activation == "a16" else None
+    return "serves activation='a8' and 'a8g'" if problem.activation == "a16" else None
 
 
 def a16_unsupported_reason(problem: Problem) -> str | None:
-    return "serves activation='a16'" if problem.activation == "a8" else None
+    return "serves activation='a16'" if problem.activation in ("a8", "a8g") else None
 
 
 def no_configs(problem: Problem) -> tuple[Config, ...]:

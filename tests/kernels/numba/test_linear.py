@@ -11,6 +11,7 @@ import pytest
 from halves import stored, values
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from linear_draws import codes, floats, weights
 from numba_calls import assert_guarded, poisoned, rounded, run_linear
 
 from bitnet_jit import reference
@@ -45,47 +46,6 @@ def kernels_of(op, activation="a8"):
                         yield pytest.param(
                             kernel, layout, rows, config, id=f"{kernel.name}-{layout.name}-{rows}-{config}"
                         )
-
-
-def codes(draw, rows, columns):
-    """Draw int8 of every sort: all values, one extreme, zeros, a few large numbers."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    kind = draw(st.sampled_from(["random", "127", "-128", "zeros", "edges"]))
-    if kind == "random":
-        return rng.integers(-128, 128, (rows, columns)).astype(np.int8)
-    if kind == "edges":
-        return rng.choice(np.array([-128, 127, 0], np.int8), (rows, columns))
-    return np.full((rows, columns), 0 if kind == "zeros" else int(kind), np.int8)
-
-
-def weights(draw, rows, columns):
-    """Draw int8 weights: all three values, or one."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    kind = draw(st.sampled_from(["random", "1", "-1", "0"]))
-    if kind == "random":
-        return rng.integers(-1, 2, (rows, columns)).astype(np.int8)
-    return np.full((rows, columns), int(kind), np.int8)
-
-
-def floats(draw, rows, columns, dtype):
-    """Draw rows of every sort as float32 that `dtype` holds exactly: NaN, infinity, zeros, denormals, huge, halves."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    x = rng.standard_normal((rows, columns)).astype(np.float32)
-    for row in range(rows):
-        kind = draw(st.sampled_from(["normal", "normal", "zeros", "denormal", "huge", "halves", "nan", "inf", "-inf"]))
-        place = rng.integers(columns)
-        if kind == "zeros":
-            x[row] = 0
-        elif kind == "denormal":
-            x[row] *= 1e-40 if dtype != "float16" else 1e-6
-        elif kind == "huge":
-            x[row] *= 3e37 if dtype != "float16" else 1e4
-        elif kind == "halves":
-            x[row] = rng.integers(-255, 256, columns) / 2
-            x[row, place] = 127
-        elif kind in ("nan", "inf", "-inf"):
-            x[row, place] = float(kind)
-    return stored(x, dtype)
 
 
 def row_counts(config, rows):
@@ -168,33 +128,6 @@ def test_bit_linear_equals_the_contract(kernel, layout, rows, config, dtype, dat
     expected = reference.bit_linear(x_wide, w_q, w_scale, bias_wide)
     np.testing.assert_array_equal(values(y, dtype), rounded(expected, dtype))
     assert_guarded(guarded)
-
-
-@pytest.mark.parametrize(("kernel", "layout", "rows", "config"), list(first_of(kernels_of("bit_linear"))))
-@QUICK
-@given(data=st.data())
-def test_group_scales(kernel, layout, rows, config, data):
-    m = 1 if rows == 1 else data.draw(st.sampled_from((2, 17)))
-    n, k = data.draw(st.sampled_from(OUT_FEATURES)), data.draw(st.sampled_from(IN_FEATURES))
-    group = data.draw(st.sampled_from((20, 40) if layout.format.name == "t5" else (16, 32, 128)))
-    x, _ = floats(data.draw, m, k, "float32")
-    w_q = weights(data.draw, n, k)
-    w_packed = layout.from_canonical(layout.format.pack(w_q), n, k)
-    w_scale = np.random.default_rng(k).random((n, -(-k // group))).astype(np.float32)
-    problem = problem_of(
-        "bit_linear", layout.name, rows, n, k, x_dtype="float32", y_dtype="float32", scale="group", group_size=group
-    )
-    if kernel.unsupported_reason(problem) is not None:
-        assert "group" in kernel.unsupported_reason(problem)
-        return
-    y = run_linear(kernel, problem, config, x, w_packed, w_scale)
-    expected = reference.bit_linear(x, w_q, w_scale, group_size=group)
-    assert np.isnan(y[~np.isfinite(x).all(1)]).all()
-    finite = np.isfinite(expected).all(1)
-    x_q, x_scale = reference.quantize_activation(x)
-    bound = np.abs(x_q).astype(np.float64) @ np.abs(w_q * reference.expand_scale(w_scale, w_q.shape, group)).T
-    tolerance = 4 * np.finfo(np.float32).eps * bound * x_scale[:, None]
-    assert (np.abs(y[finite] - expected[finite]) <= tolerance[finite] + 1e-40).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

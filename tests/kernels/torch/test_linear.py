@@ -105,7 +105,7 @@ def test_sums_above_float32_are_exact_in_pieces():
 
 def test_each_kernel_says_which_activation_it_serves():
     problem = linear("bit_linear", (1, 4, 4), "i2", activation="a16")
-    assert KERNELS["torch.bit_linear"].unsupported_reason(problem) == "serves activation='a8'"
+    assert KERNELS["torch.bit_linear"].unsupported_reason(problem) == "serves activation='a8' and 'a8g'"
     assert (
         KERNELS["torch.bit_linear_a16"].unsupported_reason(linear("bit_linear", (1, 4, 4), "i2"))
         == "serves activation='a16'"

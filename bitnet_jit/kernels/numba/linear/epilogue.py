@@ -2,7 +2,7 @@
 
     y = float32(acc - sum over k of x_q) * (x_scale * w_scale) + bias
 
-Group scales: y = (sum over groups, ascending, of float32(acc of the group) * w_scale of the group) * x_scale + bias.
+`groups.py` has the same with scales of groups.
 """
 
 import numpy as np
@@ -66,14 +66,6 @@ def finish_rows(spec, job, acc, row_bytes, first_row, rows, output, count):
     """Turn sums of rows first_row.., row_bytes apart from address acc, into `count` outputs each from `output` on."""
     for r in range(rows):
         finish_row(spec, job, acc + row_bytes * r, first_row + r, output, count)
-
-
-@jit
-def add_group(acc, x_sum, w_scale, stride, group, output, sums, count):
-    """Add float32(acc - x_sum) * w_scale of the group to the sums of one row; w_scale is (N, stride)."""
-    for c in range(count):
-        scale = load_float32(w_scale, (output + c) * stride + group)
-        store_float32(sums, c, load_float32(sums, c) + np.float32(load_int32(acc, c) - x_sum) * scale)
 
 
 @jit

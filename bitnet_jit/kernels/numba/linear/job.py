@@ -6,10 +6,11 @@ All kernels of this folder share this part; they differ in how they multiply (`t
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 from numba import types
 
 from bitnet_jit.kernels.numba.compiler.jit import jit, one_of
-from bitnet_jit.kernels.numba.intrinsics.elements import ELEMENT_BYTES, store_int32
+from bitnet_jit.kernels.numba.intrinsics.elements import ELEMENT_BYTES, store_int8, store_int32
 from bitnet_jit.kernels.numba.intrinsics.pointers import pointer
 from bitnet_jit.kernels.numba.intrinsics.scalars import least, most
 from bitnet_jit.kernels.numba.linear.sizes import (
@@ -25,11 +26,12 @@ from bitnet_jit.kernels.numba.linear.sizes import (
     X_STRIDE,
     X_SUM_AT,
 )
-from bitnet_jit.kernels.numba.rowwise.quantize import SEGMENT, copy_row, quantize_row, sum_groups
+from bitnet_jit.kernels.numba.rowwise.quantize import SEGMENT, copy_row, quantize_groups, quantize_row, sum_groups
 from bitnet_jit.kernels.numba.threads.parallel import done, draw, wait
 
 TILE_BYTES = 1024
 CHUNK_ELEMENTS = 16384  # of x in one piece of the first phase
+ZERO = np.int32(0)
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class LinearSpec:
         y_dtype: "int32" for bare sums, or a floating dtype.
         bias_dtype: a floating dtype, where there is a bias.
         grouped: groups of inputs have scales of their own.
+        x_grouped: so do those of x.
     """
 
     tile: Any
@@ -49,6 +52,7 @@ class LinearSpec:
     y_dtype: str
     bias_dtype: str = "float32"
     grouped: bool = False
+    x_grouped: bool = False
 
     @property
     def y_is_sums(self) -> bool:
@@ -63,7 +67,7 @@ class Job(NamedTuple):
     """The operands of one call, all int64; one that is not used is 0."""
 
     x: int  # (rows, in_features) contiguous, spec.x_dtype
-    x_scale: int  # (rows,) float32: given with codes, else in the workspace
+    x_scale: int  # (rows,) float32, or (rows, groups): given with codes, else in the workspace
     w: int  # blocks of the layout
     w_scale: int  # float32 (), (N,) or (N, groups)
     bias: int  # (N,) spec.bias_dtype
@@ -77,7 +81,7 @@ class Job(NamedTuple):
     fork: int  # the address of the threads' source
     threads: int
     counters: int  # workspace
-    x_sum: int  # workspace: (rows, groups) int32
+    x_sum: int  # workspace: (rows, 1) int32 sums of codes; (rows, groups) with group scales, negative ones
     x_q: int  # workspace: x as the inner loops read it, zero beyond in_features: rows x_stride bytes apart, or tiles
     x_stride: int
 
@@ -119,7 +123,7 @@ def store_sum(spec, job, row, codes, total):
 
 @jit
 def store_group_sums(spec, job, row, codes, total):
-    """Store the sums of a row's codes by groups."""
+    """Store the negative sums of a row's codes by groups."""
     sum_groups(codes, job.in_features, job.group_size, job.x_sum, row * job.groups)
 
 
@@ -127,12 +131,24 @@ store_sums = one_of(lambda spec: store_group_sums if spec.grouped else store_sum
 
 
 @jit
-def prepare_row(spec, job, row, codes, stride):
+def prepare_whole_row(spec, job, row, codes, stride):
     """Store codes of one row of x in segments of 64 that begin `stride` bytes apart, its scale and its sums."""
     x = job.x + row * job.in_features * spec.x_bytes
     segments = job.x_stride // SEGMENT
     total = write_codes(spec.x_dtype, x, job.in_features, codes, segments, stride, job.x_scale, row)
     store_sums(spec, job, row, codes, total)
+
+
+@jit
+def prepare_row_by_groups(spec, job, row, codes, stride):
+    """Store codes of one row of x one behind the other, and of each group its scale and its negative sum."""
+    x = job.x + row * job.in_features * spec.x_bytes
+    quantize_groups(spec.x_dtype, x, job.in_features, job.group_size, codes, job.x_scale, job.x_sum, row * job.groups)
+    for i in range(job.in_features, job.x_stride):
+        store_int8(codes, i, ZERO)
+
+
+prepare_row = one_of(lambda spec: prepare_row_by_groups if spec.x_grouped else prepare_whole_row)
 
 
 @jit

@@ -55,7 +55,8 @@ def run(spec, fork, threads, x, x_scale, w, w_scale, bias, y, sizes, workspace):
 def compile_linear(problem: Problem, tile: Any) -> Entry:
     """Return the entry point of `run` for a problem's dtypes and a tile."""
     bias_dtype, grouped = problem.bias or "float32", problem.scale == "group"
-    spec = LinearSpec(tile, problem.x_dtype, problem.y_dtype, bias_dtype, grouped)
+    x_grouped = problem.activation == "a8g"
+    spec = LinearSpec(tile, problem.x_dtype, problem.y_dtype, bias_dtype, grouped, x_grouped)
     return compiled(run, StaticType(spec), *RUN_SIGNATURE)
 
 

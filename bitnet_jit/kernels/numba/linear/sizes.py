@@ -6,6 +6,9 @@ from bitnet_jit.kernels.numba.bound import ALIGN, round_up
 from bitnet_jit.kernels.numba.threads.parallel import TEAM_BYTES
 from bitnet_jit.problem import Problem
 
+TABLED_ROWS = 4  # of float activations, whose tables of all inputs are made once
+TABLES_PER_FLOAT = 8  # bytes of tables per byte of x
+
 
 class Sizes(NamedTuple):
     """The numbers that a problem's calls with one number of rows share; a kernel reads them from memory, as int64."""
@@ -58,8 +61,9 @@ def sizes_of(problem: Problem, rows: int, max_threads: int) -> Sizes:
     groups = -(-problem.in_features // group_size)
     x_stride = x_stride_of(problem.in_features, inner_bytes(problem.activation))
     x_scale = TEAM_BYTES
-    x_sum = round_up(x_scale + 4 * rows, ALIGN)
+    x_sum = round_up(x_scale + 4 * rows * (groups if problem.activation == "a8g" else 1), ALIGN)
     x_q = round_up(x_sum + 4 * rows * groups, ALIGN)
+    tables = rows * x_stride * TABLES_PER_FLOAT if problem.activation == "a16" and rows <= TABLED_ROWS else 0
     return Sizes(
         rows,
         problem.in_features,
@@ -72,5 +76,5 @@ def sizes_of(problem: Problem, rows: int, max_threads: int) -> Sizes:
         x_sum,
         x_q,
         x_stride,
-        x_q + round_up(rows, 32) * x_stride,
+        x_q + round_up(rows, 32) * x_stride + tables,
     )

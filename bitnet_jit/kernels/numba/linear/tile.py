@@ -59,6 +59,16 @@ class Tile:
         return 4 * self.rows * self.width
 
     @property
+    def span_bytes(self) -> int:
+        """Return the bytes of the scales of eight groups, one per output each."""
+        return 4 * 8 * self.width
+
+    @property
+    def lanes(self) -> int:
+        """Return the outputs in one register."""
+        return ISAS[self.isa].lanes
+
+    @property
     def inputs(self) -> int:
         """Return the inputs in one step of K."""
         return DECODERS[self.format].inputs
@@ -133,20 +143,26 @@ def step(typingctx, tile, registers, x, x_stride, w):
     return registers(tile, registers, types.int64, types.int64, types.int64), codegen
 
 
+def merged(builder, tile: Tile, registers: ir.Value, number: int) -> ir.Value:
+    """Emit the sum of the bit planes of accumulator `number`."""
+    isa, _, planes = accumulators(tile)
+    total = builder.extract_value(registers, number * planes)
+    for plane, scale in enumerate(DECODERS[tile.format].scales(isa)[1:planes], 1):
+        part = builder.extract_value(registers, number * planes + plane)
+        shift = splat_constant(isa.vector, scale.bit_length() - 1)
+        total = builder.add(total, builder.ashr(part, shift) if scale > 1 else part)
+    return total
+
+
 @intrinsic
 def spill(typingctx, tile, registers, acc):
     """Write a tile's sums to address acc, int32 (rows, 16 * columns)."""
-    isa, vectors, planes = accumulators(tile.value)
-    scales = DECODERS[tile.value.format].scales(isa)
+    isa, vectors, _ = accumulators(tile.value)
 
     def codegen(context, builder, signature, args):
         _, registers, acc = args
         for i in range(tile.value.rows * vectors):
-            total = builder.extract_value(registers, i * planes)
-            for plane in range(1, planes):
-                part = builder.extract_value(registers, i * planes + plane)
-                shift = splat_constant(isa.vector, scales[plane].bit_length() - 1)
-                total = builder.add(total, builder.ashr(part, shift) if scales[plane] > 1 else part)
+            total = merged(builder, tile.value, registers, i)
             builder.store(total, at(builder, acc, 4 * isa.lanes * i, isa.vector), align=4)
         return context.get_dummy_value()
 

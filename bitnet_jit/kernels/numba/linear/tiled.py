@@ -12,12 +12,12 @@ from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.numba.bound import Bound
 from bitnet_jit.kernels.numba.compiler.jit import jit, one_of
 from bitnet_jit.kernels.numba.intrinsics.clock import ticks
-from bitnet_jit.kernels.numba.intrinsics.elements import load_float32, load_int32
 from bitnet_jit.kernels.numba.intrinsics.isa import chosen_isa
 from bitnet_jit.kernels.numba.intrinsics.pointers import stack_space
 from bitnet_jit.kernels.numba.intrinsics.scalars import least, most
 from bitnet_jit.kernels.numba.layout import BLOCK, INPUTS_OF_LAYOUT, STEP_BYTES
-from bitnet_jit.kernels.numba.linear.epilogue import add_group, clear, finish_floats, finish_rows, scale_row
+from bitnet_jit.kernels.numba.linear.epilogue import finish_rows
+from bitnet_jit.kernels.numba.linear.groups import multiply_by_groups
 from bitnet_jit.kernels.numba.linear.job import prepare
 from bitnet_jit.kernels.numba.linear.launch import bind_linear, works_on
 from bitnet_jit.kernels.numba.linear.tile import Tile, accumulate, registers_type
@@ -52,28 +52,6 @@ def multiply_whole(spec, job, first_row, w, output, count, cold):
     else:
         accumulate(tile.hot, x, job.x_stride, w, steps, acc)
     finish_rows(spec, job, acc, 4 * tile.width, first_row, tile.rows, output, count)
-
-
-@jit
-def multiply_by_groups(spec, job, first_row, w, output, count, cold):
-    """Compute the same with one scale per group of inputs."""
-    tile = spec.tile
-    acc, sums = stack_space(tile, "acc_bytes"), stack_space(tile, "acc_bytes")
-    clear(sums, tile.rows * tile.width)
-    for group in range(job.groups):
-        first_input = group * job.group_size
-        inputs = least(job.group_size, job.in_features - first_input)
-        steps = (inputs + tile.inputs - 1) // tile.inputs
-        x = job.x_q + first_row * job.x_stride + first_input
-        accumulate(tile, x, job.x_stride, w + first_input // tile.inputs * STEP_BYTES, steps, acc)
-        for r in range(tile.rows):
-            part = 4 * tile.width * r
-            x_sum = load_int32(job.x_sum, (first_row + r) * job.groups + group)
-            add_group(acc + part, x_sum, job.w_scale, job.groups, group, output, sums + part, count)
-    for r in range(tile.rows):
-        row, part = first_row + r, sums + 4 * tile.width * r
-        scale_row(part, load_float32(job.x_scale, row), count)
-        finish_floats(spec, job, part, row, output, count)
 
 
 multiply = one_of(lambda spec: multiply_by_groups if spec.grouped else multiply_whole)
@@ -142,19 +120,39 @@ def tiles(problem: Problem) -> tuple[Tile, ...]:
     return tuple(fitting) or (Tile(isa.name, format, 1, 1),)
 
 
-def unsupported_reason(problem: Problem) -> str | None:
-    """Return why this kernel cannot run a problem, in words, or None."""
+def codes_unsupported_reason(problem: Problem) -> str | None:
+    """Return why no kernel of this file can run a problem, in words, or None."""
     if problem.layout not in INPUTS_OF_LAYOUT:
         return f"reads the layouts {', '.join(INPUTS_OF_LAYOUT)}, not {problem.layout!r}"
-    if problem.activation == "a16":
-        return "serves activation='a8'"
-    if problem.scale == "group" and problem.group_size % INPUTS_OF_LAYOUT[problem.layout]:
-        step = INPUTS_OF_LAYOUT[problem.layout]
+    return "serves activation='a8' and 'a8g'" if problem.activation == "a16" else None
+
+
+def unsupported_reason(problem: Problem) -> str | None:
+    """Return why the kernel for scales of tensors and rows cannot run a problem, in words, or None."""
+    if problem.scale == "group":
+        return "takes tensor and row scales, not group scales"
+    return codes_unsupported_reason(problem)
+
+
+def groups_unsupported_reason(problem: Problem) -> str | None:
+    """Return why the kernel for group scales cannot run a problem, in words, or None."""
+    if problem.scale != "group":
+        return "takes group scales"
+    if reason := codes_unsupported_reason(problem):
+        return reason
+    step = INPUTS_OF_LAYOUT[problem.layout]
+    if problem.group_size % step:
         return f"takes groups of a multiple of {step} inputs in layout {problem.layout!r}, not {problem.group_size}"
     return None
 
 
-KERNELS = tuple(
-    Kernel(f"numba.{op}", op, bind, likely(tiles), unsupported_reason, every(tiles))
-    for op in ("bit_linear", "quantized_linear", "ternary_matmul")
+KERNELS = (
+    *(
+        Kernel(f"numba.{op}", op, bind, likely(tiles), unsupported_reason, every(tiles))
+        for op in ("bit_linear", "quantized_linear", "ternary_matmul")
+    ),
+    *(
+        Kernel(f"numba.{op}_groups", op, bind, likely(tiles), groups_unsupported_reason, every(tiles))
+        for op in ("bit_linear", "quantized_linear")
+    ),
 )

@@ -35,14 +35,14 @@ SEGMENT = 64
 
 
 @jit
-def absmax_bits(dtype, x, count):
-    """Return the bits of the largest |x| of `count` elements at address x; above those of infinity where one is NaN."""
-    whole = count // LANES * LANES
+def absmax_bits(dtype, x, first, count):
+    """Return the bits of the largest |x| of x[first:first + count]; above those of infinity where one is NaN."""
+    whole = first + count // LANES * LANES
     lanes = zero_ints()
-    for i in range(0, whole, LANES):
+    for i in range(first, whole, LANES):
         lanes = max_magnitudes(lanes, dtype, x, i)
     largest = max_lane(lanes)
-    for i in range(whole, count):
+    for i in range(whole, first + count):
         bits = bits_of_float(load_float(dtype, x, i)) & MAGNITUDE
         largest = bits if bits > largest else largest
     return largest
@@ -54,7 +54,7 @@ def quantize_row(dtype, x, count, codes, segments, stride, x_scale, row):
 
     Fill up to `segments` with zeros, write scale `row` of x_scale and return the sum of the codes.
     """
-    bits = absmax_bits(dtype, x, count)
+    bits = absmax_bits(dtype, x, 0, count)
     total = np.int32(0)
     if bits >= INFINITY_BITS:
         clear_segments(codes, 0, segments, stride)
@@ -124,10 +124,38 @@ def clear_segments(codes, first, last, stride):
 
 @jit
 def sum_groups(codes, count, group_size, x_sum, first):
-    """Sum a row's codes (one behind the other) by groups of inputs, the last maybe short, into x_sum[first:]."""
+    """Sum a row's codes (one behind the other) by groups of inputs, the last maybe short, into -x_sum[first:]."""
     for group in range((count + group_size - 1) // group_size):
         start = group * group_size
         total = np.int32(0)
         for i in range(start, least(start + group_size, count)):
             total += load_int8(codes, i)
-        store_int32(x_sum, first + group, total)
+        store_int32(x_sum, first + group, np.int32(-total))
+
+
+@jit
+def quantize_groups(dtype, x, count, group_size, codes, x_scale, x_sum, first):
+    """Quantize groups of inputs, the last maybe short, each as `quantize_row` does a row, one behind the other.
+
+    Their scales go into x_scale[first:], their negative sums into x_sum[first:].
+    """
+    for group in range((count + group_size - 1) // group_size):
+        begin = group * group_size
+        inputs = least(group_size, count - begin)
+        total = quantize_group(dtype, x, begin, inputs, codes + begin, x_scale, first + group)
+        store_int32(x_sum, first + group, np.int32(-total))
+
+
+@jit
+def quantize_group(dtype, x, begin, count, codes, x_scale, place):
+    """Store codes of x[begin:begin + count], scale `place` of x_scale, and return the sum of the codes."""
+    bits = absmax_bits(dtype, x, begin, count)
+    if bits >= INFINITY_BITS:
+        for i in range(count):
+            store_int8(codes, i, np.int32(0))
+        store_float32(x_scale, place, np.float32(np.nan))
+        return np.int32(0)
+    absmax = float_from_bits(bits)
+    absmax = absmax if absmax > FLOAT_EPS else FLOAT_EPS
+    store_float32(x_scale, place, absmax / F127)
+    return quantize_segment(dtype, x, begin, count, F127 / absmax, codes)

@@ -37,12 +37,14 @@ def planes_unsupported_reason(problem: Problem) -> str | None:
 
 def codes_unsupported_reason(problem: Problem) -> str | None:
     """Return why a kernel that multiplies codes refuses, or None."""
+    if problem.activation == "a8g":
+        return "takes int8 activations with one scale per row, not one per group (a8g)"
     return "serves activation='a8'" if problem.activation == "a16" else None
 
 
 def floats_unsupported_reason(problem: Problem) -> str | None:
     """Return why a kernel that multiplies floats refuses, or None."""
-    return "serves activation='a16'" if problem.activation == "a8" else None
+    return "serves activation='a16'" if problem.activation in ("a8", "a8g") else None
 
 
 def takes_rows(fewest: int, most: int) -> Refusal:
