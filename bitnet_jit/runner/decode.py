@@ -43,7 +43,8 @@ class DecodeStep:
         self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         starts = torch.arange(rows + 1, dtype=torch.int32, device=device)
         places = Places(self._numbers[:rows], starts, self._numbers[rows:].view(rows, width))
-        store = PagedStore(cache.keys, cache.values, network.rope.rotary(width * PAGE, device), places)
+        # kept, as a graph knows the addresses of its tensors and does not own them
+        self._store = store = PagedStore(cache.keys, cache.values, network.rope.rotary(width * PAGE, device), places)
         self._load([], [])
         self._replay, self._logits = kind.capture(lambda: network.logits(network.run(self._tokens, store)), device)
 
