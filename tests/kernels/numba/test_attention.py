@@ -22,7 +22,6 @@ MODELS = (
 )
 SCHEDULED = (MODELS[0], MODELS[3])
 LENGTHS = (1, 2, 3, 17, 33, 63, 64, 65, 127, 129, 200)
-NEVER_SMALL = 2  # threads
 
 
 @st.composite
@@ -66,7 +65,7 @@ def run_schedule(texts, calls, threads):
 
 
 @pytest.mark.parametrize("model", MODELS, ids=str)
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_it_computes_what_the_reference_does(model, data):
     lengths = data.draw(st.lists(st.sampled_from(LENGTHS), min_size=1, max_size=3))
@@ -82,14 +81,12 @@ def test_it_computes_what_the_reference_does(model, data):
 
 
 @pytest.mark.parametrize("model", SCHEDULED, ids=str)
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_any_schedule_gives_the_same_bits(model, data):
     lengths = data.draw(st.lists(st.sampled_from(LENGTHS), min_size=1, max_size=4))
     texts = make_texts(model, lengths, data.draw(st.integers(0, 2**32 - 1)))
-    first, second = (
-        run_schedule(texts, data.draw(schedules(lengths)), data.draw(st.integers(1, NEVER_SMALL))) for _ in range(2)
-    )
+    first, second = (run_schedule(texts, data.draw(schedules(lengths)), data.draw(st.integers(1, 2))) for _ in range(2))
     for one, other in zip([*first[0], *first[1]], [*second[0], *second[1]], strict=True):
         np.testing.assert_array_equal(one.view(np.uint8), other.view(np.uint8))
 

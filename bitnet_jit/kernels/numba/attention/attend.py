@@ -6,7 +6,7 @@ are the last ones; a row's sum over values ends at its own position, whatever a 
 
 import numpy as np
 
-from bitnet_jit.kernels.numba.attention.job import keys_at, page_of, values_at
+from bitnet_jit.kernels.numba.attention.job import Scratch, keys_at, page_of, values_at
 from bitnet_jit.kernels.numba.attention.pages import pack_page, rotate_queries
 from bitnet_jit.kernels.numba.attention.panel import (
     add_nonzero_products,
@@ -149,12 +149,14 @@ def attend_packed(spec, job, block, number, kv_head, scratch, rows, results):
 
 @jit
 def attend_in_memory(spec, job, block, number, kv_head, scratch, rows, results):
-    """Attend to page `number` as it comes from memory, and ask for the next one: for few rows."""
+    """Attend to page `number` as it comes from memory, and ask for what comes next: for few rows."""
     page, row = page_of(job, block.sequence, number), first_row(spec, block, number)
     k, v = keys_at(spec, job, page, kv_head), values_at(spec, job, page, kv_head)
     after = k
-    if number + 1 < block.last:
-        after = keys_at(spec, job, page_of(job, block.sequence, number + 1), kv_head)
+    if kv_head + 1 < block.head + block.heads:
+        after = keys_at(spec, job, page, kv_head + 1)
+    elif number + 1 < block.last:
+        after = keys_at(spec, job, page_of(job, block.sequence, number + 1), block.head)
     few, one, v_stride = spec.few_in_memory, spec.one_in_memory, spec.cache_bytes * spec.head_dim
     score_rows(spec, few, one, scratch, k, row, rows, v)
     soften_rows(spec, block, number, scratch, row, rows, results)
@@ -210,21 +212,57 @@ def join_results(spec, block, pages, scratch, rows, results):
 
 
 @jit
-def attend(spec, job, block, kv_head, scratch):
-    """Run a piece: all pages of a block, or a part of them."""
-    rows = block.tokens * spec.group
-    rotate_queries(spec, job, block, kv_head, scratch)
+def of_head(spec, scratch, rows, i):
+    """Return the scratch memory for the head number i of a piece: queries and sums of its own, the rest shared."""
+    return Scratch(
+        scratch.q + 4 * i * rows * spec.head_dim,
+        scratch.p,
+        scratch.acc + 4 * i * rows * spec.stride,
+        scratch.k,
+        scratch.v,
+        scratch.largest + 4 * i * rows,
+        scratch.sums + 4 * i * rows,
+        scratch.maxima,
+        scratch.totals,
+        scratch.old,
+        scratch.new,
+    )
+
+
+@jit
+def results_of(spec, block, rows, kv_head):
+    """Return where the parts of a block leave results for a head, behind their counter; 0 where there is one part."""
     if block.parts == 1:
-        clear_state(spec, scratch, rows)
-        for number in range(block.first, block.last):
-            attend_page(spec, job, block, number, kv_head, scratch, rows, 0)
-        store_rows(spec, job, block, kv_head, scratch, rows)
-        return
+        return 0
     pages = (block.position + block.tokens - 1) // PAGE + 1
-    header = results_at(spec, block.results, rows, pages, kv_head)
+    return results_at(spec, block.results, rows, pages, kv_head) + HEADER
+
+
+@jit
+def attend(spec, job, block, scratch):
+    """Run a piece: all pages of a block, or a part of them; page by page, so that memory is read in its order."""
+    rows = block.tokens * spec.group
+    for i in range(block.heads):
+        here = of_head(spec, scratch, rows, i)
+        rotate_queries(spec, job, block, block.head + i, here)
+        clear_state(spec, here, rows)
     for number in range(block.first, block.last):
-        results = header + HEADER + number * rows * spec.result_bytes
-        attend_page(spec, job, block, number, kv_head, scratch, rows, results)
-    if atomic_add(header, 1) == block.parts - 1:
-        join_results(spec, block, pages, scratch, rows, header + HEADER)
-        store_rows(spec, job, block, kv_head, scratch, rows)
+        for i in range(block.heads):
+            results = results_of(spec, block, rows, block.head + i)
+            if results != 0:
+                results += number * rows * spec.result_bytes
+            attend_page(spec, job, block, number, block.head + i, of_head(spec, scratch, rows, i), rows, results)
+    for i in range(block.heads):
+        finish_head(spec, job, block, block.head + i, of_head(spec, scratch, rows, i), rows)
+
+
+@jit
+def finish_head(spec, job, block, kv_head, scratch, rows):
+    """Write y of a head, if this was the last part of its block."""
+    results = results_of(spec, block, rows, kv_head)
+    if results != 0:
+        if atomic_add(results - HEADER, 1) < block.parts - 1:
+            return
+        pages = (block.position + block.tokens - 1) // PAGE + 1
+        join_results(spec, block, pages, scratch, rows, results)
+    store_rows(spec, job, block, kv_head, scratch, rows)

@@ -51,18 +51,18 @@ def team(spec, job):
     """Run the parallel body: write all blocks, then draw pieces."""
     number = atomic_add(job.counters + MEMBERS * COUNTER_BYTES, 1)
     scratch = scratch_of(spec, job.scratch + number * spec.scratch_bytes)
-    pieces = job.num_pieces * spec.kv_heads
+    pieces = job.num_pieces
     drawn = draw(job.counters)
     while drawn < pieces:
-        block = piece_at(job.pieces, drawn // spec.kv_heads)
+        block = piece_at(job.pieces, drawn)
         if block.first == 0:
-            write_block(spec, job, block, drawn % spec.kv_heads, scratch)
+            write_block(spec, job, block, scratch)
         done(job.counters)
         drawn = draw(job.counters)
     wait(job.counters, pieces)
     drawn, _ = next_piece(job.counters, 0, 0, 1, pieces)
     while drawn >= 0:
-        attend(spec, job, piece_at(job.pieces, drawn // spec.kv_heads), drawn % spec.kv_heads, scratch)
+        attend(spec, job, piece_at(job.pieces, drawn), scratch)
         drawn, _ = next_piece(job.counters, 0, 0, 1, pieces)
 
 
@@ -86,7 +86,7 @@ def run(
     workspace,
 ):
     """Run the whole op; every argument but `spec` is int64, an address or a number."""
-    blocks, scratch = workspace + TEAM_BYTES, workspace + scratch_at(tokens, threads)
+    blocks, scratch = workspace + TEAM_BYTES, workspace + scratch_at(spec, tokens, threads)
     pieces, results = blocks + PIECE_BYTES * tokens, scratch + threads * spec.scratch_bytes
     block = block_tokens(spec, tokens, threads)
     number = make_blocks(spec, positions, starts, sequences, tokens, y, block, blocks)

@@ -49,15 +49,16 @@ def write_values(spec, job, token, position, count, page, kv_head):
 
 
 @jit
-def write_block(spec, job, block, kv_head, scratch):
-    """Write the keys and values of a block's tokens into their pages."""
+def write_block(spec, job, block, scratch):
+    """Write the keys and values of a piece's tokens and heads into their pages."""
     done = 0
     while done < block.tokens:
         position = block.position + done
         count = least(PAGE - position % PAGE, block.tokens - done)
         page = page_of(job, block.sequence, position // PAGE)
-        write_keys(spec, job, block.token + done, position, count, page, kv_head, scratch)
-        write_values(spec, job, block.token + done, position, count, page, kv_head)
+        for kv_head in range(block.head, block.head + block.heads):
+            write_keys(spec, job, block.token + done, position, count, page, kv_head, scratch)
+            write_values(spec, job, block.token + done, position, count, page, kv_head)
         done += count
 
 

@@ -18,18 +18,17 @@ from bitnet_jit.kernels.numba.threads.parallel import TEAM_BYTES
 from bitnet_jit.problem import PAGE
 
 PIECES_PER_THREAD = 4  # fewer share the work badly
-PARTS_PER_THREAD = 16  # of pages, about
+PARTS_PER_THREAD = 8  # of pages, about
 PART_ROWS = 32  # blocks of more are not cut by pages
-MIN_PART = 4  # pages
 MAX_PARTIAL_BYTES = 2**26
 SMALL_WORK = 4096  # of `work_of`: some 5 us, for which no other thread is woken
 READ_ROWS = 8  # as many rows take the time of reading a page from memory
-PIECE_BYTES = 64
+PIECE_BYTES = 80
 HEADER = 64  # bytes of the counter with which the results of a block in parts begin
 
 
 class Piece(NamedTuple):
-    """A piece of the work, for each head of keys and values; in memory eight int64 in this order."""
+    """A piece of the work; in memory ten int64 in this order."""
 
     token: int  # the first one
     tokens: int
@@ -39,13 +38,17 @@ class Piece(NamedTuple):
     last: int  # page, behind the part
     parts: int  # of the block
     results: int  # the address of what parts of the block leave, where there are several
+    head: int  # the first one of keys and values
+    heads: int  # of keys and values
 
 
 @inlined
 def piece_at(pieces, number):
     """Read a piece."""
     memory = pointer(pieces + number * PIECE_BYTES, types.int64)
-    return Piece(memory[0], memory[1], memory[2], memory[3], memory[4], memory[5], memory[6], memory[7])
+    return Piece(
+        memory[0], memory[1], memory[2], memory[3], memory[4], memory[5], memory[6], memory[7], memory[8], memory[9]
+    )
 
 
 @inlined
@@ -54,6 +57,7 @@ def put_piece(pieces, number, piece):
     memory = pointer(pieces + number * PIECE_BYTES, types.int64)
     memory[0], memory[1], memory[2], memory[3] = piece.token, piece.tokens, piece.position, piece.sequence
     memory[4], memory[5], memory[6], memory[7] = piece.first, piece.last, piece.parts, piece.results
+    memory[8], memory[9] = piece.head, piece.heads
 
 
 @inlined
@@ -61,6 +65,12 @@ def clear_token(spec, y, token):
     """Write the output of a token that is padding: zeros."""
     for i in range(token * spec.heads * spec.head_dim, (token + 1) * spec.heads * spec.head_dim):
         store_float(spec.x_dtype, y, i, F0)
+
+
+@inlined
+def heads_of(spec, tokens):
+    """Return how many heads of keys and values a piece has: all where rows are few, as pages lie in memory whole."""
+    return spec.kv_heads if tokens * spec.heads <= spec.rows else 1
 
 
 @inlined
@@ -80,7 +90,7 @@ def make_blocks(spec, positions, starts, sequences, tokens, y, block, pieces):
                 while count < block and token + count < end and position[token + count] == first + count:
                     count += 1
                 last = (first + count - 1) // PAGE + 1
-                put_piece(pieces, number, Piece(token, count, first, sequence, 0, last, 1, 0))
+                put_piece(pieces, number, Piece(token, count, first, sequence, 0, last, 1, 0, 0, heads_of(spec, count)))
                 number += 1
             token += count
     for token in range(most(start[sequences], 0), tokens):
@@ -110,12 +120,14 @@ def work_of(spec, blocks, number):
 @inlined
 def part_pages(spec, blocks, number, threads):
     """Return about how many pages a part of a block has; 0 where blocks are enough for the threads."""
-    if threads < 2 or number * spec.kv_heads >= PIECES_PER_THREAD * threads:
-        return 0
-    pages = 0
+    pages = pieces = 0
     for i in range(number):
-        pages += piece_at(blocks, i).last
-    return most(MIN_PART, pages * spec.kv_heads // (PARTS_PER_THREAD * threads))
+        block = piece_at(blocks, i)
+        pages += block.last
+        pieces += spec.kv_heads // block.heads
+    if threads < 2 or pieces >= PIECES_PER_THREAD * threads:
+        return 0
+    return most(1, pages // (PARTS_PER_THREAD * threads))
 
 
 @inlined
@@ -133,16 +145,25 @@ def make_pieces(spec, blocks, number, threads, results, end, pieces):
             parts = (block.last + part - 1) // part
         for j in range(parts):
             first, last = block.last * j // parts, block.last * (j + 1) // parts
-            put_piece(
-                pieces,
-                count + j,
-                Piece(block.token, block.tokens, block.position, block.sequence, first, last, parts, results),
-            )
+            for h in range(spec.kv_heads // block.heads):
+                piece = Piece(
+                    block.token,
+                    block.tokens,
+                    block.position,
+                    block.sequence,
+                    first,
+                    last,
+                    parts,
+                    results,
+                    h * block.heads,
+                    block.heads,
+                )
+                put_piece(pieces, count, piece)
+                count += 1
         if parts > 1:
             for kv_head in range(spec.kv_heads):
                 pointer(results_at(spec, results, rows, block.last, kv_head), types.int64)[0] = 0
             results += size
-        count += parts
     return count
 
 
@@ -153,16 +174,18 @@ def results_at(spec, results, rows, pages, kv_head):
 
 
 @inlined
-def scratch_at(tokens, threads):
+def scratch_at(spec, tokens, threads):
     """Return where the threads' scratch memory begins in a workspace: behind counters, blocks and pieces."""
-    return TEAM_BYTES + PIECE_BYTES * (2 * tokens + (PIECES_PER_THREAD + PARTS_PER_THREAD) * threads)
+    parts = 2 * (PIECES_PER_THREAD + PARTS_PER_THREAD) * threads
+    pieces = tokens + spec.kv_heads * (tokens + parts)
+    return TEAM_BYTES + (PIECE_BYTES * pieces + 63) // 64 * 64
 
 
 def workspace_bytes(spec: AttentionSpec, tokens: int, threads: int, pages: int) -> int:
     """Return the bytes of a workspace, for calls with tables of `pages` pages."""
-    fixed: int = scratch_at.py_func(tokens, threads) + threads * spec.scratch_bytes
+    fixed: int = scratch_at.py_func(spec, tokens, threads) + threads * spec.scratch_bytes
     if threads < 2:
         return fixed
-    rows = min(tokens * spec.heads, PIECES_PER_THREAD * threads * PART_ROWS)
-    headers = HEADER * PIECES_PER_THREAD * threads
+    rows = min(tokens * spec.heads, PIECES_PER_THREAD * threads * PART_ROWS * spec.kv_heads)
+    headers = HEADER * PIECES_PER_THREAD * threads * spec.kv_heads
     return fixed + min(headers + rows * pages * spec.result_bytes, MAX_PARTIAL_BYTES)
