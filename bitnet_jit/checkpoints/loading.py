@@ -35,9 +35,8 @@ def load(
         device: where the weights go, the CPU by default.
         dtype: of activations, keys and values: float32 or bfloat16. Weights are stored alike in both.
         progress: called with the number of blocks that are loaded, and that there are, after each.
-        head: how the output head is stored: "checkpoint" (as it is), "bfloat16", "float32", or "int8" with a scale per
-            row, which halves the head's part of a token's time, and moves logits by about a hundredth of their spread.
-            Where the embedding is the head too, look-ups read the same numbers: there is one copy of it.
+        head: how the output head is stored, and the embedding where that is the head too: "checkpoint" (as it is),
+            "bfloat16", "float32", or "int8" with a scale per row, which takes half the memory and time of 16 bits.
 
     Returns:
         A `Decoder` that holds packed weights, the embedding and norms in the checkpoint's dtype, and float32 scales.

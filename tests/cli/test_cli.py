@@ -49,6 +49,11 @@ def test_generate_with_a_given_model(tmp_path):
     assert result.stdout == "And it came to pass after the \n"
 
 
+def test_generate_with_an_int8_head():
+    result = run("generate", VERSE, "--max-new-tokens", "5", "--head", "int8")
+    assert result.stdout == "And it came to pass after\n"
+
+
 def test_one_token_has_no_rate():
     assert re.search(r"1 tokens, the first after \S+ s\n$", run("generate", VERSE, "--max-new-tokens", "1").stderr)
     assert generate.rates(1.0, [1.5]) == "1 tokens, the first after 0.50 s"
@@ -62,6 +67,11 @@ def test_one_token_has_no_rate():
         (("x" * 2000,), InvalidInput, "input_ids: 2000 tokens"),
         (("x", "--max-new-tokens", "1024"), InvalidInput, "max_new_tokens: expected 1 to 1023"),
         (("x", "--device", "abacus"), InvalidInput, "device: 'abacus'"),
+        (
+            ("x", "--head", "int4"),
+            InvalidInput,
+            "head: expected one of checkpoint, int8, bfloat16, float32, got 'int4'",
+        ),
         (("x", "--model", "no/such/place"), CheckpointError, "no/such/place: expected a directory or a hub id"),
     ],
 )

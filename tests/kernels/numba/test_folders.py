@@ -23,6 +23,7 @@ BELOW: dict[str, set[str]] = {  # folder or module -> the others that its files 
     "rowwise": {"bound", "compiler", "intrinsics", "threads"},
     "weights": {"bound", "compiler", "intrinsics", "threads", "layout"},
     "linear": {"bound", "compiler", "intrinsics", "threads", "layout", "rowwise"},
+    "head": {"bound", "compiler", "intrinsics", "threads", "rowwise", "linear"},
 }
 
 

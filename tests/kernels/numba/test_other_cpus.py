@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 HASWELL = "+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2"
 BASELINE = "+sse,+sse2"
 CPUS = {"haswell": ("haswell", HASWELL, "avx2"), "baseline": ("x86-64", BASELINE, "generic")}
-SUBSET = "exact or contract or float_activations or norm or gives_back or reference_does"
+SUBSET = "bound or exact or contract or float_activations or norm or gives_back or reference_does"
 
 
 @pytest.mark.slow
@@ -41,6 +41,7 @@ def run_suite(name):
     assert child.stdout.strip() == isa
     files = (
         "test_linear.py",
+        "test_head.py",
         "test_rows.py",
         "test_norm_gradients.py",
         "test_attention.py",

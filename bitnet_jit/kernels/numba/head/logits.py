@@ -1,7 +1,8 @@
 """`head_logits`: logits of any M, V and K by register tiles, from a head in memory or in the caches.
 
-A piece of work is a block of the head's rows. Those of a tile stay in the first cache while the rows of x pass. A sum runs in one order whatever the tile: lanes along K, then a fixed tree. So logits of a row depend on nothing but
-that row.
+A piece of work is a block of the head's rows. Those of a tile stay in the first cache while the rows of x pass. A sum
+runs in one order whatever the tile: lanes along K, then a fixed tree. So logits of a row depend on nothing but that
+row.
 """
 
 from dataclasses import replace
