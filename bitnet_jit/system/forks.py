@@ -1,7 +1,7 @@
-"""Forks: a child has none of its parent's threads, and an OpenMP pool that believes it has.
+"""Forks: a child has none of its parent's threads, and pools that believe it has.
 
 `import bitnet_jit` registers the hook, so that it is there before the first fork that matters. In the child our kernels
-run on the calling thread (`kernels/numba/threads/openmp.py`), and torch is told to do the same: its attention and its
+run on the calling thread (`kernels/numba/threads/fork.py`), and torch is told to do the same: its attention and its
 matrix products would wait for ever for threads that are not there.
 """
 

@@ -200,7 +200,7 @@ def test_nothing_is_borrowed_after_a_stall(openmp):
         pool = Pool((openmp.parallel, openmp.number), capacity=1)
         memory = words(pool)
         memory[HELPERS + RESTED], memory[STARTED], memory[HELPERS + STATE] = 1, 1, 99  # as if there were one that rests
-        pool_jobs.run(pool.address, 2, 1, (0, 20_000_000))  # number 1 comes late, and its caller waits
+        pool_jobs.run(pool.address, 2, 0, (0, 20_000_000))  # number 1 comes late, and its caller waits
         assert memory[BORROWED_UNTIL] > 0
         banned |= memory[BANNED_UNTIL] > memory[BORROWED_UNTIL]
         memory[STARTED] = 0

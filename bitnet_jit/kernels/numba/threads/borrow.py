@@ -32,6 +32,7 @@ from bitnet_jit.kernels.numba.threads.pool_memory import (
     RAN,
     RESTED,
     SAMPLED,
+    SEEN_AWAKE,
     get,
     helper_at,
     put,
@@ -47,6 +48,7 @@ from bitnet_jit.kernels.numba.threads.system_calls import (
 MIN_SAMPLE, MAX_SAMPLE = 20_000, 50_000_000  # ns of a sample of how many threads run
 UNKNOWN = 1  # in place of a clock, for callers to whom OpenMP gives no other thread
 TRIAL_EVERY, TRIAL = 1_000_000_000, 20_000_000  # ns: helpers are tried after so long a time, for so long
+SPINNING = 20_000_000  # ns for which OpenMP's threads may spin, seen or not, after they were seen awake
 STALL = 1_000_000  # ns of waiting for other threads that are another process's
 MIN_BAN, MAX_BAN = 20_000_000, 1_000_000_000  # ns without borrowing after a stall
 
@@ -87,6 +89,8 @@ def sample(pool, clock, now):
         pthread_setspecific((get(pool, OPENMP_KEY), 0))
     comparable = clock == get(pool, CLOCK) and wall < MAX_SAMPLE and ran >= 0
     put(pool, AWAKE_THREADS, comparable and 2 * (ran - get(pool, RAN)) > wall)
+    if get(pool, AWAKE_THREADS):
+        put(pool, SEEN_AWAKE, now)
     put(pool, SAMPLED, now)
     put(pool, CLOCK, clock)
     put(pool, RAN, ran)
@@ -128,12 +132,20 @@ def ban(pool, begin, end):
 
 @jit
 def borrow(pool, threads):
-    """Run the owner's job on OpenMP's threads if they are awake; return whether it was run."""
+    """Run the owner's job on OpenMP's threads if they are awake, or alone if they were a moment ago.
+
+    A helper that is woken beside a thread that spins, or waits for its core, would take the core from it, and torch's
+    next operation would wait for that thread. Return whether the job was run.
+    """
     if get(pool, OPENMP) == 0:
         return False
     begin = nanoseconds()
-    if begin < get(pool, BANNED_UNTIL) or not openmp_is_awake(pool, begin):
-        return False
+    awake = openmp_is_awake(pool, begin)
+    if begin < get(pool, BANNED_UNTIL) or not awake:
+        if begin - get(pool, SEEN_AWAKE) > SPINNING:
+            return False
+        call_with_address(get(pool, FUNCTION), get(pool, DATA))
+        return True
     if begin - get(pool, BORROWED_UNTIL) > TRIAL:
         put(pool, BORROWED_SINCE, begin)
     elif begin - get(pool, BORROWED_SINCE) > TRIAL_EVERY:

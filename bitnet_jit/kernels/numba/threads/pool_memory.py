@@ -17,8 +17,8 @@ RUN, NUMBER, KEY, HELPER, STARTED, CAPACITY, STOPPED, RUNNING = range(8)
 # GOMP_parallel, omp_get_thread_num, `openmp_part`, a caller's key: all 0 where there is no OpenMP
 OPENMP, OPENMP_NUMBER, OPENMP_PART, OPENMP_KEY = range(8, 12)
 OWNER = LINE  # 1 while a caller uses the pool; the words behind are the owner's
-SAMPLED, CLOCK, RAN, AWAKE_THREADS, PART_END, BORROWED_SINCE, BORROWED_UNTIL, BAN, BANNED_UNTIL = (
-    OWNER + place for place in range(1, 10)
+SAMPLED, CLOCK, RAN, AWAKE_THREADS, PART_END, BORROWED_SINCE, BORROWED_UNTIL, BAN, BANNED_UNTIL, SEEN_AWAKE = (
+    OWNER + place for place in range(1, 11)
 )
 JOB, FUNCTION, DATA = 2 * LINE, 2 * LINE + 1, 2 * LINE + 2
 LEFT, LATE = 3 * LINE, 3 * LINE + 1  # LATE: the generation of a job whose caller fell asleep
