@@ -39,7 +39,7 @@ def run_suite(name):
     chosen = "from bitnet_jit.kernels.numba.intrinsics.isa import chosen_isa; print(chosen_isa().name)"
     child = subprocess.run([sys.executable, "-c", chosen], env=environment, capture_output=True, text=True, check=True)
     assert child.stdout.strip() == isa
-    files = ("test_linear.py", "test_rows.py", "test_norm_gradients.py", "../../ops/test_weights.py")
+    files = ("test_linear.py", "test_groups.py", "test_rows.py", "test_norm_gradients.py", "../../ops/test_weights.py")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", SUBSET, "-p", "no:cacheprovider"]
     command += [str(HERE / file) for file in files]
     return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=HERE.parents[2])
