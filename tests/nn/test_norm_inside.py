@@ -86,6 +86,17 @@ def test_float_activations_are_normalized_too():
     torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_activations_quantized_by_groups_are_normalized_too():
+    options = {"scale": "group", "group_size": 32, "use_rms_norm": True, "rms_norm_eps": EPS}
+    layer, x = PackedBitLinear(IN, OUT, activation="a8g", **options), torch.randn(3, IN)
+    alone = PackedBitLinear.from_codes(
+        torch.randint(-1, 2, (OUT, IN), dtype=torch.int8), torch.ones_like(layer.w_scale), torch.zeros(OUT), 32, "a8g"
+    )
+    layer.load_state_dict(layer.state_dict() | alone.state_dict())
+    assert torch.equal(layer(x), alone(layer.rms_norm(x)))
+    assert layer(x).abs().sum() > 0
+
+
 def estimator(layer, x, dy, absolute=False):
     """Return gradients of x, weight, bias and the norm's weight in float64; of all magnitudes with `absolute`."""
     size = np.abs if absolute else np.asarray

@@ -18,10 +18,14 @@ class TestNumbers:
         layer, w_q, w_scale = make(kind, bias)
         x = torch.randn(5, IN)
         expected = reference.bit_linear(x, w_q.numpy(), w_scale.numpy(), layer.bias if bias else None, layer.group_size)
-        if kind == "group":  # the sum over groups may run in any order
-            np.testing.assert_allclose(layer(x).numpy(), expected, rtol=1e-5, atol=1e-5)
-        else:
-            np.testing.assert_array_equal(layer(x).numpy(), expected)
+        np.testing.assert_array_equal(layer(x).numpy(), expected)
+
+    @pytest.mark.parametrize("rows", [1, 5])
+    def test_activations_quantized_by_groups(self, rows):
+        layer, w_q, w_scale = make("group", activation="a8g")
+        x = torch.randn(rows, IN)
+        expected = reference.bit_linear_a8g(x, w_q.numpy(), w_scale.numpy(), layer.bias, GROUP)
+        np.testing.assert_array_equal(layer(x).numpy(), expected)
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_float_activations(self, kind):
@@ -108,6 +112,7 @@ class TestArguments:
             ({"bias": torch.ones(OUT, device="meta")}, "bias: is on meta, w_packed on cpu"),
             ({"w_scale": torch.ones((), device="meta")}, "w_scale: is on meta, w_packed on cpu"),
             ({"activation": "a4"}, "activation: .*'a4'"),
+            ({"activation": "a8g"}, "activation: 'a8g' goes with scale='group', got scale='tensor'"),
             ({"format": "i3"}, "packing: .*'i3'"),
         ],
     )

@@ -80,6 +80,7 @@ BAD_LINEAR = {
     "unknown layout": ({"layout": "i3"}, "layout: .*'i3'"),
     "layout of another format": ({"layout": "t5"}, "w_packed: .*'t5'"),
     "unknown activation": ({"activation": "a4"}, "activation: .*'a4'"),
+    "groups of inputs without groups of weights": ({"activation": "a8g"}, "activation: 'a8g' .*group_size=0"),
     "negative group": ({"group_size": -1}, "group_size: .*-1"),
 }
 BAD_QUANTIZED = {

@@ -73,7 +73,7 @@ def check(draw, layout, activation, rows, dtype, group_size):
     assert_guarded(guarded)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 40])
+@pytest.mark.parametrize("rows", [1, 40])
 @pytest.mark.parametrize(("layout", "activation"), GROUPED)
 @QUICK
 @given(data=st.data())
@@ -81,8 +81,7 @@ def test_groups_equal_the_contract(layout, activation, rows, data):
     check(data.draw, layout, activation, rows, "float32", data.draw(st.sampled_from(GROUP_SIZES[layout])))
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("activation", ["a8", "a8g", "a16"])
+@pytest.mark.parametrize(("activation", "dtype"), [("a8", "bfloat16"), ("a8g", "float16"), ("a16", "bfloat16")])
 @QUICK
 @given(data=st.data())
 def test_groups_of_half_types_equal_the_contract(activation, dtype, data):
@@ -131,10 +130,10 @@ def test_a_row_does_not_depend_on_its_batch_config_or_threads(activation, group_
 
 
 @pytest.mark.parametrize("isa", usable_isas())
-@pytest.mark.parametrize(("layout", "activation"), [("i2", "a8g"), ("i2", "a16"), ("t5", "a16")])
+@pytest.mark.parametrize(("layout", "activation"), [("i2", "a8g"), ("i2", "a16")])
 def test_every_instruction_set_of_this_cpu_gives_the_contract(layout, activation, isa):
     """Run the sets below the best one, which other people's CPUs have alone; this CPU has them too."""
-    group_size, rng = {"i2": 32, "t5": 40}[layout], np.random.default_rng(1)
+    group_size, rng = 32, np.random.default_rng(1)
     for m, n, k in ((3, 70, 333), (3, 65, 100)):
         x, w_q = rng.standard_normal((m, k)).astype(np.float32), rng.integers(-1, 2, (n, k)).astype(np.int8)
         w_packed = LAYOUT[layout].from_canonical(LAYOUT[layout].format.pack(w_q), n, k)

@@ -41,6 +41,7 @@ def run_suite(name):
     assert child.stdout.strip() == isa
     files = (
         "test_linear.py",
+        "test_groups.py",
         "test_head.py",
         "test_rows.py",
         "test_norm_gradients.py",

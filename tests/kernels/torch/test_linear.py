@@ -103,6 +103,20 @@ def test_sums_above_float32_are_exact_in_pieces():
     assert acc.tolist() == [[128 * in_features] * 2]
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 5), (4, 17, 100)])
+def test_activations_quantized_by_groups(shape):
+    m, n, k = shape
+    rng = np.random.default_rng(3)
+    x, w_q = rng.standard_normal((m, k)).astype(np.float32), rng.integers(-1, 2, (n, k)).astype(np.int8)
+    x[-1, -1] = np.nan
+    w_scale = rng.random((n, -(-k // GROUP))).astype(np.float32)
+    packed, scale = torch.from_numpy(FORMATS["i2"].pack(w_q)), torch.from_numpy(w_scale)
+    y = run(
+        "torch.bit_linear", linear("bit_linear", shape, "i2", "group", "a8g"), torch.from_numpy(x), packed, scale, None
+    )
+    np.testing.assert_array_equal(y.numpy(), reference.bit_linear_a8g(x, w_q, w_scale, None, GROUP))
+
+
 def test_each_kernel_says_which_activation_it_serves():
     problem = linear("bit_linear", (1, 4, 4), "i2", activation="a16")
     assert KERNELS["torch.bit_linear"].unsupported_reason(problem) == "serves activation='a8' and 'a8g'"
