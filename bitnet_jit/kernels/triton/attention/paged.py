@@ -220,7 +220,9 @@ def space(problem: Problem) -> tuple[AttentionConfig, ...]:
     least, most = min_rows(problem), max_rows(problem)
     tiles = product((16, 32, 64, 128, 256), (1, 2, 4, 8), (1, 2, 3, 4), (2, 4))
     return tuple(
-        AttentionConfig(*tile) for tile in tiles if least <= tile[0] <= most and tile[0] // 32 <= tile[1] <= tile[0] // 8
+        AttentionConfig(*tile)
+        for tile in tiles
+        if least <= tile[0] <= most and tile[0] // 32 <= tile[1] <= tile[0] // 8
     )
 
 

@@ -94,7 +94,7 @@ def store_results(
 ):  # fmt: skip
     """Store m, l and acc of a piece for the rows that see some of it."""
     place = (tokens.to(tl.int64) * HEADS + heads) * M + piece
-    seen, d = piece * PAGE <= positions, tl.arange(0, BLOCK_V)[None, :]
+    seen, d = positions >= piece * PAGE, tl.arange(0, BLOCK_V)[None, :]
     tl.store(maxima_ptr + place, m, mask=seen)
     tl.store(totals_ptr + place, l, mask=seen)
     ptrs = sums_ptr + (place * HEAD_DIM)[:, None] + d
