@@ -1,5 +1,7 @@
 """Paged attention by the plain kernel: every way in which tokens are split among programs, and what must not be seen."""
 
+import random
+
 import pytest
 import torch
 from attention_calls import Heads, arguments, attend, attend_by_torch, draw, problem_of, whole
@@ -127,18 +129,14 @@ def test_few_tokens_are_split_and_many_are_not():
     assert not paged.is_split(problem, paged.Sizes(64, 64, 2**20))  # the pieces' results take too much memory
 
 
-def schedules(draw_from, lengths):
-    """Draw an order of parts of sequences, several in a call: (calls, each a list of (sequence, begin, end))."""
-    done, calls = [0] * len(lengths), []
-    while any(a < b for a, b in zip(done, lengths, strict=True)):
-        call = []
-        for r, length in enumerate(lengths):
-            n = min(draw_from(st.sampled_from([0, 1, 1, 1, 2, 5, 16, 40, 200])), length - done[r])
-            if n:
-                call.append((r, done[r], done[r] + n))
-                done[r] += n
-        if call:
-            calls.append(call)
+def schedule(seed, lengths):
+    """Return calls, each a list of parts (sequence, begin, end), that take sequences from their beginning to their end."""
+    rng, done, calls = random.Random(seed), [0] * len(lengths), []
+    while done != lengths:
+        ends = [min(a + rng.choice([0, 1, 1, 1, 2, 5, 16, 40, 200]), b) for a, b in zip(done, lengths, strict=True)]
+        call = [(r, a, b) for r, (a, b) in enumerate(zip(done, ends, strict=True)) if a < b]
+        calls += [call] if call else []
+        done = ends
     return calls
 
 
@@ -153,13 +151,14 @@ def test_the_bits_of_a_token_do_not_depend_on_the_schedule(data, shape, cache):
     together = draw(Heads(*shape, cache, cache), cached, lengths)
     apart = together.clone()
     problem = problem_of(arguments(together, whole(together)))
-    configs = st.sampled_from((*paged.configs(problem), AttentionConfig(paged.min_rows(problem), 4, 3, 2)))
-    wanted = attend(arguments(together, whole(together)), data.draw(configs)).split(lengths)
+    configs = (*paged.configs(problem), AttentionConfig(paged.min_rows(problem), 4, 3, 2))
+    rng = random.Random(data.draw(st.integers(0, 2**32)))
+    wanted = attend(arguments(together, whole(together)), rng.choice(configs)).split(lengths)
     actual = [torch.full_like(a, torch.nan) for a in wanted]
     with pytest.MonkeyPatch.context() as patch:
-        for call in schedules(data.draw, lengths):
-            go(patch, data.draw(st.sampled_from(list(WAYS))))
-            y = attend(arguments(apart, call, data.draw(st.sampled_from([0, 3]))), data.draw(configs))
+        for call in schedule(data.draw(st.integers(0, 2**32)), lengths):
+            go(patch, rng.choice(list(WAYS)))
+            y = attend(arguments(apart, call, rng.choice([0, 3])), rng.choice(configs))
             parts = y.split([*(end - begin for _, begin, end in call), len(y) - sum(e - b for _, b, e in call)])
             for (r, begin, end), part in zip(call, parts, strict=False):
                 actual[r][begin:end] = part

@@ -25,8 +25,9 @@ E = 2.718281828459045
 MIN_ROWS = 16  # of a tile: tokens times heads of a group
 FEW_TOKENS = 8  # per sequence: up to here a call is split into pieces
 FULL = 2  # programs per multiprocessor that keep the memory busy, each with a sequence of its own
-PROGRAMS = 4  # per multiprocessor, among which the pieces are shared out
-DECODING_WARPS = 2
+PROGRAMS = 3  # per multiprocessor, among which the pieces are shared out
+DECODING_WARPS = 2  # of programs that take one piece after another
+UNROLLED = 32  # pieces whose results are on their way together, at most
 WRITTEN_TOKENS = (16, 64)  # that a program writes at least and at most
 MAX_SUMS = 2**26  # numbers that the pieces of a call may leave in scratch memory
 ACC_NUMBERS = 64 * 128  # of a tile's sums, that registers hold twice
@@ -42,7 +43,7 @@ class AttentionConfig:
         rows: of a tile of `whole_kernel`.
         num_warps: of its programs.
         num_stages: how many pieces' keys and values are on their way in it.
-        piece_warps: of the programs of `piece_kernel`.
+        piece_warps: of the programs of `piece_kernel`, where each has one piece.
     """
 
     rows: int
@@ -93,6 +94,7 @@ def split(problem: Problem, sizes: Sizes, config: AttentionConfig) -> tuple[Laun
     """Return the launches of split.py and joining.py."""
     tiles = decoding_tiles(problem, sizes) * problem.kv_heads
     turns = max(1, min(sizes.pages, triton.cdiv(PROGRAMS * target.multiprocessors(problem.gpu), tiles)))
+    warps = config.piece_warps if turns == sizes.pages else DECODING_WARPS
     constants = {
         **sizes_of(sizes),
         "TURNS": turns,
@@ -105,10 +107,15 @@ def split(problem: Problem, sizes: Sizes, config: AttentionConfig) -> tuple[Laun
         "PDL": target.supports_pdl(problem.gpu),
     }
     shared = {name: constants[name] for name in ("R", "M", "HEADS", "HEAD_DIM")}
-    joining = {**shared, **blocks_of(problem, "BLOCK_DIM"), "PDL": constants["PDL"]}
+    joining = {
+        **shared,
+        **blocks_of(problem, "BLOCK_DIM"),
+        "UNROLLED": min(UNROLLED, int(triton.next_power_of_2(sizes.pages))),
+        "PDL": constants["PDL"],
+    }
     operands = (*RESULTS, "positions", "starts", "y")
     return (
-        Launch(piece_kernel, tiles * turns, (*ARGUMENTS, *RESULTS), constants, config.piece_warps),
+        Launch(piece_kernel, tiles * turns, (*ARGUMENTS, *RESULTS), constants, warps),
         Launch(join_kernel, sizes.tokens * problem.heads, operands, joining, 1),
     )
 
