@@ -1,4 +1,4 @@
-"""Paged attention by the plain kernel: every way in which tokens are split among programs, and what must not be seen."""
+"""Paged attention by the plain kernel: all ways to split tokens among programs, and what must not be seen."""
 
 import random
 
@@ -130,7 +130,7 @@ def test_few_tokens_are_split_and_many_are_not():
 
 
 def schedule(seed, lengths):
-    """Return calls, each a list of parts (sequence, begin, end), that take sequences from their beginning to their end."""
+    """Return calls, lists of parts (sequence, begin, end), that take sequences from their beginning to their end."""
     rng, done, calls = random.Random(seed), [0] * len(lengths), []
     while done != lengths:
         ends = [min(a + rng.choice([0, 1, 1, 1, 2, 5, 16, 40, 200]), b) for a, b in zip(done, lengths, strict=True)]

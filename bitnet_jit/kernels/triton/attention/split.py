@@ -4,9 +4,9 @@ Programs of a tile take its pieces in turns. Where there is a program for every 
 way before the kernel ahead has ended: it is the query that this kernel waits for.
 
 Keys and values of the call's own tokens are taken from qkv, by every program that sees them, and the program of the
-token's own tile and piece writes them, so that nobody in the call waits for them. That costs a step for each token of a
-sequence in the call, which is why calls with many of them take whole.py. The first token of a tile, in decoding its only
-one, is loaded beside the query.
+token's own tile and piece writes them, so that nobody in the call waits for them. That costs a step for each token of
+a sequence in the call, which is why calls with many of them take whole.py. The first token of a tile, in decoding its
+only one, is loaded beside the query.
 """
 
 import triton
@@ -74,7 +74,7 @@ def put_tokens(
     k, v1, v2, piece, start, first, stop, but, page, qkv_ptr, keys_ptr, values_ptr, rotary_ptr, positions_ptr, kv,
     HEADS: tl.constexpr, KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """Put the tokens from start to stop, but one, into the keys and values of a page; the tile's own begin at first."""
+    """Put the tokens from start to stop, but one, into a page's keys and values; the tile's own begin at first."""
     for token in tl.range(start, stop, num_stages=1):
         position = tl.load(positions_ptr + token)
         if (position >= piece * PAGE) & (position < (piece + 1) * PAGE) & (token != but):
