@@ -233,7 +233,7 @@ def space(problem: Problem) -> tuple[AttentionConfig, ...]:
 
 
 def size(problem: Problem, config: AttentionConfig) -> int:
-    """Return the bytes of shared memory that a program of `whole_kernel` needs: queries, keys and values on their way."""
+    """Return the bytes of shared memory that a program of `whole_kernel` needs: queries, and pages on their way."""
     width, num_bytes = 2 * blocks_of(problem, "BLOCK_HALF")["BLOCK_HALF"], ELEMENT_BYTES[problem.cache_dtype]
     pages = 2 * config.num_stages if config.num_stages > 1 else 1  # without a pipeline values take the place of keys
     return (config.rows + pages * PAGE) * width * num_bytes

@@ -81,8 +81,8 @@ def put_tokens(
             x1, x2, new_v1, new_v2 = load_token(qkv_ptr, token, True, kv, HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V)
             cos, sin = load_angles(rotary_ptr, position, True, HEAD_DIM, BLOCK_HALF)
             k, v1, v2 = put_token(
-                k, v1, v2, x1, x2, new_v1, new_v2, cos, sin, position % PAGE, True, token >= first, page, keys_ptr, values_ptr,
-                KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
+                k, v1, v2, x1, x2, new_v1, new_v2, cos, sin, position % PAGE, True, token >= first, page,
+                keys_ptr, values_ptr, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
             )  # fmt: skip
     return k, v1, v2
 
