@@ -146,24 +146,24 @@ def schedule(seed, lengths):
 @some
 @given(data=st.data())
 def test_the_bits_of_a_token_do_not_depend_on_the_schedule(data, shape, cache):
-    lengths = data.draw(st.lists(st.sampled_from([1, 7, 70, 150]), min_size=1, max_size=4))
+    lengths = data.draw(st.lists(st.sampled_from([1, 7, 70, 150]), min_size=1, max_size=3))
     cached = [data.draw(st.sampled_from([0, 5, 200])) for _ in lengths]
     together = draw(Heads(*shape, cache, cache), cached, lengths)
     apart = together.clone()
     problem = problem_of(arguments(together, whole(together)))
-    configs = (*paged.configs(problem), AttentionConfig(paged.min_rows(problem), 4, 3, 2))
+    configs = (*paged.configs(problem)[:2], AttentionConfig(paged.min_rows(problem), 4, 2, 2))
     rng = random.Random(data.draw(st.integers(0, 2**32)))
-    wanted = attend(arguments(together, whole(together)), rng.choice(configs)).split(lengths)
-    actual = [torch.full_like(a, torch.nan) for a in wanted]
+    wanted = attend(arguments(together, whole(together)), configs[0]).split(lengths)
     with pytest.MonkeyPatch.context() as patch:
         for call in schedule(data.draw(st.integers(0, 2**32)), lengths):
-            go(patch, rng.choice(list(WAYS)))
-            y = attend(arguments(apart, call, rng.choice([0, 3])), rng.choice(configs))
-            parts = y.split([*(end - begin for _, begin, end in call), len(y) - sum(e - b for _, b, e in call)])
+            way, config, padding = rng.choice(list(WAYS)), rng.choice(configs), rng.choice([0, 3])
+            go(patch, way)
+            y = attend(arguments(apart, call, padding), config)
+            parts = y.split([*(end - begin for _, begin, end in call), padding])
             for (r, begin, end), part in zip(call, parts, strict=False):
-                actual[r][begin:end] = part
-    assert all(torch.equal(a, b) for a, b in zip(actual, wanted, strict=True))
-    assert torch.equal(apart.keys.nan_to_num(7), together.keys.nan_to_num(7))
+                assert torch.equal(part, wanted[r][begin:end]), (way, config, call, r)
+    for a, b in ((apart.keys, together.keys), (apart.values, together.values)):
+        assert torch.equal(a.nan_to_num(7), b.nan_to_num(7))
 
 
 @pytest.mark.skipif(not ON_GPU, reason="this needs a GPU")
