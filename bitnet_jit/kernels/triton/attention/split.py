@@ -50,20 +50,20 @@ def load_angles(rotary_ptr, position, there, HEAD_DIM: tl.constexpr, BLOCK_HALF:
 
 @triton.jit
 def put_token(
-    k, v1, v2, x1, x2, new_v1, new_v2, cos, sin, slot, there, own, page, keys_ptr, values_ptr,
+    k, v1, v2, x1, x2, new_v1, new_v2, cos, sin, slot, there, writes, page, keys_ptr, values_ptr,
     KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """Put a loaded token, if it is there, into the keys and values of its page, and with `own` into memory, too."""
+    """Put a loaded token, if it is there, into the keys and values of its page, and with `writes` into memory, too."""
     HALF: tl.constexpr = HEAD_DIM // 2
     half, d = tl.arange(0, BLOCK_HALF), tl.arange(0, BLOCK_V)
     new1, new2 = rotated(x1, x2, cos, sin, k.dtype)
     new_v1, new_v2, begin = new_v1.to(v1.dtype), new_v2.to(v1.dtype), page.to(tl.int64) * (KV * HEAD_DIM * PAGE)
-    own = there & own
-    tl.store(keys_ptr + begin + half * PAGE + slot, new1, mask=own & (half < HALF))
-    tl.store(keys_ptr + begin + (half + HALF) * PAGE + slot, new2, mask=own & (half < HALF))
+    writes = there & writes
+    tl.store(keys_ptr + begin + half * PAGE + slot, new1, mask=writes & (half < HALF))
+    tl.store(keys_ptr + begin + (half + HALF) * PAGE + slot, new2, mask=writes & (half < HALF))
     value_ptrs = values_ptr + begin + slot * HEAD_DIM + d
-    tl.store(value_ptrs, new_v1, mask=own & (d < HEAD_DIM))
-    tl.store(value_ptrs + BLOCK_V, new_v2, mask=own & (d + BLOCK_V < HEAD_DIM))
+    tl.store(value_ptrs, new_v1, mask=writes & (d < HEAD_DIM))
+    tl.store(value_ptrs + BLOCK_V, new_v2, mask=writes & (d + BLOCK_V < HEAD_DIM))
     here = there & (tl.arange(0, PAGE) == slot)
     k = tl.where(here[None, :], halves_joined(new1, new2)[:, None], k)
     return k, tl.where(here[:, None], new_v1[None, :], v1), tl.where(here[:, None], new_v2[None, :], v2)
