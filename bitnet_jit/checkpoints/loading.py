@@ -35,8 +35,7 @@ def load(
         device: where the weights go, the CPU by default.
         dtype: of activations, keys and values: float32 or bfloat16. Weights are stored alike in both.
         progress: called with the number of blocks that are loaded, and that there are, after each.
-        head: how the output head is stored, and the embedding where that is the head too: "checkpoint" (as it is),
-            "bfloat16", "float32", or "int8" with a scale per row, which takes half the memory and time of 16 bits.
+        head: "checkpoint", "bfloat16", "float32", or "int8": see docs/models.md.
 
     Returns:
         A `Decoder` that holds packed weights, the embedding and norms in the checkpoint's dtype, and float32 scales.

@@ -13,6 +13,7 @@ from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.models.paged_store import PagedStore, Places
 from bitnet_jit.problem import PAGE
 from bitnet_jit.runner.pages import PagedSequence
+from bitnet_jit.runner.step import aligned
 
 if TYPE_CHECKING:
     from bitnet_jit.models.network import Network
@@ -37,12 +38,13 @@ class DecodeStep:
         device = network.device
         kind = kind_of(device)
         assert kind.capture is not None
-        numbers = torch.zeros(rows * (1 + width), dtype=torch.int32, device="cpu")
+        first = aligned(rows)
+        numbers = torch.zeros(first + rows * width, dtype=torch.int32, device="cpu")
         self._host = [kind.to_fill(numbers.clone()) for _ in range(BUFFERS)]
         self._numbers = numbers.to(device)
         self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         starts = torch.arange(rows + 1, dtype=torch.int32, device=device)
-        places = Places(self._numbers[:rows], starts, self._numbers[rows:].view(rows, width))
+        places = Places(self._numbers[:rows], starts, self._numbers[first:].view(rows, width))
         # kept, as a graph knows the addresses of its tensors and does not own them
         self._store = store = PagedStore(cache.keys, cache.values, network.rope.rotary(width * PAGE, device), places)
         self._load([], [])
@@ -63,7 +65,7 @@ class DecodeStep:
         view = host.numpy()
         view[: len(positions)] = positions
         view[len(positions) : self._rows] = -1
-        table_rows = view[self._rows :].reshape(self._rows, -1)
+        table_rows = view[aligned(self._rows) :].reshape(self._rows, -1)
         for row, pages in zip(table_rows, tables, strict=False):
             row[: len(pages)] = pages
         self._numbers.copy_(host, non_blocking=True)

@@ -53,10 +53,22 @@ def make_step(chunks: Sequence[Chunk], device: torch.device) -> Step:
         [page for chunk in chunks for page in padded(chunk.sequence.pages, width)],
         wanted if len(wanted) < starts[-1] else [],
     )
-    numbers = torch.tensor(list(chain.from_iterable(parts)), dtype=torch.int32, device="cpu").to(device)
-    tokens, positions, first, tables, rows = numbers.split([len(part) for part in parts])
+    tokens, positions, first, tables, rows = tensors_of(parts, device)
     places = Places(positions, first, tables.view(len(chunks), width))
     return Step(tokens, places, rows if len(wanted) < starts[-1] else None)
+
+
+def tensors_of(parts: Sequence[Sequence[int]], device: torch.device) -> list[torch.Tensor]:
+    """Return lists of numbers as int32 tensors, which are parts of one and begin at multiples of 16 bytes."""
+    lengths = [aligned(len(part)) for part in parts]
+    gaps = ([*part, *[0] * (length - len(part))] for part, length in zip(parts, lengths, strict=True))
+    numbers = torch.tensor(list(chain.from_iterable(gaps)), dtype=torch.int32, device="cpu").to(device)
+    return [piece[: len(part)] for piece, part in zip(numbers.split(lengths), parts, strict=True)]
+
+
+def aligned(count: int) -> int:
+    """Return the next number of int32 at or above `count` that fills 16 bytes."""
+    return -(-count // 4) * 4
 
 
 def positions_of(chunks: Sequence[Chunk], counts: Sequence[int]) -> list[int]:

@@ -68,6 +68,7 @@ def cases(rows):
     packed, x = layer((300, 512), bias=True).cuda(), inputs(rows, 512, dtype=torch.bfloat16).cuda()
     weight, up = inputs(512).cuda(), inputs(rows, 512, dtype=torch.bfloat16).cuda() + 1
     x_q, x_scale = OPS.quantize_activation(x)
+    attention, head = pages(x), codes(1000, 512, low=-127, high=128).cuda()
     tensors, options = (packed.w_packed, packed.w_scale, packed.bias), (512, 300, packed.layout, 0)
     return {
         "bit_linear": lambda: OPS.bit_linear(x, *tensors, *options, "a8"),
@@ -81,8 +82,21 @@ def cases(rows):
         "rms_norm": lambda: OPS.rms_norm(x, weight, 1e-5),
         "rms_norm_quantize": lambda: OPS.rms_norm_quantize(x, weight, 1e-5),
         "relu2_mul_norm_quantize": lambda: OPS.relu2_mul_norm_quantize(x, up, weight, 1e-5),
+        "head_logits": lambda: OPS.head_logits(x, head.bfloat16(), None),
+        "head_logits_int8": lambda: OPS.head_logits(x, head, torch.ones(1000, device="cuda")),
+        "paged_attention": lambda: OPS.paged_attention(*attention),
         "silu_mul_norm_quantize": lambda: OPS.silu_mul_norm_quantize(x, up, None, 0.0),
     }
+
+
+def pages(qkv):
+    """Arguments of an attention of 4 heads of 64 on 2 over 100 cached tokens and these, of one sequence."""
+    rows, shape = len(qkv), ((3, 2, 64, 64), (3, 2, 64, 64), (192, 64))
+    keys, values, rotary = (
+        inputs(*sizes).to(qkv.dtype if len(sizes) == 4 else torch.float32).cuda() for sizes in shape
+    )
+    ints = (torch.arange(100, 100 + rows), torch.tensor([0, rows]), torch.tensor([[2, 0, 1]]))
+    return qkv, keys, values, rotary, *(a.to("cuda", torch.int32) for a in ints)
 
 
 def flat(result):

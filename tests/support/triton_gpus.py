@@ -15,7 +15,7 @@ from triton_calls import BACKEND, operands_of
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.triton.device.launch import Launch, example
 from bitnet_jit.kernels.triton.layout import I2_CHUNKS
-from bitnet_jit.kernels.triton.tensors import kinds_of, scratch_of
+from bitnet_jit.kernels.triton.tensors import fixed, kinds_of, scratch_of
 from bitnet_jit.problem import Gpu, Problem
 
 GPUS = {
@@ -68,6 +68,30 @@ PROBLEMS = (
         )
     ),
 )
+HEADS = Problem(
+    "paged_attention",
+    "cuda",
+    1,
+    20 * 128,
+    30 * 128,
+    x_dtype="bfloat16",
+    y_dtype="bfloat16",
+    heads=20,
+    kv_heads=5,
+    head_dim=128,
+    cache_dtype="bfloat16",
+)
+HEAD = Problem("head_logits", "cuda", 1, 4096, 2560, x_dtype="bfloat16", w_dtype="bfloat16")
+PROBLEMS += (
+    HEADS,
+    replace(HEADS, cache_dtype="float32", x_dtype="float32", y_dtype="float32"),
+    replace(HEADS, out_features=6 * 80, in_features=10 * 80, heads=6, kv_heads=2, head_dim=80),
+    HEAD,
+    replace(HEAD, in_features=IN_FEATURES + 1),
+    replace(HEAD, x_dtype="float32"),
+    replace(HEAD, x_dtype="float32", w_dtype="float32"),
+    replace(HEAD, w_dtype="int8"),
+)
 OF_TRAINING = {"quantized_linear", "quantize_weight", "dequantize_weight", "bit_linear_input_grad"}
 
 
@@ -83,8 +107,10 @@ class Case:
 
     def launches(self) -> list[tuple[Launch, list]]:
         """Return the launches, each with an example of its operands for the compiler."""
-        bound, rows = self.bind(), self.problem.rows
-        kinds = kinds_of(operands_of(self.problem, (rows,)), scratch_of(bound, rows))
+        rows = self.problem.rows
+        operands = operands_of(self.problem, (rows,))
+        bound = fixed(self.bind(), operands)
+        kinds = kinds_of(operands, scratch_of(bound, rows))
         return [(launch, example(launch, kinds)) for launch in bound.launches(rows)]
 
 

@@ -169,3 +169,27 @@ def test_halves(kernel, dtype, shape):
 def test_every_op_with_two_inputs_has_a_gate_that_the_kernel_knows():
     assert {op for op, operands in rows.OPERANDS.items() if "gate" in operands} == rows.GATES.keys()
     assert set(rows.GATES.values()) <= {"relu2", "silu"}
+
+
+@pytest.mark.parametrize("op", [op for op in OPS if op != "quantize_activation"])
+def test_sums_have_one_config_whatever_the_number_of_rows(op):
+    kernel = next(kernel for kernel in rows.KERNELS if kernel.op == op)
+    for features in (1, 300, 2560, 6912, 100_003):
+        assert len({kernel.all_configs(row_problem(op, m, features)) for m in (1, 2, 16, 512, 4096)}) == 1
+
+
+@pytest.mark.skipif(not ON_GPU, reason="the interpreter adds up as NumPy does")
+@EVERY_OP
+@pytest.mark.parametrize("features", [300, 2560, 6912, 20011])
+def test_the_bits_of_a_row_do_not_depend_on_the_rows_beside_it(kernel, features):
+    x, up, weight = draw((600, features), None)
+    arrays = operands(kernel.op, x, up, weight)
+    problem = row_problem(kernel.op, 600, features)
+    wanted = call(kernel, problem, kernel.configs(problem)[0], *arrays)
+    for m in (1, 2, 17, 64):
+        problem = row_problem(kernel.op, m, features)
+        part = [a[:m] if isinstance(a, np.ndarray) and a.ndim == 2 else a for a in arrays]
+        for config in kernel.all_configs(problem):
+            result = call(kernel, problem, config, *part)
+            pairs = zip(result, wanted, strict=True) if isinstance(result, tuple) else [(result, wanted)]
+            assert all(np.array_equal(a, b[:m]) for a, b in pairs), (m, config)

@@ -6,8 +6,6 @@ import triton.language as tl
 from bitnet_jit.kernels.triton.attention.piece import PAGE, fades, joined
 from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
 
-UNROLLED = tl.constexpr(16)  # pieces whose results are on their way together
-
 
 @triton.jit(do_not_specialize=["R", "M"])
 def join_kernel(
@@ -22,6 +20,7 @@ def join_kernel(
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
+    UNROLLED: tl.constexpr,  # pieces whose results are on their way together
     PDL: tl.constexpr,
 ):
     token, row = tl.program_id(0) // HEADS, tl.program_id(0).to(tl.int64)

@@ -19,14 +19,16 @@ from bitnet_jit.kernels.triton.attention.whole import whole_kernel
 from bitnet_jit.kernels.triton.attention.write import write_kernel
 from bitnet_jit.kernels.triton.device import target
 from bitnet_jit.kernels.triton.device.launch import Bound, Launch, Scratch, Varying
-from bitnet_jit.problem import Problem
+from bitnet_jit.kernels.triton.linear.tiles import ELEMENT_BYTES, fitting
+from bitnet_jit.problem import PAGE, Problem
 
 E = 2.718281828459045
 MIN_ROWS = 16  # of a tile: tokens times heads of a group
 FEW_TOKENS = 8  # per sequence: up to here a call is split into pieces
 FULL = 2  # programs per multiprocessor that keep the memory busy, each with a sequence of its own
-PROGRAMS = 4  # per multiprocessor, among which the pieces are shared out
-DECODING_WARPS = 2
+PROGRAMS = 3  # per multiprocessor, among which the pieces are shared out
+DECODING_WARPS = 2  # of programs that take one piece after another
+UNROLLED = 32  # pieces whose results are on their way together, at most
 WRITTEN_TOKENS = (16, 64)  # that a program writes at least and at most
 MAX_SUMS = 2**26  # numbers that the pieces of a call may leave in scratch memory
 ACC_NUMBERS = 64 * 128  # of a tile's sums, that registers hold twice
@@ -42,7 +44,7 @@ class AttentionConfig:
         rows: of a tile of `whole_kernel`.
         num_warps: of its programs.
         num_stages: how many pieces' keys and values are on their way in it.
-        piece_warps: of the programs of `piece_kernel`.
+        piece_warps: of the programs of `piece_kernel`, where each has one piece.
     """
 
     rows: int
@@ -93,6 +95,7 @@ def split(problem: Problem, sizes: Sizes, config: AttentionConfig) -> tuple[Laun
     """Return the launches of split.py and joining.py."""
     tiles = decoding_tiles(problem, sizes) * problem.kv_heads
     turns = max(1, min(sizes.pages, triton.cdiv(PROGRAMS * target.multiprocessors(problem.gpu), tiles)))
+    warps = config.piece_warps if turns == sizes.pages else DECODING_WARPS
     constants = {
         **sizes_of(sizes),
         "TURNS": turns,
@@ -105,10 +108,15 @@ def split(problem: Problem, sizes: Sizes, config: AttentionConfig) -> tuple[Laun
         "PDL": target.supports_pdl(problem.gpu),
     }
     shared = {name: constants[name] for name in ("R", "M", "HEADS", "HEAD_DIM")}
-    joining = {**shared, **blocks_of(problem, "BLOCK_DIM"), "PDL": constants["PDL"]}
+    joining = {
+        **shared,
+        **blocks_of(problem, "BLOCK_DIM"),
+        "UNROLLED": min(UNROLLED, int(triton.next_power_of_2(sizes.pages))),
+        "PDL": constants["PDL"],
+    }
     operands = (*RESULTS, "positions", "starts", "y")
     return (
-        Launch(piece_kernel, tiles * turns, (*ARGUMENTS, *RESULTS), constants, config.piece_warps),
+        Launch(piece_kernel, tiles * turns, (*ARGUMENTS, *RESULTS), constants, warps),
         Launch(join_kernel, sizes.tokens * problem.heads, operands, joining, 1),
     )
 
@@ -208,22 +216,27 @@ def max_rows(problem: Problem) -> int:
 
 
 def configs(problem: Problem) -> tuple[AttentionConfig, ...]:
-    """Return configs with the tiles that registers hold, the likeliest best first."""
+    """Return configs with the tiles that registers and shared memory hold, the likeliest best first."""
     most = max_rows(problem)
-    tiles = [(rows, max(1, rows // 16), stages) for rows in (64, 128, 32, 16) for stages in (2, 3)]
-    fitting = [tile for tile in tiles if min_rows(problem) <= tile[0] <= most] or [(most, max(4, most // 16), 2)]
-    return tuple(AttentionConfig(*tile, piece_warps=4) for tile in fitting[:4])
+    tiles = [(rows, max(2, rows // 16), stages) for rows in (64, 128, 32, 16) for stages in (3, 2, 1)]
+    held = [tile for tile in tiles if min_rows(problem) <= tile[0] <= most] or [(most, max(4, most // 16), 1)]
+    return fitting(problem, tuple(AttentionConfig(*tile, 4) for tile in held), lambda tile: size(problem, tile))[:4]
 
 
 def space(problem: Problem) -> tuple[AttentionConfig, ...]:
-    """Return configs of all tiles, with as many warps as they have 16 rows, or more."""
+    """Return configs of all tiles that may suit: 16 rows per warp as the matrix units take them, or 8 or 32."""
     least, most = min_rows(problem), max_rows(problem)
     tiles = product((16, 32, 64, 128, 256), (1, 2, 4, 8), (1, 2, 3, 4), (2, 4))
-    return tuple(
-        AttentionConfig(*tile)
-        for tile in tiles
-        if least <= tile[0] <= most and tile[0] // 32 <= tile[1] <= tile[0] // 8
-    )
+    held = tuple(AttentionConfig(*tile) for tile in tiles if least <= tile[0] <= most)
+    suited = tuple(tile for tile in held if tile.rows // 32 <= tile.num_warps <= tile.rows // 8)
+    return fitting(problem, suited, lambda tile: size(problem, tile)) if suited else ()
+
+
+def size(problem: Problem, config: AttentionConfig) -> int:
+    """Return the bytes of shared memory that a program of `whole_kernel` needs: queries, and pages on their way."""
+    width, num_bytes = 2 * blocks_of(problem, "BLOCK_HALF")["BLOCK_HALF"], ELEMENT_BYTES[problem.cache_dtype]
+    pages = 2 * config.num_stages if config.num_stages > 1 else 1  # without a pipeline values take the place of keys
+    return (config.rows + pages * PAGE) * width * num_bytes
 
 
 def unsupported_reason(problem: Problem) -> str | None:

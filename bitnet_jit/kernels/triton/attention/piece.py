@@ -1,6 +1,6 @@
 """A piece of attention, PAGE positions complete in themselves, and how pieces are joined, one after the other.
 
-    s = q k^T    m = max s * c    p = 2^(s c - m), rounded to the cache's dtype    l = p 1    acc = p v    c = D^-0.5 log2(e)
+    c = D^-0.5 log2(e)    s = q k^T    m = max s * c    p = 2^(s c - m), rounded    l = p 1    acc = p v
     M' = max(M, m)    l' = l 2^(M - M') + l_i 2^(m - M')    acc' likewise    y = acc / l
 
 Every sum is one of `tl.dot`, in steps of K that its tile does not change: l is a product with ones, since the order of
@@ -8,8 +8,8 @@ Every sum is one of `tl.dot`, in steps of K that its tile does not change: l is 
 warps a program has. Operands are of the cache's dtype: q and p are rounded to it as k and v are; float32 is multiplied
 as it is, on no tensor core.
 
-Queries and keys have their heads' halves at 0 and BLOCK_HALF, sums the columns of v in two tiles: one tile of sums beside
-those so far takes more registers than there are.
+Queries and keys have their heads' halves at 0 and BLOCK_HALF. Sums have the columns of v in two tiles: one tile of a
+piece's sums beside those so far takes more registers than there are.
 """
 
 import triton
@@ -48,7 +48,7 @@ def load_keys(keys_ptr, page, there, KV: tl.constexpr, HEAD_DIM: tl.constexpr, B
 
 @triton.jit
 def load_values(values_ptr, page, count, KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_V: tl.constexpr):
-    """Load a page's first `count` values of one head, two times (PAGE, BLOCK_V), and 0 behind them, whatever lies there."""
+    """Load a page's first `count` values of one head, two times (PAGE, BLOCK_V), and 0 for what lies behind them."""
     slot, d = tl.arange(0, PAGE)[:, None], tl.arange(0, BLOCK_V)[None, :]
     ptrs = values_ptr + page.to(tl.int64) * (KV * HEAD_DIM * PAGE) + (slot * HEAD_DIM + d)
     v1 = tl.load(ptrs, mask=(slot < count) & (d < HEAD_DIM), other=0.0)
@@ -102,7 +102,7 @@ def attend_masked(q, k, v1, v2, positions, tokens, positions_ptr, first_position
     m, p = weights_of(tl.where(column <= positions[:, None], multiply(q, k), float("-inf")), SCALE)
     p = p.to(v1.dtype)
     l, acc1, acc2 = total_of(p), multiply(p, v1), multiply(p, v2)  # noqa: E741
-    if stop - first > 1:
+    if stop - first > 1:  # noqa: SIM102 - Triton knows no short circuit
         if tl.maximum(largest_bits(v1), largest_bits(v2)) >= INFINITY_BITS:
             acc1 = lone_sums(acc1, p, v1, tokens, positions_ptr, first_position, first, stop)
             acc2 = lone_sums(acc2, p, v2, tokens, positions_ptr, first_position, first, stop)

@@ -4,9 +4,9 @@ Programs of a tile take its pieces in turns. Where there is a program for every 
 way before the kernel ahead has ended: it is the query that this kernel waits for.
 
 Keys and values of the call's own tokens are taken from qkv, by every program that sees them, and the program of the
-token's own tile and piece writes them, so that nobody in the call waits for them. That costs a step for each token of a
-sequence in the call, which is why calls with many of them take whole.py. The first token of a tile, in decoding its only
-one, is loaded beside the query.
+token's own tile and piece writes them, so that nobody in the call waits for them. That costs a step for each token of
+a sequence in the call, which is why calls with many of them take whole.py. The first token of a tile, in decoding its
+only one, is loaded beside the query.
 """
 
 import triton
@@ -50,20 +50,20 @@ def load_angles(rotary_ptr, position, there, HEAD_DIM: tl.constexpr, BLOCK_HALF:
 
 @triton.jit
 def put_token(
-    k, v1, v2, x1, x2, new_v1, new_v2, cos, sin, slot, there, own, page, keys_ptr, values_ptr,
+    k, v1, v2, x1, x2, new_v1, new_v2, cos, sin, slot, there, writes, page, keys_ptr, values_ptr,
     KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """Put a loaded token, if it is there, into the keys and values of its page, and with `own` into memory, too."""
+    """Put a loaded token, if it is there, into the keys and values of its page, and with `writes` into memory, too."""
     HALF: tl.constexpr = HEAD_DIM // 2
     half, d = tl.arange(0, BLOCK_HALF), tl.arange(0, BLOCK_V)
     new1, new2 = rotated(x1, x2, cos, sin, k.dtype)
     new_v1, new_v2, begin = new_v1.to(v1.dtype), new_v2.to(v1.dtype), page.to(tl.int64) * (KV * HEAD_DIM * PAGE)
-    own = there & own
-    tl.store(keys_ptr + begin + half * PAGE + slot, new1, mask=own & (half < HALF))
-    tl.store(keys_ptr + begin + (half + HALF) * PAGE + slot, new2, mask=own & (half < HALF))
+    writes = there & writes
+    tl.store(keys_ptr + begin + half * PAGE + slot, new1, mask=writes & (half < HALF))
+    tl.store(keys_ptr + begin + (half + HALF) * PAGE + slot, new2, mask=writes & (half < HALF))
     value_ptrs = values_ptr + begin + slot * HEAD_DIM + d
-    tl.store(value_ptrs, new_v1, mask=own & (d < HEAD_DIM))
-    tl.store(value_ptrs + BLOCK_V, new_v2, mask=own & (d + BLOCK_V < HEAD_DIM))
+    tl.store(value_ptrs, new_v1, mask=writes & (d < HEAD_DIM))
+    tl.store(value_ptrs + BLOCK_V, new_v2, mask=writes & (d + BLOCK_V < HEAD_DIM))
     here = there & (tl.arange(0, PAGE) == slot)
     k = tl.where(here[None, :], halves_joined(new1, new2)[:, None], k)
     return k, tl.where(here[:, None], new_v1[None, :], v1), tl.where(here[:, None], new_v2[None, :], v2)
@@ -74,15 +74,15 @@ def put_tokens(
     k, v1, v2, piece, start, first, stop, but, page, qkv_ptr, keys_ptr, values_ptr, rotary_ptr, positions_ptr, kv,
     HEADS: tl.constexpr, KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """Put the tokens from start to stop, but one, into the keys and values of a page; the tile's own begin at first."""
+    """Put the tokens from start to stop, but one, into a page's keys and values; the tile's own begin at first."""
     for token in tl.range(start, stop, num_stages=1):
         position = tl.load(positions_ptr + token)
         if (position >= piece * PAGE) & (position < (piece + 1) * PAGE) & (token != but):
             x1, x2, new_v1, new_v2 = load_token(qkv_ptr, token, True, kv, HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V)
             cos, sin = load_angles(rotary_ptr, position, True, HEAD_DIM, BLOCK_HALF)
             k, v1, v2 = put_token(
-                k, v1, v2, x1, x2, new_v1, new_v2, cos, sin, position % PAGE, True, token >= first, page, keys_ptr, values_ptr,
-                KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
+                k, v1, v2, x1, x2, new_v1, new_v2, cos, sin, position % PAGE, True, token >= first, page,
+                keys_ptr, values_ptr, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
             )  # fmt: skip
     return k, v1, v2
 
@@ -94,7 +94,7 @@ def store_results(
 ):  # fmt: skip
     """Store m, l and acc of a piece for the rows that see some of it."""
     place = (tokens.to(tl.int64) * HEADS + heads) * M + piece
-    seen, d = piece * PAGE <= positions, tl.arange(0, BLOCK_V)[None, :]
+    seen, d = positions >= piece * PAGE, tl.arange(0, BLOCK_V)[None, :]
     tl.store(maxima_ptr + place, m, mask=seen)
     tl.store(totals_ptr + place, l, mask=seen)
     ptrs = sums_ptr + (place * HEAD_DIM)[:, None] + d

@@ -94,7 +94,7 @@ def whole_kernel(
         m, l_i, acc1_i, acc2_i = attend_masked(
             q, k, v1, v2, positions, tokens, positions_ptr, begin, first, stop, SCALE
         )  # fmt: skip
-        seen = begin <= positions
+        seen = positions >= begin
         larger, old, new = fades(largest, m)
         largest = tl.where(seen, larger, largest)
         l = tl.where(seen, joined(l, l_i, old, new), l)  # noqa: E741

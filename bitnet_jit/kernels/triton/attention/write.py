@@ -49,7 +49,7 @@ def write_kernel(
     k1, k2 = rotated(x1, x2, cos, sin, TYPE)
     begin = (pages * KV + kv) * (HEAD_DIM * PAGE)
     slots = positions % PAGE
-    # neighbours but where a page ends; said so that neighbouring threads write them, of no known alignment, so one by one
+    # neighbours but where a page ends: said so that neighbouring threads write them, one by one for want of alignment
     places = tl.max_contiguous(begin + slots, TOKENS)
     key_ptrs = keys_ptr + places[None, :] + tl.arange(0, BLOCK_HALF)[:, None] * PAGE
     halves = there[None, :] & (tl.arange(0, BLOCK_HALF)[:, None] < HALF)

@@ -50,20 +50,23 @@ def upper_half(x):
 
 
 @triton.jit
-def add_product(acc, rest, w, x, MODE: tl.constexpr):
-    """Add the product of w (rows, K) and x (rows, K) transposed to acc, what x has beyond 8 bits to rest."""
+def add_product(acc, acc2, acc3, w, x, MODE: tl.constexpr):
+    """Add the product of w (rows, K) and x (rows, K) transposed to acc, of further bits of x to sums of their own.
+
+    One sum of two products would have them in turns, as long as a step of K.
+    """
     if MODE == SAME:
         acc = tl.dot(w, tl.trans(x), acc)
     elif MODE == TERMS:
         x1 = upper_half(x)
-        lower = tl.where(tl.abs(x1) == float("inf"), 0.0, x - x1)
-        x2 = upper_half(lower)
+        rest = tl.where(tl.abs(x1) == float("inf"), 0.0, x - x1)
+        x2 = upper_half(rest)
         acc = tl.dot(w, tl.trans(x1.to(tl.bfloat16)), acc)
-        rest = tl.dot(w, tl.trans(x2.to(tl.bfloat16)), rest)
-        rest = tl.dot(w, tl.trans((lower - x2).to(tl.bfloat16)), rest)
+        acc2 = tl.dot(w, tl.trans(x2.to(tl.bfloat16)), acc2)
+        acc3 = tl.dot(w, tl.trans((rest - x2).to(tl.bfloat16)), acc3)
     else:
         acc = tl.dot(w.to(tl.float32), tl.trans(x.to(tl.float32)), acc, input_precision="ieee")
-    return acc, rest
+    return acc, acc2, acc3
 
 
 @triton.jit(do_not_specialize=["M"])
@@ -89,7 +92,8 @@ def head_kernel(
     x_ptrs = x_ptr + first_m.to(tl.int64) * K + (m[:, None] * K + k[None, :])
     rows = (first_m + m < M)[:, None]
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-    rest = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    acc2 = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    acc3 = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     gdc_wait(PDL)
     for start in tl.range(0, K, BLOCK_K, num_stages=STAGES):
         if K % BLOCK_K == 0:
@@ -98,9 +102,9 @@ def head_kernel(
         else:
             w = tl.load(head_ptrs + start, mask=(k < K - start)[None, :], other=0.0)
             x = tl.load(x_ptrs + start, mask=rows & (k < K - start)[None, :], other=0.0)
-        acc, rest = add_product(acc, rest, w, x, MODE)
+        acc, acc2, acc3 = add_product(acc, acc2, acc3, w, x, MODE)
     y_ptrs = y_ptr + first_m.to(tl.int64) * N + first_n + (m[None, :] * N + n[:, None])
-    acc = acc + rest if MODE == TERMS else acc
+    acc = acc + (acc2 + acc3) if MODE == TERMS else acc
     tl.store(y_ptrs, acc, mask=(first_m + m < M)[None, :] & (first_n + n < N)[:, None])
 
 
@@ -146,6 +150,8 @@ def configs(problem: Problem) -> tuple[HeadConfig, ...]:
         return (HeadConfig(m, 32, 32, 4, 2),)
     if m == 128:
         tiles = [(256, 64, 8, 3), (128, 64, 8, 3), (128, 64, 4, 4)]
+    elif m > 32 and mode_of(problem) == TERMS.value:
+        tiles = [(64, 64, 4, 3), (128, 64, 8, 3)]
     elif m > 32:
         tiles = [(128, 128, 8, 4), (128, 128, 4, 3), (64, 64, 4, 6), (128, 64, 8, 3)]
     else:
