@@ -32,7 +32,7 @@ LAYERS = (  # the highest first; names in one row do not import one another
     {"runtime"},
     {"kernels"},
     {"devices"},
-    {"quant", "packing", "reference", "reference_attention"},
+    {"quant", "packing", "reference"},
     {"settings"},
     {"arguments", "dtypes", "system"},
     {"moved", "problem", "errors"},
@@ -54,7 +54,6 @@ NEEDS_NO_TORCH = (
     "devices.mps",
     "packing",
     "reference",
-    "reference_attention",
     "settings",
     "moved",
     "problem",
@@ -175,7 +174,7 @@ def test_the_pages_state_the_same_order_of_layers(page):
     told = [name for name in re.findall(r"\b[a-z]+\b", first_words(order[0]) or f"cli {order[1]}") if name in LEVEL]
     levels = [LEVEL[name] for name in told]
     assert levels == sorted(levels, reverse=True)
-    assert set(told) == LEVEL.keys() - {"__main__", "moved", "reference_attention"}
+    assert set(told) == LEVEL.keys() - {"__main__", "moved"}
 
 
 def first_words(block):

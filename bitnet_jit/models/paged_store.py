@@ -52,6 +52,11 @@ class PagedStore:
         return y
 
 
+def aligned(count: int) -> int:
+    """Return the next number of int32 at or above `count` that fills 16 bytes, as kernels read index tensors."""
+    return -(-count // 4) * 4
+
+
 def empty_pages(
     words: str, config: DecoderConfig, pages: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:

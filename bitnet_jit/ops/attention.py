@@ -1,6 +1,6 @@
 """`paged_attention`: rotates queries and keys, writes keys and values into the pages of a cache, and attends.
 
-A call has tokens of any mix of sequences; reference_attention.py says what it means. What a token gets depends on
+A call has tokens of any mix of sequences; reference/attention.py says what it means. What a token gets depends on
 its query, its keys and values, and its position alone, to the bit, whatever else is in the call.
 """
 

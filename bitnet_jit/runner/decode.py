@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from bitnet_jit.devices.kinds import kind_of
-from bitnet_jit.models.paged_store import PagedStore, Places
+from bitnet_jit.models.paged_store import PagedStore, Places, aligned
 from bitnet_jit.problem import PAGE
 from bitnet_jit.runner.pages import PagedSequence
-from bitnet_jit.runner.step import aligned
 
 if TYPE_CHECKING:
     from bitnet_jit.models.network import Network

@@ -6,7 +6,7 @@ from itertools import accumulate, chain
 
 import torch
 
-from bitnet_jit.models.paged_store import Places
+from bitnet_jit.models.paged_store import Places, aligned
 from bitnet_jit.runner.pages import PagedSequence
 
 
@@ -64,11 +64,6 @@ def tensors_of(parts: Sequence[Sequence[int]], device: torch.device) -> list[tor
     gaps = ([*part, *[0] * (length - len(part))] for part, length in zip(parts, lengths, strict=True))
     numbers = torch.tensor(list(chain.from_iterable(gaps)), dtype=torch.int32, device="cpu").to(device)
     return [piece[: len(part)] for piece, part in zip(numbers.split(lengths), parts, strict=True)]
-
-
-def aligned(count: int) -> int:
-    """Return the next number of int32 at or above `count` that fills 16 bytes."""
-    return -(-count // 4) * 4
 
 
 def positions_of(chunks: Sequence[Chunk], counts: Sequence[int]) -> list[int]:

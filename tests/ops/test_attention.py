@@ -7,12 +7,12 @@ from attention_calls import ARGUMENTS, Heads, assert_attends, make_texts, wide
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitnet_jit import reference_attention as reference
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
 from bitnet_jit.ops import calls
 from bitnet_jit.ops.attention import PAGED_ATTENTION, paged_attention
 from bitnet_jit.problem import PAGE
+from bitnet_jit.reference import attention as reference
 
 MODELS = (Heads(4, 2, 8), Heads(3, 1, 10, "float16", "float16"), Heads(2, 2, 6, "float32", "float16"))
 

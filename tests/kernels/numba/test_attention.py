@@ -7,9 +7,9 @@ from halves import stored, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitnet_jit import reference_attention as reference
 from bitnet_jit.kernels.numba.arrays import all_threads
 from bitnet_jit.kernels.numba.attention.paged import KERNELS
+from bitnet_jit.reference import attention as reference
 
 (KERNEL,) = KERNELS
 MODELS = (

@@ -4,9 +4,9 @@ import random
 
 import pytest
 import torch
-from paged_calls import Heads, arguments, attend, attend_by_torch, draw, problem_of, whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paged_calls import Heads, arguments, attend, attend_by_torch, draw, problem_of, whole
 from triton_calls import DEVICE, ON_GPU, needs_device
 
 from bitnet_jit.kernels.triton.attention import paged
