@@ -133,7 +133,7 @@ def clear_codes(job, x_q, first):
 def prepare_codes(spec, job, row, x_q):
     """Store a row's codes, their scale, and what their sums will be too large by; NaN or infinity: 0 and NaN."""
     x = job.x + row * job.in_features * spec.x_bytes
-    bits = absmax_bits(spec.x_dtype, x, job.in_features)
+    bits = absmax_bits(spec.x_dtype, x, 0, job.in_features)
     upper_sum, lower_sum = np.int32(0), np.int32(0)
     if bits >= INFINITY_BITS:
         clear_codes(job, x_q, 0)
