@@ -21,10 +21,12 @@ if TYPE_CHECKING:  # one line per entry of _HOMES, which a test compares with it
     from bitnet_jit.errors import BitNetError as BitNetError
     from bitnet_jit.errors import CheckpointError as CheckpointError
     from bitnet_jit.errors import CheckpointWarning as CheckpointWarning
+    from bitnet_jit.errors import GenerationError as GenerationError
     from bitnet_jit.errors import InvalidInput as InvalidInput
     from bitnet_jit.errors import UnsupportedProblem as UnsupportedProblem
     from bitnet_jit.generation.decoder import Decoder as Decoder
     from bitnet_jit.generation.sampling import Sampling as Sampling
+    from bitnet_jit.generation.speculation import Speculation as Speculation
     from bitnet_jit.generation.text import stream_text as stream_text
     from bitnet_jit.integrations.transformers import patch as patch
     from bitnet_jit.nn.bit_linear import BitLinear as BitLinear
@@ -46,11 +48,13 @@ _HOMES = {
     "CheckpointError": "bitnet_jit.errors",
     "CheckpointWarning": "bitnet_jit.errors",
     "Decoder": "bitnet_jit.generation.decoder",
+    "GenerationError": "bitnet_jit.errors",
     "InvalidInput": "bitnet_jit.errors",
     "LoraLinear": "bitnet_jit.nn.lora_linear",
     "PackedBitLinear": "bitnet_jit.nn.packed_bit_linear",
     "RMSNorm": "bitnet_jit.nn.rms_norm",
     "Sampling": "bitnet_jit.generation.sampling",
+    "Speculation": "bitnet_jit.generation.speculation",
     "UnsupportedProblem": "bitnet_jit.errors",
     "add_lora": "bitnet_jit.nn.lora",
     "autotune": "bitnet_jit.tuning.autotune",

@@ -6,10 +6,11 @@ import pytest
 
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.cache import key_of
-from bitnet_jit.runtime.entries import ADDED_FIELDS, check_key
+from bitnet_jit.runtime.entries import LATER_FIELDS, check_key
 
 LINEAR = Problem("bit_linear", "cpu", 1, 64, 96, "i2/n64k16", "a8", scale="tensor")
 ATTENTION = Problem("paged_attention", "cpu", 1, 64, 128, heads=4, kv_heads=2, head_dim=16, cache_dtype="bfloat16")
+HEAD = Problem("head_logits", "cpu", 1, 64, 128, w_dtype="int8")
 FIRST_FIELDS = {
     *("op", "device_type", "rows", "out_features", "in_features", "layout", "activation"),
     *("x_dtype", "y_dtype", "scale", "group_size", "bias"),
@@ -22,14 +23,17 @@ def test_keys_of_linear_layers_have_the_fields_that_they_always_had():
 
 
 def test_keys_of_attention_tell_its_heads():
-    assert set(key_of(ATTENTION)["problem"]) == FIRST_FIELDS | ADDED_FIELDS
+    assert set(key_of(ATTENTION)["problem"]) == FIRST_FIELDS | {"heads", "kv_heads", "head_dim", "cache_dtype"}
+    assert set(key_of(HEAD)["problem"]) == FIRST_FIELDS | {"w_dtype"}
     check_key(key_of(ATTENTION))
+    check_key(key_of(HEAD))
 
 
-@pytest.mark.parametrize("field", sorted(ADDED_FIELDS))
+@pytest.mark.parametrize("field", sorted(LATER_FIELDS))
 def test_each_added_field_tells_keys_apart(field):
-    other = dataclasses.replace(ATTENTION, **{field: type(getattr(ATTENTION, field))()})
-    assert key_of(other) != key_of(ATTENTION)
+    problem = HEAD if getattr(HEAD, field) else ATTENTION
+    other = dataclasses.replace(problem, **{field: type(getattr(problem, field))()})
+    assert key_of(other) != key_of(problem)
     check_key(key_of(other))
 
 
