@@ -10,7 +10,8 @@ mkdir -p "$results"
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 # the slowest first
 gpu_tests="tests/kernels/test_conformance.py tests/models/test_compile.py tests/nn/test_distributed.py tests/tuning/test_on_gpu.py
-    tests/kernels/triton/test_floats.py
+    tests/kernels/triton/test_floats.py tests/kernels/triton/test_attention.py tests/kernels/triton/test_head.py
+    tests/runner/test_schedules.py tests/generation/test_on_gpu.py
     tests/ops/test_on_gpu.py
     tests/kernels/triton/test_linear.py tests/kernels/triton/test_rows.py tests/kernels/triton/test_repeats.py
     tests/kernels/triton/test_weights.py tests/kernels/triton/test_norm_gradients.py

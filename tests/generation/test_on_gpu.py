@@ -69,6 +69,7 @@ def test_a_row_alone_is_a_row_among_63_others(size):
         sampler.note(others, choice.tokens)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")
 def test_nothing_waits_for_the_device():
     logits = draw_logits(len(KINDS), 4111)
     sampler = BatchSampler(4111, logits.device)

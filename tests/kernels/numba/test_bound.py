@@ -35,15 +35,19 @@ OPERANDS = {  # in the order in which each op's entry point takes them
     "quantize_weight": ("weight", *CODES),
     "dequantize_weight": ("w", *CODES),
     "dequantize_activation": (*SCALES, "x"),
+    "head_logits": ("x", "head", "head_scale", "logits"),
     "paged_attention": ("qkv", "keys", "values", "rotary", "positions", "starts", "tables", "y"),
 }
-HEADS = {"heads": 5, "kv_heads": 1, "head_dim": 10, "cache_dtype": "float32"}
+FIELDS = {  # of problems, where an op has its own
+    "paged_attention": {"heads": 5, "kv_heads": 1, "head_dim": 10, "cache_dtype": "float32"},
+    "head_logits": {"w_dtype": "int8"},
+}
 OPTIONAL = {"bit_linear": "bias", "quantized_linear": "bias", "silu_mul_norm_quantize": "weight"}
 
 
 def bound_of(op, bias="float32"):
     """Bind every kernel of an op that this CPU can run."""
-    fields = HEADS if op == "paged_attention" else {}
+    fields = FIELDS.get(op, {})
     problem = Problem(op, "cpu", 4, 70, 37, "i2/n64k16", "a8", "float32", "float32", "tensor", bias=bias, **fields)
     for kernel in registry.kernels_of("numba"):
         if kernel.op == op and kernel.unsupported_reason(problem) is None:

@@ -164,7 +164,7 @@ def test_the_error_of_a8g_stays_in_its_group(seed, outlier):
     by_row, by_group = (
         error(op(x, w_q, w_scale, None, 128)) for op in (reference.bit_linear, reference.bit_linear_a8g)
     )
-    assert by_group < 1.02 * by_row
+    assert by_group < 1.2 * by_row  # without an outlier they are alike
     x[:, 5] = 300
     exact, _ = reference.bit_linear_a16_float64(x[:, 128:], w_q[:, 128:], w_scale[:, 1:], None, 128)
     w_scale[:, 0] = 0  # the outlier's group takes no part: what it does to the others is left

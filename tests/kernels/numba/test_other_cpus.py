@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,21 +15,24 @@ HERE = Path(__file__).parent
 HASWELL = "+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2"
 BASELINE = "+sse,+sse2"
 CPUS = {"haswell": ("haswell", HASWELL, "avx2"), "baseline": ("x86-64", BASELINE, "generic")}
+FILES = ("test_linear.py", "test_rows.py", "test_norm_gradients.py", "../../ops/test_weights.py")
+LATER_FILES = ("test_groups.py", "test_head.py", "test_attention.py")  # they compile for minutes
 SUBSET = "bound or exact or contract or float_activations or norm or gives_back or reference_does"
 
 
 @pytest.mark.slow
-def test_conformance_as_other_cpus():
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
+def test_conformance_as_other_cpus(whole):
     """Each keeps one core busy, so they run side by side."""
     if machine() not in ("x86_64", "AMD64"):
         pytest.skip("this CPU cannot run code for x86")
     names = [name for name in CPUS if name != "haswell" or "avx2" in target_features()]
     with ThreadPoolExecutor(len(names)) as pool:
-        for result in pool.map(run_suite, names):
+        for result in pool.map(partial(run_suite, whole=whole), names):
             assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
 
 
-def run_suite(name):
+def run_suite(name, whole):
     """Run pytest on the conformance tests as if on that CPU, one config per kernel."""
     cpu, features, isa = CPUS[name]
     environment = os.environ | {
@@ -39,15 +43,7 @@ def run_suite(name):
     chosen = "from bitnet_jit.kernels.numba.intrinsics.isa import chosen_isa; print(chosen_isa().name)"
     child = subprocess.run([sys.executable, "-c", chosen], env=environment, capture_output=True, text=True, check=True)
     assert child.stdout.strip() == isa
-    files = (
-        "test_linear.py",
-        "test_groups.py",
-        "test_head.py",
-        "test_rows.py",
-        "test_norm_gradients.py",
-        "test_attention.py",
-        "../../ops/test_weights.py",
-    )
+    files = (*FILES, *LATER_FILES) if whole else FILES
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", SUBSET, "-p", "no:cacheprovider"]
     command += [str(HERE / file) for file in files]
     return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=HERE.parents[2])
