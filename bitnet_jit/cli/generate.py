@@ -1,6 +1,7 @@
 """`bitnet-jit generate`: text to stdout as it is written, everything else to stderr."""
 
 import time
+from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +10,8 @@ from bitnet_jit.cli.patience import Patience
 from bitnet_jit.cli.streams import tell, write
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from bitnet_jit.generation.decoder import Decoder
 
 WHICH_MODEL = "A directory, or a hub id such as microsoft/bitnet-b1.58-2B-4T. [default: the embedded model]"
@@ -16,9 +19,16 @@ STOP = (
     "End the text behind this string, which is written; may be given again. One that is a special token of the model, "
     "such as </s>, ends the text at that token, which is not written."
 )
+SPECULATE = "Guess tokens, and verify several in one step: the text stays the same."
 HEAD = "How the output head is stored: checkpoint, int8, bfloat16 or float32; int8 is the fastest."
 ModelArgument = Annotated[str | None, typer.Argument(help=WHICH_MODEL, show_default=False)]
 DeviceOption = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0. [default: cpu]")]
+
+
+class Guesses(Enum):
+    """Ways to guess tokens."""
+
+    NGRAM = "ngram"
 
 
 def generate(
@@ -43,16 +53,25 @@ def generate(
     ] = None,
     device: DeviceOption = None,
     head: Annotated[str, typer.Option(help=HEAD)] = "checkpoint",
+    speculate: Annotated[Guesses | None, typer.Option(help=SPECULATE)] = None,
 ) -> None:
     """Continue PROMPT with a ternary model: prints it and the continuation."""
     decoder = load_model(model, device, head)
+    from bitnet_jit.generation.speculation import Speculation
     from bitnet_jit.generation.text import stream_text
     from bitnet_jit.generation.unicode import well_formed
 
-    start = time.perf_counter()
-    ends = [*(stop or ()), *(stop_token or ())]
-    pieces = stream_text(decoder, prompt, max_new_tokens, temperature, top_k, top_p, seed, ends)
+    start, ends = time.perf_counter(), [*(stop or ()), *(stop_token or ())]
+    guesses = None if speculate is None else Speculation(speculate.value)
+    pieces = stream_text(decoder, prompt, max_new_tokens, temperature, top_k, top_p, seed, ends, speculate=guesses)
     write(well_formed(prompt))
+    show(pieces, start)
+    if guesses is not None:
+        tell(str(guesses))
+
+
+def show(pieces: "Iterator[str]", start: float) -> None:
+    """Write a text as it comes, and tell how fast it came."""
     times = []
     with Patience("preparing kernels, which takes a while the first time") as patience:
         for piece in pieces:

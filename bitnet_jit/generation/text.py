@@ -6,8 +6,9 @@ from bitnet_jit.arguments import show
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.sampling import Sampling
+from bitnet_jit.generation.speculation import Speculate
 from bitnet_jit.generation.stopping import Stop
-from bitnet_jit.generation.tokenizer import Tokenizer
+from bitnet_jit.generation.tokenizer import TextStream, Tokenizer
 
 
 def encode_prompt(decoder: Decoder, prompt: str) -> tuple[Tokenizer, list[int]]:
@@ -47,18 +48,18 @@ def stream_text(
     stop: Stop = (),
     *,
     sampling: Sampling | None = None,
+    speculate: "Speculate | Decoder" = None,
 ) -> Iterator[str]:
     """Continue a text; the arguments beside the prompt are those of `Decoder.stream`.
 
     Lone surrogates in the prompt stand for bytes of the command line that are no UTF-8; they count as U+FFFD.
 
     Yields:
-        A piece of text for each new token, "" where the token leaves a character unfinished; at last the text that was
-        held back. Together with the decoded prompt they are the text of all tokens. The model's end token and special
-        tokens are no part of it; a string that ends it is.
+        A piece of text for each new token, "" where it leaves a character unfinished; at last what was held back. The
+        model's end token and special tokens are no part of it; a string that ends it is.
 
     Raises:
-        InvalidInput: an argument is out of range; raised at the call, before anything is computed.
+        InvalidInput: an argument is out of range; raised at the call.
         CheckpointError: the model's tokenizer.json is damaged.
 
     >>> from bitnet_jit.checkpoints.embedded import embedded_model
@@ -67,12 +68,15 @@ def stream_text(
     'after the '
     """
     tokenizer, tokens = encode_prompt(decoder, prompt)
-    chosen = decoder.stream(tokens, max_new_tokens, temperature, top_k, top_p, seed, stop, sampling=sampling)
+    chosen = decoder.stream(
+        tokens, max_new_tokens, temperature, top_k, top_p, seed, stop, sampling=sampling, speculate=speculate
+    )
 
-    def pieces() -> Iterator[str]:
-        text = tokenizer.stream(tokens)
-        for token in chosen:
-            yield "" if token in decoder.config.eos_ids else text.push(token)
-        yield text.finish()
+    return pieces(decoder, tokenizer.stream(tokens), chosen)
 
-    return pieces()
+
+def pieces(decoder: Decoder, text: TextStream, tokens: Iterator[int]) -> Iterator[str]:
+    """Yield the text of tokens as they come; nothing for the model's end token."""
+    for token in tokens:
+        yield "" if token in decoder.config.eos_ids else text.push(token)
+    yield text.finish()

@@ -144,6 +144,6 @@ class Network(nn.Module):
             for m in rows:
                 x = torch.empty(m, self.config.hidden_size, dtype=self.dtype, device=meta)
                 cache = KVCache(self.config, m, 1, self.dtype, meta)
-                block(x, cache.store(1, torch.empty(1, self.config.head_dim, device=meta)), 0)
+                block(x, cache.store(1, torch.empty(1, self.config.head_dim, dtype=torch.float32, device=meta)), 0)
         for m in rows:
             norm(torch.empty(m, self.config.hidden_size, dtype=self.dtype, device="meta"))

@@ -113,7 +113,7 @@ def test_info_names_the_instruction_set_and_the_thread_layer():
     assert registry.absent_reason("numba") is None
     result = run("info")
     assert re.search(rf"instruction set +{chosen_isa().name}\n", result.stdout)
-    assert re.search(r"thread layer +(GOMP_parallel of|Python threads)", result.stdout)
+    assert re.search(r"thread layer +(threads of our own|GOMP_parallel of|Python threads)", result.stdout)
 
 
 def test_info_names_the_gpus(monkeypatch):

@@ -2,12 +2,14 @@
 
 import os
 import sys
+from functools import cache
 from typing import Any
 
 from bitnet_jit.kernels.backend import Backend, Call, Offline, Rates
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.operands import Operands
 from bitnet_jit.packing.layout import Layout
+from bitnet_jit.system.shielded import shielded
 
 
 def kernels() -> tuple[Kernel, ...]:
@@ -35,9 +37,21 @@ def layouts() -> tuple[Layout, ...]:
 
 def bind_call(bound: Any, operands: Operands, device: Any) -> Call:
     """Return what runs a bound kernel on torch tensors."""
-    from bitnet_jit.kernels.numba.tensors import bind_call
+    call: Call = binding().bind_call(bound, operands)
+    return call
 
-    return bind_call(bound, operands)
+
+@cache
+def binding() -> Any:
+    """Return `tensors.py`; the pool of threads is compiled when it is imported, which no fork may see the middle of."""
+    return shielded(import_binding)
+
+
+def import_binding() -> Any:
+    """Import what binds kernels to torch tensors."""
+    from bitnet_jit.kernels.numba import tensors
+
+    return tensors
 
 
 def compile_only(bound: Any, operands: Operands) -> None:
@@ -66,7 +80,6 @@ def describe() -> dict[str, str]:
     from bitnet_jit.kernels.numba.compiler.object_cache import user_cache
     from bitnet_jit.kernels.numba.intrinsics.amx_tiles import amx_unsupported_reason
     from bitnet_jit.kernels.numba.intrinsics.isa import chosen_isa, machine, usable_isas
-    from bitnet_jit.kernels.numba.tensors import FORK
 
     return {
         "architecture": machine(),
@@ -74,7 +87,7 @@ def describe() -> dict[str, str]:
         "usable instruction sets": ", ".join(usable_isas()),
         "AMX": amx_unsupported_reason() or "used from 3 rows on",
         "compiled kernels": user_cache().place,
-        "thread layer": FORK.name,
+        "thread layer": binding().FORK.name,
     }
 
 

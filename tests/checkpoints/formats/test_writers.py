@@ -97,8 +97,6 @@ def test_we_read_what_we_write(tmp_path, config, linear_class):
     assert storage == Packed(scale_divides=linear_class == "bitlinear")
     with torch.no_grad():
         logits, wanted = bitnet_jit.load(tmp_path)(IDS), network(IDS)
-    if config is CONFIG and linear_class == "autobitlinear":
-        assert torch.equal(logits, wanted)
     torch.testing.assert_close(logits, wanted, rtol=0, atol=1e-3 * float(wanted.abs().max()))
 
 
