@@ -184,6 +184,8 @@ class Continuation:
         return logits if len(going) == len(places) else logits[going]
 
     def _end(self, text: Text) -> None:
-        """Free the pages of a text and its row of the sampler."""
+        """Free the pages of a text and its row of the sampler, once."""
         self._runner.cache.free(text.sequence)
-        self._sampler.remove(text.row)
+        if text.row >= 0:
+            self._sampler.remove(text.row)
+            text.row = -1
