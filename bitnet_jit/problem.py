@@ -98,6 +98,15 @@ def scale_shape(scale: str, out_features: int, in_features: int, group_size: int
     return (out_features,) if scale == "row" else ()
 
 
+def pages_for(tokens: int) -> int:
+    """Return the number of pages that hold so many tokens.
+
+    >>> [pages_for(tokens) for tokens in (0, 1, 64, 65)]
+    [0, 1, 1, 2]
+    """
+    return -(-tokens // PAGE)
+
+
 def rows_bucket(rows: int) -> int:
     """Return the power of two at or above `rows` (1 for 0 rows): shapes in one bucket share a kernel and a config.
 

@@ -6,7 +6,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from bitnet_jit.problem import PAGE
+from bitnet_jit.problem import pages_for
 from bitnet_jit.runner.pages import PagedSequence
 from bitnet_jit.runner.runner import Runner
 from bitnet_jit.runner.step import Chunk
@@ -78,4 +78,4 @@ class ModelDrafter:
         """Return a runner with pages for all that the texts may become."""
         context = self._decoder.config.context_length
         lengths = [min(context, len(text.prompt) + text.limit) for text in texts]
-        return Runner(self._decoder, sum(-(-length // PAGE) for length in lengths))
+        return Runner(self._decoder, sum(pages_for(length) for length in lengths))

@@ -14,7 +14,7 @@ from bitnet_jit.generation.sampling import Sampling, per_prompt
 from bitnet_jit.generation.speculation import Speculate, Speculation, Speculator
 from bitnet_jit.generation.stopping import Stop, stop_rules
 from bitnet_jit.models.tokens import TokenIds
-from bitnet_jit.problem import PAGE
+from bitnet_jit.problem import pages_for
 
 if TYPE_CHECKING:
     from bitnet_jit.generation.decoder import Decoder
@@ -85,7 +85,7 @@ def begin(
     options = options_for(sampling, len(prompts), config.vocab_size)
     rules = stop_rules(stop, config.eos_ids, decoder.tokenizer, prompts, config.vocab_size)
     speculator = make_speculator(speculate, decoder)
-    pages = sum(-(-(len(row) + limit) // PAGE) for row, limit in zip(prompts, limits, strict=True))
+    pages = sum(pages_for(len(row) + limit) for row, limit in zip(prompts, limits, strict=True))
     runner = decoder.idle_runner.take(decoder, pages)
     fields = zip(prompts, limits, rules, options, strict=True)
     texts = [Text(*values, runner.cache.new_sequence()) for values in fields]

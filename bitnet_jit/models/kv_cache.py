@@ -6,7 +6,7 @@ import torch
 
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.models.paged_store import PagedStore, Places, empty_pages
-from bitnet_jit.problem import PAGE
+from bitnet_jit.problem import PAGE, pages_for
 
 
 class KVCache:
@@ -67,7 +67,7 @@ class KVCache:
 
     def _pages_for(self, tokens: int) -> int:
         """Return the pages per prompt: a power of two, but no more than a context needs."""
-        needed, context = -(-tokens // PAGE), -(-self._config.context_length // PAGE)
+        needed, context = pages_for(tokens), pages_for(self._config.context_length)
         return min(1 << max(needed - 1, 0).bit_length(), max(context, needed))
 
     def _empty(self, pages: int) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:

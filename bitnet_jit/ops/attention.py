@@ -16,7 +16,7 @@ from bitnet_jit.ops.calls import define_by_kernels
 from bitnet_jit.ops.shapes import Dims, Plus, Seen, certainly
 from bitnet_jit.ops.spec import OpSpec, Output
 from bitnet_jit.ops.vocabulary import OUT_ROWS, PER_ROW
-from bitnet_jit.problem import PAGE, Problem
+from bitnet_jit.problem import PAGE, Problem, pages_for
 
 CONTEXT = 512  # tokens before those of a call, in calls that are timed
 
@@ -55,7 +55,7 @@ class QkvShape(Dims):
 
 def example_sizes(problem: Problem) -> dict[str, int]:
     """Return the sizes of a call with one sequence, some of whose tokens are in the cache already."""
-    pages = -(-(CONTEXT + problem.rows) // PAGE)
+    pages = pages_for(CONTEXT + problem.rows)
     return {"P": pages, "C": CONTEXT + problem.rows, "R": 1, "M": pages}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bitnet_jit.errors import CacheFull
-from bitnet_jit.problem import PAGE
+from bitnet_jit.problem import PAGE, pages_for
 
 
 class PagePool:
@@ -88,7 +88,7 @@ def extend(pool: PagePool, sequence: PagedSequence, tokens: int) -> list[tuple[i
         CacheFull: pages do not suffice; nothing has changed.
     """
     shared = shared_tail(pool, sequence)
-    more = max(0, -(-(sequence.length + tokens) // PAGE) - len(sequence.pages))
+    more = max(0, pages_for(sequence.length + tokens) - len(sequence.pages))
     pages = pool.take(len(shared) + more)
     copies = [(sequence.pages[place], page) for place, page in zip(shared, pages, strict=False)]
     for place, (before, after) in zip(shared, copies, strict=True):
@@ -106,14 +106,14 @@ def shared_tail(pool: PagePool, sequence: PagedSequence) -> list[int]:
 
 def fork(pool: PagePool, sequence: PagedSequence, length: int) -> PagedSequence:
     """Return a new sequence with the first `length` tokens of another, whose pages it shares."""
-    pages = sequence.pages[: -(-length // PAGE)]
+    pages = sequence.pages[: pages_for(length)]
     pool.share(pages)
     return PagedSequence(list(pages), length)
 
 
 def truncate(pool: PagePool, sequence: PagedSequence, length: int) -> None:
     """Forget all tokens of a sequence from number `length` on, and pages that are not needed any more."""
-    keep = -(-length // PAGE)
+    keep = pages_for(length)
     pool.release(sequence.pages[keep:])
     del sequence.pages[keep:]
     sequence.length = length

@@ -8,7 +8,7 @@ import torch
 from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.errors import CacheFull, InvalidInput
 from bitnet_jit.models.paged_store import PagedStore
-from bitnet_jit.problem import PAGE
+from bitnet_jit.problem import pages_for
 from bitnet_jit.runner.decode import MAX_ROWS, DecodeSteps
 from bitnet_jit.runner.paged_cache import PagedCache
 from bitnet_jit.runner.pages import PagedSequence
@@ -48,7 +48,7 @@ class Runner:
     def __init__(self, network: "Network", num_pages: int) -> None:
         self.network = network
         self.cache = PagedCache(network.config, num_pages, network.dtype, network.device)
-        width = min(self.cache.pool.count, -(-network.config.context_length // PAGE))
+        width = min(self.cache.pool.count, pages_for(network.config.context_length))
         captures = kind_of(network.device).capture is not None
         self._decode = DecodeSteps(self.cache, width) if captures else None
 

@@ -25,8 +25,11 @@ def weights(draw, rows, columns):
     return np.full((rows, columns), int(kind), np.int8)
 
 
-def floats(draw, rows, columns, dtype):
-    """Draw rows of every sort as float32 that `dtype` holds exactly: NaN, infinity, zeros, denormals, huge, halves."""
+def floats(draw, rows, columns, dtype, halves=(-255, 256), largest=127):
+    """Draw rows of every sort as float32 that `dtype` holds exactly: NaN, infinity, zeros, denormals, huge, halves.
+
+    Halves are drawn from a range of whole numbers; one is `largest`, where a quantizer's steps are whole.
+    """
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     x = rng.standard_normal((rows, columns)).astype(np.float32)
     for row in range(rows):
@@ -39,8 +42,8 @@ def floats(draw, rows, columns, dtype):
         elif kind == "huge":
             x[row] *= 3e37 if dtype != "float16" else 1e4
         elif kind == "halves":
-            x[row] = rng.integers(-255, 256, columns) / 2
-            x[row, place] = 127
+            x[row] = rng.integers(*halves, columns) / 2
+            x[row, place] = largest
         elif kind in ("nan", "inf", "-inf"):
             x[row, place] = float(kind)
     return stored(x, dtype)

@@ -6,6 +6,7 @@ No torch here: this file runs on an emulated ARM CPU, too. BITNET_JIT_TEST_CONFI
 import os
 from dataclasses import replace
 
+import linear_draws
 import numpy as np
 import pytest
 from halves import stored, values
@@ -56,24 +57,8 @@ def logits(problem, config, x, head, scale=None, threads=1):
 
 
 def floats(draw, rows, columns, dtype):
-    """Draw rows of every sort as float32 that `dtype` holds exactly: NaN, infinity, zeros, denormals, huge, halves."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    x = rng.standard_normal((rows, columns)).astype(np.float32)
-    for row in range(rows):
-        kind = draw(st.sampled_from(["normal", "normal", "zeros", "denormal", "huge", "halves", "nan", "inf", "-inf"]))
-        place = rng.integers(columns)
-        if kind == "zeros":
-            x[row] = 0
-        elif kind == "denormal":
-            x[row] *= 1e-40 if dtype != "float16" else 1e-6
-        elif kind == "huge":
-            x[row] *= 3e37 if dtype != "float16" else 1e4
-        elif kind == "halves":
-            x[row] = rng.integers(-(2**16), 2**16, columns) / 2
-            x[row, place] = 16256
-        elif kind in ("nan", "inf", "-inf"):
-            x[row, place] = float(kind)
-    return stored(x, dtype)
+    """Draw rows of every sort, halves among the steps of 15 bits."""
+    return linear_draws.floats(draw, rows, columns, dtype, halves=(-(2**16), 2**16), largest=16256)
 
 
 def codes(draw, rows, columns):
