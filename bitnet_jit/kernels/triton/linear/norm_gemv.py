@@ -1,0 +1,154 @@
+"""Linear layers for a few rows of x in one launch: every program normalizes and quantizes the rows, then multiplies.
+
+Beside the norm there may be a sum of two tensors, which is given back, or an activation and a product with `up`. All
+that is repeated in every program, beside weights on their way from memory: the launch and the wait that it saves take
+longer. A program has nearly as many outputs as every other, as all run at once; each warp takes a row of W at a time.
+
+The codes are those of `rowwise/rows.py`, bit for bit.
+"""
+
+from dataclasses import dataclass
+
+import triton
+import triton.language as tl
+
+from bitnet_jit.kernels.triton.device.launch import ALIGN, Bound, Launch
+from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
+from bitnet_jit.kernels.triton.device.quantize import ROUND, code_scale, magnitude
+from bitnet_jit.kernels.triton.device.row import inputs_of_part, lanes_of, load_values, norm_factor, part_of, sum_of_lanes
+from bitnet_jit.kernels.triton.layout import row_words
+from bitnet_jit.kernels.triton.linear.epilogue import flags
+from bitnet_jit.kernels.triton.linear.gemv import codes_of, dot_bytes
+from bitnet_jit.problem import Problem
+
+
+@triton.jit
+def word_of(a, b, c, d, ASM: tl.constexpr):
+    """Join the lowest bytes of four words."""
+    if ASM:
+        word = tl.inline_asm_elementwise(
+            "{ .reg .b32 t, u; prmt.b32 t, $1, $2, 0x0040; prmt.b32 u, $3, $4, 0x0040; prmt.b32 $0, t, u, 0x5410; }",
+            "=r,r,r,r,r",
+            [a, b, c, d],
+            dtype=tl.int32,
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        word = (a & 0xFF) | (b & 0xFF) << 8 | (c & 0xFF) << 16 | d << 24
+    return word
+
+
+@triton.jit
+def words_of(codes, SIZE: tl.constexpr, ASM: tl.constexpr):
+    """Join codes (4, SIZE, 4), in the lowest bytes of int32, to words (32, 4, SIZE / 32): word, plane, piece."""
+    even, odd = tl.split(tl.reshape(codes, (4, SIZE, 2, 2)))
+    a, c = tl.split(even)
+    b, d = tl.split(odd)
+    words = word_of(a, b, c, d, ASM)
+    return tl.permute(tl.reshape(words, (4, SIZE // 32, 32)), (2, 0, 1))
+
+
+@triton.jit
+def piece_of(words, PIECE: tl.constexpr):
+    """Return words[:, :, PIECE], which every warp needs: what comes of all pieces is one exchange of a row."""
+    COUNT: tl.constexpr = words.shape[2]
+    if COUNT == 1:
+        piece = tl.reshape(words, (32, 4))
+    else:
+        even, odd = tl.split(tl.reshape(words, (32, 4, COUNT // 2, 2)))
+        piece = piece_of(even if PIECE % 2 == 0 else odd, PIECE // 2)
+    return piece
+
+
+@triton.jit
+def planes_of(piece):
+    """Return the planes of a piece (32, 4), each (32,)."""
+    even, odd = tl.split(tl.reshape(piece, (32, 2, 2)))
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    return first, second, third, fourth
+
+
+@triton.jit
+def quantized_row(x_ptr, other_ptr, sum_ptr, k, inside, gains, eps, K: tl.constexpr, SIZE: tl.constexpr, KIND: tl.constexpr, ASM: tl.constexpr):
+    """Return the codes of a row as words, as `words_of` gives them, and x_scale; program 0 writes the sum."""
+    x = load_values(x_ptr, other_ptr, k, inside, KIND)
+    if sum_ptr is not None:
+        tl.store(sum_ptr + k, x.to(sum_ptr.dtype.element_ty), mask=inside & (tl.program_id(0) == 0))
+    if gains is not None:
+        x = x * norm_factor(sum_of_lanes(lanes_of(x * x, SIZE)), eps, K) * gains.to(tl.float32)
+    largest = tl.max(tl.max(magnitude(x), axis=2), axis=0)
+    bad, to_codes, x_scale = code_scale(tl.max(largest, axis=0))  # where bad is set x_scale is NaN, whatever the codes
+    codes = (x * to_codes + ROUND).to(tl.int32, bitcast=True)
+    return words_of(codes, SIZE, ASM), x_scale
+
+
+@triton.jit
+def norm_gemv_kernel(
+    x_ptr,  # (M, K) float; the gate where other is up
+    other_ptr,  # (M, K) float: what is added, or up
+    x_stride,  # distance of the rows of x and other, in elements; None: K
+    norm_ptr,  # (K,) float
+    eps,
+    w_ptr,  # (N, WORDS) int32: i2/planes
+    sum_ptr,  # (M, K): x + other
+    y_ptr,  # (M, N)
+    w_scale_ptr,  # () or (N,) float32
+    bias_ptr,  # (N,)
+    N,
+    K: tl.constexpr,
+    WORDS: tl.constexpr,
+    SIZE: tl.constexpr,  # the power of two that holds WORDS
+    PIECES: tl.constexpr,  # of 32 words
+    KIND: tl.constexpr,
+    M: tl.constexpr,
+    ROW_SCALES: tl.constexpr,
+    ASM: tl.constexpr,
+    PDL: tl.constexpr,
+    LATE: tl.constexpr,  # let the next kernel begin behind the wait only
+    WARPS: tl.constexpr,
+    TILES: tl.constexpr,  # rows of W that a warp takes
+):
+    gdc_launch_dependents(PDL and not LATE)
+    first_n, warp, lane = tl.program_id(0) * (WARPS * TILES), tl.arange(0, WARPS)[:, None], tl.arange(0, 32)[None, :]
+    w_ptr += first_n.to(tl.int64) * WORDS
+    weights = ()
+    for tile in tl.static_range(TILES):
+        row = warp * TILES + tile
+        for piece in tl.static_range(PIECES):
+            word = 32 * piece + lane
+            mask = (row < N - first_n) & (word < WORDS)
+            weights = weights + (tl.load(w_ptr + (row * WORDS + word), mask=mask, other=0, eviction_policy="evict_first"),)
+    n = first_n + warp * TILES + lane  # a lane keeps the outputs of one tile
+    there = (lane < TILES) & (n < N)
+    w_scale, bias, gains = tl.load(w_scale_ptr), 0.0, None
+    if ROW_SCALES:
+        w_scale = tl.load(w_scale_ptr + n, mask=there, other=0.0)
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + n, mask=there, other=0.0).to(tl.float32)
+    k, inside = inputs_of_part(0, SIZE, WORDS)
+    inside = inside & (k < K)
+    if norm_ptr is not None:
+        gains = tl.load(norm_ptr + k, mask=inside, other=0.0)
+    gdc_wait(PDL)
+    gdc_launch_dependents(PDL and LATE)
+    for m in tl.static_range(M):
+        first = m * (K if x_stride is None else x_stride)
+        words, x_scale = quantized_row(
+            x_ptr + first, other_ptr + first if other_ptr is not None else None, sum_ptr + m * K if sum_ptr is not None else None,
+            k, inside, gains, eps, K, SIZE, KIND, ASM)
+        planes = ()
+        for piece in tl.static_range(PIECES):
+            planes = planes + planes_of(piece_of(words, piece))
+        sums = tl.zeros((WARPS, 32), tl.int32)
+        for tile in tl.static_range(TILES):
+            acc = tl.zeros((WARPS, 32), tl.int32)
+            for place in tl.static_range(4 * PIECES):
+                fields, _ = codes_of(weights[tile * PIECES + place // 4], acc, place % 4, 4)
+                acc = dot_bytes(fields, tl.broadcast_to(planes[place][None, :], (WARPS, 32)), acc, ASM)
+            sums = tl.where(lane == tile, tl.sum(acc, axis=1)[:, None], sums)
+        y = (sums >> 6).to(tl.float32) * (x_scale * w_scale)
+        if bias_ptr is not None:
+            y = y + bias
+        tl.store(y_ptr + m * N + n, y.to(y_ptr.dtype.element_ty), mask=there)
