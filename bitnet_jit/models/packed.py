@@ -1,7 +1,8 @@
 """Packed blocks: attention and feed-forward, each normalized, quantized once, and run on shared codes.
 
-q, k and v are one packed weight, gate and up another: their input is normalized and quantized by one kernel, and its
-codes go through one matmul.
+q, k and v are one packed weight, gate and up another. Each layer is one op with all that stands before it: the residual
+sum, the activation, the norm and the quantizer. So blocks hand on the residual stream and the last branch's output apart
+(`Stream`), and the layer behind adds them.
 """
 
 from typing import TYPE_CHECKING
@@ -10,25 +11,29 @@ import torch
 from torch import nn
 
 from bitnet_jit.models.attention import KVStore
-from bitnet_jit.models.block import Block, FeedForward
-from bitnet_jit.ops.norm import (
-    quantize_activation,
-    relu2_mul_norm_quantize,
-    rms_norm_quantize,
-    silu_mul_norm_quantize,
+from bitnet_jit.ops.fused_linear import (
+    add_rms_norm_bit_linear,
+    relu2_mul_norm_bit_linear,
+    silu_mul_norm_bit_linear,
 )
+from bitnet_jit.ops.linear import bit_linear
+from bitnet_jit.ops.norm_linear import rms_norm_bit_linear
 
 if TYPE_CHECKING:
     from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
     from bitnet_jit.nn.rms_norm import RMSNorm
 
-Codes = tuple[torch.Tensor, torch.Tensor]  # x_q int8 (..., K), x_scale float32 (...)
+ACTIVATION = "a8"  # of every layer here
+Stream = tuple[torch.Tensor, torch.Tensor | None]  # the residual stream (..., K), and what is still to be added to it
 
 
-def normalized_codes(norm: "RMSNorm", x: torch.Tensor) -> Codes:
-    """Normalize and quantize x (..., K) in one pass."""
-    codes: Codes = rms_norm_quantize(x, norm.weight, norm.eps)
-    return codes
+def normalized_linear(norm: "RMSNorm", stream: Stream, layer: "PackedBitLinear") -> tuple[torch.Tensor, torch.Tensor]:
+    """Add up a stream, normalize it and run a layer; return the sum x (..., K) and the layer's output (..., N)."""
+    x, delta = stream
+    if delta is None:
+        return x, rms_norm_bit_linear(x, norm.weight, norm.eps, *layer.operands(), ACTIVATION)
+    total, y = add_rms_norm_bit_linear(x, delta, norm.weight, norm.eps, *layer.operands())
+    return total, y
 
 
 class PackedAttention(nn.Module):
@@ -53,21 +58,17 @@ class PackedAttention(nn.Module):
         super().__init__()
         self.norm, self.qkv, self.sub_norm, self.output = norm, qkv, sub_norm, output
 
-    def forward(self, x: torch.Tensor, store: KVStore, layer: int) -> torch.Tensor:
-        """Mix the tokens of x (T, hidden) -> (T, hidden) with those that the store keeps for a layer."""
-        return self.project_out(store.attend(layer, self.project_qkv(x)))
-
-    def project_qkv(self, x: torch.Tensor) -> torch.Tensor:
-        """Project x (T, hidden) to queries, keys and values of all heads, side by side."""
-        return self.qkv.forward_quantized(*normalized_codes(self.norm, x), x.dtype)
-
-    def project_out(self, y: torch.Tensor) -> torch.Tensor:
-        """Project the result of the heads, y (T, num_heads * head_dim) -> (T, hidden)."""
-        codes: Codes = quantize_activation(y) if self.sub_norm is None else normalized_codes(self.sub_norm, y)
-        return self.output.forward_quantized(*codes, y.dtype)
+    def forward(self, stream: Stream, store: KVStore, layer: int) -> Stream:
+        """Mix the tokens of a stream (T, hidden) with those that the store keeps for a layer."""
+        x, qkv = normalized_linear(self.norm, stream, self.qkv)
+        y = store.attend(layer, qkv)
+        if self.sub_norm is None:
+            return x, bit_linear(y, *self.output.operands(), ACTIVATION)
+        _, y = normalized_linear(self.sub_norm, (y, None), self.output)
+        return x, y
 
 
-class PackedFeedForward(FeedForward):
+class PackedFeedForward(nn.Module):
     """Feed-forward with packed layers: BitNet's relu(gate)^2 * up with a norm behind it, or Llama's silu(gate) * up.
 
     Args:
@@ -85,34 +86,24 @@ class PackedFeedForward(FeedForward):
         super().__init__()
         self.norm, self.gate_up, self.sub_norm, self.down = norm, gate_up, sub_norm, down
 
-    def project_gate_up(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalize x (T, hidden) and project it to gate and up."""
-        gate, up = self.gate_up.forward_quantized(*normalized_codes(self.norm, x), x.dtype).chunk(2, -1)
-        return gate, up
-
-    def project_down(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        """Activate, multiply, normalize and quantize in one pass, and project to (T, hidden)."""
-        codes: Codes
+    def forward(self, stream: Stream) -> Stream:
+        """Transform each token of a stream (T, hidden); normalized and quantized once."""
+        x, both = normalized_linear(self.norm, stream, self.gate_up)
+        gate, up = both.chunk(2, -1)
         if self.sub_norm is None:
-            codes = silu_mul_norm_quantize(gate, up, None, 0.0)
-        else:
-            codes = relu2_mul_norm_quantize(gate, up, self.sub_norm.weight, self.sub_norm.eps)
-        return self.down.forward_quantized(*codes, gate.dtype)
+            return x, silu_mul_norm_bit_linear(gate, up, None, 0.0, *self.down.operands())
+        norm = self.sub_norm
+        return x, relu2_mul_norm_bit_linear(gate, up, norm.weight, norm.eps, *self.down.operands())
 
 
-class PackedBlock(Block):
-    """A block of packed layers, whose norms are parts of attention and feed-forward."""
+class PackedBlock(nn.Module):
+    """A block of packed layers: attention and feed-forward, each added to the residual stream by the norm behind it."""
 
     def __init__(self, attention: PackedAttention, feed_forward: PackedFeedForward) -> None:
         super().__init__()
         self.attention, self.feed_forward = attention, feed_forward
 
-    def mix_tokens(self, x: torch.Tensor, context: KVStore, layer: int) -> torch.Tensor:
-        """Normalize x and attend."""
-        y: torch.Tensor = self.attention(x, context, layer)
-        return y
-
-    def transform_tokens(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize x and feed it forward."""
-        y: torch.Tensor = self.feed_forward(x)
-        return y
+    def forward(self, stream: Stream, store: KVStore, layer: int) -> Stream:
+        """Run the block on the stream of T tokens; the store keeps keys and values of its layer."""
+        result: Stream = self.feed_forward(self.attention(stream, store, layer))
+        return result

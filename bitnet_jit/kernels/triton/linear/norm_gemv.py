@@ -15,11 +15,42 @@ import triton.language as tl
 from bitnet_jit.kernels.triton.device.launch import ALIGN, Bound, Launch
 from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
 from bitnet_jit.kernels.triton.device.quantize import ROUND, code_scale, magnitude
+from bitnet_jit.kernels.triton.device.target import multiprocessors
 from bitnet_jit.kernels.triton.device.row import inputs_of_part, lanes_of, load_values, norm_factor, part_of, sum_of_lanes
-from bitnet_jit.kernels.triton.layout import row_words
-from bitnet_jit.kernels.triton.linear.epilogue import flags
-from bitnet_jit.kernels.triton.linear.gemv import codes_of, dot_bytes
+from bitnet_jit.kernels.triton.layout import I2_PLANES, row_words
+from bitnet_jit.kernels.triton.linear.epilogue import flags, scale_operands
+from bitnet_jit.kernels.triton.linear.gemv import codes_of, dot_bytes, load_words
 from bitnet_jit.problem import Problem
+
+
+MAX_ROWS = 4
+MAX_WORDS = 512  # of a row of W: a thread holds a word of each 32, and the words of x beside it
+MAX_HELD = 200  # registers
+KINDS = {  # of values, as `load_values` names them
+    "rms_norm_bit_linear": "x",
+    "add_rms_norm_bit_linear": "add",
+    "relu2_mul_norm_bit_linear": "relu2",
+    "silu_mul_norm_bit_linear": "silu",
+}
+OPERANDS = {
+    "rms_norm_bit_linear": ("x", None, None, "weight", "eps", None),
+    "add_rms_norm_bit_linear": ("x", "delta", None, "weight", "eps", "total"),
+    "relu2_mul_norm_bit_linear": ("gate", "up", "row_stride", "weight", "eps", None),
+    "silu_mul_norm_bit_linear": ("gate", "up", "row_stride", "weight", "eps", None),
+}
+
+
+@dataclass(frozen=True)
+class NormGemvConfig:
+    """A program has `num_warps` warps with `tiles` rows of W each; `max_registers` as for `GemvConfig`.
+
+    `late`: whether the next kernel may begin only when the one ahead has ended.
+    """
+
+    num_warps: int
+    tiles: int
+    max_registers: int
+    late: bool
 
 
 @triton.jit
@@ -71,11 +102,11 @@ def planes_of(piece):
 
 
 @triton.jit
-def quantized_row(x_ptr, other_ptr, sum_ptr, k, inside, gains, eps, K: tl.constexpr, SIZE: tl.constexpr, KIND: tl.constexpr, ASM: tl.constexpr):
+def quantized_row(x_ptr, other_ptr, total_ptr, k, inside, gains, eps, K: tl.constexpr, SIZE: tl.constexpr, KIND: tl.constexpr, ASM: tl.constexpr):
     """Return the codes of a row as words, as `words_of` gives them, and x_scale; program 0 writes the sum."""
     x = load_values(x_ptr, other_ptr, k, inside, KIND)
-    if sum_ptr is not None:
-        tl.store(sum_ptr + k, x.to(sum_ptr.dtype.element_ty), mask=inside & (tl.program_id(0) == 0))
+    if total_ptr is not None:
+        tl.store(total_ptr + k, x.to(total_ptr.dtype.element_ty), mask=inside & (tl.program_id(0) == 0))
     if gains is not None:
         x = x * norm_factor(sum_of_lanes(lanes_of(x * x, SIZE)), eps, K) * gains.to(tl.float32)
     largest = tl.max(tl.max(magnitude(x), axis=2), axis=0)
@@ -91,8 +122,8 @@ def norm_gemv_kernel(
     x_stride,  # distance of the rows of x and other, in elements; None: K
     norm_ptr,  # (K,) float
     eps,
+    total_ptr,  # (M, K): x + other
     w_ptr,  # (N, WORDS) int32: i2/planes
-    sum_ptr,  # (M, K): x + other
     y_ptr,  # (M, N)
     w_scale_ptr,  # () or (N,) float32
     bias_ptr,  # (N,)
@@ -115,11 +146,10 @@ def norm_gemv_kernel(
     w_ptr += first_n.to(tl.int64) * WORDS
     weights = ()
     for tile in tl.static_range(TILES):
-        row = warp * TILES + tile
+        row = tl.minimum(warp * TILES + tile, N - 1 - first_n)
         for piece in tl.static_range(PIECES):
             word = 32 * piece + lane
-            mask = (row < N - first_n) & (word < WORDS)
-            weights = weights + (tl.load(w_ptr + (row * WORDS + word), mask=mask, other=0, eviction_policy="evict_first"),)
+            weights = weights + (load_words(w_ptr + (row * WORDS + word), word < WORDS, 32 * piece + 32 <= WORDS, "evict_first"),)
     n = first_n + warp * TILES + lane  # a lane keeps the outputs of one tile
     there = (lane < TILES) & (n < N)
     w_scale, bias, gains = tl.load(w_scale_ptr), 0.0, None
@@ -136,7 +166,7 @@ def norm_gemv_kernel(
     for m in tl.static_range(M):
         first = m * (K if x_stride is None else x_stride)
         words, x_scale = quantized_row(
-            x_ptr + first, other_ptr + first if other_ptr is not None else None, sum_ptr + m * K if sum_ptr is not None else None,
+            x_ptr + first, other_ptr + first if other_ptr is not None else None, total_ptr + m * K if total_ptr is not None else None,
             k, inside, gains, eps, K, SIZE, KIND, ASM)
         planes = ()
         for piece in tl.static_range(PIECES):
@@ -152,3 +182,66 @@ def norm_gemv_kernel(
         if bias_ptr is not None:
             y = y + bias
         tl.store(y_ptr + m * N + n, y.to(y_ptr.dtype.element_ty), mask=there)
+
+
+def bind(problem: Problem, config: NormGemvConfig) -> Bound:
+    """Bind x (M, K) float and what stands beside it, a norm and w_packed -> y (M, N), and the sum where there is one."""
+    return Bound(lambda rows: (launch(problem, rows, config),))
+
+
+def launch(problem: Problem, rows: int, config: NormGemvConfig) -> Launch:
+    """Return the launch of the problem's op."""
+    absent = {"row_stride"} if problem.in_features % ALIGN else set()
+    absent |= set() if problem.w_dtype else {"weight", "eps"}
+    x_operands = (None if name in absent else name for name in OPERANDS[problem.op])
+    words = row_words(problem)
+    return Launch(
+        norm_gemv_kernel,
+        programs=triton.cdiv(problem.out_features, config.num_warps * config.tiles),
+        operands=(*x_operands, "w_packed:int32", "y", *scale_operands(problem)[1:]),
+        constants={
+            "N": problem.out_features,
+            "K": problem.in_features,
+            "WORDS": words,
+            "SIZE": part_of(words),
+            "PIECES": triton.cdiv(words, 32),
+            "KIND": KINDS[problem.op],
+            "M": rows,
+            **flags(problem),
+            "LATE": config.late,
+            "WARPS": config.num_warps,
+            "TILES": config.tiles,
+        },
+        num_warps=config.num_warps,
+        max_registers=config.max_registers,
+    )
+
+
+def registers(problem: Problem, tiles: int) -> int:
+    """Return the registers in which a thread holds rows of W and of x."""
+    return (tiles + 4) * triton.cdiv(row_words(problem), 32)
+
+
+def config_of(problem: Problem, num_warps: int, late: bool) -> NormGemvConfig:
+    """Return the config with a program for each multiprocessor, if registers hold its weights."""
+    tiles = triton.cdiv(problem.out_features, num_warps * multiprocessors(problem.gpu))
+    while tiles > 1 and registers(problem, tiles) > MAX_HELD:
+        tiles = triton.cdiv(tiles, 2)
+    return NormGemvConfig(num_warps, min(32, tiles), 128 if registers(problem, tiles) <= 100 else 255, late)
+
+
+def configs(problem: Problem) -> tuple[NormGemvConfig, ...]:
+    """Return configs, first the winner on an H200."""
+    late = "gate" in OPERANDS[problem.op]
+    return config_of(problem, 8, late), config_of(problem, 8, not late), config_of(problem, 4, late)
+
+
+def unsupported_reason(problem: Problem) -> str | None:
+    """Return why this kernel cannot run a problem, or None."""
+    if problem.rows > MAX_ROWS:
+        return f"takes up to {MAX_ROWS} rows"
+    if problem.layout != I2_PLANES.name:
+        return f"reads the layout {I2_PLANES.name}, not {problem.layout!r}"
+    if row_words(problem) > MAX_WORDS:
+        return f"takes at most {16 * MAX_WORDS} inputs"
+    return None

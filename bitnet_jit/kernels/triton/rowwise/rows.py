@@ -3,6 +3,7 @@
     rms_norm                  y = x * (1 / sqrt(mean x^2 + eps)) * weight                     (arXiv 1910.07467)
     quantize_activation       x_q = rint(x * (127 / max|x|)), half to even; x_scale = max|x| / 127
     rms_norm_quantize         both
+    add_rms_norm_quantize     both, of x + delta rounded to x's dtype, which is given back, too
     relu2_mul_norm_quantize   both, of relu(gate)^2 * up                                      (arXiv 2504.12285)
     silu_mul_norm_quantize    both, of gate / (1 + exp(-gate)) * up; the norm may be absent
 
@@ -39,13 +40,16 @@ from bitnet_jit.kernels.triton.device.row import (
 from bitnet_jit.kernels.triton.layout import row_bytes
 from bitnet_jit.problem import Problem
 
+ADD = "add_rms_norm_quantize"
 GATES = {"relu2_mul_norm_quantize": "relu2", "silu_mul_norm_quantize": "silu"}  # of the ops with two inputs
+KINDS = GATES | {ADD: "add"}  # of values, as `load_values` names them; "x" of the other ops
 OPERANDS = {
-    "quantize_activation": ("x", None, None, None, None, "x_q", "x_scale"),
-    "rms_norm": ("x", None, None, "weight", "eps", "y", None),
-    "rms_norm_quantize": ("x", None, None, "weight", "eps", "x_q", "x_scale"),
-    "relu2_mul_norm_quantize": ("gate", "up", "row_stride", "weight", "eps", "x_q", "x_scale"),
-    "silu_mul_norm_quantize": ("gate", "up", "row_stride", "weight", "eps", "x_q", "x_scale"),
+    "quantize_activation": ("x", None, None, None, None, None, "x_q", "x_scale"),
+    "rms_norm": ("x", None, None, "weight", "eps", None, "y", None),
+    "rms_norm_quantize": ("x", None, None, "weight", "eps", None, "x_q", "x_scale"),
+    ADD: ("x", "delta", None, "weight", "eps", "total", "x_q", "x_scale"),
+    "relu2_mul_norm_quantize": ("gate", "up", "row_stride", "weight", "eps", None, "x_q", "x_scale"),
+    "silu_mul_norm_quantize": ("gate", "up", "row_stride", "weight", "eps", None, "x_q", "x_scale"),
 }
 
 
@@ -68,10 +72,11 @@ def normalized(x, factor, weight_ptr, k, inside):
 @triton.jit
 def row_kernel(
     x_ptr,  # (M, K) float; the gate where there is an up
-    up_ptr,  # (M, K) float
-    x_stride,  # distance of the rows of x and up, in elements; None: K
+    other_ptr,  # (M, K) float: up, or what is added to x
+    x_stride,  # distance of the rows of x and other, in elements; None: K
     weight_ptr,  # (K,) float
     eps,
+    total_ptr,  # (M, K) float: sums of x and other
     y_ptr,  # (M, STRIDE): codes int8, or floats
     scale_ptr,  # (M,) float32, where y is codes
     K: tl.constexpr,
@@ -89,36 +94,39 @@ def row_kernel(
     row = tl.program_id(0).to(tl.int64)
     first = row * (K if x_stride is None else x_stride)
     x_ptr += first
-    up_ptr = up_ptr + first if up_ptr is not None else None
+    other_ptr = other_ptr + first if other_ptr is not None else None
     factor = 1.0
     if weight_ptr is not None:
         lanes = tl.zeros((LANES,), tl.float32)
         for part in range(0, WORDS, SIZE):
             k, there = inputs_of_part(part, SIZE, WORDS)
-            x = load_values(x_ptr, up_ptr, k, there & (k < K), KIND)
+            x = load_values(x_ptr, other_ptr, k, there & (k < K), KIND)
             lanes += lanes_of(x * x, SIZE)
         factor = norm_factor(sum_of_lanes(lanes), eps, K)
     if scale_ptr is None:
         for part in range(0, WORDS, SIZE):
             k, there = inputs_of_part(part, SIZE, WORDS)
             inside = there & (k < K)
-            y = normalized(load_values(x_ptr, up_ptr, k, inside, KIND), factor, weight_ptr, k, inside)
+            y = normalized(load_values(x_ptr, other_ptr, k, inside, KIND), factor, weight_ptr, k, inside)
             tl.store(y_ptr + row * STRIDE + k, y.to(y_ptr.dtype.element_ty), mask=inside)
     else:
         largest = tl.zeros((SIZE,), tl.int32)
         for part in range(0, WORDS, SIZE):
             k, there = inputs_of_part(part, SIZE, WORDS)
             inside = there & (k < K)
-            y = normalized(load_values(x_ptr, up_ptr, k, inside, KIND), factor, weight_ptr, k, inside)
+            y = normalized(load_values(x_ptr, other_ptr, k, inside, KIND), factor, weight_ptr, k, inside)
             largest = tl.maximum(largest, tl.max(tl.max(magnitude(y), axis=2), axis=0))
         bad, to_codes, scale = code_scale(tl.max(largest, axis=0))
         for part in range(0, WORDS, SIZE):
             k, there = inputs_of_part(part, SIZE, WORDS)
             inside = there & (k < K)
-            y = normalized(load_values(x_ptr, up_ptr, k, inside, KIND), factor, weight_ptr, k, inside)
+            x = load_values(x_ptr, other_ptr, k, inside, KIND)
+            y = normalized(x, factor, weight_ptr, k, inside)
             place = places_in_chunks(part, SIZE) if CHUNKS else k
             code = code_of(y, bad, to_codes).to(tl.int8)
             tl.store(y_ptr + row * STRIDE + place, code, mask=there & (k < STRIDE))
+            if total_ptr is not None:
+                tl.store(total_ptr + row * K + k, x.to(total_ptr.dtype.element_ty), mask=inside)
         if STRIDE > 16 * WORDS:
             k = 16 * WORDS + tl.arange(0, 512)
             tl.store(y_ptr + row * STRIDE + k, tl.zeros((512,), tl.int8), mask=k < STRIDE)
@@ -140,7 +148,7 @@ def launch(
             "WORDS": row_bytes(problem.in_features) // 4,
             "STRIDE": stride,
             "CHUNKS": chunks,
-            "KIND": GATES.get(op, "x"),
+            "KIND": KINDS.get(op, "x"),
             "PDL": target.supports_pdl(problem.gpu),
             "LATE": late,
             "SIZE": config.block // 16,
@@ -161,7 +169,7 @@ def block_of(problem: Problem) -> int:
 
 def fixed(problem: Problem) -> tuple[RowConfig, ...]:
     """Return the one config of an op with sums: what costs one row and 2,048 rows least in all on an H100."""
-    block, heavy = block_of(problem), 2 if GATES.get(problem.op) == "silu" else 1  # exp keeps threads busy
+    block, heavy = block_of(problem), 2 if KINDS.get(problem.op) == "silu" else 1  # exp keeps threads busy
     return (RowConfig(block, min(16, max(4, heavy * block // 1024))),)
 
 
