@@ -59,6 +59,17 @@ def sum_of_lanes(x):
 
 
 @triton.jit
+def largest_of(x, SIZE: tl.constexpr):
+    """Return the largest of (4, SIZE, 4) int32."""
+    x = tl.max(tl.reshape(tl.max(tl.max(x, axis=2), axis=0), (SIZE // 32, 32)), axis=1)
+    for n in tl.static_range(5):
+        if SIZE // 64 >> n:  # by one exchange between warps instead of two
+            even, odd = tl.split(tl.reshape(x, (SIZE // 64 >> n, 2)))
+            x = tl.maximum(even, odd)
+    return tl.max(x, axis=0)
+
+
+@triton.jit
 def load_values(x_ptr, other_ptr, k, inside, KIND: tl.constexpr):
     """Load float32 values at inputs k of a row, 0 where not inside.
 

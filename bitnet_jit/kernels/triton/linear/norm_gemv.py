@@ -16,7 +16,7 @@ from bitnet_jit.kernels.triton.device.launch import ALIGN, Bound, Launch
 from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
 from bitnet_jit.kernels.triton.device.quantize import ROUND, code_scale, magnitude
 from bitnet_jit.kernels.triton.device.target import multiprocessors
-from bitnet_jit.kernels.triton.device.row import inputs_of_part, lanes_of, load_values, norm_factor, part_of, sum_of_lanes
+from bitnet_jit.kernels.triton.device.row import inputs_of_part, lanes_of, largest_of, load_values, norm_factor, part_of, sum_of_lanes
 from bitnet_jit.kernels.triton.layout import I2_PLANES, row_words
 from bitnet_jit.kernels.triton.linear.epilogue import flags, scale_operands
 from bitnet_jit.kernels.triton.linear.gemv import codes_of, dot_bytes, load_words
@@ -105,12 +105,12 @@ def planes_of(piece):
 def quantized_row(x_ptr, other_ptr, total_ptr, k, inside, gains, eps, K: tl.constexpr, SIZE: tl.constexpr, KIND: tl.constexpr, ASM: tl.constexpr):
     """Return the codes of a row as words, as `words_of` gives them, and x_scale; program 0 writes the sum."""
     x = load_values(x_ptr, other_ptr, k, inside, KIND)
-    if total_ptr is not None:
-        tl.store(total_ptr + k, x.to(total_ptr.dtype.element_ty), mask=inside & (tl.program_id(0) == 0))
+    total = x
     if gains is not None:
         x = x * norm_factor(sum_of_lanes(lanes_of(x * x, SIZE)), eps, K) * gains.to(tl.float32)
-    largest = tl.max(tl.max(magnitude(x), axis=2), axis=0)
-    bad, to_codes, x_scale = code_scale(tl.max(largest, axis=0))  # where bad is set x_scale is NaN, whatever the codes
+    _, to_codes, x_scale = code_scale(largest_of(magnitude(x), SIZE))  # of a bad row it is NaN, whatever the codes
+    if total_ptr is not None:
+        tl.store(total_ptr + k, total.to(total_ptr.dtype.element_ty), mask=inside & (tl.program_id(0) == 0))
     codes = (x * to_codes + ROUND).to(tl.int32, bitcast=True)
     return words_of(codes, SIZE, ASM), x_scale
 
