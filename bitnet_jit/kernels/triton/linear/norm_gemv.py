@@ -141,7 +141,7 @@ def norm_gemv_kernel(
     WARPS: tl.constexpr,
     TILES: tl.constexpr,  # rows of W that a warp takes
 ):
-    gdc_launch_dependents(PDL and not LATE)
+    gdc_launch_dependents(PDL and LATE == 0)
     first_n, warp, lane = tl.program_id(0) * (WARPS * TILES), tl.arange(0, WARPS)[:, None], tl.arange(0, 32)[None, :]
     w_ptr += first_n.to(tl.int64) * WORDS
     weights = ()
@@ -162,7 +162,7 @@ def norm_gemv_kernel(
     if norm_ptr is not None:
         gains = tl.load(norm_ptr + k, mask=inside, other=0.0)
     gdc_wait(PDL)
-    gdc_launch_dependents(PDL and LATE)
+    gdc_launch_dependents(PDL and LATE == 1)
     for m in tl.static_range(M):
         first = m * (K if x_stride is None else x_stride)
         words, x_scale = quantized_row(
@@ -171,6 +171,7 @@ def norm_gemv_kernel(
         planes = ()
         for piece in tl.static_range(PIECES):
             planes = planes + planes_of(piece_of(words, piece))
+        gdc_launch_dependents(PDL and LATE == 2 and m == 0)
         sums = tl.zeros((WARPS, 32), tl.int32)
         for tile in tl.static_range(TILES):
             acc = tl.zeros((WARPS, 32), tl.int32)
