@@ -1,8 +1,8 @@
 """Packed blocks: attention and feed-forward, each normalized, quantized once, and run on shared codes.
 
-q, k and v are one packed weight, gate and up another. Each layer is one op with all that stands before it: the residual
-sum, the activation, the norm and the quantizer. So blocks hand on the residual stream and the last branch's output apart
-(`Stream`), and the layer behind adds them.
+q, k and v are one packed weight, gate and up another. Each layer is one op with all that stands before it: the
+residual sum, the activation, the norm and the quantizer. So blocks hand on the residual stream and the last branch's
+output apart (`Stream`), and the layer behind adds them.
 """
 
 from typing import TYPE_CHECKING

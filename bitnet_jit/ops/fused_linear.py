@@ -81,9 +81,7 @@ ADD_SPEC = OpSpec(
 )
 ADD_RMS_NORM_BIT_LINEAR = define(ADD_SPEC, kernel_call_or(compose_add, ADD_SPEC), fake=fake_add)
 RELU2_MUL_NORM_BIT_LINEAR = define_gated("relu2_mul_norm_bit_linear", RELU2_MUL_NORM_QUANTIZE, INNER_NORM_WEIGHT)
-SILU_MUL_NORM_BIT_LINEAR = define_gated(
-    "silu_mul_norm_bit_linear", SILU_MUL_NORM_QUANTIZE, OPTIONAL_INNER_NORM_WEIGHT
-)
+SILU_MUL_NORM_BIT_LINEAR = define_gated("silu_mul_norm_bit_linear", SILU_MUL_NORM_QUANTIZE, OPTIONAL_INNER_NORM_WEIGHT)
 add_rms_norm_bit_linear = ADD_RMS_NORM_BIT_LINEAR.eager
 relu2_mul_norm_bit_linear = RELU2_MUL_NORM_BIT_LINEAR.eager
 silu_mul_norm_bit_linear = SILU_MUL_NORM_BIT_LINEAR.eager

@@ -24,7 +24,7 @@ def kernel_of(problem):
 
 
 def draw(op, shape, dtype, extreme):
-    """Draw x, what stands beside it, the norm's weight, codes of W; one row of x, but for its first element, is extreme."""
+    """Draw x and what stands beside it, the norm's weight, W; one row of x, but for its first element, is extreme."""
     rows, out_features, in_features = shape
     generator = torch.Generator().manual_seed(rows * 10007 + out_features * 101 + in_features)
     x, other = torch.randn(2, rows, in_features, generator=generator)

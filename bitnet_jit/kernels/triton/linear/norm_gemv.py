@@ -15,13 +15,20 @@ import triton.language as tl
 from bitnet_jit.kernels.triton.device.launch import ALIGN, Bound, Launch
 from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
 from bitnet_jit.kernels.triton.device.quantize import ROUND, code_scale, magnitude
+from bitnet_jit.kernels.triton.device.row import (
+    inputs_of_part,
+    lanes_of,
+    largest_of,
+    load_values,
+    norm_factor,
+    part_of,
+    sum_of_lanes,
+)
 from bitnet_jit.kernels.triton.device.target import multiprocessors
-from bitnet_jit.kernels.triton.device.row import inputs_of_part, lanes_of, largest_of, load_values, norm_factor, part_of, sum_of_lanes
 from bitnet_jit.kernels.triton.layout import I2_PLANES, row_words
 from bitnet_jit.kernels.triton.linear.epilogue import flags, scale_operands
 from bitnet_jit.kernels.triton.linear.gemv import codes_of, dot_bytes, load_words
 from bitnet_jit.problem import Problem
-
 
 MAX_ROWS = 4
 MAX_WORDS = 512  # of a row of W: a thread holds a word of each 32, and the words of x beside it
@@ -102,7 +109,19 @@ def planes_of(piece):
 
 
 @triton.jit
-def quantized_row(x_ptr, other_ptr, total_ptr, k, inside, gains, eps, K: tl.constexpr, SIZE: tl.constexpr, KIND: tl.constexpr, ASM: tl.constexpr):
+def quantized_row(
+    x_ptr,
+    other_ptr,
+    total_ptr,
+    k,
+    inside,
+    gains,
+    eps,
+    K: tl.constexpr,
+    SIZE: tl.constexpr,
+    KIND: tl.constexpr,
+    ASM: tl.constexpr,
+):
     """Return the codes of a row as words, as `words_of` gives them, and x_scale; program 0 writes the sum."""
     x = load_values(x_ptr, other_ptr, k, inside, KIND)
     total = x
@@ -141,15 +160,15 @@ def norm_gemv_kernel(
     WARPS: tl.constexpr,
     TILES: tl.constexpr,  # rows of W that a warp takes
 ):
-    gdc_launch_dependents(PDL and LATE == 0)
+    gdc_launch_dependents(PDL and not LATE)
     first_n, warp, lane = tl.program_id(0) * (WARPS * TILES), tl.arange(0, WARPS)[:, None], tl.arange(0, 32)[None, :]
     w_ptr += first_n.to(tl.int64) * WORDS
     weights = ()
     for tile in tl.static_range(TILES):
         row = tl.minimum(warp * TILES + tile, N - 1 - first_n)
         for piece in tl.static_range(PIECES):
-            word = 32 * piece + lane
-            weights = weights + (load_words(w_ptr + (row * WORDS + word), word < WORDS, 32 * piece + 32 <= WORDS, "evict_first"),)
+            word, whole = 32 * piece + lane, 32 * piece + 32 <= WORDS
+            weights = weights + (load_words(w_ptr + (row * WORDS + word), word < WORDS, whole, "evict_first"),)
     n = first_n + warp * TILES + lane  # a lane keeps the outputs of one tile
     there = (lane < TILES) & (n < N)
     w_scale, bias, gains = tl.load(w_scale_ptr), 0.0, None
@@ -162,16 +181,25 @@ def norm_gemv_kernel(
     if norm_ptr is not None:
         gains = tl.load(norm_ptr + k, mask=inside, other=0.0)
     gdc_wait(PDL)
-    gdc_launch_dependents(PDL and LATE == 1)
+    gdc_launch_dependents(PDL and LATE)
     for m in tl.static_range(M):
         first = m * (K if x_stride is None else x_stride)
         words, x_scale = quantized_row(
-            x_ptr + first, other_ptr + first if other_ptr is not None else None, total_ptr + m * K if total_ptr is not None else None,
-            k, inside, gains, eps, K, SIZE, KIND, ASM)
+            x_ptr + first,
+            other_ptr + first if other_ptr is not None else None,
+            total_ptr + m * K if total_ptr is not None else None,
+            k,
+            inside,
+            gains,
+            eps,
+            K,
+            SIZE,
+            KIND,
+            ASM,
+        )
         planes = ()
         for piece in tl.static_range(PIECES):
             planes = planes + planes_of(piece_of(words, piece))
-        gdc_launch_dependents(PDL and LATE == 2 and m == 0)
         sums = tl.zeros((WARPS, 32), tl.int32)
         for tile in tl.static_range(TILES):
             acc = tl.zeros((WARPS, 32), tl.int32)
@@ -186,7 +214,7 @@ def norm_gemv_kernel(
 
 
 def bind(problem: Problem, config: NormGemvConfig) -> Bound:
-    """Bind x (M, K) float and what stands beside it, a norm and w_packed -> y (M, N), and the sum where there is one."""
+    """Bind x (M, K) float and what stands beside it, a norm and w_packed -> y (M, N), and the sum if there is one."""
     return Bound(lambda rows: (launch(problem, rows, config),))
 
 
@@ -232,9 +260,8 @@ def config_of(problem: Problem, num_warps: int, late: bool) -> NormGemvConfig:
 
 
 def configs(problem: Problem) -> tuple[NormGemvConfig, ...]:
-    """Return configs, first the winner on an H200."""
-    late = "gate" in OPERANDS[problem.op]
-    return config_of(problem, 8, late), config_of(problem, 8, not late), config_of(problem, 4, late)
+    """Return configs, first the winner on an H100 in a whole decode step."""
+    return config_of(problem, 8, True), config_of(problem, 4, True), config_of(problem, 8, False)
 
 
 def unsupported_reason(problem: Problem) -> str | None:
