@@ -52,8 +52,8 @@ def compose_add(values: Sequence[Any], seen: Seen) -> Call:
     return call
 
 
-def fake_add(*values: Any) -> Any:
-    """Return the outputs of the ops that it consists of, so that a watcher sees those."""
+def add_steps(*values: Any) -> Any:
+    """Compute by the ops that it consists of."""
     total, *codes = ADD_RMS_NORM_QUANTIZE.torch(*values[:STEPS])
     return total, QUANTIZED_LINEAR.torch(*codes, *values[STEPS:], values[0].dtype)
 
@@ -65,12 +65,12 @@ def define_gated(name: str, first: Op, weight: Any) -> Op:
         quantize, product = first.find(*values[:STEPS]), product_of(values, first.spec.fake(values[:STEPS]))
         return lambda gate, up, weight, eps, *layer: product(*quantize(gate, up, weight, eps), *layer)
 
-    def fake(*values: Any) -> torch.Tensor:
+    def steps(*values: Any) -> torch.Tensor:
         y: torch.Tensor = QUANTIZED_LINEAR.torch(*first.torch(*values[:STEPS]), *values[STEPS:], values[0].dtype)
         return y
 
     spec = OpSpec(name, (GATE, UP, weight, EPS, *LINEAR), (Output("y", OUT_ROWS, "gate"),), activation="a8")
-    return define(spec, kernel_call_or(compose, spec), fake=fake)
+    return define(spec, kernel_call_or(compose, spec), steps=steps)
 
 
 ADD_SPEC = OpSpec(
@@ -79,7 +79,7 @@ ADD_SPEC = OpSpec(
     (Output("total", ROWS, "x"), Output("y", OUT_ROWS, "x")),
     activation="a8",
 )
-ADD_RMS_NORM_BIT_LINEAR = define(ADD_SPEC, kernel_call_or(compose_add, ADD_SPEC), fake=fake_add)
+ADD_RMS_NORM_BIT_LINEAR = define(ADD_SPEC, kernel_call_or(compose_add, ADD_SPEC), steps=add_steps)
 RELU2_MUL_NORM_BIT_LINEAR = define_gated("relu2_mul_norm_bit_linear", RELU2_MUL_NORM_QUANTIZE, INNER_NORM_WEIGHT)
 SILU_MUL_NORM_BIT_LINEAR = define_gated("silu_mul_norm_bit_linear", SILU_MUL_NORM_QUANTIZE, OPTIONAL_INNER_NORM_WEIGHT)
 add_rms_norm_bit_linear = ADD_RMS_NORM_BIT_LINEAR.eager

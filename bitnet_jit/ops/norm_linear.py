@@ -38,10 +38,8 @@ def compose(values: Sequence[Any], seen: Seen) -> Call:
     return lambda x, weight, eps, *layer: product(*norm(x, weight, eps), *layer)
 
 
-def fake_rms_norm_bit_linear(
-    x: Any, weight: Any, eps: Any, w_packed: Any, w_scale: Any, bias: Any, *options: Any
-) -> Any:
-    """Return the outputs of the ops that it consists of, so that a watcher sees those."""
+def steps(x: Any, weight: Any, eps: Any, w_packed: Any, w_scale: Any, bias: Any, *options: Any) -> Any:
+    """Compute by the ops that it consists of."""
     ops, (*sizes, activation) = torch.ops.bitnet_jit, options
     if activation != "a8":
         return ops.bit_linear(ops.rms_norm(x, weight, eps), w_packed, w_scale, bias, *options)
@@ -83,6 +81,6 @@ RMS_NORM_BIT_LINEAR = define(
     kernel_call_or(compose, SPEC),
     RmsNormBitLinearFunction,
     autocast=True,
-    fake=fake_rms_norm_bit_linear,
+    steps=steps,
 )
 rms_norm_bit_linear = RMS_NORM_BIT_LINEAR.eager

@@ -74,6 +74,9 @@ class Recorder(TorchDispatchMode):
     def _call(self, op: Op, args: tuple[Any, ...]) -> Any:
         """Bind the call of an op to where its tensors lie."""
         call = op.find(*args)
+        if op.steps is not None and not hasattr(call, "prepare"):
+            with self:
+                return op.steps(*args)
         arguments = zip(op.spec.arguments, args, strict=False)
         operands = [self._whole(value) for argument, value in arguments if isinstance(argument, Tensor | Epsilon)]
         if (prepare := getattr(call, "prepare", None)) is None:
