@@ -25,11 +25,18 @@ from bitnet_jit.kernels.triton.device.row import (
     sum_of_lanes,
 )
 from bitnet_jit.kernels.triton.device.target import multiprocessors
+from bitnet_jit.kernels.triton.device.unpack import FIELDS
 from bitnet_jit.kernels.triton.layout import I2_PLANES, row_words
 from bitnet_jit.kernels.triton.linear.epilogue import flags, scale_operands
-from bitnet_jit.kernels.triton.linear.gemv import codes_of, dot_bytes, load_words
+from bitnet_jit.kernels.triton.linear.gemv import dot_bytes, load_words
 from bitnet_jit.problem import Problem
 
+DOT_FIELDS = tl.constexpr(  # by plane
+    tuple(
+        f"{{ .reg .b32 t; shl.b32 t, $1, {6 - 2 * plane}; and.b32 t, t, 0xC0C0C0C0; dp4a.s32.s32 $0, t, $2, $3; }}"
+        for plane in range(4)
+    )
+)
 MAX_ROWS = 4
 MAX_WORDS = 512  # of a row of W: a thread holds a word of each 32, and the words of x beside it
 MAX_HELD = 200  # registers
@@ -75,6 +82,21 @@ def word_of(a, b, c, d, ASM: tl.constexpr):
     else:
         word = (a & 0xFF) | (b & 0xFF) << 8 | (c & 0xFF) << 16 | d << 24
     return word
+
+
+@triton.jit
+def dot_fields(words, x, acc, PLANE: tl.constexpr, ASM: tl.constexpr):
+    """Return acc + 64 times the products of the weights of a plane and the four int8 in each word of x.
+
+    In one piece, so that the compiler does not keep fields for the next row of x: they are more than registers hold.
+    """
+    if ASM:
+        acc = tl.inline_asm_elementwise(
+            DOT_FIELDS[PLANE], "=r,r,r,r", [words, x, acc], dtype=tl.int32, is_pure=True, pack=1
+        )
+    else:
+        acc = dot_bytes((words << (6 - 2 * PLANE)) & FIELDS, x, acc, False)
+    return acc
 
 
 @triton.jit
@@ -182,7 +204,7 @@ def norm_gemv_kernel(
         gains = tl.load(norm_ptr + k, mask=inside, other=0.0)
     gdc_wait(PDL)
     gdc_launch_dependents(PDL and LATE)
-    for m in tl.static_range(M):
+    for m in range(M):
         first = m * (K if x_stride is None else x_stride)
         words, x_scale = quantized_row(
             x_ptr + first,
@@ -204,8 +226,8 @@ def norm_gemv_kernel(
         for tile in tl.static_range(TILES):
             acc = tl.zeros((WARPS, 32), tl.int32)
             for place in tl.static_range(4 * PIECES):
-                fields, _ = codes_of(weights[tile * PIECES + place // 4], acc, place % 4, 4)
-                acc = dot_bytes(fields, tl.broadcast_to(planes[place][None, :], (WARPS, 32)), acc, ASM)
+                x = tl.broadcast_to(planes[place][None, :], (WARPS, 32))
+                acc = dot_fields(weights[tile * PIECES + place // 4], x, acc, place % 4, ASM)
             sums = tl.where(lane == tile, tl.sum(acc, axis=1)[:, None], sums)
         y = (sums >> 6).to(tl.float32) * (x_scale * w_scale)
         if bias_ptr is not None:
