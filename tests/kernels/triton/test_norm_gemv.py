@@ -11,7 +11,7 @@ from bitnet_jit.kernels.triton.linear.norm_gemv import OPERANDS
 
 FIRST_STEPS = {op: op.replace("_bit_linear", "_quantize") for op in OPERANDS}
 DTYPES = ["float32", "bfloat16", "float16"] if ON_GPU else ["float32"]  # the interpreter truncates to halves
-ROWS = st.sampled_from([1, 0, 2, 3, 4])
+ROWS = st.sampled_from([1, 0, 2])
 OUT_FEATURES = st.sampled_from([1, 3, 17, 33, 131])
 IN_FEATURES = st.sampled_from([1, 3, 33, 48, 255, 256, 257, 700, 1040] + [2560, 6912, 8192] * ON_GPU)
 EXTREMES = st.sampled_from([None, 0.0, 1e-41, 1e-20, np.nan, np.inf, -np.inf, -3e4, 1e19])
@@ -105,9 +105,9 @@ def test_one_launch_is_two_steps_to_the_bit(op, shape, dtype, scale, has_bias, h
 @needs_device
 @pytest.mark.parametrize("features", [48, 50])
 def test_gate_and_up_may_be_parts_of_one_tensor(features):
-    op, shape = "relu2_mul_norm_bit_linear", (3, 5, features)
+    op, shape = "relu2_mul_norm_bit_linear", (2, 5, features)
     _, weight, w_packed = draw(op, shape, torch.float32, None)
-    both = torch.randn(3, 2 * features, generator=torch.Generator().manual_seed(1))
+    both = torch.randn(2, 2 * features, generator=torch.Generator().manual_seed(1))
     gate, up = both.chunk(2, -1)
     asked, layer = problem(op, shape, "float32", "tensor", None, True), (w_packed, torch.tensor(0.5), None)
     kernel = kernel_of(asked)
@@ -121,7 +121,7 @@ def test_gate_and_up_may_be_parts_of_one_tensor(features):
 def test_refusals_are_words():
     op = "add_rms_norm_bit_linear"
     kernel = kernel_of(problem(op, (1, 8, 256), "float32", "tensor", None, True))
-    for shape in ((5, 8, 256), (1, 8, 8193)):
+    for shape in ((3, 8, 256), (1, 8, 8193)):
         assert kernel.unsupported_reason(problem(op, shape, "float32", "tensor", None, True))
 
 
