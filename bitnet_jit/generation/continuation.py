@@ -14,8 +14,6 @@ from bitnet_jit.runner.pages import PagedSequence
 from bitnet_jit.runner.runner import Runner
 from bitnet_jit.runner.step import Chunk
 
-MAX_STEP_TOKENS = 1024  # of prompts in one step
-
 
 @dataclass(eq=False)
 class Text:
@@ -92,10 +90,10 @@ class Continuation:
         return self._runner
 
     def _prefill(self) -> torch.Tensor:
-        """Run all prompts, MAX_STEP_TOKENS tokens in a step; return logits (B, vocab_size) behind the prompts."""
+        """Run all prompts, as many tokens in a step as suit the device; return logits (B, vocab_size) behind them."""
         logits: list[torch.Tensor] = []
         chunks: list[Chunk] = []
-        room = MAX_STEP_TOKENS
+        most = room = kind_of(self._runner.network.device).prompt_tokens
         for text in self._texts:
             start = 0
             while start < len(text.prompt):
@@ -105,7 +103,7 @@ class Continuation:
                 chunks.append(Chunk(text.sequence, tokens, wanted=int(start == len(text.prompt))))
                 if not room:
                     logits.append(self._runner.step(chunks))
-                    chunks, room = [], MAX_STEP_TOKENS
+                    chunks, room = [], most
         if chunks:
             logits.append(self._runner.step(chunks))
         return torch.cat(logits)
