@@ -131,28 +131,30 @@ class Continuation:
         ]
         choice = self._sampler.choose(logits, rows, positions)
         tokens, errors = choice.fetch()
-        going, start = [], 0
+        going: list[tuple[Text, range]] = []
+        start = 0
         for text, guesses in zip(self._texts, drafts, strict=True):
-            goes_on, accepted = True, 0
-            for place, guess in enumerate([*guesses, None]):
-                if start + place in errors:
-                    text.error, goes_on = errors[start + place], False
+            goes_on, accepted, place = True, 0, start
+            for place, guess in enumerate([*guesses, None], start):
+                if place in errors:
+                    text.error, goes_on = errors[place], False
                     break
-                goes_on = text.push(tokens[start + place])
-                self._sampler.note([text.row], choice.tokens[start + place : start + place + 1])
+                goes_on = text.push(tokens[place])
                 yield text
-                accepted += guess == tokens[start + place]
-                if not goes_on or guess != tokens[start + place]:
+                accepted += guess == tokens[place]
+                if not goes_on or guess != tokens[place]:
                     break
-            start += 1 + len(guesses)
             if self._speculator is not None and len(text.tokens) > 1:  # the first one comes from the prompt
                 self._speculator.count(len(guesses), accepted)
             if goes_on:
                 self._runner.cache.truncate(text.sequence, text.length - 1)
-                going.append(text)
+                going.append((text, range(start, place + 1)))
             else:
                 self._end(text)
-        self._texts = going
+            start += 1 + len(guesses)
+        self._texts = [text for text, _ in going]
+        taken = [(text.row, place) for text, places in going for place in places]
+        self._sampler.note([row for row, _ in taken], choice.tokens, [place for _, place in taken])
 
     def _step_ahead(self, logits: torch.Tensor) -> Generator[Text, None, torch.Tensor]:
         """Choose one token per text and begin the next step before the tokens have come to the host."""
