@@ -14,9 +14,9 @@ from bitnet_jit.devices.checks import check_device
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.models.head import check_head, stored_head
+from bitnet_jit.models.network import DTYPES
 from bitnet_jit.system.memory import give_back
 
-DTYPES = (torch.float32, torch.bfloat16)
 GIVE_BACK = 4  # blocks, whose temporary copies may be held at once
 Progress = Callable[[int, int], None]
 

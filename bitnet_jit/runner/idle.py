@@ -19,7 +19,7 @@ class IdleRunner:
     def __init__(self) -> None:
         self._lock = Lock()
         self._runner: Runner | None = None
-        self._key: tuple[int, ...] = ()
+        self._key: tuple[object, ...] = ()
 
     def take(self, network: "Network", pages: int) -> Runner:
         """Return a runner of a network with that many pages at least, all of them free: the one kept, or a new one.
@@ -61,6 +61,6 @@ def rounded(pages: int) -> int:
     return -(-pages // step) * step
 
 
-def key_of(network: "Network") -> tuple[int, ...]:
-    """Return what a captured step depends on: where the weights lie, and which kernels are chosen."""
-    return revision(), *(parameter.data_ptr() for parameter in network.parameters())
+def key_of(network: "Network") -> tuple[object, ...]:
+    """Return what pages and captured steps depend on: dtype, where the weights lie, and which kernels are chosen."""
+    return network.dtype, revision(), *(parameter.data_ptr() for parameter in network.parameters())
