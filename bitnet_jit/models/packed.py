@@ -31,6 +31,27 @@ def normalized_codes(norm: "RMSNorm", x: torch.Tensor) -> Codes:
     return codes
 
 
+class HeadNorms(nn.Module):
+    """Qwen3's norms of queries and keys, by heads.
+
+    Args:
+        num_heads: of queries.
+        num_kv_heads: of keys, and of values.
+        query: the norm of a head of queries, (D,).
+        key: the norm of a head of keys, (D,).
+    """
+
+    def __init__(self, num_heads: int, num_kv_heads: int, query: "RMSNorm", key: "RMSNorm") -> None:
+        super().__init__()
+        self.counts, self.query, self.key = (num_heads, num_kv_heads, num_kv_heads), query, key
+
+    def forward(self, qkv: torch.Tensor) -> torch.Tensor:
+        """Normalize the heads of queries and keys in qkv (T, (num_heads + 2 * num_kv_heads) * D); values stay."""
+        heads = qkv.view(len(qkv), sum(self.counts), -1)
+        query, keys, values = heads.split(self.counts, 1)
+        return torch.cat((self.query(query), self.key(keys), values), 1).flatten(1)
+
+
 class PackedAttention(nn.Module):
     """Grouped-query attention with packed layers; BitNet normalizes its result before `output`.
 
@@ -39,6 +60,7 @@ class PackedAttention(nn.Module):
         qkv: rows of q, k and v one below the other.
         sub_norm: BitNet's norm before `output`, or None.
         output: back to the residual stream.
+        head_norms: Qwen3's norms of queries and keys, or None.
     """
 
     quantizes_for_layers = True  # adapters beside the layers would be passed by: see `bitnet_jit.nn.lora`
@@ -49,17 +71,22 @@ class PackedAttention(nn.Module):
         qkv: "PackedBitLinear",
         sub_norm: "RMSNorm | None",
         output: "PackedBitLinear",
+        head_norms: HeadNorms | None = None,
     ) -> None:
         super().__init__()
         self.norm, self.qkv, self.sub_norm, self.output = norm, qkv, sub_norm, output
+        self.head_norms = head_norms
 
     def forward(self, x: torch.Tensor, store: KVStore, layer: int) -> torch.Tensor:
         """Mix the tokens of x (T, hidden) -> (T, hidden) with those that the store keeps for a layer."""
         return self.project_out(store.attend(layer, self.project_qkv(x)))
 
     def project_qkv(self, x: torch.Tensor) -> torch.Tensor:
-        """Project x (T, hidden) to queries, keys and values of all heads, side by side."""
-        return self.qkv.forward_quantized(*normalized_codes(self.norm, x), x.dtype)
+        """Project x (T, hidden) to queries, keys and values of all heads, side by side; normalize if the model does."""
+        qkv = self.qkv.forward_quantized(*normalized_codes(self.norm, x), x.dtype)
+        if self.head_norms is not None:
+            qkv = self.head_norms(qkv)
+        return qkv
 
     def project_out(self, y: torch.Tensor) -> torch.Tensor:
         """Project the result of the heads, y (T, num_heads * head_dim) -> (T, hidden)."""

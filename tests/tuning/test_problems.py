@@ -20,6 +20,7 @@ from bitnet_jit.tuning.problems import check_memory, problems_of_model, problems
 
 TIED = {"tie_word_embeddings": True}
 UNTIED = {"tie_word_embeddings": False, "model_type": "llama"}
+QWEN3 = {"model_type": "qwen3"}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def decoder():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("head", ["checkpoint", "int8"])
-@pytest.mark.parametrize("fields", [TIED, UNTIED], ids=["tied", "untied"])
+@pytest.mark.parametrize("fields", [TIED, UNTIED, QWEN3], ids=["tied", "untied", "qwen3"])
 @pytest.mark.parametrize("rows", [1, 3, 16, MAX_TRACED_LOGITS])
 def test_the_problems_of_a_decoder_are_those_that_it_asks_for(write_checkpoint, rows, fields, head, dtype):
     decoder = bitnet_jit.load(write_checkpoint(**fields), dtype=dtype, head=head)
