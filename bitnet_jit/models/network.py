@@ -9,11 +9,10 @@ from torch import nn
 from bitnet_jit.arguments import whole_number
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.attention import KVStore
-from bitnet_jit.models.block import run_blocks
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.models.head import look_up, project
 from bitnet_jit.models.kv_cache import KVCache
-from bitnet_jit.models.packed import PackedBlock
+from bitnet_jit.models.packed import PackedBlock, Stream
 from bitnet_jit.models.precision import without_autocast
 from bitnet_jit.models.rope import Rope
 from bitnet_jit.models.tokens import TokenIds, as_batch
@@ -121,9 +120,11 @@ class Network(nn.Module):
             (T, hidden_size) of the network's dtype.
         """
         with torch.no_grad(), without_autocast(self.device):
-            x = look_up(tokens, self.embedding, self.head_scale, self.dtype)
-            x = run_blocks(self.blocks, x, store)
-            normalized: torch.Tensor = self.norm(x)
+            stream: Stream = look_up(tokens, self.embedding, self.head_scale, self.dtype), None
+            for layer, block in enumerate(self.blocks):
+                stream = block(stream, store, layer)
+            x, delta = stream
+            normalized: torch.Tensor = self.norm(x if delta is None else x + delta)
             return normalized
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -142,11 +143,12 @@ class Network(nn.Module):
         """
         norm, meta = twin(self.norm), torch.device("meta")
         head, scale = on_meta(self.embedding if self.head is None else self.head), on_meta(self.head_scale)
-        for block in map(twin, self.blocks):
+        for layer, block in enumerate(map(twin, self.blocks)):
             for m in rows:
                 x = torch.empty(m, self.config.hidden_size, dtype=self.dtype, device=meta)
                 cache = KVCache(self.config, m, 1, self.dtype, meta)
-                block(x, cache.store(1, torch.empty(1, self.config.head_dim, dtype=torch.float32, device=meta)), 0)
+                rotary = torch.empty(1, self.config.head_dim, dtype=torch.float32, device=meta)
+                block((x, x if layer else None), cache.store(1, rotary), 0)
         for m in rows:
             y = norm(torch.empty(m, self.config.hidden_size, dtype=self.dtype, device=meta))
             if m <= MAX_TRACED_LOGITS:

@@ -1,17 +1,22 @@
 """Packed blocks: attention and feed-forward, each normalized, quantized once, and run on shared codes.
 
 q, k and v are one packed weight, gate and up another: their input is normalized and quantized by one kernel, and its
-codes go through one matmul.
+codes go through one matmul. That kernel also adds to the residual stream what the branch before has computed, so
+blocks hand on the stream and the last branch's output apart (`Stream`).
+
+Layers with activation "a16" or "a8g" take floats instead: what is fused above runs as torch's operations, whose last
+bits may depend on the number of tokens.
 """
 
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from bitnet_jit.models.attention import KVStore
-from bitnet_jit.models.block import Block, FeedForward
 from bitnet_jit.ops.norm import (
+    add_rms_norm_quantize,
     quantize_activation,
     relu2_mul_norm_quantize,
     rms_norm_quantize,
@@ -23,12 +28,26 @@ if TYPE_CHECKING:
     from bitnet_jit.nn.rms_norm import RMSNorm
 
 Codes = tuple[torch.Tensor, torch.Tensor]  # x_q int8 (..., K), x_scale float32 (...)
+Stream = tuple[torch.Tensor, torch.Tensor | None]  # the residual stream (..., K), and what is still to be added to it
 
 
-def normalized_codes(norm: "RMSNorm", x: torch.Tensor) -> Codes:
-    """Normalize and quantize x (..., K) in one pass."""
-    codes: Codes = rms_norm_quantize(x, norm.weight, norm.eps)
-    return codes
+def normalized_codes(norm: "RMSNorm", stream: Stream) -> tuple[torch.Tensor, Codes]:
+    """Add up a stream, normalize and quantize it in one pass; return the sum x (..., K) and the codes."""
+    x, delta = stream
+    if delta is None:
+        return x, rms_norm_quantize(x, norm.weight, norm.eps)
+    total, x_q, x_scale = add_rms_norm_quantize(x, delta, norm.weight, norm.eps)
+    return total, (x_q, x_scale)
+
+
+def run_normalized(layer: "PackedBitLinear", norm: "RMSNorm", stream: Stream) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add up a stream, normalize it, and run a layer on it; return the sum x (..., K) and the layer's output."""
+    if layer.activation == "a8":
+        x, codes = normalized_codes(norm, stream)
+        return x, layer.forward_quantized(*codes, x.dtype)
+    x, delta = stream
+    x = x if delta is None else x + delta
+    return x, layer(norm(x))
 
 
 class HeadNorms(nn.Module):
@@ -77,24 +96,25 @@ class PackedAttention(nn.Module):
         self.norm, self.qkv, self.sub_norm, self.output = norm, qkv, sub_norm, output
         self.head_norms = head_norms
 
-    def forward(self, x: torch.Tensor, store: KVStore, layer: int) -> torch.Tensor:
-        """Mix the tokens of x (T, hidden) -> (T, hidden) with those that the store keeps for a layer."""
-        return self.project_out(store.attend(layer, self.project_qkv(x)))
-
-    def project_qkv(self, x: torch.Tensor) -> torch.Tensor:
-        """Project x (T, hidden) to queries, keys and values of all heads, side by side; normalize if the model does."""
-        qkv = self.qkv.forward_quantized(*normalized_codes(self.norm, x), x.dtype)
-        if self.head_norms is not None:
-            qkv = self.head_norms(qkv)
-        return qkv
+    def forward(self, stream: Stream, store: KVStore, layer: int) -> Stream:
+        """Mix the tokens of a stream (T, hidden) with those that the store keeps for a layer."""
+        x, qkv = run_normalized(self.qkv, self.norm, stream)
+        y = store.attend(layer, qkv if self.head_norms is None else self.head_norms(qkv))
+        return x, self.project_out(y)
 
     def project_out(self, y: torch.Tensor) -> torch.Tensor:
         """Project the result of the heads, y (T, num_heads * head_dim) -> (T, hidden)."""
-        codes: Codes = quantize_activation(y) if self.sub_norm is None else normalized_codes(self.sub_norm, y)
-        return self.output.forward_quantized(*codes, y.dtype)
+        if self.sub_norm is not None:
+            _, projected = run_normalized(self.output, self.sub_norm, (y, None))
+        elif self.output.activation == "a8":
+            codes: Codes = quantize_activation(y)
+            projected = self.output.forward_quantized(*codes, y.dtype)
+        else:
+            projected = self.output(y)
+        return projected
 
 
-class PackedFeedForward(FeedForward):
+class PackedFeedForward(nn.Module):
     """Feed-forward with packed layers: BitNet's relu(gate)^2 * up with a norm behind it, or Llama's silu(gate) * up.
 
     Args:
@@ -112,34 +132,39 @@ class PackedFeedForward(FeedForward):
         super().__init__()
         self.norm, self.gate_up, self.sub_norm, self.down = norm, gate_up, sub_norm, down
 
-    def project_gate_up(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalize x (T, hidden) and project it to gate and up."""
-        gate, up = self.gate_up.forward_quantized(*normalized_codes(self.norm, x), x.dtype).chunk(2, -1)
-        return gate, up
+    def forward(self, stream: Stream) -> Stream:
+        """Transform each token of a stream (T, hidden); normalized and quantized once."""
+        x, joint = run_normalized(self.gate_up, self.norm, stream)
+        gate, up = joint.chunk(2, -1)
+        if self.down.activation == "a8":
+            return x, self.down.forward_quantized(*self.middle(gate, up), x.dtype)
+        return x, self.down(self.float_middle(gate, up))
 
-    def project_down(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        """Activate, multiply, normalize and quantize in one pass, and project to (T, hidden)."""
+    def middle(self, gate: torch.Tensor, up: torch.Tensor) -> Codes:
+        """Activate the gate, multiply it with up, normalize if the model does, and quantize, in one pass."""
         codes: Codes
         if self.sub_norm is None:
             codes = silu_mul_norm_quantize(gate, up, None, 0.0)
         else:
             codes = relu2_mul_norm_quantize(gate, up, self.sub_norm.weight, self.sub_norm.eps)
-        return self.down.forward_quantized(*codes, gate.dtype)
+        return codes
+
+    def float_middle(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        """Activate the gate, multiply it with up, and normalize if the model does."""
+        if self.sub_norm is None:
+            return F.silu(gate) * up
+        normalized: torch.Tensor = self.sub_norm(F.relu(gate).square() * up)
+        return normalized
 
 
-class PackedBlock(Block):
-    """A block of packed layers, whose norms are parts of attention and feed-forward."""
+class PackedBlock(nn.Module):
+    """A block of packed layers: attention and feed-forward, each added to the residual stream by the norm behind it."""
 
     def __init__(self, attention: PackedAttention, feed_forward: PackedFeedForward) -> None:
         super().__init__()
         self.attention, self.feed_forward = attention, feed_forward
 
-    def mix_tokens(self, x: torch.Tensor, context: KVStore, layer: int) -> torch.Tensor:
-        """Normalize x and attend."""
-        y: torch.Tensor = self.attention(x, context, layer)
-        return y
-
-    def transform_tokens(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize x and feed it forward."""
-        y: torch.Tensor = self.feed_forward(x)
-        return y
+    def forward(self, stream: Stream, store: KVStore, layer: int) -> Stream:
+        """Run the block on the stream of T tokens; the store keeps keys and values of its layer."""
+        result: Stream = self.feed_forward(self.attention(stream, store, layer))
+        return result

@@ -11,6 +11,7 @@ ROWS, OUT_ROWS, PER_ROW, PER_FEATURE = Dims(..., "K"), Dims(..., "N"), Dims(...)
 WEIGHT_SHAPE, PACKED_SHAPE, SCALE_SHAPE, NUMBER = Dims("N", "K"), PackedShape(), ScaleShape(), Dims()
 
 X = Tensor("x", FLOATS, ROWS)
+DELTA = Tensor("delta", FLOATS, ROWS, like="x")
 X_Q = Tensor("x_q", (torch.int8,), ROWS)
 X_SCALE = Tensor("x_scale", (torch.float32,), PER_ROW)
 GATE, UP = Tensor("gate", FLOATS, ROWS), Tensor("up", FLOATS, ROWS, like="gate")

@@ -3,6 +3,7 @@
     rms_norm                  y = x * (1 / sqrt(mean x^2 + eps)) * weight                     (arXiv 1910.07467)
     quantize_activation       x_q = rint(x * (127 / max|x|)), half to even; x_scale = max|x| / 127
     rms_norm_quantize         both
+    add_rms_norm_quantize     both, of x + delta rounded to x's dtype, which is given back, too
     relu2_mul_norm_quantize   both, of relu(gate)^2 * up                                      (arXiv 2504.12285)
     silu_mul_norm_quantize    both, of gate / (1 + exp(-gate)) * up; the norm may be absent
 
@@ -30,13 +31,15 @@ from bitnet_jit.kernels.triton.device.quantize import code_of, code_scale, magni
 from bitnet_jit.kernels.triton.layout import CHUNK
 from bitnet_jit.problem import Problem
 
+ADD = "add_rms_norm_quantize"
 GATES = {"relu2_mul_norm_quantize": "relu2", "silu_mul_norm_quantize": "silu"}  # of the ops with two inputs
 OPERANDS = {
-    "quantize_activation": ("x", None, None, None, None, "x_q", "x_scale"),
-    "rms_norm": ("x", None, None, "weight", "eps", "y", None),
-    "rms_norm_quantize": ("x", None, None, "weight", "eps", "x_q", "x_scale"),
-    "relu2_mul_norm_quantize": ("gate", "up", "row_stride", "weight", "eps", "x_q", "x_scale"),
-    "silu_mul_norm_quantize": ("gate", "up", "row_stride", "weight", "eps", "x_q", "x_scale"),
+    "quantize_activation": ("x", None, None, None, None, None, "x_q", "x_scale"),
+    "rms_norm": ("x", None, None, "weight", "eps", None, "y", None),
+    "rms_norm_quantize": ("x", None, None, "weight", "eps", None, "x_q", "x_scale"),
+    ADD: ("x", "delta", None, "weight", "eps", "total", "x_q", "x_scale"),
+    "relu2_mul_norm_quantize": ("gate", "up", "row_stride", "weight", "eps", None, "x_q", "x_scale"),
+    "silu_mul_norm_quantize": ("gate", "up", "row_stride", "weight", "eps", None, "x_q", "x_scale"),
 }
 
 
@@ -49,17 +52,21 @@ class RowConfig:
 
 
 @triton.jit
-def load_values(x_ptr, up_ptr, k, K, SILU: tl.constexpr):
-    """Load float32 values of a row at k: x, or relu(x)^2 * up, or silu(x) * up; 0 behind the end, where up is 0."""
+def load_values(x_ptr, up_ptr, k, K, GATE: tl.constexpr):
+    """Load float32 values of a row at k: x, relu(x)^2 * up, silu(x) * up, or x + up; 0 behind the end."""
     # behind the end a quotient of 0 would take a division's slow way, and with it all threads of its warp
-    x = tl.load(x_ptr + k, mask=k < K, other=1.0 if SILU else 0.0).to(tl.float32)
+    x = tl.load(x_ptr + k, mask=k < K, other=1.0 if GATE == "silu" else 0.0)
+    dtype = x.dtype
+    x = x.to(tl.float32)
     if up_ptr is not None:
-        if SILU:
-            x = tl.div_rn(x, 1.0 + tl.exp(-x))
-        else:
+        up = tl.load(up_ptr + k, mask=k < K, other=0.0).to(tl.float32)
+        if GATE == "silu":
+            x = tl.div_rn(x, 1.0 + tl.exp(-x)) * up
+        elif GATE == "relu2":
             x = tl.where(x <= 0.0, 0.0, x)  # NaN stays
-            x = x * x
-        x = x * tl.load(up_ptr + k, mask=k < K, other=0.0).to(tl.float32)
+            x = x * x * up
+        else:
+            x = (x + up).to(dtype).to(tl.float32)
     return x
 
 
@@ -74,16 +81,17 @@ def normalized(x, factor, weight_ptr, k, K):
 @triton.jit
 def row_kernel(
     x_ptr,  # (M, K) float; the gate where there is an up
-    up_ptr,  # (M, K) float
+    up_ptr,  # (M, K) float; what is added to x where there is no gate
     x_stride,  # distance of the rows of x and up, in elements; None: K
     weight_ptr,  # (K,) float
     eps,
+    total_ptr,  # (M, K) float: the sums of x and what is added
     y_ptr,  # (M, STRIDE): codes int8, or floats
     scale_ptr,  # (M,) float32, where y is codes
     K: tl.constexpr,
     STRIDE: tl.constexpr,  # of y: K, or 4 B where codes are padded
     CHUNKS: tl.constexpr,  # the order of K in y: chunks of so many bytes; 0: natural
-    SILU: tl.constexpr,
+    GATE: tl.constexpr,  # "silu", "relu2", or ""
     PDL: tl.constexpr,
     LATE: tl.constexpr,  # let the next kernel begin behind the wait only
     BLOCK: tl.constexpr,
@@ -99,24 +107,27 @@ def row_kernel(
     if weight_ptr is not None:
         squares = tl.zeros((BLOCK,), tl.float32)
         for start in range(0, K, BLOCK):
-            x = load_values(x_ptr, up_ptr, start + block, K, SILU)
+            x = load_values(x_ptr, up_ptr, start + block, K, GATE)
             squares += x * x
+            if total_ptr is not None:
+                k = start + block
+                tl.store(total_ptr + row * K + k, x.to(total_ptr.dtype.element_ty), mask=k < K)
         mean = tl.div_rn(tl.sum(squares, axis=0), tl.full((), K, tl.float32))
         factor = tl.div_rn(tl.full((), 1.0, tl.float32), tl.sqrt_rn(mean + eps))
     if scale_ptr is None:
         for start in range(0, K, BLOCK):
             k = start + block
-            y = normalized(load_values(x_ptr, up_ptr, k, K, SILU), factor, weight_ptr, k, K)
+            y = normalized(load_values(x_ptr, up_ptr, k, K, GATE), factor, weight_ptr, k, K)
             tl.store(y_ptr + row * STRIDE + k, y.to(y_ptr.dtype.element_ty), mask=k < K)
     else:
         largest = tl.zeros((BLOCK,), tl.int32)
         for start in range(0, K, BLOCK):
-            y = normalized(load_values(x_ptr, up_ptr, start + block, K, SILU), factor, weight_ptr, start + block, K)
+            y = normalized(load_values(x_ptr, up_ptr, start + block, K, GATE), factor, weight_ptr, start + block, K)
             largest = tl.maximum(largest, magnitude(y))
         bad, to_codes, scale = code_scale(tl.max(largest, axis=0))
         for start in range(0, STRIDE, BLOCK):
             k = start + block
-            y = normalized(load_values(x_ptr, up_ptr, k, K, SILU), factor, weight_ptr, k, K)
+            y = normalized(load_values(x_ptr, up_ptr, k, K, GATE), factor, weight_ptr, k, K)
             code = code_of(y, bad, to_codes).to(tl.int8)
             tl.store(y_ptr + row * STRIDE + place_of(k, STRIDE // 4, CHUNKS), code, mask=k < STRIDE)
         tl.store(scale_ptr + row, scale)
@@ -136,7 +147,7 @@ def launch(
             "K": problem.in_features,
             "STRIDE": stride,
             "CHUNKS": CHUNK if chunks else 0,
-            "SILU": GATES.get(op) == "silu",
+            "GATE": GATES.get(op, ""),
             "PDL": target.supports_pdl(problem.gpu),
             "LATE": late,
             "BLOCK": config.block,
