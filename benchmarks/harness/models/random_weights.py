@@ -69,6 +69,8 @@ class RandomReader:
 
     def norm_features(self, name: str) -> int:
         """Return the width of a norm."""
+        if name.endswith(("q_norm", "k_norm")):
+            return self.config.head_dim
         if not name.endswith("sub_norm"):
             return self.config.hidden_size
         return self.config.q_features if ".attention." in name else self.config.intermediate_size
