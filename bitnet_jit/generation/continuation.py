@@ -116,6 +116,9 @@ class Continuation:
 
     def _step(self, drafts: list[list[int]]) -> torch.Tensor:
         """Run the last token of each text and its guesses; return the logits behind all of them."""
+        if not any(drafts):
+            last = torch.tensor([text.tokens[-1] for text in self._texts], device=self._runner.network.device)
+            return self._runner.advance([text.sequence for text in self._texts], last)
         rows = zip(self._texts, drafts, strict=True)
         return self._runner.step(
             [Chunk(text.sequence, [*text.tokens[-1:], *guesses], 1 + len(guesses)) for text, guesses in rows]

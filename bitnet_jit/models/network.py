@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DTYPES = (torch.float32, torch.bfloat16)  # of activations
 MAX_PROMPTS = 2**31 - 1  # in a batch
+MAX_TRACED_LOGITS = 256  # rows of logits that a step is tuned for: a long prompt asks for those of its last token alone
 
 
 class Network(nn.Module):
@@ -149,7 +150,7 @@ class Network(nn.Module):
         return self
 
     def trace_problems(self, rows: Sequence[int], twin: Callable[[Any], Any]) -> None:
-        """Run all ops of a step, for one token of each of so many prompts, on "meta" tensors.
+        """Run all ops of a step and its head, for one token of each of so many prompts, on "meta" tensors.
 
         Nothing is computed; a recorder of ops sees each problem that a step poses, as often as the step poses it.
 
@@ -158,6 +159,7 @@ class Network(nn.Module):
             twin: makes a copy of a module with its parameters on "meta", packed weights in the layout that they have.
         """
         norm, meta = twin(self.norm), torch.device("meta")
+        head, scale = on_meta(self.embedding if self.head is None else self.head), on_meta(self.head_scale)
         for layer, block in enumerate(map(twin, self.blocks)):
             for m in rows:
                 x = torch.empty(m, self.config.hidden_size, dtype=self.dtype, device=meta)
@@ -165,4 +167,11 @@ class Network(nn.Module):
                 rotary = torch.empty(1, self.config.head_dim, dtype=torch.float32, device=meta)
                 block((x, x if layer else None), cache.store(1, rotary), 0)
         for m in rows:
-            norm(torch.empty(m, self.config.hidden_size, dtype=self.dtype, device="meta"))
+            y = norm(torch.empty(m, self.config.hidden_size, dtype=self.dtype, device=meta))
+            if m <= MAX_TRACED_LOGITS:
+                project(y, head, scale)
+
+
+def on_meta(tensor: torch.Tensor | None) -> Any:
+    """Return a tensor of the same shape and dtype on "meta", or None for None."""
+    return None if tensor is None else torch.empty_like(tensor, device="meta")

@@ -3,12 +3,16 @@
 q, k and v are one packed weight, gate and up another: their input is normalized and quantized by one kernel, and its
 codes go through one matmul. That kernel also adds to the residual stream what the branch before has computed, so
 blocks hand on the stream and the last branch's output apart (`Stream`).
+
+Layers with activation "a16" or "a8g" take floats instead: what is fused above runs as torch's operations, whose last
+bits may depend on the number of tokens.
 """
 
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from bitnet_jit.models.attention import KVStore
 from bitnet_jit.ops.norm import (
@@ -36,6 +40,37 @@ def normalized_codes(norm: "RMSNorm", stream: Stream) -> tuple[torch.Tensor, Cod
     return total, (x_q, x_scale)
 
 
+def run_normalized(layer: "PackedBitLinear", norm: "RMSNorm", stream: Stream) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add up a stream, normalize it, and run a layer on it; return the sum x (..., K) and the layer's output."""
+    if layer.activation == "a8":
+        x, codes = normalized_codes(norm, stream)
+        return x, layer.forward_quantized(*codes, x.dtype)
+    x, delta = stream
+    x = x if delta is None else x + delta
+    return x, layer(norm(x))
+
+
+class HeadNorms(nn.Module):
+    """Qwen3's norms of queries and keys, by heads.
+
+    Args:
+        num_heads: of queries.
+        num_kv_heads: of keys, and of values.
+        query: the norm of a head of queries, (D,).
+        key: the norm of a head of keys, (D,).
+    """
+
+    def __init__(self, num_heads: int, num_kv_heads: int, query: "RMSNorm", key: "RMSNorm") -> None:
+        super().__init__()
+        self.counts, self.query, self.key = (num_heads, num_kv_heads, num_kv_heads), query, key
+
+    def forward(self, qkv: torch.Tensor) -> torch.Tensor:
+        """Normalize the heads of queries and keys in qkv (T, (num_heads + 2 * num_kv_heads) * D); values stay."""
+        heads = qkv.view(len(qkv), sum(self.counts), -1)
+        query, keys, values = heads.split(self.counts, 1)
+        return torch.cat((self.query(query), self.key(keys), values), 1).flatten(1)
+
+
 class PackedAttention(nn.Module):
     """Grouped-query attention with packed layers; BitNet normalizes its result before `output`.
 
@@ -44,6 +79,7 @@ class PackedAttention(nn.Module):
         qkv: rows of q, k and v one below the other.
         sub_norm: BitNet's norm before `output`, or None.
         output: back to the residual stream.
+        head_norms: Qwen3's norms of queries and keys, or None.
     """
 
     quantizes_for_layers = True  # adapters beside the layers would be passed by: see `bitnet_jit.nn.lora`
@@ -54,19 +90,28 @@ class PackedAttention(nn.Module):
         qkv: "PackedBitLinear",
         sub_norm: "RMSNorm | None",
         output: "PackedBitLinear",
+        head_norms: HeadNorms | None = None,
     ) -> None:
         super().__init__()
         self.norm, self.qkv, self.sub_norm, self.output = norm, qkv, sub_norm, output
+        self.head_norms = head_norms
 
     def forward(self, stream: Stream, store: KVStore, layer: int) -> Stream:
         """Mix the tokens of a stream (T, hidden) with those that the store keeps for a layer."""
-        x, codes = normalized_codes(self.norm, stream)
-        y = store.attend(layer, self.qkv.forward_quantized(*codes, x.dtype))
-        if self.sub_norm is None:
-            codes = quantize_activation(y)
+        x, qkv = run_normalized(self.qkv, self.norm, stream)
+        y = store.attend(layer, qkv if self.head_norms is None else self.head_norms(qkv))
+        return x, self.project_out(y)
+
+    def project_out(self, y: torch.Tensor) -> torch.Tensor:
+        """Project the result of the heads, y (T, num_heads * head_dim) -> (T, hidden)."""
+        if self.sub_norm is not None:
+            _, projected = run_normalized(self.output, self.sub_norm, (y, None))
+        elif self.output.activation == "a8":
+            codes: Codes = quantize_activation(y)
+            projected = self.output.forward_quantized(*codes, y.dtype)
         else:
-            _, codes = normalized_codes(self.sub_norm, (y, None))
-        return x, self.output.forward_quantized(*codes, y.dtype)
+            projected = self.output(y)
+        return projected
 
 
 class PackedFeedForward(nn.Module):
@@ -89,9 +134,11 @@ class PackedFeedForward(nn.Module):
 
     def forward(self, stream: Stream) -> Stream:
         """Transform each token of a stream (T, hidden); normalized and quantized once."""
-        x, codes = normalized_codes(self.norm, stream)
-        gate, up = self.gate_up.forward_quantized(*codes, x.dtype).chunk(2, -1)
-        return x, self.down.forward_quantized(*self.middle(gate, up), x.dtype)
+        x, joint = run_normalized(self.gate_up, self.norm, stream)
+        gate, up = joint.chunk(2, -1)
+        if self.down.activation == "a8":
+            return x, self.down.forward_quantized(*self.middle(gate, up), x.dtype)
+        return x, self.down(self.float_middle(gate, up))
 
     def middle(self, gate: torch.Tensor, up: torch.Tensor) -> Codes:
         """Activate the gate, multiply it with up, normalize if the model does, and quantize, in one pass."""
@@ -101,6 +148,13 @@ class PackedFeedForward(nn.Module):
         else:
             codes = relu2_mul_norm_quantize(gate, up, self.sub_norm.weight, self.sub_norm.eps)
         return codes
+
+    def float_middle(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        """Activate the gate, multiply it with up, and normalize if the model does."""
+        if self.sub_norm is None:
+            return F.silu(gate) * up
+        normalized: torch.Tensor = self.sub_norm(F.relu(gate).square() * up)
+        return normalized
 
 
 class PackedBlock(nn.Module):

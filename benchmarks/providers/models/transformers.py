@@ -112,7 +112,14 @@ def build_model(reader: Reader, device: str, dense: bool, dtype: torch.dtype = D
 
 def new_model(config: DecoderConfig) -> Any:
     """Return a model of transformers of an architecture."""
-    from transformers import BitNetConfig, BitNetForCausalLM, LlamaConfig, LlamaForCausalLM
+    from transformers import (
+        BitNetConfig,
+        BitNetForCausalLM,
+        LlamaConfig,
+        LlamaForCausalLM,
+        Qwen3Config,
+        Qwen3ForCausalLM,
+    )
 
     fields = {
         "vocab_size": config.vocab_size,
@@ -133,6 +140,8 @@ def new_model(config: DecoderConfig) -> Any:
     }
     if config.sub_norms:
         return BitNetForCausalLM(BitNetConfig(**fields))
+    if config.qk_norms:
+        return Qwen3ForCausalLM(Qwen3Config(**fields))
     return LlamaForCausalLM(LlamaConfig(**fields))
 
 
