@@ -1,7 +1,7 @@
 """`Network`: token ids in, logits out, with packed ternary layers in between; no text, no sampling."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from bitnet_jit.models.tokens import TokenIds, as_batch
 if TYPE_CHECKING:
     from bitnet_jit.nn.rms_norm import RMSNorm
 
+DTYPES = (torch.float32, torch.bfloat16)  # of activations
 MAX_PROMPTS = 2**31 - 1  # in a batch
 MAX_TRACED_LOGITS = 256  # rows of logits that a step is tuned for: a long prompt asks for those of its last token alone
 
@@ -38,7 +39,7 @@ class Network(nn.Module):
 
     Attributes:
         config: as above.
-        dtype: as above.
+        dtype: as above; `.to(dtype)` and methods like it change it with the norms and a head of floats.
     """
 
     head: nn.Parameter | None
@@ -131,6 +132,22 @@ class Network(nn.Module):
         """Project hidden (..., hidden_size), normalized -> (..., vocab_size) float32."""
         with torch.no_grad(), without_autocast(self.device):
             return project(hidden, self.embedding if self.head is None else self.head, self.head_scale)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """Convert as `.to()` and `.bfloat16()` do: activations get the dtype, the scales of a head stay float32.
+
+        Raises:
+            InvalidInput: activations would get a dtype in which networks do not run; nothing has changed.
+        """
+        dtype = fn(torch.empty(1, dtype=self.dtype, device=self.device)).dtype
+        if dtype not in DTYPES:
+            raise InvalidInput(f"dtype: expected torch.float32 or torch.bfloat16, got {dtype}; use .bfloat16()")
+        scale = None if self.head_scale is None else self.head_scale.detach()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if scale is not None and self.head_scale is not None and self.head_scale.dtype != scale.dtype:
+            self.head_scale.data = scale.to(self.head_scale.device)
+        self.dtype = dtype
+        return self
 
     def trace_problems(self, rows: Sequence[int], twin: Callable[[Any], Any]) -> None:
         """Run all ops of a step and its head, for one token of each of so many prompts, on "meta" tensors.

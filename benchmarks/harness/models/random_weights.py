@@ -15,6 +15,7 @@ import torch
 from bitnet_jit.checkpoints.checks import Oddities
 from bitnet_jit.checkpoints.decoder_names import EMBEDDING, HEAD, LinearName
 from bitnet_jit.checkpoints.ternary import TernaryWeight
+from bitnet_jit.devices.huge_pages import HUGE_PAGES
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.config import DecoderConfig
 
@@ -59,7 +60,7 @@ class RandomReader:
         """Draw an embedding or head (vocab, hidden) bfloat16, or a norm, whose name ends in "norm"."""
         rng = generator(name)
         if name in (EMBEDDING, HEAD):
-            matrix = torch.empty(self.config.vocab_size, self.config.hidden_size, dtype=torch.bfloat16)
+            matrix = HUGE_PAGES.empty((self.config.vocab_size, self.config.hidden_size), torch.bfloat16)
             for rows in matrix.split(ROWS):  # so that no copy of the whole counts in a peak of memory
                 drawn = torch.frombuffer(bytearray(rng.bytes(rows.numel())), dtype=torch.int8)
                 rows.copy_(drawn.view(rows.shape)).mul_(EMBEDDING_STEP)
