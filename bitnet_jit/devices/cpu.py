@@ -60,6 +60,7 @@ CPU = DeviceKind(
     default_dtype="float32",
     times_alone=True,
     records=True,
+    prompt_tokens=256,
     title=lambda index: "cpu",
     describe=describe,
 )

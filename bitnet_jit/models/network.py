@@ -1,7 +1,7 @@
 """`Network`: token ids in, logits out, with packed ternary layers in between; no text, no sampling."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
@@ -20,7 +20,9 @@ from bitnet_jit.models.tokens import TokenIds, as_batch
 if TYPE_CHECKING:
     from bitnet_jit.nn.rms_norm import RMSNorm
 
+DTYPES = (torch.float32, torch.bfloat16)  # of activations
 MAX_PROMPTS = 2**31 - 1  # in a batch
+MAX_TRACED_LOGITS = 256  # rows of logits that a step is tuned for: a long prompt asks for those of its last token alone
 
 
 class Network(nn.Module):
@@ -37,7 +39,7 @@ class Network(nn.Module):
 
     Attributes:
         config: as above.
-        dtype: as above.
+        dtype: as above; `.to(dtype)` and methods like it change it with the norms and a head of floats.
     """
 
     head: nn.Parameter | None
@@ -131,8 +133,24 @@ class Network(nn.Module):
         with torch.no_grad(), without_autocast(self.device):
             return project(hidden, self.embedding if self.head is None else self.head, self.head_scale)
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """Convert as `.to()` and `.bfloat16()` do: activations get the dtype, the scales of a head stay float32.
+
+        Raises:
+            InvalidInput: activations would get a dtype in which networks do not run; nothing has changed.
+        """
+        dtype = fn(torch.empty(1, dtype=self.dtype, device=self.device)).dtype
+        if dtype not in DTYPES:
+            raise InvalidInput(f"dtype: expected torch.float32 or torch.bfloat16, got {dtype}; use .bfloat16()")
+        scale = None if self.head_scale is None else self.head_scale.detach()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if scale is not None and self.head_scale is not None and self.head_scale.dtype != scale.dtype:
+            self.head_scale.data = scale.to(self.head_scale.device)
+        self.dtype = dtype
+        return self
+
     def trace_problems(self, rows: Sequence[int], twin: Callable[[Any], Any]) -> None:
-        """Run all ops of a step, for one token of each of so many prompts, on "meta" tensors.
+        """Run all ops of a step and its head, for one token of each of so many prompts, on "meta" tensors.
 
         Nothing is computed; a recorder of ops sees each problem that a step poses, as often as the step poses it.
 
@@ -141,6 +159,7 @@ class Network(nn.Module):
             twin: makes a copy of a module with its parameters on "meta", packed weights in the layout that they have.
         """
         norm, meta = twin(self.norm), torch.device("meta")
+        head, scale = on_meta(self.embedding if self.head is None else self.head), on_meta(self.head_scale)
         for layer, block in enumerate(map(twin, self.blocks)):
             for m in rows:
                 x = torch.empty(m, self.config.hidden_size, dtype=self.dtype, device=meta)
@@ -148,4 +167,11 @@ class Network(nn.Module):
                 rotary = torch.empty(1, self.config.head_dim, dtype=torch.float32, device=meta)
                 block((x, x if layer else None), cache.store(1, rotary), 0)
         for m in rows:
-            norm(torch.empty(m, self.config.hidden_size, dtype=self.dtype, device="meta"))
+            y = norm(torch.empty(m, self.config.hidden_size, dtype=self.dtype, device=meta))
+            if m <= MAX_TRACED_LOGITS:
+                project(y, head, scale)
+
+
+def on_meta(tensor: torch.Tensor | None) -> Any:
+    """Return a tensor of the same shape and dtype on "meta", or None for None."""
+    return None if tensor is None else torch.empty_like(tensor, device="meta")

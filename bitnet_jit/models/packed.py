@@ -3,12 +3,16 @@
 q, k and v are one packed weight, gate and up another. Each layer is one op with all that stands before it: the
 residual sum, the activation, the norm and the quantizer. So blocks hand on the residual stream and the last branch's
 output apart (`Stream`), and the layer behind adds them.
+
+Layers with activation "a16" or "a8g" take floats instead: what is fused above runs as torch's operations, whose last
+bits may depend on the number of tokens.
 """
 
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from bitnet_jit.models.attention import KVStore
 from bitnet_jit.ops.fused_linear import (
@@ -23,17 +27,40 @@ if TYPE_CHECKING:
     from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
     from bitnet_jit.nn.rms_norm import RMSNorm
 
-ACTIVATION = "a8"  # of every layer here
 Stream = tuple[torch.Tensor, torch.Tensor | None]  # the residual stream (..., K), and what is still to be added to it
 
 
-def normalized_linear(norm: "RMSNorm", stream: Stream, layer: "PackedBitLinear") -> tuple[torch.Tensor, torch.Tensor]:
-    """Add up a stream, normalize it and run a layer; return the sum x (..., K) and the layer's output (..., N)."""
+def run_normalized(layer: "PackedBitLinear", norm: "RMSNorm", stream: Stream) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add up a stream, normalize it, and run a layer on it; return the sum x (..., K) and the layer's output."""
     x, delta = stream
+    if layer.activation != "a8":
+        x = x if delta is None else x + delta
+        return x, layer(norm(x))
     if delta is None:
-        return x, rms_norm_bit_linear(x, norm.weight, norm.eps, *layer.operands(), ACTIVATION)
+        return x, rms_norm_bit_linear(x, norm.weight, norm.eps, *layer.operands(), "a8")
     total, y = add_rms_norm_bit_linear(x, delta, norm.weight, norm.eps, *layer.operands())
     return total, y
+
+
+class HeadNorms(nn.Module):
+    """Qwen3's norms of queries and keys, by heads.
+
+    Args:
+        num_heads: of queries.
+        num_kv_heads: of keys, and of values.
+        query: the norm of a head of queries, (D,).
+        key: the norm of a head of keys, (D,).
+    """
+
+    def __init__(self, num_heads: int, num_kv_heads: int, query: "RMSNorm", key: "RMSNorm") -> None:
+        super().__init__()
+        self.counts, self.query, self.key = (num_heads, num_kv_heads, num_kv_heads), query, key
+
+    def forward(self, qkv: torch.Tensor) -> torch.Tensor:
+        """Normalize the heads of queries and keys in qkv (T, (num_heads + 2 * num_kv_heads) * D); values stay."""
+        heads = qkv.view(len(qkv), sum(self.counts), -1)
+        query, keys, values = heads.split(self.counts, 1)
+        return torch.cat((self.query(query), self.key(keys), values), 1).flatten(1)
 
 
 class PackedAttention(nn.Module):
@@ -44,6 +71,7 @@ class PackedAttention(nn.Module):
         qkv: rows of q, k and v one below the other.
         sub_norm: BitNet's norm before `output`, or None.
         output: back to the residual stream.
+        head_norms: Qwen3's norms of queries and keys, or None.
     """
 
     quantizes_for_layers = True  # adapters beside the layers would be passed by: see `bitnet_jit.nn.lora`
@@ -54,18 +82,25 @@ class PackedAttention(nn.Module):
         qkv: "PackedBitLinear",
         sub_norm: "RMSNorm | None",
         output: "PackedBitLinear",
+        head_norms: HeadNorms | None = None,
     ) -> None:
         super().__init__()
         self.norm, self.qkv, self.sub_norm, self.output = norm, qkv, sub_norm, output
+        self.head_norms = head_norms
 
     def forward(self, stream: Stream, store: KVStore, layer: int) -> Stream:
         """Mix the tokens of a stream (T, hidden) with those that the store keeps for a layer."""
-        x, qkv = normalized_linear(self.norm, stream, self.qkv)
-        y = store.attend(layer, qkv)
-        if self.sub_norm is None:
-            return x, bit_linear(y, *self.output.operands(), ACTIVATION)
-        _, y = normalized_linear(self.sub_norm, (y, None), self.output)
-        return x, y
+        x, qkv = run_normalized(self.qkv, self.norm, stream)
+        y = store.attend(layer, qkv if self.head_norms is None else self.head_norms(qkv))
+        return x, self.project_out(y)
+
+    def project_out(self, y: torch.Tensor) -> torch.Tensor:
+        """Project the result of the heads, y (T, num_heads * head_dim) -> (T, hidden)."""
+        if self.sub_norm is not None:
+            _, projected = run_normalized(self.output, self.sub_norm, (y, None))
+        else:
+            projected = bit_linear(y, *self.output.operands(), self.output.activation)
+        return projected
 
 
 class PackedFeedForward(nn.Module):
@@ -88,12 +123,21 @@ class PackedFeedForward(nn.Module):
 
     def forward(self, stream: Stream) -> Stream:
         """Transform each token of a stream (T, hidden); normalized and quantized once."""
-        x, both = normalized_linear(self.norm, stream, self.gate_up)
-        gate, up = both.chunk(2, -1)
+        x, joint = run_normalized(self.gate_up, self.norm, stream)
+        gate, up = joint.chunk(2, -1)
+        if self.down.activation != "a8":
+            return x, self.down(self.float_middle(gate, up))
         if self.sub_norm is None:
             return x, silu_mul_norm_bit_linear(gate, up, None, 0.0, *self.down.operands())
         norm = self.sub_norm
         return x, relu2_mul_norm_bit_linear(gate, up, norm.weight, norm.eps, *self.down.operands())
+
+    def float_middle(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        """Activate the gate, multiply it with up, and normalize if the model does."""
+        if self.sub_norm is None:
+            return F.silu(gate) * up
+        normalized: torch.Tensor = self.sub_norm(F.relu(gate).square() * up)
+        return normalized
 
 
 class PackedBlock(nn.Module):

@@ -23,7 +23,9 @@ HOST: Any = {"device": "cpu", "dtype": torch.float32}  # of new parameters, what
 
 
 class TrainedAttention(nn.Module):
-    """Grouped-query attention with layers for q, k and v, and BitNet's norm before `o_proj`; its input is normalized.
+    """Grouped-query attention with layers for q, k and v, and the model's norms; its input is normalized.
+
+    BitNet has a norm before `o_proj`, Qwen3 one of each head of queries and one of each head of keys.
 
     Args:
         config: the decoder's architecture.
@@ -37,6 +39,9 @@ class TrainedAttention(nn.Module):
         self.q_proj = linear(hidden, config.q_features, bias=bias, **HOST)
         self.k_proj = linear(hidden, config.kv_features, bias=bias, **HOST)
         self.v_proj = linear(hidden, config.kv_features, bias=bias, **HOST)
+        self.q_norm, self.k_norm = (
+            RMSNorm(config.head_dim, config.norm_eps, **HOST) if config.qk_norms else nn.Identity() for _ in range(2)
+        )
         self.attn_sub_norm = RMSNorm(config.q_features, config.norm_eps, **HOST) if config.sub_norms else nn.Identity()
         self.o_proj = linear(config.q_features, hidden, bias=bias, **HOST)
 
@@ -45,7 +50,7 @@ class TrainedAttention(nn.Module):
         query, keys, values = (
             layer(x).unflatten(-1, (-1, self.head_dim)) for layer in (self.q_proj, self.k_proj, self.v_proj)
         )
-        query, keys = rotate(query, *tables), rotate(keys, *tables)
+        query, keys = rotate(self.q_norm(query), *tables), rotate(self.k_norm(keys), *tables)
         return self.project_out(attend(query.to(values.dtype), keys.to(values.dtype), values))
 
     def project_out(self, y: torch.Tensor) -> torch.Tensor:
