@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="the package triton is not installed")
 
 from torch._C._dynamo import guards
 from triton.runtime.driver import driver
-from triton_calls import BACKEND, LAYOUTS, operands_of
+from triton_calls import BACKEND, operands_of
 from triton_gpus import GPUS, PROBLEMS, cases, representatives
 
 from bitnet_jit.kernels.triton import tensors as triton_tensors
@@ -67,33 +67,17 @@ def launches(monkeypatch):
 
 
 def inputs_of(problem, rows):
-    """Return tensors as an op takes them, by name."""
-    dtype = getattr(torch, problem.x_dtype)
-    wide = {"dy": problem.out_features}
-    of_x = {name: torch.zeros(rows, wide.get(name, problem.in_features), dtype=dtype) for name in ("x", "x_q", "dy")}
-    of_x |= {name: torch.zeros(rows, problem.in_features, dtype=dtype) for name in ("gate", "up")}
-    groups = -(-problem.in_features // problem.group_size) if problem.group_size else 0
-    w_shape = {"tensor": (), "row": (problem.out_features,), "group": (problem.out_features, groups), "": ()}
-    layout = LAYOUTS.get(problem.layout)
-    shape = layout.shape(problem.out_features, problem.in_features) if layout else (1,)
-    bias = torch.zeros(problem.out_features if layout else problem.in_features) if problem.bias else None
-    weight = bias if layout is None else torch.zeros(problem.out_features, problem.in_features, dtype=dtype)
-    others = {"x_scale": torch.zeros(rows), "w_scale": torch.zeros(w_shape[problem.scale]), "bias": bias}
-    return of_x | others | {"weight": weight, "w_packed": torch.zeros(shape, dtype=torch.uint8), "eps": 1e-5}
-
-
-def synthetic_of(operands):
-    """Return zeros for the tensors of whole models by name, as the operands tell them."""
-    if operands.problem.op not in ("paged_attention", "head_logits"):
-        return {}
-    return {a.name: torch.zeros(a.shape, dtype=getattr(torch, a.dtype)) if a.dtype else None for a in operands.inputs}
+    """Return zeros as an op takes them, by name."""
+    inputs = operands_of(problem, (rows,)).inputs
+    tensors = {a.name: torch.zeros(a.shape, dtype=getattr(torch, a.dtype)) if a.dtype else None for a in inputs}
+    return tensors | {"eps": 1e-5}
 
 
 def check_arguments(case, launches):
     """Call a kernel as an op does, and compare its launches with the arguments that the driver was handed."""
     problem, rows, bound = case.problem, case.problem.rows, case.bind()
     operands = operands_of(problem, (rows,))
-    inputs = inputs_of(problem, rows) | synthetic_of(operands)
+    inputs = inputs_of(problem, rows)
     call = triton_tensors.bind_call(bound, operands, torch.device("cpu"))
     launches.clear()
     result = call(*(inputs[name] for name in operands.arguments))
@@ -187,7 +171,7 @@ def test_parts_of_one_tensor_are_read_where_they_are(launches):
     gate, up = torch.zeros(2, 2, 128, dtype=torch.bfloat16).chunk(2, -1)
     call(gate, up, torch.ones(64), 1e-6)
     arguments = launches[0][-1]
-    assert (arguments["x_ptr"], arguments["up_ptr"], arguments["x_stride"]) == (gate.data_ptr(), up.data_ptr(), 128)
+    assert (arguments["x_ptr"], arguments["other_ptr"], arguments["x_stride"]) == (gate.data_ptr(), up.data_ptr(), 128)
     assert arguments["eps"] == np.float64(1e-6)
 
 
