@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from attention_calls import ARGUMENTS, Heads, assert_attends, make_texts, wide
+from attention_calls import ARGUMENTS, PAGES, Heads, assert_attends, make_texts, pages_of, wide
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,12 +14,20 @@ from bitnet_jit.ops.attention import PAGED_ATTENTION, paged_attention
 from bitnet_jit.problem import PAGE
 from bitnet_jit.reference import attention as reference
 
-MODELS = (Heads(4, 2, 8), Heads(3, 1, 10, "float16", "float16"), Heads(2, 2, 6, "float32", "float16"))
+MODELS = (
+    Heads(4, 2, 8),
+    Heads(3, 1, 10, "float16", "float16"),
+    Heads(2, 2, 6, "float32", "float16"),
+    Heads(6, 2, 10, "float32", "int8"),
+    Heads(2, 1, 8, "float16", "int8"),
+)
 
 
 def tensors(call, cache):
     """The arguments of a call, in order; the pages are those of the arrays."""
-    return [torch.from_numpy(a) for name in ARGUMENTS for a in [call.get(name, cache[name == "values"])]]
+    values = call | pages_of(cache)
+    names = (*ARGUMENTS, *PAGES[2:])
+    return [None if values[name] is None else torch.from_numpy(values[name]) for name in names]
 
 
 def plain(*arguments):

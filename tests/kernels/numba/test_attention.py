@@ -19,8 +19,11 @@ MODELS = (
     Heads(3, 1, 80, "float16", "float16"),  # a register beyond whole tiles
     Heads(7, 1, 10, "bfloat16", "float32"),  # no whole register at all
     Heads(2, 2, 2, "float32", "float16"),
+    Heads(8, 2, 128, "bfloat16", "int8"),
+    Heads(6, 2, 10, "float32", "int8"),
+    Heads(5, 1, 80, "float16", "int8"),
 )
-SCHEDULED = (MODELS[0], MODELS[3])
+SCHEDULED = (MODELS[0], MODELS[3], MODELS[6], MODELS[7])
 LENGTHS = (1, 2, 3, 17, 33, 63, 64, 65, 127, 129, 200)
 
 

@@ -63,6 +63,11 @@ class Panel:
         return replace(self, vectors=1)
 
     @property
+    def halved(self) -> "Panel":
+        """Return this tile with half as many registers of columns, where each column has two sums."""
+        return replace(self, vectors=self.vectors // 2)
+
+    @property
     def floats(self) -> ir.VectorType:
         """Return the type of a register."""
         return ir.VectorType(F32, self.set.lanes)

@@ -1,0 +1,249 @@
+"""Register tiles of an int8 cache: products of codes, exact in int32, and what makes float32 of their sums.
+
+    scores   sums[r, c] = sum over d of q[r, d] k[d, c];  float32(sum) * q_scale[r] * k_scale[c]
+    values   two sums[r, c] = sum over s of digit[r, s] v[s, c];  float32(128 upper + lower) * unit[r]
+
+A page is packed first: four neighbours along the sum lie in a word for each column, as dot-product instructions read
+them. The digits of a weight have seven bits, so that every instruction set multiplies them as unsigned bytes.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from bitnet_jit.kernels.numba.attention.panel import LINE, Panel, moved, packed
+from bitnet_jit.kernels.numba.compiler.jit import jit, one_of
+from bitnet_jit.kernels.numba.head.signed_dot import offset_unit, signed_dot4, signed_weights
+from bitnet_jit.kernels.numba.intrinsics.elements import ROUND, ROUND_BITS
+from bitnet_jit.kernels.numba.intrinsics.emit import F32, I8, I32, at, load, splat, splat_constant
+from bitnet_jit.kernels.numba.intrinsics.lanes import larger, reduce_lanes
+from bitnet_jit.kernels.numba.intrinsics.prefetch import prefetch
+from bitnet_jit.kernels.numba.intrinsics.registers import RegistersType
+from bitnet_jit.problem import PAGE, WEIGHT_STEPS
+
+QUAD = 4  # steps of k in a word
+DIGIT = 7  # bits
+FLOATS, INTS = ir.VectorType(F32, PAGE), ir.VectorType(I32, PAGE)
+
+
+def sums_of(tile: Panel, registers: ir.Value, builder) -> list[ir.Value]:
+    """Return the int32 sums that registers hold, row by row."""
+    return [builder.extract_value(registers, i) for i in range(tile.rows * tile.vectors)]
+
+
+def words_of(builder, tile: Panel, address: ir.Value) -> list[ir.Value]:
+    """Emit the loads of one word of each column."""
+    return [load(builder, address, 4 * tile.set.lanes * v, tile.set.vector) for v in range(tile.vectors)]
+
+
+def ask(builder, address: ir.Value, num_bytes: int) -> None:
+    """Emit requests for bytes that will be needed."""
+    for offset in range(0, num_bytes, LINE):
+        prefetch(builder, address, offset, 3)
+
+
+@intrinsic
+def add_keys(typingctx, panel, registers, a, a_stride, b):
+    """Add QUAD steps to sums: int8 codes of queries at address a, rows a_stride bytes apart, and words of keys at b."""
+    tile = panel.value
+
+    def codegen(context, builder, signature, args):
+        _, registers, a, a_stride, b = args
+        sums = sums_of(tile, registers, builder)
+        columns = [signed_weights(builder, tile.set, word) for word in words_of(builder, tile, b)]
+        for r in range(tile.rows):
+            codes = splat(builder, load(builder, moved(builder, a, a_stride, r), 0, I32), tile.set.vector)
+            for v, column in enumerate(columns):
+                i = r * tile.vectors + v
+                sums[i] = signed_dot4(builder, tile.set, sums[i], column, codes)
+        for i, total in enumerate(sums):
+            registers = builder.insert_value(registers, total, i)
+        return registers
+
+    return registers(panel, registers, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def add_values(typingctx, panel, registers, a, a_stride, b):
+    """Add QUAD steps to sums of one digit: digits at address a, rows a_stride bytes apart, and words of values at b."""
+    tile = panel.value
+
+    def codegen(context, builder, signature, args):
+        _, registers, a, a_stride, b = args
+        sums, columns = sums_of(tile, registers, builder), words_of(builder, tile, b)
+        for r in range(tile.rows):
+            digits = splat(builder, load(builder, moved(builder, a, a_stride, r), 0, I32), tile.set.vector)
+            for v, column in enumerate(columns):
+                i = r * tile.vectors + v
+                sums[i] = tile.set.dot4(builder, sums[i], digits, column)
+        for i, total in enumerate(sums):
+            registers = builder.insert_value(registers, total, i)
+        return registers
+
+    return registers(panel, registers, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def zero_codes(typingctx, panel):
+    """Return the sums of a tile, all zero."""
+    kind = RegistersType(panel.value.isa, panel.value.rows * panel.value.vectors)
+    return kind(panel), lambda context, builder, signature, args: ir.Constant(kind.llvm, None)
+
+
+@intrinsic
+def ask_words(typingctx, panel, address):
+    """Ask for as many bytes from an address on as one step takes."""
+
+    def codegen(context, builder, signature, args):
+        ask(builder, args[1], QUAD * panel.value.width)
+        return context.get_dummy_value()
+
+    return types.void(panel, types.int64), codegen
+
+
+@intrinsic
+def ask_scales(typingctx, address):
+    """Ask for the scales of a page of one head."""
+
+    def codegen(context, builder, signature, args):
+        ask(builder, args[0], 4 * PAGE)
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+@jit
+def ask_for_words(panel, address):
+    """Ask for what one step takes."""
+    ask_words(panel, address)
+
+
+@jit
+def ask_nothing(panel, address):
+    """Do nothing: the page is near."""
+
+
+ask_next = one_of(lambda panel: ask_for_words if panel.asks else ask_nothing)
+
+
+@intrinsic
+def scores_of(typingctx, panel, registers, sums, scales, key_scales):
+    """Make scores of sums, as float32: the address of each row's excess `sums` (int32), of its scale, of columns'."""
+    tile = panel.value
+
+    def codegen(context, builder, signature, args):
+        _, registers, excess, scales, key_scales = args
+        columns = [load(builder, key_scales, 4 * tile.set.lanes * v, tile.floats) for v in range(tile.vectors)]
+        scores = []
+        for i, total in enumerate(sums_of(tile, registers, builder)):
+            r, v = divmod(i, tile.vectors)
+            over = splat(builder, load(builder, excess, 4 * r, I32), tile.set.vector)
+            scale = splat(builder, load(builder, scales, 4 * r, F32), tile.floats)
+            value = builder.sitofp(builder.sub(total, over), tile.floats)
+            scores.append(builder.fmul(builder.fmul(value, scale), columns[v]))
+        return packed(builder, tile, registers, scores)
+
+    return registers(panel, registers, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def weighted(typingctx, panel, upper, lower, units):
+    """Make float32 of the sums of both digits, with the unit of each row at an address."""
+    tile = panel.value
+
+    def codegen(context, builder, signature, args):
+        _, upper, lower, units = args
+        results = []
+        halves = zip(sums_of(tile, upper, builder), sums_of(tile, lower, builder), strict=True)
+        for i, (high, low) in enumerate(halves):
+            total = builder.add(builder.shl(high, splat_constant(tile.set.vector, DIGIT)), low)
+            unit = splat(builder, load(builder, units, 4 * (i // tile.vectors), F32), tile.floats)
+            results.append(builder.fmul(builder.sitofp(total, tile.floats), unit))
+        return packed(builder, tile, upper, results)
+
+    return upper(panel, upper, lower, types.int64), codegen
+
+
+@intrinsic
+def offset_of(typingctx, panel):
+    """Return what `signed_weights` adds to each code of a key."""
+    return types.int32(panel), lambda context, builder, signature, args: ir.Constant(I32, offset_unit(panel.value.set))
+
+
+@intrinsic
+def split_weights(typingctx, p, count, value_scales, digits, unit):
+    """Write the digits of a page's weights and their unit, of the first `count` positions; of the others zeros.
+
+    Args:
+        p: the address of the softmax's weights, float32 (PAGE,).
+        value_scales: of the scales of values, float32 (PAGE,).
+        digits: of the upper digits (PAGE,) int8, and behind them the lower ones.
+        unit: of a float32.
+    """
+
+    def codegen(context, builder, signature, args):
+        p, count, value_scales, digits, unit = args
+        product = builder.fmul(load(builder, p, 0, FLOATS), load(builder, value_scales, 0, FLOATS))
+        lanes = ir.Constant(INTS, list(range(PAGE)))
+        visible = builder.icmp_signed("<", lanes, splat(builder, builder.trunc(count, I32), INTS))
+        w = builder.select(visible, product, splat_constant(FLOATS, 0.0))
+        bits = reduce_lanes(builder, builder.bitcast(w, INTS), lambda a, b: larger(builder, a, b))
+        largest, steps = builder.bitcast(bits, F32), ir.Constant(F32, float(WEIGHT_STEPS))
+        factor = splat(builder, builder.fdiv(steps, largest), FLOATS)
+        shifted = builder.fadd(builder.fmul(w, factor), splat_constant(FLOATS, ROUND))
+        whole = builder.sub(builder.bitcast(shifted, INTS), splat_constant(INTS, ROUND_BITS))
+        mask, places = splat_constant(INTS, 2**DIGIT - 1), ir.VectorType(I8, PAGE)
+        upper = builder.and_(builder.lshr(whole, splat_constant(INTS, DIGIT)), mask)
+        for place, digit in enumerate((upper, builder.and_(whole, mask))):
+            builder.store(builder.trunc(digit, places), at(builder, digits, PAGE * place, places), align=1)
+        builder.store(builder.fdiv(largest, steps), at(builder, unit, 0, F32))
+        return context.get_dummy_value()
+
+    return types.void(*(types.int64,) * 5), codegen
+
+
+@intrinsic
+def interleave(typingctx, panel, source, stride, out):
+    """Write words of four rows of bytes, `stride` apart at an address: of as many columns as a register has bytes."""
+    count = 4 * panel.value.set.lanes
+
+    def codegen(context, builder, signature, args):
+        _, source, stride, out = args
+        rows = [load(builder, moved(builder, source, stride, i), 0, ir.VectorType(I8, count)) for i in range(QUAD)]
+        pairs = [zipped(builder, a, b) for a, b in (rows[:2], rows[2:])]
+        words = ir.VectorType(ir.IntType(16), count // 2)
+        for half in range(2):
+            a, b = (builder.bitcast(pair[half], words) for pair in pairs)
+            for part, value in enumerate(zipped(builder, a, b)):
+                builder.store(value, at(builder, out, count * (2 * half + part), value.type), align=1)
+        return context.get_dummy_value()
+
+    return types.void(panel, types.int64, types.int64, types.int64), codegen
+
+
+def zipped(builder, a: ir.Value, b: ir.Value) -> list[ir.Value]:
+    """Emit the elements of two vectors in turn, as two vectors."""
+    count = a.type.count
+    orders = [[i for e in range(half * count // 2, (half + 1) * count // 2) for i in (e, count + e)] for half in (0, 1)]
+    return [builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, count), order)) for order in orders]
+
+
+@jit
+def multiply_keys(panel, a, a_stride, b, steps, ahead):
+    """Return the sums of a tile of scores over words of keys, and ask for as many bytes from `ahead` on."""
+    sums = zero_codes(panel)
+    for k in range(steps):
+        ask_next(panel, ahead + k * QUAD * panel.width)
+        sums = add_keys(panel, sums, a + QUAD * k, a_stride, b + QUAD * PAGE * k)
+    return sums
+
+
+@jit
+def multiply_values(panel, a, a_stride, b, b_stride, steps, ahead, units):
+    """Return the float32 sums of a tile over words of values, `b_stride` bytes apart; ask likewise."""
+    upper, lower = zero_codes(panel), zero_codes(panel)
+    for k in range(steps):
+        ask_next(panel, ahead + k * QUAD * panel.width)
+        upper = add_values(panel, upper, a + QUAD * k, a_stride, b + k * b_stride)
+        lower = add_values(panel, lower, a + PAGE + QUAD * k, a_stride, b + k * b_stride)
+    return weighted(panel, upper, lower, units)
