@@ -7,6 +7,7 @@ are the last ones; a row's sum over values ends at its own position, whatever a 
 import numpy as np
 
 from bitnet_jit.kernels.numba.attention.attend_codes import attend_codes
+from bitnet_jit.kernels.numba.attention.code_pages import place_of_column
 from bitnet_jit.kernels.numba.attention.job import Scratch, keys_at, page_of, values_at
 from bitnet_jit.kernels.numba.attention.pages import pack_page, prepare_queries
 from bitnet_jit.kernels.numba.attention.panel import (
@@ -146,13 +147,22 @@ def clear_state(spec, scratch, rows):
 
 
 @jit
+def same_place(spec, d):
+    """Return d: sums of floats lie in the order of their columns."""
+    return d
+
+
+place_of = one_of(lambda spec: place_of_column if spec.is_int8 else same_place)
+
+
+@jit
 def store_rows(spec, job, block, kv_head, scratch, rows):
     """Write y of a block's rows."""
     for row in range(rows):
         head = (block.token + row // spec.group) * spec.heads + kv_head * spec.group + row % spec.group
         total = load_float32(scratch.sums, row)
         for d in range(spec.head_dim):
-            value = load_float32(scratch.acc, row * spec.stride + d) / total
+            value = load_float32(scratch.acc, row * spec.stride + place_of(spec, d)) / total
             store_float(spec.x_dtype, job.y, head * spec.head_dim + d, value)
 
 

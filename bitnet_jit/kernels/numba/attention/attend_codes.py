@@ -4,17 +4,23 @@ Sums are whole numbers, so that many rows and few give the same bits by any tile
 """
 
 from bitnet_jit.kernels.numba.attention.code_pages import pack_keys, pack_values
+from bitnet_jit.kernels.numba.attention.code_softmax import soften_codes
 from bitnet_jit.kernels.numba.attention.codes import (
     QUAD,
     ask_scales,
     multiply_keys,
     multiply_values,
-    scores_of,
-    split_weights,
 )
 from bitnet_jit.kernels.numba.attention.job import key_scales_at, keys_at, page_of, value_scales_at, values_at
 from bitnet_jit.kernels.numba.attention.panel import join_sums, store_sums
-from bitnet_jit.kernels.numba.attention.rows import ROW_BYTES, first_row, next_page, soften_rows, visible
+from bitnet_jit.kernels.numba.attention.rows import (
+    ROW_BYTES,
+    first_row,
+    join_row,
+    next_page,
+    totals_of,
+    visible,
+)
 from bitnet_jit.kernels.numba.compiler.jit import jit
 from bitnet_jit.kernels.numba.intrinsics.scalars import least
 from bitnet_jit.problem import PAGE
@@ -23,34 +29,47 @@ DIGIT_BYTES = 2 * PAGE  # of a row's weights
 
 
 @jit
-def score_codes(spec, panel, scratch, row, key_scales, ahead):
-    """Write the scores of a tile of rows, while the bytes from `ahead` on are asked for."""
+def score_codes(spec, panel, scratch, row, ahead):
+    """Write the sums of a tile of rows, while the bytes from `ahead` on are asked for."""
     a, stride = scratch.q + 4 * row * spec.head_dim, 4 * spec.head_dim
     for i in range(PAGE // panel.width):
         column = i * panel.width
         sums = multiply_keys(panel, a, stride, scratch.k + QUAD * column, spec.code_dim // QUAD, ahead + column)
-        scores = scores_of(panel, sums, scratch.excess + 4 * row, scratch.scales + 4 * row, key_scales + 4 * column)
-        store_sums(panel, scores, scratch.p + ROW_BYTES * row + 4 * column, ROW_BYTES)
+        store_sums(panel, sums, scratch.p + ROW_BYTES * row + 4 * column, ROW_BYTES)
 
 
 @jit
-def score_all(spec, many, one, scratch, row, rows, key_scales, ahead):
-    """Write the scores of rows from `row` on, in tiles of many rows, then of one."""
+def score_all(spec, many, one, scratch, row, rows, ahead):
+    """Write the sums of rows from `row` on, in tiles of many rows, then of one."""
     while row + many.rows <= rows:
-        score_codes(spec, many, scratch, row, key_scales, ahead)
+        score_codes(spec, many, scratch, row, ahead)
         row += many.rows
     while row < rows:
-        score_codes(spec, one, scratch, row, key_scales, ahead)
+        score_codes(spec, one, scratch, row, ahead)
         row += 1
 
 
 @jit
-def split_rows(spec, block, number, scratch, first, rows, value_scales):
-    """Split the weights of rows into digits."""
+def soften_all(spec, block, number, scratch, first, rows, results, key_scales, value_scales):
+    """Turn sums into the digits of weights, and join maxima and totals, or leave them in results."""
     for row in range(first, rows):
         count = least(PAGE, visible(spec, block, number, row))
-        digits = scratch.digits + DIGIT_BYTES * row
-        split_weights(scratch.p + ROW_BYTES * row, count, value_scales, digits, scratch.units + 4 * row)
+        maximum, total = totals_of(spec, scratch, row, results)
+        soften_codes(
+            spec.tall,
+            scratch.p + ROW_BYTES * row,
+            scratch.excess + 4 * row,
+            scratch.scales + 4 * row,
+            key_scales,
+            value_scales,
+            count,
+            maximum,
+            total,
+            scratch.digits + DIGIT_BYTES * row,
+            scratch.units + 4 * row,
+        )
+        if results == 0:
+            join_row(scratch, row, maximum, total)
 
 
 @jit
@@ -97,12 +116,11 @@ def attend_codes(spec, job, block, number, kv_head, scratch, rows, results):
     key_scales, value_scales = key_scales_at(spec, job, page, kv_head), value_scales_at(spec, job, page, kv_head)
     pack_keys(spec, keys, scratch.k)
     if rows >= spec.packed_rows:
-        score_all(spec, spec.tall_codes, spec.one_code, scratch, row, rows, key_scales, 0)
+        score_all(spec, spec.tall_codes, spec.one_code, scratch, row, rows, 0)
     else:
         ask_scales(value_scales)
-        score_all(spec, spec.few_codes, spec.one_near_code, scratch, row, rows, key_scales, values)
-    soften_rows(spec, block, number, scratch, row, rows, results)
-    split_rows(spec, block, number, scratch, row, rows, value_scales)
+        score_all(spec, spec.few_codes, spec.one_near_code, scratch, row, rows, values)
+    soften_all(spec, block, number, scratch, row, rows, results, key_scales, value_scales)
     pack_values(spec, values, scratch.v)
     if rows >= spec.packed_rows:
         many, one = spec.tall_values, spec.one_value

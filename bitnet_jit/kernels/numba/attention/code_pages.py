@@ -57,8 +57,21 @@ def quantize_queries(spec, rows, scratch):
 
 
 @jit
+def word_of_column(spec, column):
+    """Return the place of a column's word, as `lane_of` says: in a piece of four registers."""
+    piece, rest = column // (QUAD * spec.lanes) * (QUAD * spec.lanes), column % (QUAD * spec.lanes)
+    return piece + spec.lanes * (rest % 16 // QUAD) + rest // 16 * QUAD + rest % QUAD
+
+
+@jit
+def place_of_column(spec, d):
+    """Return where the sum of a column of values lies: whole pieces in the order of words, then one by one."""
+    return word_of_column(spec, d) if d < spec.whole_words else d
+
+
+@jit
 def pack_keys(spec, keys, out):
-    """Write words of four numbers of each key of a page: (code_dim / 4, PAGE, 4)."""
+    """Write words of four numbers of each key of a page: (code_dim / 4, PAGE, 4), keys in the order of `lane_of`."""
     whole, columns = spec.head_dim // QUAD * QUAD, QUAD * spec.lanes
     for d in range(0, whole, QUAD):
         for s in range(0, PAGE, columns):
@@ -67,14 +80,13 @@ def pack_keys(spec, keys, out):
         for s in range(PAGE):
             for i in range(QUAD):
                 code = load_int8(keys, (whole + i) * PAGE + s) if whole + i < spec.head_dim else NOTHING
-                store_int8(out, whole * PAGE + QUAD * s + i, code)
+                store_int8(out, whole * PAGE + QUAD * word_of_column(spec, s) + i, code)
 
 
 @jit
 def pack_values(spec, values, out):
     """Write words of four values of each column of a page: (PAGE / 4, stride, 4); zeros beyond head_dim."""
-    columns = QUAD * spec.lanes
-    whole = spec.head_dim // columns * columns
+    columns, whole = QUAD * spec.lanes, spec.whole_words
     for s in range(0, PAGE, QUAD):
         for d in range(0, whole, columns):
             interleave(spec.tall, values + s * spec.head_dim + d, spec.head_dim, out + s * spec.stride + QUAD * d)

@@ -1,6 +1,6 @@
 """Register tiles of an int8 cache: products of codes, exact in int32, and what makes float32 of their sums.
 
-    scores   sums[r, c] = sum over d of q[r, d] k[d, c];  float32(sum) * q_scale[r] * k_scale[c]
+    scores   sums[r, c] = sum over d of q[r, d] k[d, c], of which code_softmax.py makes weights
     values   two sums[r, c] = sum over s of digit[r, s] v[s, c];  float32(128 upper + lower) * unit[r]
 
 A page is packed first: four neighbours along the sum lie in a word for each column, as dot-product instructions read
@@ -14,16 +14,13 @@ from numba.extending import intrinsic
 from bitnet_jit.kernels.numba.attention.panel import LINE, Panel, moved, packed
 from bitnet_jit.kernels.numba.compiler.jit import jit, one_of
 from bitnet_jit.kernels.numba.head.signed_dot import offset_unit, signed_dot4, signed_weights
-from bitnet_jit.kernels.numba.intrinsics.elements import ROUND, ROUND_BITS
-from bitnet_jit.kernels.numba.intrinsics.emit import F32, I8, I32, at, load, splat, splat_constant
-from bitnet_jit.kernels.numba.intrinsics.lanes import larger, reduce_lanes
+from bitnet_jit.kernels.numba.intrinsics.emit import F32, I8, I16, I32, at, load, splat, splat_constant
 from bitnet_jit.kernels.numba.intrinsics.prefetch import prefetch
 from bitnet_jit.kernels.numba.intrinsics.registers import RegistersType
-from bitnet_jit.problem import PAGE, WEIGHT_STEPS
+from bitnet_jit.problem import PAGE
 
 QUAD = 4  # steps of k in a word
 DIGIT = 7  # bits
-FLOATS, INTS = ir.VectorType(F32, PAGE), ir.VectorType(I32, PAGE)
 
 
 def sums_of(tile: Panel, registers: ir.Value, builder) -> list[ir.Value]:
@@ -127,26 +124,6 @@ ask_next = one_of(lambda panel: ask_for_words if panel.asks else ask_nothing)
 
 
 @intrinsic
-def scores_of(typingctx, panel, registers, sums, scales, key_scales):
-    """Make scores of sums, as float32: the address of each row's excess `sums` (int32), of its scale, of columns'."""
-    tile = panel.value
-
-    def codegen(context, builder, signature, args):
-        _, registers, excess, scales, key_scales = args
-        columns = [load(builder, key_scales, 4 * tile.set.lanes * v, tile.floats) for v in range(tile.vectors)]
-        scores = []
-        for i, total in enumerate(sums_of(tile, registers, builder)):
-            r, v = divmod(i, tile.vectors)
-            over = splat(builder, load(builder, excess, 4 * r, I32), tile.set.vector)
-            scale = splat(builder, load(builder, scales, 4 * r, F32), tile.floats)
-            value = builder.sitofp(builder.sub(total, over), tile.floats)
-            scores.append(builder.fmul(builder.fmul(value, scale), columns[v]))
-        return packed(builder, tile, registers, scores)
-
-    return registers(panel, registers, types.int64, types.int64, types.int64), codegen
-
-
-@intrinsic
 def weighted(typingctx, panel, upper, lower, units):
     """Make float32 of the sums of both digits, with the unit of each row at an address."""
     tile = panel.value
@@ -170,48 +147,29 @@ def offset_of(typingctx, panel):
     return types.int32(panel), lambda context, builder, signature, args: ir.Constant(I32, offset_unit(panel.value.set))
 
 
-@intrinsic
-def split_weights(typingctx, p, count, value_scales, digits, unit):
-    """Write the digits of a page's weights and their unit, of the first `count` positions; of the others zeros.
+def lane_of(column: int, lanes: int) -> int:
+    """Return the word, among those that `interleave` writes, of a column of its piece of 4 * lanes columns.
 
-    Args:
-        p: the address of the softmax's weights, float32 (PAGE,).
-        value_scales: of the scales of values, float32 (PAGE,).
-        digits: of the upper digits (PAGE,) int8, and behind them the lower ones.
-        unit: of a float32.
+    >>> [lane_of(column, 16) for column in (0, 3, 4, 8, 16, 63)]
+    [0, 3, 16, 32, 4, 63]
     """
-
-    def codegen(context, builder, signature, args):
-        p, count, value_scales, digits, unit = args
-        product = builder.fmul(load(builder, p, 0, FLOATS), load(builder, value_scales, 0, FLOATS))
-        lanes = ir.Constant(INTS, list(range(PAGE)))
-        visible = builder.icmp_signed("<", lanes, splat(builder, builder.trunc(count, I32), INTS))
-        w = builder.select(visible, product, splat_constant(FLOATS, 0.0))
-        bits = reduce_lanes(builder, builder.bitcast(w, INTS), lambda a, b: larger(builder, a, b))
-        largest, steps = builder.bitcast(bits, F32), ir.Constant(F32, float(WEIGHT_STEPS))
-        factor = splat(builder, builder.fdiv(steps, largest), FLOATS)
-        shifted = builder.fadd(builder.fmul(w, factor), splat_constant(FLOATS, ROUND))
-        whole = builder.sub(builder.bitcast(shifted, INTS), splat_constant(INTS, ROUND_BITS))
-        mask, places = splat_constant(INTS, 2**DIGIT - 1), ir.VectorType(I8, PAGE)
-        upper = builder.and_(builder.lshr(whole, splat_constant(INTS, DIGIT)), mask)
-        for place, digit in enumerate((upper, builder.and_(whole, mask))):
-            builder.store(builder.trunc(digit, places), at(builder, digits, PAGE * place, places), align=1)
-        builder.store(builder.fdiv(largest, steps), at(builder, unit, 0, F32))
-        return context.get_dummy_value()
-
-    return types.void(*(types.int64,) * 5), codegen
+    block, rest = divmod(column, 16)
+    return lanes * (rest // QUAD) + QUAD * block + rest % QUAD
 
 
 @intrinsic
 def interleave(typingctx, panel, source, stride, out):
-    """Write words of four rows of bytes, `stride` apart at an address: of as many columns as a register has bytes."""
+    """Write words of four rows of bytes, `stride` apart at an address: of as many columns as a register has bytes.
+
+    Words come in the order of `lane_of`, in which instructions of 128 bits side by side leave them.
+    """
     count = 4 * panel.value.set.lanes
 
     def codegen(context, builder, signature, args):
         _, source, stride, out = args
         rows = [load(builder, moved(builder, source, stride, i), 0, ir.VectorType(I8, count)) for i in range(QUAD)]
         pairs = [zipped(builder, a, b) for a, b in (rows[:2], rows[2:])]
-        words = ir.VectorType(ir.IntType(16), count // 2)
+        words = ir.VectorType(I16, count // 2)
         for half in range(2):
             a, b = (builder.bitcast(pair[half], words) for pair in pairs)
             for part, value in enumerate(zipped(builder, a, b)):
@@ -222,10 +180,16 @@ def interleave(typingctx, panel, source, stride, out):
 
 
 def zipped(builder, a: ir.Value, b: ir.Value) -> list[ir.Value]:
-    """Emit the elements of two vectors in turn, as two vectors."""
-    count = a.type.count
-    orders = [[i for e in range(half * count // 2, (half + 1) * count // 2) for i in (e, count + e)] for half in (0, 1)]
-    return [builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, count), order)) for order in orders]
+    """Emit the elements of two vectors in turn, block by block of 128 bits: of the lower halves, and of the upper."""
+    count, block = a.type.count, 128 // a.type.element.width
+    order = ir.VectorType(I32, count)
+    results = []
+    for half in (0, block // 2):
+        places = [
+            i for first in range(half, count, block) for e in range(first, first + block // 2) for i in (e, count + e)
+        ]
+        results.append(builder.shuffle_vector(a, b, ir.Constant(order, places)))
+    return results
 
 
 @jit

@@ -109,6 +109,11 @@ class AttentionSpec:
         return round_up(self.head_dim, 4)
 
     @property
+    def whole_words(self) -> int:
+        """Return the columns of values that whole pieces of `interleave` cover."""
+        return self.head_dim // (4 * self.lanes) * 4 * self.lanes
+
+    @property
     def group(self) -> int:
         return self.heads // self.kv_heads
 

@@ -29,14 +29,20 @@ def join_row(scratch, row, maximum, total):
 
 
 @jit
+def totals_of(spec, scratch, row, results):
+    """Return where the maximum and the total of a row go: to scratch memory, or to results."""
+    if results == 0:
+        return scratch.maxima + 4 * row, scratch.totals + 4 * row
+    maximum = results + row * spec.result_bytes + 4 * spec.stride
+    return maximum, maximum + 4
+
+
+@jit
 def soften_rows(spec, block, number, scratch, first, rows, results):
     """Turn scores into weights, and join maxima and totals, or leave them in results."""
     for row in range(first, rows):
         p, count = scratch.p + ROW_BYTES * row, visible(spec, block, number, row)
-        maximum, total = scratch.maxima + 4 * row, scratch.totals + 4 * row
-        if results != 0:
-            maximum = results + row * spec.result_bytes + 4 * spec.stride
-            total = maximum + 4
+        maximum, total = totals_of(spec, scratch, row, results)
         if count >= PAGE:
             softmax_page(p, maximum, total)
         else:

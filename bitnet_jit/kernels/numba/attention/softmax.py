@@ -3,6 +3,8 @@
 A page has 64 scores, in one vector of 64 lanes on every CPU, so that maximum and sum have one order.
 """
 
+from collections.abc import Sequence
+
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -21,16 +23,27 @@ def larger(builder, a: ir.Value, b: ir.Value) -> ir.Value:
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
-def weights(builder, scores: ir.Value, place: ir.Value, visible: ir.Value | None) -> tuple[ir.Value, ir.Value]:
-    """Emit the write of p, and return m and the sum of p; of the lanes that are visible, where not all are."""
+def weights(builder, scores: ir.Value, visible: ir.Value | None) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Emit p, m and the sum of p; of the lanes that are visible, where not all are."""
     if visible is not None:
         scores = builder.select(visible, scores, splat_constant(FLOATS, -INFINITY))
     maximum = reduce_lanes(builder, scores, lambda a, b: larger(builder, a, b))
     p = exp(builder, builder.fsub(scores, splat(builder, maximum, FLOATS)))
     if visible is not None:
         p = builder.select(visible, p, splat_constant(FLOATS, 0.0))
-    builder.store(p, place, align=4)
-    return maximum, reduce_lanes(builder, p, builder.fadd)
+    return p, maximum, reduce_lanes(builder, p, builder.fadd)
+
+
+def lanes_below(builder, count: ir.Value) -> ir.Value:
+    """Emit which of a page's lanes are below an int64."""
+    lanes = ir.Constant(INTS, list(range(PAGE)))
+    return builder.icmp_signed("<", lanes, splat(builder, builder.trunc(count, I32), INTS))
+
+
+def store_results(builder, addresses: Sequence[ir.Value], results: Sequence[ir.Value]) -> None:
+    """Emit the writes of a maximum and a sum to addresses."""
+    for address, result in zip(addresses, results, strict=True):
+        builder.store(result, at(builder, address, 0, F32))
 
 
 @intrinsic
@@ -39,9 +52,9 @@ def softmax_page(typingctx, p, maximum, total):
 
     def codegen(context, builder, signature, args):
         place = at(builder, args[0], 0, FLOATS)
-        results = weights(builder, builder.load(place, align=4), place, None)
-        for address, result in zip(args[1:], results, strict=True):
-            builder.store(result, at(builder, address, 0, F32))
+        p, *results = weights(builder, builder.load(place, align=4), None)
+        builder.store(p, place, align=4)
+        store_results(builder, args[1:], results)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64), codegen
@@ -53,11 +66,9 @@ def softmax_visible(typingctx, p, count, maximum, total):
 
     def codegen(context, builder, signature, args):
         place = at(builder, args[0], 0, FLOATS)
-        lanes = ir.Constant(INTS, list(range(PAGE)))
-        visible = builder.icmp_signed("<", lanes, splat(builder, builder.trunc(args[1], I32), INTS))
-        results = weights(builder, builder.load(place, align=4), place, visible)
-        for address, result in zip(args[2:], results, strict=True):
-            builder.store(result, at(builder, address, 0, F32))
+        p, *results = weights(builder, builder.load(place, align=4), lanes_below(builder, args[1]))
+        builder.store(p, place, align=4)
+        store_results(builder, args[2:], results)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64, types.int64), codegen

@@ -1,0 +1,69 @@
+"""The softmax of one page's scores of codes, and its weights in two digits of seven bits, as codes of values need them.
+
+s = float32(sum) * (q_scale D^-0.5) * k_scale;  m = max s;  p = exp(s - m);  l = sum p
+w = p * v_scale;  unit = max w / WEIGHT_STEPS;  rint(w * (WEIGHT_STEPS / max w)) = 128 upper + lower
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from bitnet_jit.kernels.numba.attention.codes import DIGIT, lane_of
+from bitnet_jit.kernels.numba.attention.softmax import FLOATS, INTS, lanes_below, store_results, weights
+from bitnet_jit.kernels.numba.intrinsics.elements import ROUND, ROUND_BITS
+from bitnet_jit.kernels.numba.intrinsics.emit import F32, I8, I32, at, load, splat, splat_constant
+from bitnet_jit.kernels.numba.intrinsics.lanes import larger, reduce_lanes
+from bitnet_jit.problem import PAGE, WEIGHT_STEPS
+
+
+def scores_of(builder, lanes: int, sums: ir.Value, excess: ir.Value, scale: ir.Value, key_scales: ir.Value) -> ir.Value:
+    """Emit the scores of a row in the order of positions: addresses of its sums, their excess, its scale, those of keys."""
+    piece = 4 * lanes
+    order = [first + lane_of(column, lanes) for first in range(0, PAGE, piece) for column in range(piece)]
+    words = load(builder, sums, 0, INTS)
+    words = builder.shuffle_vector(words, ir.Constant(INTS, ir.Undefined), ir.Constant(INTS, order))
+    exact = builder.sub(words, splat(builder, load(builder, excess, 0, I32), INTS))
+    scaled = builder.fmul(builder.sitofp(exact, FLOATS), splat(builder, load(builder, scale, 0, F32), FLOATS))
+    return builder.fmul(scaled, load(builder, key_scales, 0, FLOATS))
+
+
+def store_digits(builder, w: ir.Value, digits: ir.Value, unit: ir.Value) -> None:
+    """Emit the writes of the upper digits of weights, of the lower ones behind them, and of their unit."""
+    bits = reduce_lanes(builder, builder.bitcast(w, INTS), lambda a, b: larger(builder, a, b))
+    largest, steps = builder.bitcast(bits, F32), ir.Constant(F32, float(WEIGHT_STEPS))
+    factor = splat(builder, builder.fdiv(steps, largest), FLOATS)
+    shifted = builder.fadd(builder.fmul(w, factor), splat_constant(FLOATS, ROUND))
+    whole = builder.sub(builder.bitcast(shifted, INTS), splat_constant(INTS, ROUND_BITS))
+    mask, places = splat_constant(INTS, 2**DIGIT - 1), ir.VectorType(I8, PAGE)
+    upper = builder.and_(builder.lshr(whole, splat_constant(INTS, DIGIT)), mask)
+    for place, digit in enumerate((upper, builder.and_(whole, mask))):
+        builder.store(builder.trunc(digit, places), at(builder, digits, PAGE * place, places), align=1)
+    builder.store(builder.fdiv(largest, steps), at(builder, unit, 0, F32))
+
+
+@intrinsic
+def soften_codes(typingctx, panel, sums, excess, scale, key_scales, value_scales, count, maximum, total, digits, unit):
+    """Turn a row's sums of codes into the digits of its weights.
+
+    Args:
+        panel: static.
+        sums: the address of int32 (PAGE,), in the order of `lane_of`.
+        excess, scale: of what the sums are too large by, and of what they are multiplied by.
+        key_scales, value_scales: of float32 (PAGE,).
+        count: how many positions are visible, one at least; the weights of the others are 0, whatever their scales are.
+        maximum, total: of results: the largest score, and the sum of the softmax's weights.
+        digits: of results: int8 (2, PAGE).
+        unit: of a result: the value of the lower digit.
+    """
+    lanes = panel.value.set.lanes
+
+    def codegen(context, builder, signature, args):
+        _, sums, excess, scale, key_scales, value_scales, count, maximum, total, digits, unit = args
+        visible = lanes_below(builder, count)
+        p, *results = weights(builder, scores_of(builder, lanes, sums, excess, scale, key_scales), visible)
+        store_results(builder, (maximum, total), results)
+        w = builder.fmul(p, load(builder, value_scales, 0, FLOATS))
+        store_digits(builder, builder.select(visible, w, splat_constant(FLOATS, 0.0)), digits, unit)
+        return context.get_dummy_value()
+
+    return types.void(panel, *(types.int64,) * 10), codegen
