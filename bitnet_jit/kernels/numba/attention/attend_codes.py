@@ -7,12 +7,12 @@ from bitnet_jit.kernels.numba.attention.code_pages import pack_keys, pack_values
 from bitnet_jit.kernels.numba.attention.code_softmax import soften_codes
 from bitnet_jit.kernels.numba.attention.codes import (
     QUAD,
-    ask_scales,
+    ask_lines,
     multiply_keys,
     multiply_values,
 )
 from bitnet_jit.kernels.numba.attention.job import key_scales_at, keys_at, page_of, value_scales_at, values_at
-from bitnet_jit.kernels.numba.attention.panel import join_sums, store_sums
+from bitnet_jit.kernels.numba.attention.panel import LINE, join_sums, store_sums
 from bitnet_jit.kernels.numba.attention.rows import (
     ROW_BYTES,
     first_row,
@@ -34,7 +34,7 @@ def score_codes(spec, panel, scratch, row, ahead):
     a, stride = scratch.q + 4 * row * spec.head_dim, 4 * spec.head_dim
     for i in range(PAGE // panel.width):
         column = i * panel.width
-        sums = multiply_keys(panel, a, stride, scratch.k + QUAD * column, spec.code_dim // QUAD, ahead + column)
+        sums = multiply_keys(panel, a, stride, scratch.k + QUAD * column, spec.code_dim // QUAD, ahead)
         store_sums(panel, sums, scratch.p + ROW_BYTES * row + 4 * column, ROW_BYTES)
 
 
@@ -50,13 +50,14 @@ def score_all(spec, many, one, scratch, row, rows, ahead):
 
 
 @jit
-def soften_all(spec, block, number, scratch, first, rows, results, key_scales, value_scales):
+def soften_all(spec, panel, block, number, scratch, first, rows, results, key_scales, value_scales, ahead):
     """Turn sums into the digits of weights, and join maxima and totals, or leave them in results."""
     for row in range(first, rows):
         count = least(PAGE, visible(spec, block, number, row))
+        ask_lines(panel, ahead + 8 * LINE * (row - first), 8)
         maximum, total = totals_of(spec, scratch, row, results)
         soften_codes(
-            spec.tall,
+            panel,
             scratch.p + ROW_BYTES * row,
             scratch.excess + 4 * row,
             scratch.scales + 4 * row,
@@ -90,10 +91,10 @@ def weigh_codes(spec, panel, block, number, scratch, row, results, ahead):
     count = least(PAGE, visible(spec, block, number, row + panel.rows - 1))
     steps, column = (count + QUAD - 1) // QUAD, 0
     while column + panel.width <= spec.stride:
-        weigh_code_columns(spec, panel, scratch, row, column, steps, results, ahead + column * PAGE)
+        weigh_code_columns(spec, panel, scratch, row, column, steps, results, ahead + column * (LINE // 2))
         column += panel.width
     while column < spec.stride:
-        weigh_code_columns(spec, panel.narrow, scratch, row, column, steps, results, ahead + column * PAGE)
+        weigh_code_columns(spec, panel.narrow, scratch, row, column, steps, results, ahead + column * (LINE // 2))
         column += panel.narrow.width
 
 
@@ -109,24 +110,28 @@ def weigh_all(spec, many, one, block, number, scratch, row, rows, results, ahead
 
 
 @jit
-def attend_codes(spec, job, block, number, kv_head, scratch, rows, results):
-    """Attend to page `number` of the block's sequence; few rows ask for what comes next."""
+def attend_with(spec, tiles, job, block, number, kv_head, scratch, rows, results):
+    """Attend to page `number` of the block's sequence by tiles, which may ask for what comes next."""
     page, row = page_of(job, block.sequence, number), first_row(spec, block, number)
     keys, values = keys_at(spec, job, page, kv_head), values_at(spec, job, page, kv_head)
     key_scales, value_scales = key_scales_at(spec, job, page, kv_head), value_scales_at(spec, job, page, kv_head)
-    pack_keys(spec, keys, scratch.k)
+    after, head = next_page(spec, job, block, number, kv_head)
+    next_keys, next_values = keys_at(spec, job, after, head), values_at(spec, job, after, head)
+    ask_lines(tiles.codes, key_scales_at(spec, job, after, head), 4)
+    ask_lines(tiles.codes, value_scales_at(spec, job, after, head), 4)
+    pack_keys(spec, tiles.codes, keys, scratch.k, next_keys)
+    score_all(spec, tiles.codes, tiles.one_code, scratch, row, rows, next_keys + 2048)
+    soften_all(
+        spec, tiles.codes, block, number, scratch, row, rows, results, key_scales, value_scales, next_keys + 6144
+    )
+    pack_values(spec, tiles.codes, values, scratch.v, next_values)
+    weigh_all(spec, tiles.values, tiles.one_value, block, number, scratch, row, rows, results, next_values + 4096)
+
+
+@jit
+def attend_codes(spec, job, block, number, kv_head, scratch, rows, results):
+    """Attend to page `number` of the block's sequence; few rows ask for what comes next."""
     if rows >= spec.packed_rows:
-        score_all(spec, spec.tall_codes, spec.one_code, scratch, row, rows, 0)
+        attend_with(spec, spec.tall_tiles, job, block, number, kv_head, scratch, rows, results)
     else:
-        ask_scales(value_scales)
-        score_all(spec, spec.few_codes, spec.one_near_code, scratch, row, rows, values)
-    soften_all(spec, block, number, scratch, row, rows, results, key_scales, value_scales)
-    pack_values(spec, values, scratch.v)
-    if rows >= spec.packed_rows:
-        many, one = spec.tall_values, spec.one_value
-        weigh_all(spec, many, one, block, number, scratch, row, rows, results, 0)
-    else:
-        after, head = next_page(spec, job, block, number, kv_head)
-        ask_scales(key_scales_at(spec, job, after, head))
-        many, one = spec.few_values, spec.one_near_value
-        weigh_all(spec, many, one, block, number, scratch, row, rows, results, keys_at(spec, job, after, head))
+        attend_with(spec, spec.few_tiles, job, block, number, kv_head, scratch, rows, results)

@@ -8,8 +8,9 @@ Every vector is quantized by itself, so a token's codes depend on nothing else.
 import numpy as np
 from numba import types
 
-from bitnet_jit.kernels.numba.attention.codes import QUAD, interleave, offset_of
+from bitnet_jit.kernels.numba.attention.codes import QUAD, ask_lines, interleave, offset_of
 from bitnet_jit.kernels.numba.attention.job import key_scales_at, keys_at, value_scales_at, values_at
+from bitnet_jit.kernels.numba.attention.panel import LINE
 from bitnet_jit.kernels.numba.attention.turning import rotate
 from bitnet_jit.kernels.numba.compiler.jit import jit
 from bitnet_jit.kernels.numba.intrinsics.elements import load_float32, load_int8, store_float32, store_int8, store_int32
@@ -70,12 +71,13 @@ def place_of_column(spec, d):
 
 
 @jit
-def pack_keys(spec, keys, out):
+def pack_keys(spec, panel, keys, out, ahead):
     """Write words of four numbers of each key of a page: (code_dim / 4, PAGE, 4), keys in the order of `lane_of`."""
     whole, columns = spec.head_dim // QUAD * QUAD, QUAD * spec.lanes
     for d in range(0, whole, QUAD):
+        ask_lines(panel, ahead + LINE * (d // QUAD), 1)
         for s in range(0, PAGE, columns):
-            interleave(spec.tall, keys + d * PAGE + s, PAGE, out + d * PAGE + QUAD * s)
+            interleave(panel, keys + d * PAGE + s, PAGE, out + d * PAGE + QUAD * s)
     if whole < spec.head_dim:
         for s in range(PAGE):
             for i in range(QUAD):
@@ -84,12 +86,13 @@ def pack_keys(spec, keys, out):
 
 
 @jit
-def pack_values(spec, values, out):
+def pack_values(spec, panel, values, out, ahead):
     """Write words of four values of each column of a page: (PAGE / 4, stride, 4); zeros beyond head_dim."""
     columns, whole = QUAD * spec.lanes, spec.whole_words
     for s in range(0, PAGE, QUAD):
+        ask_lines(panel, ahead + 4 * LINE * (s // QUAD), 4)
         for d in range(0, whole, columns):
-            interleave(spec.tall, values + s * spec.head_dim + d, spec.head_dim, out + s * spec.stride + QUAD * d)
+            interleave(panel, values + s * spec.head_dim + d, spec.head_dim, out + s * spec.stride + QUAD * d)
         for d in range(whole, spec.stride):
             for i in range(QUAD):
                 code = load_int8(values, (s + i) * spec.head_dim + d) if d < spec.head_dim else NOTHING

@@ -12,7 +12,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from bitnet_jit.kernels.numba.attention.panel import LINE, Panel, moved, packed
-from bitnet_jit.kernels.numba.compiler.jit import jit, one_of
+from bitnet_jit.kernels.numba.compiler.jit import jit
 from bitnet_jit.kernels.numba.head.signed_dot import offset_unit, signed_dot4, signed_weights
 from bitnet_jit.kernels.numba.intrinsics.emit import F32, I8, I16, I32, at, load, splat, splat_constant
 from bitnet_jit.kernels.numba.intrinsics.prefetch import prefetch
@@ -36,7 +36,7 @@ def words_of(builder, tile: Panel, address: ir.Value) -> list[ir.Value]:
 def ask(builder, address: ir.Value, num_bytes: int) -> None:
     """Emit requests for bytes that will be needed."""
     for offset in range(0, num_bytes, LINE):
-        prefetch(builder, address, offset, 3)
+        prefetch(builder, address, offset, 2)
 
 
 @intrinsic
@@ -87,64 +87,16 @@ def zero_codes(typingctx, panel):
     return kind(panel), lambda context, builder, signature, args: ir.Constant(kind.llvm, None)
 
 
-@intrinsic
-def ask_words(typingctx, panel, address):
-    """Ask for as many bytes from an address on as one step takes."""
+@intrinsic(prefer_literal=True)
+def ask_lines(typingctx, panel, address, count):
+    """Ask for `count` (a literal) lines from an address on, where the panel asks at all."""
+    lines = count.literal_value if panel.value.asks else 0
 
     def codegen(context, builder, signature, args):
-        ask(builder, args[1], QUAD * panel.value.width)
+        ask(builder, args[1], LINE * lines)
         return context.get_dummy_value()
 
-    return types.void(panel, types.int64), codegen
-
-
-@intrinsic
-def ask_scales(typingctx, address):
-    """Ask for the scales of a page of one head."""
-
-    def codegen(context, builder, signature, args):
-        ask(builder, args[0], 4 * PAGE)
-        return context.get_dummy_value()
-
-    return types.void(types.int64), codegen
-
-
-@jit
-def ask_for_words(panel, address):
-    """Ask for what one step takes."""
-    ask_words(panel, address)
-
-
-@jit
-def ask_nothing(panel, address):
-    """Do nothing: the page is near."""
-
-
-ask_next = one_of(lambda panel: ask_for_words if panel.asks else ask_nothing)
-
-
-@intrinsic
-def weighted(typingctx, panel, upper, lower, units):
-    """Make float32 of the sums of both digits, with the unit of each row at an address."""
-    tile = panel.value
-
-    def codegen(context, builder, signature, args):
-        _, upper, lower, units = args
-        results = []
-        halves = zip(sums_of(tile, upper, builder), sums_of(tile, lower, builder), strict=True)
-        for i, (high, low) in enumerate(halves):
-            total = builder.add(builder.shl(high, splat_constant(tile.set.vector, DIGIT)), low)
-            unit = splat(builder, load(builder, units, 4 * (i // tile.vectors), F32), tile.floats)
-            results.append(builder.fmul(builder.sitofp(total, tile.floats), unit))
-        return packed(builder, tile, upper, results)
-
-    return upper(panel, upper, lower, types.int64), codegen
-
-
-@intrinsic
-def offset_of(typingctx, panel):
-    """Return what `signed_weights` adds to each code of a key."""
-    return types.int32(panel), lambda context, builder, signature, args: ir.Constant(I32, offset_unit(panel.value.set))
+    return types.void(panel, types.int64, count), codegen
 
 
 def lane_of(column: int, lanes: int) -> int:
@@ -197,7 +149,7 @@ def multiply_keys(panel, a, a_stride, b, steps, ahead):
     """Return the sums of a tile of scores over words of keys, and ask for as many bytes from `ahead` on."""
     sums = zero_codes(panel)
     for k in range(steps):
-        ask_next(panel, ahead + k * QUAD * panel.width)
+        ask_lines(panel, ahead + 2 * LINE * k, 2)
         sums = add_keys(panel, sums, a + QUAD * k, a_stride, b + QUAD * PAGE * k)
     return sums
 
@@ -207,7 +159,7 @@ def multiply_values(panel, a, a_stride, b, b_stride, steps, ahead, units):
     """Return the float32 sums of a tile over words of values, `b_stride` bytes apart; ask likewise."""
     upper, lower = zero_codes(panel), zero_codes(panel)
     for k in range(steps):
-        ask_next(panel, ahead + k * QUAD * panel.width)
+        ask_lines(panel, ahead + LINE * k, 1)
         upper = add_values(panel, upper, a + QUAD * k, a_stride, b + k * b_stride)
         lower = add_values(panel, lower, a + PAGE + QUAD * k, a_stride, b + k * b_stride)
     return weighted(panel, upper, lower, units)

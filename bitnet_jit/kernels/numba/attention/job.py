@@ -1,6 +1,6 @@
 """One call of paged attention: what its kernel is compiled for, its operands as addresses, and its scratch memory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from numba import types
@@ -60,36 +60,12 @@ class AttentionSpec:
         return self.panel(self.cache_dtype, 1, asks=True)
 
     @property
-    def tall_codes(self) -> Panel:
-        return self.panel("int8", self.tall.rows)
+    def tall_tiles(self) -> "CodeTiles":
+        return CodeTiles(self.panel("int8", self.tall.rows))
 
     @property
-    def one_code(self) -> Panel:
-        return self.panel("int8", 1)
-
-    @property
-    def few_codes(self) -> Panel:
-        return self.panel("int8", FEW_ROWS, asks=True)
-
-    @property
-    def one_near_code(self) -> Panel:
-        return self.panel("int8", 1, asks=True)
-
-    @property
-    def tall_values(self) -> Panel:
-        return self.tall_codes.halved
-
-    @property
-    def one_value(self) -> Panel:
-        return self.one_code.halved
-
-    @property
-    def few_values(self) -> Panel:
-        return self.few_codes.halved
-
-    @property
-    def one_near_value(self) -> Panel:
-        return self.one_near_code.halved
+    def few_tiles(self) -> "CodeTiles":
+        return CodeTiles(self.panel("int8", FEW_ROWS, asks=True))
 
     @property
     def is_int8(self) -> bool:
@@ -183,6 +159,30 @@ class AttentionSpec:
         floats = self.rows * (self.head_dim + PAGE + self.stride) + PAGE * (self.head_dim + self.stride)
         digits = 2 * PAGE * self.rows if self.is_int8 else 0
         return round_up(4 * floats, 64) + 9 * self.factor_bytes + digits
+
+
+@dataclass(frozen=True)
+class CodeTiles:
+    """The register tiles of an int8 cache.
+
+    Attributes:
+        codes: of keys, many rows.
+    """
+
+    codes: Panel
+
+    @property
+    def one_code(self) -> Panel:
+        return replace(self.codes, rows=1)
+
+    @property
+    def values(self) -> Panel:
+        """Return the tile of values, half as wide, where each column has two sums."""
+        return replace(self.codes, vectors=self.codes.vectors // 2)
+
+    @property
+    def one_value(self) -> Panel:
+        return replace(self.values, rows=1)
 
 
 class AttentionJob(NamedTuple):

@@ -63,11 +63,6 @@ class Panel:
         return replace(self, vectors=1)
 
     @property
-    def halved(self) -> "Panel":
-        """Return this tile with half as many registers of columns, where each column has two sums."""
-        return replace(self, vectors=self.vectors // 2)
-
-    @property
     def floats(self) -> ir.VectorType:
         """Return the type of a register."""
         return ir.VectorType(F32, self.set.lanes)
@@ -204,7 +199,7 @@ def ask_for(typingctx, panel, address):
 
     def codegen(context, builder, signature, args):
         for offset in range(0, num_bytes, LINE):
-            prefetch(builder, args[1], offset, 3)
+            prefetch(builder, args[1], offset, 2)
         return context.get_dummy_value()
 
     return types.void(panel, types.int64), codegen
