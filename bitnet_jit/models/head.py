@@ -7,6 +7,7 @@ is what it computes. A tied embedding of int8 serves look-ups, too, so that no c
 import torch
 from torch.nn import functional as F
 
+from bitnet_jit.devices.huge_pages import HUGE_PAGES
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.ops.head import head_logits
 from bitnet_jit.problem import MAX_INT8_HEAD_FEATURES
@@ -79,4 +80,4 @@ def stored_head(weight: torch.Tensor, head: str) -> tuple[torch.Tensor, torch.Te
             f"head: int8 takes at most {MAX_INT8_HEAD_FEATURES} inputs, this head has {weight.shape[1]}; "
             "use 'checkpoint' or 'bfloat16'"
         )
-    return quantize_head(weight)
+    return quantize_head(weight, HUGE_PAGES.empty(weight.shape, torch.int8, weight.device))

@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from bitnet_jit.devices.huge_pages import HUGE_PAGES
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
 from bitnet_jit.packing import CANONICAL, get_format
@@ -59,7 +60,7 @@ class LaidWeight(nn.Module):
                 laid = torch.empty(shape, dtype=torch.uint8, device=w_packed.device)
             else:
                 canonical = self._to_canonical(w_packed.detach())
-                laid = wanted.from_canonical(canonical, self.out_features, self.in_features)
+                laid = HUGE_PAGES.resident(wanted.from_canonical(canonical, self.out_features, self.in_features))
             w_packed.data = laid
             self.layout = wanted.name
         setattr(w_packed, LAYOUT, self.layout)

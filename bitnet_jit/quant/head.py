@@ -10,18 +10,19 @@ from bitnet_jit.errors import InvalidInput
 CHUNK_ELEMENTS = 2**20  # of the head, in float32 at a time
 
 
-def quantize_head(head: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def quantize_head(head: torch.Tensor, codes: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantize each row of an output head by its absolute maximum.
 
     Args:
         head: (V, K) floating point; half types are widened to float32 first.
+        codes: memory for the codes, (V, K) int8 on the head's device; None: it is allocated.
 
     Returns:
         Codes (V, K) int8 in -127..127 and scales (V,) float32, max|row| / 127. Rows of zeros have the scale 0; a row
         with NaN or infinity has codes 0 and the scale NaN.
 
     Raises:
-        InvalidInput: head is no matrix of floats, or has no column.
+        InvalidInput: head is no matrix of floats, or has no column; or codes has another shape, dtype or device.
 
     >>> quantize_head(torch.tensor([[1.0, -0.5], [0.0, 0.0]]))
     (tensor([[127, -64],
@@ -30,7 +31,11 @@ def quantize_head(head: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if head.dim() != 2 or not head.is_floating_point() or not head.shape[1]:
         raise InvalidInput(f"head: expected floating point (V, K), got {head.dtype} {tuple(head.shape)}")
     head = head.detach()
-    codes = torch.empty(head.shape, dtype=torch.int8, device=head.device)
+    if codes is not None and (codes.shape != head.shape or codes.dtype != torch.int8 or codes.device != head.device):
+        expected = f"int8 {tuple(head.shape)} on {head.device}"
+        raise InvalidInput(f"codes: expected {expected}, got {codes.dtype} {tuple(codes.shape)} on {codes.device}")
+    if codes is None:
+        codes = torch.empty(head.shape, dtype=torch.int8, device=head.device)
     scale = torch.empty(len(head), dtype=torch.float32, device=head.device)
     step = max(1, CHUNK_ELEMENTS // head.shape[1])
     for start in range(0, len(head), step):

@@ -65,3 +65,19 @@ def test_codes_times_scales_are_within_half_a_step():
 def test_what_is_no_head_is_refused(head):
     with pytest.raises(InvalidInput, match="head: expected floating point"):
         quantize_head(head)
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [torch.empty(3, 5, dtype=torch.uint8), torch.empty(5, 3, dtype=torch.int8), torch.empty(15, dtype=torch.int8)],
+)
+def test_codes_of_another_shape_or_dtype_are_refused(shape, dtype):
+    with pytest.raises(InvalidInput, match=r"codes: expected int8 \(3, 5\) on cpu, got"):
+        quantize_head(torch.ones(3, 5), torch.empty(shape, dtype=dtype))
+
+
+def test_codes_are_written_where_they_are_wanted():
+    head, codes = torch.randn(7, 33), torch.full((7, 33), -128, dtype=torch.int8)
+    written, _ = quantize_head(head, codes)
+    assert written is codes
+    assert torch.equal(codes, quantize_head(head)[0])

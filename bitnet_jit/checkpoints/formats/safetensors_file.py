@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from bitnet_jit.devices.huge_pages import HUGE_PAGES
 from bitnet_jit.errors import CheckpointError
 from bitnet_jit.system.memory import in_words, total_memory
 from bitnet_jit.system.reading import open_regular, parse_json
@@ -113,7 +114,7 @@ class SafetensorsFile:
         if stored.dtype not in DTYPES:
             raise self._error(name, f"one of {', '.join(DTYPES)}", stored.dtype)
         try:
-            tensor = torch.empty(stored.shape, dtype=DTYPES[stored.dtype], device="cpu")
+            tensor = HUGE_PAGES.empty(stored.shape, DTYPES[stored.dtype], alone=True)
             if num_bytes:
                 self._fill(tensor.view(-1).view(torch.uint8).numpy().data, stored.start)
             if self._look() != self._state:
