@@ -14,6 +14,7 @@ from bitnet_jit.devices.checks import check_device
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.models.head import check_head, stored_head
+from bitnet_jit.models.kv_dtype import kv_dtype
 
 DTYPES = (torch.float32, torch.bfloat16)
 Progress = Callable[[int, int], None]
@@ -25,6 +26,7 @@ def load(
     dtype: torch.dtype = torch.float32,
     progress: Progress | None = None,
     head: str = "checkpoint",
+    cache: str = "auto",
 ) -> Decoder:
     """Load a ternary decoder from a Hugging Face directory: config.json and safetensors, one file or several.
 
@@ -33,9 +35,11 @@ def load(
             "microsoft/bitnet-b1.58-2B-4T", which is downloaded once, unless there is a directory of that name. None is
             the small model that comes with the package.
         device: where the weights go, the CPU by default.
-        dtype: of activations, keys and values: float32 or bfloat16. Weights are stored alike in both.
+        dtype: of activations: float32 or bfloat16. Weights are stored alike in both.
         progress: called with the number of blocks that are loaded, and that there are, after each.
-        head: "checkpoint", "bfloat16", "float32", or "int8": see docs/models.md.
+        head: "checkpoint", "bfloat16", "float32", or "int8": see docs/generation.md.
+        cache: the dtype of keys and values that are kept: "auto" (that of activations), "float32", "bfloat16", or
+            "int8", which is for CPUs: see docs/generation.md.
 
     Returns:
         A `Decoder` that holds packed weights, the embedding and norms in the checkpoint's dtype, and float32 scales.
@@ -43,7 +47,7 @@ def load(
     Raises:
         CheckpointError: there is no such model, or it cannot be downloaded; or a file is missing or damaged, or
             describes a model that we cannot run: then it names file, tensor, the finding and the expectation.
-        InvalidInput: dtype or head is another, there is no such device, or path is no path.
+        InvalidInput: dtype, head or cache is another, there is no such device, or path is no path.
 
     Warns:
         CheckpointWarning: a scale contradicts its sense, or a weight has almost no or almost only zeros.
@@ -54,13 +58,21 @@ def load(
     if dtype not in DTYPES:
         raise InvalidInput(f"dtype: expected torch.float32 or torch.bfloat16, got {dtype}")
     word, place = check_head(head), check_device(device)
+    cache_dtype = kv_dtype(cache, dtype, place)
     reader = make_reader(embedded_model() if path is None else find_model(path))
-    decoder = build(reader, place, dtype, progress or (lambda *_: None), word)
+    decoder = build(reader, place, dtype, progress or (lambda *_: None), word, cache_dtype)
     reader.oddities.warn()
     return decoder
 
 
-def build(reader: Reader, device: torch.device, dtype: torch.dtype, progress: Progress, head: str) -> Decoder:
+def build(
+    reader: Reader,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Progress,
+    head: str,
+    cache_dtype: torch.dtype | None = None,
+) -> Decoder:
     """Build the decoder of a reader, its tensors read in the order in which they stand in the model."""
     config, tokenizer = reader.config, reader.tokenizer()
     with reader:
@@ -75,4 +87,4 @@ def build(reader: Reader, device: torch.device, dtype: torch.dtype, progress: Pr
         weight, norm = builder.head(), builder.final_norm()
         if weight is not None:
             weight, scale = stored_head(weight, head)
-    return Decoder(config, embedding, blocks, norm, weight, dtype, tokenizer, scale)
+    return Decoder(config, embedding, blocks, norm, weight, dtype, tokenizer, scale, cache_dtype)

@@ -148,15 +148,15 @@ def test_a_shared_page_is_copied_before_it_is_written():
     cache.extend(first, 70)
     first.length = 70
     for page in first.pages:
-        cache.keys[0][page] = page + 1
-        cache.values[1][page] = page + 1
+        cache.pages.keys[0][page] = page + 1
+        cache.pages.values[1][page] = page + 1
     second = cache.fork(first)
     cache.extend(second, 1)
     assert second.pages[0] == first.pages[0]
     assert second.pages[1] != first.pages[1]
     for before, after in zip(first.pages, second.pages, strict=True):
-        assert torch.equal(cache.keys[0][before], cache.keys[0][after])
-        assert torch.equal(cache.values[1][before], cache.values[1][after])
+        assert torch.equal(cache.pages.keys[0][before], cache.pages.keys[0][after])
+        assert torch.equal(cache.pages.values[1][before], cache.pages.values[1][after])
     cache.free(first)
     cache.free(second)
     assert cache.pool.num_free == 4

@@ -63,8 +63,8 @@ class Pages:
 
     def of(self, table: torch.Tensor) -> "Pages":
         """Return the pages of a table."""
-        parts = (self.keys, self.values, self.key_scale, self.value_scale)
-        return Pages(*(None if part is None else part[table] for part in parts))
+        scales = (None if scale is None else scale[table] for scale in (self.key_scale, self.value_scale))
+        return Pages(self.keys[table], self.values[table], *scales)
 
 
 def quantize(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,7 +17,7 @@ from bitnet_jit.problem import PAGE, WEIGHT_STEPS
 
 
 def scores_of(builder, lanes: int, sums: ir.Value, excess: ir.Value, scale: ir.Value, key_scales: ir.Value) -> ir.Value:
-    """Emit the scores of a row in the order of positions: addresses of its sums, their excess, its scale, those of keys."""
+    """Emit the scores of a row in the order of positions, from addresses of sums, their excess, and scales."""
     piece = 4 * lanes
     order = [first + lane_of(column, lanes) for first in range(0, PAGE, piece) for column in range(piece)]
     words = load(builder, sums, 0, INTS)

@@ -99,6 +99,30 @@ def ask_lines(typingctx, panel, address, count):
     return types.void(panel, types.int64, count), codegen
 
 
+@intrinsic
+def weighted(typingctx, panel, upper, lower, units):
+    """Make float32 of the sums of both digits, with the unit of each row at an address."""
+    tile = panel.value
+
+    def codegen(context, builder, signature, args):
+        _, upper, lower, units = args
+        results = []
+        halves = zip(sums_of(tile, upper, builder), sums_of(tile, lower, builder), strict=True)
+        for i, (high, low) in enumerate(halves):
+            total = builder.add(builder.shl(high, splat_constant(tile.set.vector, DIGIT)), low)
+            unit = splat(builder, load(builder, units, 4 * (i // tile.vectors), F32), tile.floats)
+            results.append(builder.fmul(builder.sitofp(total, tile.floats), unit))
+        return packed(builder, tile, upper, results)
+
+    return upper(panel, upper, lower, types.int64), codegen
+
+
+@intrinsic
+def offset_of(typingctx, panel):
+    """Return what `signed_weights` adds to each code of a key."""
+    return types.int32(panel), lambda context, builder, signature, args: ir.Constant(I32, offset_unit(panel.value.set))
+
+
 def lane_of(column: int, lanes: int) -> int:
     """Return the word, among those that `interleave` writes, of a column of its piece of 4 * lanes columns.
 
