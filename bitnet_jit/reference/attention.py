@@ -104,34 +104,26 @@ def paged_attention(
 
     Args:
         qkv: (T, (H + 2 KV) D): queries, keys and values of each token, before rotation.
-        keys: (P, KV, D, PAGE).
-        values: (P, KV, PAGE, D).
-        rotary: (C, D).
-        positions: (T,); -1 for a padding token.
+        keys, values: (P, KV, D, PAGE) and (P, KV, PAGE, D).
+        rotary, positions: (C, D) and (T,); -1 for a padding token.
         starts: (R + 1,): tokens starts[r]..starts[r + 1] - 1 are of sequence r; those from starts[R] on are padding.
         tables: (R, M): pages of each sequence; entries that no position needs may be anything.
         rounded: rounds float32 to the values that the cache's dtype has.
         key_scale, value_scale: (P, KV, PAGE) beside codes of int8, else None.
 
-    >>> one = np.ones((1, 6), np.float32)  # a head of a query, of a key and of a value, with D = 2
-    >>> keys, values = np.zeros((1, 1, 2, PAGE), np.float32), np.zeros((1, 1, PAGE, 2), np.float32)
+    >>> one, pages = np.ones((1, 6), np.float32), np.zeros((1, 1, PAGE, 2), np.float32)  # heads with D = 2
     >>> index = [np.array(a, np.int32) for a in ([0], [0, 1], [[0]])]
-    >>> paged_attention(one, keys, values, np.array([[1, 0]], np.float32), *index).y.tolist()
+    >>> paged_attention(one, pages.swapaxes(2, 3), pages, np.array([[1, 0]], np.float32), *index).y.tolist()
     [[1.0, 1.0]]
     """
     kv_heads, head_dim = keys.shape[1:3]
     heads = qkv.shape[1] // head_dim - 2 * kv_heads
     q, k, v = np.split(qkv.reshape(len(qkv), -1, head_dim), (heads, heads + kv_heads), 1)
     tokens = [(t, r) for r in range(len(tables)) for t in range(starts[r], starts[r + 1]) if positions[t] >= 0]
-    places = [(t, tables[r], positions[t]) for t, r in tokens]
+    places, before = [(t, tables[r], positions[t]) for t, r in tokens], Cache(keys, values, key_scale, value_scale)
     with np.errstate(all="ignore"):
         q, k = (rotate(x, rotary[positions]) for x in (q, k))
-        if key_scale is None or value_scale is None:
-            cache = Cache(*written(keys, values, rounded(k), rounded(v), places))
-        else:
-            (k, k_scale), (v, v_scale) = quantized(k), quantized(v)
-            scales = (written_scales(*a, places) for a in ((key_scale, k_scale), (value_scale, v_scale)))
-            cache = Cache(*written(keys, values, k, v, places), *scales)
+        cache = before.after(k, v, places, rounded)
         y, bound = np.zeros((2, len(qkv), heads * head_dim))
         for t, r in tokens:
             y[t], bound[t] = attend(q[t], cache, tables[r], positions[t] + 1)
@@ -163,6 +155,14 @@ class Cache:
     values: Floats
     key_scale: Floats | None = None
     value_scale: Floats | None = None
+
+    def after(self, k: Floats, v: Floats, places: list[Any], rounded: Callable[[Any], Any]) -> "Cache":
+        """Return the pages with k and v (T, KV, D) written, rounded or quantized."""
+        if self.key_scale is None or self.value_scale is None:
+            return Cache(*written(self.keys, self.values, rounded(k), rounded(v), places))
+        (k, k_scale), (v, v_scale) = quantized(k), quantized(v)
+        scales = (written_scales(*a, places) for a in ((self.key_scale, k_scale), (self.value_scale, v_scale)))
+        return Cache(*written(self.keys, self.values, k, v, places), *scales)
 
     def of(self, table: Ints, count: int) -> Any:
         """Return keys (KV, D, count), codes or values (KV, count, D) and their scales (KV, count, 1), in float64."""

@@ -18,7 +18,15 @@ from bitnet_jit.kernels.numba.attention.panel import (
     store_sums,
 )
 from bitnet_jit.kernels.numba.attention.plan import HEADER, results_at
-from bitnet_jit.kernels.numba.attention.rows import ROW_BYTES, first_row, join_row, next_page, soften_rows, visible
+from bitnet_jit.kernels.numba.attention.rows import (
+    ROW_BYTES,
+    find_maxima,
+    first_row,
+    join_row,
+    next_page,
+    soften_rows,
+    visible,
+)
 from bitnet_jit.kernels.numba.compiler.jit import jit, one_of
 from bitnet_jit.kernels.numba.intrinsics.atomics import atomic_add
 from bitnet_jit.kernels.numba.intrinsics.elements import load_float32, store_float, store_float32
@@ -108,6 +116,7 @@ def attend_packed(spec, job, block, number, kv_head, scratch, rows, results):
     page, row = page_of(job, block.sequence, number), first_row(spec, block, number)
     pack_page(spec, keys_at(spec, job, page, kv_head), values_at(spec, job, page, kv_head), scratch)
     score_rows(spec, spec.tall, spec.one, scratch, scratch.k, row, rows, 0)
+    find_maxima(spec, block, number, scratch, row, rows, results)
     soften_rows(spec, block, number, scratch, row, rows, results)
     weigh_rows(spec, spec.tall, spec.one, block, number, scratch, scratch.v, 4 * spec.stride, row, rows, results, 0)
 
@@ -120,6 +129,7 @@ def attend_in_memory(spec, job, block, number, kv_head, scratch, rows, results):
     after = keys_at(spec, job, *next_page(spec, job, block, number, kv_head))
     few, one, v_stride = spec.few_in_memory, spec.one_in_memory, spec.cache_bytes * spec.head_dim
     score_rows(spec, few, one, scratch, k, row, rows, v)
+    find_maxima(spec, block, number, scratch, row, rows, results)
     soften_rows(spec, block, number, scratch, row, rows, results)
     weigh_rows(spec, few, one, block, number, scratch, v, v_stride, row, rows, results, after)
 

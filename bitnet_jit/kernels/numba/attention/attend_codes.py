@@ -4,7 +4,7 @@ Sums are whole numbers, so that many rows and few give the same bits by any tile
 """
 
 from bitnet_jit.kernels.numba.attention.code_pages import pack_keys, pack_values
-from bitnet_jit.kernels.numba.attention.code_softmax import soften_codes
+from bitnet_jit.kernels.numba.attention.code_softmax import code_scores, split_weights
 from bitnet_jit.kernels.numba.attention.codes import (
     QUAD,
     ask_lines,
@@ -16,8 +16,8 @@ from bitnet_jit.kernels.numba.attention.panel import LINE, join_sums, store_sums
 from bitnet_jit.kernels.numba.attention.rows import (
     ROW_BYTES,
     first_row,
-    join_row,
     next_page,
+    soften_rows,
     totals_of,
     visible,
 )
@@ -50,27 +50,23 @@ def score_all(spec, many, one, scratch, row, rows, ahead):
 
 
 @jit
-def soften_all(spec, panel, block, number, scratch, first, rows, results, key_scales, value_scales, ahead):
-    """Turn sums into the digits of weights, and join maxima and totals, or leave them in results."""
+def scale_scores(spec, panel, block, number, scratch, first, rows, results, key_scales, ahead):
+    """Turn sums into scores, and find their maxima."""
+    for row in range(first, rows):
+        ask_lines(panel, ahead + 8 * LINE * (row - first), 8)
+        sums, count = scratch.p + ROW_BYTES * row, least(PAGE, visible(spec, block, number, row))
+        excess, scale = scratch.excess + 4 * row, scratch.scales + 4 * row
+        maximum, _ = totals_of(spec, scratch, row, results)
+        code_scores(panel, sums, excess, scale, key_scales, count, maximum)
+
+
+@jit
+def split_rows(spec, block, number, scratch, first, rows, value_scales):
+    """Split the weights of rows into digits."""
     for row in range(first, rows):
         count = least(PAGE, visible(spec, block, number, row))
-        ask_lines(panel, ahead + 8 * LINE * (row - first), 8)
-        maximum, total = totals_of(spec, scratch, row, results)
-        soften_codes(
-            panel,
-            scratch.p + ROW_BYTES * row,
-            scratch.excess + 4 * row,
-            scratch.scales + 4 * row,
-            key_scales,
-            value_scales,
-            count,
-            maximum,
-            total,
-            scratch.digits + DIGIT_BYTES * row,
-            scratch.units + 4 * row,
-        )
-        if results == 0:
-            join_row(scratch, row, maximum, total)
+        digits = scratch.digits + DIGIT_BYTES * row
+        split_weights(scratch.p + ROW_BYTES * row, count, value_scales, digits, scratch.units + 4 * row)
 
 
 @jit
@@ -117,15 +113,19 @@ def attend_with(spec, tiles, job, block, number, kv_head, scratch, rows, results
     key_scales, value_scales = key_scales_at(spec, job, page, kv_head), value_scales_at(spec, job, page, kv_head)
     after, head = next_page(spec, job, block, number, kv_head)
     next_keys, next_values = keys_at(spec, job, after, head), values_at(spec, job, after, head)
+    quarter = spec.head_bytes // 4  # requests take turns with all that is done
     ask_lines(tiles.codes, key_scales_at(spec, job, after, head), 4)
     ask_lines(tiles.codes, value_scales_at(spec, job, after, head), 4)
     pack_keys(spec, tiles.codes, keys, scratch.k, next_keys)
-    score_all(spec, tiles.codes, tiles.one_code, scratch, row, rows, next_keys + 2048)
-    soften_all(
-        spec, tiles.codes, block, number, scratch, row, rows, results, key_scales, value_scales, next_keys + 6144
-    )
+    score_all(spec, tiles.codes, tiles.one_code, scratch, row, rows, next_keys + quarter)
+    later = next_keys + 3 * quarter
+    scale_scores(spec, tiles.codes, block, number, scratch, row, rows, results, key_scales, later)
+    soften_rows(spec, block, number, scratch, row, rows, results)
+    split_rows(spec, block, number, scratch, row, rows, value_scales)
     pack_values(spec, tiles.codes, values, scratch.v, next_values)
-    weigh_all(spec, tiles.values, tiles.one_value, block, number, scratch, row, rows, results, next_values + 4096)
+    weigh_all(
+        spec, tiles.values, tiles.one_value, block, number, scratch, row, rows, results, next_values + 2 * quarter
+    )
 
 
 @jit

@@ -1,7 +1,13 @@
 """The rows of a block before a page: what they see of it, the softmax of their scores, and which page comes next."""
 
 from bitnet_jit.kernels.numba.attention.job import page_of
-from bitnet_jit.kernels.numba.attention.softmax import join_totals, softmax_page, softmax_visible
+from bitnet_jit.kernels.numba.attention.softmax import (
+    join_totals,
+    page_maximum,
+    page_weights,
+    visible_maximum,
+    visible_weights,
+)
 from bitnet_jit.kernels.numba.compiler.jit import jit
 from bitnet_jit.kernels.numba.intrinsics.scalars import most
 from bitnet_jit.problem import PAGE
@@ -38,17 +44,30 @@ def totals_of(spec, scratch, row, results):
 
 
 @jit
+def find_maxima(spec, block, number, scratch, first, rows, results):
+    """Find the maximum of the scores of each row."""
+    for row in range(first, rows):
+        p, count = scratch.p + ROW_BYTES * row, visible(spec, block, number, row)
+        maximum, _ = totals_of(spec, scratch, row, results)
+        if count >= PAGE:
+            page_maximum(p, maximum)
+        else:
+            visible_maximum(p, count, maximum)
+
+
+@jit
 def soften_rows(spec, block, number, scratch, first, rows, results):
-    """Turn scores into weights, and join maxima and totals, or leave them in results."""
+    """Turn scores into weights by their maxima, and join maxima and totals, unless they are left in results."""
     for row in range(first, rows):
         p, count = scratch.p + ROW_BYTES * row, visible(spec, block, number, row)
         maximum, total = totals_of(spec, scratch, row, results)
         if count >= PAGE:
-            softmax_page(p, maximum, total)
+            page_weights(p, maximum, total)
         else:
-            softmax_visible(p, count, maximum, total)
-        if results == 0:
-            join_row(scratch, row, maximum, total)
+            visible_weights(p, count, maximum, total)
+    if results == 0:
+        for row in range(first, rows):
+            join_row(scratch, row, scratch.maxima + 4 * row, scratch.totals + 4 * row)
 
 
 @jit
