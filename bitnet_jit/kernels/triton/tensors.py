@@ -51,10 +51,10 @@ def bind_call(bound: Bound | Varying, operands: Operands, device: torch.device) 
 
 def varying_call(bound: Varying, operands: Operands, device: torch.device) -> Call:
     """Return the call of a kernel that is bound anew to every set of shapes, when it is first seen."""
-    calls: dict[tuple[torch.Size, ...], Call] = {}
+    calls: dict[tuple[torch.Size | None, ...], Call] = {}
 
     def call(*arguments):
-        shapes = tuple([a.shape for a in arguments])
+        shapes = tuple([None if a is None else a.shape for a in arguments])
         run = calls.get(shapes)
         if run is None:
             if len(calls) >= MAX_CALLS:
@@ -66,9 +66,9 @@ def varying_call(bound: Varying, operands: Operands, device: torch.device) -> Ca
     return call
 
 
-def with_shapes(operands: Operands, shapes: tuple[torch.Size, ...]) -> Operands:
-    """Return the operands of a call by the shapes of its arguments, all of which are tensors."""
-    inputs = tuple(replace(a, shape=tuple(shape)) for a, shape in zip(operands.inputs, shapes, strict=True))
+def with_shapes(operands: Operands, shapes: tuple[torch.Size | None, ...]) -> Operands:
+    """Return the operands of a call by the shapes of its arguments, all of which are tensors or absent (None)."""
+    inputs = tuple(replace(a, shape=tuple(shape or ())) for a, shape in zip(operands.inputs, shapes, strict=True))
     leading, before = inputs[0].shape[:-1], len(operands.leading)
     outputs = tuple(replace(a, shape=(*leading, *a.shape[before:])) for a in operands.outputs)
     return replace(operands, inputs=inputs, outputs=outputs, leading=leading, varying=False)

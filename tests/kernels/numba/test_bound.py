@@ -23,6 +23,7 @@ def test_sizes_outlive_the_bound_kernel():
 
 
 SCALES, CODES = ("x_q", "x_scale"), ("w_packed", "w_scale")
+PAGE_SCALES = "key_scale", "value_scale"
 OPERANDS = {  # in the order in which each op's entry point takes them
     "bit_linear": ("x", None, *CODES, "bias", "y"),
     "quantized_linear": (*SCALES, *CODES, "bias", "y"),
@@ -38,10 +39,10 @@ OPERANDS = {  # in the order in which each op's entry point takes them
     "dequantize_weight": ("w", *CODES),
     "dequantize_activation": (*SCALES, "x"),
     "head_logits": ("x", "head", "head_scale", "logits"),
-    "paged_attention": ("qkv", "keys", "values", "rotary", "positions", "starts", "tables", "y"),
+    "paged_attention": ("qkv", "keys", "values", "rotary", "positions", "starts", "tables", *PAGE_SCALES, "y"),
 }
 FIELDS = {  # of problems, where an op has its own
-    "paged_attention": {"heads": 5, "kv_heads": 1, "head_dim": 10, "cache_dtype": "float32"},
+    "paged_attention": {"heads": 5, "kv_heads": 1, "head_dim": 10, "cache_dtype": "int8"},
     "head_logits": {"w_dtype": "int8"},
 }
 OPTIONAL = {"bit_linear": "bias", "quantized_linear": "bias", "silu_mul_norm_quantize": "weight"}

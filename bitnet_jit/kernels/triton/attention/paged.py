@@ -241,6 +241,8 @@ def size(problem: Problem, config: AttentionConfig) -> int:
 
 def unsupported_reason(problem: Problem) -> str | None:
     """Return why these kernels cannot run a problem, or None."""
+    if problem.cache_dtype == "int8":
+        return "takes a cache of floats, got one of int8"
     if min_rows(problem) > 256:
         return f"takes groups of at most 256 heads, got {problem.heads // problem.kv_heads}"
     return target.unsupported_reason(problem.gpu)
