@@ -15,7 +15,7 @@ from bitnet_jit.devices.threads import THREADS
 from bitnet_jit.devices.workspace import Workspace
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels.backend import Call
-from bitnet_jit.kernels.numba.bound import ROW_STEP, Bound
+from bitnet_jit.kernels.numba.bound import Bound
 from bitnet_jit.kernels.numba.threads.fork import Fork
 from bitnet_jit.kernels.operands import Operands
 
@@ -51,16 +51,6 @@ def empty_outputs(operands: Operands) -> Any:
     return tensors if len(tensors) > 1 else tensors[0]
 
 
-def row_step(first: torch.Tensor, second: torch.Tensor) -> int:
-    """Return the distance of the rows of two matrices that are parts of longer rows alike; 0: make them contiguous.
-
-    >>> row_step(*torch.zeros(3, 10).chunk(2, -1)), row_step(torch.zeros(5, 3).T, torch.zeros(3, 5))
-    (10, 0)
-    """
-    steps = first.stride()
-    return steps[0] if first.dim() == 2 and steps[1] == 1 and steps == second.stride() else 0
-
-
 def scope_of(bound: Bound, operands: Operands) -> dict[str, Any]:
     """Return the names that the source of a call uses."""
     rows = max(operands.rows, 1)
@@ -72,7 +62,6 @@ def scope_of(bound: Bound, operands: Operands) -> dict[str, Any]:
         "fork": FORK,
         "get_threads": THREADS.get,
         "max_threads": bound.max_threads,
-        "step_of": row_step,
         "numbers": bound.numbers(rows),  # kept here: one of them may be the address of memory that it owns
         "take": WORKSPACE.take,
         "workspace_bytes": bound.workspace_bytes,
@@ -132,13 +121,8 @@ def launch(
 ) -> Iterator[str]:
     """Yield the lines that check the tensors, allocate the outputs, and enter the kernel, or define `run` for that."""
     tensors = [operand.name for operand in operands.inputs if operand.dtype]
-    if bound.spaced is not None:
-        first, second = bound.spaced
-        yield f"    {ROW_STEP} = step_of({first}, {second})"
-        yield f"    if not {ROW_STEP}: {first}, {second} = {first}.contiguous(), {second}.contiguous()"
     for name in tensors:
-        if name not in (bound.spaced or ()):
-            yield f"    if not {name}.is_contiguous(): {name} = {name}.contiguous()"
+        yield f"    if not {name}.is_contiguous(): {name} = {name}.contiguous()"
         yield f"    {name}_at = {name}.data_ptr()"
     yield f"    if not ({' and '.join(f'{name}_at' for name in tensors)}): raise InvalidInput(NO_MEMORY)"
     yield from (f"    {line}" for line in allocate or ())
