@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch._C._dynamo import guards
 
-from bitnet_jit.devices.strided import NO_MEMORY, strides
+from bitnet_jit.devices.strided import NO_MEMORY, row_distance, strides
 from bitnet_jit.devices.threads import THREADS
 from bitnet_jit.devices.workspace import Workspace
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels.backend import Call
-from bitnet_jit.kernels.numba.bound import Bound
+from bitnet_jit.kernels.numba.bound import ROW_STRIDE, Bound
 from bitnet_jit.kernels.numba.threads.fork import Fork
 from bitnet_jit.kernels.operands import Operands
 
+GATED = ("gate", "up")  # may be parts of a wider tensor
 FORK = Fork()
 WORKSPACE = Workspace()
 # (shape, strides, dtype) -> a tensor; as Inductor's code allocates, in half the time of new_empty
@@ -43,6 +44,14 @@ def bind_call(bound: Bound, operands: Operands) -> Call:
     return bound_call
 
 
+def in_rows(gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Return gate and up (..., K) as rows at one distance, and that distance in elements; copied if need be."""
+    distance = row_distance(gate)
+    if 0 < distance == row_distance(up):
+        return gate, up, distance
+    return gate.contiguous(), up.contiguous(), gate.shape[-1]
+
+
 def empty_outputs(operands: Operands) -> Any:
     """Return the outputs of a call without rows: empty ones, and zeros for sums over the rows."""
     tensors = tuple(
@@ -61,6 +70,7 @@ def scope_of(bound: Bound, operands: Operands) -> dict[str, Any]:
         "entry": bound.entry(rows),
         "fork": FORK,
         "get_threads": THREADS.get,
+        "in_rows": in_rows,
         "max_threads": bound.max_threads,
         "numbers": bound.numbers(rows),  # kept here: one of them may be the address of memory that it owns
         "take": WORKSPACE.take,
@@ -121,8 +131,13 @@ def launch(
 ) -> Iterator[str]:
     """Yield the lines that check the tensors, allocate the outputs, and enter the kernel, or define `run` for that."""
     tensors = [operand.name for operand in operands.inputs if operand.dtype]
+    if ROW_STRIDE in bound.operands:
+        yield f"    {ROW_STRIDE} = {operands.problem.in_features}"
+        parts, whole = ", ".join(GATED), " and ".join(f"{name}.is_contiguous()" for name in GATED)
+        yield f"    if not ({whole}): {parts}, {ROW_STRIDE} = in_rows({parts})"
     for name in tensors:
-        yield f"    if not {name}.is_contiguous(): {name} = {name}.contiguous()"
+        if name not in GATED:
+            yield f"    if not {name}.is_contiguous(): {name} = {name}.contiguous()"
         yield f"    {name}_at = {name}.data_ptr()"
     yield f"    if not ({' and '.join(f'{name}_at' for name in tensors)}): raise InvalidInput(NO_MEMORY)"
     yield from (f"    {line}" for line in allocate or ())
