@@ -31,8 +31,9 @@ def bind_call(bound: Bound, operands: Operands) -> Call:
 
     Its attribute `into` takes the outputs before the arguments, contiguous tensors, and writes over them; `prepare`
     takes ((shape, strides, dtype) -> tensor, bytes -> address of scratch memory) before contiguous arguments, and
-    returns what runs the kernel on these tensors, and the outputs. Calls of any number of rows give outputs that begin
-    with the dimensions with which their first argument begins.
+    returns what runs the kernel on these tensors, and the outputs; those whose names are `in_rows` may also be rows at
+    one distance. Calls of any number of rows give outputs that begin with the dimensions with which their first
+    argument begins.
     """
     if not operands.rows and not operands.varying:
         return lambda *arguments: empty_outputs(operands)
@@ -40,6 +41,7 @@ def bind_call(bound: Bound, operands: Operands) -> Call:
     exec("\n".join(source(bound, operands)), scope)
     call: Any = scope["call"]
     call.into, call.prepare = scope["into"], scope["prepare"]
+    call.in_rows = GATED if ROW_STRIDE in bound.operands else ()
     bound_call: Call = call
     return bound_call
 
