@@ -73,6 +73,9 @@ class Recorder(TorchDispatchMode):
     def _call(self, op: Op, args: tuple[Any, ...]) -> Any:
         """Bind the call of an op to where its tensors lie."""
         call = op.find(*args)
+        if op.steps is not None and not hasattr(call, "prepare"):
+            with self:
+                return op.steps(*args)
         arguments = {argument.name: value for argument, value in zip(op.spec.arguments, args, strict=False)}
         parts = getattr(call, "in_rows", ())
         distances = {row_distance(arguments[name]) for name in parts}

@@ -41,9 +41,9 @@ def bind_call(bound: Bound | Varying, operands: Operands, device: torch.device) 
     if "row_stride" not in inputs:
         return call
 
-    def gated(gate, up, weight, eps):
+    def gated(gate, up, *others):
         gate, up, stride = in_rows(gate, up)
-        return call(gate, up, weight, eps, stride)
+        return call(gate, up, *others, stride)
 
     return gated
 

@@ -22,7 +22,20 @@ from bitnet_jit.system.cores import available_cores
 
 pytestmark = pytest.mark.skipif(interpreted(), reason="the interpreter compiles nothing")
 FUNCTIONS = (
-    *("fused", "gemv", "small", "gemm", "add", "planes", "arrange", "input_grad", "row", "norm_gradients", "add_sums"),
+    *(
+        "fused",
+        "norm_gemv",
+        "gemv",
+        "small",
+        "gemm",
+        "add",
+        "planes",
+        "arrange",
+        "input_grad",
+        "row",
+        "norm_gradients",
+        "add_sums",
+    ),
     *("write", "whole", "piece", "join", "head", "quantize_hidden", "int8_head"),
     *("absolute_sum", "quantize_weight", "dequantize_weight", "dequantize_activation"),
 )
