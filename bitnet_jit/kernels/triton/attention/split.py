@@ -1,29 +1,49 @@
-"""Attention of few tokens: the pieces of their positions are apart, and a second launch joins them.
+"""Attention of few tokens: the pieces of their positions are apart, and are joined when all have been computed.
 
-Programs of a tile take its pieces in turns. Where there is a program for every piece, its keys and values are on their
-way before the kernel ahead has ended: it is the query that this kernel waits for.
+The programs of a tile take its pieces in turns. Where GPUs know clusters, those are one: they wait for each other, and
+each joins some columns of the result. Elsewhere a second launch does (joining.py).
 
 Keys and values of the call's own tokens are taken from qkv, by every program that sees them, and the program of the
 token's own tile and piece writes them, so that nobody in the call waits for them. That costs a step for each token of
 a sequence in the call, which is why calls with many of them take whole.py. The first token of a tile, in decoding its
-only one, is loaded beside the query.
+only one, is loaded beside the query, as is the first piece of a program.
+
+Cached keys and values may have been written by the kernel ahead, so before its end they are only fetched into the
+second cache, which is the same for all.
 """
 
 import triton
 import triton.language as tl
 
+from bitnet_jit.kernels.triton.attention.joining import join_pieces
 from bitnet_jit.kernels.triton.attention.piece import (
     PAGE,
     attend_masked,
-    halves_joined,
     load_keys,
     load_values,
     multiply,
     total_of,
     weights_of,
 )
-from bitnet_jit.kernels.triton.attention.tiles import load_halves, positions_of, rotated, tile_of
+from bitnet_jit.kernels.triton.attention.tiles import (
+    load_angles,
+    load_heads,
+    place_in_head,
+    positions_of,
+    tile_of,
+    turned,
+)
+from bitnet_jit.kernels.triton.device.cluster import cluster_barrier
 from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
+from bitnet_jit.kernels.triton.linear.loads import prefetch
+
+
+@triton.jit
+def prefetch_page(pages_ptr, page, KV: tl.constexpr, HEAD_DIM: tl.constexpr):
+    """Fetch the keys or values of one head in a page into the second cache; pages_ptr is of page 0 and that head."""
+    BYTES: tl.constexpr = HEAD_DIM * pages_ptr.dtype.element_ty.primitive_bitwidth // 8
+    rows = pages_ptr + page.to(tl.int64) * (KV * HEAD_DIM * PAGE) + tl.arange(0, PAGE) * HEAD_DIM
+    prefetch(rows, BYTES)
 
 
 @triton.jit
@@ -31,41 +51,32 @@ def load_token(
     qkv_ptr, token, there, kv,
     HEADS: tl.constexpr, KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """Load a token's key and its value, each in two halves."""
+    """Load a token's key, the same with its halves exchanged, and its value in two halves."""
     row = qkv_ptr + tl.cast(token, tl.int64) * ((HEADS + 2 * KV) * HEAD_DIM) + (HEADS + kv) * HEAD_DIM
-    half, d = tl.arange(0, BLOCK_HALF), tl.arange(0, BLOCK_V)
-    k1, k2 = load_halves(row + half, there & (half < HEAD_DIM // 2), HEAD_DIM // 2)
+    d = tl.arange(0, BLOCK_V)
+    k, other = load_heads(row, tl.arange(0, 2 * BLOCK_HALF), there, HEAD_DIM, BLOCK_HALF)
     v1 = tl.load(row + KV * HEAD_DIM + d, mask=there & (d < HEAD_DIM), other=0.0)
     v2 = tl.load(row + KV * HEAD_DIM + BLOCK_V + d, mask=there & (d + BLOCK_V < HEAD_DIM), other=0.0)
-    return k1, k2, v1, v2
-
-
-@triton.jit
-def load_angles(rotary_ptr, position, there, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr):
-    """Load the cosines and sines of a position."""
-    half = tl.arange(0, BLOCK_HALF)
-    ptrs = rotary_ptr + tl.cast(tl.maximum(position, 0), tl.int64) * HEAD_DIM + half
-    return load_halves(ptrs, there & (half < HEAD_DIM // 2), HEAD_DIM // 2)
+    return k, other, v1, v2
 
 
 @triton.jit
 def put_token(
-    k, v1, v2, x1, x2, new_v1, new_v2, cos, sin, slot, there, writes, page, keys_ptr, values_ptr,
+    k, v1, v2, new, other, new_v1, new_v2, cos, sin, slot, there, writes, page, keys_ptr, values_ptr,
     KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
     """Put a loaded token, if it is there, into the keys and values of its page, and with `writes` into memory, too."""
-    HALF: tl.constexpr = HEAD_DIM // 2
-    half, d = tl.arange(0, BLOCK_HALF), tl.arange(0, BLOCK_V)
-    new1, new2 = rotated(x1, x2, cos, sin, k.dtype)
+    place, inside = place_in_head(tl.arange(0, 2 * BLOCK_HALF), HEAD_DIM, BLOCK_HALF)
+    d = tl.arange(0, BLOCK_V)
+    new = turned(new, other, cos, sin, k.dtype)
     new_v1, new_v2, begin = new_v1.to(v1.dtype), new_v2.to(v1.dtype), page.to(tl.int64) * (KV * HEAD_DIM * PAGE)
     writes = there & writes
-    tl.store(keys_ptr + begin + half * PAGE + slot, new1, mask=writes & (half < HALF))
-    tl.store(keys_ptr + begin + (half + HALF) * PAGE + slot, new2, mask=writes & (half < HALF))
+    tl.store(keys_ptr + begin + place * PAGE + slot, new, mask=writes & inside)
     value_ptrs = values_ptr + begin + slot * HEAD_DIM + d
     tl.store(value_ptrs, new_v1, mask=writes & (d < HEAD_DIM))
     tl.store(value_ptrs + BLOCK_V, new_v2, mask=writes & (d + BLOCK_V < HEAD_DIM))
     here = there & (tl.arange(0, PAGE) == slot)
-    k = tl.where(here[None, :], halves_joined(new1, new2)[:, None], k)
+    k = tl.where(here[None, :], new[:, None], k)
     return k, tl.where(here[:, None], new_v1[None, :], v1), tl.where(here[:, None], new_v2[None, :], v2)
 
 
@@ -75,13 +86,15 @@ def put_tokens(
     HEADS: tl.constexpr, KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
     """Put the tokens from start to stop, but one, into a page's keys and values; the tile's own begin at first."""
+    start = tl.where((start == but) & (stop == but + 1), stop, start)  # spares a load
+    d = tl.arange(0, 2 * BLOCK_HALF)
     for token in tl.range(start, stop, num_stages=1):
         position = tl.load(positions_ptr + token)
         if (position >= piece * PAGE) & (position < (piece + 1) * PAGE) & (token != but):
-            x1, x2, new_v1, new_v2 = load_token(qkv_ptr, token, True, kv, HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V)
-            cos, sin = load_angles(rotary_ptr, position, True, HEAD_DIM, BLOCK_HALF)
+            new, other, new_v1, new_v2 = load_token(qkv_ptr, token, True, kv, HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V)
+            cos, sin = load_angles(rotary_ptr, position, d, True, HEAD_DIM, BLOCK_HALF)
             k, v1, v2 = put_token(
-                k, v1, v2, x1, x2, new_v1, new_v2, cos, sin, position % PAGE, True, token >= first, page,
+                k, v1, v2, new, other, new_v1, new_v2, cos, sin, position % PAGE, True, token >= first, page,
                 keys_ptr, values_ptr, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
             )  # fmt: skip
     return k, v1, v2
@@ -89,15 +102,14 @@ def put_tokens(
 
 @triton.jit
 def store_results(
-    m, l, acc1, acc2, piece, tokens, heads, positions, maxima_ptr, totals_ptr, sums_ptr, M,  # noqa: E741
-    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_V: tl.constexpr,
+    m, l, acc1, acc2, piece, places, positions, maxima_ptr, totals_ptr, sums_ptr,  # noqa: E741
+    HEAD_DIM: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """Store m, l and acc of a piece for the rows that see some of it."""
-    place = (tokens.to(tl.int64) * HEADS + heads) * M + piece
-    seen, d = positions >= piece * PAGE, tl.arange(0, BLOCK_V)[None, :]
-    tl.store(maxima_ptr + place, m, mask=seen)
-    tl.store(totals_ptr + place, l, mask=seen)
-    ptrs = sums_ptr + (place * HEAD_DIM)[:, None] + d
+    """Store m, l and acc of a piece for the rows that see some of it; places are of their first pieces."""
+    seen, d, places = positions >= piece * PAGE, tl.arange(0, BLOCK_V)[None, :], places + piece
+    tl.store(maxima_ptr + places, m, mask=seen)
+    tl.store(totals_ptr + places, l, mask=seen)
+    ptrs = sums_ptr + (places * HEAD_DIM)[:, None] + d
     tl.store(ptrs, acc1, mask=seen[:, None] & (d < HEAD_DIM))
     tl.store(ptrs + BLOCK_V, acc2, mask=seen[:, None] & (d + BLOCK_V < HEAD_DIM))
 
@@ -114,10 +126,12 @@ def piece_kernel(
     maxima_ptr,  # (T, HEADS, M) float32
     totals_ptr,  # (T, HEADS, M) float32
     sums_ptr,  # (T, HEADS, M, HEAD_DIM) float32
+    y_ptr,  # (T, HEADS HEAD_DIM)
     T,
     R,
     M,
     TURNS,  # programs of a tile and a group of heads
+    COLUMNS: tl.constexpr,  # of the result, that a program of a cluster joins; 0: another launch does
     HEADS: tl.constexpr,
     KV: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -126,7 +140,8 @@ def piece_kernel(
     BLOCK_R: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
     BLOCK_V: tl.constexpr,
-    STAGES: tl.constexpr,  # 0: there is a program for every piece
+    STAGES: tl.constexpr,
+    PREFETCH: tl.constexpr,
     PDL: tl.constexpr,
 ):
     gdc_launch_dependents(PDL)
@@ -139,74 +154,82 @@ def piece_kernel(
     tokens, heads = first + row // GROUP, kv * GROUP + row % GROUP
     there = (row < TOKENS * GROUP) & (tokens < stop)
     positions = positions_of(positions_ptr, tokens, there, sequence, R)
-    highest = tl.max(positions, axis=0)
+    pieces = (tl.max(positions, axis=0) + PAGE) // PAGE
     table_ptr = tables_ptr + sequence.to(tl.int64) * M
     keys_ptr += kv * (HEAD_DIM * PAGE)
     values_ptr += kv * (HEAD_DIM * PAGE)
-    active = turn * PAGE <= highest
-    page = tl.load(table_ptr + turn, mask=active, other=0)
-    if STAGES == 0:
-        k = load_keys(keys_ptr, page, active, KV, HEAD_DIM, BLOCK_HALF)
-        v1, v2 = load_values(values_ptr, page, highest + 1 - turn * PAGE, KV, HEAD_DIM, BLOCK_V)
-        first_position = tl.load(positions_ptr + first, mask=active, other=0)
-        fresh = active & (first_position // PAGE == turn)
-        first_cos, first_sin = load_angles(rotary_ptr, first_position, fresh, HEAD_DIM, BLOCK_HALF)
-    d = tl.arange(0, BLOCK_HALF)[None, :]
-    shown = (positions >= 0)[:, None] & (d < HEAD_DIM // 2)
-    rotary_ptrs = rotary_ptr + (tl.maximum(positions, 0).to(tl.int64) * HEAD_DIM)[:, None] + d
-    cos, sin = load_halves(rotary_ptrs, shown, HEAD_DIM // 2)
-    q_ptrs = qkv_ptr + (tokens.to(tl.int64) * ((HEADS + 2 * KV) * HEAD_DIM) + heads * HEAD_DIM)[:, None] + d
+    if PREFETCH:
+        for piece in tl.range(turn, pieces, TURNS, num_stages=1):
+            page = tl.load(table_ptr + piece)
+            prefetch_page(keys_ptr, page, KV, HEAD_DIM)
+            prefetch_page(values_ptr, page, KV, HEAD_DIM)
+    page = tl.load(table_ptr + turn, mask=turn < pieces, other=0)
+    first_position = tl.load(positions_ptr + first, mask=turn < pieces, other=0)
+    fresh = (turn < pieces) & (first_position // PAGE == turn)
+    d, places = tl.arange(0, 2 * BLOCK_HALF), (tokens.to(tl.int64) * HEADS + heads) * M
+    first_cos, first_sin = load_angles(rotary_ptr, first_position, d, fresh, HEAD_DIM, BLOCK_HALF)
+    shown = (positions >= 0)[:, None]
+    cos, sin = load_angles(rotary_ptr, positions[:, None], d[None, :], shown, HEAD_DIM, BLOCK_HALF)
+    q_ptrs = qkv_ptr + (tokens.to(tl.int64) * ((HEADS + 2 * KV) * HEAD_DIM) + heads * HEAD_DIM)[:, None]
     gdc_wait(PDL)
-    if active:
-        x1, x2 = load_halves(q_ptrs, shown, HEAD_DIM // 2)
-        if STAGES == 0:
-            new1, new2, new_v1, new_v2 = load_token(qkv_ptr, first, fresh, kv, HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V)
-            k, v1, v2 = put_token(
-                k, v1, v2, new1, new2, new_v1, new_v2, first_cos, first_sin, first_position % PAGE, fresh, True, page,
-                keys_ptr, values_ptr, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
-            )  # fmt: skip
+    if turn < pieces:
+        k = load_keys(keys_ptr, page, True, KV, HEAD_DIM, BLOCK_HALF)
+        v1, v2 = load_values(
+            values_ptr, page, tl.max(positions, axis=0) + 1 - turn * PAGE, KV, HEAD_DIM, BLOCK_V
+        )
+        x, x_other = load_heads(q_ptrs, d[None, :], shown, HEAD_DIM, BLOCK_HALF)
+        new, other, new_v1, new_v2 = load_token(qkv_ptr, first, fresh, kv, HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V)
+        k, v1, v2 = put_token(
+            k, v1, v2, new, other, new_v1, new_v2, first_cos, first_sin, first_position % PAGE, fresh, True, page,
+            keys_ptr, values_ptr, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
+        )  # fmt: skip
+        k, v1, v2 = put_tokens(
+            k, v1, v2, turn, start, first, stop, first, page,
+            qkv_ptr, keys_ptr, values_ptr, rotary_ptr, positions_ptr, kv,
+            HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
+        )  # fmt: skip
+        q = turned(x, x_other, cos, sin, TYPE)
+        m, l, acc1, acc2 = attend_masked(  # noqa: E741
+            q, k, v1, v2, positions, tokens, positions_ptr, turn * PAGE, first, stop, SCALE
+        )
+        store_results(
+            m, l, acc1, acc2, turn, places, positions, maxima_ptr, totals_ptr, sums_ptr, HEAD_DIM, BLOCK_V
+        )
+        old = tl.maximum(tl.load(positions_ptr + start), 0) // PAGE  # pieces without a token of this call
+        for piece in tl.range(turn + TURNS, old, TURNS, num_stages=STAGES):
+            page = tl.load(table_ptr + piece)
+            k = load_keys(keys_ptr, page, True, KV, HEAD_DIM, BLOCK_HALF)
+            v1, v2 = load_values(values_ptr, page, PAGE, KV, HEAD_DIM, BLOCK_V)
+            m, p = weights_of(multiply(q, k), SCALE)
+            p = p.to(TYPE)
+            l, acc1, acc2 = total_of(p), multiply(p, v1), multiply(p, v2)  # noqa: E741
+            store_results(
+                m, l, acc1, acc2, piece, places, positions, maxima_ptr, totals_ptr, sums_ptr, HEAD_DIM, BLOCK_V
+            )
+        for piece in tl.range(
+            turn + tl.maximum((old - turn + TURNS - 1) // TURNS, 1) * TURNS, pieces, TURNS, num_stages=1
+        ):
+            page = tl.load(table_ptr + piece)
+            k = load_keys(keys_ptr, page, True, KV, HEAD_DIM, BLOCK_HALF)
+            v1, v2 = load_values(
+                values_ptr, page, tl.max(positions, axis=0) + 1 - piece * PAGE, KV, HEAD_DIM, BLOCK_V
+            )
             k, v1, v2 = put_tokens(
-                k, v1, v2, turn, start, first, stop, first, page,
+                k, v1, v2, piece, start, first, stop, -1, page,
                 qkv_ptr, keys_ptr, values_ptr, rotary_ptr, positions_ptr, kv,
                 HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
             )  # fmt: skip
-            q = halves_joined(*rotated(x1, x2, cos, sin, TYPE))
             m, l, acc1, acc2 = attend_masked(  # noqa: E741
-                q, k, v1, v2, positions, tokens, positions_ptr, turn * PAGE, first, stop, SCALE
+                q, k, v1, v2, positions, tokens, positions_ptr, piece * PAGE, first, stop, SCALE
             )
             store_results(
-                m, l, acc1, acc2, turn, tokens, heads, positions, maxima_ptr, totals_ptr, sums_ptr, M,
-                HEADS, HEAD_DIM, BLOCK_V,
-            )  # fmt: skip
-        else:
-            q = halves_joined(*rotated(x1, x2, cos, sin, TYPE))
-            old = tl.maximum(tl.load(positions_ptr + start), 0) // PAGE  # pieces without a token of this call
-            for piece in tl.range(turn, old, TURNS, num_stages=STAGES):
-                page = tl.load(table_ptr + piece)
-                k = load_keys(keys_ptr, page, True, KV, HEAD_DIM, BLOCK_HALF)
-                v1, v2 = load_values(values_ptr, page, PAGE, KV, HEAD_DIM, BLOCK_V)
-                m, p = weights_of(multiply(q, k), SCALE)
-                p = p.to(TYPE)
-                l, acc1, acc2 = total_of(p), multiply(p, v1), multiply(p, v2)  # noqa: E741
-                store_results(
-                    m, l, acc1, acc2, piece, tokens, heads, positions, maxima_ptr, totals_ptr, sums_ptr, M,
-                    HEADS, HEAD_DIM, BLOCK_V,
-                )  # fmt: skip
-            for piece in tl.range(
-                turn + tl.maximum(old - turn + TURNS - 1, 0) // TURNS * TURNS, highest // PAGE + 1, TURNS, num_stages=1
-            ):
-                page = tl.load(table_ptr + piece)
-                k = load_keys(keys_ptr, page, True, KV, HEAD_DIM, BLOCK_HALF)
-                v1, v2 = load_values(values_ptr, page, highest + 1 - piece * PAGE, KV, HEAD_DIM, BLOCK_V)
-                k, v1, v2 = put_tokens(
-                    k, v1, v2, piece, start, first, stop, -1, page,
-                    qkv_ptr, keys_ptr, values_ptr, rotary_ptr, positions_ptr, kv,
-                    HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
-                )  # fmt: skip
-                m, l, acc1, acc2 = attend_masked(  # noqa: E741
-                    q, k, v1, v2, positions, tokens, positions_ptr, piece * PAGE, first, stop, SCALE
-                )
-                store_results(
-                    m, l, acc1, acc2, piece, tokens, heads, positions, maxima_ptr, totals_ptr, sums_ptr, M,
-                    HEADS, HEAD_DIM, BLOCK_V,
-                )  # fmt: skip
+                m, l, acc1, acc2, piece, places, positions, maxima_ptr, totals_ptr, sums_ptr, HEAD_DIM, BLOCK_V
+            )
+    if COLUMNS:
+        cluster_barrier()
+        columns = turn * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+        y = join_pieces(
+            (positions + PAGE) // PAGE, pieces, places, columns, maxima_ptr, totals_ptr, sums_ptr, HEAD_DIM
+        )
+        y_ptrs = y_ptr + ((tokens.to(tl.int64) * HEADS + heads) * HEAD_DIM)[:, None] + columns
+        tl.store(y_ptrs, y.to(y_ptr.dtype.element_ty), mask=there[:, None] & (columns < HEAD_DIM))

@@ -11,7 +11,6 @@ from bitnet_jit.kernels.triton.attention.piece import (
     PAGE,
     attend_masked,
     fades,
-    halves_joined,
     joined,
     load_keys,
     load_values,
@@ -19,7 +18,7 @@ from bitnet_jit.kernels.triton.attention.piece import (
     total_of,
     weights_of,
 )
-from bitnet_jit.kernels.triton.attention.tiles import load_halves, positions_of, rotated, tile_of
+from bitnet_jit.kernels.triton.attention.tiles import load_angles, load_heads, positions_of, tile_of, turned
 from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
 
 
@@ -48,6 +47,7 @@ def whole_kernel(
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ):
+    gdc_launch_dependents(PDL)
     GROUP: tl.constexpr = HEADS // KV
     TOKENS: tl.constexpr = ROWS // GROUP
     TYPE: tl.constexpr = keys_ptr.dtype.element_ty
@@ -61,15 +61,12 @@ def whole_kernel(
     highest = tl.max(positions, axis=0)
     lowest = tl.min(tl.where(positions < 0, highest, positions), axis=0)
     table_ptr = tables_ptr + sequence.to(tl.int64) * M
-    d = tl.arange(0, BLOCK_HALF)[None, :]
-    shown = (positions >= 0)[:, None] & (d < HEAD_DIM // 2)
-    rotary_ptrs = rotary_ptr + (tl.maximum(positions, 0).to(tl.int64) * HEAD_DIM)[:, None] + d
-    cos, sin = load_halves(rotary_ptrs, shown, HEAD_DIM // 2)
-    q_ptrs = qkv_ptr + (tokens.to(tl.int64) * ((HEADS + 2 * KV) * HEAD_DIM) + heads * HEAD_DIM)[:, None] + d
+    d, shown = tl.arange(0, 2 * BLOCK_HALF)[None, :], (positions >= 0)[:, None]
+    cos, sin = load_angles(rotary_ptr, positions[:, None], d, shown, HEAD_DIM, BLOCK_HALF)
+    q_ptrs = qkv_ptr + (tokens.to(tl.int64) * ((HEADS + 2 * KV) * HEAD_DIM) + heads * HEAD_DIM)[:, None]
     gdc_wait(PDL)
-    gdc_launch_dependents(PDL)  # behind the wait: so what begins next finds this call's keys and values written
-    x1, x2 = load_halves(q_ptrs, shown, HEAD_DIM // 2)
-    q = halves_joined(*rotated(x1, x2, cos, sin, TYPE))
+    x, other = load_heads(q_ptrs, d, shown, HEAD_DIM, BLOCK_HALF)
+    q = turned(x, other, cos, sin, TYPE)
     keys_ptr += kv * (HEAD_DIM * PAGE)
     values_ptr += kv * (HEAD_DIM * PAGE)
     largest = tl.full((ROWS,), float("-inf"), tl.float32)
