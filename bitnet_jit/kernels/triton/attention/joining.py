@@ -6,15 +6,15 @@ import triton.language as tl
 from bitnet_jit.kernels.triton.attention.piece import PAGE, fades, joined
 from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
 
-MANY, FEW = tl.constexpr(32), tl.constexpr(8)  # pieces whose results are on their way together
+NUMBER = tl.constexpr(8)  # of pieces whose results are on their way together
 
 
 @triton.jit
 def join_some(
     largest, l, acc, first, counts, places, d, maxima_ptr, totals_ptr, sums_ptr,  # noqa: E741
-    HEAD_DIM: tl.constexpr, NUMBER: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
 ):  # fmt: skip
-    """Join a number of pieces, from the first on, to the state of rows that have so many of them."""
+    """Join NUMBER pieces, from the first on, to the state of rows; each row has so many of all as its count."""
     ms, ls, accs = (), (), ()
     for n in tl.static_range(NUMBER):
         there, at = first + n < counts, places + first + n
@@ -40,14 +40,9 @@ def join_pieces(counts, most, places, d, maxima_ptr, totals_ptr, sums_ptr, HEAD_
     largest = tl.where(counts >= 0, float("-inf"), 0.0)
     l = tl.where(counts >= 0, 0.0, 1.0)  # noqa: E741
     acc = tl.zeros((counts.shape[0], d.shape[1]), tl.float32)
-    many = tl.maximum(most - FEW + MANY - 1, 0) // MANY * MANY
-    for first in tl.range(0, many, MANY, num_stages=1):
+    for first in tl.range(0, most, NUMBER, num_stages=1):
         largest, l, acc = join_some(  # noqa: E741
-            largest, l, acc, first, counts, places, d, maxima_ptr, totals_ptr, sums_ptr, HEAD_DIM, MANY
-        )
-    for first in tl.range(many, most, FEW, num_stages=1):
-        largest, l, acc = join_some(  # noqa: E741
-            largest, l, acc, first, counts, places, d, maxima_ptr, totals_ptr, sums_ptr, HEAD_DIM, FEW
+            largest, l, acc, first, counts, places, d, maxima_ptr, totals_ptr, sums_ptr, HEAD_DIM
         )
     l = tl.where(counts > 0, l, 1.0)  # noqa: E741
     return tl.div_rn(acc, l[:, None] + tl.zeros_like(acc))

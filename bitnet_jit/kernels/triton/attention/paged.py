@@ -31,7 +31,6 @@ CLUSTERED = 10  # programs per multiprocessor, about, in clusters
 MAX_CLUSTER = 8
 PREFETCHED_BYTES = 16  # of which sizes of heads are multiples
 DECODING_WARPS = 2  # of programs of whole.py whose tokens are few
-PIECES_AHEAD = 2  # whose keys and values are on their way in a program that takes several
 WRITTEN_TOKENS = (16, 64)  # that a program writes at least and at most
 MAX_SUMS = 2**26  # numbers that the pieces of a call may leave in scratch memory
 ACC_NUMBERS = 64 * 128  # of a tile's sums, that registers hold twice
@@ -109,19 +108,16 @@ def split(problem: Problem, sizes: Sizes, config: AttentionConfig) -> tuple[Laun
     groups, cluster = decoding_tiles(problem, sizes) * problem.kv_heads, cluster_of(problem, sizes)
     turns = max(1, min(sizes.pages, triton.cdiv(PROGRAMS * target.multiprocessors(problem.gpu), groups)))
     is_clustered = cluster > 1
-    blocks = blocks_of(problem, "BLOCK_HALF", "BLOCK_DIM", "BLOCK_V")
     head_bytes = problem.head_dim * ELEMENT_BYTES[problem.cache_dtype]
     constants = {
         **sizes_of(sizes),
         "TURNS": cluster if is_clustered else turns,
-        "COLUMNS": blocks["BLOCK_DIM"] // cluster if is_clustered else 0,
+        "CLUSTER": cluster,
         **heads_of(problem),
         "SCALE": scale_of(problem),
         "ROWS": min_rows(problem),
         "BLOCK_R": sequences_of(sizes),
-        "BLOCK_HALF": blocks["BLOCK_HALF"],
-        "BLOCK_V": blocks["BLOCK_V"],
-        "STAGES": PIECES_AHEAD,
+        **blocks_of(problem, "BLOCK_HALF", "BLOCK_V"),
         "PREFETCH": is_clustered and head_bytes % PREFETCHED_BYTES == 0,
         "PDL": target.supports_pdl(problem.gpu),
     }

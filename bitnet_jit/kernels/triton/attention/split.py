@@ -6,7 +6,7 @@ each joins some columns of the result. Elsewhere a second launch does (joining.p
 Keys and values of the call's own tokens are taken from qkv, by every program that sees them, and the program of the
 token's own tile and piece writes them, so that nobody in the call waits for them. That costs a step for each token of
 a sequence in the call, which is why calls with many of them take whole.py. The first token of a tile, in decoding its
-only one, is loaded beside the query, as is the first piece of a program.
+only one, is loaded beside the query.
 
 Cached keys and values may have been written by the kernel ahead, so before its end they are only fetched into the
 second cache, which is the same for all.
@@ -21,9 +21,6 @@ from bitnet_jit.kernels.triton.attention.piece import (
     attend_masked,
     load_keys,
     load_values,
-    multiply,
-    total_of,
-    weights_of,
 )
 from bitnet_jit.kernels.triton.attention.tiles import (
     load_angles,
@@ -82,19 +79,19 @@ def put_token(
 
 @triton.jit
 def put_tokens(
-    k, v1, v2, piece, start, first, stop, but, page, qkv_ptr, keys_ptr, values_ptr, rotary_ptr, positions_ptr, kv,
-    HEADS: tl.constexpr, KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_V: tl.constexpr,
+    k, v1, v2, piece, start, first, stop, page, qkv_ptr, keys_ptr, values_ptr, rotary_ptr, positions_ptr,
+    kv, HEADS: tl.constexpr, KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """Put the tokens from start to stop, but one, into a page's keys and values; the tile's own begin at first."""
-    start = tl.where((start == but) & (stop == but + 1), stop, start)  # spares a load
+    """Put the tokens from start to stop, but the tile's first, into a page's keys and values."""
+    start = tl.where(start == first, first + 1, start)
     d = tl.arange(0, 2 * BLOCK_HALF)
     for token in tl.range(start, stop, num_stages=1):
         position = tl.load(positions_ptr + token)
-        if (position >= piece * PAGE) & (position < (piece + 1) * PAGE) & (token != but):
+        if (position >= piece * PAGE) & (position < (piece + 1) * PAGE) & (token != first):
             new, other, new_v1, new_v2 = load_token(qkv_ptr, token, True, kv, HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V)
             cos, sin = load_angles(rotary_ptr, position, d, True, HEAD_DIM, BLOCK_HALF)
             k, v1, v2 = put_token(
-                k, v1, v2, new, other, new_v1, new_v2, cos, sin, position % PAGE, True, token >= first, page,
+                k, v1, v2, new, other, new_v1, new_v2, cos, sin, position % PAGE, True, token > first, page,
                 keys_ptr, values_ptr, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
             )  # fmt: skip
     return k, v1, v2
@@ -130,8 +127,8 @@ def piece_kernel(
     T,
     R,
     M,
-    TURNS,  # programs of a tile and a group of heads
-    COLUMNS: tl.constexpr,  # of the result, that a program of a cluster joins; 0: another launch does
+    TURNS,  # programs of a tile and a group of heads, if they are no cluster
+    CLUSTER: tl.constexpr,  # programs of a tile and a group of heads that are one; 1: another launch joins the pieces
     HEADS: tl.constexpr,
     KV: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -140,7 +137,6 @@ def piece_kernel(
     BLOCK_R: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
     BLOCK_V: tl.constexpr,
-    STAGES: tl.constexpr,
     PREFETCH: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -148,85 +144,58 @@ def piece_kernel(
     GROUP: tl.constexpr = HEADS // KV
     TOKENS: tl.constexpr = ROWS // GROUP
     TYPE: tl.constexpr = keys_ptr.dtype.element_ty
-    turn, tile, kv = tl.program_id(0) % TURNS, tl.program_id(0) // TURNS // KV, tl.program_id(0) // TURNS % KV
+    turns = CLUSTER if CLUSTER > 1 else TURNS
+    turn, tile, kv = tl.program_id(0) % turns, tl.program_id(0) // turns // KV, tl.program_id(0) // turns % KV
     sequence, start, first, stop = tile_of(starts_ptr, tile, T, R, TOKENS, BLOCK_R)
     row = tl.arange(0, ROWS)
     tokens, heads = first + row // GROUP, kv * GROUP + row % GROUP
     there = (row < TOKENS * GROUP) & (tokens < stop)
     positions = positions_of(positions_ptr, tokens, there, sequence, R)
-    pieces = (tl.max(positions, axis=0) + PAGE) // PAGE
+    highest = tl.max(positions, axis=0)
+    pieces = (highest + PAGE) // PAGE
     table_ptr = tables_ptr + sequence.to(tl.int64) * M
     keys_ptr += kv * (HEAD_DIM * PAGE)
     values_ptr += kv * (HEAD_DIM * PAGE)
     if PREFETCH:
-        for piece in tl.range(turn, pieces, TURNS, num_stages=1):
+        for piece in tl.range(turn, pieces, turns, num_stages=1):
             page = tl.load(table_ptr + piece)
             prefetch_page(keys_ptr, page, KV, HEAD_DIM)
             prefetch_page(values_ptr, page, KV, HEAD_DIM)
-    page = tl.load(table_ptr + turn, mask=turn < pieces, other=0)
-    first_position = tl.load(positions_ptr + first, mask=turn < pieces, other=0)
-    fresh = (turn < pieces) & (first_position // PAGE == turn)
+    used = highest >= 0
+    old = tl.load(positions_ptr + start, mask=used, other=0) // PAGE  # pieces without a token of this call
+    last = used & ((pieces - 1 - turn) // turns * turns + turn >= old)  # whether this program has others
+    first_position = tl.load(positions_ptr + first, mask=last, other=0)
     d, places = tl.arange(0, 2 * BLOCK_HALF), (tokens.to(tl.int64) * HEADS + heads) * M
-    first_cos, first_sin = load_angles(rotary_ptr, first_position, d, fresh, HEAD_DIM, BLOCK_HALF)
+    first_cos, first_sin = load_angles(rotary_ptr, first_position, d, last, HEAD_DIM, BLOCK_HALF)
     shown = (positions >= 0)[:, None]
     cos, sin = load_angles(rotary_ptr, positions[:, None], d[None, :], shown, HEAD_DIM, BLOCK_HALF)
     q_ptrs = qkv_ptr + (tokens.to(tl.int64) * ((HEADS + 2 * KV) * HEAD_DIM) + heads * HEAD_DIM)[:, None]
     gdc_wait(PDL)
-    if turn < pieces:
+    x, x_other = load_heads(q_ptrs, d[None, :], shown, HEAD_DIM, BLOCK_HALF)
+    new, other, new_v1, new_v2 = load_token(qkv_ptr, first, last, kv, HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V)
+    q = turned(x, x_other, cos, sin, TYPE)
+    for piece in tl.range(turn, pieces, turns, num_stages=1):
+        page = tl.load(table_ptr + piece)
         k = load_keys(keys_ptr, page, True, KV, HEAD_DIM, BLOCK_HALF)
-        v1, v2 = load_values(
-            values_ptr, page, tl.max(positions, axis=0) + 1 - turn * PAGE, KV, HEAD_DIM, BLOCK_V
-        )
-        x, x_other = load_heads(q_ptrs, d[None, :], shown, HEAD_DIM, BLOCK_HALF)
-        new, other, new_v1, new_v2 = load_token(qkv_ptr, first, fresh, kv, HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V)
-        k, v1, v2 = put_token(
-            k, v1, v2, new, other, new_v1, new_v2, first_cos, first_sin, first_position % PAGE, fresh, True, page,
-            keys_ptr, values_ptr, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
-        )  # fmt: skip
-        k, v1, v2 = put_tokens(
-            k, v1, v2, turn, start, first, stop, first, page,
-            qkv_ptr, keys_ptr, values_ptr, rotary_ptr, positions_ptr, kv,
-            HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
-        )  # fmt: skip
-        q = turned(x, x_other, cos, sin, TYPE)
+        v1, v2 = load_values(values_ptr, page, highest + 1 - piece * PAGE, KV, HEAD_DIM, BLOCK_V)
+        if piece >= old:
+            k, v1, v2 = put_token(
+                k, v1, v2, new, other, new_v1, new_v2, first_cos, first_sin, first_position % PAGE,
+                first_position // PAGE == piece, True, page, keys_ptr, values_ptr, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
+            )  # fmt: skip
+            k, v1, v2 = put_tokens(
+                k, v1, v2, piece, start, first, stop, page, qkv_ptr, keys_ptr, values_ptr, rotary_ptr, positions_ptr,
+                kv, HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
+            )  # fmt: skip
         m, l, acc1, acc2 = attend_masked(  # noqa: E741
-            q, k, v1, v2, positions, tokens, positions_ptr, turn * PAGE, first, stop, SCALE
+            q, k, v1, v2, positions, tokens, positions_ptr, piece * PAGE, first, stop, SCALE
         )
         store_results(
-            m, l, acc1, acc2, turn, places, positions, maxima_ptr, totals_ptr, sums_ptr, HEAD_DIM, BLOCK_V
+            m, l, acc1, acc2, piece, places, positions, maxima_ptr, totals_ptr, sums_ptr, HEAD_DIM, BLOCK_V
         )
-        old = tl.maximum(tl.load(positions_ptr + start), 0) // PAGE  # pieces without a token of this call
-        for piece in tl.range(turn + TURNS, old, TURNS, num_stages=STAGES):
-            page = tl.load(table_ptr + piece)
-            k = load_keys(keys_ptr, page, True, KV, HEAD_DIM, BLOCK_HALF)
-            v1, v2 = load_values(values_ptr, page, PAGE, KV, HEAD_DIM, BLOCK_V)
-            m, p = weights_of(multiply(q, k), SCALE)
-            p = p.to(TYPE)
-            l, acc1, acc2 = total_of(p), multiply(p, v1), multiply(p, v2)  # noqa: E741
-            store_results(
-                m, l, acc1, acc2, piece, places, positions, maxima_ptr, totals_ptr, sums_ptr, HEAD_DIM, BLOCK_V
-            )
-        for piece in tl.range(
-            turn + tl.maximum((old - turn + TURNS - 1) // TURNS, 1) * TURNS, pieces, TURNS, num_stages=1
-        ):
-            page = tl.load(table_ptr + piece)
-            k = load_keys(keys_ptr, page, True, KV, HEAD_DIM, BLOCK_HALF)
-            v1, v2 = load_values(
-                values_ptr, page, tl.max(positions, axis=0) + 1 - piece * PAGE, KV, HEAD_DIM, BLOCK_V
-            )
-            k, v1, v2 = put_tokens(
-                k, v1, v2, piece, start, first, stop, -1, page,
-                qkv_ptr, keys_ptr, values_ptr, rotary_ptr, positions_ptr, kv,
-                HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
-            )  # fmt: skip
-            m, l, acc1, acc2 = attend_masked(  # noqa: E741
-                q, k, v1, v2, positions, tokens, positions_ptr, piece * PAGE, first, stop, SCALE
-            )
-            store_results(
-                m, l, acc1, acc2, piece, places, positions, maxima_ptr, totals_ptr, sums_ptr, HEAD_DIM, BLOCK_V
-            )
-    if COLUMNS:
+    if CLUSTER > 1:
         cluster_barrier()
+        COLUMNS: tl.constexpr = 2 * BLOCK_V // CLUSTER
         columns = turn * COLUMNS + tl.arange(0, COLUMNS)[None, :]
         y = join_pieces(
             (positions + PAGE) // PAGE, pieces, places, columns, maxima_ptr, totals_ptr, sums_ptr, HEAD_DIM
