@@ -16,14 +16,12 @@ pytestmark = needs_device
 SMALL = Heads(4, 2, 32)
 HALVES = [torch.float16, torch.bfloat16] if ON_GPU else [torch.float16]  # the interpreter multiplies no bfloat16
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 4e-2}
-WAYS = {  # few tokens per sequence are split, full multiprocessors are not, programs per multiprocessor, of a cluster
-    "pieces": {"FEW_TOKENS": 1000, "FULL": 1000, "PROGRAMS": 1000, "MAX_CLUSTER": 1},
-    "pieces in turns": {"FEW_TOKENS": 1000, "FULL": 1000, "PROGRAMS": 0, "MAX_CLUSTER": 1},
-    "small tiles": {"FEW_TOKENS": 1000, "FULL": 0, "MAX_CLUSTER": 1},
+WAYS = {  # few tokens per sequence are split, full multiprocessors are not, programs per multiprocessor
+    "pieces": {"FEW_TOKENS": 1000, "FULL": 1000, "PROGRAMS": 1000},
+    "pieces in turns": {"FEW_TOKENS": 1000, "FULL": 1000, "PROGRAMS": 0},
+    "small tiles": {"FEW_TOKENS": 1000, "FULL": 0},
     "large tiles": {"FEW_TOKENS": 0},
 }
-if ON_GPU:  # elsewhere there are no clusters
-    WAYS |= {f"clusters of {n}": {"FEW_TOKENS": 1000, "CLUSTERED": 10**6, "MAX_CLUSTER": n} for n in (2, 8, 16)}
 most = settings.default.max_examples
 few, some = (
     settings(max_examples=min(most, 2)),

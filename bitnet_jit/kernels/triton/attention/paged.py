@@ -1,4 +1,4 @@
-"""`paged_attention` as launches: split.py where tokens are few, elsewhere write.py and whole.py.
+"""`paged_attention` as launches: whole.py behind write.py, or split.py and joining.py where few programs would run.
 
 Both give a token the same bits. Which one runs follows from the sizes of a call: a problem knows the number of tokens
 alone, not those of sequences and pages.
@@ -27,10 +27,8 @@ MIN_ROWS = 16  # of a tile: tokens times heads of a group
 FEW_TOKENS = 8  # per sequence: up to here a call is split into pieces
 FULL = 2  # programs per multiprocessor that keep the memory busy, each with a sequence of its own
 PROGRAMS = 3  # per multiprocessor, among which the pieces are shared out
-CLUSTERED = 10  # programs per multiprocessor, about, in clusters
-MAX_CLUSTER = 8
-PREFETCHED_BYTES = 16  # of which sizes of heads are multiples
-DECODING_WARPS = 2  # of programs of whole.py whose tokens are few
+DECODING_WARPS = 2  # of programs that take one piece after another
+UNROLLED = 32  # pieces whose results are on their way together, at most
 WRITTEN_TOKENS = (16, 64)  # that a program writes at least and at most
 MAX_SUMS = 2**26  # numbers that the pieces of a call may leave in scratch memory
 ACC_NUMBERS = 64 * 128  # of a tile's sums, that registers hold twice
@@ -46,7 +44,7 @@ class AttentionConfig:
         rows: of a tile of `whole_kernel`.
         num_warps: of its programs.
         num_stages: how many pieces' keys and values are on their way in it.
-        piece_warps: of the programs of `piece_kernel`.
+        piece_warps: of the programs of `piece_kernel`, where each has one piece.
     """
 
     rows: int
@@ -77,20 +75,10 @@ def bind(problem: Problem, config: AttentionConfig) -> Varying:
 
 
 def is_split(problem: Problem, sizes: Sizes) -> bool:
-    """Return whether a call's pieces are apart: few tokens of each sequence, and room for the results."""
+    """Return whether a call's pieces are apart: few tokens of each sequence, in few tiles, and room for the results."""
     numbers = sizes.tokens * problem.out_features * sizes.pages
-    groups = decoding_tiles(problem, sizes) * problem.kv_heads
-    few = groups < FULL * target.multiprocessors(problem.gpu)
-    return is_decoding(sizes) and (few or cluster_of(problem, sizes) > 1) and numbers <= MAX_SUMS
-
-
-def cluster_of(problem: Problem, sizes: Sizes) -> int:
-    """Return the number of programs that take the pieces of a tile in a cluster; 1 where there are no clusters."""
-    if not target.supports_clusters(problem.gpu):
-        return 1
-    groups = decoding_tiles(problem, sizes) * problem.kv_heads
-    programs = CLUSTERED * target.multiprocessors(problem.gpu) // max(1, groups)
-    return max(n for n in (1, 2, 4, 8, 16) if n == 1 or n <= min(MAX_CLUSTER, programs) and n < 2 * sizes.pages)
+    few = decoding_tiles(problem, sizes) * problem.kv_heads < FULL * target.multiprocessors(problem.gpu)
+    return is_decoding(sizes) and few and numbers <= MAX_SUMS
 
 
 def is_decoding(sizes: Sizes) -> bool:
@@ -104,34 +92,33 @@ def decoding_tiles(problem: Problem, sizes: Sizes) -> int:
 
 
 def split(problem: Problem, sizes: Sizes, config: AttentionConfig) -> tuple[Launch, ...]:
-    """Return the launch of split.py, and where programs are in no clusters that of joining.py."""
-    groups, cluster = decoding_tiles(problem, sizes) * problem.kv_heads, cluster_of(problem, sizes)
-    turns = max(1, min(sizes.pages, triton.cdiv(PROGRAMS * target.multiprocessors(problem.gpu), groups)))
-    is_clustered = cluster > 1
-    head_bytes = problem.head_dim * ELEMENT_BYTES[problem.cache_dtype]
+    """Return the launches of split.py and joining.py."""
+    tiles = decoding_tiles(problem, sizes) * problem.kv_heads
+    turns = max(1, min(sizes.pages, triton.cdiv(PROGRAMS * target.multiprocessors(problem.gpu), tiles)))
+    warps = config.piece_warps if turns == sizes.pages else DECODING_WARPS
     constants = {
         **sizes_of(sizes),
-        "TURNS": cluster if is_clustered else turns,
-        "CLUSTER": cluster,
+        "TURNS": turns,
         **heads_of(problem),
         "SCALE": scale_of(problem),
         "ROWS": min_rows(problem),
         "BLOCK_R": sequences_of(sizes),
         **blocks_of(problem, "BLOCK_HALF", "BLOCK_V"),
-        "PREFETCH": is_clustered and head_bytes % PREFETCHED_BYTES == 0,
+        "STAGES": config.num_stages if turns < sizes.pages else 0,
         "PDL": target.supports_pdl(problem.gpu),
     }
-    operands = (*ARGUMENTS, *RESULTS, "y")
-    pieces = Launch(piece_kernel, groups * constants["TURNS"], operands, constants, config.piece_warps, cluster=cluster)
-    return (pieces,) if is_clustered else (pieces, join(problem, sizes))
-
-
-def join(problem: Problem, sizes: Sizes) -> Launch:
-    """Return the launch of joining.py."""
-    names = {"R": sizes.sequences, "M": sizes.pages, "HEADS": problem.heads, "HEAD_DIM": problem.head_dim}
-    constants = {**names, **blocks_of(problem, "BLOCK_DIM"), "PDL": target.supports_pdl(problem.gpu)}
+    shared = {name: constants[name] for name in ("R", "M", "HEADS", "HEAD_DIM")}
+    joining = {
+        **shared,
+        **blocks_of(problem, "BLOCK_DIM"),
+        "UNROLLED": min(UNROLLED, int(triton.next_power_of_2(sizes.pages))),
+        "PDL": constants["PDL"],
+    }
     operands = (*RESULTS, "positions", "starts", "y")
-    return Launch(join_kernel, sizes.tokens * problem.heads, operands, constants, 1)
+    return (
+        Launch(piece_kernel, tiles * turns, (*ARGUMENTS, *RESULTS), constants, warps),
+        Launch(join_kernel, sizes.tokens * problem.heads, operands, joining, 1),
+    )
 
 
 def results(problem: Problem, sizes: Sizes) -> Scratch:

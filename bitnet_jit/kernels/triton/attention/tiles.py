@@ -77,9 +77,9 @@ def load_angles(rotary_ptr, positions, d, there, HEAD_DIM: tl.constexpr, BLOCK_H
 
 
 @triton.jit
-def turned(x, other, cos, sin, TYPE: tl.constexpr):
-    """Rotate numbers of heads in float32 by those of the other halves; return them as TYPE."""
-    return (x.to(tl.float32) * cos + other.to(tl.float32) * sin).to(TYPE)
+def turned(x, exchanged, cos, sin, TYPE: tl.constexpr):
+    """Rotate heads in float32 by angles of load_angles; return them as TYPE. `exchanged` is x by halves."""
+    return (x.to(tl.float32) * cos + exchanged.to(tl.float32) * sin).to(TYPE)
 
 
 @triton.jit

@@ -47,7 +47,6 @@ def whole_kernel(
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    gdc_launch_dependents(PDL)
     GROUP: tl.constexpr = HEADS // KV
     TOKENS: tl.constexpr = ROWS // GROUP
     TYPE: tl.constexpr = keys_ptr.dtype.element_ty
@@ -65,8 +64,9 @@ def whole_kernel(
     cos, sin = load_angles(rotary_ptr, positions[:, None], d, shown, HEAD_DIM, BLOCK_HALF)
     q_ptrs = qkv_ptr + (tokens.to(tl.int64) * ((HEADS + 2 * KV) * HEAD_DIM) + heads * HEAD_DIM)[:, None]
     gdc_wait(PDL)
-    x, other = load_heads(q_ptrs, d, shown, HEAD_DIM, BLOCK_HALF)
-    q = turned(x, other, cos, sin, TYPE)
+    gdc_launch_dependents(PDL)  # behind the wait: so what begins next finds this call's keys and values written
+    x, exchanged = load_heads(q_ptrs, d, shown, HEAD_DIM, BLOCK_HALF)
+    q = turned(x, exchanged, cos, sin, TYPE)
     keys_ptr += kv * (HEAD_DIM * PAGE)
     values_ptr += kv * (HEAD_DIM * PAGE)
     largest = tl.full((ROWS,), float("-inf"), tl.float32)

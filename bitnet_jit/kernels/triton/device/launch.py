@@ -30,7 +30,6 @@ class Launch:
         num_warps: of a program.
         max_registers: of a thread, for NVIDIA's assembler; None leaves it alone. Told of more than it would have taken,
             it begins more loads before it waits for the first.
-        cluster: the programs of a cluster, which divides their number (see cluster.py).
     """
 
     function: Any
@@ -39,7 +38,6 @@ class Launch:
     constants: Mapping[str, Any]
     num_warps: int
     max_registers: int | None = None
-    cluster: int = 1
 
     @property
     def pdl(self) -> bool:
@@ -50,7 +48,7 @@ class Launch:
     def options(self) -> dict[str, Any]:
         """Return Triton's options: no fused multiply-add, since it rounds once where the contract rounds twice."""
         pdl = {"launch_pdl": True} if self.pdl else {}
-        registers = {"maxnreg": self.max_registers} if self.max_registers and self.constants.get("ASM", self.pdl) else {}
+        registers = {"maxnreg": self.max_registers} if self.max_registers and self.constants["ASM"] else {}
         return {"num_warps": self.num_warps, "enable_fp_fusion": False} | pdl | registers
 
 
@@ -95,12 +93,9 @@ def prepare(launch: Launch, names: tuple[str, ...], kinds: Mapping[str, Any]) ->
     places = [len(names) if name is None else names.index(name.partition(":")[0]) for name in launch.operands]
     if interpreted():
         return interpret(launch, places)
-    constants, kernel = tuple(launch.constants.values()), compiled(launch, kinds)
-    grid = (launch.programs // launch.cluster, 1, 1)  # of clusters
+    constants, grid, kernel = tuple(launch.constants.values()), (launch.programs, 1, 1), compiled(launch, kinds)
     kernel[grid]  # loads it
-    run, function, pick = kernel.run, kernel.function, itemgetter(*places)
-    # a cluster is asked for as Triton does where programs share their tiles, here by programs that are compiled alone
-    metadata = (launch.num_warps, launch.cluster, *kernel.packed_metadata[2:])
+    run, function, metadata, pick = kernel.run, kernel.function, kernel.packed_metadata, itemgetter(*places)
     # as Triton itself launches, without its hooks: a microsecond less than by kernel[grid]
     return lambda stream, operands: run(
         *grid, stream, function, metadata, None, None, None, *pick(operands), *constants

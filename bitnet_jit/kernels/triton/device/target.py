@@ -11,7 +11,6 @@ from bitnet_jit.problem import Gpu
 MIN_TRITON = (3, 4)  # compiled kernels take their constants as arguments from here on
 MIN_CAPABILITY = 8.0
 PDL_CAPABILITY = 9.0  # programmatic dependent launch
-CLUSTER_TRITON = (3, 6)  # launches clusters of programs by their number alone
 EIGHT_ROWS_TRITON = (3, 6)  # tl.dot takes operands of 8 rows, as NVIDIA's matrix units do
 
 
@@ -33,11 +32,6 @@ def is_nvidia(gpu: Gpu | None) -> bool:
 def supports_pdl(gpu: Gpu | None) -> bool:
     """Return whether a kernel may begin before the one ahead of it has ended, and waits for it by itself (pdl.py)."""
     return gpu is not None and is_nvidia(gpu) and float(gpu.arch) >= PDL_CAPABILITY
-
-
-def supports_clusters(gpu: Gpu | None) -> bool:
-    """Return whether programs can run in clusters (cluster.py): GPUs that do are those with PDL."""
-    return supports_pdl(gpu) and triton_version() >= CLUSTER_TRITON
 
 
 def multiplies_eight_rows(gpu: Gpu | None) -> bool:
