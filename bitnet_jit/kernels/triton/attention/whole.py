@@ -74,10 +74,12 @@ def whole_kernel(
     acc1 = tl.zeros((ROWS, BLOCK_V), tl.float32)
     acc2 = tl.zeros((ROWS, BLOCK_V), tl.float32)
     full = (lowest + 1) // PAGE
-    for piece in tl.range(0, full, num_stages=STAGES):
-        page = tl.load(table_ptr + piece)
+    page = tl.load(table_ptr, mask=full > 0, other=0)
+    for piece in tl.range(0, full, num_stages=STAGES):  # loads of pages begin a stage later if they wait for the table
+        next_page = tl.load(table_ptr + piece + 1, mask=piece + 1 < full, other=0)
         k = load_keys(keys_ptr, page, True, KV, HEAD_DIM, BLOCK_HALF)
         v1, v2 = load_values(values_ptr, page, PAGE, KV, HEAD_DIM, BLOCK_V)
+        page = next_page
         m, p = weights_of(multiply(q, k), SCALE)
         largest, old, new = fades(largest, m)
         p = p.to(TYPE)
