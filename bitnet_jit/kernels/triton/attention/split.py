@@ -164,8 +164,8 @@ def piece_kernel(
                 qkv_ptr, first, fresh, kv, HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V
             )
             k, v1, v2 = put_token(
-                k, v1, v2, key, exchanged, new_v1, new_v2, first_cos, first_sin, first_position % PAGE, fresh, True, page,
-                keys_ptr, values_ptr, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
+                k, v1, v2, key, exchanged, new_v1, new_v2, first_cos, first_sin, first_position % PAGE, fresh, True,
+                page, keys_ptr, values_ptr, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
             )  # fmt: skip
             k, v1, v2 = put_tokens(
                 k, v1, v2, turn, start, first, stop, first, page,
