@@ -58,18 +58,19 @@ def quantized(y_dtype, kind="tensor"):
 
 def attention(dtype=torch.float32, cache=torch.float32):
     tokens, heads, kv_heads, head_dim = 7, 4, 2, 10
+    shapes = (5, kv_heads, head_dim, 64), (5, kv_heads, 64, head_dim)
     positions, starts = torch.tensor((0, 1, 2, 63, 64, 65, -1)), torch.tensor((0, 3, 6))
     return (
         floats(tokens, (heads + 2 * kv_heads) * head_dim, dtype=dtype),
-        floats(5, kv_heads, head_dim, 64).to(cache),
-        floats(5, kv_heads, 64, head_dim).to(cache),
+        *((codes(*shape) if cache == torch.int8 else floats(*shape).to(cache)) for shape in shapes),
         floats(70, head_dim),
         *(index.int() for index in (positions, starts, torch.tensor(((4, -1), (1, 2))))),
+        *(floats(5, kv_heads, 64).abs() if cache == torch.int8 else None for _ in range(2)),
     )
 
 
 CASES = {
-    "paged_attention": [attention(), attention(torch.bfloat16, torch.float16)],
+    "paged_attention": [attention(), attention(torch.bfloat16, torch.float16), attention(cache=torch.int8)],
     "bit_linear": [
         linear(floats(2, ROWS, IN)),
         linear(floats(ROWS, IN, dtype=torch.bfloat16), "row", bias=False),

@@ -65,9 +65,9 @@ def problems_of(spec: OpSpec, device_type: str) -> Iterator[Problem]:
 
 def attention_problems(spec: OpSpec, device_type: str) -> Iterator[Problem]:
     """Yield problems of an op on a cache: every two dtypes, each with some heads in turn."""
-    names = [dtype_name(dtype) for dtype in spec.tensors[0].dtypes]
+    names, caches = ([dtype_name(dtype) for dtype in tensor.dtypes] for tensor in spec.tensors[:2])
     for (x_dtype, cache_dtype), (rows, heads, kv_heads, head_dim) in zip(
-        itertools.product(names, names), itertools.cycle(HEADS), strict=False
+        itertools.product(names, caches), itertools.cycle(HEADS), strict=False
     ):
         yield Problem(
             op=spec.name,
