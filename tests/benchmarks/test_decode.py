@@ -265,6 +265,9 @@ def test_transformers_computes_the_same_model(config):
             contender.read(IDS)
             write = contender.begin(IDS.expand(2, -1), 4)
             assert write(2) > 0 < write(2)
+            if compiled:  # without that mark no graph is captured on a GPU
+                layer = contender._new_cache(2, 8).layers[0]
+                assert all(hasattr(x, "_dynamo_static_input_type") for x in (layer.keys, layer.cumulative_length))
             texts.append(contender.chosen)
         greedy = model.generate(IDS, max_new_tokens=5, do_sample=False)[0, -5:].tolist()
         assert texts == [[[token] * 2 for token in greedy]] * 2

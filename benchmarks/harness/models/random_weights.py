@@ -24,6 +24,7 @@ TERNARY_BYTES = [byte for byte in range(256) if all(byte >> 2 * i & 3 < 3 for i 
 TABLE = bytes(TERNARY_BYTES[byte % len(TERNARY_BYTES)] for byte in range(256))
 DENSITY = 2 / 3  # of codes that are not zero
 ROWS = 4096  # of an embedding, drawn at a time
+PIECE_BYTES = 1 << 20  # of codes, likewise
 EMBEDDING_STEP = 2.0**-11  # times int8: a deviation of 0.036
 
 
@@ -78,8 +79,9 @@ class RandomReader:
     def ternary(self, layer: LinearName, out: torch.Tensor) -> TernaryWeight:
         """Draw the codes of a layer into `out`, uint8 (N, K / 4), and its scale."""
         rng = generator(layer.name)
-        drawn = bytearray(rng.bytes(out.numel()).translate(TABLE))
-        out.copy_(torch.frombuffer(drawn, dtype=torch.uint8).view(out.shape))
+        for piece in out.view(-1).split(PIECE_BYTES):  # so that no copy of the whole counts in a peak of memory
+            drawn = bytearray(rng.bytes(len(piece)).translate(TABLE))
+            piece.copy_(torch.frombuffer(drawn, dtype=torch.uint8))
         groups = layer.in_features // self.group_size if self.group_size else 0
         shape = (layer.out_features, groups) if groups else ()
         usual = (layer.in_features * DENSITY) ** -0.5
