@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ALIGN = 64  # of scratch memory, in bytes
-ROW_STEP = "row_step"  # an operand that is the distance of rows of `Bound.spaced`, in elements; 0: they are contiguous
+ROW_STRIDE = "row_stride"  # an operand: elements from row to row of gate and up, which may be parts of one tensor
 Entry = Callable[..., None]
 Operands = tuple[str | float | None, ...]
 
@@ -17,8 +17,8 @@ Operands = tuple[str | float | None, ...]
 class Bound:
     """A kernel bound to a problem.
 
-    Call entry(rows)(None, fork, threads, *operands, *numbers(rows), workspace) with addresses of arrays, contiguous but
-    those of `spaced`, the address of the threads' source (`Fork.address`), and the address of scratch memory.
+    Call entry(rows)(None, fork, threads, *operands, *numbers(rows), workspace) with addresses of contiguous arrays, the
+    address of the threads' source (`Fork.address`), and the address of scratch memory.
 
     A kernel for calls of any size (`Operands.varying`) takes other numbers behind the operands: rows, the sizes that it
     names, and the bytes of scratch memory.
@@ -32,7 +32,6 @@ class Bound:
         workspace_bytes: (rows, threads, *sizes) -> bytes of scratch memory, 64-byte aligned.
         max_threads: ask for no more threads than this; None: the kernel decides by its numbers.
         sizes: of a kernel for calls of any size: operands, and which of their dimensions it takes.
-        spaced: two inputs whose rows may be parts of longer ones, side by side; ROW_STEP is among the operands then.
     """
 
     operands: Operands
@@ -41,7 +40,6 @@ class Bound:
     workspace_bytes: Callable[..., int]
     max_threads: int | None = None
     sizes: tuple[tuple[str, int], ...] = ()
-    spaced: tuple[str, str] | None = None
 
 
 class Address(int):

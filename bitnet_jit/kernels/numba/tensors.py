@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch._C._dynamo import guards
 
-from bitnet_jit.devices.strided import NO_MEMORY, strides
+from bitnet_jit.devices.strided import NO_MEMORY, row_distance, strides
 from bitnet_jit.devices.threads import THREADS
 from bitnet_jit.devices.workspace import Workspace
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels.backend import Call
-from bitnet_jit.kernels.numba.bound import ROW_STEP, Bound
+from bitnet_jit.kernels.numba.bound import ROW_STRIDE, Bound
 from bitnet_jit.kernels.numba.threads.fork import Fork
 from bitnet_jit.kernels.operands import Operands
 
+GATED = ("gate", "up")  # may be parts of a wider tensor
 FORK = Fork()
 WORKSPACE = Workspace()
 # (shape, strides, dtype) -> a tensor; as Inductor's code allocates, in half the time of new_empty
@@ -30,8 +31,9 @@ def bind_call(bound: Bound, operands: Operands) -> Call:
 
     Its attribute `into` takes the outputs before the arguments, contiguous tensors, and writes over them; `prepare`
     takes ((shape, strides, dtype) -> tensor, bytes -> address of scratch memory) before contiguous arguments, and
-    returns what runs the kernel on these tensors, and the outputs. Calls of any number of rows give outputs that begin
-    with the dimensions with which their first argument begins.
+    returns what runs the kernel on these tensors, and the outputs; those whose names are `in_rows` may also be rows at
+    one distance. Calls of any number of rows give outputs that begin with the dimensions with which their first
+    argument begins.
     """
     if not operands.rows and not operands.varying:
         return lambda *arguments: empty_outputs(operands)
@@ -39,8 +41,17 @@ def bind_call(bound: Bound, operands: Operands) -> Call:
     exec("\n".join(source(bound, operands)), scope)
     call: Any = scope["call"]
     call.into, call.prepare = scope["into"], scope["prepare"]
+    call.in_rows = GATED if ROW_STRIDE in bound.operands else ()
     bound_call: Call = call
     return bound_call
+
+
+def in_rows(gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Return gate and up (..., K) as rows at one distance, and that distance in elements; copied if need be."""
+    distance = row_distance(gate)
+    if 0 < distance == row_distance(up):
+        return gate, up, distance
+    return gate.contiguous(), up.contiguous(), gate.shape[-1]
 
 
 def empty_outputs(operands: Operands) -> Any:
@@ -49,16 +60,6 @@ def empty_outputs(operands: Operands) -> Any:
         torch.zeros(output.shape, dtype=getattr(torch, output.dtype), device="cpu") for output in operands.outputs
     )
     return tensors if len(tensors) > 1 else tensors[0]
-
-
-def row_step(first: torch.Tensor, second: torch.Tensor) -> int:
-    """Return the distance of the rows of two matrices that are parts of longer rows alike; 0: make them contiguous.
-
-    >>> row_step(*torch.zeros(3, 10).chunk(2, -1)), row_step(torch.zeros(5, 3).T, torch.zeros(3, 5))
-    (10, 0)
-    """
-    steps = first.stride()
-    return steps[0] if first.dim() == 2 and steps[1] == 1 and steps == second.stride() else 0
 
 
 def scope_of(bound: Bound, operands: Operands) -> dict[str, Any]:
@@ -71,8 +72,8 @@ def scope_of(bound: Bound, operands: Operands) -> dict[str, Any]:
         "entry": bound.entry(rows),
         "fork": FORK,
         "get_threads": THREADS.get,
+        "in_rows": in_rows,
         "max_threads": bound.max_threads,
-        "step_of": row_step,
         "numbers": bound.numbers(rows),  # kept here: one of them may be the address of memory that it owns
         "take": WORKSPACE.take,
         "workspace_bytes": bound.workspace_bytes,
@@ -132,12 +133,12 @@ def launch(
 ) -> Iterator[str]:
     """Yield the lines that check the tensors, allocate the outputs, and enter the kernel, or define `run` for that."""
     tensors = [operand.name for operand in operands.inputs if operand.dtype]
-    if bound.spaced is not None:
-        first, second = bound.spaced
-        yield f"    {ROW_STEP} = step_of({first}, {second})"
-        yield f"    if not {ROW_STEP}: {first}, {second} = {first}.contiguous(), {second}.contiguous()"
+    if ROW_STRIDE in bound.operands:
+        yield f"    {ROW_STRIDE} = {operands.problem.in_features}"
+        parts, whole = ", ".join(GATED), " and ".join(f"{name}.is_contiguous()" for name in GATED)
+        yield f"    if not ({whole}): {parts}, {ROW_STRIDE} = in_rows({parts})"
     for name in tensors:
-        if name not in (bound.spaced or ()):
+        if name not in GATED:
             yield f"    if not {name}.is_contiguous(): {name} = {name}.contiguous()"
         yield f"    {name}_at = {name}.data_ptr()"
     yield f"    if not ({' and '.join(f'{name}_at' for name in tensors)}): raise InvalidInput(NO_MEMORY)"
