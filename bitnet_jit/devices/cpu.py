@@ -8,7 +8,7 @@ from typing import Any
 from bitnet_jit.devices.clock import measure_by_clock
 from bitnet_jit.devices.kind import DeviceKind
 from bitnet_jit.system.cores import available_cores as available_cores
-from bitnet_jit.system.memory import total_memory
+from bitnet_jit.system.memory import give_back, total_memory
 
 FEATURES = ("avx2", "avx_vnni", "avx512bw", "avx512_vnni", "amx_int8", "asimddp", "i8mm", "sve")  # in Linux's words
 CLASSES = ("amx_int8", "avx512_vnni", "avx2")  # the fastest first
@@ -60,7 +60,8 @@ CPU = DeviceKind(
     default_dtype="float32",
     times_alone=True,
     records=True,
-    prompt_tokens=256,
+    give_back=give_back,
+    prompt_tokens=128,
     title=lambda index: "cpu",
     describe=describe,
 )

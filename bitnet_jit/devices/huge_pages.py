@@ -18,7 +18,8 @@ import torch
 from bitnet_jit.system.forks import FORKS
 
 HUGE_BYTES = 2**21
-CHUNK_BYTES = 2**25  # of addresses that tensors share; only what is written becomes memory
+CHUNK_BYTES = 2**25  # of a tensor that is mapped alone
+SHARED_BYTES = 2**27  # of addresses that others share; the last page of each is half empty on average
 MIN_BYTES = 2**18  # of a tensor that is worth a place there
 ALIGN = 64
 CPU = torch.device("cpu")
@@ -103,7 +104,7 @@ class HugePages:
         with self._lock:
             chunk = None if self._chunk is None else self._chunk()
             if chunk is None or self._next + num_bytes > len(chunk):
-                chunk = map_memory(CHUNK_BYTES)
+                chunk = map_memory(SHARED_BYTES)
                 if chunk is None:
                     return None
                 self._chunk, self._next = weakref.ref(chunk), first_page(chunk)

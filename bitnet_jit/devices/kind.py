@@ -41,6 +41,7 @@ class DeviceKind:
             which each replay fills anew; None where nothing can be captured.
         records: whether what our kernels do there can be recorded and done again (`ops/program.py`).
         to_fill: tensor on the CPU -> one like it from which copies to the device do not wait.
+        give_back: gives memory that was freed, and that the process still holds, to the system.
         prompt_tokens: tokens of prompts in one step of a model: more are no faster, and take more memory.
         begin_fetch: tensor -> what waits for it and gives it back on the CPU; later work does not delay it.
         title: number of the device -> its heading for people; None: its name in torch.
@@ -65,6 +66,7 @@ class DeviceKind:
     capture: Callable[[Callable[[], Any], Any], tuple[Callable[[], object], Any]] | None = None
     records: bool = False
     to_fill: Callable[[Any], Any] = lambda tensor: tensor
+    give_back: Callable[[], None] = nothing
     prompt_tokens: int = 1024
     begin_fetch: Callable[[Any], Callable[[], Any]] = lambda tensor: lambda: tensor
     title: Callable[[int], str] | None = None

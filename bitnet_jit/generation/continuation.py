@@ -93,7 +93,8 @@ class Continuation:
         """Run all prompts, as many tokens in a step as suit the device; return logits (B, vocab_size) behind them."""
         logits: list[torch.Tensor] = []
         chunks: list[Chunk] = []
-        most = room = kind_of(self._runner.network.device).prompt_tokens
+        kind = kind_of(self._runner.network.device)
+        room = kind.prompt_tokens
         for text in self._texts:
             start = 0
             while start < len(text.prompt):
@@ -103,9 +104,11 @@ class Continuation:
                 chunks.append(Chunk(text.sequence, tokens, wanted=int(start == len(text.prompt))))
                 if not room:
                     logits.append(self._runner.step(chunks))
-                    chunks, room = [], most
+                    chunks, room = [], kind.prompt_tokens
         if chunks:
             logits.append(self._runner.step(chunks))
+        if len(logits) > 1:
+            kind.give_back()  # steps of one token need little of what steps of many took
         return torch.cat(logits)
 
     def _drafts(self) -> list[list[int]]:

@@ -11,6 +11,7 @@ from bitnet_jit.devices import memory
 from bitnet_jit.errors import GenerationError, InvalidInput
 from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.text import stream_text
+from bitnet_jit.runner.runner import Runner
 
 PROMPTS = [list(b"And it came to pass "), list(b"In the beginning God"), list(b"For")]
 REPEATED = list(b"the son of Jeroham, the son of Eliel, the son of Toah, ")
@@ -22,7 +23,6 @@ def decoder(tiny):
     decoder = copy.deepcopy(tiny)
     expected = decoder.generate(PROMPTS, max_new_tokens=6)
     yield decoder
-    decoder.__dict__.pop("logits", None)
     again = decoder.generate(PROMPTS, max_new_tokens=6)
     assert [row.tolist() for row in again] == [row.tolist() for row in expected]
     pool = decoder.idle_runner._runner.cache.pool
@@ -87,19 +87,32 @@ def test_memory_that_ends_is_named_at_the_call_of_stream(decoder, monkeypatch):
         decoder.stream(PROMPTS[0], max_new_tokens=1000)
 
 
-def damage(decoder, call, row, value):
-    """Make one logit of one row NaN or infinite, in one call of the head."""
-    project, calls = decoder.logits, 0
+def at_call(monkeypatch, call, change):
+    """Change the logits that one of the following steps of any runner gives."""
+    calls = 0
 
-    def logits(hidden):
-        nonlocal calls
-        calls += 1
-        result = project(hidden)
-        if calls == call:
-            result[row, 7] = value
-        return result
+    def wrap(method):
+        def wrapped(self, *args):
+            nonlocal calls
+            calls += 1
+            logits = method(self, *args)
+            return change(logits) if calls == call else logits
 
-    decoder.logits = logits
+        return wrapped
+
+    for name in ("step", "advance"):
+        monkeypatch.setattr(Runner, name, wrap(getattr(Runner, name)))
+
+
+def damage(monkeypatch, call, row, value):
+    """Make one logit of one row NaN or infinite, in one step."""
+
+    def change(logits):
+        logits = logits.clone()
+        logits[row, 7] = value
+        return logits
+
+    at_call(monkeypatch, call, change)
 
 
 OPTIONS = {
@@ -112,10 +125,10 @@ OPTIONS = {
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("kind", OPTIONS)
-def test_damaged_logits_end_their_own_text_alone(decoder, kind, value):
+def test_damaged_logits_end_their_own_text_alone(decoder, monkeypatch, kind, value):
     prompts, options = PROMPTS, {"max_new_tokens": 9, **OPTIONS[kind]}
     expected = [row.tolist() for row in decoder.generate(prompts, **options)]
-    damage(decoder, call=4, row=1, value=value)
+    damage(monkeypatch, call=4, row=1, value=value)
     with pytest.raises(GenerationError, match="^prompt 1: the model computed logits that are NaN or infinite") as error:
         decoder.generate(prompts, **options)
     assert set(error.value.errors) == {1}
@@ -125,9 +138,9 @@ def test_damaged_logits_end_their_own_text_alone(decoder, kind, value):
     assert len(prompts[1]) < len(texts[1]) < len(expected[1])
 
 
-def test_damaged_logits_of_a_guess_end_the_text_behind_the_tokens_before(decoder):
+def test_damaged_logits_of_a_guess_end_the_text_behind_the_tokens_before(decoder, monkeypatch):
     expected = decoder.generate(REPEATED, max_new_tokens=20).tolist()
-    damage(decoder, call=2, row=2, value=math.nan)  # the second call verifies guesses
+    damage(monkeypatch, call=2, row=2, value=math.nan)  # the second call verifies guesses
     with pytest.raises(GenerationError, match="prompt 0: the model computed") as error:
         decoder.generate(REPEATED, max_new_tokens=20, speculate="ngram")
     (text,) = error.value.texts
@@ -141,9 +154,9 @@ def test_damaged_logits_of_a_draft_model_change_nothing(decoder, tiny):
     assert torch.equal(decoder.generate(REPEATED, max_new_tokens=8, speculate=draft), expected)
 
 
-def test_a_stream_gives_what_it_had_before_damaged_logits(decoder):
+def test_a_stream_gives_what_it_had_before_damaged_logits(decoder, monkeypatch):
     expected = list(decoder.stream(PROMPTS[0], max_new_tokens=9))
-    damage(decoder, call=4, row=0, value=math.nan)
+    damage(monkeypatch, call=4, row=0, value=math.nan)
     stream = decoder.stream(PROMPTS[0], max_new_tokens=9)
     assert [next(stream) for _ in range(3)] == expected[:3]
     with pytest.raises(GenerationError, match="prompt 0: the model computed") as error:
@@ -151,17 +164,11 @@ def test_a_stream_gives_what_it_had_before_damaged_logits(decoder):
     assert error.value.texts == [[*PROMPTS[0], *expected[:3]]]
 
 
-def test_an_error_of_a_kernel_frees_all_pages(decoder):
-    project, calls = decoder.logits, 0
+def test_an_error_of_a_kernel_frees_all_pages(decoder, monkeypatch):
+    def fail(logits):
+        raise RuntimeError("the device is gone")
 
-    def logits(hidden):
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            raise RuntimeError("the device is gone")
-        return project(hidden)
-
-    decoder.logits = logits
+    at_call(monkeypatch, 3, fail)
     with pytest.raises(RuntimeError, match="the device is gone"):
         decoder.generate(PROMPTS, max_new_tokens=6)
     pool = decoder.idle_runner._runner.cache.pool

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +36,25 @@ def test_a_limit_on_addresses_is_seen():
 def test_sizes_in_words():
     sizes = {0: "0 bytes", 1023: "1023 bytes", 1024: "1.0 KiB", 3 * 2**29: "1.5 GiB", 2**75: "32768.0 EiB"}
     assert {size: in_words(size) for size in sizes} == sizes
+
+
+@pytest.mark.skipif(
+    not hasattr(memory.this_process(), "malloc_trim"), reason="the C library gives memory back by itself"
+)
+def test_freed_memory_between_live_blocks_is_given_back():
+    def resident():
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+
+    blocks = [(bytearray(b"x" * 60_000), bytearray(b"y" * 600)) for _ in range(1000)]
+    live = [small for _, small in blocks]
+    del blocks
+    before = resident()
+    memory.give_back()
+    assert before - resident() > 40_000_000
+    assert all(small == b"y" * 600 for small in live)
+
+
+def test_a_c_library_that_keeps_nothing_is_left_alone(monkeypatch):
+    monkeypatch.setattr(memory, "this_process", lambda: None)
+    memory.give_back()
