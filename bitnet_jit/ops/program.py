@@ -67,6 +67,10 @@ class Recorder(TorchDispatchMode):
         op = OPS.get(func._opname) if func.namespace == "bitnet_jit" else None
         if op is not None:
             return self._call(op, args)
+        with self:  # in inference mode ops come whole, and some of those say that they are views where they may copy
+            result = func.decompose(*args, **(kwargs or {}))
+        if result is not NotImplemented:
+            return result
         if torch.Tag.data_dependent_output in func.tags:
             raise RuntimeError(f"{func} looks at the values of a tensor, which a recorded step cannot")
         return func(*args, **(kwargs or {})) if func.is_view else self._repeat(lambda: func(*args, **(kwargs or {})))
