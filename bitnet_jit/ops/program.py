@@ -56,11 +56,13 @@ class Recorder(TorchDispatchMode):
 
     Attributes:
         steps: what they do, in order.
+        names: of the ops that they come from, one for each step.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[Step] = []
+        self.names: list[str] = []
         self._arena, self._scratch = Arena(), Scratch()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -73,7 +75,9 @@ class Recorder(TorchDispatchMode):
             return result
         if torch.Tag.data_dependent_output in func.tags:
             raise RuntimeError(f"{func} looks at the values of a tensor, which a recorded step cannot")
-        return func(*args, **(kwargs or {})) if func.is_view else self._repeat(lambda: func(*args, **(kwargs or {})))
+        if func.is_view:
+            return func(*args, **(kwargs or {}))
+        return self._repeat(func._opname, lambda: func(*args, **(kwargs or {})))
 
     def _call(self, op: Op, args: tuple[Any, ...]) -> Any:
         """Bind the call of an op to where its tensors lie."""
@@ -81,9 +85,9 @@ class Recorder(TorchDispatchMode):
         arguments = zip(op.spec.arguments, args, strict=False)
         operands = [self._whole(value) for argument, value in arguments if isinstance(argument, Tensor | Epsilon)]
         if (prepare := getattr(call, "prepare", None)) is None:
-            return self._repeat(lambda: call(*operands))
+            return self._repeat(op.spec.name, lambda: call(*operands))
         step, outputs = prepare(self._arena.empty, self._scratch.take, *operands)
-        self.steps.append(step)
+        self._append(op.spec.name, step)
         return outputs if len(outputs) > 1 else outputs[0]
 
     def _whole(self, value: Any) -> Any:
@@ -91,10 +95,15 @@ class Recorder(TorchDispatchMode):
         if not isinstance(value, torch.Tensor) or value.is_contiguous():
             return value
         whole = self._arena.empty(value.shape, strides(value.shape), value.dtype)
-        self.steps.append(lambda: whole.copy_(value))
+        self._append("copy", lambda: whole.copy_(value))
         return whole
 
-    def _repeat(self, run: Callable[[], Any]) -> Any:
+    def _append(self, name: str, step: Step) -> None:
+        """Add a step of an op of that name."""
+        self.steps.append(step)
+        self.names.append(name)
+
+    def _repeat(self, name: str, run: Callable[[], Any]) -> Any:
         """Do something now, and in every run, whose results lie where the first ones do."""
         first = run()
         kept = tensors_of(first)
@@ -104,7 +113,7 @@ class Recorder(TorchDispatchMode):
                 if new is not place:  # what an op writes into it gives back as it is
                     place.copy_(new)
 
-        self.steps.append(step)
+        self._append(name, step)
         return first
 
 

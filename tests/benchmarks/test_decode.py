@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import time
 from contextlib import nullcontext
 from importlib.util import find_spec
 
@@ -11,7 +12,7 @@ import torch
 
 import bitnet_jit
 from benchmarks.harness.models import picture, start, turns
-from benchmarks.harness.models.profile import outside_share
+from benchmarks.harness.models.profile import outside_of_recorded, outside_share
 from benchmarks.harness.models.report import read
 from benchmarks.harness.models.shapes import SHAPES, llama_config, random_shape
 from benchmarks.providers.models import llama_cpp, ours
@@ -218,6 +219,23 @@ def test_the_share_outside_counts_what_the_profiler_sees():
 
     assert 0 <= outside_share(multiply, 50, "cpu", 1.0) < 1
     assert outside_share(lambda steps: turns.seconds_of(lambda: x.add(1)) / steps, 1, "cpu", 1.0) is None
+
+
+def test_the_share_outside_of_recorded_ops_is_by_their_names():
+    work = [("head_logits", lambda: time.sleep(0.02)), ("add", lambda: time.sleep(0.02))]
+    assert outside_of_recorded(work, 2, 0.08) == pytest.approx(0.75, abs=0.05)
+    assert outside_of_recorded(work[1:], 2, 0.08) is None
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_ops_of_a_recorded_step_are_those_of_the_model(batch):
+    model = decode_contenders.CONTENDERS["bitnet_jit"](SHAPES["small"], "cpu", "checkpoint")()
+    assert model.recorded() == []
+    write = model.begin(IDS.expand(batch, -1), 9)
+    write(2)
+    names = [name for name, _ in model.recorded()]
+    assert (names.count("quantized_linear"), names.count("head_logits")) == (4 * 2, 1)
+    assert 0 <= model.outside_share(write, 2, 1.0) < 1
 
 
 @pytest.mark.skipif(not HAS_LLAMA, reason=llama_cpp.unsupported_reason("cpu") or "")

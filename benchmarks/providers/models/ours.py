@@ -1,4 +1,4 @@
-"""Our decoder: `generate` for a first token, `stream` for one text, and for several the steps that `generate` makes.
+"""Our decoder: `generate` for a first token, and the loop that `generate` and `stream` run for those behind it.
 
 Variants of it hold the ternary weights in another packing, or quantize activations otherwise.
 """
@@ -10,10 +10,14 @@ from itertools import islice
 import torch
 
 from benchmarks.harness.models.bounds import Storage
+from benchmarks.harness.models.profile import outside_of_recorded, outside_share
 from benchmarks.harness.models.shapes import SHAPES, ModelShape
 from benchmarks.harness.models.turns import seconds_of
 from bitnet_jit.checkpoints import loading
+from bitnet_jit.devices.kinds import kind_of
+from bitnet_jit.devices.threads import THREADS
 from bitnet_jit.generation import loop
+from bitnet_jit.generation.continuation import Continuation
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.nn.modules import replace
@@ -30,10 +34,9 @@ class OurModel:
         storage: how it holds its parts.
     """
 
-    is_profiled = True
-
     def __init__(self, name: str, decoder: Decoder, storage: Storage) -> None:
         self.name, self.decoder, self.storage = name, decoder, storage
+        self._continuation: Continuation | None = None  # of the last text
 
     def set_threads(self, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -44,8 +47,10 @@ class OurModel:
 
     def begin(self, ids: torch.Tensor, most_steps: int) -> Callable[[int], float]:
         """Read prompts (B, T); return a function that writes tokens and gives the seconds of each."""
-        batch, limit = len(ids), 1 + most_steps
-        tokens = self.decoder.stream(ids, max_new_tokens=limit) if batch == 1 else written(self.decoder, ids, limit)
+        batch, prompts = len(ids), ids.tolist()
+        limits = [1 + most_steps] * batch
+        self._continuation, _ = loop.begin(self.decoder, prompts, limits, Sampling(), (), None)
+        tokens = written(self.decoder, self._continuation)
         for _ in islice(tokens, batch):
             pass
 
@@ -63,9 +68,24 @@ class OurModel:
 
         return write
 
+    def outside_share(self, write: Callable[[int], float], steps: int, step_seconds: float) -> float | None:
+        """Return the share of a step outside of memory-bound kernels: of a recorded one by the clock, else profiled."""
+        if recorded := self.recorded():
+            return outside_of_recorded(recorded, steps, step_seconds)
+        return outside_share(write, steps, str(self.decoder.device), step_seconds)
+
+    def recorded(self) -> list[tuple[str, Callable[[], object]]]:
+        """Return the ops of the last text's recorded step, with as many threads as are set; none if there is none."""
+        if self._continuation is None or not kind_of(self.decoder.device).records:
+            return []
+        runner, rows = self._continuation._runner, len(self._continuation._texts)
+        step = runner._decode._steps.get((rows, THREADS.get()))
+        recorder = None if step is None else step._replay.recorder
+        return [] if recorder is None else list(zip(recorder.names, recorder.steps, strict=True))
+
     def close(self) -> None:
         """Drop the decoder."""
-        del self.decoder
+        del self.decoder, self._continuation
 
 
 def build_decoder(shape: ModelShape, device: str, head: str) -> Decoder:
@@ -76,10 +96,8 @@ def build_decoder(shape: ModelShape, device: str, head: str) -> Decoder:
     return decoder
 
 
-def written(decoder: Decoder, ids: torch.Tensor, limit: int) -> Iterator[object]:
-    """Continue texts (B, T) by `limit` tokens each as `generate` does, and yield for each token of each text."""
-    prompts = ids.tolist()
-    continuation, _ = loop.begin(decoder, prompts, [limit] * len(prompts), Sampling(), (), None)
+def written(decoder: Decoder, continuation: Continuation) -> Iterator[object]:
+    """Continue texts as `generate` and `stream` do, and yield for each token of each text."""
     try:
         yield from continuation.run()
     finally:
