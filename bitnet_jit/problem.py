@@ -9,6 +9,7 @@ SCALES = ("tensor", "row", "group")  # of a weight, by the number of dimensions 
 ACTIVATIONS = ("a8", "a16", "a8g")
 MAX_HEAD_DIM = 512
 PAGE = 64  # tokens whose keys and values lie in one page of a cache
+WEIGHT_STEPS = 2**14 - 1  # of an attention weight of a page, where values are int8: two digits of seven bits
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from bitnet_jit.devices.checks import check_device
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.models.head import check_head, stored_head
+from bitnet_jit.models.kv_dtype import kv_dtype
 from bitnet_jit.models.network import DTYPES
 from bitnet_jit.system.memory import give_back
 
@@ -27,42 +28,50 @@ def load(
     dtype: torch.dtype = torch.float32,
     progress: Progress | None = None,
     head: str = "checkpoint",
+    cache: str = "auto",
 ) -> Decoder:
     """Load a ternary decoder from a Hugging Face directory: config.json and safetensors, one file or several.
 
     Args:
-        path: the directory; or, as a str, the id of a model on the Hugging Face hub such as
-            "microsoft/bitnet-b1.58-2B-4T", which is downloaded once, unless there is a directory of that name. None is
-            the small model that comes with the package.
+        path: the directory; or, as a str, the id of a model on the Hugging Face hub ("microsoft/bitnet-b1.58-2B-4T"),
+            downloaded once, unless there is such a directory. None is the small model that comes with the package.
         device: where the weights go, the CPU by default.
-        dtype: of activations, keys and values: float32 or bfloat16. Weights are stored alike in both.
+        dtype: of activations: float32 or bfloat16. Weights are stored alike in both.
         progress: called with the number of blocks that are loaded, and that there are, after each.
-        head: "checkpoint", "bfloat16", "float32", or "int8": see docs/models.md.
+        head: "checkpoint", "bfloat16", "float32", or "int8": see docs/generation.md.
+        cache: of kept keys and values: "auto" (as activations), "float32", "bfloat16" or "int8" (for CPUs).
 
     Returns:
-        A `Decoder` that holds packed weights, the embedding and norms in the checkpoint's dtype, and float32 scales.
+        A `Decoder`: packed weights, embedding and norms in the checkpoint's dtype, and float32 scales.
 
     Raises:
-        CheckpointError: there is no such model, or it cannot be downloaded; or a file is missing or damaged, or
-            describes a model that we cannot run: then it names file, tensor, the finding and the expectation.
-        InvalidInput: dtype or head is another, there is no such device, or path is no path.
+        CheckpointError: there is no such model, or its files are damaged or of one that we cannot run: it says where.
+        InvalidInput: dtype, head or cache is another, there is no such device, or path is no path.
 
     Warns:
         CheckpointWarning: a scale contradicts its sense, or a weight has almost no or almost only zeros.
 
-    >>> bytes(load().generate(list(b"And it came to pass "), max_new_tokens=5).tolist())
-    b'And it came to pass after'
+    >>> bytes(load().generate(list(b"And it came "), max_new_tokens=2).tolist())
+    b'And it came to'
     """
     if dtype not in DTYPES:
         raise InvalidInput(f"dtype: expected torch.float32 or torch.bfloat16, got {dtype}")
     word, place = check_head(head), check_device(device)
+    kept = kv_dtype(cache, dtype, place)
     reader = make_reader(embedded_model() if path is None else find_model(path))
-    decoder = build(reader, place, dtype, progress or (lambda *_: None), word)
+    decoder = build(reader, place, dtype, progress or (lambda *_: None), word, kept)
     reader.oddities.warn()
     return decoder
 
 
-def build(reader: Reader, device: torch.device, dtype: torch.dtype, progress: Progress, head: str) -> Decoder:
+def build(
+    reader: Reader,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Progress,
+    head: str,
+    cache_dtype: torch.dtype | None = None,
+) -> Decoder:
     """Build the decoder of a reader, its tensors read in the order in which they stand in the model."""
     config, tokenizer = reader.config, reader.tokenizer()
     with reader:
@@ -80,4 +89,4 @@ def build(reader: Reader, device: torch.device, dtype: torch.dtype, progress: Pr
         if weight is not None:
             weight, scale = stored_head(weight, head)
     give_back()
-    return Decoder(config, embedding, blocks, norm, weight, dtype, tokenizer, scale)
+    return Decoder(config, embedding, blocks, norm, weight, dtype, tokenizer, scale, cache_dtype)

@@ -21,6 +21,7 @@ STOP = (
 )
 SPECULATE = "Guess tokens, and verify several in one step: the text stays the same."
 HEAD = "How the output head is stored: checkpoint, int8, bfloat16 or float32; int8 is the fastest."
+CACHE = "The dtype of cached keys and values: auto, float32, bfloat16 or int8; int8 is the smallest, and for CPUs."
 ModelArgument = Annotated[str | None, typer.Argument(help=WHICH_MODEL, show_default=False)]
 DeviceOption = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0. [default: cpu]")]
 
@@ -53,10 +54,11 @@ def generate(
     ] = None,
     device: DeviceOption = None,
     head: Annotated[str, typer.Option(help=HEAD)] = "checkpoint",
+    cache: Annotated[str, typer.Option(help=CACHE)] = "auto",
     speculate: Annotated[Guesses | None, typer.Option(help=SPECULATE)] = None,
 ) -> None:
     """Continue PROMPT with a ternary model: prints it and the continuation."""
-    decoder = load_model(model, device, head)
+    decoder = load_model(model, device, head, cache)
     from bitnet_jit.generation.speculation import Speculation
     from bitnet_jit.generation.text import stream_text
     from bitnet_jit.generation.unicode import well_formed
@@ -82,7 +84,7 @@ def show(pieces: "Iterator[str]", start: float) -> None:
     tell(rates(start, times[:-1]))  # the last piece is held-back text, no token
 
 
-def load_model(model: str | None, device: str | None, head: str = "checkpoint") -> "Decoder":
+def load_model(model: str | None, device: str | None, head: str = "checkpoint", cache: str = "auto") -> "Decoder":
     """Load the model of that name, or the embedded one; tell the progress where that takes over two seconds."""
     from bitnet_jit.checkpoints.embedded import embedded_model
     from bitnet_jit.checkpoints.hub import find_model
@@ -94,7 +96,7 @@ def load_model(model: str | None, device: str | None, head: str = "checkpoint") 
         def update(done: int, total: int) -> None:
             patience.update(f"loading block {done} of {total}")
 
-        return load(directory, device, progress=update, head=head)
+        return load(directory, device, progress=update, head=head, cache=cache)
 
 
 def rates(start: float, times: list[float]) -> str:

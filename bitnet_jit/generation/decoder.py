@@ -30,9 +30,10 @@ class Decoder(Network):
         blocks: `config.num_layers` of them.
         norm: of the last block's output.
         head: (vocab_size, hidden_size), of floats or int8, or None where the embedding is the head too.
-        dtype: of activations, keys and values: float32 or bfloat16.
+        dtype: of activations: float32 or bfloat16.
         tokenizer: between text and token ids, or None.
         head_scale: (vocab_size,) float32, the scales of a head of int8; else None.
+        cache_dtype: of keys and values that are kept: floats, or int8; None: that of activations.
 
     Attributes:
         config: as above.
@@ -62,8 +63,9 @@ class Decoder(Network):
         dtype: torch.dtype = torch.float32,
         tokenizer: Tokenizer | None = None,
         head_scale: torch.Tensor | None = None,
+        cache_dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(config, embedding, blocks, norm, head, dtype, head_scale)
+        super().__init__(config, embedding, blocks, norm, head, dtype, head_scale, cache_dtype)
         self.tokenizer = tokenizer
         self.idle_runner = IdleRunner()
 

@@ -1,11 +1,9 @@
 """Keys and values of prompts that are continued together: with them, a new token computes only its own."""
 
-from collections.abc import Sequence
-
 import torch
 
 from bitnet_jit.models.config import DecoderConfig
-from bitnet_jit.models.paged_store import PagedStore, Places, empty_pages
+from bitnet_jit.models.paged_store import PagedStore, Pages, Places, empty_pages
 from bitnet_jit.problem import PAGE, pages_for
 
 
@@ -21,6 +19,9 @@ class KVCache:
         dtype: of keys and values.
         device: where they live.
 
+    Attributes:
+        pages: keys and values, and their scales where they are int8.
+
     Raises:
         InvalidInput: memory does not suffice, here or in `reserve`.
     """
@@ -30,36 +31,36 @@ class KVCache:
     ) -> None:
         self.length, self.batch_size = 0, batch_size
         self._config, self._dtype, self._device = config, dtype, device
-        self._pages = self._pages_for(capacity)
-        self._keys, self._values = self._empty(self._pages)
+        self._count = self._pages_for(capacity)
+        self.pages = self._empty(self._count)
 
     @property
     def capacity(self) -> int:
         """Return the number of tokens that fit without a further allocation."""
-        return self._pages * PAGE
+        return self._count * PAGE
 
     @property
     def num_bytes(self) -> int:
         """Return the size of the storage."""
-        return sum(tensor.nbytes for tensor in (*self._keys, *self._values))
+        return self.pages.num_bytes
 
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` more."""
         if self.length + tokens > self.capacity:
-            pages = self._pages_for(self.length + tokens)
-            keys, values = self._empty(pages)
-            for before, after in zip((*self._keys, *self._values), (*keys, *values), strict=True):
-                by_prompt = after.unflatten(0, (self.batch_size, pages))
-                by_prompt[:, : self._pages] = before.unflatten(0, (self.batch_size, self._pages))
-            self._keys, self._values, self._pages = keys, values, pages
+            count = self._pages_for(self.length + tokens)
+            pages = self._empty(count)
+            for before, after in zip(self.pages.tensors, pages.tensors, strict=True):
+                by_prompt = after.unflatten(0, (self.batch_size, count))
+                by_prompt[:, : self._count] = before.unflatten(0, (self.batch_size, self._count))
+            self.pages, self._count = pages, count
 
     def store(self, tokens: int, rotary: torch.Tensor) -> PagedStore:
         """Return the store of a step that adds `tokens` to each prompt; `reserve` has made room."""
         device, batch = rotary.device, self.batch_size
         new = torch.arange(self.length, self.length + tokens, dtype=torch.int32, device=device)
         starts = torch.arange(batch + 1, dtype=torch.int32, device=device) * tokens
-        tables = torch.arange(batch * self._pages, dtype=torch.int32, device=device).view(batch, -1)
-        return PagedStore(self._keys, self._values, rotary, Places(new.repeat(batch), starts, tables))
+        tables = torch.arange(batch * self._count, dtype=torch.int32, device=device).view(batch, -1)
+        return PagedStore(self.pages, rotary, Places(new.repeat(batch), starts, tables))
 
     def advance(self, tokens: int) -> None:
         """Count `tokens` as seen; every layer has put them before."""
@@ -70,6 +71,7 @@ class KVCache:
         needed, context = pages_for(tokens), pages_for(self._config.context_length)
         return min(1 << max(needed - 1, 0).bit_length(), max(context, needed))
 
-    def _empty(self, pages: int) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+    def _empty(self, pages: int) -> Pages:
+        """Allocate pages for all prompts."""
         words = f"batch_size, capacity: a cache for {self.batch_size} prompts of {pages * PAGE} tokens"
         return empty_pages(words, self._config, self.batch_size * pages, self._dtype, self._device)

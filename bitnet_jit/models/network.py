@@ -34,8 +34,9 @@ class Network(nn.Module):
         blocks: `config.num_layers` of them.
         norm: of the last block's output.
         head: (vocab_size, hidden_size), of floats or int8, or None where the embedding is the head too.
-        dtype: of activations, keys and values: float32 or bfloat16.
+        dtype: of activations: float32 or bfloat16.
         head_scale: (vocab_size,) float32, the scales of a head of int8; else None.
+        cache_dtype: of keys and values that are kept: floats, or int8; None: that of activations.
 
     Attributes:
         config: as above.
@@ -54,9 +55,10 @@ class Network(nn.Module):
         head: torch.Tensor | None = None,
         dtype: torch.dtype = torch.float32,
         head_scale: torch.Tensor | None = None,
+        cache_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.dtype = config, dtype
+        self.config, self.dtype, self.cache_dtype = config, dtype, cache_dtype or dtype
         self.embedding = nn.Parameter(embedding, requires_grad=False)
         self.blocks = nn.ModuleList(blocks)
         self.norm = norm
@@ -96,7 +98,7 @@ class Network(nn.Module):
         """
         prompts = whole_number("batch_size", batch_size, most=MAX_PROMPTS)
         tokens = whole_number("capacity", capacity, most=self.config.context_length)
-        return KVCache(self.config, prompts, tokens, self.dtype, self.device)
+        return KVCache(self.config, prompts, tokens, self.cache_dtype, self.device)
 
     def hidden(self, input_ids: torch.Tensor, cache: KVCache) -> torch.Tensor:
         """Compute the normalized output of the last block: input_ids (B, T) int64, in range -> (B, T, hidden)."""
@@ -146,6 +148,8 @@ class Network(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if scale is not None and self.head_scale is not None and self.head_scale.dtype != scale.dtype:
             self.head_scale.data = scale.to(self.head_scale.device)
+        if self.cache_dtype == self.dtype:
+            self.cache_dtype = dtype
         self.dtype = dtype
         return self
 
@@ -163,7 +167,7 @@ class Network(nn.Module):
         for layer, block in enumerate(map(twin, self.blocks)):
             for m in rows:
                 x = torch.empty(m, self.config.hidden_size, dtype=self.dtype, device=meta)
-                cache = KVCache(self.config, m, 1, self.dtype, meta)
+                cache = KVCache(self.config, m, 1, self.cache_dtype, meta)
                 rotary = torch.empty(1, self.config.head_dim, dtype=torch.float32, device=meta)
                 block((x, x if layer else None), cache.store(1, rotary), 0)
         for m in rows:

@@ -1,8 +1,8 @@
 """Packed blocks: attention and feed-forward, each normalized, quantized once, and run on shared codes.
 
-q, k and v are one packed weight, gate and up another: their input is normalized and quantized by one kernel, and its
-codes go through one matmul. That kernel also adds to the residual stream what the branch before has computed, so
-blocks hand on the stream and the last branch's output apart (`Stream`).
+q, k and v are one packed weight, gate and up another. Each layer is one op with all that stands before it: the
+residual sum, the activation, the norm and the quantizer. So blocks hand on the residual stream and the last branch's
+output apart (`Stream`), and the layer behind adds them.
 
 Layers with activation "a16" or "a8g" take floats instead: what is fused above runs as torch's operations, whose last
 bits may depend on the number of tokens.
@@ -15,39 +15,31 @@ from torch import nn
 from torch.nn import functional as F
 
 from bitnet_jit.models.attention import KVStore
-from bitnet_jit.ops.norm import (
-    add_rms_norm_quantize,
-    quantize_activation,
-    relu2_mul_norm_quantize,
-    rms_norm_quantize,
-    silu_mul_norm_quantize,
+from bitnet_jit.ops.fused_linear import (
+    add_rms_norm_bit_linear,
+    relu2_mul_norm_bit_linear,
+    silu_mul_norm_bit_linear,
 )
+from bitnet_jit.ops.linear import bit_linear
+from bitnet_jit.ops.norm_linear import rms_norm_bit_linear
 
 if TYPE_CHECKING:
     from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
     from bitnet_jit.nn.rms_norm import RMSNorm
 
-Codes = tuple[torch.Tensor, torch.Tensor]  # x_q int8 (..., K), x_scale float32 (...)
 Stream = tuple[torch.Tensor, torch.Tensor | None]  # the residual stream (..., K), and what is still to be added to it
-
-
-def normalized_codes(norm: "RMSNorm", stream: Stream) -> tuple[torch.Tensor, Codes]:
-    """Add up a stream, normalize and quantize it in one pass; return the sum x (..., K) and the codes."""
-    x, delta = stream
-    if delta is None:
-        return x, rms_norm_quantize(x, norm.weight, norm.eps)
-    total, x_q, x_scale = add_rms_norm_quantize(x, delta, norm.weight, norm.eps)
-    return total, (x_q, x_scale)
 
 
 def run_normalized(layer: "PackedBitLinear", norm: "RMSNorm", stream: Stream) -> tuple[torch.Tensor, torch.Tensor]:
     """Add up a stream, normalize it, and run a layer on it; return the sum x (..., K) and the layer's output."""
-    if layer.activation == "a8":
-        x, codes = normalized_codes(norm, stream)
-        return x, layer.forward_quantized(*codes, x.dtype)
     x, delta = stream
-    x = x if delta is None else x + delta
-    return x, layer(norm(x))
+    if layer.activation != "a8":
+        x = x if delta is None else x + delta
+        return x, layer(norm(x))
+    if delta is None:
+        return x, rms_norm_bit_linear(x, norm.weight, norm.eps, *layer.operands(), "a8")
+    total, y = add_rms_norm_bit_linear(x, delta, norm.weight, norm.eps, *layer.operands())
+    return total, y
 
 
 class HeadNorms(nn.Module):
@@ -106,11 +98,8 @@ class PackedAttention(nn.Module):
         """Project the result of the heads, y (T, num_heads * head_dim) -> (T, hidden)."""
         if self.sub_norm is not None:
             _, projected = run_normalized(self.output, self.sub_norm, (y, None))
-        elif self.output.activation == "a8":
-            codes: Codes = quantize_activation(y)
-            projected = self.output.forward_quantized(*codes, y.dtype)
         else:
-            projected = self.output(y)
+            projected = bit_linear(y, *self.output.operands(), self.output.activation)
         return projected
 
 
@@ -136,18 +125,12 @@ class PackedFeedForward(nn.Module):
         """Transform each token of a stream (T, hidden); normalized and quantized once."""
         x, joint = run_normalized(self.gate_up, self.norm, stream)
         gate, up = joint.chunk(2, -1)
-        if self.down.activation == "a8":
-            return x, self.down.forward_quantized(*self.middle(gate, up), x.dtype)
-        return x, self.down(self.float_middle(gate, up))
-
-    def middle(self, gate: torch.Tensor, up: torch.Tensor) -> Codes:
-        """Activate the gate, multiply it with up, normalize if the model does, and quantize, in one pass."""
-        codes: Codes
+        if self.down.activation != "a8":
+            return x, self.down(self.float_middle(gate, up))
         if self.sub_norm is None:
-            codes = silu_mul_norm_quantize(gate, up, None, 0.0)
-        else:
-            codes = relu2_mul_norm_quantize(gate, up, self.sub_norm.weight, self.sub_norm.eps)
-        return codes
+            return x, silu_mul_norm_bit_linear(gate, up, None, 0.0, *self.down.operands())
+        norm = self.sub_norm
+        return x, relu2_mul_norm_bit_linear(gate, up, norm.weight, norm.eps, *self.down.operands())
 
     def float_middle(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         """Activate the gate, multiply it with up, and normalize if the model does."""

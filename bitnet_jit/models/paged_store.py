@@ -1,11 +1,11 @@
 """Keys and values in pages, bound to the tokens of one step: where each token lies, and what it may look at."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from bitnet_jit.devices.huge_pages import HUGE_PAGES
 from bitnet_jit.devices.memory import allocating
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.ops.attention import paged_attention
@@ -28,27 +28,57 @@ class Places:
 
 
 @dataclass(frozen=True)
-class PagedStore:
-    """A `KVStore` of pages.
+class Pages:
+    """The pages of a cache, layer by layer.
 
     Attributes:
-        keys: of each layer (pages, kv_heads, D, PAGE).
-        values: of each layer (pages, kv_heads, PAGE, D).
-        rotary: cosines and sines of positions, float32 (C, D).
-        places: of the step's tokens.
+        keys: (pages, kv_heads, D, PAGE).
+        values: (pages, kv_heads, PAGE, D).
+        key_scale, value_scale: (pages, kv_heads, PAGE) float32 beside codes of int8; no layers beside floats.
     """
 
     keys: Sequence[torch.Tensor]
     values: Sequence[torch.Tensor]
+    key_scale: Sequence[torch.Tensor] = ()
+    value_scale: Sequence[torch.Tensor] = ()
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """Return all tensors; the first dimension of each is that of pages."""
+        return (*self.keys, *self.values, *self.key_scale, *self.value_scale)
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the size of the storage."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    def copy(self, copies: Sequence[tuple[int, int]]) -> None:
+        """Copy pages (from, to)."""
+        before, after = torch.tensor(copies, device=self.keys[0].device).T
+        for tensor in self.tensors:
+            tensor[after] = tensor[before]
+
+
+@dataclass(frozen=True)
+class PagedStore:
+    """A `KVStore` of pages.
+
+    Attributes:
+        pages: of the cache.
+        rotary: cosines and sines of positions, float32 (C, D).
+        places: of the step's tokens.
+    """
+
+    pages: Pages
     rotary: torch.Tensor
     places: Places
 
     def attend(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
         """Rotate heads, keep keys and values, and attend: qkv (T, (H + 2 * kv_heads) * D) -> (T, H * D)."""
-        at = self.places
-        y: torch.Tensor = paged_attention(
-            qkv, self.keys[layer], self.values[layer], self.rotary, at.positions, at.starts, at.tables
-        )
+        at, pages = self.places, self.pages
+        keys, values = pages.keys[layer], pages.values[layer]
+        scales = (pages.key_scale[layer], pages.value_scale[layer]) if pages.key_scale else (None, None)
+        y: torch.Tensor = paged_attention(qkv, keys, values, self.rotary, at.positions, at.starts, at.tables, *scales)
         return y
 
 
@@ -57,10 +87,54 @@ def aligned(count: int) -> int:
     return -(-count // 4) * 4
 
 
-def empty_pages(
-    words: str, config: DecoderConfig, pages: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
-    """Allocate pages of keys (pages, kv_heads, D, PAGE) and of values (pages, kv_heads, PAGE, D) for each layer.
+@dataclass(frozen=True)
+class PageShape:
+    """The shape of a cache's pages.
+
+    Attributes:
+        layers, heads, width: of the decoder: layers, heads of keys, and numbers of a head.
+        pages: number of pages.
+        dtype: of keys and values.
+    """
+
+    layers: int
+    heads: int
+    width: int
+    pages: int
+    dtype: torch.dtype
+
+    @property
+    def scaled(self) -> bool:
+        """Return whether pages have scales beside them."""
+        return self.dtype == torch.int8
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the size of all tensors.
+
+        >>> [PageShape(30, 5, 128, 1, dtype).num_bytes // PAGE for dtype in (torch.int8, torch.bfloat16)]
+        [39600, 76800]
+        """
+        per_head = self.width * self.dtype.itemsize + 4 * self.scaled
+        return 2 * self.layers * self.pages * self.heads * PAGE * per_head
+
+    def empty(self, device: torch.device) -> Pages:
+        """Allocate pages that are not initialized."""
+        keys = self._layers((self.width, PAGE), self.dtype, device)
+        values = self._layers((PAGE, self.width), self.dtype, device)
+        scales = [self._layers((PAGE,), torch.float32, device) for _ in range(2)] if self.scaled else [(), ()]
+        return Pages(keys, values, *scales)
+
+    def _layers(self, last: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Sequence[torch.Tensor]:
+        """Allocate a tensor (pages, heads, *last) for each layer: on a CPU all in one, for the sake of huge pages."""
+        shape = (self.pages, self.heads, *last)
+        if device.type != "cpu" or torch.compiler.is_compiling():
+            return [torch.empty(shape, dtype=dtype, device=device) for _ in range(self.layers)]
+        return HUGE_PAGES.empty((self.layers, *shape), dtype, device, alone=True).unbind()
+
+
+def empty_pages(words: str, config: DecoderConfig, pages: int, dtype: torch.dtype, device: torch.device) -> Pages:
+    """Allocate the pages of a cache, not initialized.
 
     Args:
         words: what is asked for, in an error.
@@ -72,18 +146,8 @@ def empty_pages(
     Raises:
         InvalidInput: memory does not suffice.
     """
-    layers, heads, width = config.num_layers, config.num_kv_heads, config.head_dim
-    num_bytes = 2 * layers * math.prod((pages, heads, width, PAGE)) * dtype.itemsize
+    shape = PageShape(config.num_layers, config.num_kv_heads, config.head_dim, pages, dtype)
     if torch.compiler.is_compiling():  # which asks no system for its memory
-        return unbound(layers, pages, heads, width, dtype, device)
-    with allocating(words, num_bytes, device.type):
-        return unbound(layers, pages, heads, width, dtype, device)
-
-
-def unbound(
-    layers: int, pages: int, heads: int, width: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
-    """Allocate the keys and the values of all layers, one tensor per layer and kind, not initialized."""
-    keys = [torch.empty((pages, heads, width, PAGE), dtype=dtype, device=device) for _ in range(layers)]
-    values = [torch.empty((pages, heads, PAGE, width), dtype=dtype, device=device) for _ in range(layers)]
-    return keys, values
+        return shape.empty(device)
+    with allocating(words, shape.num_bytes, device.type):
+        return shape.empty(device)

@@ -64,7 +64,7 @@ class Tensor:
     def schema_type(self) -> str:
         """Return torch's word for its type in a schema."""
         if self.written:
-            return f"Tensor({self.written}!)"
+            return f"Tensor({self.written}!){'?' if self.optional else ''}"
         return "Tensor?" if self.optional else "Tensor"
 
     def dtype_in(self, problem: Problem) -> str:

@@ -1,15 +1,18 @@
 """`paged_attention`: rotates queries and keys, writes keys and values into the pages of a cache, and attends.
 
 A call has tokens of any mix of sequences; reference/attention.py says what it means. What a token gets depends on
-its query, its keys and values, and its position alone, to the bit, whatever else is in the call.
+its query, its keys and values, and its position alone, to the bit, whatever else is in the call. Pages of int8 have
+scales beside them.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from bitnet_jit.dtypes import FLOATS
+from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels.operands import Operands
 from bitnet_jit.ops.arguments import Tensor
 from bitnet_jit.ops.calls import define_by_kernels
@@ -53,6 +56,24 @@ class QkvShape(Dims):
         return f"(..., (H + {2 * kv_heads}) * {head_dim}) with H a multiple of {kv_heads}"
 
 
+@dataclass(frozen=True)
+class CacheScale(Tensor):
+    """The scales of pages, which pages of int8 have and no others."""
+
+    def dtype_in(self, problem: Problem) -> str:
+        """Return the name of its dtype in calls that pose a problem; "" where it is absent."""
+        return "float32" if problem.cache_dtype == "int8" else ""
+
+    def check(self, value: Any, seen: Seen) -> None:
+        """Raise InvalidInput unless it fits, and is there where the pages, which were checked before, need it."""
+        keys = seen.values["keys"]
+        if keys.dtype == torch.int8 and value is None:
+            raise InvalidInput(f"{self.name}: expected float32 {self.shape.words(seen)} beside pages of int8, got None")
+        if keys.dtype != torch.int8 and value is not None:
+            raise InvalidInput(f"{self.name}: expected None beside pages of {keys.dtype}, got {value.dtype}")
+        super().check(value, seen)
+
+
 def example_sizes(problem: Problem) -> dict[str, int]:
     """Return the sizes of a call with one sequence, some of whose tokens are in the cache already."""
     pages = pages_for(CONTEXT + problem.rows)
@@ -81,17 +102,21 @@ def multiply_adds(problem: Problem) -> int:
 
 
 INTS, FLOAT = (torch.int32,), (torch.float32,)
+CACHES = (*FLOATS, torch.int8)
+SCALES = Dims("P", "KV", PAGE)
 PAGED_ATTENTION = define_by_kernels(
     OpSpec(
         "paged_attention",
         (
             Tensor("qkv", FLOATS, QkvShape()),
-            Tensor("keys", FLOATS, KeysShape(), field="cache_dtype", written="a"),
-            Tensor("values", FLOATS, Dims("P", "KV", PAGE, "D"), like="keys", field="cache_dtype", written="b"),
+            Tensor("keys", CACHES, KeysShape(), field="cache_dtype", written="a"),
+            Tensor("values", CACHES, Dims("P", "KV", PAGE, "D"), like="keys", field="cache_dtype", written="b"),
             Tensor("rotary", FLOAT, Dims("C", "D")),
             Tensor("positions", INTS, PER_ROW, synthetic=example_positions),
             Tensor("starts", INTS, Dims(Plus("R", 1)), synthetic=example_starts),
             Tensor("tables", INTS, Dims("R", "M"), synthetic=example_tables),
+            CacheScale("key_scale", FLOAT, SCALES, optional=True, written="c"),
+            CacheScale("value_scale", FLOAT, SCALES, optional=True, written="d"),
         ),
         (Output("y", OUT_ROWS, "qkv"),),
         leads="keys",

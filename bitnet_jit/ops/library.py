@@ -164,7 +164,7 @@ def resolve_others(spec: "OpSpec", overload: Any) -> Callable[..., Any]:
 
     def kernel(*args: Any) -> Any:
         for place, name in written:
-            if args[place].is_neg():
+            if args[place] is not None and args[place].is_neg():
                 raise InvalidInput(f"{name}: is written into, so that it has to be contiguous, got a negated view")
         return overload(*(arg.resolve_neg() if isinstance(arg, torch.Tensor) else arg for arg in args))
 

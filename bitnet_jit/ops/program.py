@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bitnet_jit.devices.strided import strides
-from bitnet_jit.ops.arguments import Epsilon, Tensor
+from bitnet_jit.devices.strided import row_distance, strides
 from bitnet_jit.ops.op import OPS, Op
 
 Step = Callable[[], object]
@@ -82,8 +81,16 @@ class Recorder(TorchDispatchMode):
     def _call(self, op: Op, args: tuple[Any, ...]) -> Any:
         """Bind the call of an op to where its tensors lie."""
         call = op.find(*args)
-        arguments = zip(op.spec.arguments, args, strict=False)
-        operands = [self._whole(value) for argument, value in arguments if isinstance(argument, Tensor | Epsilon)]
+        if op.steps is not None and not hasattr(call, "prepare"):
+            with self:
+                return op.steps(*args)
+        arguments = {argument.name: value for argument, value in zip(op.spec.arguments, args, strict=False)}
+        parts = getattr(call, "in_rows", ())
+        distances = {row_distance(arguments[name]) for name in parts}
+        as_they_are = parts if len(distances) == 1 and 0 not in distances else ()
+        operands = [
+            arguments[name] if name in as_they_are else self._whole(arguments[name]) for name in op.spec.operands
+        ]
         if (prepare := getattr(call, "prepare", None)) is None:
             return self._repeat(op.spec.name, lambda: call(*operands))
         step, outputs = prepare(self._arena.empty, self._scratch.take, *operands)

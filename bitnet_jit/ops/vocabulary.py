@@ -20,6 +20,8 @@ W_PACKED = Tensor("w_packed", (torch.uint8,), PACKED_SHAPE)
 W_SCALE = Tensor("w_scale", (torch.float32,), SCALE_SHAPE)
 BIAS = Tensor("bias", FLOATS, Dims("N"), optional=True, field="bias")
 NORM_WEIGHT = Tensor("weight", FLOATS, PER_FEATURE, field="bias")
+INNER_NORM_WEIGHT = Tensor("weight", FLOATS, PER_FEATURE, field="w_dtype")  # beside the bias of a layer
+OPTIONAL_INNER_NORM_WEIGHT = Tensor("weight", FLOATS, PER_FEATURE, optional=True, field="w_dtype")
 OPTIONAL_NORM_WEIGHT = Tensor("weight", FLOATS, PER_FEATURE, optional=True, field="bias")
 
 EPS = Epsilon("eps")

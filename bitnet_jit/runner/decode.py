@@ -48,7 +48,7 @@ class DecodeStep:
         starts = torch.arange(rows + 1, dtype=torch.int32, device=device)
         places = Places(self._numbers[:rows], starts, self._numbers[first:].view(rows, width))
         # kept, as a graph knows the addresses of its tensors and does not own them
-        self._store = store = PagedStore(cache.keys, cache.values, network.rope.rotary(width * PAGE, device), places)
+        self._store = store = PagedStore(cache.pages, network.rope.rotary(width * PAGE, device), places)
         self._load([], [])
         self._replay, self._logits = capture(lambda: network.logits(network.run(self._tokens, store)), device)
 

@@ -20,8 +20,7 @@ class PagedCache:
         device: where they live.
 
     Attributes:
-        keys: of each layer (pages, kv_heads, D, 64).
-        values: of each layer (pages, kv_heads, 64, D).
+        pages: keys and values of each layer, and their scales where they are int8.
         pool: which page belongs to whom.
 
     Raises:
@@ -39,15 +38,15 @@ class PagedCache:
     """
 
     def __init__(self, config: DecoderConfig, num_pages: int, dtype: torch.dtype, device: torch.device) -> None:
-        pages = whole_number("num_pages", num_pages, 1, 2**31 - 1)
-        words = f"num_pages: a cache of {pages} pages of {PAGE} tokens"
-        self.keys, self.values = empty_pages(words, config, pages, dtype, device)
-        self.pool = PagePool(pages)
+        count = whole_number("num_pages", num_pages, 1, 2**31 - 1)
+        words = f"num_pages: a cache of {count} pages of {PAGE} tokens"
+        self.pages = empty_pages(words, config, count, dtype, device)
+        self.pool = PagePool(count)
 
     @property
     def num_bytes(self) -> int:
         """Return the size of the storage."""
-        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+        return self.pages.num_bytes
 
     def new_sequence(self) -> PagedSequence:
         """Return a sequence without tokens."""
@@ -61,9 +60,7 @@ class PagedCache:
         """
         copies = extend(self.pool, sequence, tokens)
         if copies:
-            before, after = torch.tensor(copies, device=self.keys[0].device).T
-            for pages in (*self.keys, *self.values):
-                pages[after] = pages[before]
+            self.pages.copy(copies)
 
     def fork(self, sequence: PagedSequence, length: int | None = None) -> PagedSequence:
         """Return a new sequence with the first `length` tokens of another (None: all), whose pages it shares.

@@ -47,7 +47,7 @@ class Runner:
 
     def __init__(self, network: "Network", num_pages: int) -> None:
         self.network = network
-        self.cache = PagedCache(network.config, num_pages, network.dtype, network.device)
+        self.cache = PagedCache(network.config, num_pages, network.cache_dtype, network.device)
         width = min(self.cache.pool.count, pages_for(network.config.context_length))
         self._decode = DecodeSteps(self.cache, width) if can_capture(network.device) else None
 
@@ -69,7 +69,7 @@ class Runner:
         step = make_step(chunks, self.network.device)
         longest = max(chunk.sequence.length + len(chunk.tokens) for chunk in chunks)
         rotary = self.network.rope.rotary(longest, self.network.device)
-        hidden = self.network.run(step.tokens, PagedStore(self.cache.keys, self.cache.values, rotary, step.places))
+        hidden = self.network.run(step.tokens, PagedStore(self.cache.pages, rotary, step.places))
         for chunk in chunks:
             chunk.sequence.length += len(chunk.tokens)
         return self.network.logits(hidden if step.wanted is None else hidden[step.wanted])

@@ -54,6 +54,12 @@ def test_generate_with_an_int8_head():
     assert result.stdout == "And it came to pass after\n"
 
 
+@pytest.mark.parametrize("word", ["bfloat16", "int8"])
+def test_generate_with_another_cache(word):
+    result = run("generate", VERSE, "--max-new-tokens", "5", "--cache", word)
+    assert result.stdout == "And it came to pass after\n"
+
+
 def test_one_token_has_no_rate():
     assert re.search(r"1 tokens, the first after \S+ s\n$", run("generate", VERSE, "--max-new-tokens", "1").stderr)
     assert generate.rates(1.0, [1.5]) == "1 tokens, the first after 0.50 s"
@@ -72,6 +78,7 @@ def test_one_token_has_no_rate():
             InvalidInput,
             "head: expected one of checkpoint, int8, bfloat16, float32, got 'int4'",
         ),
+        (("x", "--cache", "int4"), InvalidInput, "cache: expected one of auto, float32, bfloat16, int8, got 'int4'"),
         (("x", "--model", "no/such/place"), CheckpointError, "no/such/place: expected a directory or a hub id"),
     ],
 )

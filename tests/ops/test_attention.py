@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from attention_calls import ARGUMENTS, Heads, assert_attends, make_texts, wide
+from attention_calls import ARGUMENTS, PAGES, Heads, assert_attends, make_texts, pages_of, wide
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,12 +14,20 @@ from bitnet_jit.ops.attention import PAGED_ATTENTION, paged_attention
 from bitnet_jit.problem import PAGE
 from bitnet_jit.reference import attention as reference
 
-MODELS = (Heads(4, 2, 8), Heads(3, 1, 10, "float16", "float16"), Heads(2, 2, 6, "float32", "float16"))
+MODELS = (
+    Heads(4, 2, 8),
+    Heads(3, 1, 10, "float16", "float16"),
+    Heads(2, 2, 6, "float32", "float16"),
+    Heads(6, 2, 10, "float32", "int8"),
+    Heads(2, 1, 8, "float16", "int8"),
+)
 
 
 def tensors(call, cache):
     """The arguments of a call, in order; the pages are those of the arrays."""
-    return [torch.from_numpy(a) for name in ARGUMENTS for a in [call.get(name, cache[name == "values"])]]
+    values = call | pages_of(cache)
+    names = (*ARGUMENTS, *PAGES[2:])
+    return [None if values[name] is None else torch.from_numpy(values[name]) for name in names]
 
 
 def plain(*arguments):
@@ -126,4 +134,22 @@ def test_heads_that_do_not_fit_are_refused(heads, kv_heads, head_dim):
     keys, values = torch.zeros(1, kv_heads, head_dim, PAGE), torch.zeros(1, kv_heads, PAGE, head_dim)
     index = [torch.tensor(a, dtype=torch.int32) for a in ([0], [0, 1], [[0]])]
     with pytest.raises(InvalidInput, match="^(qkv|keys): expected"):
-        paged_attention(qkv, keys, values, rotary, *index)
+        paged_attention(qkv, keys, values, rotary, *index, None, None)
+
+
+@pytest.mark.parametrize("name", ["key_scale", "value_scale"])
+def test_pages_of_int8_have_scales_and_no_others(name):
+    for cache_dtype, words in (
+        ("int8", "expected float32 .* beside pages of int8, got None"),
+        ("float32", "expected None"),
+    ):
+        texts = make_texts(Heads(4, 2, 8, "float32", cache_dtype), [70], 0)
+        cache = texts.cache()
+        arguments = dict(zip((*ARGUMENTS, *PAGES[2:]), tensors(texts.call([(0, 70)]), cache), strict=True))
+        paged_attention(*arguments.values())
+        before = [a.copy() for a in cache]
+        arguments[name] = None if cache_dtype == "int8" else torch.ones(texts.num_pages, 2, PAGE)
+        with pytest.raises(InvalidInput, match=f"^{name}: {words}"):
+            paged_attention(*arguments.values())
+        for pages, same in zip(cache, before, strict=True):
+            np.testing.assert_array_equal(pages, same)

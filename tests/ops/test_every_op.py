@@ -46,6 +46,11 @@ def normed(x, *args, **options):
     return (x, floats(IN), 1e-5, *others)
 
 
+def fused(x, other, *args, norm=True, **options):
+    x, *others, _ = linear(x, *args, **options)
+    return (x, other, floats(IN) if norm else None, 1e-5, *others)
+
+
 def quantized(y_dtype, kind="tensor"):
     _, w_packed, w_scale, bias, *options, _ = linear(None, kind)
     return (codes(2, ROWS, IN), floats(2, ROWS).abs(), w_packed, w_scale, bias, *options, y_dtype)
@@ -53,18 +58,19 @@ def quantized(y_dtype, kind="tensor"):
 
 def attention(dtype=torch.float32, cache=torch.float32):
     tokens, heads, kv_heads, head_dim = 7, 4, 2, 10
+    shapes = (5, kv_heads, head_dim, 64), (5, kv_heads, 64, head_dim)
     positions, starts = torch.tensor((0, 1, 2, 63, 64, 65, -1)), torch.tensor((0, 3, 6))
     return (
         floats(tokens, (heads + 2 * kv_heads) * head_dim, dtype=dtype),
-        floats(5, kv_heads, head_dim, 64).to(cache),
-        floats(5, kv_heads, 64, head_dim).to(cache),
+        *((codes(*shape) if cache == torch.int8 else floats(*shape).to(cache)) for shape in shapes),
         floats(70, head_dim),
         *(index.int() for index in (positions, starts, torch.tensor(((4, -1), (1, 2))))),
+        *(floats(5, kv_heads, 64).abs() if cache == torch.int8 else None for _ in range(2)),
     )
 
 
 CASES = {
-    "paged_attention": [attention(), attention(torch.bfloat16, torch.float16)],
+    "paged_attention": [attention(), attention(torch.bfloat16, torch.float16), attention(cache=torch.int8)],
     "bit_linear": [
         linear(floats(2, ROWS, IN)),
         linear(floats(ROWS, IN, dtype=torch.bfloat16), "row", bias=False),
@@ -79,6 +85,15 @@ CASES = {
         normed(floats(ROWS, IN, dtype=torch.bfloat16), "row", "t5", bias=False),
         normed(floats(ROWS, IN), "group", activation="a16"),
         normed(floats(ROWS, IN), "group", activation="a8g"),
+    ],
+    "add_rms_norm_bit_linear": [
+        fused(floats(2, ROWS, IN), floats(2, ROWS, IN) + 1),
+        fused(*floats(2, ROWS, IN, dtype=torch.bfloat16), "row", "t5", bias=False),
+    ],
+    "relu2_mul_norm_bit_linear": [fused(floats(2, ROWS, IN), floats(2, ROWS, IN) + 1, "group")],
+    "silu_mul_norm_bit_linear": [
+        fused(floats(2, ROWS, IN), floats(2, ROWS, IN) + 1),
+        fused(*floats(2, ROWS, IN, dtype=torch.bfloat16), "row", norm=False),
     ],
     "quantized_linear": [quantized(torch.float32), quantized(torch.bfloat16, "row"), quantized(torch.float16, "group")],
     "ternary_matmul": [(codes(2, ROWS, IN), packed(), IN, OUT, layout("i2").name)],

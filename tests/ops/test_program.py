@@ -118,3 +118,14 @@ def test_blocks_of_a_program_share_their_memory(layers):
             free = run.recorder._arena._free
             sizes.append(sum(block.nbytes for same_size in free.values() for block in same_size))
     assert sizes[0] == sizes[1] > 0
+
+
+def test_gate_and_up_at_other_distances_are_copied_in_every_run():
+    gate, up = torch.zeros(ROWS, 2 * IN)[:, :IN], torch.zeros(ROWS, 3 * IN)[:, IN : 2 * IN]
+    run, (codes, scales) = record(lambda: relu2_mul_norm_quantize(gate, up, torch.ones(IN), 1e-5))
+    gate.normal_()
+    up.normal_()
+    run()
+    wanted = relu2_mul_norm_quantize(gate.contiguous(), up.contiguous(), torch.ones(IN), 1e-5)
+    assert torch.equal(codes, wanted[0])
+    assert torch.equal(scales, wanted[1])

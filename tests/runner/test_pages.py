@@ -16,6 +16,7 @@ from hypothesis.stateful import (
 )
 
 from bitnet_jit.errors import CacheFull, InvalidInput
+from bitnet_jit.models.kv_cache import KVCache
 from bitnet_jit.problem import PAGE
 from bitnet_jit.runner.paged_cache import PagedCache
 from bitnet_jit.runner.pages import PagedSequence, PagePool, extend, fork, truncate
@@ -161,8 +162,62 @@ def test_a_hundred_thousand_operations_leave_no_page_behind():
     assert model.pool.num_free == PAGES
 
 
-def cache_of(pages: int) -> PagedCache:
-    return PagedCache(TrainSettings().decoder(), pages, torch.float32, torch.device("cpu"))
+def cache_of(pages: int, dtype: torch.dtype = torch.float32) -> PagedCache:
+    return PagedCache(TrainSettings().decoder(), pages, dtype, torch.device("cpu"))
+
+
+class CacheModel(Model):
+    """A cache of int8; each token leaves a mark in every tensor, of keys, of values and of their scales."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache = cache_of(PAGES, torch.int8)
+        self.pool = self.cache.pool
+
+    def slots(self, sequence: PagedSequence, position: int) -> list[torch.Tensor]:
+        """Return the parts of all tensors that are a position's."""
+        page, slot = sequence.pages[position // PAGE], position % PAGE
+        kinds = self.cache.pages
+        return [
+            *(keys[page, :, :, slot] for keys in kinds.keys),
+            *(tensor[page, :, slot] for tensor in (*kinds.values, *kinds.key_scale, *kinds.value_scale)),
+        ]
+
+    def extend(self, sequence: PagedSequence, tokens: int) -> None:
+        try:
+            self.cache.extend(sequence, tokens)
+        except CacheFull:
+            return
+        for position in range(sequence.length, sequence.length + tokens):
+            self.written += 1
+            for part in self.slots(sequence, position):
+                part.fill_(self.written % 127)
+            self.texts[sequence].append(self.written % 127)
+        sequence.length += tokens
+
+    def check(self) -> None:
+        for sequence, text in self.texts.items():
+            for position in {0, len(text) // 2, len(text) - 1} if text else ():
+                assert all((part == text[position]).all() for part in self.slots(sequence, position))
+
+
+class CachePages(Pages):
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = CacheModel()
+
+
+TestCachePages = CachePages.TestCase
+TestCachePages.settings = settings(max_examples=8, stateful_step_count=20, deadline=None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_the_size_of_a_cache_is_that_of_its_tokens(dtype):
+    config = TrainSettings().decoder()
+    per_head = config.head_dim * dtype.itemsize + (4 if dtype == torch.int8 else 0)
+    expected = 2 * config.num_layers * config.num_kv_heads * per_head * 3 * PAGE
+    assert cache_of(3, dtype).num_bytes == expected
+    assert KVCache(config, 3, PAGE, dtype, torch.device("cpu")).num_bytes == expected
 
 
 def test_a_shared_page_is_copied_before_it_is_written():
@@ -171,15 +226,15 @@ def test_a_shared_page_is_copied_before_it_is_written():
     cache.extend(first, 70)
     first.length = 70
     for page in first.pages:
-        cache.keys[0][page] = page + 1
-        cache.values[1][page] = page + 1
+        cache.pages.keys[0][page] = page + 1
+        cache.pages.values[1][page] = page + 1
     second = cache.fork(first)
     cache.extend(second, 1)
     assert second.pages[0] == first.pages[0]
     assert second.pages[1] != first.pages[1]
     for before, after in zip(first.pages, second.pages, strict=True):
-        assert torch.equal(cache.keys[0][before], cache.keys[0][after])
-        assert torch.equal(cache.values[1][before], cache.values[1][after])
+        assert torch.equal(cache.pages.keys[0][before], cache.pages.keys[0][after])
+        assert torch.equal(cache.pages.values[1][before], cache.pages.values[1][after])
     cache.free(first)
     cache.free(second)
     assert cache.pool.num_free == 4

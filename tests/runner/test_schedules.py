@@ -15,17 +15,21 @@ from bitnet_jit.runner.step import Chunk
 
 TEXTS = 6
 LENGTHS = (1, 3, 40, 64, 65, 150)
-DEVICES = [
-    "cpu",
-    pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]),
+ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+PLACES = [  # of the model, and the dtype of its cache
+    ("cpu", "auto"),
+    ("cpu", "int8"),
+    pytest.param(("cuda", "auto"), marks=ON_GPU),
+    pytest.param(("cuda", "bfloat16"), marks=ON_GPU),
 ]
 
 
-@pytest.fixture(scope="module", params=DEVICES)
+@pytest.fixture(scope="module", params=PLACES, ids=str)
 def decoder(request):
     from bitnet_jit.checkpoints.embedded import embedded_model
 
-    return bitnet_jit.load(embedded_model(), device=request.param)
+    device, cache = request.param
+    return bitnet_jit.load(embedded_model(), device=device, cache=cache)
 
 
 @pytest.fixture(scope="module")

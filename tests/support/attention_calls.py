@@ -10,6 +10,7 @@ from bitnet_jit.kernels.numba.arrays import STORAGE, run
 from bitnet_jit.problem import PAGE, Problem, rows_bucket
 
 ARGUMENTS = ("qkv", "keys", "values", "rotary", "positions", "starts", "tables")
+PAGES = ("keys", "values", "key_scale", "value_scale")
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,12 @@ class Texts:
     num_pages: int
 
     def cache(self):
-        """Empty pages, full of NaN."""
+        """Empty pages, full of NaN; those of int8 full of a code beside scales that are NaN."""
         m = self.model
         shapes = (self.num_pages, m.kv_heads, m.head_dim, PAGE), (self.num_pages, m.kv_heads, PAGE, m.head_dim)
+        if m.cache_dtype == "int8":
+            scales = [np.full((self.num_pages, m.kv_heads, PAGE), np.nan, np.float32) for _ in shapes]
+            return [*(np.full(shape, -128, np.int8) for shape in shapes), *scales]
         return [stored(np.full(shape, np.nan, np.float32), m.cache_dtype)[0] for shape in shapes]
 
     def call(self, parts, padding=0):
@@ -101,11 +105,16 @@ def make_texts(model, lengths, seed, shared=0):
     return Texts(model, tuple(stored(x, model.x_dtype)[0] for x in qkv), rotary, tables, sum(counts) + 1)
 
 
+def pages_of(cache):
+    """The arguments that a cache is: pages, and scales where it has them."""
+    return dict.fromkeys(PAGES) | dict(zip(PAGES, cache, strict=False))
+
+
 def run_attention(kernel, model, call, cache, team=None):
     """Run a kernel: it writes into the pages; return y, which was poisoned before."""
     y = stored(np.full((len(call["qkv"]), model.heads * model.head_dim), np.nan, np.float32), model.x_dtype)[0]
     y = np.ascontiguousarray(y.astype(STORAGE[model.x_dtype]))
-    run(kernel, model.problem(len(y)), call | dict(zip(("keys", "values"), cache, strict=True)) | {"y": y}, team=team)
+    run(kernel, model.problem(len(y)), call | pages_of(cache) | {"y": y}, team=team)
     return y
 
 
@@ -116,16 +125,21 @@ def assert_attends(actual, cache, expected, model):
     assert np.array_equal(np.isnan(y), np.isnan(expected.y))
     error = np.abs(y - expected.y)
     assert not (error > 4 * 2.0**-24 * expected.bound + step * np.abs(expected.y) + 1e-7).any(), np.nanmax(error)
-    for pages, right in zip(cache, (expected.keys, expected.values), strict=True):
-        np.testing.assert_array_equal(values(pages, model.cache_dtype), right)
+    right_pages = (expected.keys, expected.values, expected.key_scale, expected.value_scale)
+    for pages, right in zip(cache, right_pages[: len(cache)], strict=True):
+        np.testing.assert_array_equal(wide_pages(pages, model), right)
+
+
+def wide_pages(pages, model):
+    """Pages or scales as float32."""
+    return pages if pages.dtype == np.float32 else values(pages, model.cache_dtype)
 
 
 def wide(call, cache, model):
     """A call as the reference takes it."""
-    pages = [values(a, model.cache_dtype) for a in cache]
     return {
         **call,
         "qkv": values(call["qkv"], model.x_dtype),
-        **dict(zip(("keys", "values"), pages, strict=True)),
+        **pages_of([wide_pages(a, model) for a in cache]),
         "rounded": lambda x: rounded(np.ascontiguousarray(x, np.float32), model.cache_dtype),
     }

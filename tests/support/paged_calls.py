@@ -87,6 +87,8 @@ def arguments(sequences, parts, padding=0):
         torch.cat(positions).to(DEVICE, torch.int32),
         counts.cumsum(0).to(DEVICE, torch.int32),
         sequences.tables[[r for r, _, _ in parts]].contiguous(),
+        None,
+        None,
     )
 
 

@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch._C._dynamo import guards
 
-from bitnet_jit.devices.strided import NO_MEMORY, strides
+from bitnet_jit.devices.strided import NO_MEMORY, row_distance, strides
 from bitnet_jit.devices.threads import THREADS
 from bitnet_jit.devices.workspace import Workspace
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels.backend import Call
-from bitnet_jit.kernels.numba.bound import Bound
+from bitnet_jit.kernels.numba.bound import ROW_STRIDE, Bound
 from bitnet_jit.kernels.numba.threads.fork import Fork
 from bitnet_jit.kernels.operands import Operands
 
+GATED = ("gate", "up")  # may be parts of a wider tensor
 FORK = Fork()
 WORKSPACE = Workspace()
 # (shape, strides, dtype) -> a tensor; as Inductor's code allocates, in half the time of new_empty
@@ -30,8 +31,9 @@ def bind_call(bound: Bound, operands: Operands) -> Call:
 
     Its attribute `into` takes the outputs before the arguments, contiguous tensors, and writes over them; `prepare`
     takes ((shape, strides, dtype) -> tensor, bytes -> address of scratch memory) before contiguous arguments, and
-    returns what runs the kernel on these tensors, and the outputs. Calls of any number of rows give outputs that begin
-    with the dimensions with which their first argument begins.
+    returns what runs the kernel on these tensors, and the outputs; those whose names are `in_rows` may also be rows at
+    one distance. Calls of any number of rows give outputs that begin with the dimensions with which their first
+    argument begins.
     """
     if not operands.rows and not operands.varying:
         return lambda *arguments: empty_outputs(operands)
@@ -39,8 +41,17 @@ def bind_call(bound: Bound, operands: Operands) -> Call:
     exec("\n".join(source(bound, operands)), scope)
     call: Any = scope["call"]
     call.into, call.prepare = scope["into"], scope["prepare"]
+    call.in_rows = GATED if ROW_STRIDE in bound.operands else ()
     bound_call: Call = call
     return bound_call
+
+
+def in_rows(gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Return gate and up (..., K) as rows at one distance, and that distance in elements; copied if need be."""
+    distance = row_distance(gate)
+    if 0 < distance == row_distance(up):
+        return gate, up, distance
+    return gate.contiguous(), up.contiguous(), gate.shape[-1]
 
 
 def empty_outputs(operands: Operands) -> Any:
@@ -61,6 +72,7 @@ def scope_of(bound: Bound, operands: Operands) -> dict[str, Any]:
         "entry": bound.entry(rows),
         "fork": FORK,
         "get_threads": THREADS.get,
+        "in_rows": in_rows,
         "max_threads": bound.max_threads,
         "numbers": bound.numbers(rows),  # kept here: one of them may be the address of memory that it owns
         "take": WORKSPACE.take,
@@ -121,8 +133,13 @@ def launch(
 ) -> Iterator[str]:
     """Yield the lines that check the tensors, allocate the outputs, and enter the kernel, or define `run` for that."""
     tensors = [operand.name for operand in operands.inputs if operand.dtype]
+    if ROW_STRIDE in bound.operands:
+        yield f"    {ROW_STRIDE} = {operands.problem.in_features}"
+        parts, whole = ", ".join(GATED), " and ".join(f"{name}.is_contiguous()" for name in GATED)
+        yield f"    if not ({whole}): {parts}, {ROW_STRIDE} = in_rows({parts})"
     for name in tensors:
-        yield f"    if not {name}.is_contiguous(): {name} = {name}.contiguous()"
+        if name not in GATED:
+            yield f"    if not {name}.is_contiguous(): {name} = {name}.contiguous()"
         yield f"    {name}_at = {name}.data_ptr()"
     yield f"    if not ({' and '.join(f'{name}_at' for name in tensors)}): raise InvalidInput(NO_MEMORY)"
     yield from (f"    {line}" for line in allocate or ())

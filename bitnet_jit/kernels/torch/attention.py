@@ -1,13 +1,16 @@
 """`paged_attention` in plain torch operations: slow, and the same bits for a token whatever else is in its call.
 
 Products of torch are of an order that depends on shapes, and so are its sums. Here sums over d and over the keys of a
-page are chains of operations on whole tensors, and exp is made of such, too.
+page are chains of operations on whole tensors, and exp is made of such, too. Sums of codes of an int8 cache are whole
+numbers below 2^24: exact in float32 in any order.
 """
+
+from dataclasses import dataclass
 
 import torch
 
 from bitnet_jit.kernels.kernel import Config, Kernel
-from bitnet_jit.problem import PAGE, Problem
+from bitnet_jit.problem import EPS, PAGE, WEIGHT_STEPS, Problem
 
 CHUNK_ELEMENTS = 2**24  # of scores and of products that are held at once
 LOG2_E, LN_2 = 1.44269504, (0.693359375, -2.12194440e-4)  # the second in two parts, the first of which has few bits
@@ -43,24 +46,86 @@ def pages_of(pages: torch.Tensor, dim: int) -> torch.Tensor:
     return pages.float().movedim(0, dim - 1).flatten(dim - 1, dim)
 
 
-def attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Attend from q (T, KV, G, D) at `positions` (T,) to pages (N, KV, D, PAGE) and (N, KV, PAGE, D) of a sequence."""
-    pages, _, head_dim, _ = keys.shape
-    k = pages_of(keys, 3)  # (KV, D, N * PAGE)
-    scores = q.new_zeros(*q.shape[:3], pages * PAGE)
-    for d in range(head_dim):
+@dataclass(frozen=True)
+class Pages:
+    """N pages of one sequence, or all pages.
+
+    Attributes:
+        keys: (N, KV, D, PAGE).
+        values: (N, KV, PAGE, D).
+        key_scale, value_scale: (N, KV, PAGE) beside codes of int8, else None.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    key_scale: torch.Tensor | None
+    value_scale: torch.Tensor | None
+
+    def of(self, table: torch.Tensor) -> "Pages":
+        """Return the pages of a table."""
+        scales = (None if scale is None else scale[table] for scale in (self.key_scale, self.value_scale))
+        return Pages(self.keys[table], self.values[table], *scales)
+
+
+def quantize(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantize x (..., D) float32 by its absolute maximum: whole numbers in float32 (..., D), and scales (...)."""
+    absmax = x.abs().amax(-1)
+    bad = ~torch.isfinite(absmax)
+    absmax = torch.where(bad, 1.0, absmax.clamp(min=EPS))
+    # a division by a float32 tensor: torch turns division by a Python number into a product on some devices
+    steps = torch.full_like(absmax, 127)
+    codes = (torch.where(bad[..., None], 0.0, x) * (steps / absmax)[..., None]).round()
+    return codes, torch.where(bad, torch.nan, absmax / steps)
+
+
+def score(q: torch.Tensor, pages: Pages) -> torch.Tensor:
+    """Return the scores (T, KV, G, N * PAGE) of q (T, KV, G, D)."""
+    k, scale = pages_of(pages.keys, 3), q.shape[-1] ** -0.5  # (KV, D, N * PAGE)
+    if pages.key_scale is not None:
+        codes, q_scale = quantize(q)
+        factors = (q_scale * scale)[..., None]
+        return torch.einsum("tkgd,kdp->tkgp", codes, k) * factors * pages_of(pages.key_scale, 2)[:, None]
+    q = q * scale
+    scores = q.new_zeros(*q.shape[:3], k.shape[-1])
+    for d in range(q.shape[-1]):
         scores = scores + q[..., d, None] * k[:, None, d]
-    visible = torch.arange(pages * PAGE, device=q.device) <= positions[:, None]
-    visible = visible[:, None, None].unflatten(-1, (pages, PAGE))  # (T, 1, 1, N, PAGE)
-    scores = torch.where(visible, scores.unflatten(-1, (pages, PAGE)), -torch.inf)
+    return scores
+
+
+def weigh(p: torch.Tensor, visible: torch.Tensor, pages: Pages) -> torch.Tensor:
+    """Return the sums (T, KV, G, N, D) of values by weights p (T, KV, G, N, PAGE), of positions that are visible."""
+    v = pages.values.float().permute(1, 2, 0, 3)  # (KV, PAGE, N, D)
+    if pages.value_scale is not None:
+        return weigh_codes(torch.where(visible, p * pages.value_scale.movedim(0, 1)[:, None], 0.0), v)
+    acc = p.new_zeros(*p.shape[:-1], v.shape[-1])
+    for s in range(PAGE):
+        acc = acc + torch.where(visible[..., s, None], p[..., s, None] * v[:, s][:, None], 0.0)
+    return acc
+
+
+def weigh_codes(w: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Return the sums (T, KV, G, N, D) of codes v (KV, PAGE, N, D) by weights w, in two digits of seven bits."""
+    largest = w.amax(-1)  # (T, KV, G, N)
+    steps = torch.full_like(largest, WEIGHT_STEPS)
+    whole = (w * (steps / largest)[..., None]).round()
+    upper = (whole / 128).floor()
+    sums = [torch.einsum("tkgns,ksnd->tkgnd", digit, v).nan_to_num() for digit in (upper, whole - 128 * upper)]
+    total = (128 * sums[0].to(torch.int32) + sums[1].to(torch.int32)).float()
+    return total * (largest / steps)[..., None]
+
+
+def attend(q: torch.Tensor, pages: Pages, positions: torch.Tensor) -> torch.Tensor:
+    """Attend from q (T, KV, G, D), rotated, at `positions` (T,) to the pages of a sequence; return (T, KV, G, D)."""
+    count = len(pages.keys)
+    visible = torch.arange(count * PAGE, device=q.device) <= positions[:, None]
+    visible = visible[:, None, None].unflatten(-1, (count, PAGE))  # (T, 1, 1, N, PAGE)
+    scores = torch.where(visible, score(q, pages).unflatten(-1, (count, PAGE)), -torch.inf)
     maxima = scores.amax(-1)  # (T, KV, G, N)
     p = torch.where(visible, exp(scores - maxima[..., None]), 0.0)
-    v = values.float().permute(1, 2, 0, 3)  # (KV, PAGE, N, D)
-    sums, acc = torch.zeros_like(maxima), q.new_zeros(*maxima.shape, head_dim)
+    sums = torch.zeros_like(maxima)
     for s in range(PAGE):
         sums = sums + p[..., s]
-        acc = acc + torch.where(visible[..., s, None], p[..., s, None] * v[:, s][:, None], 0.0)
-    return join(maxima, sums, acc, positions)
+    return join(maxima, sums, weigh(p, visible, pages), positions)
 
 
 def join(maxima: torch.Tensor, sums: torch.Tensor, acc: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -79,26 +144,29 @@ def join(maxima: torch.Tensor, sums: torch.Tensor, acc: torch.Tensor, positions:
 
 
 @torch.inference_mode()
-def write(keys, values, k, v, positions, pages) -> None:
+def write(cache: Pages, k, v, positions, pages) -> None:
     """Write k and v (T, KV, D) of tokens at `positions` (T,) into their pages (T,)."""
-    keys[pages, :, :, positions % PAGE] = k.to(keys.dtype)
-    values[pages, :, positions % PAGE] = v.to(values.dtype)
+    slots = positions % PAGE
+    if cache.key_scale is not None and cache.value_scale is not None:
+        (k, cache.key_scale[pages, :, slots]), (v, cache.value_scale[pages, :, slots]) = quantize(k), quantize(v)
+    cache.keys[pages, :, :, slots] = k.to(cache.keys.dtype)
+    cache.values[pages, :, slots] = v.to(cache.values.dtype)
 
 
-def attend_in_chunks(q, keys, values, positions) -> torch.Tensor:
+def attend_in_chunks(q, pages: Pages, positions) -> torch.Tensor:
     """Attend as `attend` does, with so many tokens at a time that memory is bounded."""
-    per_token = keys.shape[0] * q.shape[1] * q.shape[2] * max(PAGE, q.shape[3])
+    per_token = len(pages.keys) * q.shape[1] * q.shape[2] * max(PAGE, q.shape[3])
     chunk = max(1, CHUNK_ELEMENTS // per_token)
     parts = zip(q.split(chunk), positions.split(chunk), strict=True)
-    return torch.cat([attend(part, keys, values, where) for part, where in parts])
+    return torch.cat([attend(part, pages, where) for part, where in parts])
 
 
 def bind_paged_attention(problem: Problem, config: Config):
     heads, kv_heads, head_dim = problem.heads, problem.kv_heads, problem.head_dim
 
-    def run(qkv, keys, values, rotary, positions, starts, tables) -> torch.Tensor:
+    def run(qkv, keys, values, rotary, positions, starts, tables, key_scale, value_scale) -> torch.Tensor:
         y = qkv.new_zeros(len(qkv), heads, head_dim)
-        bounds = starts.tolist()
+        bounds, cache = starts.tolist(), Pages(keys, values, key_scale, value_scale)
         parts = []
         for r, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
             tokens = start + torch.nonzero(positions[start:end] >= 0).flatten()
@@ -107,11 +175,10 @@ def bind_paged_attention(problem: Problem, config: Config):
             where = positions[tokens].long()
             q, k, v = qkv[tokens].float().unflatten(-1, (-1, head_dim)).split((heads, kv_heads, kv_heads), 1)
             table = tables[r, : int(where[-1]) // PAGE + 1].long()
-            write(keys, values, rotate(k, rotary[where]), v, where, table[where // PAGE])
-            q = rotate(q, rotary[where]) * head_dim**-0.5
-            parts.append((tokens, q.unflatten(1, (kv_heads, -1)), table, where))
+            write(cache, rotate(k, rotary[where]), v, where, table[where // PAGE])
+            parts.append((tokens, rotate(q, rotary[where]).unflatten(1, (kv_heads, -1)), table, where))
         for tokens, q, table, where in parts:  # when all of them are written
-            y[tokens] = attend_in_chunks(q, keys[table], values[table], where).flatten(1, 2).to(y.dtype)
+            y[tokens] = attend_in_chunks(q, cache.of(table), where).flatten(1, 2).to(y.dtype)
         return y.flatten(1)
 
     return run

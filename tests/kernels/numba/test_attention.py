@@ -1,5 +1,7 @@
 """The Numba kernel of paged attention against the reference, and against itself under any schedule. No torch here."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from attention_calls import Heads, assert_attends, make_texts, run_attention, wide
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from bitnet_jit.kernels.numba.arrays import all_threads
 from bitnet_jit.kernels.numba.attention.paged import KERNELS
+from bitnet_jit.problem import PAGE
 from bitnet_jit.reference import attention as reference
 
 (KERNEL,) = KERNELS
@@ -19,8 +22,12 @@ MODELS = (
     Heads(3, 1, 80, "float16", "float16"),  # a register beyond whole tiles
     Heads(7, 1, 10, "bfloat16", "float32"),  # no whole register at all
     Heads(2, 2, 2, "float32", "float16"),
+    Heads(8, 2, 128, "bfloat16", "int8"),
+    Heads(6, 2, 10, "float32", "int8"),
+    Heads(5, 1, 80, "float16", "int8"),
 )
-SCHEDULED = (MODELS[0], MODELS[3])
+SCHEDULED = (MODELS[0], MODELS[3], MODELS[6], MODELS[7])
+INT8 = MODELS[7]
 LENGTHS = (1, 2, 3, 17, 33, 63, 64, 65, 127, 129, 200)
 
 
@@ -91,9 +98,10 @@ def test_any_schedule_gives_the_same_bits(model, data):
         np.testing.assert_array_equal(one.view(np.uint8), other.view(np.uint8))
 
 
+@pytest.mark.parametrize("cache_dtype", ["bfloat16", "int8"])
 @pytest.mark.parametrize("threads", [2, 3, 5])
-def test_a_long_context_in_parts_gives_the_same_bits(threads):
-    model = Heads(8, 2, 64, "float32", "bfloat16")
+def test_a_long_context_in_parts_gives_the_same_bits(threads, cache_dtype):
+    model = Heads(8, 2, 64, "float32", cache_dtype)
     texts = make_texts(model, [2500, 700], 0)
     cache = texts.cache()
     run_attention(KERNEL, model, texts.call([(0, 2495), (0, 699)]), cache)
@@ -104,8 +112,8 @@ def test_a_long_context_in_parts_gives_the_same_bits(threads):
         np.testing.assert_array_equal(y.view(np.uint8), expected.view(np.uint8))
 
 
-def test_shared_pages_are_read_by_all():
-    model = MODELS[0]
+@pytest.mark.parametrize("model", [MODELS[0], INT8], ids=str)
+def test_shared_pages_are_read_by_all(model):
     texts = make_texts(model, [150, 140, 131], 3, shared=2)
     cache = texts.cache()
     whole = [(0, 150), (0, 0), (0, 0)]
@@ -116,9 +124,10 @@ def test_shared_pages_are_read_by_all():
     assert np.isfinite(y).all()
 
 
+@pytest.mark.parametrize("model", [MODELS[0], INT8], ids=str)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_bad_number_stays_in_its_sequence_from_its_position_on(bad):
-    model, place = MODELS[0], 70
+def test_a_bad_number_stays_in_its_sequence_from_its_position_on(bad, model):
+    place = 70
     texts = make_texts(model, [150, 100], 4)
     right, _ = run_schedule(texts, [([(0, 150), (0, 100)], 0)], 1)
     texts.qkv[0][place, :] = stored(np.array([bad], np.float32), model.x_dtype)[0]
@@ -129,7 +138,7 @@ def test_a_bad_number_stays_in_its_sequence_from_its_position_on(bad):
         assert not np.isfinite(y[0][place:]).all(1).any()
 
 
-@pytest.mark.parametrize("model", MODELS[:2], ids=str)
+@pytest.mark.parametrize("model", [*MODELS[:2], INT8], ids=str)
 def test_large_scores_lose_nothing(model):
     texts = make_texts(model, [130], 5)
     texts = type(texts)(
@@ -161,3 +170,45 @@ def test_padding_between_tokens_is_left_out():
     np.testing.assert_array_equal(y[rows >= 0], expected)
     assert not y[rows < 0].any()
     np.testing.assert_array_equal(again[0], cache[0])
+
+
+@pytest.mark.parametrize("factor", [0.0, 1e-40, 1e-6, 1e30])
+def test_extreme_values_have_codes_and_scales_of_the_reference(factor):
+    texts = make_texts(INT8, [130], 7)
+    texts = replace(texts, qkv=tuple((x * np.float32(factor)).astype(np.float32) for x in texts.qkv))
+    cache = texts.cache()
+    call = texts.call([(0, 130)])
+    expected = reference.paged_attention(**wide(call, cache, INT8))
+    y = run_attention(KERNEL, INT8, call, cache)
+    for pages, right in zip(
+        cache, (expected.keys, expected.values, expected.key_scale, expected.value_scale), strict=True
+    ):
+        np.testing.assert_array_equal(pages, right)
+    if factor < 1:
+        assert_attends(y, cache, expected, INT8)
+
+
+@pytest.mark.parametrize("part", ["keys", "values"])
+def test_a_bad_part_of_a_token_has_codes_of_zero_and_a_scale_of_nan(part):
+    texts, place, width = make_texts(INT8, [100], 8), 70, INT8.head_dim
+    first = (INT8.heads + (INT8.kv_heads if part == "values" else 0)) * width  # of the first head
+    texts.qkv[0][place, first + 1] = np.inf
+    cache = texts.cache()
+    y = run_attention(KERNEL, INT8, texts.call([(0, 100)]), cache)
+    page, slot = texts.tables[0, place // PAGE], place % PAGE
+    pages, scales = (cache[0][page, :, :, slot], cache[2]) if part == "keys" else (cache[1][page, :, slot], cache[3])
+    assert not pages[0].any()
+    assert pages[1].any()
+    assert np.isnan(scales[page, :, slot]).tolist() == [True, False]
+    bad = np.isnan(y[place:].reshape(-1, INT8.kv_heads, INT8.heads // INT8.kv_heads * width))
+    assert bad[:, 0].all()
+    assert not bad[:, 1].any()
+    assert np.isfinite(y[:place]).all()
+
+
+def test_numbers_are_near_those_of_a_cache_of_floats():
+    texts = make_texts(Heads(8, 2, 128, "float32", "int8"), [200], 9)
+    floats = replace(texts, model=Heads(8, 2, 128))
+    y, expected = (run_attention(KERNEL, t.model, t.call([(0, 200)]), t.cache()) for t in (texts, floats))
+    assert np.linalg.norm(y - expected) < 0.015 * np.linalg.norm(expected)
+    assert not np.array_equal(y, expected)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bitnet_jit.kernels import registry
+from bitnet_jit.kernels.numba.bound import ROW_STRIDE
 from bitnet_jit.kernels.numba.linear.sizes import Sizes, sizes_of
 from bitnet_jit.kernels.numba.threads.parallel import TEAM_BYTES
 from bitnet_jit.problem import Problem
@@ -22,25 +23,26 @@ def test_sizes_outlive_the_bound_kernel():
 
 
 SCALES, CODES = ("x_q", "x_scale"), ("w_packed", "w_scale")
+PAGE_SCALES = "key_scale", "value_scale"
 OPERANDS = {  # in the order in which each op's entry point takes them
     "bit_linear": ("x", None, *CODES, "bias", "y"),
     "quantized_linear": (*SCALES, *CODES, "bias", "y"),
     "ternary_matmul": ("x_q", None, "w_packed", None, None, "y"),
-    "quantize_activation": ("x", None, None, 0.0, None, *SCALES),
-    "rms_norm": ("x", None, "weight", "eps", None, "y", None),
-    "rms_norm_quantize": ("x", None, "weight", "eps", None, *SCALES),
-    "add_rms_norm_quantize": ("x", "delta", "weight", "eps", "total", *SCALES),
-    "relu2_mul_norm_quantize": ("gate", "up", "weight", "eps", None, *SCALES),
-    "silu_mul_norm_quantize": ("gate", "up", "weight", "eps", None, *SCALES),
+    "quantize_activation": ("x", None, None, None, 0.0, None, *SCALES),
+    "rms_norm": ("x", None, None, "weight", "eps", None, "y", None),
+    "rms_norm_quantize": ("x", None, None, "weight", "eps", None, *SCALES),
+    "add_rms_norm_quantize": ("x", "delta", None, "weight", "eps", "total", *SCALES),
+    "relu2_mul_norm_quantize": ("gate", "up", ROW_STRIDE, "weight", "eps", None, *SCALES),
+    "silu_mul_norm_quantize": ("gate", "up", ROW_STRIDE, "weight", "eps", None, *SCALES),
     "rms_norm_gradients": ("dy", "x", "weight", "eps", "dx", "dw"),
     "quantize_weight": ("weight", *CODES),
     "dequantize_weight": ("w", *CODES),
     "dequantize_activation": (*SCALES, "x"),
     "head_logits": ("x", "head", "head_scale", "logits"),
-    "paged_attention": ("qkv", "keys", "values", "rotary", "positions", "starts", "tables", "y"),
+    "paged_attention": ("qkv", "keys", "values", "rotary", "positions", "starts", "tables", *PAGE_SCALES, "y"),
 }
 FIELDS = {  # of problems, where an op has its own
-    "paged_attention": {"heads": 5, "kv_heads": 1, "head_dim": 10, "cache_dtype": "float32"},
+    "paged_attention": {"heads": 5, "kv_heads": 1, "head_dim": 10, "cache_dtype": "int8"},
     "head_logits": {"w_dtype": "int8"},
 }
 OPTIONAL = {"bit_linear": "bias", "quantized_linear": "bias", "silu_mul_norm_quantize": "weight"}

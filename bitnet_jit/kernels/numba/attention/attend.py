@@ -6,8 +6,10 @@ are the last ones; a row's sum over values ends at its own position, whatever a 
 
 import numpy as np
 
+from bitnet_jit.kernels.numba.attention.attend_codes import attend_codes
+from bitnet_jit.kernels.numba.attention.code_pages import place_of_column
 from bitnet_jit.kernels.numba.attention.job import Scratch, keys_at, page_of, values_at
-from bitnet_jit.kernels.numba.attention.pages import pack_page, rotate_queries
+from bitnet_jit.kernels.numba.attention.pages import pack_page, prepare_queries
 from bitnet_jit.kernels.numba.attention.panel import (
     add_nonzero_products,
     join_sums,
@@ -16,28 +18,23 @@ from bitnet_jit.kernels.numba.attention.panel import (
     store_sums,
 )
 from bitnet_jit.kernels.numba.attention.plan import HEADER, results_at
-from bitnet_jit.kernels.numba.attention.softmax import join_totals, softmax_page, softmax_visible
+from bitnet_jit.kernels.numba.attention.rows import (
+    ROW_BYTES,
+    find_maxima,
+    first_row,
+    join_row,
+    next_page,
+    soften_rows,
+    visible,
+)
 from bitnet_jit.kernels.numba.compiler.jit import jit, one_of
 from bitnet_jit.kernels.numba.intrinsics.atomics import atomic_add
 from bitnet_jit.kernels.numba.intrinsics.elements import load_float32, store_float, store_float32
-from bitnet_jit.kernels.numba.intrinsics.scalars import F0, least, most
+from bitnet_jit.kernels.numba.intrinsics.scalars import F0, least
 from bitnet_jit.problem import PAGE
 
-ROW_BYTES = 4 * PAGE  # of scores
 LOWEST = np.float32(-np.inf)
 EVEN = -2
-
-
-@jit
-def visible(spec, block, number, row):
-    """Return how many keys from the beginning of page `number` on a row sees; it may be below 0 or above PAGE."""
-    return block.position + row // spec.group + 1 - number * PAGE
-
-
-@jit
-def first_row(spec, block, number):
-    """Return the first row that sees a key of page `number`."""
-    return most(0, number * PAGE - block.position) * spec.group
 
 
 @jit
@@ -60,30 +57,6 @@ def score_rows(spec, many, one, scratch, k, row, rows, ahead):
     while row < rows:
         score(spec, one, scratch, k, row, ahead)
         row += 1
-
-
-@jit
-def soften_rows(spec, block, number, scratch, first, rows, results):
-    """Turn scores into weights, and join maxima and totals, or leave them in results."""
-    for row in range(first, rows):
-        p, count = scratch.p + ROW_BYTES * row, visible(spec, block, number, row)
-        maximum, total = scratch.maxima + 4 * row, scratch.totals + 4 * row
-        if results != 0:
-            maximum = results + row * spec.result_bytes + 4 * spec.stride
-            total = maximum + 4
-        if count >= PAGE:
-            softmax_page(p, maximum, total)
-        else:
-            softmax_visible(p, count, maximum, total)
-        if results == 0:
-            join_row(scratch, row, maximum, total)
-
-
-@jit
-def join_row(scratch, row, maximum, total):
-    """Join a page's maximum and total to those of a row, and leave the factors of its sums."""
-    largest, sums, old, new = scratch.largest, scratch.sums, scratch.old, scratch.new
-    join_totals(largest + 4 * row, sums + 4 * row, maximum, total, old + 4 * row, new + 4 * row)
 
 
 @jit
@@ -143,6 +116,7 @@ def attend_packed(spec, job, block, number, kv_head, scratch, rows, results):
     page, row = page_of(job, block.sequence, number), first_row(spec, block, number)
     pack_page(spec, keys_at(spec, job, page, kv_head), values_at(spec, job, page, kv_head), scratch)
     score_rows(spec, spec.tall, spec.one, scratch, scratch.k, row, rows, 0)
+    find_maxima(spec, block, number, scratch, row, rows, results)
     soften_rows(spec, block, number, scratch, row, rows, results)
     weigh_rows(spec, spec.tall, spec.one, block, number, scratch, scratch.v, 4 * spec.stride, row, rows, results, 0)
 
@@ -152,13 +126,10 @@ def attend_in_memory(spec, job, block, number, kv_head, scratch, rows, results):
     """Attend to page `number` as it comes from memory, and ask for what comes next: for few rows."""
     page, row = page_of(job, block.sequence, number), first_row(spec, block, number)
     k, v = keys_at(spec, job, page, kv_head), values_at(spec, job, page, kv_head)
-    after = k
-    if kv_head + 1 < block.head + block.heads:
-        after = keys_at(spec, job, page, kv_head + 1)
-    elif number + 1 < block.last:
-        after = keys_at(spec, job, page_of(job, block.sequence, number + 1), block.head)
+    after = keys_at(spec, job, *next_page(spec, job, block, number, kv_head))
     few, one, v_stride = spec.few_in_memory, spec.one_in_memory, spec.cache_bytes * spec.head_dim
     score_rows(spec, few, one, scratch, k, row, rows, v)
+    find_maxima(spec, block, number, scratch, row, rows, results)
     soften_rows(spec, block, number, scratch, row, rows, results)
     weigh_rows(spec, few, one, block, number, scratch, v, v_stride, row, rows, results, after)
 
@@ -172,7 +143,7 @@ def attend_either(spec, job, block, number, kv_head, scratch, rows, results):
         attend_in_memory(spec, job, block, number, kv_head, scratch, rows, results)
 
 
-attend_page = one_of(lambda spec: attend_packed if spec.is_ragged else attend_either)
+attend_page = one_of(lambda spec: attend_codes if spec.is_int8 else attend_packed if spec.is_ragged else attend_either)
 
 
 @jit
@@ -186,13 +157,22 @@ def clear_state(spec, scratch, rows):
 
 
 @jit
+def same_place(spec, d):
+    """Return d: sums of floats lie in the order of their columns."""
+    return d
+
+
+place_of = one_of(lambda spec: place_of_column if spec.is_int8 else same_place)
+
+
+@jit
 def store_rows(spec, job, block, kv_head, scratch, rows):
     """Write y of a block's rows."""
     for row in range(rows):
         head = (block.token + row // spec.group) * spec.heads + kv_head * spec.group + row % spec.group
         total = load_float32(scratch.sums, row)
         for d in range(spec.head_dim):
-            value = load_float32(scratch.acc, row * spec.stride + d) / total
+            value = load_float32(scratch.acc, row * spec.stride + place_of(spec, d)) / total
             store_float(spec.x_dtype, job.y, head * spec.head_dim + d, value)
 
 
@@ -226,6 +206,10 @@ def of_head(spec, scratch, rows, i):
         scratch.totals,
         scratch.old,
         scratch.new,
+        scratch.scales + 4 * i * rows,
+        scratch.excess + 4 * i * rows,
+        scratch.units,
+        scratch.digits,
     )
 
 
@@ -244,7 +228,7 @@ def attend(spec, job, block, scratch):
     rows = block.tokens * spec.group
     for i in range(block.heads):
         here = of_head(spec, scratch, rows, i)
-        rotate_queries(spec, job, block, block.head + i, here)
+        prepare_queries(spec, job, block, block.head + i, here)
         clear_state(spec, here, rows)
     for number in range(block.first, block.last):
         for i in range(block.heads):

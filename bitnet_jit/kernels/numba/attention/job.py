@@ -1,6 +1,6 @@
 """One call of paged attention: what its kernel is compiled for, its operands as addresses, and its scratch memory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from numba import types
@@ -58,6 +58,36 @@ class AttentionSpec:
     @property
     def one_in_memory(self) -> Panel:
         return self.panel(self.cache_dtype, 1, asks=True)
+
+    @property
+    def tall_tiles(self) -> "CodeTiles":
+        return CodeTiles(self.panel("int8", self.tall.rows))
+
+    @property
+    def few_tiles(self) -> "CodeTiles":
+        return CodeTiles(self.panel("int8", FEW_ROWS, asks=True))
+
+    @property
+    def is_int8(self) -> bool:
+        return self.cache_dtype == "int8"
+
+    @property
+    def rotated_dtype(self) -> str:
+        return "float32"
+
+    @property
+    def lanes(self) -> int:
+        return ISAS[self.isa].lanes
+
+    @property
+    def code_dim(self) -> int:
+        """Return the bytes of a head's codes: whole words."""
+        return round_up(self.head_dim, 4)
+
+    @property
+    def whole_words(self) -> int:
+        """Return the columns of values that whole pieces of `interleave` cover."""
+        return self.head_dim // (4 * self.lanes) * 4 * self.lanes
 
     @property
     def group(self) -> int:
@@ -127,7 +157,32 @@ class AttentionSpec:
     def scratch_bytes(self) -> int:
         """Return the bytes of a thread's `Scratch`."""
         floats = self.rows * (self.head_dim + PAGE + self.stride) + PAGE * (self.head_dim + self.stride)
-        return round_up(4 * floats, 64) + 6 * self.factor_bytes
+        digits = 2 * PAGE * self.rows if self.is_int8 else 0
+        return round_up(4 * floats, 64) + 9 * self.factor_bytes + digits
+
+
+@dataclass(frozen=True)
+class CodeTiles:
+    """The register tiles of an int8 cache.
+
+    Attributes:
+        codes: of keys, many rows.
+    """
+
+    codes: Panel
+
+    @property
+    def one_code(self) -> Panel:
+        return replace(self.codes, rows=1)
+
+    @property
+    def values(self) -> Panel:
+        """Return the tile of values, half as wide, where each column has two sums."""
+        return replace(self.codes, vectors=self.codes.vectors // 2)
+
+    @property
+    def one_value(self) -> Panel:
+        return replace(self.values, rows=1)
 
 
 class AttentionJob(NamedTuple):
@@ -139,6 +194,8 @@ class AttentionJob(NamedTuple):
     rotary: int  # (context, head_dim) float32
     positions: int  # (tokens,) int32
     tables: int  # (sequences, table_width) int32
+    key_scale: int  # (pages, kv_heads, PAGE) float32, 0 beside floats
+    value_scale: int  # likewise
     y: int  # (tokens, heads * head_dim) spec.x_dtype
     table_width: int
     threads: int
@@ -151,17 +208,21 @@ class AttentionJob(NamedTuple):
 class Scratch(NamedTuple):
     """The scratch memory of a thread: addresses of float32."""
 
-    q: int  # (rows, head_dim): rotated and scaled
+    q: int  # (rows, head_dim): rotated and scaled; codes of int8, in rows as far apart
     p: int  # (rows, PAGE): scores, then weights
     acc: int  # (rows, stride)
-    k: int  # (head_dim, PAGE): a page of keys
-    v: int  # (PAGE, stride): a page of values, zero beyond head_dim
+    k: int  # (head_dim, PAGE): a page of keys, or words of int8 (code_dim / 4, PAGE, 4)
+    v: int  # (PAGE, stride): a page of values, zero beyond head_dim; or words of int8 (PAGE / 4, stride, 4)
     largest: int  # (rows,), as the next ones
     sums: int
     maxima: int
     totals: int
     old: int
     new: int
+    scales: int  # the next four beside int8 alone: what a row's scores are multiplied by
+    excess: int  # of a row's sums, int32
+    units: int  # of a row's weights
+    digits: int  # (rows, 2, PAGE) int8, of weights
 
 
 @jit
@@ -186,6 +247,10 @@ def scratch_of(spec, address):
         largest + 3 * size,
         largest + 4 * size,
         largest + 5 * size,
+        largest + 6 * size,
+        largest + 7 * size,
+        largest + 8 * size,
+        largest + 9 * size,
     )
 
 
@@ -205,3 +270,15 @@ def keys_at(spec, job, page, kv_head):
 def values_at(spec, job, page, kv_head):
     """Return the address of a page of one head's values."""
     return job.values + (page * spec.kv_heads + kv_head) * spec.head_bytes
+
+
+@jit
+def key_scales_at(spec, job, page, kv_head):
+    """Return the address of the scales of a page of one head's keys."""
+    return job.key_scale + 4 * PAGE * (page * spec.kv_heads + kv_head)
+
+
+@jit
+def value_scales_at(spec, job, page, kv_head):
+    """Return the address of the scales of a page of one head's values."""
+    return job.value_scale + 4 * PAGE * (page * spec.kv_heads + kv_head)

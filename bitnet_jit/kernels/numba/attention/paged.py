@@ -24,7 +24,7 @@ from bitnet_jit.kernels.numba.attention.plan import (
     work_of,
     workspace_bytes,
 )
-from bitnet_jit.kernels.numba.bound import Bound
+from bitnet_jit.kernels.numba.bound import Bound, without
 from bitnet_jit.kernels.numba.compiler.jit import StaticType, compiled, jit, kernel
 from bitnet_jit.kernels.numba.intrinsics.atomics import atomic_add
 from bitnet_jit.kernels.numba.intrinsics.isa import chosen_isa
@@ -41,9 +41,9 @@ from bitnet_jit.kernels.numba.threads.parallel import (
 )
 from bitnet_jit.problem import Problem
 
-OPERANDS = ("qkv", "keys", "values", "rotary", "positions", "starts", "tables", "y")
+OPERANDS = ("qkv", "keys", "values", "rotary", "positions", "starts", "tables", "key_scale", "value_scale", "y")
 SIZES = (("tables", 0), ("tables", 1))
-SIGNATURE = (types.int64,) * 15
+SIGNATURE = (types.int64,) * 17
 
 
 @jit
@@ -78,6 +78,8 @@ def run(
     positions,
     starts,
     tables,
+    key_scale,
+    value_scale,
     y,
     tokens,
     sequences,
@@ -94,7 +96,21 @@ def run(
         threads = 1
     count = make_pieces(spec, blocks, number, threads, results, workspace + num_bytes, pieces)
     job = AttentionJob(
-        qkv, keys, values, rotary, positions, tables, y, width, threads, workspace, pieces, count, scratch
+        qkv,
+        keys,
+        values,
+        rotary,
+        positions,
+        tables,
+        key_scale,
+        value_scale,
+        y,
+        width,
+        threads,
+        workspace,
+        pieces,
+        count,
+        scratch,
     )
     reset(job.counters, threads)
     run_team(fork, threads, team, (spec, job))
@@ -116,8 +132,9 @@ def bind(problem: Problem, config: Config) -> Bound:
     """Return the kernel bound to a problem, compiled."""
     spec = spec_of(problem)
     entry = compiled(run, StaticType(spec), *SIGNATURE)
+    operands = OPERANDS if spec.is_int8 else without(without(OPERANDS, "key_scale"), "value_scale")
     return Bound(
-        OPERANDS,
+        operands,
         lambda rows: entry,
         lambda rows: (),
         lambda rows, threads, sequences, width: workspace_bytes(spec, rows, threads, width),

@@ -1,27 +1,14 @@
-"""What goes into pages and what is read from them: rotated keys, values, and pages made float32.
-
-A head x is split in halves and rotated in float32, each product and sum rounded: (x1 cos - x2 sin, x2 cos + x1 sin).
-"""
+"""What goes into pages and what is read from them: rotated keys, values, and pages made float32."""
 
 import numpy as np
 
+from bitnet_jit.kernels.numba.attention.code_pages import quantize_queries, write_key_codes, write_value_codes
 from bitnet_jit.kernels.numba.attention.job import keys_at, page_of, values_at
-from bitnet_jit.kernels.numba.compiler.jit import jit
+from bitnet_jit.kernels.numba.attention.turning import rotate
+from bitnet_jit.kernels.numba.compiler.jit import jit, one_of
 from bitnet_jit.kernels.numba.intrinsics.elements import load_float, load_float32, store_float, store_float32
 from bitnet_jit.kernels.numba.intrinsics.scalars import F0, F1, least
 from bitnet_jit.problem import PAGE
-
-
-@jit
-def rotate(spec, job, first, position, scale, out, stride):
-    """Write head qkv[first:first + head_dim] at a position, rotated and scaled, `stride` floats apart to out."""
-    cos = position * spec.head_dim
-    sin = cos + spec.half
-    for i in range(spec.half):
-        x1, x2 = load_float(spec.x_dtype, job.qkv, first + i), load_float(spec.x_dtype, job.qkv, first + spec.half + i)
-        c, s = load_float32(job.rotary, cos + i), load_float32(job.rotary, sin + i)
-        store_float32(out, i * stride, (x1 * c - x2 * s) * scale)
-        store_float32(out, (spec.half + i) * stride, (x2 * c + x1 * s) * scale)
 
 
 @jit
@@ -48,6 +35,10 @@ def write_values(spec, job, token, position, count, page, kv_head):
             store_float(spec.cache_dtype, values, place + d, load_float(spec.x_dtype, job.qkv, first + d))
 
 
+put_keys = one_of(lambda spec: write_key_codes if spec.is_int8 else write_keys)
+put_values = one_of(lambda spec: write_value_codes if spec.is_int8 else write_values)
+
+
 @jit
 def write_block(spec, job, block, scratch):
     """Write the keys and values of a piece's tokens and heads into their pages."""
@@ -57,8 +48,8 @@ def write_block(spec, job, block, scratch):
         count = least(PAGE - position % PAGE, block.tokens - done)
         page = page_of(job, block.sequence, position // PAGE)
         for kv_head in range(block.head, block.head + block.heads):
-            write_keys(spec, job, block.token + done, position, count, page, kv_head, scratch)
-            write_values(spec, job, block.token + done, position, count, page, kv_head)
+            put_keys(spec, job, block.token + done, position, count, page, kv_head, scratch)
+            put_values(spec, job, block.token + done, position, count, page, kv_head)
         done += count
 
 
@@ -76,11 +67,26 @@ def pack_page(spec, keys, values, scratch):
 
 
 @jit
-def rotate_queries(spec, job, block, kv_head, scratch):
-    """Write the queries of a block that share a head of keys, token by token, rotated and scaled."""
-    scale = F1 / np.sqrt(np.float32(spec.head_dim))
+def rotate_queries(spec, job, block, kv_head, scale, scratch):
+    """Write the queries of a block that share a head of keys, token by token, rotated and times a scale."""
     for i in range(block.tokens):
         for g in range(spec.group):
             first = (block.token + i) * spec.width + (kv_head * spec.group + g) * spec.head_dim
             out = scratch.q + 4 * (i * spec.group + g) * spec.head_dim
             rotate(spec, job, first, block.position + i, scale, out, 1)
+
+
+@jit
+def prepare_floats(spec, job, block, kv_head, scratch):
+    """Write the queries of a block that share a head of keys, rotated and scaled."""
+    rotate_queries(spec, job, block, kv_head, F1 / np.sqrt(np.float32(spec.head_dim)), scratch)
+
+
+@jit
+def prepare_codes(spec, job, block, kv_head, scratch):
+    """Write the codes of the queries of a block that share a head of keys, and their scales."""
+    rotate_queries(spec, job, block, kv_head, F1, scratch)
+    quantize_queries(spec, block.tokens * spec.group, scratch)
+
+
+prepare_queries = one_of(lambda spec: prepare_codes if spec.is_int8 else prepare_floats)

@@ -1,6 +1,8 @@
 """The softmax of one page's scores: its maximum m, p = exp(s - m), and the sum of p; then how pages are joined.
 
-A page has 64 scores, in one vector of 64 lanes on every CPU, so that maximum and sum have one order.
+A page has 64 scores, in one vector of 64 lanes on every CPU, so that maximum and sum have one order. Each step is a
+function of its own, which a loop calls for all rows: the steps of one row wait for each other, and a core looks ahead
+by little more than a row of all steps.
 """
 
 from llvmlite import ir
@@ -21,43 +23,74 @@ def larger(builder, a: ir.Value, b: ir.Value) -> ir.Value:
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
-def weights(builder, scores: ir.Value, place: ir.Value, visible: ir.Value | None) -> tuple[ir.Value, ir.Value]:
-    """Emit the write of p, and return m and the sum of p; of the lanes that are visible, where not all are."""
+def lanes_below(builder, count: ir.Value) -> ir.Value:
+    """Emit which of a page's lanes are below an int64."""
+    lanes = ir.Constant(INTS, list(range(PAGE)))
+    return builder.icmp_signed("<", lanes, splat(builder, builder.trunc(count, I32), INTS))
+
+
+def maximum_of(builder, scores: ir.Value, visible: ir.Value | None) -> ir.Value:
+    """Emit the largest score; of the lanes that are visible, where not all are."""
     if visible is not None:
         scores = builder.select(visible, scores, splat_constant(FLOATS, -INFINITY))
-    maximum = reduce_lanes(builder, scores, lambda a, b: larger(builder, a, b))
-    p = exp(builder, builder.fsub(scores, splat(builder, maximum, FLOATS)))
+    return reduce_lanes(builder, scores, lambda a, b: larger(builder, a, b))
+
+
+def weights(builder, place: ir.Value, maximum: ir.Value, total: ir.Value, visible: ir.Value | None) -> None:
+    """Emit the write of p in the place of scores, and of its sum; where not all lanes are visible, of those."""
+    distance = builder.fsub(builder.load(place, align=4), splat(builder, load(builder, maximum, 0, F32), FLOATS))
+    p = exp(builder, distance)
     if visible is not None:
         p = builder.select(visible, p, splat_constant(FLOATS, 0.0))
     builder.store(p, place, align=4)
-    return maximum, reduce_lanes(builder, p, builder.fadd)
+    builder.store(reduce_lanes(builder, p, builder.fadd), at(builder, total, 0, F32))
 
 
 @intrinsic
-def softmax_page(typingctx, p, maximum, total):
-    """Turn the 64 float32 scores at address p into weights; write their maximum and their sum to addresses."""
+def page_maximum(typingctx, p, maximum):
+    """Write the maximum of the 64 float32 scores at address p to another address."""
 
     def codegen(context, builder, signature, args):
-        place = at(builder, args[0], 0, FLOATS)
-        results = weights(builder, builder.load(place, align=4), place, None)
-        for address, result in zip(args[1:], results, strict=True):
-            builder.store(result, at(builder, address, 0, F32))
+        p, maximum = args
+        largest = maximum_of(builder, load(builder, p, 0, FLOATS), None)
+        builder.store(largest, at(builder, maximum, 0, F32))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
+def visible_maximum(typingctx, p, count, maximum):
+    """Do as `page_maximum` with the first `count` scores, at least one."""
+
+    def codegen(context, builder, signature, args):
+        p, count, maximum = args
+        largest = maximum_of(builder, load(builder, p, 0, FLOATS), lanes_below(builder, count))
+        builder.store(largest, at(builder, maximum, 0, F32))
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64), codegen
 
 
 @intrinsic
-def softmax_visible(typingctx, p, count, maximum, total):
-    """Do as `softmax_page` with the first `count` scores, at least one; the weights of the others are 0."""
+def page_weights(typingctx, p, maximum, total):
+    """Turn the 64 float32 scores at address p into weights, with their maximum at an address; write their sum."""
 
     def codegen(context, builder, signature, args):
-        place = at(builder, args[0], 0, FLOATS)
-        lanes = ir.Constant(INTS, list(range(PAGE)))
-        visible = builder.icmp_signed("<", lanes, splat(builder, builder.trunc(args[1], I32), INTS))
-        results = weights(builder, builder.load(place, align=4), place, visible)
-        for address, result in zip(args[2:], results, strict=True):
-            builder.store(result, at(builder, address, 0, F32))
+        p, maximum, total = args
+        weights(builder, at(builder, p, 0, FLOATS), maximum, total, None)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def visible_weights(typingctx, p, count, maximum, total):
+    """Do as `page_weights` with the first `count` scores; the weights of the others are 0."""
+
+    def codegen(context, builder, signature, args):
+        p, count, maximum, total = args
+        weights(builder, at(builder, p, 0, FLOATS), maximum, total, lanes_below(builder, count))
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64, types.int64), codegen

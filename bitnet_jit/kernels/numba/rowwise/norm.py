@@ -16,7 +16,7 @@ import numpy as np
 from numba import types
 
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.kernels.numba.bound import Bound, Operands, round_up, without
+from bitnet_jit.kernels.numba.bound import ROW_STRIDE, Bound, Operands, round_up, without
 from bitnet_jit.kernels.numba.compiler.jit import StaticType, compiled, jit, kernel
 from bitnet_jit.kernels.numba.intrinsics.atomics import atomic_add
 from bitnet_jit.kernels.numba.intrinsics.elements import (
@@ -86,6 +86,7 @@ class RowJob(NamedTuple):
 
     x: int  # (rows, features) spec.x_dtype; the gate of relu2_mul_norm_quantize
     up: int  # (rows, features) spec.x_dtype; what is added to x
+    row_stride: int  # elements from row to row of gate, and of up
     weight: int  # (features,) spec.weight_dtype
     eps: np.float64
     total: int  # (rows, features) spec.x_dtype: the sums
@@ -112,9 +113,11 @@ def square_sum(values, count):
 
 
 @jit
-def widen(spec, job, first, values):
-    """Store a row that begins at element `first` of x, or of gate and up, as float32 values."""
+def widen(spec, job, row, values):
+    """Store a row of x, of x + delta, or of the gate's function times up, as float32 values."""
+    first = row * job.features
     if spec.multiplies:
+        first = row * job.row_stride
         for i in range(job.features):
             gate = load_float(spec.x_dtype, job.x, first + i)
             if spec.takes_silu:
@@ -149,7 +152,7 @@ def run_row(spec, job, row, values):
     """Run one row; `values` is the address of this thread's scratch memory."""
     first = row * job.features
     if spec.widens:
-        widen(spec, job, first, values)
+        widen(spec, job, row, values)
     if spec.normalizes:
         normalize(spec, job, values)
     whole = job.features // SEGMENT
@@ -178,22 +181,22 @@ def team(spec, job):
 
 
 @kernel
-def run(spec, fork, threads, x, up, weight, eps, total, y, scale, rows, features, workspace):
+def run(spec, fork, threads, x, up, row_stride, weight, eps, total, y, scale, rows, features, workspace):
     """Run the whole op: addresses and numbers, int64, but eps, float64."""
-    job = RowJob(x, up, weight, eps, total, y, scale, rows, features, workspace, workspace + TEAM_BYTES)
+    job = RowJob(x, up, row_stride, weight, eps, total, y, scale, rows, features, workspace, workspace + TEAM_BYTES)
     reset(job.counters, 1)
     run_team(fork, threads, team, (spec, job))
 
 
 INT, FLOAT = types.int64, types.float64
-RUN_SIGNATURE = (INT, INT, INT, INT, INT, FLOAT, INT, INT, INT, INT, INT, INT)
+RUN_SIGNATURE = (INT, INT, INT, INT, INT, INT, FLOAT, INT, INT, INT, INT, INT, INT)
 OPERANDS: dict[str, Operands] = {  # of each op, in the order of `run`
-    "quantize_activation": ("x", None, None, 0.0, None, "x_q", "x_scale"),
-    "rms_norm": ("x", None, "weight", "eps", None, "y", None),
-    "rms_norm_quantize": ("x", None, "weight", "eps", None, "x_q", "x_scale"),
-    ADD: ("x", "delta", "weight", "eps", "total", "x_q", "x_scale"),
-    "relu2_mul_norm_quantize": ("gate", "up", "weight", "eps", None, "x_q", "x_scale"),
-    "silu_mul_norm_quantize": ("gate", "up", "weight", "eps", None, "x_q", "x_scale"),
+    "quantize_activation": ("x", None, None, None, 0.0, None, "x_q", "x_scale"),
+    "rms_norm": ("x", None, None, "weight", "eps", None, "y", None),
+    "rms_norm_quantize": ("x", None, None, "weight", "eps", None, "x_q", "x_scale"),
+    ADD: ("x", "delta", None, "weight", "eps", "total", "x_q", "x_scale"),
+    "relu2_mul_norm_quantize": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "x_q", "x_scale"),
+    "silu_mul_norm_quantize": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "x_q", "x_scale"),
 }
 
 

@@ -1,0 +1,189 @@
+"""Register tiles of an int8 cache: products of codes, exact in int32, and what makes float32 of their sums.
+
+    scores   sums[r, c] = sum over d of q[r, d] k[d, c], of which code_softmax.py makes weights
+    values   two sums[r, c] = sum over s of digit[r, s] v[s, c];  float32(128 upper + lower) * unit[r]
+
+A page is packed first: four neighbours along the sum lie in a word for each column, as dot-product instructions read
+them. The digits of a weight have seven bits, so that every instruction set multiplies them as unsigned bytes.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from bitnet_jit.kernels.numba.attention.panel import LINE, Panel, moved, packed
+from bitnet_jit.kernels.numba.compiler.jit import jit
+from bitnet_jit.kernels.numba.head.signed_dot import offset_unit, signed_dot4, signed_weights
+from bitnet_jit.kernels.numba.intrinsics.emit import F32, I8, I16, I32, at, load, splat, splat_constant
+from bitnet_jit.kernels.numba.intrinsics.prefetch import prefetch
+from bitnet_jit.kernels.numba.intrinsics.registers import RegistersType
+from bitnet_jit.problem import PAGE
+
+QUAD = 4  # steps of k in a word
+DIGIT = 7  # bits
+
+
+def sums_of(tile: Panel, registers: ir.Value, builder) -> list[ir.Value]:
+    """Return the int32 sums that registers hold, row by row."""
+    return [builder.extract_value(registers, i) for i in range(tile.rows * tile.vectors)]
+
+
+def words_of(builder, tile: Panel, address: ir.Value) -> list[ir.Value]:
+    """Emit the loads of one word of each column."""
+    return [load(builder, address, 4 * tile.set.lanes * v, tile.set.vector) for v in range(tile.vectors)]
+
+
+def ask(builder, address: ir.Value, num_bytes: int) -> None:
+    """Emit requests for bytes that will be needed."""
+    for offset in range(0, num_bytes, LINE):
+        prefetch(builder, address, offset, 2)
+
+
+@intrinsic
+def add_keys(typingctx, panel, registers, a, a_stride, b):
+    """Add QUAD steps to sums: int8 codes of queries at address a, rows a_stride bytes apart, and words of keys at b."""
+    tile = panel.value
+
+    def codegen(context, builder, signature, args):
+        _, registers, a, a_stride, b = args
+        sums = sums_of(tile, registers, builder)
+        columns = [signed_weights(builder, tile.set, word) for word in words_of(builder, tile, b)]
+        for r in range(tile.rows):
+            codes = splat(builder, load(builder, moved(builder, a, a_stride, r), 0, I32), tile.set.vector)
+            for v, column in enumerate(columns):
+                i = r * tile.vectors + v
+                sums[i] = signed_dot4(builder, tile.set, sums[i], column, codes)
+        for i, total in enumerate(sums):
+            registers = builder.insert_value(registers, total, i)
+        return registers
+
+    return registers(panel, registers, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def add_values(typingctx, panel, registers, a, a_stride, b):
+    """Add QUAD steps to sums of one digit: digits at address a, rows a_stride bytes apart, and words of values at b."""
+    tile = panel.value
+
+    def codegen(context, builder, signature, args):
+        _, registers, a, a_stride, b = args
+        sums, columns = sums_of(tile, registers, builder), words_of(builder, tile, b)
+        for r in range(tile.rows):
+            digits = splat(builder, load(builder, moved(builder, a, a_stride, r), 0, I32), tile.set.vector)
+            for v, column in enumerate(columns):
+                i = r * tile.vectors + v
+                sums[i] = tile.set.dot4(builder, sums[i], digits, column)
+        for i, total in enumerate(sums):
+            registers = builder.insert_value(registers, total, i)
+        return registers
+
+    return registers(panel, registers, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def zero_codes(typingctx, panel):
+    """Return the sums of a tile, all zero."""
+    kind = RegistersType(panel.value.isa, panel.value.rows * panel.value.vectors)
+    return kind(panel), lambda context, builder, signature, args: ir.Constant(kind.llvm, None)
+
+
+@intrinsic(prefer_literal=True)
+def ask_lines(typingctx, panel, address, count):
+    """Ask for `count` (a literal) lines from an address on, where the panel asks at all."""
+    lines = count.literal_value if panel.value.asks else 0
+
+    def codegen(context, builder, signature, args):
+        ask(builder, args[1], LINE * lines)
+        return context.get_dummy_value()
+
+    return types.void(panel, types.int64, count), codegen
+
+
+@intrinsic
+def weighted(typingctx, panel, upper, lower, units):
+    """Make float32 of the sums of both digits, with the unit of each row at an address."""
+    tile = panel.value
+
+    def codegen(context, builder, signature, args):
+        _, upper, lower, units = args
+        results = []
+        halves = zip(sums_of(tile, upper, builder), sums_of(tile, lower, builder), strict=True)
+        for i, (high, low) in enumerate(halves):
+            total = builder.add(builder.shl(high, splat_constant(tile.set.vector, DIGIT)), low)
+            unit = splat(builder, load(builder, units, 4 * (i // tile.vectors), F32), tile.floats)
+            results.append(builder.fmul(builder.sitofp(total, tile.floats), unit))
+        return packed(builder, tile, upper, results)
+
+    return upper(panel, upper, lower, types.int64), codegen
+
+
+@intrinsic
+def offset_of(typingctx, panel):
+    """Return what `signed_weights` adds to each code of a key."""
+    return types.int32(panel), lambda context, builder, signature, args: ir.Constant(I32, offset_unit(panel.value.set))
+
+
+def lane_of(column: int, lanes: int) -> int:
+    """Return the word, among those that `interleave` writes, of a column of its piece of 4 * lanes columns.
+
+    >>> [lane_of(column, 16) for column in (0, 3, 4, 8, 16, 63)]
+    [0, 3, 16, 32, 4, 63]
+    """
+    block, rest = divmod(column, 16)
+    return lanes * (rest // QUAD) + QUAD * block + rest % QUAD
+
+
+@intrinsic
+def interleave(typingctx, panel, source, stride, out):
+    """Write words of four rows of bytes, `stride` apart at an address: of as many columns as a register has bytes.
+
+    Words come in the order of `lane_of`, in which instructions of 128 bits side by side leave them.
+    """
+    count = 4 * panel.value.set.lanes
+
+    def codegen(context, builder, signature, args):
+        _, source, stride, out = args
+        rows = [load(builder, moved(builder, source, stride, i), 0, ir.VectorType(I8, count)) for i in range(QUAD)]
+        pairs = [zipped(builder, a, b) for a, b in (rows[:2], rows[2:])]
+        words = ir.VectorType(I16, count // 2)
+        for half in range(2):
+            a, b = (builder.bitcast(pair[half], words) for pair in pairs)
+            for part, value in enumerate(zipped(builder, a, b)):
+                builder.store(value, at(builder, out, count * (2 * half + part), value.type), align=1)
+        return context.get_dummy_value()
+
+    return types.void(panel, types.int64, types.int64, types.int64), codegen
+
+
+def zipped(builder, a: ir.Value, b: ir.Value) -> list[ir.Value]:
+    """Emit the elements of two vectors in turn, block by block of 128 bits: of the lower halves, and of the upper."""
+    count, block = a.type.count, 128 // a.type.element.width
+    order = ir.VectorType(I32, count)
+    results = []
+    for half in (0, block // 2):
+        places = [
+            i for first in range(half, count, block) for e in range(first, first + block // 2) for i in (e, count + e)
+        ]
+        results.append(builder.shuffle_vector(a, b, ir.Constant(order, places)))
+    return results
+
+
+@jit
+def multiply_keys(panel, a, a_stride, b, steps, ahead):
+    """Return the sums of a tile of scores over words of keys, and ask for as many bytes from `ahead` on."""
+    sums = zero_codes(panel)
+    for k in range(steps):
+        ask_lines(panel, ahead + 2 * LINE * k, 2)
+        sums = add_keys(panel, sums, a + QUAD * k, a_stride, b + QUAD * PAGE * k)
+    return sums
+
+
+@jit
+def multiply_values(panel, a, a_stride, b, b_stride, steps, ahead, units):
+    """Return the float32 sums of a tile over words of values, `b_stride` bytes apart; ask likewise."""
+    upper, lower = zero_codes(panel), zero_codes(panel)
+    for k in range(steps):
+        ask_lines(panel, ahead + LINE * k, 1)
+        upper = add_values(panel, upper, a + QUAD * k, a_stride, b + k * b_stride)
+        lower = add_values(panel, lower, a + PAGE + QUAD * k, a_stride, b + k * b_stride)
+    return weighted(panel, upper, lower, units)
