@@ -104,13 +104,14 @@ def test_activations_by_groups_need_groups():
         decode_contenders.CONTENDERS["bitnet_jit_a8g"](SHAPES["small"], "cpu", "checkpoint")
 
 
-@pytest.mark.parametrize("name", ["bitnet_jit", "bitnet_jit_t5", "bitnet_jit_a16"])
+@pytest.mark.parametrize("name", ["bitnet_jit", "bitnet_jit_t5", "bitnet_jit_a16", "bitnet_jit_kv_int8"])
 def test_variants_of_ours_hold_the_same_weights(name):
     model = decode_contenders.CONTENDERS[name](SHAPES["small"], "cpu", "checkpoint")()
     expected = ours.build_decoder(SHAPES["small"], "cpu", "checkpoint")(IDS)
     logits = model.decoder(IDS)
     assert model.name == name
-    if name == "bitnet_jit_a16":
+    assert model.storage.cache_bytes == (1 + 4 / 64 if name == "bitnet_jit_kv_int8" else 4)
+    if name in ("bitnet_jit_a16", "bitnet_jit_kv_int8"):
         assert 0 < (logits - expected).norm() < 0.08 * expected.norm()
     else:
         assert torch.equal(logits, expected)

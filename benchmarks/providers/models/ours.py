@@ -1,10 +1,12 @@
 """Our decoder: `generate` for a first token, and the loop that `generate` and `stream` run for those behind it.
 
-Variants of it hold the ternary weights in another packing, or quantize activations otherwise.
+Variants of it hold the ternary weights in another packing, or keys and values in another dtype, or quantize activations
+otherwise.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
@@ -29,7 +31,7 @@ class OurModel:
     """A decoder as a contender.
 
     Args:
-        name: of `name_of`.
+        name: of its variant.
         decoder: of `build_decoder`.
         storage: how it holds its parts.
     """
@@ -88,10 +90,48 @@ class OurModel:
         del self.decoder, self._continuation
 
 
-def build_decoder(shape: ModelShape, device: str, head: str) -> Decoder:
-    """Build a decoder of a shape's weights as `load` does: float32 on the CPU, bfloat16 elsewhere."""
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    decoder = loading.build(shape.open_reader(), torch.device(device), dtype, lambda *_: None, head)
+@dataclass(frozen=True)
+class Variant:
+    """How our decoder holds a model.
+
+    Attributes:
+        packing: of the ternary weights.
+        activation: of the ternary layers.
+        cache: of keys and values, as `bitnet_jit.load` takes it.
+    """
+
+    packing: str = "i2"
+    activation: str = "a8"
+    cache: str = "auto"
+
+    @property
+    def name(self) -> str:
+        """Return the name in tables.
+
+        >>> Variant().name, Variant("t5").name, Variant("i2", "a8g", "int8").name
+        ('bitnet_jit', 'bitnet_jit_t5', 'bitnet_jit_a8g_kv_int8')
+        """
+        cache = "" if self.cache == "auto" else f"kv_{self.cache}"
+        return "_".join(
+            ["bitnet_jit", *(w for w in (self.packing, self.activation, cache) if w not in ("i2", "a8", ""))]
+        )
+
+    def unsupported_reason(self, shape: ModelShape) -> str | None:
+        """Return None, or why weights of a shape cannot have this packing or this activation."""
+        if self.packing == "t5" and shape.group_size:
+            return "t5 has no scales of groups"
+        return "a8g needs scales of groups" if self.activation == "a8g" and not shape.group_size else None
+
+
+def build_decoder(shape: ModelShape, device: str, head: str, cache: str = "auto") -> Decoder:
+    """Build a decoder of a shape's weights as `load` does: float32 on the CPU, bfloat16 elsewhere.
+
+    Raises:
+        ValueError: the device has no such cache.
+    """
+    dtype, place = torch.float32 if device == "cpu" else torch.bfloat16, torch.device(device)
+    kept = loading.kv_dtype(cache, dtype, place)
+    decoder = loading.build(shape.open_reader(), place, dtype, lambda *_: None, head, kept)
     decoder.config = dataclasses.replace(decoder.config, eos_ids=())  # every text is as long as the others
     return decoder
 
@@ -121,38 +161,26 @@ def storage_of(decoder: Decoder, group_size: int, head: str, packing: str) -> St
     """Return how a decoder holds its parts: the cache as its pages are, the head as asked or as in the checkpoint."""
     dense = decoder.embedding if decoder.head is None else decoder.head
     bits = 8 / get_format(packing).codes_per_byte + (32 / group_size if group_size else 0)
-    return Storage(bits, 1 if head == "int8" else dense.element_size(), decoder.dtype.itemsize)
+    scales = 4 / decoder.config.head_dim if decoder.cache_dtype == torch.int8 else 0  # float32, one per head and token
+    return Storage(bits, 1 if head == "int8" else dense.element_size(), decoder.cache_dtype.itemsize + scales)
 
 
-def name_of(packing: str, activation: str) -> str:
-    """Return the name of a variant in tables.
-
-    >>> name_of("i2", "a8"), name_of("t5", "a8"), name_of("i2", "a8g")
-    ('bitnet_jit', 'bitnet_jit_t5', 'bitnet_jit_a8g')
-    """
-    return "_".join(["bitnet_jit", *[word for word in (packing, activation) if word not in ("i2", "a8")]])
-
-
-def unsupported_reason(shape: ModelShape, packing: str, activation: str) -> str | None:
-    """Return None, or why weights of a shape cannot have a packing or an activation."""
-    if packing == "t5" and shape.group_size:
-        return "t5 has no scales of groups"
-    return "a8g needs scales of groups" if activation == "a8g" and not shape.group_size else None
-
-
-def prepare(packing: str, activation: str, shape: ModelShape, device: str, head: str) -> Callable[[], OurModel]:
+def prepare(variant: Variant, shape: ModelShape, device: str, head: str) -> Callable[[], OurModel]:
     """Return a function that makes the contender; the package is warm then, so that its peak of memory is the model's.
 
     Raises:
-        ValueError: the weights cannot have such a packing or activation.
+        ValueError: the weights cannot have such a packing or activation, or the device no such cache.
     """
-    if reason := unsupported_reason(shape, packing, activation):
+    if reason := variant.unsupported_reason(shape):
         raise ValueError(reason)
-    small = SHAPES["small-qwen3" if shape.group_size else "small"]
-    varied(build_decoder(small, device, head), packing, activation).generate([1], max_new_tokens=2)
+
+    def build(shape: ModelShape) -> Decoder:
+        return varied(build_decoder(shape, device, head, variant.cache), variant.packing, variant.activation)
+
+    build(SHAPES["small-qwen3" if shape.group_size else "small"]).generate([1], max_new_tokens=2)
 
     def make() -> OurModel:
-        decoder = varied(build_decoder(shape, device, head), packing, activation)
-        return OurModel(name_of(packing, activation), decoder, storage_of(decoder, shape.group_size, head, packing))
+        decoder = build(shape)
+        return OurModel(variant.name, decoder, storage_of(decoder, shape.group_size, head, variant.packing))
 
     return make
