@@ -4,15 +4,16 @@ Weights are random, and the same for all contenders; --shape says whose sizes th
 steps of one text each, and the limits of the machine take turns with them: `bound` is the time in which the first
 contender's bytes could be read from memory and its int8 operations done, whichever takes longer.
 
-bitnet_jit            our decoder: `stream` for one text, and the steps of `generate` for several; once for each
-                      --packing (_t5: 1.6 bits) and --activation (_a8g: int8 by groups of inputs, _a16: floats)
+bitnet_jit            our decoder, by the loop that `generate` and `stream` run; once for each --packing (_t5: 1.6 bits)
+                      and --activation (_a8g: int8 by groups of inputs, _a16: floats)
 llama_cpp             llama.cpp on the CPU, the same weights as TQ2_0, or Q2_0 where scales are of groups, and a head in
                       F16 or Q8_0: wall time around llama_decode (pip install "bitnet-jit[peers]")
 transformers_patched  on a GPU: the model of transformers with our layers
 transformers_dense    on a GPU: the same in dense bfloat16, compiled, with a static cache
 
 prefill is `generate(max_new_tokens=1)`: its milliseconds are the time to the first token. `outside` is the share of a
-decode step outside of kernels that read weights, head or cache, by torch's profiler.
+decode step outside of kernels that read weights, head or cache, by torch's profiler or, where a step is recorded, by
+the clock around each of its kernels.
 """
 
 import shlex
@@ -31,7 +32,6 @@ import bitnet_jit
 from benchmarks.harness import gpu
 from benchmarks.harness.models.bounds import Demand, decode_demand, prefill_demand
 from benchmarks.harness.models.picture import draw
-from benchmarks.harness.models.profile import outside_share
 from benchmarks.harness.models.report import BOUND, Case, ModelReport, Peak, Row, StartRow, make_row
 from benchmarks.harness.models.start import measure_start
 from benchmarks.harness.models.table import print_report
@@ -162,15 +162,13 @@ class Run:
             self.rows.append(make_row(case, BOUND, least, demands[0], rates))
 
     def profile(self, case: Case, models: Sequence[Model], writers: Mapping[str, Callable[[int], float]]) -> None:
-        """Add the share outside of memory-bound kernels to the rows of a case, where the profiler sees kernels."""
+        """Add the share outside of memory-bound kernels to the rows of a case, where somebody sees the kernels."""
         for model in models:
-            if model.is_profiled:
-                self.say(f"{case}: {model.name} is profiled")
-                model.set_threads(case.threads)
-                place = next(i for i, row in enumerate(self.rows) if (row.case, row.contender) == (case, model.name))
-                step = self.rows[place].ms / 1e3
-                share = outside_share(writers[model.name], PROFILED_STEPS, self.options.device, step)
-                self.rows[place] = replace(self.rows[place], outside_share=share)
+            self.say(f"{case}: {model.name} is profiled")
+            model.set_threads(case.threads)
+            place = next(i for i, row in enumerate(self.rows) if (row.case, row.contender) == (case, model.name))
+            share = model.outside_share(writers[model.name], PROFILED_STEPS, self.rows[place].ms / 1e3)
+            self.rows[place] = replace(self.rows[place], outside_share=None if share is None else round(share, 3))
 
     @cached_property
     def limits(self) -> Limits:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.harness.models.shapes import SHAPES, ModelShape
 from benchmarks.harness.options import add_files, at_least_one, new_parser
-from benchmarks.suites.decode_contenders import NAMES, OURS, PACKINGS, expanded
+from benchmarks.suites.decode_contenders import CACHES, NAMES, OURS, PACKINGS, expanded
 from bitnet_jit.problem import ACTIVATIONS
 from bitnet_jit.system.cores import available_cores
 
@@ -104,6 +104,7 @@ def parse(description: str | None, arguments: Sequence[str] | None) -> Options:
     add("--turns", type=at_least_one, help="of each contender in a case; the least one counts")
     add("--steps", type=at_least_one, help="tokens per text in a turn")
     add("--quick", action="store_true", help="few and short cases: to see that everything works")
+    add("--cache", nargs="+", choices=CACHES, default=["auto"], help="of our keys and values (default: as activations)")
     add("--no-memory", action="store_true", help="leave out the peaks of memory, which take a build each")
     add(
         "--start",
@@ -129,7 +130,7 @@ def from_namespace(given: argparse.Namespace, grid: Grid) -> Options:
         device=given.device,
         heads=tuple(given.head),
         threads=tuple(given.threads) if given.device == "cpu" else (max(given.threads),),
-        contenders=expanded(names, tuple(given.packing), tuple(given.activation or usual)),
+        contenders=expanded(names, given.packing, given.activation or usual, given.cache),
         contexts=tuple(given.context or contexts),
         batches=tuple(given.batch or grid.batches),
         prompts=tuple(given.prompt_tokens or prompts),

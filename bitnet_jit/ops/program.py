@@ -55,20 +55,28 @@ class Recorder(TorchDispatchMode):
 
     Attributes:
         steps: what they do, in order.
+        names: of the ops that they come from, one for each step.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[Step] = []
+        self.names: list[str] = []
         self._arena, self._scratch = Arena(), Scratch()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         op = OPS.get(func._opname) if func.namespace == "bitnet_jit" else None
         if op is not None:
             return self._call(op, args)
+        with self:  # in inference mode ops come whole, and some of those say that they are views where they may copy
+            result = func.decompose(*args, **(kwargs or {}))
+        if result is not NotImplemented:
+            return result
         if torch.Tag.data_dependent_output in func.tags:
             raise RuntimeError(f"{func} looks at the values of a tensor, which a recorded step cannot")
-        return func(*args, **(kwargs or {})) if func.is_view else self._repeat(lambda: func(*args, **(kwargs or {})))
+        if func.is_view:
+            return func(*args, **(kwargs or {}))
+        return self._repeat(func._opname, lambda: func(*args, **(kwargs or {})))
 
     def _call(self, op: Op, args: tuple[Any, ...]) -> Any:
         """Bind the call of an op to where its tensors lie."""
@@ -84,9 +92,9 @@ class Recorder(TorchDispatchMode):
             arguments[name] if name in as_they_are else self._whole(arguments[name]) for name in op.spec.operands
         ]
         if (prepare := getattr(call, "prepare", None)) is None:
-            return self._repeat(lambda: call(*operands))
+            return self._repeat(op.spec.name, lambda: call(*operands))
         step, outputs = prepare(self._arena.empty, self._scratch.take, *operands)
-        self.steps.append(step)
+        self._append(op.spec.name, step)
         return outputs if len(outputs) > 1 else outputs[0]
 
     def _whole(self, value: Any) -> Any:
@@ -94,10 +102,15 @@ class Recorder(TorchDispatchMode):
         if not isinstance(value, torch.Tensor) or value.is_contiguous():
             return value
         whole = self._arena.empty(value.shape, strides(value.shape), value.dtype)
-        self.steps.append(lambda: whole.copy_(value))
+        self._append("copy", lambda: whole.copy_(value))
         return whole
 
-    def _repeat(self, run: Callable[[], Any]) -> Any:
+    def _append(self, name: str, step: Step) -> None:
+        """Add a step of an op of that name."""
+        self.steps.append(step)
+        self.names.append(name)
+
+    def _repeat(self, name: str, run: Callable[[], Any]) -> Any:
         """Do something now, and in every run, whose results lie where the first ones do."""
         first = run()
         kept = tensors_of(first)
@@ -107,7 +120,7 @@ class Recorder(TorchDispatchMode):
                 if new is not place:  # what an op writes into it gives back as it is
                     place.copy_(new)
 
-        self.steps.append(step)
+        self._append(name, step)
         return first
 
 

@@ -103,5 +103,6 @@ class DecodeSteps:
         if key not in self._steps:
             while len(self._steps) >= MAX_STEPS:
                 del self._steps[next(iter(self._steps))]
-            self._steps[key] = DecodeStep(network, self._cache, rows, self._width)
+            with torch.inference_mode(False):  # tensors that are made in it cannot be written to outside
+                self._steps[key] = DecodeStep(network, self._cache, rows, self._width)
         return self._steps[key].run(sequences, tokens)

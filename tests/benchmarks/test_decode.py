@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import time
 from contextlib import nullcontext
 from importlib.util import find_spec
 
@@ -11,7 +12,7 @@ import torch
 
 import bitnet_jit
 from benchmarks.harness.models import picture, start, turns
-from benchmarks.harness.models.profile import outside_share
+from benchmarks.harness.models.profile import outside_of_recorded, outside_share
 from benchmarks.harness.models.report import read
 from benchmarks.harness.models.shapes import SHAPES, llama_config, random_shape
 from benchmarks.providers.models import llama_cpp, ours
@@ -103,13 +104,14 @@ def test_activations_by_groups_need_groups():
         decode_contenders.CONTENDERS["bitnet_jit_a8g"](SHAPES["small"], "cpu", "checkpoint")
 
 
-@pytest.mark.parametrize("name", ["bitnet_jit", "bitnet_jit_t5", "bitnet_jit_a16"])
+@pytest.mark.parametrize("name", ["bitnet_jit", "bitnet_jit_t5", "bitnet_jit_a16", "bitnet_jit_kv_int8"])
 def test_variants_of_ours_hold_the_same_weights(name):
     model = decode_contenders.CONTENDERS[name](SHAPES["small"], "cpu", "checkpoint")()
     expected = ours.build_decoder(SHAPES["small"], "cpu", "checkpoint")(IDS)
     logits = model.decoder(IDS)
     assert model.name == name
-    if name == "bitnet_jit_a16":
+    assert model.storage.cache_bytes == (1 + 4 / 64 if name == "bitnet_jit_kv_int8" else 4)
+    if name in ("bitnet_jit_a16", "bitnet_jit_kv_int8"):
         assert 0 < (logits - expected).norm() < 0.08 * expected.norm()
     else:
         assert torch.equal(logits, expected)
@@ -218,6 +220,23 @@ def test_the_share_outside_counts_what_the_profiler_sees():
 
     assert 0 <= outside_share(multiply, 50, "cpu", 1.0) < 1
     assert outside_share(lambda steps: turns.seconds_of(lambda: x.add(1)) / steps, 1, "cpu", 1.0) is None
+
+
+def test_the_share_outside_of_recorded_ops_is_by_their_names():
+    work = [("head_logits", lambda: time.sleep(0.02)), ("add", lambda: time.sleep(0.02))]
+    assert outside_of_recorded(work, 2, 0.08) == pytest.approx(0.75, abs=0.05)
+    assert outside_of_recorded(work[1:], 2, 0.08) is None
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_ops_of_a_recorded_step_are_those_of_the_model(batch):
+    model = decode_contenders.CONTENDERS["bitnet_jit"](SHAPES["small"], "cpu", "checkpoint")()
+    assert model.recorded() == []
+    write = model.begin(IDS.expand(batch, -1), 9)
+    write(2)
+    names = [name for name, _ in model.recorded()]
+    assert (names.count("quantized_linear"), names.count("head_logits")) == (4 * 2, 1)
+    assert 0 <= model.outside_share(write, 2, 1.0) < 1
 
 
 @pytest.mark.skipif(not HAS_LLAMA, reason=llama_cpp.unsupported_reason("cpu") or "")

@@ -12,6 +12,8 @@ from bitnet_jit import reference
 from bitnet_jit.models.packed import HeadNorms
 from bitnet_jit.models.trainable import TrainedAttention
 from bitnet_jit.nn.rms_norm import RMSNorm
+from bitnet_jit.runner.runner import Runner
+from bitnet_jit.runner.step import Chunk
 from bitnet_jit.training.settings import TrainSettings
 
 EPS = 1e-6
@@ -58,6 +60,16 @@ def test_logits_are_the_same_bits_in_one_step_and_token_by_token(write_checkpoin
     whole, cache = decoder(ids), decoder.new_cache(2)
     for place in range(ids.shape[1]):
         assert torch.equal(decoder(ids[:, place, None], cache)[:, 0], whole[:, place])
+
+
+def test_recorded_steps_give_the_same_bits(write_checkpoint):
+    decoder = bitnet_jit.load(write_checkpoint(model_type="qwen3"))
+    ids = torch.randint(0, 256, (3, 17), generator=torch.Generator().manual_seed(6))
+    whole, runner = decoder(ids), Runner(decoder, 8)
+    sequences = [runner.cache.new_sequence() for _ in range(3)]
+    runner.step([Chunk(sequence, row[:5]) for sequence, row in zip(sequences, ids.tolist(), strict=True)])
+    for place in range(5, 17):
+        assert torch.equal(runner.advance(sequences, ids[:, place]), whole[:, place])
 
 
 def test_a_layer_that_learns_has_gradients_of_its_head_norms():

@@ -28,12 +28,10 @@ class Model(Protocol):
     Attributes:
         name: as in --contenders.
         storage: how it holds weights, head and cache.
-        is_profiled: whether torch's profiler sees its kernels.
     """
 
     name: str
     storage: Storage
-    is_profiled: bool
 
     def set_threads(self, threads: int) -> None:
         """Have the next calls run on so many CPU threads."""
@@ -47,6 +45,16 @@ class Model(Protocol):
         """Read prompts (B, T); return a function that writes so many tokens per text, and gives the seconds of each.
 
         The text goes on from call to call, up to `most_steps` tokens in all.
+        """
+        ...
+
+    def outside_share(self, write: Callable[[int], float], steps: int, step_seconds: float) -> float | None:
+        """Return the share of a step outside of memory-bound kernels; None where nobody can see them.
+
+        Args:
+            write: of the last `begin`.
+            steps: that may be profiled.
+            step_seconds: of a step that is not.
         """
         ...
 

@@ -38,8 +38,6 @@ class LlamaModel:
         ValueError: llama.cpp cannot load the file, or takes it for another architecture.
     """
 
-    is_profiled = False
-
     def __init__(self, name: str, file: Path, config: DecoderConfig, storage: Storage) -> None:
         import llama_cpp
 
@@ -153,6 +151,9 @@ class LlamaModel:
             position += 1
 
         return lambda steps: sum(seconds_of(step) for _ in range(steps)) / steps
+
+    def outside_share(self, write: Callable[[int], float], steps: int, step_seconds: float) -> None:
+        """Return None: nobody sees its kernels."""
 
     def _free_context(self) -> None:
         if self.context:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks.harness.models.bounds import Storage
+from benchmarks.harness.models.profile import outside_share
 from benchmarks.harness.models.shapes import ModelShape
 from benchmarks.harness.models.turns import seconds_of
 from bitnet_jit.checkpoints.decoder_names import EMBEDDING, FINAL_NORM, HEAD, LinearName, block_names
@@ -34,8 +35,6 @@ class TransformersModel:
         storage: how it holds its parts.
         compiled: whether steps are compiled and captured, over a static cache.
     """
-
-    is_profiled = True
 
     def __init__(self, name: str, model: Any, storage: Storage, compiled: bool) -> None:
         self.name, self.model, self.storage, self.compiled = name, model, storage, compiled
@@ -70,6 +69,10 @@ class TransformersModel:
             self.chosen.append(chosen[:, 0].tolist())
 
         return lambda steps: sum(seconds_of(step) for _ in range(steps)) / steps
+
+    def outside_share(self, write: Callable[[int], float], steps: int, step_seconds: float) -> float | None:
+        """Return the share of a step outside of memory-bound kernels, by the profiler."""
+        return outside_share(write, steps, str(self.model.device), step_seconds)
 
     def _new_cache(self, batch: int, tokens: int) -> Any:
         from transformers import DynamicCache, StaticCache
