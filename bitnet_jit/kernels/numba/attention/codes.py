@@ -36,7 +36,7 @@ def words_of(builder, tile: Panel, address: ir.Value) -> list[ir.Value]:
 def ask(builder, address: ir.Value, num_bytes: int) -> None:
     """Emit requests for bytes that will be needed."""
     for offset in range(0, num_bytes, LINE):
-        prefetch(builder, address, offset, 2)
+        prefetch(builder, address, offset, 3)
 
 
 @intrinsic
