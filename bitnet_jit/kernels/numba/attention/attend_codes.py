@@ -123,9 +123,7 @@ def attend_with(spec, tiles, job, block, number, kv_head, scratch, rows, results
     soften_rows(spec, block, number, scratch, row, rows, results)
     split_rows(spec, block, number, scratch, row, rows, value_scales)
     pack_values(spec, tiles.codes, values, scratch.v, next_keys)
-    weigh_all(
-        spec, tiles.values, tiles.one_value, block, number, scratch, row, rows, results, next_keys + 2 * quarter
-    )
+    weigh_all(spec, tiles.values, tiles.one_value, block, number, scratch, row, rows, results, next_keys + 2 * quarter)
 
 
 @jit

@@ -123,16 +123,6 @@ def offset_of(typingctx, panel):
     return types.int32(panel), lambda context, builder, signature, args: ir.Constant(I32, offset_unit(panel.value.set))
 
 
-def lane_of(column: int, lanes: int) -> int:
-    """Return the word, among those that `interleave` writes, of a column of its piece of 4 * lanes columns.
-
-    >>> [lane_of(column, 16) for column in (0, 3, 4, 8, 16, 63)]
-    [0, 3, 16, 32, 4, 63]
-    """
-    block, rest = divmod(column, 16)
-    return lanes * (rest // QUAD) + QUAD * block + rest % QUAD
-
-
 @intrinsic
 def interleave(typingctx, panel, source, stride, out):
     """Write words of four rows of bytes, `stride` apart at an address: of as many columns as a register has bytes.
