@@ -28,12 +28,15 @@ suite() {
 }
 
 sanitizers() {
+    names="may_have_gaps and 260 or tiny_shapes or norms_are_near or test_weights.py or row_with_nan"
+    names="$names or nan_and_infinity or padding_alone or every_kind_of_heads and 80 or is_not_finite or heads_of_int8"
     for tool in memcheck racecheck; do
         echo "compute-sanitizer --tool $tool"
         # every kernel once, at shapes where nothing is a whole tile
         compute-sanitizer --tool "$tool" --error-exitcode 9 $pytest tests/kernels/triton/test_linear.py \
             tests/kernels/triton/test_weights.py tests/kernels/triton/test_norm_gradients.py tests/ops/test_on_gpu.py \
-            -k "may_have_gaps and 260 or tiny_shapes or norms_are_near or test_weights.py or row_with_nan" || return
+            tests/kernels/triton/test_attention.py tests/kernels/triton/test_head.py \
+            -k "$names" || return
     done
 }
 

@@ -1,4 +1,4 @@
-"""Reports of benchmarks: rows with their limits, refusals and a header, as JSON."""
+"""Reports of benchmarks: rows with their limits, refusals and a header, as JSON; those of whole models add to them."""
 
 import json
 import platform
@@ -7,15 +7,17 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from benchmarks.harness.contender import Contender
 from benchmarks.harness.timing import Times
 from bitnet_jit.devices.cpu import cpu_name
 from bitnet_jit.system.cores import available_cores
 
-PACKAGES = ("bitnet-jit", "torch", "numba", "triton", "numpy", "llama-cpp-python", "gemlite")
+PACKAGES = ("bitnet-jit", "torch", "numba", "triton", "numpy", "llama-cpp-python", "transformers", "gemlite")
 LIMIT = "limit:"
+
+R = TypeVar("R")  # the rows of a report
 
 
 @dataclass(frozen=True)
@@ -74,24 +76,26 @@ class Row:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A provider that did not take part, and why."""
+    """A contender that did not take part, and why.
 
-    shape: str
-    rows: int
+    Attributes:
+        case: in words, such as "2560x2560, 8 rows".
+        provider: its name.
+        reason: in words.
+    """
+
+    case: str
     provider: str
     reason: str
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Generic[R]):
     """All figures of one run."""
 
     header: dict[str, Any]
-    rows: tuple[Row, ...]
+    rows: tuple[R, ...]
     refusals: tuple[Refusal, ...]
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1)
 
 
 def header(**facts: Any) -> dict[str, Any]:
@@ -143,13 +147,19 @@ def make_row(case: Case, contender: Contender, times: Times, rates: dict[str, fl
     )
 
 
-def write(report: Report, file: Path) -> None:
+def write(report: Report[Any], file: Path) -> None:
+    """Write a report of any kind as JSON."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(report.to_json() + "\n")
+    file.write_text(json.dumps(asdict(report), indent=1) + "\n")
 
 
-def read(file: Path) -> Report:
-    """Read a report that `write` wrote."""
-    fields = json.loads(file.read_text())
-    rows, refusals = (Row(**row) for row in fields["rows"]), (Refusal(**refusal) for refusal in fields["refusals"])
-    return Report(fields["header"], tuple(rows), tuple(refusals))
+def read_fields(file: Path) -> dict[str, Any]:
+    """Return the fields of a report that `write` wrote, its refusals as such."""
+    fields: dict[str, Any] = json.loads(file.read_text())
+    return fields | {"refusals": tuple(Refusal(**refusal) for refusal in fields["refusals"])}
+
+
+def read(file: Path) -> Report[Row]:
+    """Read a report of kernels that `write` wrote."""
+    fields = read_fields(file)
+    return Report(fields["header"], tuple(Row(**row) for row in fields["rows"]), fields["refusals"])

@@ -71,7 +71,7 @@ class Run:
             if reason is None:
                 contenders.append(contender)
             else:
-                self.refuse(Refusal(str(work.shape), work.rows, provider.name, reason))
+                self.refuse(Refusal(f"{work.shape}, {work.rows} rows", provider.name, reason))
         return contenders
 
     def refuse(self, refusal: Refusal) -> None:

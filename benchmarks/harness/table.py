@@ -6,7 +6,7 @@ from itertools import groupby
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness.report import LIMIT, Report, Row
+from benchmarks.harness.report import LIMIT, Refusal, Report, Row
 
 FILE_WIDTH = 120  # characters of a table that goes to a file
 COLUMNS = ("provider", "median us", "min us", "GB/s", "GOP/s", "rows/s", "of limit", "limit", "than first")
@@ -23,7 +23,7 @@ def compared(microseconds: float, other: float) -> str:
     return "same" if ratio == "1.00x" else f"{ratio} slower" if microseconds > other else f"{ratio} faster"
 
 
-def print_report(report: Report) -> None:
+def print_report(report: Report[Row]) -> None:
     """Print a table per case and the refusals."""
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
     for case, group in groupby(report.rows, key=lambda row: row.case):
@@ -35,7 +35,12 @@ def print_report(report: Report) -> None:
             table.add_row(*cells(row, rows[0]))
         console.print(table)
     for refusal in report.refusals:
-        console.print(f"[yellow]{refusal.provider}[/yellow] at {refusal.shape}, {refusal.rows} rows: {refusal.reason}")
+        console.print(refused(refusal))
+
+
+def refused(refusal: Refusal) -> str:
+    """Return a line of a refusal."""
+    return f"[yellow]{refusal.provider}[/yellow] at {refusal.case}: {refusal.reason}"
 
 
 def cells(row: Row, first: Row) -> tuple[str, ...]:

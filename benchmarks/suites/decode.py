@@ -4,10 +4,10 @@ Weights are random, and the same for all contenders; --shape says whose sizes th
 steps of one text each, and the limits of the machine take turns with them: `bound` is the time in which the first
 contender's bytes could be read from memory and its int8 operations done, whichever takes longer.
 
-bitnet_jit            our decoder: `stream` for one text; of several, `generate` less the time to the first tokens
-bitnet_jit_t5         the same with weights in 1.6 bits
+bitnet_jit            our decoder: `stream` for one text, and the steps of `generate` for several; once for each
+                      --packing (_t5: 1.6 bits) and --activation (_a8g: int8 by groups of inputs, _a16: floats)
 llama_cpp             llama.cpp on the CPU, the same weights as TQ2_0, or Q2_0 where scales are of groups, and a head in
-                      F16 or Q8_0: wall time around llama_decode (pip install llama-cpp-python gguf)
+                      F16 or Q8_0: wall time around llama_decode (pip install "bitnet-jit[peers]")
 transformers_patched  on a GPU: the model of transformers with our layers
 transformers_dense    on a GPU: the same in dense bfloat16, compiled, with a static cache
 
@@ -29,26 +29,18 @@ from rich.progress import Progress
 
 import bitnet_jit
 from benchmarks.harness import gpu
-from benchmarks.harness.models.bounds import Demand, decode_demand, prefill_demand, resident_bytes
-from benchmarks.harness.models.memory import with_peak
+from benchmarks.harness.models.bounds import Demand, decode_demand, prefill_demand
 from benchmarks.harness.models.picture import draw
 from benchmarks.harness.models.profile import outside_share
-from benchmarks.harness.models.report import BOUND, Case, Peak, Refusal, Report, Row, StartRow, make_row, write
+from benchmarks.harness.models.report import BOUND, Case, ModelReport, Peak, Row, StartRow, make_row
 from benchmarks.harness.models.start import measure_start
 from benchmarks.harness.models.table import print_report
 from benchmarks.harness.models.turns import Limits, Model, Seconds, Timed, seconds_of, take_turns
-from benchmarks.harness.report import header
-from benchmarks.providers.models import llama_cpp, ours, transformers
+from benchmarks.harness.report import Refusal, header, write
+from benchmarks.providers.models import ours
+from benchmarks.suites.decode_contenders import CONTENDERS
+from benchmarks.suites.decode_memory import draw_tokens, first_run, measure_alone
 from benchmarks.suites.decode_options import PREFILL_TURNS, PROFILED_STEPS, Options, parse
-
-CONTENDERS: dict[str, Callable[..., Callable[[], Model]]] = {
-    "bitnet_jit": partial(ours.prepare, "bitnet_jit", "i2"),
-    "bitnet_jit_t5": partial(ours.prepare, "bitnet_jit_t5", "t5"),
-    "llama_cpp": partial(llama_cpp.prepare, "llama_cpp"),
-    "transformers_patched": partial(transformers.prepare, "transformers_patched"),
-    "transformers_dense": partial(transformers.prepare, "transformers_dense"),
-}
-SEED = 4
 
 
 class Run:
@@ -104,28 +96,28 @@ class Run:
         for name in options.contenders:
             self.progress.update(task, description=f"build {name}, head {head}")
             try:
-                make = CONTENDERS[name](options.shape, options.device, head)
-                model, peak = with_peak(partial(self.first_run, make), options.device)
+                model, peak = self.build_one(name, head)
             except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
-                self.refusals.append(Refusal(options.shape.name, head, name, str(error)))
+                self.refusals.append(Refusal(f"{options.shape.name}, head {head}", name, str(error)))
                 continue
             finally:
                 self.progress.advance(task)
-            if peak is not None:
-                held = round(resident_bytes(self.config, model.storage, options.memory_context))
-                self.peaks.append(Peak(options.shape.name, head, model.name, options.memory_context, peak, held))
+            self.peaks += [peak] if peak is not None and options.memory else []
             yield model
 
-    def first_run(self, make: Callable[[], Model]) -> Model:
-        """Build a contender and have it read a prompt."""
-        model = make()
-        model.set_threads(max(self.options.threads))
-        model.read(self.tokens(1, self.options.memory_context))
-        return model
+    def build_one(self, name: str, head: str) -> tuple[Model, Peak | None]:
+        """Build a contender and have it read a prompt; return it, and its peak of memory."""
+        options, threads = self.options, max(self.options.threads)
+        make, peak = CONTENDERS[name](options.shape, options.device, head), None
+        if options.device == "cpu" and options.memory:
+            peak = measure_alone(options.shape, head, name, options.memory_context, threads)
+        tokens = options.memory_context if options.device != "cpu" else 1
+        model, seen = first_run(make, options.shape, options.device, head, tokens, threads)
+        return model, seen if options.device != "cpu" else peak
 
     def tokens(self, batch: int, count: int) -> torch.Tensor:
         """Draw token ids (batch, count)."""
-        return torch.randint(self.config.vocab_size, (batch, count), generator=torch.Generator().manual_seed(SEED))
+        return draw_tokens(self.config.vocab_size, batch, count)
 
     def decode(self, head: str, models: Sequence[Model], context: int, batch: int) -> None:
         """Measure decode at one context and batch, with every number of threads in the same texts."""
@@ -143,8 +135,7 @@ class Run:
             timed = [Timed(m.name, partial(writers[m.name], options.steps), m.set_threads) for m in models]
             demands = [decode_demand(self.config, model.storage, behind, batch) for model in models]
             self.time(case, timed, demands, options.turns)
-            if batch == 1:
-                self.profile(case, models, writers)
+            self.profile(case, models, writers)
 
     def prefill(self, head: str, models: Sequence[Model], tokens: int) -> None:
         """Measure the reading of one prompt, to the first token."""
@@ -197,12 +188,13 @@ class Run:
         """Show what is being done."""
         self.progress.update(self.progress.task_ids[-1], description=words)
 
-    def report(self) -> Report:
+    def report(self) -> ModelReport:
         """Return what was measured so far."""
         options = self.options
         facts = {"command": shlex.join(sys.argv), "device": options.device, "model": options.shape.title}
         facts |= gpu.facts(options.device) if torch.device(options.device).type == "cuda" else {}
-        return Report(header(**facts), tuple(self.rows), tuple(self.peaks), tuple(self.refusals), tuple(self.starts))
+        figures = map(tuple, (self.rows, self.refusals, self.peaks, self.starts))
+        return ModelReport(header(**facts), *figures)
 
 
 def save(options: Options, folder: Path) -> Path:
@@ -211,7 +203,7 @@ def save(options: Options, folder: Path) -> Path:
     return folder
 
 
-def publish(report: Report, options: Options) -> None:
+def publish(report: ModelReport, options: Options) -> None:
     """Print a report, and write the files that the command line asks for."""
     print_report(report)
     if options.json:
@@ -220,9 +212,9 @@ def publish(report: Report, options: Options) -> None:
         draw(report, options.picture)
 
 
-def run(arguments: Sequence[str] | None = None) -> Report:
+def run(arguments: Sequence[str] | None = None) -> ModelReport:
     """Measure and publish; an interrupt ends the measuring alone, and an error is raised behind the figures so far."""
-    options = parse(__doc__, list(CONTENDERS), arguments)
+    options = parse(__doc__, arguments)
     progress = Progress(console=Console(stderr=True), transient=True)
     measured = Run(options, progress)
     try:

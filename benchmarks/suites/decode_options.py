@@ -7,6 +7,8 @@ from pathlib import Path
 
 from benchmarks.harness.models.shapes import SHAPES, ModelShape
 from benchmarks.harness.options import add_files, at_least_one, new_parser
+from benchmarks.suites.decode_contenders import NAMES, OURS, PACKINGS, expanded
+from bitnet_jit.problem import ACTIVATIONS
 from bitnet_jit.system.cores import available_cores
 
 HEADS = ("checkpoint", "int8")
@@ -43,6 +45,7 @@ DEFAULT_CONTENDERS = {
     "cpu": ("bitnet_jit", "llama_cpp"),
     "cuda": ("bitnet_jit", "transformers_patched", "transformers_dense"),
 }
+GROUP_ACTIVATIONS = {"cpu": ("a8g", "a8"), "cuda": ("a16", "a8")}  # where scales are of groups; else a8
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,14 @@ class Options:
     device: str
     heads: tuple[str, ...]
     threads: tuple[int, ...]
-    contenders: tuple[str, ...]
+    contenders: tuple[str, ...]  # of `decode_contenders.CONTENDERS`
     contexts: tuple[int, ...]
     batches: tuple[int, ...]
     prompts: tuple[int, ...]
     turns: int
     steps: int
     memory_context: int
+    memory: bool
     start: bool
     save: Path | None
     json: Path | None
@@ -81,23 +85,31 @@ class Options:
         ]
 
 
-def parse(description: str | None, known: Sequence[str], arguments: Sequence[str] | None) -> Options:
-    """Return the options of a command line; `known` are the names of all contenders."""
+def parse(description: str | None, arguments: Sequence[str] | None) -> Options:
+    """Return the options of a command line."""
     parser = new_parser(description)
     add, cores = parser.add_argument, available_cores()
-    contenders = f"of {', '.join(known)} (default: without bitnet_jit_t5; those that the device can run)"
+    contenders = f"of {', '.join(NAMES)} (default: those that the device can run)"
+    activation = "of our contender: a8, a8g or a16; with groups of scales by default a8g and a8, on a GPU a16 and a8"
     add("--shape", choices=SHAPES, default="2b-4t", help=f"of {', '.join(SHAPES)} (default: 2b-4t)")
     add("--device", default="cpu", help='torch\'s word for where to run (default: "cpu")')
     add("--head", nargs="+", choices=HEADS, default=["checkpoint"], help="16 bits as in checkpoints (default), or int8")
     add("--threads", nargs="+", type=at_least_one, default=sorted({1, cores}), metavar="T", help="of the CPU")
-    add("--contenders", nargs="+", choices=known, metavar="NAME", help=contenders)
+    add("--contenders", nargs="+", choices=NAMES, metavar="NAME", help=contenders)
+    add("--packing", nargs="+", choices=PACKINGS, default=["i2"], help="of our contender's weights (default: i2)")
+    add("--activation", nargs="+", choices=ACTIVATIONS, help=activation)
     add("--context", nargs="+", type=at_least_one, metavar="L", help="tokens behind the one that is written")
     add("--batch", nargs="+", type=at_least_one, metavar="B", help="texts at a time")
     add("--prompt-tokens", nargs="+", type=at_least_one, metavar="T", help="of prompts that are read")
     add("--turns", type=at_least_one, help="of each contender in a case; the least one counts")
     add("--steps", type=at_least_one, help="tokens per text in a turn")
     add("--quick", action="store_true", help="few and short cases: to see that everything works")
-    add("--start", action="store_true", help="time the start from files, too, in processes of their own")
+    add("--no-memory", action="store_true", help="leave out the peaks of memory, which take a build each")
+    add(
+        "--start",
+        action="store_true",
+        help="time the start from files, too, in processes of their own, of which the first one tunes the model",
+    )
     add("--save", type=Path, metavar="DIR", help="write the weights there as a checkpoint that bitnet_jit.load reads")
     add_files(parser)
     given = parser.parse_args(arguments)
@@ -109,18 +121,22 @@ def from_namespace(given: argparse.Namespace, grid: Grid) -> Options:
     """Fill up what the command line left out, with what fits the model's context."""
     room = SHAPES[given.shape].open_reader().config.context_length // 2
     contexts, prompts = (tuple(n for n in numbers if n <= room) for numbers in (grid.contexts, grid.prompts))
+    shape, kind = SHAPES[given.shape], given.device.partition(":")[0]
+    usual = GROUP_ACTIVATIONS.get(kind, ("a8",)) if shape.group_size else ("a8",)
+    names = tuple(given.contenders or DEFAULT_CONTENDERS.get(kind, (OURS,)))
     return Options(
-        shape=SHAPES[given.shape],
+        shape=shape,
         device=given.device,
         heads=tuple(given.head),
         threads=tuple(given.threads) if given.device == "cpu" else (max(given.threads),),
-        contenders=tuple(given.contenders or DEFAULT_CONTENDERS.get(given.device.partition(":")[0], ("bitnet_jit",))),
+        contenders=expanded(names, tuple(given.packing), tuple(given.activation or usual)),
         contexts=tuple(given.context or contexts),
         batches=tuple(given.batch or grid.batches),
         prompts=tuple(given.prompt_tokens or prompts),
         turns=given.turns or grid.turns,
         steps=given.steps or grid.steps,
         memory_context=min(grid.memory_context, room),
+        memory=not given.no_memory,
         start=given.start,
         save=given.save,
         json=given.json,

@@ -135,7 +135,9 @@ def run(arguments: Sequence[str] | None = None) -> Report:
         expected = next(reversed(models.values())).prefill(tokens(64)).float()
         reasons = {name: wrong_reason(model, expected) for name, model in models.items()}
         rows = measure_all([model for name, model in models.items() if reasons[name] is None], given)
-    refusals = tuple(Refusal(given.model.name, 64, name, reason) for name, reason in reasons.items() if reason)
+    refusals = tuple(
+        Refusal(f"{given.model.name}, 64 rows", name, reason) for name, reason in reasons.items() if reason
+    )
     report = Report(header(command=shlex.join(sys.argv), device="cpu"), tuple(rows), refusals)
     print_report(report)
     if given.json:

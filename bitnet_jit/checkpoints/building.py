@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
-from bitnet_jit.checkpoints.decoder_names import EMBEDDING, FINAL_NORM, HEAD, LinearName, block_names
+from bitnet_jit.checkpoints.decoder_names import EMBEDDING, FINAL_NORM, HEAD, BlockNames, LinearName, block_names
 from bitnet_jit.checkpoints.formats.reader import Reader
 from bitnet_jit.checkpoints.fused_layers import read_joint
-from bitnet_jit.models.packed import PackedAttention, PackedBlock, PackedFeedForward
+from bitnet_jit.models.packed import HeadNorms, PackedAttention, PackedBlock, PackedFeedForward
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import RMSNorm
 
@@ -57,6 +57,11 @@ class Builder:
             group_size=weight.group_size,
         )
 
+    def head_norms(self, names: BlockNames) -> HeadNorms:
+        """Return the norms of a block's queries and keys."""
+        query, key = self.norm(names.query_norm), self.norm(names.key_norm)
+        return HeadNorms(self.config.num_heads, self.config.num_kv_heads, query, key)
+
     def block(self, index: int) -> PackedBlock:
         """Return block `index`."""
         names = block_names(self.config, index)
@@ -65,6 +70,7 @@ class Builder:
             self.linear(names.qkv),
             self.norm(names.attention_sub_norm) if self.config.sub_norms else None,
             self.linear(names.output),
+            self.head_norms(names) if self.config.qk_norms else None,
         )
         feed_forward = PackedFeedForward(
             self.norm(names.middle_norm),

@@ -6,6 +6,7 @@
 | `norm`                                               | (hidden_size,), the norm behind the last block               |
 | `blocks.I.attention.norm`, `blocks.I.feed_forward.norm`         | (hidden_size,), the norms of the inputs           |
 | `blocks.I.attention.sub_norm`, `blocks.I.feed_forward.sub_norm` | BitNet's norms before `output` and before `down`  |
+| `blocks.I.attention.q_norm`, `blocks.I.attention.k_norm`        | (head_dim,), Qwen3's norms of the heads of q, k   |
 | `blocks.I.attention.q`, `.k`, `.v`, `.output`        | ternary; q, k and v share their input                        |
 | `blocks.I.feed_forward.gate`, `.up`, `.down`         | ternary; gate and up share their input                       |
 
@@ -32,10 +33,12 @@ class LinearName:
 
 @dataclass(frozen=True)
 class BlockNames:
-    """The tensors of one block; a sub-norm is "" where the model has none. Layers that share an input are one tuple."""
+    """The tensors of one block; a norm is "" where the model has none. Layers that share an input are one tuple."""
 
     input_norm: str
     qkv: tuple[LinearName, ...]
+    query_norm: str
+    key_norm: str
     attention_sub_norm: str
     output: tuple[LinearName, ...]
     middle_norm: str
@@ -51,6 +54,9 @@ class BlockNames:
         """Yield (name, features) of each norm of the block."""
         yield self.input_norm, config.hidden_size
         yield self.middle_norm, config.hidden_size
+        if config.qk_norms:
+            yield self.query_norm, config.head_dim
+            yield self.key_norm, config.head_dim
         if config.sub_norms:
             yield self.attention_sub_norm, config.q_features
             yield self.mlp_sub_norm, config.intermediate_size
@@ -74,6 +80,8 @@ def block_names(config: DecoderConfig, index: int) -> BlockNames:
     return BlockNames(
         input_norm=f"{attention}.norm",
         qkv=linears(attention, {"q": q, "k": kv, "v": kv}, hidden, config.attention_bias),
+        query_norm=f"{attention}.q_norm" if config.qk_norms else "",
+        key_norm=f"{attention}.k_norm" if config.qk_norms else "",
         attention_sub_norm=f"{attention}.sub_norm" if config.sub_norms else "",
         output=linears(attention, {"output": hidden}, q, config.attention_bias),
         middle_norm=f"{mlp}.norm",

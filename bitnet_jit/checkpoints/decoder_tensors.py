@@ -37,11 +37,14 @@ def decoder_tensors(decoder: Decoder, writer: Writer) -> tuple[dict[str, torch.T
 def block_norms(names: BlockNames, block: Any) -> dict[str, torch.Tensor]:
     """Return the weights of a block's norms by their names."""
     attention, middle = block.attention, block.feed_forward
+    heads = attention.head_norms
     norms = {
         names.input_norm: attention.norm,
         names.middle_norm: middle.norm,
         names.attention_sub_norm: attention.sub_norm,
         names.mlp_sub_norm: middle.sub_norm,
+        names.query_norm: None if heads is None else heads.query,
+        names.key_norm: None if heads is None else heads.key,
     }
     return {name: norm.weight for name, norm in norms.items() if norm is not None}
 

@@ -15,8 +15,10 @@ from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.models.head import check_head, stored_head
 from bitnet_jit.models.kv_dtype import kv_dtype
+from bitnet_jit.models.network import DTYPES
+from bitnet_jit.system.memory import give_back
 
-DTYPES = (torch.float32, torch.bfloat16)
+GIVE_BACK = 4  # blocks, whose temporary copies may be held at once
 Progress = Callable[[int, int], None]
 
 
@@ -80,8 +82,11 @@ def build(
         blocks = []
         for index in range(config.num_layers):
             blocks.append(builder.block(index))
+            if index % GIVE_BACK == 0:
+                give_back()
             progress(index + 1, config.num_layers)
         weight, norm = builder.head(), builder.final_norm()
         if weight is not None:
             weight, scale = stored_head(weight, head)
+    give_back()
     return Decoder(config, embedding, blocks, norm, weight, dtype, tokenizer, scale, cache_dtype)

@@ -59,6 +59,8 @@ CPU = DeviceKind(
     table=lambda gpu: f"cpu-{cpu_class()}",
     default_dtype="float32",
     times_alone=True,
+    records=True,
+    prompt_tokens=256,
     title=lambda index: "cpu",
     describe=describe,
 )

@@ -39,7 +39,9 @@ class DeviceKind:
         mixed_sums: whether torch.mm of half types can give its float32 sums.
         capture: (function of no arguments, device) -> a replay of what it launches, and the tensor that it returns,
             which each replay fills anew; None where nothing can be captured.
+        records: whether what our kernels do there can be recorded and done again (`ops/program.py`).
         to_fill: tensor on the CPU -> one like it from which copies to the device do not wait.
+        prompt_tokens: tokens of prompts in one step of a model: more are no faster, and take more memory.
         begin_fetch: tensor -> what waits for it and gives it back on the CPU; later work does not delay it.
         title: number of the device -> its heading for people; None: its name in torch.
         describe: device -> what people want to know, by name.
@@ -61,7 +63,9 @@ class DeviceKind:
     compiled_training: bool = False
     mixed_sums: bool = False
     capture: Callable[[Callable[[], Any], Any], tuple[Callable[[], object], Any]] | None = None
+    records: bool = False
     to_fill: Callable[[Any], Any] = lambda tensor: tensor
+    prompt_tokens: int = 1024
     begin_fetch: Callable[[Any], Callable[[], Any]] = lambda tensor: lambda: tensor
     title: Callable[[int], str] | None = None
     describe: Callable[[Any], dict[str, str]] = lambda device: {}

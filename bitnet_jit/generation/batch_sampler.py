@@ -167,12 +167,22 @@ class BatchSampler:
                 wanted.fill(logprobs, logits, largest_logits, tokens)
         return Choice(tokens, ok, damaged, logprobs)
 
-    def note(self, rows: Sequence[int], tokens: torch.Tensor) -> None:
-        """Count tokens (n,) int64 as new text of their rows, in order; a row may be named several times."""
+    def note(self, rows: Sequence[int], tokens: torch.Tensor, places: Sequence[int] | None = None) -> None:
+        """Count tokens as new text of their rows, in order; it costs next to nothing where no row has penalties.
+
+        Args:
+            rows: numbers of requests; one may be named several times.
+            tokens: (n,) int64.
+            places: where the token of each row stands in `tokens`; None: in the order of the rows.
+
+        Raises:
+            InvalidInput: a row has no request.
+        """
         slots = [self._request(row).slot for row in rows]
-        places = [place for place, slot in enumerate(slots) if slot is not None]
-        if places:
-            self._tally.note(places, [slot for slot in slots if slot is not None], tokens)
+        noted = [(place, slot) for place, slot in enumerate(slots) if slot is not None]
+        if noted:
+            where = [place if places is None else places[place] for place, _ in noted]
+            self._tally.note(where, [slot for _, slot in noted], tokens)
 
     def _choose_part(
         self,

@@ -14,8 +14,6 @@ from bitnet_jit.runner.pages import PagedSequence
 from bitnet_jit.runner.runner import Runner
 from bitnet_jit.runner.step import Chunk
 
-MAX_STEP_TOKENS = 1024  # of prompts in one step
-
 
 @dataclass(eq=False)
 class Text:
@@ -92,10 +90,10 @@ class Continuation:
         return self._runner
 
     def _prefill(self) -> torch.Tensor:
-        """Run all prompts, MAX_STEP_TOKENS tokens in a step; return logits (B, vocab_size) behind the prompts."""
+        """Run all prompts, as many tokens in a step as suit the device; return logits (B, vocab_size) behind them."""
         logits: list[torch.Tensor] = []
         chunks: list[Chunk] = []
-        room = MAX_STEP_TOKENS
+        most = room = kind_of(self._runner.network.device).prompt_tokens
         for text in self._texts:
             start = 0
             while start < len(text.prompt):
@@ -105,7 +103,7 @@ class Continuation:
                 chunks.append(Chunk(text.sequence, tokens, wanted=int(start == len(text.prompt))))
                 if not room:
                     logits.append(self._runner.step(chunks))
-                    chunks, room = [], MAX_STEP_TOKENS
+                    chunks, room = [], most
         if chunks:
             logits.append(self._runner.step(chunks))
         return torch.cat(logits)
@@ -118,6 +116,9 @@ class Continuation:
 
     def _step(self, drafts: list[list[int]]) -> torch.Tensor:
         """Run the last token of each text and its guesses; return the logits behind all of them."""
+        if not any(drafts):
+            last = torch.tensor([text.tokens[-1] for text in self._texts], device=self._runner.network.device)
+            return self._runner.advance([text.sequence for text in self._texts], last)
         rows = zip(self._texts, drafts, strict=True)
         return self._runner.step(
             [Chunk(text.sequence, [*text.tokens[-1:], *guesses], 1 + len(guesses)) for text, guesses in rows]
@@ -133,28 +134,30 @@ class Continuation:
         ]
         choice = self._sampler.choose(logits, rows, positions)
         tokens, errors = choice.fetch()
-        going, start = [], 0
+        going: list[tuple[Text, range]] = []
+        start = 0
         for text, guesses in zip(self._texts, drafts, strict=True):
-            goes_on, accepted = True, 0
-            for place, guess in enumerate([*guesses, None]):
-                if start + place in errors:
-                    text.error, goes_on = errors[start + place], False
+            goes_on, accepted, place = True, 0, start
+            for place, guess in enumerate([*guesses, None], start):
+                if place in errors:
+                    text.error, goes_on = errors[place], False
                     break
-                goes_on = text.push(tokens[start + place])
-                self._sampler.note([text.row], choice.tokens[start + place : start + place + 1])
+                goes_on = text.push(tokens[place])
                 yield text
-                accepted += guess == tokens[start + place]
-                if not goes_on or guess != tokens[start + place]:
+                accepted += guess == tokens[place]
+                if not goes_on or guess != tokens[place]:
                     break
-            start += 1 + len(guesses)
             if self._speculator is not None and len(text.tokens) > 1:  # the first one comes from the prompt
                 self._speculator.count(len(guesses), accepted)
             if goes_on:
                 self._runner.cache.truncate(text.sequence, text.length - 1)
-                going.append(text)
+                going.append((text, range(start, place + 1)))
             else:
                 self._end(text)
-        self._texts = going
+            start += 1 + len(guesses)
+        self._texts = [text for text, _ in going]
+        taken = [(text.row, place) for text, places in going for place in places]
+        self._sampler.note([row for row, _ in taken], choice.tokens, [place for _, place in taken])
 
     def _step_ahead(self, logits: torch.Tensor) -> Generator[Text, None, torch.Tensor]:
         """Choose one token per text and begin the next step before the tokens have come to the host."""

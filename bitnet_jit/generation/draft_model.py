@@ -34,23 +34,25 @@ class ModelDrafter:
 
     Args:
         decoder: the draft model; texts that outgrow its context are not guessed any more.
+        lengths: tokens of each text at most, its prompt included.
+
+    Raises:
+        InvalidInput: memory for its keys and values does not suffice.
     """
 
-    def __init__(self, decoder: "Decoder") -> None:
-        self._decoder = decoder
-        self._runner: Runner | None = None
+    def __init__(self, decoder: "Decoder", lengths: Sequence[int]) -> None:
+        self._context = decoder.config.context_length
+        self._runner = Runner(decoder, sum(pages_for(min(self._context, length)) for length in lengths))
         self._drafts: WeakKeyDictionary[Text, Draft] = WeakKeyDictionary()
 
     def draft(self, texts: "Sequence[Text]", limits: Sequence[int]) -> list[list[int]]:
         """Return guesses for each text; see `speculation.Drafter`."""
-        runner = self._runner = self._runner or self._make_runner(texts)
-        context = self._decoder.config.context_length
         guesses: list[list[int]] = [[] for _ in texts]
-        limits = [min(limit, context - text.length) for text, limit in zip(texts, limits, strict=True)]
+        limits = [min(limit, self._context - text.length) for text, limit in zip(texts, limits, strict=True)]
         chunks = {place: self._missing(texts[place]) for place, limit in enumerate(limits) if limit > 0}
         while chunks:
             drafts = [self._drafts[texts[place]] for place in chunks]
-            logits = runner.step(
+            logits = self._runner.step(
                 [Chunk(draft.sequence, tokens) for draft, tokens in zip(drafts, chunks.values(), strict=True)]
             )
             for draft, tokens, place, guess in zip(
@@ -63,7 +65,6 @@ class ModelDrafter:
 
     def _missing(self, text: "Text") -> list[int]:
         """Forget wrong guesses of a text, and return the tokens that the draft model has not seen, one at least."""
-        assert self._runner is not None
         draft = self._drafts.get(text)
         if draft is None:
             draft = self._drafts[text] = Draft(self._runner.cache.new_sequence())
@@ -73,9 +74,3 @@ class ModelDrafter:
         self._runner.cache.truncate(draft.sequence, kept)
         del draft.tokens[kept:]
         return ids[kept:]
-
-    def _make_runner(self, texts: "Sequence[Text]") -> Runner:
-        """Return a runner with pages for all that the texts may become."""
-        context = self._decoder.config.context_length
-        lengths = [min(context, len(text.prompt) + text.limit) for text in texts]
-        return Runner(self._decoder, sum(pages_for(length) for length in lengths))

@@ -38,10 +38,11 @@ class Edits:
         if self.allowed is not None:
             rows, places = self.allowed
             kept = logits[places]
-            logits[rows] = -math.inf
+            logits.index_fill_(0, rows, -math.inf)
             logits[places] = kept
         if self.banned is not None:
-            logits[self.banned] = -math.inf
+            # a number would be copied from the host, which waits for the device
+            logits.index_put_(self.banned, logits.new_full((), -math.inf))
 
 
 def needs_edits(options: Sampling) -> bool:

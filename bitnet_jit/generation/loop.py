@@ -1,6 +1,7 @@
 """`Decoder.generate` and `stream`: arguments checked and gathered, texts continued, results in the prompts' form."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -80,13 +81,17 @@ def begin(
     stop: Stop,
     speculate: "Speculate | Decoder",
 ) -> tuple[Continuation, list[Text]]:
-    """Return the texts of prompts and their continuation, in a cache with pages for all of their tokens."""
+    """Return the texts of prompts and their continuation, in a cache with pages for all of their tokens.
+
+    All that may be refused is made first; then nothing is held.
+    """
     config = decoder.config
     options = options_for(sampling, len(prompts), config.vocab_size)
     rules = stop_rules(stop, config.eos_ids, decoder.tokenizer, prompts, config.vocab_size)
-    speculator = make_speculator(speculate, decoder)
-    pages = sum(pages_for(len(row) + limit) for row, limit in zip(prompts, limits, strict=True))
-    runner = decoder.idle_runner.take(decoder, pages)
+    lengths = [len(row) + limit for row, limit in zip(prompts, limits, strict=True)]
+    speculator = make_speculator(speculate, decoder, lengths)
+    with keeping(lengths):
+        runner = decoder.idle_runner.take(decoder, sum(map(pages_for, lengths)))
     fields = zip(prompts, limits, rules, options, strict=True)
     texts = [Text(*values, runner.cache.new_sequence()) for values in fields]
     return Continuation(runner, texts, speculator), texts
@@ -95,18 +100,39 @@ def begin(
 def options_for(sampling: Sampling | Sequence[Sampling], prompts: int, vocab_size: int) -> tuple[Sampling, ...]:
     """Return the options of each prompt; InvalidInput unless they fit the prompts and the vocabulary."""
     options = per_prompt(sampling, prompts)
-    for item in options:
+    for prompt, item in enumerate(options):
+        place = "" if isinstance(sampling, Sampling) or prompts == 1 else f" (of prompt {prompt})"
         if item.logprobs is not None:
-            raise InvalidInput(f"logprobs: expected None, since tokens alone are returned, got {item.logprobs}")
-        item.check_vocabulary(vocab_size)
+            raise InvalidInput(f"logprobs: expected None, since tokens alone are returned, got {item.logprobs}{place}")
+        try:
+            item.check_vocabulary(vocab_size)
+        except InvalidInput as error:
+            raise InvalidInput(f"{error}{place}") from None
     return options
 
 
-def make_speculator(speculate: "Speculate | Decoder", decoder: "Decoder") -> Speculator | None:
+@contextmanager
+def keeping(lengths: Sequence[int]) -> Iterator[None]:
+    """Name what a caller can change where memory for the tokens of texts of those lengths does not suffice."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"max_new_tokens: expected fewer tokens, or fewer prompts in a call; {len(lengths)} texts of up to "
+            f"{sum(lengths)} tokens together, prompts included, are too much for memory ({error})"
+        ) from error
+
+
+def make_speculator(speculate: "Speculate | Decoder", decoder: "Decoder", lengths: Sequence[int]) -> Speculator | None:
     """Return what guesses the tokens of a decoder's texts; None where nothing is to be guessed.
 
+    Args:
+        speculate: as in `Decoder.generate`.
+        decoder: the model.
+        lengths: tokens of each text at most, its prompt included.
+
     Raises:
-        InvalidInput: `speculate` is no way to guess, or a decoder of another vocabulary or on another device.
+        InvalidInput: `speculate` is no way to guess, or a decoder of another vocabulary, or memory does not suffice.
     """
     if speculate is None:
         return None
@@ -116,5 +142,9 @@ def make_speculator(speculate: "Speculate | Decoder", decoder: "Decoder") -> Spe
         return Speculator(speculation, NGramDrafter())
     ours, theirs = decoder.config.vocab_size, draft.config.vocab_size
     if ours != theirs:
-        raise InvalidInput(f"speculate: the draft model has a vocabulary of {theirs} tokens, this model one of {ours}")
-    return Speculator(speculation, ModelDrafter(draft))
+        raise InvalidInput(
+            f"speculate: the draft model has a vocabulary of {theirs} tokens, this model one of {ours}; use a draft "
+            "model of the same tokens"
+        )
+    with keeping(lengths):
+        return Speculator(speculation, ModelDrafter(draft, lengths))

@@ -43,6 +43,7 @@ class DecoderConfig:
         attention_bias: q, k, v and o have biases.
         mlp_bias: gate, up and down have biases.
         eos_ids: tokens that end a text.
+        qk_norms: Qwen3's norms of each head of queries and of keys, before they turn.
     """
 
     vocab_size: int
@@ -62,6 +63,7 @@ class DecoderConfig:
     attention_bias: bool
     mlp_bias: bool
     eos_ids: tuple[int, ...]
+    qk_norms: bool = False
 
     @property
     def q_features(self) -> int:

@@ -1,7 +1,7 @@
 """`Network`: token ids in, logits out, with packed ternary layers in between; no text, no sampling."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
@@ -9,11 +9,10 @@ from torch import nn
 from bitnet_jit.arguments import whole_number
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.attention import KVStore
-from bitnet_jit.models.block import run_blocks
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.models.head import look_up, project
 from bitnet_jit.models.kv_cache import KVCache
-from bitnet_jit.models.packed import PackedBlock
+from bitnet_jit.models.packed import PackedBlock, Stream
 from bitnet_jit.models.precision import without_autocast
 from bitnet_jit.models.rope import Rope
 from bitnet_jit.models.tokens import TokenIds, as_batch
@@ -21,7 +20,9 @@ from bitnet_jit.models.tokens import TokenIds, as_batch
 if TYPE_CHECKING:
     from bitnet_jit.nn.rms_norm import RMSNorm
 
+DTYPES = (torch.float32, torch.bfloat16)  # of activations
 MAX_PROMPTS = 2**31 - 1  # in a batch
+MAX_TRACED_LOGITS = 256  # rows of logits that a step is tuned for: a long prompt asks for those of its last token alone
 
 
 class Network(nn.Module):
@@ -39,8 +40,7 @@ class Network(nn.Module):
 
     Attributes:
         config: as above.
-        dtype: as above.
-        cache_dtype: of keys and values.
+        dtype: as above; `.to(dtype)` and methods like it change it with the norms and a head of floats.
     """
 
     head: nn.Parameter | None
@@ -123,9 +123,11 @@ class Network(nn.Module):
             (T, hidden_size) of the network's dtype.
         """
         with torch.no_grad(), without_autocast(self.device):
-            x = look_up(tokens, self.embedding, self.head_scale, self.dtype)
-            x = run_blocks(self.blocks, x, store)
-            normalized: torch.Tensor = self.norm(x)
+            stream: Stream = look_up(tokens, self.embedding, self.head_scale, self.dtype), None
+            for layer, block in enumerate(self.blocks):
+                stream = block(stream, store, layer)
+            x, delta = stream
+            normalized: torch.Tensor = self.norm(x if delta is None else x + delta)
             return normalized
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -133,8 +135,26 @@ class Network(nn.Module):
         with torch.no_grad(), without_autocast(self.device):
             return project(hidden, self.embedding if self.head is None else self.head, self.head_scale)
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """Convert as `.to()` and `.bfloat16()` do: activations get the dtype, the scales of a head stay float32.
+
+        Raises:
+            InvalidInput: activations would get a dtype in which networks do not run; nothing has changed.
+        """
+        dtype = fn(torch.empty(1, dtype=self.dtype, device=self.device)).dtype
+        if dtype not in DTYPES:
+            raise InvalidInput(f"dtype: expected torch.float32 or torch.bfloat16, got {dtype}; use .bfloat16()")
+        scale = None if self.head_scale is None else self.head_scale.detach()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if scale is not None and self.head_scale is not None and self.head_scale.dtype != scale.dtype:
+            self.head_scale.data = scale.to(self.head_scale.device)
+        if self.cache_dtype == self.dtype:
+            self.cache_dtype = dtype
+        self.dtype = dtype
+        return self
+
     def trace_problems(self, rows: Sequence[int], twin: Callable[[Any], Any]) -> None:
-        """Run all ops of a step, for one token of each of so many prompts, on "meta" tensors.
+        """Run all ops of a step and its head, for one token of each of so many prompts, on "meta" tensors.
 
         Nothing is computed; a recorder of ops sees each problem that a step poses, as often as the step poses it.
 
@@ -143,10 +163,19 @@ class Network(nn.Module):
             twin: makes a copy of a module with its parameters on "meta", packed weights in the layout that they have.
         """
         norm, meta = twin(self.norm), torch.device("meta")
-        for block in map(twin, self.blocks):
+        head, scale = on_meta(self.embedding if self.head is None else self.head), on_meta(self.head_scale)
+        for layer, block in enumerate(map(twin, self.blocks)):
             for m in rows:
                 x = torch.empty(m, self.config.hidden_size, dtype=self.dtype, device=meta)
                 cache = KVCache(self.config, m, 1, self.cache_dtype, meta)
-                block(x, cache.store(1, torch.empty(1, self.config.head_dim, dtype=torch.float32, device=meta)), 0)
+                rotary = torch.empty(1, self.config.head_dim, dtype=torch.float32, device=meta)
+                block((x, x if layer else None), cache.store(1, rotary), 0)
         for m in rows:
-            norm(torch.empty(m, self.config.hidden_size, dtype=self.dtype, device="meta"))
+            y = norm(torch.empty(m, self.config.hidden_size, dtype=self.dtype, device=meta))
+            if m <= MAX_TRACED_LOGITS:
+                project(y, head, scale)
+
+
+def on_meta(tensor: torch.Tensor | None) -> Any:
+    """Return a tensor of the same shape and dtype on "meta", or None for None."""
+    return None if tensor is None else torch.empty_like(tensor, device="meta")

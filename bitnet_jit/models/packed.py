@@ -1,34 +1,66 @@
 """Packed blocks: attention and feed-forward, each normalized, quantized once, and run on shared codes.
 
-q, k and v are one packed weight, gate and up another: their input is normalized and quantized by one kernel, and its
-codes go through one matmul.
+q, k and v are one packed weight, gate and up another. Each layer is one op with all that stands before it: the
+residual sum, the activation, the norm and the quantizer. So blocks hand on the residual stream and the last branch's
+output apart (`Stream`), and the layer behind adds them.
+
+Layers with activation "a16" or "a8g" take floats instead: what is fused above runs as torch's operations, whose last
+bits may depend on the number of tokens.
 """
 
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from bitnet_jit.models.attention import KVStore
-from bitnet_jit.models.block import Block, FeedForward
-from bitnet_jit.ops.norm import (
-    quantize_activation,
-    relu2_mul_norm_quantize,
-    rms_norm_quantize,
-    silu_mul_norm_quantize,
+from bitnet_jit.ops.fused_linear import (
+    add_rms_norm_bit_linear,
+    relu2_mul_norm_bit_linear,
+    silu_mul_norm_bit_linear,
 )
+from bitnet_jit.ops.linear import bit_linear
+from bitnet_jit.ops.norm_linear import rms_norm_bit_linear
 
 if TYPE_CHECKING:
     from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
     from bitnet_jit.nn.rms_norm import RMSNorm
 
-Codes = tuple[torch.Tensor, torch.Tensor]  # x_q int8 (..., K), x_scale float32 (...)
+Stream = tuple[torch.Tensor, torch.Tensor | None]  # the residual stream (..., K), and what is still to be added to it
 
 
-def normalized_codes(norm: "RMSNorm", x: torch.Tensor) -> Codes:
-    """Normalize and quantize x (..., K) in one pass."""
-    codes: Codes = rms_norm_quantize(x, norm.weight, norm.eps)
-    return codes
+def run_normalized(layer: "PackedBitLinear", norm: "RMSNorm", stream: Stream) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add up a stream, normalize it, and run a layer on it; return the sum x (..., K) and the layer's output."""
+    x, delta = stream
+    if layer.activation != "a8":
+        x = x if delta is None else x + delta
+        return x, layer(norm(x))
+    if delta is None:
+        return x, rms_norm_bit_linear(x, norm.weight, norm.eps, *layer.operands(), "a8")
+    total, y = add_rms_norm_bit_linear(x, delta, norm.weight, norm.eps, *layer.operands())
+    return total, y
+
+
+class HeadNorms(nn.Module):
+    """Qwen3's norms of queries and keys, by heads.
+
+    Args:
+        num_heads: of queries.
+        num_kv_heads: of keys, and of values.
+        query: the norm of a head of queries, (D,).
+        key: the norm of a head of keys, (D,).
+    """
+
+    def __init__(self, num_heads: int, num_kv_heads: int, query: "RMSNorm", key: "RMSNorm") -> None:
+        super().__init__()
+        self.counts, self.query, self.key = (num_heads, num_kv_heads, num_kv_heads), query, key
+
+    def forward(self, qkv: torch.Tensor) -> torch.Tensor:
+        """Normalize the heads of queries and keys in qkv (T, (num_heads + 2 * num_kv_heads) * D); values stay."""
+        heads = qkv.view(len(qkv), sum(self.counts), -1)
+        query, keys, values = heads.split(self.counts, 1)
+        return torch.cat((self.query(query), self.key(keys), values), 1).flatten(1)
 
 
 class PackedAttention(nn.Module):
@@ -39,6 +71,7 @@ class PackedAttention(nn.Module):
         qkv: rows of q, k and v one below the other.
         sub_norm: BitNet's norm before `output`, or None.
         output: back to the residual stream.
+        head_norms: Qwen3's norms of queries and keys, or None.
     """
 
     quantizes_for_layers = True  # adapters beside the layers would be passed by: see `bitnet_jit.nn.lora`
@@ -49,25 +82,28 @@ class PackedAttention(nn.Module):
         qkv: "PackedBitLinear",
         sub_norm: "RMSNorm | None",
         output: "PackedBitLinear",
+        head_norms: HeadNorms | None = None,
     ) -> None:
         super().__init__()
         self.norm, self.qkv, self.sub_norm, self.output = norm, qkv, sub_norm, output
+        self.head_norms = head_norms
 
-    def forward(self, x: torch.Tensor, store: KVStore, layer: int) -> torch.Tensor:
-        """Mix the tokens of x (T, hidden) -> (T, hidden) with those that the store keeps for a layer."""
-        return self.project_out(store.attend(layer, self.project_qkv(x)))
-
-    def project_qkv(self, x: torch.Tensor) -> torch.Tensor:
-        """Project x (T, hidden) to queries, keys and values of all heads, side by side."""
-        return self.qkv.forward_quantized(*normalized_codes(self.norm, x), x.dtype)
+    def forward(self, stream: Stream, store: KVStore, layer: int) -> Stream:
+        """Mix the tokens of a stream (T, hidden) with those that the store keeps for a layer."""
+        x, qkv = run_normalized(self.qkv, self.norm, stream)
+        y = store.attend(layer, qkv if self.head_norms is None else self.head_norms(qkv))
+        return x, self.project_out(y)
 
     def project_out(self, y: torch.Tensor) -> torch.Tensor:
         """Project the result of the heads, y (T, num_heads * head_dim) -> (T, hidden)."""
-        codes: Codes = quantize_activation(y) if self.sub_norm is None else normalized_codes(self.sub_norm, y)
-        return self.output.forward_quantized(*codes, y.dtype)
+        if self.sub_norm is not None:
+            _, projected = run_normalized(self.output, self.sub_norm, (y, None))
+        else:
+            projected = bit_linear(y, *self.output.operands(), self.output.activation)
+        return projected
 
 
-class PackedFeedForward(FeedForward):
+class PackedFeedForward(nn.Module):
     """Feed-forward with packed layers: BitNet's relu(gate)^2 * up with a norm behind it, or Llama's silu(gate) * up.
 
     Args:
@@ -85,34 +121,33 @@ class PackedFeedForward(FeedForward):
         super().__init__()
         self.norm, self.gate_up, self.sub_norm, self.down = norm, gate_up, sub_norm, down
 
-    def project_gate_up(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalize x (T, hidden) and project it to gate and up."""
-        gate, up = self.gate_up.forward_quantized(*normalized_codes(self.norm, x), x.dtype).chunk(2, -1)
-        return gate, up
-
-    def project_down(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        """Activate, multiply, normalize and quantize in one pass, and project to (T, hidden)."""
-        codes: Codes
+    def forward(self, stream: Stream) -> Stream:
+        """Transform each token of a stream (T, hidden); normalized and quantized once."""
+        x, joint = run_normalized(self.gate_up, self.norm, stream)
+        gate, up = joint.chunk(2, -1)
+        if self.down.activation != "a8":
+            return x, self.down(self.float_middle(gate, up))
         if self.sub_norm is None:
-            codes = silu_mul_norm_quantize(gate, up, None, 0.0)
-        else:
-            codes = relu2_mul_norm_quantize(gate, up, self.sub_norm.weight, self.sub_norm.eps)
-        return self.down.forward_quantized(*codes, gate.dtype)
+            return x, silu_mul_norm_bit_linear(gate, up, None, 0.0, *self.down.operands())
+        norm = self.sub_norm
+        return x, relu2_mul_norm_bit_linear(gate, up, norm.weight, norm.eps, *self.down.operands())
+
+    def float_middle(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        """Activate the gate, multiply it with up, and normalize if the model does."""
+        if self.sub_norm is None:
+            return F.silu(gate) * up
+        normalized: torch.Tensor = self.sub_norm(F.relu(gate).square() * up)
+        return normalized
 
 
-class PackedBlock(Block):
-    """A block of packed layers, whose norms are parts of attention and feed-forward."""
+class PackedBlock(nn.Module):
+    """A block of packed layers: attention and feed-forward, each added to the residual stream by the norm behind it."""
 
     def __init__(self, attention: PackedAttention, feed_forward: PackedFeedForward) -> None:
         super().__init__()
         self.attention, self.feed_forward = attention, feed_forward
 
-    def mix_tokens(self, x: torch.Tensor, context: KVStore, layer: int) -> torch.Tensor:
-        """Normalize x and attend."""
-        y: torch.Tensor = self.attention(x, context, layer)
-        return y
-
-    def transform_tokens(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize x and feed it forward."""
-        y: torch.Tensor = self.feed_forward(x)
-        return y
+    def forward(self, stream: Stream, store: KVStore, layer: int) -> Stream:
+        """Run the block on the stream of T tokens; the store keeps keys and values of its layer."""
+        result: Stream = self.feed_forward(self.attention(stream, store, layer))
+        return result

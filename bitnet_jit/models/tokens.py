@@ -26,7 +26,10 @@ def as_batch(input_ids: TokenIds, vocab_size: int, room: int, device: torch.devi
     """
     ids = input_ids if isinstance(input_ids, torch.Tensor) else from_lists(input_ids)
     if ids.dtype not in INTEGERS or ids.dim() not in (1, 2):
-        raise InvalidInput(f"input_ids: expected integers (T,) or (B, T), got {ids.dtype} {tuple(ids.shape)}")
+        raise InvalidInput(
+            f"input_ids: expected integers (T,) or (B, T) of int64, int32, int16 or uint8, got {ids.dtype} "
+            f"{tuple(ids.shape)}"
+        )
     if ids.numel() == 0:
         raise InvalidInput(f"input_ids: expected at least one token, got the shape {tuple(ids.shape)}")
     batch = ids.reshape(-1, ids.shape[-1]).to(device, torch.int64)

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.attention import attend
-from bitnet_jit.models.block import Block, FeedForward, run_blocks
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.models.rope import Rope, rotate
 from bitnet_jit.nn.rms_norm import RMSNorm
@@ -24,7 +23,9 @@ HOST: Any = {"device": "cpu", "dtype": torch.float32}  # of new parameters, what
 
 
 class TrainedAttention(nn.Module):
-    """Grouped-query attention with layers for q, k and v, and BitNet's norm before `o_proj`; its input is normalized.
+    """Grouped-query attention with layers for q, k and v, and the model's norms; its input is normalized.
+
+    BitNet has a norm before `o_proj`, Qwen3 one of each head of queries and one of each head of keys.
 
     Args:
         config: the decoder's architecture.
@@ -38,6 +39,9 @@ class TrainedAttention(nn.Module):
         self.q_proj = linear(hidden, config.q_features, bias=bias, **HOST)
         self.k_proj = linear(hidden, config.kv_features, bias=bias, **HOST)
         self.v_proj = linear(hidden, config.kv_features, bias=bias, **HOST)
+        self.q_norm, self.k_norm = (
+            RMSNorm(config.head_dim, config.norm_eps, **HOST) if config.qk_norms else nn.Identity() for _ in range(2)
+        )
         self.attn_sub_norm = RMSNorm(config.q_features, config.norm_eps, **HOST) if config.sub_norms else nn.Identity()
         self.o_proj = linear(config.q_features, hidden, bias=bias, **HOST)
 
@@ -46,7 +50,7 @@ class TrainedAttention(nn.Module):
         query, keys, values = (
             layer(x).unflatten(-1, (-1, self.head_dim)) for layer in (self.q_proj, self.k_proj, self.v_proj)
         )
-        query, keys = rotate(query, *tables), rotate(keys, *tables)
+        query, keys = rotate(self.q_norm(query), *tables), rotate(self.k_norm(keys), *tables)
         return self.project_out(attend(query.to(values.dtype), keys.to(values.dtype), values))
 
     def project_out(self, y: torch.Tensor) -> torch.Tensor:
@@ -55,7 +59,7 @@ class TrainedAttention(nn.Module):
         return projected
 
 
-class TrainedFeedForward(FeedForward):
+class TrainedFeedForward(nn.Module):
     """BitNet's relu(gate)^2 * up with a norm before `down_proj`, or Llama's silu(gate) * up; its input is normalized.
 
     Args:
@@ -75,12 +79,9 @@ class TrainedFeedForward(FeedForward):
         self.ffn_sub_norm = RMSNorm(middle, config.norm_eps, **HOST) if config.sub_norms else nn.Identity()
         self.down_proj = linear(middle, hidden, bias=bias, **HOST)
 
-    def project_gate_up(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Project x (B, T, hidden) to gate and up, each (B, T, intermediate)."""
-        return self.gate_proj(x), self.up_proj(x)
-
-    def project_down(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        """Activate the gate, multiply it with up, normalize if the model does, and project to (B, T, hidden)."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Transform each token of x (B, T, hidden) -> (B, T, hidden)."""
+        gate, up = self.gate_proj(x), self.up_proj(x)
         if self.squares and gate.dtype == torch.float16:
             raise InvalidInput("x: relu(gate)^2 overflows in torch.float16; train in torch.bfloat16 or torch.float32")
         gate = F.relu(gate).square() if self.squares else F.silu(gate)
@@ -88,7 +89,7 @@ class TrainedFeedForward(FeedForward):
         return projected
 
 
-class TrainedBlock(Block):
+class TrainedBlock(nn.Module):
     """A block with a norm before attention and one before feed-forward.
 
     Args:
@@ -105,14 +106,10 @@ class TrainedBlock(Block):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps, **HOST)
         self.mlp = TrainedFeedForward(config, linear)
 
-    def mix_tokens(self, x: torch.Tensor, context: Tables, _layer: int) -> torch.Tensor:
-        """Normalize x, attend, and leave a share of the output out."""
-        y: torch.Tensor = self.dropout(self.self_attn(self.input_layernorm(x), context))
-        return y
-
-    def transform_tokens(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize x, feed it forward, and leave a share of the output out."""
-        y: torch.Tensor = self.dropout(self.mlp(self.post_attention_layernorm(x)))
+    def forward(self, x: torch.Tensor, tables: Tables) -> torch.Tensor:
+        """Run the block on the residual stream x (B, T, hidden) -> the same shape."""
+        x = x + self.dropout(self.self_attn(self.input_layernorm(x), tables))
+        y: torch.Tensor = x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
         return y
 
 
@@ -139,5 +136,8 @@ class Backbone(nn.Module):
         """Run the blocks: input_ids (B, T) -> (B, T, hidden)."""
         tokens = input_ids.shape[1]
         tables = self.get_buffer("cos")[:tokens], self.get_buffer("sin")[:tokens]
-        y: torch.Tensor = self.norm(run_blocks(self.layers, self.dropout(self.embed_tokens(input_ids)), tables))
+        x = self.dropout(self.embed_tokens(input_ids))
+        for block in self.layers:
+            x = block(x, tables)
+        y: torch.Tensor = self.norm(x)
         return y

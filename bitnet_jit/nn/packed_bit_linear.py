@@ -5,7 +5,7 @@ checkpoint is the same wherever it was written. A moved layer lays its weight an
 or its scale. The parameters are frozen: gradients flow to the input, and to the bias where it asks for one.
 """
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -165,10 +165,20 @@ class PackedBitLinear(ReadsDense, Called, LaidWeight):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (..., N) of x's dtype for x (..., K) float32, bfloat16 or float16; under autocast, of autocast's."""
+        layer = (*self.operands(), self.activation)
+        y: torch.Tensor
+        if (norm := norm_inside(self)) is None:
+            y = bit_linear(x, *layer)
+        else:
+            y = rms_norm_bit_linear(x, norm.weight, norm.eps, *layer)
+        return y
+
+    def operands(self) -> tuple[Any, ...]:
+        """Return what ops take of a packed layer: w_packed, w_scale, bias, the two sizes, layout and group_size."""
         if self._awaits_device:
             self._leave_meta()
         parameters = self._parameters  # nn.Module.__getattr__ costs 0.3 us per parameter
-        layer = (
+        return (
             parameters["w_packed"],
             parameters["w_scale"],
             parameters["bias"],
@@ -176,14 +186,7 @@ class PackedBitLinear(ReadsDense, Called, LaidWeight):
             self.out_features,
             self.layout,
             self.group_size,
-            self.activation,
         )
-        y: torch.Tensor
-        if (norm := norm_inside(self)) is None:
-            y = bit_linear(x, *layer)
-        else:
-            y = rms_norm_bit_linear(x, norm.weight, norm.eps, *layer)
-        return y
 
     def forward_quantized(self, x_q: torch.Tensor, x_scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Run the layer on an input that is quantized already; a norm inside the layer plays no part.
@@ -200,21 +203,7 @@ class PackedBitLinear(ReadsDense, Called, LaidWeight):
         >>> layer.forward_quantized(torch.tensor([127, 1], dtype=torch.int8), torch.tensor(1.0), torch.float32)
         tensor([63.0000,  0.5000])
         """
-        if self._awaits_device:
-            self._leave_meta()
-        parameters = self._parameters  # nn.Module.__getattr__ costs 0.3 us per parameter
-        y: torch.Tensor = quantized_linear(
-            x_q,
-            x_scale,
-            parameters["w_packed"],
-            parameters["w_scale"],
-            parameters["bias"],
-            self.in_features,
-            self.out_features,
-            self.layout,
-            self.group_size,
-            dtype,
-        )
+        y: torch.Tensor = quantized_linear(x_q, x_scale, *self.operands(), dtype)
         return y
 
     def put_inside(self, norm: RMSNorm) -> None:

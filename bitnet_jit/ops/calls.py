@@ -1,12 +1,13 @@
 """From a problem to a callable on tensors, made once and kept: what stands between an op and a launch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from bitnet_jit.devices.kinds import kind_of
+from bitnet_jit.errors import UnsupportedProblem
 from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.backend import Call
 from bitnet_jit.kernels.kernel import Kernel
@@ -45,6 +46,23 @@ def kernel_call(spec: "OpSpec", values: Sequence[Any], seen: "Seen") -> Call:
     """Return what runs arguments that have been checked, by the kernel that is chosen for their problem."""
     problem = spec.problem(seen)
     return make_call(problem, spec.operands_of(problem, seen.sizes.get(..., ())), values[0].device)
+
+
+def kernel_call_or(compose: "Callable[[Sequence[Any], Seen], Call]", spec: "OpSpec") -> "Callable[[Any, Seen], Call]":
+    """Return what makes the calls of an op of several steps: one kernel where there is one for the problem, else steps.
+
+    Args:
+        compose: (arguments that have been checked, what the check has seen) -> the steps, one behind the other.
+        spec: of the op; its kernels must give the bits of the steps.
+    """
+
+    def make(values: Sequence[Any], seen: "Seen") -> Call:
+        try:
+            return kernel_call(spec, values, seen)
+        except UnsupportedProblem:
+            return compose(values, seen)
+
+    return make
 
 
 def define_by_kernels(

@@ -10,6 +10,7 @@ from bitnet_jit.ops.arguments import Tensor
 from bitnet_jit.ops.calls import define_by_kernels
 from bitnet_jit.ops.spec import OpSpec, Output, always
 from bitnet_jit.ops.vocabulary import (
+    DELTA,
     EPS,
     GATE,
     NORM_WEIGHT,
@@ -59,6 +60,9 @@ RMS_NORM_GRADIENTS = define_by_kernels(
     )
 )
 RMS_NORM_QUANTIZE = define_by_kernels(OpSpec("rms_norm_quantize", (X, NORM_WEIGHT, EPS), CODES))
+ADD_RMS_NORM_QUANTIZE = define_by_kernels(
+    OpSpec("add_rms_norm_quantize", (X, DELTA, NORM_WEIGHT, EPS), (Output("total", ROWS, "x"), *CODES))
+)
 RELU2_MUL_NORM_QUANTIZE = define_by_kernels(OpSpec("relu2_mul_norm_quantize", (GATE, UP, NORM_WEIGHT, EPS), CODES))
 SILU_MUL_NORM_QUANTIZE = define_by_kernels(
     OpSpec("silu_mul_norm_quantize", (GATE, UP, OPTIONAL_NORM_WEIGHT, EPS), CODES)
@@ -67,4 +71,5 @@ SILU_MUL_NORM_QUANTIZE = define_by_kernels(
 quantize_activation, rms_norm, rms_norm_gradients, rms_norm_quantize = (
     op.eager for op in (QUANTIZE_ACTIVATION, RMS_NORM, RMS_NORM_GRADIENTS, RMS_NORM_QUANTIZE)
 )
+add_rms_norm_quantize = ADD_RMS_NORM_QUANTIZE.eager
 relu2_mul_norm_quantize, silu_mul_norm_quantize = RELU2_MUL_NORM_QUANTIZE.eager, SILU_MUL_NORM_QUANTIZE.eager

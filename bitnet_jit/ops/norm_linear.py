@@ -3,25 +3,28 @@
     y = bit_linear(rms_norm(x, weight, eps), ...)
 
 x is normalized and quantized in one pass: codes are made of the norm's float32 values, which are not rounded before.
+For few rows a kernel may do all of it at once.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from bitnet_jit.kernels.backend import Call
 from bitnet_jit.kernels.torch.norm import norm_gradients as differentiable
+from bitnet_jit.ops.calls import kernel_call_or
 from bitnet_jit.ops.input_grad import INPUT_GRAD
 from bitnet_jit.ops.linear import BIT_LINEAR, QUANTIZED_LINEAR, BitLinearFunction, bias_gradient, check_frozen
 from bitnet_jit.ops.norm import RMS_NORM, RMS_NORM_GRADIENTS, RMS_NORM_QUANTIZE, RmsNormFunction
 from bitnet_jit.ops.op import define
 from bitnet_jit.ops.shapes import Seen
 from bitnet_jit.ops.spec import OpSpec, Output
-from bitnet_jit.ops.vocabulary import ACTIVATION, EPS, LINEAR, NORM_WEIGHT, OUT_ROWS, X
+from bitnet_jit.ops.vocabulary import ACTIVATION, EPS, INNER_NORM_WEIGHT, LINEAR, OUT_ROWS, X
 
 
-def make_fused(values: tuple[Any, ...], seen: Seen) -> Call:
-    """Return what runs such arguments: two calls, found once."""
+def compose(values: Sequence[Any], seen: Seen) -> Call:
+    """Return what runs such arguments in two steps: two calls, found once."""
     x, weight, eps, w_packed, w_scale, bias, *options = values
     *sizes, activation = options
     if activation != "a8":
@@ -35,10 +38,8 @@ def make_fused(values: tuple[Any, ...], seen: Seen) -> Call:
     return lambda x, weight, eps, *layer: product(*norm(x, weight, eps), *layer)
 
 
-def fake_rms_norm_bit_linear(
-    x: Any, weight: Any, eps: Any, w_packed: Any, w_scale: Any, bias: Any, *options: Any
-) -> Any:
-    """Return the outputs of the ops that it consists of, so that a watcher sees those."""
+def steps(x: Any, weight: Any, eps: Any, w_packed: Any, w_scale: Any, bias: Any, *options: Any) -> Any:
+    """Compute by the ops that it consists of."""
     ops, (*sizes, activation) = torch.ops.bitnet_jit, options
     if activation != "a8":
         return ops.bit_linear(ops.rms_norm(x, weight, eps), w_packed, w_scale, bias, *options)
@@ -74,11 +75,12 @@ class RmsNormBitLinearFunction(torch.autograd.Function):
         return dx, dweight, None, None, None, dbias, *(None,) * len(ctx.options)
 
 
+SPEC = OpSpec("rms_norm_bit_linear", (X, INNER_NORM_WEIGHT, EPS, *LINEAR, ACTIVATION), (Output("y", OUT_ROWS, "x"),))
 RMS_NORM_BIT_LINEAR = define(
-    OpSpec("rms_norm_bit_linear", (X, NORM_WEIGHT, EPS, *LINEAR, ACTIVATION), (Output("y", OUT_ROWS, "x"),)),
-    make_fused,
+    SPEC,
+    kernel_call_or(compose, SPEC),
     RmsNormBitLinearFunction,
     autocast=True,
-    fake=fake_rms_norm_bit_linear,
+    steps=steps,
 )
 rms_norm_bit_linear = RMS_NORM_BIT_LINEAR.eager

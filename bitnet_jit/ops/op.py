@@ -28,6 +28,7 @@ class Op:
         find: the same arguments -> the call that runs such arguments, which takes the tensors and the epsilon.
         calls: those that `find` keeps.
         by_kernels: whether kernels run it; else it is made of other ops.
+        steps: the same arguments -> output or outputs, by the ops that it is made of, as torch's watchers see them.
     """
 
     spec: "OpSpec"
@@ -37,6 +38,7 @@ class Op:
     find: Callable[..., Call]
     calls: Calls
     by_kernels: bool
+    steps: Callable[..., Any] | None
 
 
 OPS: dict[str, Op] = {}  # by name
@@ -47,7 +49,7 @@ def define(
     make: "Callable[[tuple[Any, ...], Seen], Call]",
     function: type[torch.autograd.Function] | None = None,
     autocast: bool = False,
-    fake: Callable[..., Any] | None = None,
+    steps: Callable[..., Any] | None = None,
     by_kernels: bool = False,
 ) -> Op:
     """Register an op with torch, under `torch.ops.bitnet_jit`.
@@ -60,11 +62,12 @@ def define(
             computes by torch's own operations something that has the derivatives, of every order and direction. Ops
             with one take a nested tensor in first place.
         autocast: whether the first argument is cast to autocast's dtype, as nn.Linear does with its input.
-        fake: computes shapes and dtypes only; None: by the record.
+        steps: of an op that is made of others: computes by those, and serves as the fake implementation, too, so that
+            a watcher of fake tensors sees them.
         by_kernels: whether `make` chooses a kernel; see `calls.define_by_kernels`.
     """
     lookup = Lookup(spec, make)
-    register(spec, lookup.run, fake or (lambda *values: spec.fake(values)), function, autocast)
+    register(spec, lookup.run, steps or (lambda *values: spec.fake(values)), function, autocast)
     call = eager(spec.name, lookup.run, takes_nested=function is not None)
-    OPS[spec.name] = Op(spec, overload_of(spec.name), lookup.run, call, lookup.find, lookup.calls, by_kernels)
+    OPS[spec.name] = Op(spec, overload_of(spec.name), lookup.run, call, lookup.find, lookup.calls, by_kernels, steps)
     return OPS[spec.name]

@@ -11,6 +11,7 @@ ROWS, OUT_ROWS, PER_ROW, PER_FEATURE = Dims(..., "K"), Dims(..., "N"), Dims(...)
 WEIGHT_SHAPE, PACKED_SHAPE, SCALE_SHAPE, NUMBER = Dims("N", "K"), PackedShape(), ScaleShape(), Dims()
 
 X = Tensor("x", FLOATS, ROWS)
+DELTA = Tensor("delta", FLOATS, ROWS, like="x")
 X_Q = Tensor("x_q", (torch.int8,), ROWS)
 X_SCALE = Tensor("x_scale", (torch.float32,), PER_ROW)
 GATE, UP = Tensor("gate", FLOATS, ROWS), Tensor("up", FLOATS, ROWS, like="gate")
@@ -19,6 +20,8 @@ W_PACKED = Tensor("w_packed", (torch.uint8,), PACKED_SHAPE)
 W_SCALE = Tensor("w_scale", (torch.float32,), SCALE_SHAPE)
 BIAS = Tensor("bias", FLOATS, Dims("N"), optional=True, field="bias")
 NORM_WEIGHT = Tensor("weight", FLOATS, PER_FEATURE, field="bias")
+INNER_NORM_WEIGHT = Tensor("weight", FLOATS, PER_FEATURE, field="w_dtype")  # beside the bias of a layer
+OPTIONAL_INNER_NORM_WEIGHT = Tensor("weight", FLOATS, PER_FEATURE, optional=True, field="w_dtype")
 OPTIONAL_NORM_WEIGHT = Tensor("weight", FLOATS, PER_FEATURE, optional=True, field="bias")
 
 EPS = Epsilon("eps")

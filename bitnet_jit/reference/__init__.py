@@ -35,6 +35,7 @@ from bitnet_jit.reference.linear import quantized_linear as quantized_linear
 from bitnet_jit.reference.linear import ternary_matmul as ternary_matmul
 from bitnet_jit.reference.rows import EPS as EPS
 from bitnet_jit.reference.rows import F32 as F32
+from bitnet_jit.reference.rows import add_rms_norm_quantize as add_rms_norm_quantize
 from bitnet_jit.reference.rows import codes_agree as codes_agree
 from bitnet_jit.reference.rows import quantize_activation as quantize_activation
 from bitnet_jit.reference.rows import quantize_activation_groups as quantize_activation_groups

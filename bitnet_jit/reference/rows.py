@@ -91,6 +91,17 @@ def rms_norm_quantize(x: ArrayLike, weight: ArrayLike, eps: float) -> tuple[NDAr
     return quantize_activation(rms_norm(x, weight, eps))
 
 
+def add_rms_norm_quantize(
+    x: ArrayLike, delta: ArrayLike, weight: ArrayLike, eps: float
+) -> tuple[NDArray[np.float32], NDArray[np.int8], NDArray[np.float32]]:
+    """Add delta (M, K) to x (M, K), both float32, and return the sums, and codes and scales of their norm.
+
+    Sums of half types are rounded to their dtype, and codes are of the rounded sums.
+    """
+    total = np.asarray(x, F32) + np.asarray(delta, F32)
+    return total, *rms_norm_quantize(total, weight, eps)
+
+
 def relu2_mul(gate: ArrayLike, up: ArrayLike) -> NDArray[np.float32]:
     """Compute relu(gate)^2 * up, element by element in float32 (the square overflows float16). NaN passes through."""
     with np.errstate(over="ignore", invalid="ignore"):

@@ -1,16 +1,19 @@
 """Decode steps that are captured once: one token for each of some sequences, in memory that stays where it is.
 
-A step of a few tokens is hundreds of short kernels, and launching them one by one takes Python longer than they run. So
-on a device that can capture a graph, each number of rows (a power of two) gets one on first use; a replay is one call.
+A step of a few tokens is hundreds of short kernels, and launching them one by one takes Python longer than they run, or
+a good part of that. So each number of rows is captured on first use: as a graph where the device has them, for a power
+of two of rows; else as a list of bound kernels (`ops/program.py`), for just so many rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from bitnet_jit.devices.kinds import kind_of
+from bitnet_jit.devices.threads import THREADS
 from bitnet_jit.models.paged_store import PagedStore, Places, aligned
+from bitnet_jit.ops.program import record
 from bitnet_jit.problem import PAGE
 from bitnet_jit.runner.pages import PagedSequence
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from bitnet_jit.runner.paged_cache import PagedCache
 
 MAX_ROWS = 256  # of a captured step
+MAX_STEPS = 16  # that are kept
 BUFFERS = 2  # of page-locked memory: while one is being copied, the next step fills the other
 
 
@@ -36,7 +40,6 @@ class DecodeStep:
         self._rows, self._next = rows, 0
         device = network.device
         kind = kind_of(device)
-        assert kind.capture is not None
         first = aligned(rows)
         numbers = torch.zeros(first + rows * width, dtype=torch.int32, device="cpu")
         self._host = [kind.to_fill(numbers.clone()) for _ in range(BUFFERS)]
@@ -47,7 +50,7 @@ class DecodeStep:
         # kept, as a graph knows the addresses of its tensors and does not own them
         self._store = store = PagedStore(cache.pages, network.rope.rotary(width * PAGE, device), places)
         self._load([], [])
-        self._replay, self._logits = kind.capture(lambda: network.logits(network.run(self._tokens, store)), device)
+        self._replay, self._logits = capture(lambda: network.logits(network.run(self._tokens, store)), device)
 
     def run(self, sequences: Sequence[PagedSequence], tokens: torch.Tensor) -> torch.Tensor:
         """Run a step; `tokens` (R,) are on the device; return logits (R, vocab_size), valid until the next step."""
@@ -70,6 +73,17 @@ class DecodeStep:
         self._numbers.copy_(host, non_blocking=True)
 
 
+def capture(forward: Callable[[], torch.Tensor], device: torch.device) -> tuple[Callable[[], object], torch.Tensor]:
+    """Capture what a function does on a device; return what does it again, and its result, filled anew each time."""
+    by_graph = kind_of(device).capture
+    return record(forward) if by_graph is None else by_graph(forward, device)
+
+
+def can_capture(device: torch.device) -> bool:
+    """Return whether `capture` serves a device."""
+    return kind_of(device).capture is not None or kind_of(device).records
+
+
 class DecodeSteps:
     """The captured steps of a runner, by numbers of rows.
 
@@ -80,11 +94,14 @@ class DecodeSteps:
 
     def __init__(self, cache: "PagedCache", width: int) -> None:
         self._cache, self._width = cache, width
-        self._steps: dict[int, DecodeStep] = {}
+        self._steps: dict[tuple[int, int], DecodeStep] = {}  # by rows and threads
 
     def run(self, network: "Network", sequences: Sequence[PagedSequence], tokens: torch.Tensor) -> torch.Tensor:
         """Run a step of one token per sequence; see `DecodeStep.run`."""
-        rows = 1 << (len(sequences) - 1).bit_length()
-        if rows not in self._steps:
-            self._steps[rows] = DecodeStep(network, self._cache, rows, self._width)
-        return self._steps[rows].run(sequences, tokens)
+        rows = len(sequences) if kind_of(network.device).records else 1 << (len(sequences) - 1).bit_length()
+        key = rows, THREADS.get()  # of the CPU; on other devices steps are few, and this seldom changes
+        if key not in self._steps:
+            while len(self._steps) >= MAX_STEPS:
+                del self._steps[next(iter(self._steps))]
+            self._steps[key] = DecodeStep(network, self._cache, rows, self._width)
+        return self._steps[key].run(sequences, tokens)

@@ -9,7 +9,7 @@ from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.errors import CacheFull, InvalidInput
 from bitnet_jit.models.paged_store import PagedStore
 from bitnet_jit.problem import pages_for
-from bitnet_jit.runner.decode import MAX_ROWS, DecodeSteps
+from bitnet_jit.runner.decode import MAX_ROWS, DecodeSteps, can_capture
 from bitnet_jit.runner.paged_cache import PagedCache
 from bitnet_jit.runner.pages import PagedSequence
 from bitnet_jit.runner.step import Chunk, make_step
@@ -49,8 +49,7 @@ class Runner:
         self.network = network
         self.cache = PagedCache(network.config, num_pages, network.cache_dtype, network.device)
         width = min(self.cache.pool.count, pages_for(network.config.context_length))
-        captures = kind_of(network.device).capture is not None
-        self._decode = DecodeSteps(self.cache, width) if captures else None
+        self._decode = DecodeSteps(self.cache, width) if can_capture(network.device) else None
 
     def step(self, chunks: Sequence[Chunk]) -> torch.Tensor:
         """Run the tokens of chunks, of different sequences, and keep their keys and values.
@@ -78,10 +77,10 @@ class Runner:
     @property
     def runs_ahead(self) -> bool:
         """Return whether `advance` gives back logits before they have been computed."""
-        return self._decode is not None
+        return kind_of(self.network.device).capture is not None
 
     def advance(self, sequences: Sequence[PagedSequence], tokens: torch.Tensor) -> torch.Tensor:
-        """Run one token per sequence, as `step` does; on a GPU by a captured graph, and nothing waits for the device.
+        """Run one token per sequence, as `step` does, but by a step that is captured once; on a GPU nothing waits.
 
         Args:
             sequences: each of them once, one at least.

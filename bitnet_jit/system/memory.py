@@ -1,5 +1,6 @@
 """The most memory that this process can hold: a request for more is refused before it is allocated."""
 
+import ctypes
 import os
 import sys
 from functools import cache
@@ -44,6 +45,22 @@ def cgroup_limit(file: Path) -> int:
         return int(file.read_text())
     except (OSError, ValueError):  # no such file, or "max"
         return sys.maxsize
+
+
+def give_back() -> None:
+    """Give memory that was freed back to the system, where the C library keeps it (glibc).
+
+    A small block that lives on keeps all freed memory before it: behind a load, that is as much as the weights take.
+    """
+    trim = getattr(this_process(), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def this_process() -> ctypes.CDLL | None:
+    """Return the C functions of this process; None on Windows."""
+    return None if os.name == "nt" else ctypes.CDLL(None)
 
 
 def in_words(num_bytes: int) -> str:

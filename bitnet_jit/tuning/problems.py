@@ -45,8 +45,10 @@ def check_memory(problems: Iterable[Problem], device: torch.device) -> None:
     """Raise InvalidInput where a problem's input, output and weight are beyond the memory of the device."""
     for problem in problems:
         num_bytes = problem.rows * (problem.in_features + problem.out_features)  # at least one byte each
-        weight = problem.out_features * problem.in_features // 5 if problem.layout else 0  # five codes a byte in t5
-        check_fits(f"rows, model_or_shapes: {problem}", num_bytes + weight, device.type)
+        weights = problem.out_features * problem.in_features
+        weight = weights // 5 if problem.layout else 0  # five codes per byte in t5
+        head = weights * getattr(torch, problem.w_dtype).itemsize if problem.w_dtype else 0
+        check_fits(f"rows, model_or_shapes: {problem}", num_bytes + weight + head, device.type)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -15,6 +15,7 @@ COLD_ROWS = 16  # to so many, weights come from memory in a model, since others 
 COLD_BYTES = 256 << 20  # of copies of a weight, more than caches hold
 MAX_COPIES = 64
 WEIGHT = "w_packed"
+WEIGHTS = (WEIGHT, "head")  # operands that a model has one of per layer, and that come from memory where rows are few
 
 
 def operands_of(problem: Problem) -> Operands:
@@ -26,12 +27,13 @@ def argument_sets(problem: Problem, device: torch.device) -> list[tuple[Any, ...
     """Return arguments of a problem's calls: alike but for the weight, of which there are copies where rows are few."""
     operands = operands_of(problem)
     values = synthetic_values(operands, device)
-    if WEIGHT not in values:
+    names = [name for name in WEIGHTS if name in values]
+    if not names:
         return [tuple(values[name] for name in operands.arguments)]
-    weight = values[WEIGHT]
+    weight = values[names[0]]
     copies = min(MAX_COPIES, -(-COLD_BYTES // weight.nbytes)) if problem.rows <= COLD_ROWS else 1
     weights = [weight, *(weight.clone() for _ in range(copies - 1))]
-    return [tuple((values | {WEIGHT: packed})[name] for name in operands.arguments) for packed in weights]
+    return [tuple((values | {names[0]: copied})[name] for name in operands.arguments) for copied in weights]
 
 
 def synthetic_values(operands: Operands, device: torch.device, seed: int = 0) -> dict[str, Any]:

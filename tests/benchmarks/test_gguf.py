@@ -76,6 +76,8 @@ def test_scales_spread_over_blocks():
     assert (one.shape, one.dtype, set(one.ravel())) == ((3, 2), np.float16, {np.float16(0.5)})
     groups = gguf_blocks.block_scales(np.array([[1.0, 2.0]], np.float32), gguf_blocks.Q2_0, (1, 256), 128)
     assert groups.tolist() == [[1, 1, 2, 2]]
+    wide = np.array([[1.0, 2.0, 3.0, 4.0]], np.float32)
+    assert gguf_blocks.block_scales(wide, gguf_blocks.TQ2_0, (1, 512), 128).tolist() == [[1, 3]]
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, 1e-9, 70000.0, np.inf, np.nan])
@@ -90,6 +92,13 @@ def test_scales_beyond_float16_are_refused(scale):
 )
 def test_the_type_is_that_whose_blocks_are_filled(inputs, group_size, name):
     assert gguf_blocks.choose_type(inputs, group_size).name == name
+
+
+def test_where_the_type_is_not_known_the_nearest_stands_in():
+    only = gguf_blocks.choose_type((4096, 12288), 128, lambda kind: kind is gguf_blocks.TQ2_0)
+    assert only is gguf_blocks.TQ2_0
+    with pytest.raises(ValueError, match="multiples of 64"):
+        gguf_blocks.choose_type((384,), 0, lambda kind: kind is gguf_blocks.TQ2_0)
 
 
 def test_inputs_that_fill_no_blocks_are_refused():
@@ -120,7 +129,7 @@ def test_q8_0_is_within_half_a_step():
 @pytest.mark.parametrize("group_size", [0, 128])
 def test_entries_tell_the_bytes_that_they_make(group_size):
     shape = random_shape("small", "small", SMALL, group_size)
-    tensors = list(gguf_file.entries(shape.open_reader(), shape, "int8"))
+    tensors = list(gguf_file.entries(shape.open_reader(), gguf_file.ternary_type(shape, SMALL), "int8"))
     assert len({entry.name for entry in tensors}) == len(tensors) == 3 + 2 * (2 + 7)
     for entry in tensors:
         assert entry.make().nbytes == entry.num_bytes, entry.name
@@ -129,7 +138,7 @@ def test_entries_tell_the_bytes_that_they_make(group_size):
 def test_a_file_holds_the_model(tmp_path: Path):
     gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")
     shape = random_shape("small", "small", SMALL)
-    gguf_file.write_gguf(tmp_path / "model.gguf", shape, "checkpoint")
+    gguf_file.write_gguf(tmp_path / "model.gguf", shape, "checkpoint", gguf_blocks.TQ2_0)
     read = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
     reader = shape.open_reader()
     embedding = reader.dense("embedding").float().numpy()

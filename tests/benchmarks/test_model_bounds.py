@@ -80,7 +80,13 @@ def test_random_embeddings_fit_both_halves_and_norms_have_their_widths():
     assert (head.shape, head.dtype) == ((96, 256), torch.bfloat16)
     assert torch.equal(head.float(), head.half().float())
     assert not torch.equal(head, reader.dense("embedding"))
-    widths = {"norm": 256, "blocks.0.attention.sub_norm": 256, "blocks.0.feed_forward.sub_norm": 512}
+    widths = {
+        "blocks.0.attention.q_norm": 64,
+        "blocks.0.attention.k_norm": 64,
+        "norm": 256,
+        "blocks.0.attention.sub_norm": 256,
+        "blocks.0.feed_forward.sub_norm": 512,
+    }
     assert {name: len(reader.dense(name)) for name in widths} == widths
 
 

@@ -86,7 +86,7 @@ def test_a_provider_that_cannot_run_is_refused_in_words(tmp_path):
     arguments = [*TINY[2:], "--shapes", "8x100", "--rows", "1", "--cache", "hot"]
     _, report = run(bit_linear, [*arguments, "--providers", "bitnet_jit", "ggml_tq2_0"], tmp_path)
     (refusal,) = report.refusals
-    assert (refusal.provider, refusal.shape) == ("ggml_tq2_0", "8x100")
+    assert (refusal.provider, refusal.case) == ("ggml_tq2_0", "8x100, 1 rows")
     assert ("multiple of 256, got 100" if ggml_library.load() else "pip install llama-cpp-python") in refusal.reason
 
 

@@ -1,6 +1,7 @@
 """`load` reads the files of `save`: every format, every bit."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from bitnet_jit.training.settings import TrainSettings
 CONFIG = TrainSettings(
     layers=2, hidden_size=36, intermediate_size=44, heads=3, kv_heads=1, context_length=32, window=32
 ).decoder()
+QWEN3 = replace(CONFIG, activation="silu", sub_norms=False, qk_norms=True, head_dim=20)
 IDS = torch.arange(60, 84)[None]
 
 
@@ -30,7 +32,7 @@ def assert_same_weights(a, b):
 
 
 @pytest.mark.parametrize("format", ["autobitlinear", "i2", "t5"])
-@pytest.mark.parametrize("model_type", ["bitnet", "llama"])
+@pytest.mark.parametrize("model_type", ["bitnet", "llama", "qwen3"])
 def test_a_decoder_is_saved_as_it_was_loaded(write_checkpoint, tmp_path, format, model_type):
     decoder = bitnet_jit.load(write_checkpoint(model_type=model_type))
     bitnet_jit.save(decoder, tmp_path / "again", format)
@@ -54,7 +56,7 @@ ROPES = {
 
 
 @pytest.mark.parametrize("format", ["autobitlinear", "bitlinear", "i2", "t5"])
-@pytest.mark.parametrize("model_type", ["bitnet", "llama"])
+@pytest.mark.parametrize("model_type", ["bitnet", "llama", "qwen3"])
 @pytest.mark.parametrize("rope", ROPES)
 def test_rotary_positions_are_kept(write_checkpoint, tmp_path, format, model_type, rope):
     decoder = bitnet_jit.load(write_checkpoint(model_type=model_type, **ROPES[rope]))
@@ -71,9 +73,13 @@ def test_biases_are_kept_bit_for_bit(write_checkpoint, tmp_path, format):
     assert_same_weights(decoder, bitnet_jit.load(tmp_path / "again"))
 
 
+@pytest.mark.parametrize("config", [CONFIG, QWEN3], ids=["bitnet", "qwen3"])
 @pytest.mark.parametrize("format", ["autobitlinear", "i2", "t5"])
-def test_a_trained_decoder_is_the_same_when_loaded(tmp_path, format):
-    trained = TrainedDecoder(CONFIG, seed=2).eval()
+def test_a_trained_decoder_is_the_same_when_loaded(tmp_path, format, config):
+    trained = TrainedDecoder(config, seed=2).eval()
+    for name, parameter in trained.named_parameters():
+        if name.endswith(("q_norm.weight", "k_norm.weight")):
+            torch.nn.init.uniform_(parameter, 0.5, 2.0)
     bitnet_jit.save(trained, tmp_path, format)
     loaded = bitnet_jit.load(tmp_path)
     bitnet_jit.save(loaded, tmp_path / "again", format)

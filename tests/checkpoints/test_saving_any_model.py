@@ -87,7 +87,7 @@ def others(tmp_path_factory):
 @settings(max_examples=settings.default.max_examples // 2)  # each loads models
 @given(
     source=st.sampled_from(["converted", "packed", "merged"]),
-    family=st.sampled_from(["bitnet", "llama"]),
+    family=st.sampled_from(["bitnet", "llama", "qwen3"]),
     rope=st.sampled_from([*OURS, *OURS, *ROPES]),
     exclude=st.sampled_from(["none", "none", *EXCLUDED]),
     format=st.sampled_from(FORMATS),

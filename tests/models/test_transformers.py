@@ -38,6 +38,21 @@ KINDS = {
         "head_dim": 24,
         "intermediate_size": 76,
     },
+    "qwen3, divisor, wide heads": {"quantization": DIVISOR, "model_type": "qwen3", "head_dim": 24},
+    "qwen3, multiplier, biases, tied": {
+        "model_type": "qwen3",
+        "attention_bias": True,
+        "head_dim": 16,
+        "tie_word_embeddings": True,
+        "rope_theta": 777.0,
+    },
+    "qwen3, online, rope_parameters": {
+        "quantization": ONLINE,
+        "model_type": "qwen3",
+        "head_dim": 18,
+        "num_key_value_heads": 1,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+    },
     "llama, one head a group": {"quantization": DIVISOR, "model_type": "llama", "num_key_value_heads": 4},
 }
 
@@ -77,6 +92,23 @@ def seen_layers(model, input_ids):
     with torch.no_grad():
         model(input_ids)
     return seen
+
+
+def test_heads_are_normalized_as_there(write_checkpoint, make_twin):
+    directory = write_checkpoint(**KINDS["qwen3, divisor, wide heads"])
+    decoder, model = bitnet_jit.load(directory), make_twin(directory)
+    seen = {}
+    for name, module in model.named_modules():
+        if name.endswith(("q_norm", "k_norm", "v_proj")):
+            module.register_forward_hook(lambda _, x, y, name=name: seen.update({name: (x[0], y)}))
+    with torch.no_grad():
+        model(prompt(17))
+    for index, block in enumerate(decoder.blocks):
+        (q, q_normed), (k, k_normed) = (seen[f"model.layers.{index}.self_attn.{name}_norm"] for name in "qk")
+        _, v = seen[f"model.layers.{index}.self_attn.v_proj"]
+        v = v.view(k.shape)
+        qkv, expected = (torch.cat(parts, 2).flatten(2).flatten(0, 1) for parts in ((q, k, v), (q_normed, k_normed, v)))
+        torch.testing.assert_close(block.attention.head_norms(qkv), expected, rtol=1e-6, atol=1e-6)
 
 
 def prompt(tokens: int) -> torch.Tensor:

@@ -13,7 +13,7 @@ LAYOUT = registry.preferred_layout("i2", "cpu")
 # A meta tensor beside others makes torch choose the fake implementation. So the functions behind the ops are called
 # here: they are what a mixture of real devices reaches.
 QUANTIZED_LINEAR = OPS["quantized_linear"].run
-NORMS = ("rms_norm", "rms_norm_quantize", "relu2_mul_norm_quantize", "silu_mul_norm_quantize")
+NORMS = ("rms_norm", "rms_norm_quantize", "add_rms_norm_quantize", "relu2_mul_norm_quantize", "silu_mul_norm_quantize")
 
 ops = torch.ops.bitnet_jit
 
@@ -146,11 +146,11 @@ BAD_ROWS = {
 @pytest.mark.parametrize("name", NORMS)
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 def test_norms(name, x, weight, words, warm):
-    inputs = 2 if "_mul_" in name else 1
+    gated, inputs = "_mul_" in name, 2 if "_mul_" in name or "add_" in name else 1
     if warm:
         OPS[name].run(*[torch.ones(3, IN)] * inputs, torch.ones(IN), 1e-5)
     weight = torch.ones(x.shape[-1] if x.dim() else 1) if weight is None else weight
-    with pytest.raises(InvalidInput, match=words.replace("x: ", "gate: ") if inputs == 2 else words):
+    with pytest.raises(InvalidInput, match=words.replace("x: ", "gate: ") if gated else words):
         OPS[name].run(*[x] * inputs, weight, 1e-5)
 
 

@@ -46,6 +46,11 @@ def normed(x, *args, **options):
     return (x, floats(IN), 1e-5, *others)
 
 
+def fused(x, other, *args, norm=True, **options):
+    x, *others, _ = linear(x, *args, **options)
+    return (x, other, floats(IN) if norm else None, 1e-5, *others)
+
+
 def quantized(y_dtype, kind="tensor"):
     _, w_packed, w_scale, bias, *options, _ = linear(None, kind)
     return (codes(2, ROWS, IN), floats(2, ROWS).abs(), w_packed, w_scale, bias, *options, y_dtype)
@@ -81,6 +86,15 @@ CASES = {
         normed(floats(ROWS, IN), "group", activation="a16"),
         normed(floats(ROWS, IN), "group", activation="a8g"),
     ],
+    "add_rms_norm_bit_linear": [
+        fused(floats(2, ROWS, IN), floats(2, ROWS, IN) + 1),
+        fused(*floats(2, ROWS, IN, dtype=torch.bfloat16), "row", "t5", bias=False),
+    ],
+    "relu2_mul_norm_bit_linear": [fused(floats(2, ROWS, IN), floats(2, ROWS, IN) + 1, "group")],
+    "silu_mul_norm_bit_linear": [
+        fused(floats(2, ROWS, IN), floats(2, ROWS, IN) + 1),
+        fused(*floats(2, ROWS, IN, dtype=torch.bfloat16), "row", norm=False),
+    ],
     "quantized_linear": [quantized(torch.float32), quantized(torch.bfloat16, "row"), quantized(torch.float16, "group")],
     "ternary_matmul": [(codes(2, ROWS, IN), packed(), IN, OUT, layout("i2").name)],
     "bit_linear_input_grad": [(floats(2, ROWS, OUT), packed(), scale("row"), IN, OUT, layout("i2").name, 0)],
@@ -98,6 +112,10 @@ CASES = {
         (floats(0, IN), floats(0, IN), floats(IN), 1e-5),
     ],
     "rms_norm_quantize": [(floats(2, ROWS, IN), floats(IN), 1e-5)],
+    "add_rms_norm_quantize": [
+        (floats(2, ROWS, IN), floats(2, ROWS, IN) + 1, floats(IN), 1e-5),
+        (floats(ROWS, IN, dtype=torch.bfloat16), floats(ROWS, IN, dtype=torch.bfloat16), floats(IN), 1e-5),
+    ],
     "relu2_mul_norm_quantize": [(floats(2, ROWS, IN), floats(2, ROWS, IN) + 1, floats(IN), 1e-5)],
     "silu_mul_norm_quantize": [
         (floats(2, ROWS, IN), floats(2, ROWS, IN) + 1, floats(IN), 1e-5),

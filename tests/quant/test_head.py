@@ -67,10 +67,7 @@ def test_what_is_no_head_is_refused(head):
         quantize_head(head)
 
 
-@pytest.mark.parametrize(
-    "codes",
-    [torch.empty(3, 5, dtype=torch.uint8), torch.empty(5, 3, dtype=torch.int8), torch.empty(15, dtype=torch.int8)],
-)
+@pytest.mark.parametrize(("shape", "dtype"), [((3, 5), torch.uint8), ((5, 3), torch.int8), ((15,), torch.int8)])
 def test_codes_of_another_shape_or_dtype_are_refused(shape, dtype):
     with pytest.raises(InvalidInput, match=r"codes: expected int8 \(3, 5\) on cpu, got"):
         quantize_head(torch.ones(3, 5), torch.empty(shape, dtype=dtype))

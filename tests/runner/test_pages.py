@@ -6,7 +6,14 @@ import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 
 from bitnet_jit.errors import CacheFull, InvalidInput
 from bitnet_jit.models.kv_cache import KVCache
@@ -112,6 +119,22 @@ class Pages(RuleBasedStateMachine):
 
 TestPages = Pages.TestCase
 TestPages.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.exhaustive
+def test_a_hundred_thousand_operations_that_hypothesis_chooses():
+    steps = 0
+
+    class Counted(Pages):
+        @invariant()
+        def is_counted(self):
+            nonlocal steps
+            steps += 1
+
+    run_state_machine_as_test(
+        Counted, settings=settings(max_examples=1100, stateful_step_count=100, deadline=None, database=None)
+    )
+    assert steps >= 100_000
 
 
 def test_a_hundred_thousand_operations_leave_no_page_behind():

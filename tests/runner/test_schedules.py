@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import bitnet_jit
 from bitnet_jit.errors import CacheFull, InvalidInput
 from bitnet_jit.problem import PAGE
 from bitnet_jit.runner.runner import Runner
@@ -25,7 +26,6 @@ PLACES = [  # of the model, and the dtype of its cache
 
 @pytest.fixture(scope="module", params=PLACES, ids=str)
 def decoder(request):
-    import bitnet_jit
     from bitnet_jit.checkpoints.embedded import embedded_model
 
     device, cache = request.param
@@ -65,7 +65,11 @@ def run_schedule(decoder, texts, alone, seed):
                 tokens = texts[which][sequence.length : sequence.length + size]
                 chunks.append((which, sequence.length + size, Chunk(sequence, tokens, chance.randint(0, size))))
         if chunks:
-            rows = runner.step([chunk for *_, chunk in chunks])
+            if all(len(chunk.tokens) == chunk.wanted == 1 for *_, chunk in chunks) and chance.random() < 0.7:
+                tokens = torch.tensor([chunk.tokens[0] for *_, chunk in chunks], device=decoder.device)
+                rows = runner.advance([chunk.sequence for *_, chunk in chunks], tokens)
+            else:
+                rows = runner.step([chunk for *_, chunk in chunks])
             for which, end, chunk in chunks:
                 assert torch.equal(rows[: chunk.wanted], alone[which][end - chunk.wanted : end])
                 rows = rows[chunk.wanted :]
@@ -116,6 +120,24 @@ def test_single_tokens_from_the_device_are_those_of_steps(decoder, texts, alone)
         rows = runner.advance(sequences, tokens)
         for row, logits in zip(rows, alone[2:5], strict=True):
             assert torch.equal(row, logits[place])
+
+
+def test_steps_are_captured_for_each_number_of_rows_and_of_threads(decoder, texts, alone):
+    runner = Runner(decoder, 12)
+    sequences = [runner.cache.new_sequence() for _ in range(3)]
+    threads = bitnet_jit.get_num_threads()
+    try:
+        for place, (rows, number) in enumerate([(3, 1), (2, 1), (3, 2), (1, 2), (3, 1), (2, 2)]):
+            bitnet_jit.set_num_threads(number)
+            for first, text in zip(sequences, texts[3:], strict=True):
+                first_new = text[first.length : place]
+                if first_new:
+                    runner.step([Chunk(first, first_new)])
+            tokens = torch.tensor([text[place] for text in texts[3 : 3 + rows]], device=decoder.device)
+            for row, logits in zip(runner.advance(sequences[:rows], tokens), alone[3:], strict=False):
+                assert torch.equal(row, logits[place])
+    finally:
+        bitnet_jit.set_num_threads(threads)
 
 
 def test_bad_chunks_are_refused_before_anything_changes(decoder):

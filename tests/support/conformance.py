@@ -14,6 +14,7 @@ import torch
 from bitnet_jit.dtypes import dtype_name
 from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.kernel import Kernel
+from bitnet_jit.kernels.operands import Operands
 from bitnet_jit.ops.arguments import LayoutName, Word
 from bitnet_jit.ops.calls import bind_call
 from bitnet_jit.ops.op import OPS
@@ -121,18 +122,27 @@ def kernels_with_problems(device_type: str) -> Iterator[tuple[Kernel, list[Probl
             yield kernel, [problem for problem in problems if kernel.unsupported_reason(problem) is None]
 
 
+def expected_of(problem: Problem, operands: Operands, values: dict[str, object], device: torch.device) -> object:
+    """Return what the fallback gives, or the steps of an op that is made of others."""
+    op = OPS[problem.op]
+    if op.steps is not None:
+        return op.steps(*(values.get(a.name, getattr(problem, a.name, None)) for a in op.spec.arguments))
+    (fallback,) = [
+        other
+        for other in registry.kernels_of("torch")
+        if other.op == problem.op and other.unsupported_reason(problem) is None
+    ]
+    arguments = [values[name] for name in operands.arguments]
+    return bind_call(fallback, fallback.bind(problem, None), operands, device)(*arguments)
+
+
 def check(kernel: Kernel, problem: Problem, device: torch.device) -> None:
     """Compare a kernel's answers with the fallback's, with one row less than the bucket holds."""
     spec = OPS[problem.op].spec
     operands = spec.operands_of(problem, (1, max(1, problem.rows - 1)))
     values = synthetic_values(operands, device)
     arguments = [values[name] for name in operands.arguments]
-    (fallback,) = [
-        other
-        for other in registry.kernels_of("torch")
-        if other.op == problem.op and other.unsupported_reason(problem) is None
-    ]
-    expected = in_order(bind_call(fallback, fallback.bind(problem, None), operands, device)(*arguments))
+    expected = in_order(expected_of(problem, operands, values, device))
     for config in kernel.all_configs(problem) if ALL_CONFIGS else kernel.configs(problem)[:1]:
         outputs = in_order(bind_call(kernel, kernel.bind(problem, config), operands, device)(*arguments))
         for output, tensor in zip(operands.outputs, outputs, strict=True):

@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {
     "eos_token_id": 0,
     "tie_word_embeddings": False,
 }
-ACTIVATIONS = {"bitnet": "relu2", "llama": "silu"}
+ACTIVATIONS = {"bitnet": "relu2", "llama": "silu", "qwen3": "silu"}
 DIVISOR = {"quant_method": "bitnet"}
 MULTIPLIER = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"}
 ONLINE = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online"}
@@ -85,6 +85,8 @@ def write(
     """Write a checkpoint of random weights in the Hugging Face format; `fields` go into config.json."""
     directory.mkdir()
     config = {"model_type": model_type, **SMALL, "hidden_act": ACTIVATIONS[model_type], **fields}
+    if model_type == "qwen3":
+        config.setdefault("head_dim", 16)  # its class has 128 where the config says nothing
     config["quantization_config"] = quantization
     (directory / "config.json").write_text(json.dumps(config))
     tensors = make_tensors(config, dtype)
@@ -111,7 +113,7 @@ def make_tensors(config: dict[str, Any], dtype: torch.dtype) -> dict[str, torch.
     hidden, middle = config["hidden_size"], config["intermediate_size"]
     heads, head_dim = config["num_attention_heads"], config.get("head_dim", hidden // config["num_attention_heads"])
     q, kv = heads * head_dim, config["num_key_value_heads"] * head_dim
-    sub_norms = config["model_type"] == "bitnet"
+    sub_norms, qk_norms = config["model_type"] == "bitnet", config["model_type"] == "qwen3"
     tensors = {"model.embed_tokens.weight": noise(config["vocab_size"], hidden, scale=0.5)}
     tensors["model.norm.weight"] = noise(hidden, scale=0.1, offset=1)
     if not config["tie_word_embeddings"]:
@@ -120,8 +122,11 @@ def make_tensors(config: dict[str, Any], dtype: torch.dtype) -> dict[str, torch.
         block = f"model.layers.{index}"
         norms = {"input_layernorm": hidden, "post_attention_layernorm": hidden}
         norms |= {"self_attn.attn_sub_norm": q, "mlp.ffn_sub_norm": middle} if sub_norms else {}
+        norms |= {"self_attn.q_norm": head_dim, "self_attn.k_norm": head_dim} if qk_norms else {}
         for name, features in norms.items():
-            tensors[f"{block}.{name}.weight"] = noise(features, scale=0.1, offset=1)
+            # those of heads are further apart, so that one at the wrong place is seen
+            scale = 0.5 if name.endswith(("q_norm", "k_norm")) else 0.1
+            tensors[f"{block}.{name}.weight"] = noise(features, scale=scale, offset=1)
         attention, mlp = config.get("attention_bias", False), config.get("mlp_bias", False)
         linears = {"self_attn.q_proj": (q, hidden, attention), "self_attn.k_proj": (kv, hidden, attention)}
         linears |= {"self_attn.v_proj": (kv, hidden, attention), "self_attn.o_proj": (hidden, q, attention)}

@@ -37,7 +37,7 @@ ROPES = {
 }
 LONG = {"short_factor": 1.0, "long_factor": 2.0}
 OURS = ("default", "llama3")
-FAMILIES = {"bitnet": "BitNet", "llama": "Llama"}
+FAMILIES = {"bitnet": "BitNet", "llama": "Llama", "qwen3": "Qwen3"}
 HUGGING_FACE = ("autobitlinear", "bitlinear")
 FORMATS = (*HUGGING_FACE, "i2", "t5")
 NEAR = 2e-2  # of logits that deviate by 0.1: an activation at a half-integer may get another code
@@ -61,8 +61,9 @@ def build(family, rope="default", head_dim=8, **fields):
     fields = {**SIZES, "eos_token_id": 2, "num_key_value_heads": 2, **fields}
     if family == "bitnet":
         head_dim = 8  # its config has no such field
+    if family != "llama":
         fields.pop("mlp_bias", None)
-    else:
+    if family != "bitnet":
         fields["head_dim"] = head_dim
     config = getattr(transformers, f"{FAMILIES[family]}Config")(
         **fields, rope_parameters=rope_parameters(rope, head_dim)
@@ -71,6 +72,8 @@ def build(family, rope="default", head_dim=8, **fields):
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             nn.init.normal_(parameter, std=0.1)
+        if name.endswith(("q_norm.weight", "k_norm.weight")):
+            nn.init.uniform_(parameter, 0.5, 2.0)
     return model.eval()
 
 

@@ -45,6 +45,10 @@ PROBLEMS = (
     replace(A8, op="ternary_matmul", y_dtype="int32", scale="", bias=""),
     replace(A8, op="bit_linear", x_dtype="bfloat16", layout="t5/planes"),
     replace(A8, op="bit_linear", x_dtype="bfloat16", layout="t5/planes", activation="a16"),
+    *(
+        replace(A8, op=f"{first}_bit_linear", x_dtype="bfloat16", w_dtype="bfloat16")
+        for first in ("rms_norm", "add_rms_norm", "relu2_mul_norm", "silu_mul_norm")
+    ),
     replace(A8, op="bit_linear_input_grad", activation="", x_dtype="float32", y_dtype="float32", bias=""),
     replace(A8, op="bit_linear_input_grad", activation="", x_dtype="bfloat16", bias=""),
     *(
@@ -63,6 +67,7 @@ PROBLEMS = (
             "rms_norm",
             "rms_norm_gradients",
             "rms_norm_quantize",
+            "add_rms_norm_quantize",
             "relu2_mul_norm_quantize",
             "silu_mul_norm_quantize",
         )

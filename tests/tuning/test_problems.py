@@ -1,5 +1,7 @@
 """The problems of a model are those that running it asks for, and finding them leaves nothing behind."""
 
+from collections import Counter
+
 import pytest
 import torch
 from drawn_arguments import right
@@ -8,11 +10,17 @@ from torch import nn
 import bitnet_jit
 from bitnet_jit.checkpoints.embedded import embedded_model
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.models.network import MAX_TRACED_LOGITS
 from bitnet_jit.nn import PackedBitLinear, RMSNorm
 from bitnet_jit.ops import calls
 from bitnet_jit.ops.op import OPS
+from bitnet_jit.problem import Problem
 from bitnet_jit.tuning import recording
-from bitnet_jit.tuning.problems import problems_of_model, problems_of_shapes
+from bitnet_jit.tuning.problems import check_memory, problems_of_model, problems_of_shapes
+
+TIED = {"tie_word_embeddings": True}
+UNTIED = {"tie_word_embeddings": False, "model_type": "llama"}
+QWEN3 = {"model_type": "qwen3"}
 
 
 @pytest.fixture(scope="module")
@@ -20,15 +28,32 @@ def decoder():
     return bitnet_jit.load(embedded_model())
 
 
-@pytest.mark.parametrize("rows", [1, 3, 16])
-def test_the_problems_of_a_decoder_are_those_that_it_asks_for(decoder, rows):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("head", ["checkpoint", "int8"])
+@pytest.mark.parametrize("fields", [TIED, UNTIED, QWEN3], ids=["tied", "untied", "qwen3"])
+@pytest.mark.parametrize("rows", [1, 3, 16, MAX_TRACED_LOGITS])
+def test_the_problems_of_a_decoder_are_those_that_it_asks_for(write_checkpoint, rows, fields, head, dtype):
+    decoder = bitnet_jit.load(write_checkpoint(**fields), dtype=dtype, head=head)
     result = problems_of_model(decoder, [rows])
     calls.forget()
-    with torch.no_grad():
-        decoder.hidden(torch.zeros(rows, 1, dtype=torch.int64), decoder.new_cache(rows))
+    decoder(torch.zeros(rows, 1, dtype=torch.int64))
     assert set(result) == set(calls.DISPATCHER.problems())
-    products = sum(count for problem, count in result.items() if problem.op == "quantized_linear")
-    assert products == 4 * decoder.config.num_layers
+    ops = Counter(problem.op for problem in result.elements())
+    assert (ops["quantized_linear"], ops["head_logits"]) == (4 * decoder.config.num_layers, 1)
+
+
+def test_heads_are_tuned_for_as_many_rows_as_steps_ask_for(decoder):
+    result = problems_of_model(decoder, [MAX_TRACED_LOGITS, MAX_TRACED_LOGITS + 1])
+    assert [problem.rows for problem in result if problem.op == "head_logits"] == [MAX_TRACED_LOGITS]
+    assert max(problem.rows for problem in result) > MAX_TRACED_LOGITS
+
+
+@pytest.mark.parametrize(("w_dtype", "num_bytes"), [("int8", 1), ("bfloat16", 2), ("float32", 4)])
+def test_a_head_counts_in_the_memory_that_is_needed(w_dtype, num_bytes):
+    rows = 2**28 // num_bytes
+    problem = Problem("head_logits", "cpu", 1, rows, 2**18, w_dtype=w_dtype)  # 64 TiB
+    with pytest.raises(InvalidInput, match="head_logits of 1 x 262144 -> .* needs 64.0 TiB"):
+        check_memory([problem], torch.device("cpu"))
 
 
 def test_finding_problems_leaves_the_model_as_it_was(decoder):

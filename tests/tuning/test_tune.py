@@ -22,6 +22,7 @@ from bitnet_jit.tuning.synthetic import argument_sets
 
 LAYOUT = registry.preferred_layout("i2", "cpu").name
 LINEAR = Problem("bit_linear", "cpu", 4, 64, 96, LAYOUT, "a8", scale="tensor")
+HEAD = Problem("head_logits", "cpu", 4, 40, 16, scale="row", w_dtype="int8", device="none such")
 PROBLEMS = {
     "a layer": LINEAR,
     "a layer with a bias": dataclasses.replace(LINEAR, scale="row", bias="float32"),
@@ -127,15 +128,16 @@ def test_a_busy_machine_finds_nothing(monkeypatch):
     assert tuning.tune(LINEAR) is None
 
 
-def test_few_rows_find_their_weights_in_memory(monkeypatch):
-    monkeypatch.setattr(synthetic, "COLD_BYTES", 64 * 96)
-    sets = argument_sets(LINEAR, torch.device("cpu"))
-    place = OPS["bit_linear"].spec.operands.index("w_packed")
+@pytest.mark.parametrize(("problem", "name"), [(LINEAR, "w_packed"), (HEAD, "head")], ids=["layer", "head"])
+def test_few_rows_find_their_weights_in_memory(monkeypatch, problem, name):
+    monkeypatch.setattr(synthetic, "COLD_BYTES", 64 * 96 if problem is LINEAR else 4 * 40 * 16)
+    sets = argument_sets(problem, torch.device("cpu"))
+    place = OPS[problem.op].spec.operands.index(name)
     weights = [result[place] for result in sets]
     assert len({weight.data_ptr() for weight in weights}) == len(weights) >= 4
     assert all(torch.equal(weight, weights[0]) for weight in weights)
     assert all(result[0] is sets[0][0] for result in sets)
-    assert len(argument_sets(dataclasses.replace(LINEAR, rows=32), torch.device("cpu"))) == 1
+    assert len(argument_sets(dataclasses.replace(problem, rows=32), torch.device("cpu"))) == 1
 
 
 def test_kernels_in_plain_torch_compete_where_there_is_nothing_else(monkeypatch):

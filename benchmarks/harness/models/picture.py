@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks.harness.models.report import BOUND, Report, Row
+from benchmarks.harness.models.report import BOUND, ModelReport, Row
 
 GROUP_INCHES = 1.6  # of a case's bars
 PANEL_INCHES = 2.6
@@ -14,7 +14,7 @@ GROUP_WIDTH = 0.8
 Panel = tuple[str, str, str, int, int]  # figure, shape, head, threads, batch
 
 
-def draw(report: Report, file: Path) -> None:
+def draw(report: ModelReport, file: Path) -> None:
     """Write the picture; the format is the file's suffix. A panel for each figure, head, number of threads and batch.
 
     Raises:
@@ -40,7 +40,7 @@ def panel_of(row: Row) -> Panel:
     return row.figure, row.shape, row.head, row.threads, row.batch
 
 
-def rows_of(report: Report, panel: Panel) -> list[Row]:
+def rows_of(report: ModelReport, panel: Panel) -> list[Row]:
     return [row for row in report.rows if panel_of(row) == panel]
 
 

@@ -15,6 +15,7 @@ import torch
 from bitnet_jit.checkpoints.checks import Oddities
 from bitnet_jit.checkpoints.decoder_names import EMBEDDING, HEAD, LinearName
 from bitnet_jit.checkpoints.ternary import TernaryWeight
+from bitnet_jit.devices.huge_pages import HUGE_PAGES
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.config import DecoderConfig
 
@@ -23,6 +24,7 @@ TERNARY_BYTES = [byte for byte in range(256) if all(byte >> 2 * i & 3 < 3 for i 
 TABLE = bytes(TERNARY_BYTES[byte % len(TERNARY_BYTES)] for byte in range(256))
 DENSITY = 2 / 3  # of codes that are not zero
 ROWS = 4096  # of an embedding, drawn at a time
+PIECE_BYTES = 1 << 20  # of codes, likewise
 EMBEDDING_STEP = 2.0**-11  # times int8: a deviation of 0.036
 
 
@@ -58,7 +60,7 @@ class RandomReader:
         """Draw an embedding or head (vocab, hidden) bfloat16, or a norm, whose name ends in "norm"."""
         rng = generator(name)
         if name in (EMBEDDING, HEAD):
-            matrix = torch.empty(self.config.vocab_size, self.config.hidden_size, dtype=torch.bfloat16)
+            matrix = HUGE_PAGES.empty((self.config.vocab_size, self.config.hidden_size), torch.bfloat16)
             for rows in matrix.split(ROWS):  # so that no copy of the whole counts in a peak of memory
                 drawn = torch.frombuffer(bytearray(rng.bytes(rows.numel())), dtype=torch.int8)
                 rows.copy_(drawn.view(rows.shape)).mul_(EMBEDDING_STEP)
@@ -68,6 +70,8 @@ class RandomReader:
 
     def norm_features(self, name: str) -> int:
         """Return the width of a norm."""
+        if name.endswith(("q_norm", "k_norm")):
+            return self.config.head_dim
         if not name.endswith("sub_norm"):
             return self.config.hidden_size
         return self.config.q_features if ".attention." in name else self.config.intermediate_size
@@ -75,8 +79,9 @@ class RandomReader:
     def ternary(self, layer: LinearName, out: torch.Tensor) -> TernaryWeight:
         """Draw the codes of a layer into `out`, uint8 (N, K / 4), and its scale."""
         rng = generator(layer.name)
-        drawn = bytearray(rng.bytes(out.numel()).translate(TABLE))
-        out.copy_(torch.frombuffer(drawn, dtype=torch.uint8).view(out.shape))
+        for piece in out.view(-1).split(PIECE_BYTES):  # so that no copy of the whole counts in a peak of memory
+            drawn = bytearray(rng.bytes(len(piece)).translate(TABLE))
+            piece.copy_(torch.frombuffer(drawn, dtype=torch.uint8))
         groups = layer.in_features // self.group_size if self.group_size else 0
         shape = (layer.out_features, groups) if groups else ()
         usual = (layer.in_features * DENSITY) ** -0.5

@@ -1,12 +1,11 @@
-"""Reports of whole models: tokens per second beside their bounds, peaks of memory, refusals; as JSON."""
+"""Reports of whole models: tokens per second beside their bounds, peaks of memory, starts."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.harness.models.bounds import Demand, Rates
 from benchmarks.harness.models.turns import Seconds
+from benchmarks.harness.report import Report, read_fields
 
 BOUND = "bound"
 
@@ -98,26 +97,14 @@ class StartRow:
     imports: float
     load: float
     first_token: float
+    second_token: float
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """A contender that did not take part, and why."""
+class ModelReport(Report[Row]):
+    """All figures of one run; beside the rows peaks of memory and starts."""
 
-    shape: str
-    head: str
-    contender: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """All figures of one run."""
-
-    header: dict[str, Any]
-    rows: tuple[Row, ...]
-    peaks: tuple[Peak, ...]
-    refusals: tuple[Refusal, ...]
+    peaks: tuple[Peak, ...] = ()
     starts: tuple[StartRow, ...] = ()
 
 
@@ -138,19 +125,13 @@ def make_row(
     )
 
 
-def write(report: Report, file: Path) -> None:
-    """Write a report as JSON."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(asdict(report), indent=1) + "\n")
-
-
-def read(file: Path) -> Report:
+def read(file: Path) -> ModelReport:
     """Read a report that `write` wrote."""
-    fields = json.loads(file.read_text())
-    return Report(
+    fields = read_fields(file)
+    return ModelReport(
         fields["header"],
         tuple(Row(**row) for row in fields["rows"]),
+        fields["refusals"],
         tuple(Peak(**peak) for peak in fields["peaks"]),
-        tuple(Refusal(**refusal) for refusal in fields["refusals"]),
         tuple(StartRow(**start) for start in fields["starts"]),
     )

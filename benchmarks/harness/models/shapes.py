@@ -4,7 +4,7 @@ Contexts are wider than the checkpoints say, so that tokens can be written behin
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.harness.models.random_weights import RandomReader
 from bitnet_jit.checkpoints.embedded import embedded_model
@@ -79,7 +79,9 @@ BITNET_2B = DecoderConfig(  # microsoft/bitnet-b1.58-2B-4T
 )
 FALCON3_7B = llama_config(131072, 3072, 23040, 28, 12, 4, 256, 1000042.0)
 LLAMA3_8B = llama_config(128256, 4096, 14336, 32, 32, 8, 128, 500000.0)
-QWEN3_8B = llama_config(151936, 4096, 12288, 36, 32, 8, 128, 1000000.0)
+QWEN3_8B = replace(llama_config(151936, 4096, 12288, 36, 32, 8, 128, 1000000.0), norm_eps=1e-6, qk_norms=True)
+SMALL_QWEN3 = replace(llama_config(96, 256, 512, 2, 4, 2, 64, 10000.0), qk_norms=True)
+SMALL = replace(SMALL_QWEN3, activation="relu2", sub_norms=True, tied_embeddings=True, qk_norms=False)
 
 
 def random_shape(name: str, title: str, config: DecoderConfig, group_size: int = 0) -> ModelShape:
@@ -93,7 +95,9 @@ SHAPES = {
         random_shape("2b-4t", "BitNet 2B-4T", BITNET_2B),
         random_shape("falcon3-7b", "Falcon3-7B", FALCON3_7B),
         random_shape("llama3-8b", "Llama3-8B", LLAMA3_8B),
-        random_shape("qwen3-8b", "Qwen3-8B shape without q/k norms, groups of 128", QWEN3_8B, 128),
+        random_shape("qwen3-8b", "Qwen3-8B, groups of 128", QWEN3_8B, 128),
+        random_shape("small", "two blocks as BitNet has them, to see that everything works", SMALL),
+        random_shape("small-qwen3", "two blocks as Qwen3 has them, groups of 128", SMALL_QWEN3, 128),
         ModelShape("tiny", "the model in the package", 0, lambda: make_reader(embedded_model())),
     )
 }

@@ -6,16 +6,18 @@ from itertools import groupby
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness.models.report import BOUND, Peak, Report, Row, StartRow
-from benchmarks.harness.table import FILE_WIDTH, compared
+from benchmarks.harness.models.report import BOUND, ModelReport, Peak, Row, StartRow
+from benchmarks.harness.table import FILE_WIDTH, compared, refused
 
 COLUMNS = ("contender", "tok/s", "median", "ms", "of its bound", "limit", "outside", "than first")
 LEFT = ("contender", "limit")
 
 
-def print_report(report: Report) -> None:
-    """Print a table per case, the peaks of memory, the starts, and the refusals."""
+def print_report(report: ModelReport) -> None:
+    """Print the machine and the versions, a table per case, the peaks of memory, the starts, and the refusals."""
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
+    versions = (f"{package} {version}" for package, version in report.header["versions"].items())
+    console.print(f"{report.header.get('gpu', report.header['cpu'])}; {report.header['model']}; {', '.join(versions)}")
     for case, group in groupby(report.rows, key=lambda row: row.case):
         rows = list(group)
         console.print(titled(str(case), COLUMNS, [cells(row, rows[0]) for row in rows]))
@@ -23,10 +25,10 @@ def print_report(report: Report) -> None:
         columns = ("contender", "head", "tokens", "peak GB", "held GB", "peak / held")
         console.print(titled("memory", columns, list(map(peak_cells, report.peaks))))
     if report.starts:
-        columns = ("head", "imports s", "load s", "first token s", "load to token s")
+        columns = ("head", "imports s", "load s", "first token s", "second token s", "load to second token s")
         console.print(titled("start", columns, list(map(start_cells, report.starts))))
     for refusal in report.refusals:
-        console.print(f"[yellow]{refusal.contender}[/yellow], head {refusal.head}: {refusal.reason}")
+        console.print(refused(refusal))
 
 
 def titled(title: str, columns: tuple[str, ...], lines: list[tuple[str, ...]]) -> Table:
@@ -55,5 +57,6 @@ def peak_cells(peak: Peak) -> tuple[str, ...]:
 
 def start_cells(start: StartRow) -> tuple[str, ...]:
     """Return the cells of a start."""
-    seconds = (start.imports, start.load, start.first_token, start.load + start.first_token)
+    after = start.load, start.first_token, start.second_token
+    seconds = (start.imports, *after, sum(after))
     return (start.head, *(f"{each:.2f}" for each in seconds))

@@ -60,14 +60,25 @@ TQ2_0 = BlockType("TQ2_0", 35, 256, tq2_0)
 Q2_0 = BlockType("Q2_0", 42, 64, q2_0)
 
 
-def choose_type(in_features: tuple[int, ...], group_size: int) -> BlockType:
+def choose_type(
+    in_features: tuple[int, ...], group_size: int, known: Callable[[BlockType], bool] = lambda kind: True
+) -> BlockType:
     """Return the type for weights of so many inputs: TQ2_0, or Q2_0 where groups or inputs do not fill its blocks.
+
+    Where Q2_0 is not known, TQ2_0 stands in for it if inputs fill its blocks: a block has the scale of its first group.
+
+    Args:
+        in_features: of the layers.
+        group_size: inputs that share a scale; 0 is one scale per weight.
+        known: tells whether a program reads a type.
 
     Raises:
         ValueError: neither fits.
     """
-    for kind in (TQ2_0, Q2_0):
-        if all(features % kind.block == 0 for features in in_features) and group_size % kind.block == 0:
+    fitting = [kind for kind in (TQ2_0, Q2_0) if all(features % kind.block == 0 for features in in_features)]
+    exact = [kind for kind in fitting if group_size % kind.block == 0]
+    for kind in (*exact, *fitting):
+        if known(kind):
             return kind
     raise ValueError(f"GGUF's ternary types need inputs and groups in multiples of 64, got {in_features}, {group_size}")
 
@@ -76,6 +87,8 @@ def block_scales(
     w_scale: NDArray[np.float32], kind: BlockType, shape: tuple[int, int], group_size: int
 ) -> NDArray[np.float16]:
     """Spread scales () or (N, K / group_size) over the blocks of a weight (N, K): float16 (N, K / block), rounded.
+
+    Blocks that are larger than groups have the scale of their first one.
 
     Raises:
         ValueError: a scale is beyond float16.
@@ -87,4 +100,6 @@ def block_scales(
     rows, blocks = shape[0], shape[1] // kind.block
     if w_scale.ndim == 0:
         return np.full((rows, blocks), scales)
+    if kind.block > group_size:
+        return np.ascontiguousarray(scales[:, :: kind.block // group_size])
     return np.repeat(scales, group_size // kind.block, 1)

@@ -1,7 +1,8 @@
 """A model of ours as a GGUF file, tensor by tensor, by the package `gguf`: ternary layers in 2 bits, the same weights.
 
 BitNet's shapes are written as architecture "bitnet", whose feed-forward has SiLU where ours has relu squared: as much
-work, other values. Llama's are "llama", whose rotary pairs lie side by side, so that rows of q and k change places.
+work, other values. Llama's are "llama", whose rotary pairs lie side by side, so that rows of q and k change places;
+Qwen3's are "qwen3", whose rows stay.
 The head is float16, or Q8_0 for an int8 one; where the embedding is the head, both are one tensor.
 """
 
@@ -49,17 +50,19 @@ class Entry:
 
 def architecture(config: DecoderConfig) -> str:
     """Return llama.cpp's name for an architecture."""
-    return "bitnet" if config.sub_norms else "llama"
+    return "bitnet" if config.sub_norms else "qwen3" if config.qk_norms else "llama"
 
 
-def ternary_type(shape: ModelShape, config: DecoderConfig) -> BlockType:
-    """Return the type of the ternary layers; ValueError where none fits."""
-    return choose_type((config.hidden_size, config.q_features, config.intermediate_size), shape.group_size)
+def ternary_type(
+    shape: ModelShape, config: DecoderConfig, known: Callable[[BlockType], bool] = lambda kind: True
+) -> BlockType:
+    """Return the type of the ternary layers among those that are known; ValueError where none fits."""
+    return choose_type((config.hidden_size, config.q_features, config.intermediate_size), shape.group_size, known)
 
 
-def entries(reader: Reader, shape: ModelShape, head: str) -> Iterator[Entry]:
+def entries(reader: Reader, kind: BlockType, head: str) -> Iterator[Entry]:
     """Yield the tensors of a model in the order of the file; `head` is "checkpoint" or "int8"."""
-    config, kind = reader.config, ternary_type(shape, reader.config)
+    config = reader.config
     matrix = (config.vocab_size, config.hidden_size)
     head_kind = Q8_0 if head == "int8" else F16
     yield matrix_entry(reader, "token_embd", EMBEDDING, matrix, head_kind if config.tied_embeddings else F16)
@@ -81,6 +84,8 @@ def norm_titles(names: BlockNames) -> dict[str, str]:
     return {
         names.input_norm: "attn_norm",
         names.middle_norm: "ffn_norm",
+        names.query_norm: "attn_q_norm",
+        names.key_norm: "attn_k_norm",
         names.attention_sub_norm: "attn_sub_norm",
         names.mlp_sub_norm: "ffn_sub_norm",
     }
@@ -146,17 +151,16 @@ def q8_0(matrix: torch.Tensor) -> NDArray[np.uint8]:
     return np.concatenate(pieces)
 
 
-def write_gguf(file: Path, shape: ModelShape, head: str) -> None:
-    """Write a model; a layer is in memory while it is written, no longer.
+def write_gguf(file: Path, shape: ModelShape, head: str, kind: BlockType) -> None:
+    """Write a model, its ternary layers of a type; a layer is in memory while it is written, no longer.
 
     Raises:
-        ValueError: GGUF has no type for its layers.
         ModuleNotFoundError: the package `gguf` is not installed.
     """
     from gguf import GGUFWriter
 
     with shape.open_reader() as reader:
-        tensors = list(entries(reader, shape, head))
+        tensors = list(entries(reader, kind, head))
         writer = GGUFWriter(file, architecture(reader.config))
         describe(writer, reader.config)
         for entry in tensors:

@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.harness.models.bounds import Storage
-from benchmarks.harness.models.shapes import ModelShape
+from benchmarks.harness.models.shapes import SHAPES, ModelShape
 from benchmarks.harness.models.turns import seconds_of
+from benchmarks.providers.models.gguf_blocks import BlockType
 from benchmarks.providers.models.gguf_file import Q8_BLOCK, Q8_BYTES, ternary_type, write_gguf
 from bitnet_jit.models.config import DecoderConfig
 
@@ -174,6 +175,19 @@ def unsupported_reason(device: str) -> str | None:
     return f"{' and '.join(missing)} not installed (pip install llama-cpp-python gguf)" if missing else None
 
 
+def reads(kind: BlockType) -> bool:
+    """Return whether the installed llama.cpp reads a type of ternary weights: it is given a file of two blocks."""
+    shape = SHAPES["small-qwen3"]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.gguf"
+        write_gguf(file, shape, "checkpoint", kind)
+        try:
+            LlamaModel("", file, shape.open_reader().config, Storage(0, 0, 0)).close()
+        except ValueError:
+            return False
+        return True
+
+
 def prepare(name: str, shape: ModelShape, device: str, head: str) -> Callable[[], LlamaModel]:
     """Write a shape's weights to a temporary file; return a function that has llama.cpp read it, once.
 
@@ -183,14 +197,15 @@ def prepare(name: str, shape: ModelShape, device: str, head: str) -> Callable[[]
     if reason := unsupported_reason(device):
         raise ValueError(reason)
     config = shape.open_reader().config
-    kind = ternary_type(shape, config)
+    kind = ternary_type(shape, config, reads)
+    differs = f", a scale per {kind.block}" if 0 < shape.group_size < kind.block else ""
     storage = Storage(kind.bits, Q8_BYTES / Q8_BLOCK if head == "int8" else 2, 2)
     folder = tempfile.TemporaryDirectory()
     file = Path(folder.name) / "model.gguf"
-    write_gguf(file, shape, head)
+    write_gguf(file, shape, head, kind)
 
     def make() -> LlamaModel:
         with folder:
-            return LlamaModel(f"{name} {kind.name}", file, config, storage)
+            return LlamaModel(f"{name} {kind.name}{differs}", file, config, storage)
 
     return make

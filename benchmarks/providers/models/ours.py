@@ -1,8 +1,10 @@
-"""Our decoder, by its public calls: `stream` for one text, `generate` for several and for a first token."""
+"""Our decoder: `generate` for a first token, `stream` for one text, and for several the steps that `generate` makes.
+
+Variants of it hold the ternary weights in another packing, or quantize activations otherwise.
+"""
 
 import dataclasses
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import torch
@@ -11,19 +13,19 @@ from benchmarks.harness.models.bounds import Storage
 from benchmarks.harness.models.shapes import SHAPES, ModelShape
 from benchmarks.harness.models.turns import seconds_of
 from bitnet_jit.checkpoints import loading
+from bitnet_jit.generation import loop
 from bitnet_jit.generation.decoder import Decoder
+from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.nn.modules import replace
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.packing import get_format
-
-HEADS = ("checkpoint", "int8")
 
 
 class OurModel:
     """A decoder as a contender.
 
     Args:
-        name: as in --contenders.
+        name: of `name_of`.
         decoder: of `build_decoder`.
         storage: how it holds its parts.
     """
@@ -42,31 +44,22 @@ class OurModel:
 
     def begin(self, ids: torch.Tensor, most_steps: int) -> Callable[[int], float]:
         """Read prompts (B, T); return a function that writes tokens and gives the seconds of each."""
-        return self._stream(ids, most_steps) if len(ids) == 1 else self._generate(ids)
-
-    def _stream(self, ids: torch.Tensor, most_steps: int) -> Callable[[int], float]:
-        tokens = self.decoder.stream(ids, max_new_tokens=1 + most_steps)
-        next(tokens)
+        batch, limit = len(ids), 1 + most_steps
+        tokens = self.decoder.stream(ids, max_new_tokens=limit) if batch == 1 else written(self.decoder, ids, limit)
+        for _ in islice(tokens, batch):
+            pass
 
         def write(steps: int) -> float:
-            written: list[int] = []
-            seconds = seconds_of(lambda: written.extend(islice(tokens, steps)))
-            if len(written) != steps:
-                raise RuntimeError(f"{self.name}: wrote {len(written)} tokens instead of {steps}")
+            count = 0
+
+            def run() -> None:
+                nonlocal count
+                count = sum(1 for _ in islice(tokens, steps * batch))
+
+            seconds = seconds_of(run)
+            if count != steps * batch:
+                raise RuntimeError(f"{self.name}: wrote {count} tokens instead of {steps * batch}")
             return seconds / steps
-
-        return write
-
-    def _generate(self, ids: torch.Tensor) -> Callable[[int], float]:
-        """Time texts as a whole; the least time to the first token, of all calls so far, is taken off."""
-        least = min(seconds_of(lambda: self.read(ids)) for _ in range(2))
-
-        def write(steps: int) -> float:
-            nonlocal least
-            least = min(least, seconds_of(lambda: self.read(ids)))
-            whole = seconds_of(lambda: self.decoder.generate(ids, max_new_tokens=1 + steps))
-            # on a machine too busy to tell, the mean with the first token, which takes longer than the others
-            return (whole - least) / steps if whole > least else whole / (1 + steps)
 
         return write
 
@@ -75,53 +68,73 @@ class OurModel:
         del self.decoder
 
 
-def build_decoder(shape: ModelShape, device: str, head: str, format: str = "i2") -> Decoder:
-    """Build a decoder of a shape's weights as `load` does: float32 on the CPU, bfloat16 elsewhere.
-
-    Raises:
-        ValueError: the loader of this version has no such head.
-    """
+def build_decoder(shape: ModelShape, device: str, head: str) -> Decoder:
+    """Build a decoder of a shape's weights as `load` does: float32 on the CPU, bfloat16 elsewhere."""
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    reader, arguments = shape.open_reader(), [torch.device(device), dtype, lambda *_: None]
-    if "head" in inspect.signature(loading.build).parameters:
-        decoder = loading.build(reader, *arguments, head=head)
-    elif head == "checkpoint":
-        decoder = loading.build(reader, *arguments)
-    else:
-        raise ValueError(f"this version of bitnet_jit has no head={head!r}")
+    decoder = loading.build(shape.open_reader(), torch.device(device), dtype, lambda *_: None, head)
     decoder.config = dataclasses.replace(decoder.config, eos_ids=())  # every text is as long as the others
-    return decoder if format == "i2" else repacked(decoder, format)
+    return decoder
 
 
-def repacked(decoder: Decoder, format: str) -> Decoder:
-    """Pack the ternary layers of a decoder anew, in place."""
+def written(decoder: Decoder, ids: torch.Tensor, limit: int) -> Iterator[object]:
+    """Continue texts (B, T) by `limit` tokens each as `generate` does, and yield for each token of each text."""
+    prompts = ids.tolist()
+    continuation, _ = loop.begin(decoder, prompts, [limit] * len(prompts), Sampling(), (), None)
+    try:
+        yield from continuation.run()
+    finally:
+        decoder.idle_runner.give(continuation.close())
 
-    def repack(name: str, layer: PackedBitLinear) -> PackedBitLinear:
+
+def varied(decoder: Decoder, packing: str, activation: str) -> Decoder:
+    """Pack the ternary layers of a decoder anew where they are packed otherwise, and set their activation, in place."""
+
+    def vary(name: str, layer: PackedBitLinear) -> PackedBitLinear:
+        if packing == layer.format:
+            layer.activation = activation
+            return layer
         w_q, w_scale = layer.unpack()
-        return PackedBitLinear.from_codes(w_q, w_scale, layer.bias, layer.group_size, format=format)
+        return PackedBitLinear.from_codes(w_q, w_scale, layer.bias, layer.group_size, activation, packing)
 
-    return replace(decoder, (PackedBitLinear,), repack)
+    return replace(decoder, (PackedBitLinear,), vary)
 
 
-def storage_of(decoder: Decoder, group_size: int, head: str, format: str) -> Storage:
-    """Return how a decoder holds its parts: the cache in its dtype, the head as asked or as in the checkpoint."""
+def storage_of(decoder: Decoder, group_size: int, head: str, packing: str) -> Storage:
+    """Return how a decoder holds its parts: the cache as its pages are, the head as asked or as in the checkpoint."""
     dense = decoder.embedding if decoder.head is None else decoder.head
-    bits = 8 / get_format(format).codes_per_byte + (32 / group_size if group_size else 0)
+    bits = 8 / get_format(packing).codes_per_byte + (32 / group_size if group_size else 0)
     return Storage(bits, 1 if head == "int8" else dense.element_size(), decoder.dtype.itemsize)
 
 
-def prepare(name: str, format: str, shape: ModelShape, device: str, head: str) -> Callable[[], OurModel]:
+def name_of(packing: str, activation: str) -> str:
+    """Return the name of a variant in tables.
+
+    >>> name_of("i2", "a8"), name_of("t5", "a8"), name_of("i2", "a8g")
+    ('bitnet_jit', 'bitnet_jit_t5', 'bitnet_jit_a8g')
+    """
+    return "_".join(["bitnet_jit", *[word for word in (packing, activation) if word not in ("i2", "a8")]])
+
+
+def unsupported_reason(shape: ModelShape, packing: str, activation: str) -> str | None:
+    """Return None, or why weights of a shape cannot have a packing or an activation."""
+    if packing == "t5" and shape.group_size:
+        return "t5 has no scales of groups"
+    return "a8g needs scales of groups" if activation == "a8g" and not shape.group_size else None
+
+
+def prepare(packing: str, activation: str, shape: ModelShape, device: str, head: str) -> Callable[[], OurModel]:
     """Return a function that makes the contender; the package is warm then, so that its peak of memory is the model's.
 
     Raises:
-        ValueError: the loader of this version has no such head, or the packing no such scales.
+        ValueError: the weights cannot have such a packing or activation.
     """
-    if format == "t5" and shape.group_size:
-        raise ValueError("t5 has no scales of groups")
-    build_decoder(SHAPES["tiny"], device, head, format).generate([1], max_new_tokens=2)
+    if reason := unsupported_reason(shape, packing, activation):
+        raise ValueError(reason)
+    small = SHAPES["small-qwen3" if shape.group_size else "small"]
+    varied(build_decoder(small, device, head), packing, activation).generate([1], max_new_tokens=2)
 
     def make() -> OurModel:
-        decoder = build_decoder(shape, device, head, format)
-        return OurModel(name, decoder, storage_of(decoder, shape.group_size, head, format))
+        decoder = varied(build_decoder(shape, device, head), packing, activation)
+        return OurModel(name_of(packing, activation), decoder, storage_of(decoder, shape.group_size, head, packing))
 
     return make

@@ -16,18 +16,32 @@ from bitnet_jit.problem import MAX_IN_FEATURES
 
 @dataclass(frozen=True)
 class ModelKind:
-    """The consequences of a model_type: its class in transformers, and that class's defaults."""
+    """The consequences of a model_type: its class in transformers, and that class's parts and defaults.
+
+    Attributes:
+        architecture: the name of the class.
+        activation, sub_norms, qk_norms: as in `DecoderConfig`.
+        mlp_bias: whether gate, up and down can have biases.
+        windows: whether layers can see the last tokens alone, which we do not run.
+        norm_eps, rope_theta: where config.json has none.
+        head_dim: likewise; 0 is hidden_size / num_attention_heads.
+    """
 
     architecture: str
-    activation: Literal["relu2", "silu"]
-    sub_norms: bool
-    norm_eps: float
-    rope_theta: float
+    activation: Literal["relu2", "silu"] = "silu"
+    sub_norms: bool = False
+    qk_norms: bool = False
+    mlp_bias: bool = False
+    windows: bool = False
+    norm_eps: float = 1e-6
+    rope_theta: float = 10_000.0
+    head_dim: int = 0
 
 
 KINDS = {
     "bitnet": ModelKind("BitNetForCausalLM", activation="relu2", sub_norms=True, norm_eps=1e-5, rope_theta=500_000.0),
-    "llama": ModelKind("LlamaForCausalLM", activation="silu", sub_norms=False, norm_eps=1e-6, rope_theta=10_000.0),
+    "llama": ModelKind("LlamaForCausalLM", mlp_bias=True),
+    "qwen3": ModelKind("Qwen3ForCausalLM", qk_norms=True, windows=True, head_dim=128),
 }
 
 
@@ -53,7 +67,7 @@ def read_config(path: Path) -> tuple[DecoderConfig, Storage]:
         num_layers=fields.integer("num_hidden_layers", high=2**16),
         num_heads=num_heads,
         num_kv_heads=fields.integer("num_key_value_heads", num_heads, high=num_heads),
-        head_dim=fields.integer("head_dim", max(1, hidden_size // num_heads), high=MAX_IN_FEATURES),
+        head_dim=fields.integer("head_dim", kind.head_dim or max(1, hidden_size // num_heads), high=MAX_IN_FEATURES),
         context_length=context_length,
         norm_eps=fields.positive("rms_norm_eps", kind.norm_eps),
         rope_theta=rope_theta,
@@ -62,14 +76,12 @@ def read_config(path: Path) -> tuple[DecoderConfig, Storage]:
         sub_norms=kind.sub_norms,
         tied_embeddings=fields.flag("tie_word_embeddings", False),
         attention_bias=fields.flag("attention_bias", False),
-        mlp_bias=not kind.sub_norms and fields.flag("mlp_bias", False),
+        mlp_bias=kind.mlp_bias and fields.flag("mlp_bias", False),
         eos_ids=read_eos_ids(fields, path, vocab_size),
+        qk_norms=kind.qk_norms,
     )
     check_heads(config, fields)
-    try:
-        check_rope(config)
-    except InvalidInput as error:
-        raise CheckpointError(f"{fields.where}: {error}") from None
+    check_positions(config, fields, kind)
     return config, storage
 
 
@@ -86,6 +98,18 @@ def check_heads(config: DecoderConfig, fields: Fields) -> None:
             f"{fields.where}: hidden_size: expected num_attention_heads * head_dim = {config.q_features}, "
             f"found {config.hidden_size}"
         )
+
+
+def check_positions(config: DecoderConfig, fields: Fields, kind: ModelKind) -> None:
+    """Raise CheckpointError where a layer sees the last tokens alone, or rotary angles are no finite numbers."""
+    if kind.windows and fields.flag("use_sliding_window", False):
+        raise fields.refuse("use_sliding_window", "false: every token sees all tokens before it")
+    if kind.windows and set(fields.words("layer_types") or ()) - {"full_attention"}:
+        raise fields.refuse("layer_types", "'full_attention' alone: every token sees all tokens before it")
+    try:
+        check_rope(config)
+    except InvalidInput as error:
+        raise CheckpointError(f"{fields.where}: {error}") from None
 
 
 def read_rope(fields: Fields, kind: ModelKind, context_length: int) -> tuple[float, RopeScaling | None]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from bitnet_jit.checkpoints.formats.hf_config import KINDS
+from bitnet_jit.checkpoints.formats.hf_config import KINDS, ModelKind
 from bitnet_jit.checkpoints.formats.writer import Writer
 from bitnet_jit.dtypes import dtype_name
 from bitnet_jit.models.config import DecoderConfig
@@ -21,7 +21,7 @@ def config_json(
         dtype: of the embedding; transformers computes in it.
         dense: as for `Writer.quantization_config`.
     """
-    model_type, kind = next(item for item in KINDS.items() if item[1].activation == config.activation)
+    model_type, kind = kind_of(config)
     return {
         "architectures": [kind.architecture],
         "model_type": model_type,
@@ -44,6 +44,12 @@ def config_json(
         "eos_token_id": list(config.eos_ids) or None,
         "quantization_config": writer.quantization_config(None, dense),
     }
+
+
+def kind_of(config: DecoderConfig) -> tuple[str, ModelKind]:
+    """Return the model_type of an architecture, and what it stands for."""
+    parts = (config.activation, config.qk_norms)
+    return next(item for item in KINDS.items() if (item[1].activation, item[1].qk_norms) == parts)
 
 
 def rope_json(config: DecoderConfig) -> dict[str, Any]:

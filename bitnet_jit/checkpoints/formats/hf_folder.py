@@ -84,7 +84,8 @@ def check_tensors(config: DecoderConfig, files: TensorFiles, storage: Storage) -
         named = ", ".join(f"{name} in {files.entries[name].file.name}" for name in extra[:MAX_NAMED])
         raise CheckpointError(
             f"{files.directory}: found {len(extra)} tensors that a model of {config.num_layers} layers, "
-            f"sub_norms={config.sub_norms}, attention_bias={config.attention_bias} does not have: {named}"
+            f"sub_norms={config.sub_norms}, qk_norms={config.qk_norms}, attention_bias={config.attention_bias} does "
+            f"not have: {named}"
         )
 
 

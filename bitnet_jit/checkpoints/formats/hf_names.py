@@ -12,6 +12,8 @@ IN_BLOCK = {
     "attention.q": "self_attn.q_proj",
     "attention.k": "self_attn.k_proj",
     "attention.v": "self_attn.v_proj",
+    "attention.q_norm": "self_attn.q_norm",
+    "attention.k_norm": "self_attn.k_norm",
     "attention.sub_norm": "self_attn.attn_sub_norm",
     "attention.output": "self_attn.o_proj",
     "feed_forward.norm": "post_attention_layernorm",

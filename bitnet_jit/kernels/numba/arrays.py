@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_jit.kernels.kernel import Config, Kernel
-from bitnet_jit.kernels.numba.bound import ALIGN, Bound
+from bitnet_jit.kernels.numba.bound import ALIGN, ROW_STRIDE, Bound
 from bitnet_jit.kernels.numba.threads.fork import process_fork
 from bitnet_jit.problem import Problem
 
@@ -65,6 +65,7 @@ def run(kernel: Kernel, problem: Problem, values: Values, config: Config = None,
     """
     bound: Bound = kernel.bind(problem, kernel.configs(problem)[0] if config is None else config)
     team = team or Team()
+    values = {ROW_STRIDE: problem.in_features, **values}
     operands = [values[operand] if isinstance(operand, str) else operand for operand in bound.operands]
     rows = len(next(operand for operand in operands if isinstance(operand, np.ndarray) and operand.ndim))
     if rows:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ALIGN = 64  # of scratch memory, in bytes
+ROW_STRIDE = "row_stride"  # an operand: elements from row to row of gate and up, which may be parts of one tensor
 Entry = Callable[..., None]
 Operands = tuple[str | float | None, ...]
 

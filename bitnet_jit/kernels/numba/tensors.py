@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch._C._dynamo import guards
 
-from bitnet_jit.devices.strided import NO_MEMORY, strides
+from bitnet_jit.devices.strided import NO_MEMORY, row_distance, strides
 from bitnet_jit.devices.threads import THREADS
 from bitnet_jit.devices.workspace import Workspace
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels.backend import Call
-from bitnet_jit.kernels.numba.bound import Bound
+from bitnet_jit.kernels.numba.bound import ROW_STRIDE, Bound
 from bitnet_jit.kernels.numba.threads.fork import Fork
 from bitnet_jit.kernels.operands import Operands
 
+GATED = ("gate", "up")  # may be parts of a wider tensor
 FORK = Fork()
 WORKSPACE = Workspace()
 # (shape, strides, dtype) -> a tensor; as Inductor's code allocates, in half the time of new_empty
@@ -28,17 +29,29 @@ empty_strided: Any = guards._empty_strided_cpu  # type: ignore[attr-defined]
 def bind_call(bound: Bound, operands: Operands) -> Call:
     """Return the call of a kernel: (*arguments) -> its output or outputs.
 
-    Its attribute `into` takes the outputs before the arguments, contiguous tensors, and writes over them. Calls of any
-    number of rows give outputs that begin with the dimensions with which their first argument begins.
+    Its attribute `into` takes the outputs before the arguments, contiguous tensors, and writes over them; `prepare`
+    takes ((shape, strides, dtype) -> tensor, bytes -> address of scratch memory) before contiguous arguments, and
+    returns what runs the kernel on these tensors, and the outputs; those whose names are `in_rows` may also be rows at
+    one distance. Calls of any number of rows give outputs that begin with the dimensions with which their first
+    argument begins.
     """
     if not operands.rows and not operands.varying:
         return lambda *arguments: empty_outputs(operands)
     scope = scope_of(bound, operands)
     exec("\n".join(source(bound, operands)), scope)
     call: Any = scope["call"]
-    call.into = scope["into"]
+    call.into, call.prepare = scope["into"], scope["prepare"]
+    call.in_rows = GATED if ROW_STRIDE in bound.operands else ()
     bound_call: Call = call
     return bound_call
+
+
+def in_rows(gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Return gate and up (..., K) as rows at one distance, and that distance in elements; copied if need be."""
+    distance = row_distance(gate)
+    if 0 < distance == row_distance(up):
+        return gate, up, distance
+    return gate.contiguous(), up.contiguous(), gate.shape[-1]
 
 
 def empty_outputs(operands: Operands) -> Any:
@@ -59,6 +72,7 @@ def scope_of(bound: Bound, operands: Operands) -> dict[str, Any]:
         "entry": bound.entry(rows),
         "fork": FORK,
         "get_threads": THREADS.get,
+        "in_rows": in_rows,
         "max_threads": bound.max_threads,
         "numbers": bound.numbers(rows),  # kept here: one of them may be the address of memory that it owns
         "take": WORKSPACE.take,
@@ -73,20 +87,23 @@ def scope_of(bound: Bound, operands: Operands) -> dict[str, Any]:
 
 
 def source(bound: Bound, operands: Operands) -> Iterator[str]:
-    """Yield the lines of a call, and of `into`."""
+    """Yield the lines of a call, of `into` and of `prepare`."""
     arguments, outputs = ", ".join(operands.arguments), [output.name for output in operands.outputs]
     results = ", ".join(outputs)
     yield f"def into({results}, {arguments}):"
     yield from measure(operands, results)
     yield from launch(bound, operands)
     yield f"    return {results}"
-    yield f"def call({arguments}):"
-    if operands.varying:
-        yield from measure(operands, results, allocate_any(operands))
-        yield from launch(bound, operands)
-    else:
-        yield from launch(bound, operands, [f"{name} = empty_strided(*{name}_memory)" for name in outputs])
-    yield f"    return {results}"
+    for head in (f"def call({arguments}):", f"def prepare(empty_strided, take, {arguments}):"):
+        yield head
+        prepares = "prepare" in head
+        if operands.varying:
+            yield from measure(operands, results, allocate_any(operands))
+            yield from launch(bound, operands, prepares=prepares)
+        else:
+            allocate = [f"{name} = empty_strided(*{name}_memory)" for name in outputs]
+            yield from launch(bound, operands, allocate, prepares)
+        yield f"    return run, ({results},)" if prepares else f"    return {results}"
 
 
 def measure(operands: Operands, results: str, allocate: list[str] | None = None) -> Iterator[str]:
@@ -111,28 +128,41 @@ def allocate_any(operands: Operands) -> list[str]:
     return lines
 
 
-def launch(bound: Bound, operands: Operands, allocate: list[str] | None = None) -> Iterator[str]:
-    """Yield the lines that check the tensors, allocate the outputs, and enter the kernel."""
+def launch(
+    bound: Bound, operands: Operands, allocate: list[str] | None = None, prepares: bool = False
+) -> Iterator[str]:
+    """Yield the lines that check the tensors, allocate the outputs, and enter the kernel, or define `run` for that."""
     tensors = [operand.name for operand in operands.inputs if operand.dtype]
+    if ROW_STRIDE in bound.operands:
+        yield f"    {ROW_STRIDE} = {operands.problem.in_features}"
+        parts, whole = ", ".join(GATED), " and ".join(f"{name}.is_contiguous()" for name in GATED)
+        yield f"    if not ({whole}): {parts}, {ROW_STRIDE} = in_rows({parts})"
     for name in tensors:
-        yield f"    if not {name}.is_contiguous(): {name} = {name}.contiguous()"
+        if name not in GATED:
+            yield f"    if not {name}.is_contiguous(): {name} = {name}.contiguous()"
         yield f"    {name}_at = {name}.data_ptr()"
     yield f"    if not ({' and '.join(f'{name}_at' for name in tensors)}): raise InvalidInput(NO_MEMORY)"
     yield from (f"    {line}" for line in allocate or ())
+    yield from (f"    {output.name}_at = {output.name}.data_ptr()" for output in operands.outputs)
     yield "    threads = get_threads()"
     if bound.max_threads is not None:
         yield "    if threads > max_threads: threads = max_threads"
-    addresses = {name: f"{name}_at" for name in tensors} | {o.name: f"{o.name}.data_ptr()" for o in operands.outputs}
+    addresses = {name: f"{name}_at" for name in (*tensors, *(output.name for output in operands.outputs))}
     handed = [
         addresses.get(name, name) if isinstance(name, str) else "0" if name is None else repr(name)
         for name in bound.operands
     ]
     if operands.varying:
-        sizes = [f"{name}.shape[{dimension}]" for name, dimension in bound.sizes]
+        sizes = [f"size_{place}" for place in range(len(bound.sizes))]
+        yield from (f"    {size} = {name}.shape[{at}]" for size, (name, at) in zip(sizes, bound.sizes, strict=True))
         yield f"    num_bytes = workspace_bytes({', '.join(('rows', 'threads', *sizes))})"
         handed += ["rows", *sizes, "num_bytes"]
     else:
         handed += [f"number_{place}" for place in range(len(bound.numbers(operands.rows)))]
     alike = operands.varying or bound.max_threads is None
     num_bytes = "num_bytes" if alike else "workspace_bytes(rows, threads)"
-    yield f"    entry(None, fork.address, threads, {', '.join(handed)}, take({num_bytes}))"
+    if prepares:
+        yield f"    workspace = take({num_bytes})"
+        yield f"    def run(): entry(None, fork.address, threads, {', '.join(handed)}, workspace)"
+    else:
+        yield f"    entry(None, fork.address, threads, {', '.join(handed)}, take({num_bytes}))"

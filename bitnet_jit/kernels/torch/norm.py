@@ -48,6 +48,14 @@ def bind_rms_norm_quantize(problem: Problem, config: Config):
     return lambda x, weight, eps: quantize_rows(norm_rows(x.float(), weight, eps))
 
 
+def bind_add_rms_norm_quantize(problem: Problem, config: Config):
+    def run(x, delta, weight, eps):
+        total = x + delta
+        return total, *quantize_rows(norm_rows(total.float(), weight, eps))
+
+    return run
+
+
 def bind_relu2_mul_norm_quantize(problem: Problem, config: Config):
     def run(gate, up, weight, eps):
         return quantize_rows(norm_rows(gate.float().relu() ** 2 * up.float(), weight, eps))
@@ -76,6 +84,7 @@ KERNELS = (
     Kernel("torch.rms_norm", "rms_norm", bind_rms_norm, no_configs, always),
     Kernel("torch.rms_norm_gradients", "rms_norm_gradients", bind_rms_norm_gradients, no_configs, always),
     Kernel("torch.rms_norm_quantize", "rms_norm_quantize", bind_rms_norm_quantize, no_configs, always),
+    Kernel("torch.add_rms_norm_quantize", "add_rms_norm_quantize", bind_add_rms_norm_quantize, no_configs, always),
     Kernel(
         "torch.relu2_mul_norm_quantize", "relu2_mul_norm_quantize", bind_relu2_mul_norm_quantize, no_configs, always
     ),

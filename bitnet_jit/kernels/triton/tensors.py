@@ -6,7 +6,6 @@ belongs to the graph. Nothing here waits for the device.
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from torch._C._dynamo import guards
 
 from bitnet_jit.devices.kinds import kind_of
-from bitnet_jit.devices.strided import NO_MEMORY, strides
+from bitnet_jit.devices.strided import NO_MEMORY, row_distance, strides
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels.backend import Call
 from bitnet_jit.kernels.operands import Operands
@@ -42,9 +41,9 @@ def bind_call(bound: Bound | Varying, operands: Operands, device: torch.device) 
     if "row_stride" not in inputs:
         return call
 
-    def gated(gate, up, weight, eps):
+    def gated(gate, up, *others):
         gate, up, stride = in_rows(gate, up)
-        return call(gate, up, weight, eps, stride)
+        return call(gate, up, *others, stride)
 
     return gated
 
@@ -150,19 +149,6 @@ def in_rows(gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.T
         return gate, up, distance
     whole = torch.contiguous_format
     return gate.clone(memory_format=whole), up.clone(memory_format=whole), features
-
-
-def row_distance(a: torch.Tensor) -> int:
-    """Return the distance of the rows of a (..., K) in elements; 0 where there is no single one."""
-    if a.is_contiguous():
-        return a.shape[-1]
-    if a.stride(-1) != 1:
-        return 0
-    distances = [(size, stride) for size, stride in zip(a.shape[:-1], a.stride()[:-1], strict=True) if size > 1]
-    for (_, outer), (size, inner) in pairwise(distances):
-        if outer != size * inner:
-            return 0
-    return distances[-1][1]
 
 
 def allocator(outputs: Shapes, num_bytes: int) -> Callable[[], list[torch.Tensor]]:

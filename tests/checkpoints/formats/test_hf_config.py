@@ -71,12 +71,27 @@ def test_end_tokens_of_the_generation_config_count_too(tmp_path):
 
 
 BITNET = {"quant_method": "bitnet"}
+FULL = ["full_attention"]
+QWEN3 = {"model_type": "qwen3", "hidden_act": "silu"}
+
+
+def test_qwen3(tmp_path):
+    fields = {"rms_norm_eps": None, "rope_theta": None, "head_dim": None, "layer_types": FULL, "mlp_bias": True}
+    config, _ = read_config(write_config(tmp_path, **QWEN3, **fields))
+    assert (config.activation, config.sub_norms, config.qk_norms, config.mlp_bias) == ("silu", False, True, False)
+    assert (config.head_dim, config.norm_eps, config.rope_theta) == (128, 1e-6, 10000.0)  # of transformers' class
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model_type": "qwen3"}, ["model_type", "'bitnet' or 'llama'", "'qwen3'"]),
+        ({"model_type": "qwen2"}, ["model_type", "'bitnet' or 'llama' or 'qwen3'", "'qwen2'"]),
+        ({**QWEN3, "use_sliding_window": True}, ["use_sliding_window", "false", "True"]),
+        ({**QWEN3, "use_sliding_window": 1}, ["use_sliding_window", "true or false", "1"]),
+        ({**QWEN3, "layer_types": [*FULL, "sliding_attention"]}, ["layer_types", "alone", "sliding_attention"]),
+        ({**QWEN3, "layer_types": 3}, ["layer_types", "a list of strings", "3"]),
+        ({**QWEN3, "head_dim": 2**17}, ["num_attention_heads", "at most 262144"]),
+        ({**QWEN3, "hidden_act": "relu2"}, ["hidden_act", "'silu'", "'relu2'"]),
         ({"model_type": None}, ["model_type", "no such field"]),
         ({"model_type": ["bitnet"]}, ["model_type", "['bitnet']"]),
         ({"hidden_size": 0}, ["hidden_size", "found 0"]),

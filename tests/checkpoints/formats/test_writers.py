@@ -26,6 +26,7 @@ from bitnet_jit.training.settings import TrainSettings
 
 CONFIG = TrainSettings(layers=2, hidden_size=48, intermediate_size=64, heads=4, kv_heads=2).decoder()
 LLAMA = replace(CONFIG, activation="silu", sub_norms=False, attention_bias=True, mlp_bias=True, tied_embeddings=False)
+QWEN3 = replace(CONFIG, activation="silu", sub_norms=False, qk_norms=True, attention_bias=True)
 IDS = torch.randint(0, 256, (2, 20), generator=torch.Generator().manual_seed(0))
 
 
@@ -38,6 +39,8 @@ def decoder(config):
             parameter.mul_(3)
             if name.endswith("bias"):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+            if name.endswith(("q_norm.weight", "k_norm.weight")):
+                parameter.copy_(1 + torch.rand(parameter.shape, generator=generator))
     return network
 
 
@@ -87,7 +90,7 @@ def test_scales_that_no_reader_takes_are_refused(scale, format):
         encoded("up_proj", codes, torch.tensor([scale]), None, get_writer(format))
 
 
-@pytest.mark.parametrize("config", [CONFIG, LLAMA], ids=["bitnet", "llama"])
+@pytest.mark.parametrize("config", [CONFIG, LLAMA, QWEN3], ids=["bitnet", "llama", "qwen3"])
 @pytest.mark.parametrize("linear_class", ["autobitlinear", "bitlinear"])
 def test_we_read_what_we_write(tmp_path, config, linear_class):
     network = decoder(config)
@@ -101,7 +104,7 @@ def test_we_read_what_we_write(tmp_path, config, linear_class):
 
 
 @pytest.mark.filterwarnings("ignore")  # transformers' own
-@pytest.mark.parametrize("config", [CONFIG, LLAMA], ids=["bitnet", "llama"])
+@pytest.mark.parametrize("config", [CONFIG, LLAMA, QWEN3], ids=["bitnet", "llama", "qwen3"])
 @pytest.mark.parametrize("linear_class", ["autobitlinear", "bitlinear"])
 def test_transformers_reads_what_we_write(tmp_path, config, linear_class):
     transformers = pytest.importorskip("transformers", reason="the package transformers is not installed")

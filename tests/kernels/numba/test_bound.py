@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bitnet_jit.kernels import registry
+from bitnet_jit.kernels.numba.bound import ROW_STRIDE
 from bitnet_jit.kernels.numba.linear.sizes import Sizes, sizes_of
 from bitnet_jit.kernels.numba.threads.parallel import TEAM_BYTES
 from bitnet_jit.problem import Problem
@@ -27,11 +28,12 @@ OPERANDS = {  # in the order in which each op's entry point takes them
     "bit_linear": ("x", None, *CODES, "bias", "y"),
     "quantized_linear": (*SCALES, *CODES, "bias", "y"),
     "ternary_matmul": ("x_q", None, "w_packed", None, None, "y"),
-    "quantize_activation": ("x", None, None, 0.0, *SCALES),
-    "rms_norm": ("x", None, "weight", "eps", "y", None),
-    "rms_norm_quantize": ("x", None, "weight", "eps", *SCALES),
-    "relu2_mul_norm_quantize": ("gate", "up", "weight", "eps", *SCALES),
-    "silu_mul_norm_quantize": ("gate", "up", "weight", "eps", *SCALES),
+    "quantize_activation": ("x", None, None, None, 0.0, None, *SCALES),
+    "rms_norm": ("x", None, None, "weight", "eps", None, "y", None),
+    "rms_norm_quantize": ("x", None, None, "weight", "eps", None, *SCALES),
+    "add_rms_norm_quantize": ("x", "delta", None, "weight", "eps", "total", *SCALES),
+    "relu2_mul_norm_quantize": ("gate", "up", ROW_STRIDE, "weight", "eps", None, *SCALES),
+    "silu_mul_norm_quantize": ("gate", "up", ROW_STRIDE, "weight", "eps", None, *SCALES),
     "rms_norm_gradients": ("dy", "x", "weight", "eps", "dx", "dw"),
     "quantize_weight": ("weight", *CODES),
     "dequantize_weight": ("w", *CODES),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import types
 
 from bitnet_jit.kernels.numba.compiler import jit, object_cache
 from bitnet_jit.kernels.numba.compiler.object_cache import MAGIC, ObjectCache, ObjectCode, decode, encode, file_name
@@ -189,6 +190,32 @@ def test_constants_of_python_are_seen(monkeypatch):
     assert object_cache.extract(result) is not None
     monkeypatch.setattr(object_cache, "lookup_environment", lambda name: SimpleNamespace(consts=["a constant"]))
     assert object_cache.extract(result) is None
+
+
+def raise_at_zero(number):
+    if number == 0:
+        raise ValueError("zero")
+    return number
+
+
+def allocate(number):
+    return np.zeros(number, np.float32)[0]
+
+
+def count(number):
+    return number + 1
+
+
+@pytest.mark.parametrize(("function", "kept"), [(raise_at_zero, False), (allocate, False), (count, True)])
+def test_code_that_may_raise_or_allocate_is_not_kept(tmp_path, monkeypatch, caplog, function, kept):
+    """It calls Numba's runtime, which a process that loads it need not have."""
+    monkeypatch.setattr(jit, "user_cache", lambda: ObjectCache(PrivateFolder(tmp_path / "cache")))
+    caplog.set_level(logging.DEBUG, object_cache.logger.name)
+    expected = function(3)
+    for _ in range(2):  # the second one finds what the first one kept
+        assert jit.JitKernel(function).entry(types.int64)(3) == expected
+    assert (tmp_path / "cache").exists() == kept
+    assert ("numba_do_raise" in caplog.text) != kept
 
 
 def test_numba_disable_jit_is_a_refusal_in_words():

@@ -5,7 +5,7 @@ import pytest
 from halves import stored, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numba_calls import run_rows
+from numba_calls import rounded, run_add_norm, run_rows
 
 from bitnet_jit import reference
 from bitnet_jit.kernels.numba import BACKEND
@@ -95,6 +95,22 @@ def test_rms_norm_quantize(dtype, data):
     exact = reference.rms_norm_float64(wide, weight, EPS)
     exact[~np.isfinite(wide).all(1)] = np.nan
     assert_codes(x_q, x_scale, exact)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@QUICK
+@given(data=st.data())
+def test_add_rms_norm_quantize_is_a_rounded_sum_and_its_norm(dtype, data):
+    rows, features = data.draw(st.sampled_from((0, 1, 3, 40))), data.draw(st.sampled_from(FEATURES))
+    (x, wide), (delta, delta_wide) = (rows_of(data.draw, rows, features, dtype) for _ in range(2))
+    weight = np.random.default_rng(features).random(features).astype(np.float32) + 0.5
+    op = "add_rms_norm_quantize"
+    problem = Problem(op, "cpu", rows_bucket(rows), features, features, x_dtype=dtype, y_dtype=dtype, bias="float32")
+    total, *codes = run_add_norm(KERNELS[op], problem, x, delta, weight, EPS, all_threads(2))
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(values(total, dtype), rounded(wide + delta_wide, dtype))
+    for part, wanted in zip(codes, run("rms_norm_quantize", dtype, total, weight=weight), strict=True):
+        np.testing.assert_array_equal(part, wanted)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

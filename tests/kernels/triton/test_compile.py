@@ -14,15 +14,30 @@ pytest.importorskip("triton", reason="the package triton is not installed")
 import triton
 from triton.compiler import ASTSource
 from triton_calls import BACKEND
-from triton_gpus import GPUS, OF_TRAINING, PROBLEMS, Case, cases, representatives
+from triton_gpus import GPUS, HEADS, OF_TRAINING, PROBLEMS, Case, cases, representatives
 
+from bitnet_jit.kernels.triton.attention import paged
+from bitnet_jit.kernels.triton.attention.paged import Sizes
 from bitnet_jit.kernels.triton.device.target import interpreted
 from bitnet_jit.kernels.triton.layout import I2_CHUNKS
 from bitnet_jit.system.cores import available_cores
 
 pytestmark = pytest.mark.skipif(interpreted(), reason="the interpreter compiles nothing")
 FUNCTIONS = (
-    *("fused", "gemv", "small", "gemm", "add", "planes", "arrange", "input_grad", "row", "norm_gradients", "add_sums"),
+    *(
+        "fused",
+        "norm_gemv",
+        "gemv",
+        "small",
+        "gemm",
+        "add",
+        "planes",
+        "arrange",
+        "input_grad",
+        "row",
+        "norm_gradients",
+        "add_sums",
+    ),
     *("write", "whole", "piece", "join", "head", "quantize_hidden", "int8_head"),
     *("absolute_sum", "quantize_weight", "dequantize_weight", "dequantize_activation"),
 )
@@ -122,3 +137,22 @@ def test_chunks_are_read_and_written_as_widely_as_planes(problem):
     counts = accesses(replace(problem, layout=I2_CHUNKS.name))
     assert counts == accesses(problem)
     assert any(".v4." in instruction for instruction in counts)
+
+
+def widths_of_k(target, launch):
+    """Return how many neighbours in K a thread holds of the operands of products, from which the order of K follows."""
+    kinds = {"rotary": torch.float32, "positions": torch.int32, "starts": torch.int32, "tables": torch.int32}
+    kinds |= dict.fromkeys(paged.RESULTS, torch.float32)
+    operands = [kinds.get(name, torch.bfloat16) for name in launch.operands]
+    return set(re.findall(r"kWidth = (\d+)", compile_for(target, launch, operands).asm["ttgir"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cuda-80", "cuda-90"])
+def test_all_tiles_of_attention_take_k_in_the_same_order(name):
+    target, gpu = GPUS[name]
+    problem = replace(HEADS, gpu=gpu)
+    config = paged.configs(problem)[0]
+    launches = [paged.split(problem, Sizes(n, n, 64), config)[0] for n in (1, 16)]  # a piece, and pieces in turns
+    launches += [paged.whole(problem, sizes, config) for sizes in (Sizes(64, 64, 64), Sizes(2048, 1, 32))]
+    assert in_processes([partial(widths_of_k, target, launch) for launch in launches]) == [{"2"}] * len(launches)

@@ -12,10 +12,12 @@ from triton_calls import ON_GPU, call, every, max_examples, needs_device, proble
 from bitnet_jit import reference
 from bitnet_jit.kernels.triton.rowwise import rows
 
+ADD = rows.ADD
 OPS = (
     "quantize_activation",
     "rms_norm",
     "rms_norm_quantize",
+    ADD,
     "relu2_mul_norm_quantize",
     "silu_mul_norm_quantize",
 )
@@ -24,7 +26,7 @@ EPS = 1e-5
 
 
 def row_problem(op, rows, features, x_dtype="float32", weight_dtype="float32"):
-    codes = op != "rms_norm"
+    codes = op not in ("rms_norm", ADD)
     bias = "" if op == "quantize_activation" else weight_dtype
     return problem_of(op, (rows, features, features), x_dtype=x_dtype, y_dtype="int8" if codes else x_dtype, bias=bias)
 
@@ -48,12 +50,14 @@ def draw(shape, extreme):
 def operands(op, x, up, weight):
     if op == "quantize_activation":
         return (x,)
-    return (x, up, weight, EPS) if op in GATES else (x, weight, EPS)
+    return (x, up, weight, EPS) if op in GATES or op == ADD else (x, weight, EPS)
 
 
 def normalized(op, x, up, weight):
     """Return the values that a fused op quantizes, in float64 of float32 inputs."""
-    return reference.rms_norm_float64(GATES[op](x, up) if op in GATES else x, weight, EPS)
+    with np.errstate(invalid="ignore", over="ignore"):
+        values = GATES[op](x, up) if op in GATES else x + up if op == ADD else x
+    return reference.rms_norm_float64(values, weight, EPS)
 
 
 @pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # NumPy in the interpreter, of infinity
@@ -79,6 +83,9 @@ def test_every_kernel_is_the_contract(kernel, shape, extreme, pick):
 
 def check_codes(result, exact, wanted):
     """Check codes against the exact values; where float32 overflows on the way there, against the reference."""
+    if len(result) == 3:
+        assert np.array_equal(result[0], wanted[0], equal_nan=True)
+        result, wanted = result[1:], wanted[1:]
     np.testing.assert_allclose(result[1], wanted[1], rtol=1e-5)
     overflowed = ~np.isfinite(wanted[1]) | (np.abs(exact).max(1, initial=0) > 2e5 * wanted[1])
     assert reference.codes_agree(result[0][~overflowed], exact[~overflowed]).all()
@@ -112,7 +119,9 @@ def test_any_leading_dimensions(kernel, leading):
     shaped = operands(kernel.op, x.reshape(*leading, 33), up.reshape(*leading, 33), weight)
     result = call(kernel, problem, config, *shaped)
     wanted, result = ((a,) if isinstance(a, np.ndarray) else a for a in (wanted, result))
-    assert [a.shape for a in result] == [(*leading, 33), leading][: len(result)]
+    assert [a.shape for a in result] == ([(*leading, 33)] * (kernel.op == ADD) + [(*leading, 33), leading])[
+        : len(result)
+    ]
     assert all(np.array_equal(a.reshape(b.shape), b) for a, b in zip(result, wanted, strict=True))
 
 
@@ -144,7 +153,7 @@ def test_rows_of_a_hundred_thousand_features(kernel):
     elif op == "quantize_activation":
         assert np.array_equal(result[0], reference.quantize_activation(x)[0])
     else:
-        assert reference.codes_agree(result[0], normalized(op, x, up, weight)).all()
+        assert reference.codes_agree(result[-2], normalized(op, x, up, weight)).all()
 
 
 @pytest.mark.skipif(not ON_GPU, reason="the interpreter truncates floats to bfloat16; this needs a GPU")
@@ -157,6 +166,9 @@ def test_halves(kernel, dtype, shape):
     problem = row_problem(op, *shape, dtype, dtype)
     result = call(kernel, problem, kernel.configs(problem)[0], *operands(op, x, up, weight))
     wide = [a.float().numpy() for a in (x, up, weight)]
+    if op == ADD:
+        assert np.array_equal(result[0], (x + up).float().numpy())
+        result, op, wide[0] = result[1:], "rms_norm_quantize", result[0]
     if op == "quantize_activation":
         for part, wanted in zip(result, reference.quantize_activation(wide[0]), strict=True):
             assert np.array_equal(part, wanted)

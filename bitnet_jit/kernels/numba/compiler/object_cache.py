@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 MAGIC = b"bitnet_jit object code 1\n"
 DIGEST_BYTES = 32
 SUFFIX = ".pickle"  # the name of these files since they were pickles, by which scripts find them; no pickle is read
+RUNTIME = ("NRT_", "numba_")  # how the symbols of Numba's own functions begin
 ENVIRONMENT = "_ZN08NumbaEnv"  # how the symbols of environments begin
 SOURCES = ("kernels/numba/**/*.py", "problem.py")  # below the package: constants of the latter are compiled in
 Key = list[str]
@@ -126,15 +127,30 @@ def file_name(key: Key) -> str:
 
 
 def extract(result: Any) -> ObjectCode | None:
-    """Return the code of one of Numba's compile results; None where it needs more than its code to run."""
+    """Return the code of one of Numba's compile results; None where it needs more than its code to run.
+
+    That is so where it refers to Python's objects, or may raise.
+    """
     module = result.library._final_module
     names = [name for name in (variable.name for variable in module.global_variables) if name.startswith(ENVIRONMENT)]
     environments = [environment for environment in map(lookup_environment, names) if environment is not None]
     if result.reload_init or any(environment.consts for environment in environments):
         return None
+    if missing := sorted(function.name for function in module.functions if is_of_numba(function)):
+        logger.debug("not keeping %s, whose code needs %s", result.fndesc.qualname, ", ".join(missing))
+        return None
     described = result.fndesc
     code = result.library._get_compiled_object()
     return ObjectCode(described.llvm_cpython_wrapper_name, described.env_name, code)
+
+
+def is_of_numba(function: Any) -> bool:
+    """Return whether a function of a module is one of Numba's runtime: to raise, to count references, to allocate.
+
+    Numba gives these to its engine when it first compiles something that needs them; a process that loads code alone
+    may not have them, and LLVM ends it then.
+    """
+    return bool(function.is_declaration) and function.name.startswith(RUNTIME)
 
 
 def load(kernel: ObjectCode, function: Callable[..., Any], target: Any) -> Callable[..., Any]:

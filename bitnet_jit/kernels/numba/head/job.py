@@ -28,6 +28,8 @@ from bitnet_jit.kernels.numba.rowwise.quantize import INFINITY_BITS, MAGIC, absm
 from bitnet_jit.kernels.numba.threads.parallel import TEAM_BYTES, done, draw, wait
 from bitnet_jit.problem import Problem
 
+ROWS_AT_ONCE = 24  # rows of x that pass while a block of the head lies in the second cache
+TILES_AT_ONCE = 2  # along the outputs, where inputs pass block by block
 STEPS = np.float32(127 * 128)  # of a code, in either direction
 
 
@@ -38,10 +40,22 @@ class HeadSpec:
     Attributes:
         tile: the shape of its tile.
         x_dtype: a floating dtype.
+        in_blocks: inputs pass block by block, since rows of x are too many for the first cache.
     """
 
     tile: HeadTile
     x_dtype: str
+    in_blocks: bool = False
+
+    @property
+    def tiles_at_once(self) -> int:
+        """Return how many tiles of outputs a block of inputs passes."""
+        return TILES_AT_ONCE if self.in_blocks else 1
+
+    @property
+    def block_sums_bytes(self) -> int:
+        """Return the bytes of the sums that wait while inputs pass block by block."""
+        return -(-ROWS_AT_ONCE // self.tile.rows) * TILES_AT_ONCE * self.tile.sums_bytes
 
     @property
     def x_bytes(self) -> int:

@@ -1,8 +1,8 @@
 """`head_logits`: logits of any M, V and K by register tiles, from a head in memory or in the caches.
 
-A piece of work is a block of the head's rows. Those of a tile stay in the first cache while the rows of x pass. A sum
-runs in one order whatever the tile: lanes along K, then a fixed tree. So logits of a row depend on nothing but that
-row.
+A piece of work is a block of the head's rows. Those of a tile stay in the first cache while the rows of x pass; floats
+of more than two rows pass block by block of K, as they would not fit there beside them. A sum runs in one order
+whatever the tile: lanes along K, then a fixed tree. So logits of a row depend on nothing but that row.
 """
 
 from dataclasses import replace
@@ -13,20 +13,21 @@ from numba import types
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.numba.bound import Bound, Entry, Operands, without
 from bitnet_jit.kernels.numba.compiler.jit import StaticType, compiled, jit, kernel, one_of
-from bitnet_jit.kernels.numba.head.job import HeadJob, HeadSpec, places_of, prepare
-from bitnet_jit.kernels.numba.head.products import add_products, spill_sums, zero_sums
+from bitnet_jit.kernels.numba.head.job import ROWS_AT_ONCE, HeadJob, HeadSpec, places_of, prepare
+from bitnet_jit.kernels.numba.head.products import add_products, load_sums, spill_sums, store_sums, zero_sums
 from bitnet_jit.kernels.numba.head.tile import STEP_BYTES, HeadTile
 from bitnet_jit.kernels.numba.intrinsics.elements import load_float32, load_int8, store_float32, store_int8
 from bitnet_jit.kernels.numba.intrinsics.isa import chosen_isa
 from bitnet_jit.kernels.numba.intrinsics.pointers import stack_space
-from bitnet_jit.kernels.numba.intrinsics.scalars import least
+from bitnet_jit.kernels.numba.intrinsics.scalars import least, most
 from bitnet_jit.kernels.numba.linear.tiled import balanced_rows
 from bitnet_jit.kernels.numba.threads.parallel import member, next_piece, ranges_of, reset, run_team
 from bitnet_jit.kernels.numba.threads.team import TeamConfig, every, likely
 from bitnet_jit.problem import Problem
 
 BLOCK = 48  # rows of the head in a piece of work
-ROWS_AT_ONCE = 24  # rows of x that pass while a block of the head lies in the second cache
+BLOCK_STEPS = 20  # of K, of bfloat16 640 inputs
+UNBLOCKED_ROWS = 2  # rows of x that need no blocks of inputs
 AHEAD = 8192  # bytes behind a tile, from which on memory is asked for
 OPERANDS: Operands = ("x", "head", "head_scale", "logits")
 RUN_SIGNATURE = (types.int64,) * 15
@@ -44,26 +45,34 @@ def copy_tail(w, w_stride, rows, count, tail):
 
 
 @jit
-def accumulate(tile, job, row, w, w_stride, ahead, ahead_step, acc):
-    """Multiply rows of x from number `row` on by the rows of the head from address w on; store float32 sums at acc.
+def add_steps(tile, job, sums, row, w, w_stride, first, last, ahead, ahead_step):
+    """Add steps first..last-1 of K to sums: rows of x from number `row` on by rows of the head from address w on.
 
     From address `ahead` on, memory is asked for: in each step of K as much as the tile has lines in one, ahead_step
     bytes further on.
     """
-    sums = zero_sums(tile)
     x = job.x_q + row * job.x_stride
-    steps = job.in_features // tile.inputs
-    for s in range(steps):
-        at = x + s * tile.x_step
-        line = ahead + s * ahead_step
+    for s in range(first, last):
+        at, line = x + s * tile.x_step, ahead + (s - first) * ahead_step
         sums = add_products(tile, sums, at, job.x_stride, job.lower, w + s * STEP_BYTES, w_stride, line)
+    return sums
+
+
+@jit
+def finish_tile(spec, job, sums, row, output, count, w, w_stride):
+    """Add the inputs behind the last whole step to sums, and store `count` outputs of each row."""
+    tile = spec.tile
+    steps = job.in_features // tile.inputs
     rest = job.in_features - steps * tile.inputs
     if rest > 0:
         tail = stack_space(tile, "tail_bytes")
         copy_tail(w + steps * STEP_BYTES, w_stride, tile.outputs, rest * tile.w_bytes, tail)
-        at = x + steps * tile.x_step
+        at = job.x_q + row * job.x_stride + steps * tile.x_step
         sums = add_products(tile, sums, at, job.x_stride, job.lower, tail, STEP_BYTES, tail)
+    acc = stack_space(tile, "acc_bytes")
     spill_sums(tile, sums, job.offsets + 8 * row, acc)
+    for r in range(tile.rows):
+        write_row(spec, job, row + r, output, count, acc + 4 * tile.width * r)
 
 
 @jit
@@ -89,16 +98,14 @@ write_row = one_of(lambda spec: write_scaled if spec.tile.is_int8 else write_sum
 def multiply_tile(spec, job, row, output, count, w_stride, ahead, ahead_step):
     """Compute a tile from row `row` and output `output` on, of which `count` outputs are stored."""
     tile = spec.tile
-    acc = stack_space(tile, "acc_bytes")
-    w = job.head + output * job.in_features * tile.w_bytes
-    accumulate(tile, job, row, w, w_stride, ahead, ahead_step, acc)
-    for r in range(tile.rows):
-        write_row(spec, job, row + r, output, count, acc + 4 * tile.width * r)
+    w, steps = job.head + output * job.in_features * tile.w_bytes, job.in_features // tile.inputs
+    sums = add_steps(tile, job, zero_sums(tile), row, w, w_stride, 0, steps, ahead, ahead_step)
+    finish_tile(spec, job, sums, row, output, count, w, w_stride)
 
 
 @jit
-def multiply_outputs(spec, job, output, first_row, last_row):
-    """Compute as many outputs as a tile has from number `output` on, for rows first_row..last_row-1.
+def multiply_at_once(spec, job, output, tiles, first_row, last_row):
+    """Compute the outputs of a tile from number `output` on, for rows first_row..last_row-1, whose inputs pass once.
 
     The first rows of x ask for the outputs that come next, as evenly as their passes go.
     """
@@ -112,6 +119,39 @@ def multiply_outputs(spec, job, output, first_row, last_row):
     for row in range(first_row, last_row, tile.rows):
         multiply_tile(spec, job, least(row, last_row - tile.rows), output, tile.outputs, w_stride, ahead, ahead_step)
         ahead += ahead_step * (job.in_features // tile.inputs)
+
+
+@jit
+def multiply_in_blocks(spec, job, output, tiles, first_row, last_row):
+    """Compute the outputs of some tiles from number `output` on, for rows first_row..last_row-1, block by block of K.
+
+    A block of all rows stays in the first cache while the tiles pass, and their sums wait beside it.
+    """
+    tile = spec.tile
+    kept, w_stride = stack_space(spec, "block_sums_bytes"), job.in_features * tile.w_bytes
+    steps, passes = job.in_features // tile.inputs, (last_row - first_row + tile.rows - 1) // tile.rows
+    first_w, ahead = job.head + output * w_stride, job.head + (output + tiles * tile.outputs) * w_stride + AHEAD
+    ahead_step = tile.tail_bytes // passes
+    for first in range(0, most(steps, 1), BLOCK_STEPS):
+        last = least(first + BLOCK_STEPS, steps)
+        for number in range(tiles * passes):
+            row = least(first_row + number % passes * tile.rows, last_row - tile.rows)
+            w = first_w + number // passes * tile.outputs * w_stride
+            place = kept + number * tile.sums_bytes
+            sums = zero_sums(tile)
+            if first > 0:
+                sums = load_sums(tile, place)
+            sums = add_steps(tile, job, sums, row, w, w_stride, first, last, ahead, ahead_step)
+            store_sums(tile, sums, place)
+            ahead += (last - first) * ahead_step
+    for number in range(tiles * passes):
+        row = least(first_row + number % passes * tile.rows, last_row - tile.rows)
+        first_output = output + number // passes * tile.outputs
+        w, sums = job.head + first_output * w_stride, load_sums(tile, kept + number * tile.sums_bytes)
+        finish_tile(spec, job, sums, row, first_output, tile.outputs, w, w_stride)
+
+
+multiply_outputs = one_of(lambda spec: multiply_in_blocks if spec.in_blocks else multiply_at_once)
 
 
 @jit
@@ -130,8 +170,9 @@ def multiply_block(spec, job, first, last):
     at_once = (ROWS_AT_ONCE + tile.rows - 1) // tile.rows * tile.rows
     for row in range(0, job.rows, at_once):
         last_row = least(row + at_once, job.rows)
-        for output in range(first, whole, tile.outputs):
-            multiply_outputs(spec, job, output, least(row, last_row - tile.rows), last_row)
+        for output in range(first, whole, tile.outputs * spec.tiles_at_once):
+            tiles = least(spec.tiles_at_once, (whole - output) // tile.outputs)
+            multiply_outputs(spec, job, output, tiles, least(row, last_row - tile.rows), last_row)
     if last == job.out_features:
         multiply_last(spec, job, whole)
 
@@ -195,7 +236,8 @@ def bind(problem: Problem, config: TeamConfig) -> Bound:
 
     def compile_for(rows: int) -> Entry:
         height = balanced_rows(rows, tile.rows)
-        spec = HeadSpec(replace(tile, rows=height), problem.x_dtype)
+        in_blocks = not tile.is_int8 and rows > UNBLOCKED_ROWS
+        spec = HeadSpec(replace(tile, rows=height), problem.x_dtype, in_blocks)
         return compiled(run, StaticType(spec), *RUN_SIGNATURE)
 
     def numbers(rows: int) -> tuple[int, ...]:
@@ -214,7 +256,7 @@ def bind(problem: Problem, config: TeamConfig) -> Bound:
 # (rows, outputs) of tiles by the bucket of M. While memory is the limit, few rows of the head pass at once, which are
 # read as one stream; otherwise as many as registers hold, so that x is loaded the more seldom.
 ONE_ROW, MANY_ROWS = ((1, 1), (1, 2), (1, 4)), ((4, 6), (6, 4), (4, 4), (3, 8), (2, 3), (2, 2), (1, 4), (1, 2), (1, 1))
-FLOAT_SHAPES = {1: ONE_ROW, 2: ((2, 2), (2, 1), (2, 4), *ONE_ROW)}
+FLOAT_SHAPES = {1: ONE_ROW, 2: ((2, 2), (2, 1), (2, 4), *ONE_ROW), 4: ((4, 4), (4, 6), (4, 2), *ONE_ROW)}
 INT8_MANY_ROWS = ((1, 8), (2, 6), (2, 4), (3, 4), (2, 2), (1, 4), (1, 2), (1, 1))
 INT8_SHAPES = {1: ONE_ROW, 2: ((2, 1), (2, 2), *ONE_ROW), 4: ((2, 2), (2, 3), (2, 4), (4, 2), *ONE_ROW)}
 

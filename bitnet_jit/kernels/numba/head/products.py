@@ -86,6 +86,35 @@ def zero_sums(typingctx, tile):
 
 
 @intrinsic
+def load_sums(typingctx, tile, place):
+    """Return the sums of a tile that `store_sums` wrote to an address."""
+    kind = SumsType(tile.value)
+
+    def codegen(context, builder, signature, args):
+        sums = ir.Constant(kind.llvm, None)
+        for i in range(tile.value.sums):
+            value = load(builder, args[1], tile.value.vector_bytes * i, tile.value.vector)
+            sums = builder.insert_value(sums, value, i)
+        return sums
+
+    return kind(tile, types.int64), codegen
+
+
+@intrinsic
+def store_sums(typingctx, tile, sums, place):
+    """Write the sums of a tile, lane by lane, to an address: tile.sums_bytes."""
+
+    def codegen(context, builder, signature, args):
+        _, sums, place = args
+        for i in range(tile.value.sums):
+            value = builder.extract_value(sums, i)
+            builder.store(value, at(builder, place, tile.value.vector_bytes * i, value.type), align=4)
+        return context.get_dummy_value()
+
+    return types.void(tile, sums, types.int64), codegen
+
+
+@intrinsic
 def add_products(typingctx, tile, sums, x, x_stride, lower, w, w_stride, ahead):
     """Add one step of K to sums.
 

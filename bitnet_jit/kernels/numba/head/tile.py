@@ -87,6 +87,16 @@ class HeadTile:
         return self.rows * self.outputs * self.halves
 
     @property
+    def vector_bytes(self) -> int:
+        """Return the bytes of a sum."""
+        return 4 * self.vector.count
+
+    @property
+    def sums_bytes(self) -> int:
+        """Return the bytes of its sums, lane by lane."""
+        return self.sums * self.vector_bytes
+
+    @property
     def registers(self) -> int:
         """Return how many registers its sums take."""
         return self.sums * (1 if self.is_int8 else vectors_per_group(ISAS[self.isa]))

@@ -2,6 +2,7 @@
 
     rms_norm                  y = x * (1 / sqrt(mean x^2 + eps)) * weight                     (arXiv 1910.07467)
     rms_norm_quantize         codes and scale of that
+    add_rms_norm_quantize     the same of x + delta, rounded to x's dtype, which it gives back, too
     relu2_mul_norm_quantize   the same of relu(gate)^2 * up                                    (arXiv 2504.12285)
     silu_mul_norm_quantize    the same of silu(gate) * up, with or without the norm            (arXiv 2002.05202)
 
@@ -15,7 +16,7 @@ import numpy as np
 from numba import types
 
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.kernels.numba.bound import Bound, Operands, round_up, without
+from bitnet_jit.kernels.numba.bound import ROW_STRIDE, Bound, Operands, round_up, without
 from bitnet_jit.kernels.numba.compiler.jit import StaticType, compiled, jit, kernel
 from bitnet_jit.kernels.numba.intrinsics.atomics import atomic_add
 from bitnet_jit.kernels.numba.intrinsics.elements import (
@@ -34,6 +35,7 @@ from bitnet_jit.kernels.numba.threads.parallel import COUNTER_BYTES, MEMBERS, TE
 from bitnet_jit.kernels.numba.threads.team import TeamConfig
 from bitnet_jit.problem import Problem
 
+ADD = "add_rms_norm_quantize"
 GATES = {"relu2_mul_norm_quantize": "relu2", "silu_mul_norm_quantize": "silu"}  # of the ops with two inputs
 
 
@@ -71,6 +73,10 @@ class RowSpec:
         return GATES.get(self.op) == "silu"
 
     @property
+    def adds(self) -> bool:
+        return self.op == ADD
+
+    @property
     def widens(self) -> bool:
         return self.multiplies or self.normalizes
 
@@ -79,9 +85,11 @@ class RowJob(NamedTuple):
     """The operands of one call, all int64 but eps; one that is not used is 0."""
 
     x: int  # (rows, features) spec.x_dtype; the gate of relu2_mul_norm_quantize
-    up: int  # (rows, features) spec.x_dtype
+    up: int  # (rows, features) spec.x_dtype; what is added to x
+    row_stride: int  # elements from row to row of gate, and of up
     weight: int  # (features,) spec.weight_dtype
     eps: np.float64
+    total: int  # (rows, features) spec.x_dtype: the sums
     y: int  # (rows, features): int8 codes, or spec.x_dtype
     scale: int  # (rows,) float32
     rows: int
@@ -105,9 +113,11 @@ def square_sum(values, count):
 
 
 @jit
-def widen(spec, job, first, values):
-    """Store a row that begins at element `first` of x, or of gate and up, as float32 values."""
+def widen(spec, job, row, values):
+    """Store a row of x, of x + delta, or of the gate's function times up, as float32 values."""
+    first = row * job.features
     if spec.multiplies:
+        first = row * job.row_stride
         for i in range(job.features):
             gate = load_float(spec.x_dtype, job.x, first + i)
             if spec.takes_silu:
@@ -116,6 +126,12 @@ def widen(spec, job, first, values):
                 gate = F0 if gate <= F0 else gate  # NaN stays
                 gate = gate * gate
             store_float32(values, i, gate * load_float(spec.x_dtype, job.up, first + i))
+    elif spec.adds:
+        for i in range(job.features):
+            total = load_float(spec.x_dtype, job.x, first + i) + load_float(spec.x_dtype, job.up, first + i)
+            store_float(spec.x_dtype, job.total, first + i, total)
+        for i in range(job.features):
+            store_float32(values, i, load_float(spec.x_dtype, job.total, first + i))
     else:
         for i in range(job.features):
             store_float32(values, i, load_float(spec.x_dtype, job.x, first + i))
@@ -136,7 +152,7 @@ def run_row(spec, job, row, values):
     """Run one row; `values` is the address of this thread's scratch memory."""
     first = row * job.features
     if spec.widens:
-        widen(spec, job, first, values)
+        widen(spec, job, row, values)
     if spec.normalizes:
         normalize(spec, job, values)
     whole = job.features // SEGMENT
@@ -165,21 +181,22 @@ def team(spec, job):
 
 
 @kernel
-def run(spec, fork, threads, x, up, weight, eps, y, scale, rows, features, workspace):
+def run(spec, fork, threads, x, up, row_stride, weight, eps, total, y, scale, rows, features, workspace):
     """Run the whole op: addresses and numbers, int64, but eps, float64."""
-    job = RowJob(x, up, weight, eps, y, scale, rows, features, workspace, workspace + TEAM_BYTES)
+    job = RowJob(x, up, row_stride, weight, eps, total, y, scale, rows, features, workspace, workspace + TEAM_BYTES)
     reset(job.counters, 1)
     run_team(fork, threads, team, (spec, job))
 
 
 INT, FLOAT = types.int64, types.float64
-RUN_SIGNATURE = (INT, INT, INT, INT, INT, FLOAT, INT, INT, INT, INT, INT)
+RUN_SIGNATURE = (INT, INT, INT, INT, INT, INT, FLOAT, INT, INT, INT, INT, INT, INT)
 OPERANDS: dict[str, Operands] = {  # of each op, in the order of `run`
-    "quantize_activation": ("x", None, None, 0.0, "x_q", "x_scale"),
-    "rms_norm": ("x", None, "weight", "eps", "y", None),
-    "rms_norm_quantize": ("x", None, "weight", "eps", "x_q", "x_scale"),
-    "relu2_mul_norm_quantize": ("gate", "up", "weight", "eps", "x_q", "x_scale"),
-    "silu_mul_norm_quantize": ("gate", "up", "weight", "eps", "x_q", "x_scale"),
+    "quantize_activation": ("x", None, None, None, 0.0, None, "x_q", "x_scale"),
+    "rms_norm": ("x", None, None, "weight", "eps", None, "y", None),
+    "rms_norm_quantize": ("x", None, None, "weight", "eps", None, "x_q", "x_scale"),
+    ADD: ("x", "delta", None, "weight", "eps", "total", "x_q", "x_scale"),
+    "relu2_mul_norm_quantize": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "x_q", "x_scale"),
+    "silu_mul_norm_quantize": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "x_q", "x_scale"),
 }
 
 

@@ -28,7 +28,8 @@ FEW_TOKENS = 8  # per sequence: up to here a call is split into pieces
 FULL = 2  # programs per multiprocessor that keep the memory busy, each with a sequence of its own
 PROGRAMS = 3  # per multiprocessor, among which the pieces are shared out
 DECODING_WARPS = 2  # of programs that take one piece after another
-UNROLLED = 32  # pieces whose results are on their way together, at most
+DECODING_STAGES = (3, 2, 1)  # of those, as shared memory allows
+UNROLLED = 16  # pieces whose results are on their way together, at most; twice as many compile four times as long
 WRITTEN_TOKENS = (16, 64)  # that a program writes at least and at most
 MAX_SUMS = 2**26  # numbers that the pieces of a call may leave in scratch memory
 ACC_NUMBERS = 64 * 128  # of a tile's sums, that registers hold twice
@@ -43,7 +44,7 @@ class AttentionConfig:
     Attributes:
         rows: of a tile of `whole_kernel`.
         num_warps: of its programs.
-        num_stages: how many pieces' keys and values are on their way in it.
+        num_stages: of its loop over pieces, of whose keys and values it holds as many in shared memory.
         piece_warps: of the programs of `piece_kernel`, where each has one piece.
     """
 
@@ -104,7 +105,7 @@ def split(problem: Problem, sizes: Sizes, config: AttentionConfig) -> tuple[Laun
         "ROWS": min_rows(problem),
         "BLOCK_R": sequences_of(sizes),
         **blocks_of(problem, "BLOCK_HALF", "BLOCK_V"),
-        "STAGES": config.num_stages if turns < sizes.pages else 0,
+        "STAGES": decoding_stages(problem) if turns < sizes.pages else 0,
         "PDL": target.supports_pdl(problem.gpu),
     }
     shared = {name: constants[name] for name in ("R", "M", "HEADS", "HEAD_DIM")}
@@ -149,7 +150,9 @@ def write(problem: Problem, sizes: Sizes) -> Launch:
 
 def whole(problem: Problem, sizes: Sizes, config: AttentionConfig) -> Launch:
     """Return the launch of whole.py."""
-    rows, warps = (min_rows(problem), DECODING_WARPS) if is_decoding(sizes) else (config.rows, config.num_warps)
+    rows, warps, stages = config.rows, config.num_warps, config.num_stages
+    if is_decoding(sizes):
+        rows, warps, stages = min_rows(problem), DECODING_WARPS, decoding_stages(problem)
     tiles = num_tiles(sizes.tokens, sizes.sequences, tokens_of(problem, rows))
     constants = {
         **sizes_of(sizes),
@@ -159,10 +162,16 @@ def whole(problem: Problem, sizes: Sizes, config: AttentionConfig) -> Launch:
         "ROWS": rows,
         "BLOCK_R": sequences_of(sizes),
         **blocks_of(problem, "BLOCK_HALF", "BLOCK_V"),
-        "STAGES": config.num_stages,
+        "STAGES": stages,
         "PDL": target.supports_pdl(problem.gpu),
     }
     return Launch(whole_kernel, tiles * problem.kv_heads, (*ARGUMENTS, "y"), constants, warps)
+
+
+def decoding_stages(problem: Problem) -> int:
+    """Return the stages of programs of few tokens: memory is what they wait for."""
+    tiles = [AttentionConfig(min_rows(problem), DECODING_WARPS, stages, 1) for stages in DECODING_STAGES]
+    return fitting(problem, tuple(tiles), lambda tile: size(problem, tile))[0].num_stages
 
 
 def sizes_of(sizes: Sizes) -> dict[str, int]:
@@ -218,7 +227,7 @@ def max_rows(problem: Problem) -> int:
 def configs(problem: Problem) -> tuple[AttentionConfig, ...]:
     """Return configs with the tiles that registers and shared memory hold, the likeliest best first."""
     most = max_rows(problem)
-    tiles = [(rows, max(2, rows // 16), stages) for rows in (64, 128, 32, 16) for stages in (3, 2, 1)]
+    tiles = [(rows, max(2, rows // 16), stages) for rows in (64, 128, 32, 16) for stages in (2, 3, 1)]
     held = [tile for tile in tiles if min_rows(problem) <= tile[0] <= most] or [(most, max(4, most // 16), 1)]
     return fitting(problem, tuple(AttentionConfig(*tile, 4) for tile in held), lambda tile: size(problem, tile))[:4]
 
@@ -248,4 +257,4 @@ def unsupported_reason(problem: Problem) -> str | None:
     return target.unsupported_reason(problem.gpu)
 
 
-KERNELS = (Kernel("triton.paged_attention", "paged_attention", bind, configs, unsupported_reason, space),)
+KERNELS = (Kernel("triton.paged_attention", "paged_attention", bind, configs, unsupported_reason, space, version=2),)

@@ -23,16 +23,6 @@ INFINITY_BITS = tl.constexpr(0x7F800000)
 
 
 @triton.jit
-def halves_joined(a, b):
-    """Return (..., n) and (..., n) as (..., 2 n), one behind the other."""
-    if len(a.shape) == 1:
-        both = tl.reshape(tl.permute(tl.join(a, b), (1, 0)), (2 * a.shape[0],))
-    else:
-        both = tl.reshape(tl.permute(tl.join(a, b), (0, 2, 1)), (a.shape[0], 2 * a.shape[1]))
-    return both
-
-
-@triton.jit
 def load_keys(keys_ptr, page, there, KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr):
     """Load a page's keys of one head (2 BLOCK_HALF, PAGE); keys_ptr is of page 0 and that head."""
     HALF: tl.constexpr = HEAD_DIM // 2

@@ -15,14 +15,20 @@ import triton.language as tl
 from bitnet_jit.kernels.triton.attention.piece import (
     PAGE,
     attend_masked,
-    halves_joined,
     load_keys,
     load_values,
     multiply,
     total_of,
     weights_of,
 )
-from bitnet_jit.kernels.triton.attention.tiles import load_halves, positions_of, rotated, tile_of
+from bitnet_jit.kernels.triton.attention.tiles import (
+    load_angles,
+    load_heads,
+    place_in_head,
+    positions_of,
+    tile_of,
+    turned,
+)
 from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
 
 
@@ -31,41 +37,32 @@ def load_token(
     qkv_ptr, token, there, kv,
     HEADS: tl.constexpr, KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """Load a token's key and its value, each in two halves."""
+    """Load a token's key, the same with its halves exchanged, and its value in two halves."""
     row = qkv_ptr + tl.cast(token, tl.int64) * ((HEADS + 2 * KV) * HEAD_DIM) + (HEADS + kv) * HEAD_DIM
-    half, d = tl.arange(0, BLOCK_HALF), tl.arange(0, BLOCK_V)
-    k1, k2 = load_halves(row + half, there & (half < HEAD_DIM // 2), HEAD_DIM // 2)
+    d = tl.arange(0, BLOCK_V)
+    key, exchanged = load_heads(row, tl.arange(0, 2 * BLOCK_HALF), there, HEAD_DIM, BLOCK_HALF)
     v1 = tl.load(row + KV * HEAD_DIM + d, mask=there & (d < HEAD_DIM), other=0.0)
     v2 = tl.load(row + KV * HEAD_DIM + BLOCK_V + d, mask=there & (d + BLOCK_V < HEAD_DIM), other=0.0)
-    return k1, k2, v1, v2
-
-
-@triton.jit
-def load_angles(rotary_ptr, position, there, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr):
-    """Load the cosines and sines of a position."""
-    half = tl.arange(0, BLOCK_HALF)
-    ptrs = rotary_ptr + tl.cast(tl.maximum(position, 0), tl.int64) * HEAD_DIM + half
-    return load_halves(ptrs, there & (half < HEAD_DIM // 2), HEAD_DIM // 2)
+    return key, exchanged, v1, v2
 
 
 @triton.jit
 def put_token(
-    k, v1, v2, x1, x2, new_v1, new_v2, cos, sin, slot, there, writes, page, keys_ptr, values_ptr,
+    k, v1, v2, key, exchanged, new_v1, new_v2, cos, sin, slot, there, writes, page, keys_ptr, values_ptr,
     KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
     """Put a loaded token, if it is there, into the keys and values of its page, and with `writes` into memory, too."""
-    HALF: tl.constexpr = HEAD_DIM // 2
-    half, d = tl.arange(0, BLOCK_HALF), tl.arange(0, BLOCK_V)
-    new1, new2 = rotated(x1, x2, cos, sin, k.dtype)
+    place, inside = place_in_head(tl.arange(0, 2 * BLOCK_HALF), HEAD_DIM, BLOCK_HALF)
+    d = tl.arange(0, BLOCK_V)
+    new_k = turned(key, exchanged, cos, sin, k.dtype)
     new_v1, new_v2, begin = new_v1.to(v1.dtype), new_v2.to(v1.dtype), page.to(tl.int64) * (KV * HEAD_DIM * PAGE)
     writes = there & writes
-    tl.store(keys_ptr + begin + half * PAGE + slot, new1, mask=writes & (half < HALF))
-    tl.store(keys_ptr + begin + (half + HALF) * PAGE + slot, new2, mask=writes & (half < HALF))
+    tl.store(keys_ptr + begin + place * PAGE + slot, new_k, mask=writes & inside)
     value_ptrs = values_ptr + begin + slot * HEAD_DIM + d
     tl.store(value_ptrs, new_v1, mask=writes & (d < HEAD_DIM))
     tl.store(value_ptrs + BLOCK_V, new_v2, mask=writes & (d + BLOCK_V < HEAD_DIM))
     here = there & (tl.arange(0, PAGE) == slot)
-    k = tl.where(here[None, :], halves_joined(new1, new2)[:, None], k)
+    k = tl.where(here[None, :], new_k[:, None], k)
     return k, tl.where(here[:, None], new_v1[None, :], v1), tl.where(here[:, None], new_v2[None, :], v2)
 
 
@@ -75,13 +72,16 @@ def put_tokens(
     HEADS: tl.constexpr, KV: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
     """Put the tokens from start to stop, but one, into a page's keys and values; the tile's own begin at first."""
+    d = tl.arange(0, 2 * BLOCK_HALF)
     for token in tl.range(start, stop, num_stages=1):
         position = tl.load(positions_ptr + token)
         if (position >= piece * PAGE) & (position < (piece + 1) * PAGE) & (token != but):
-            x1, x2, new_v1, new_v2 = load_token(qkv_ptr, token, True, kv, HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V)
-            cos, sin = load_angles(rotary_ptr, position, True, HEAD_DIM, BLOCK_HALF)
+            key, exchanged, new_v1, new_v2 = load_token(
+                qkv_ptr, token, True, kv, HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V
+            )
+            cos, sin = load_angles(rotary_ptr, position, d, True, HEAD_DIM, BLOCK_HALF)
             k, v1, v2 = put_token(
-                k, v1, v2, x1, x2, new_v1, new_v2, cos, sin, position % PAGE, True, token >= first, page,
+                k, v1, v2, key, exchanged, new_v1, new_v2, cos, sin, position % PAGE, True, token >= first, page,
                 keys_ptr, values_ptr, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
             )  # fmt: skip
     return k, v1, v2
@@ -150,27 +150,29 @@ def piece_kernel(
         v1, v2 = load_values(values_ptr, page, highest + 1 - turn * PAGE, KV, HEAD_DIM, BLOCK_V)
         first_position = tl.load(positions_ptr + first, mask=active, other=0)
         fresh = active & (first_position // PAGE == turn)
-        first_cos, first_sin = load_angles(rotary_ptr, first_position, fresh, HEAD_DIM, BLOCK_HALF)
-    d = tl.arange(0, BLOCK_HALF)[None, :]
-    shown = (positions >= 0)[:, None] & (d < HEAD_DIM // 2)
-    rotary_ptrs = rotary_ptr + (tl.maximum(positions, 0).to(tl.int64) * HEAD_DIM)[:, None] + d
-    cos, sin = load_halves(rotary_ptrs, shown, HEAD_DIM // 2)
-    q_ptrs = qkv_ptr + (tokens.to(tl.int64) * ((HEADS + 2 * KV) * HEAD_DIM) + heads * HEAD_DIM)[:, None] + d
+        first_cos, first_sin = load_angles(
+            rotary_ptr, first_position, tl.arange(0, 2 * BLOCK_HALF), fresh, HEAD_DIM, BLOCK_HALF
+        )
+    d, shown = tl.arange(0, 2 * BLOCK_HALF)[None, :], (positions >= 0)[:, None]
+    cos, sin = load_angles(rotary_ptr, positions[:, None], d, shown, HEAD_DIM, BLOCK_HALF)
+    q_ptrs = qkv_ptr + (tokens.to(tl.int64) * ((HEADS + 2 * KV) * HEAD_DIM) + heads * HEAD_DIM)[:, None]
     gdc_wait(PDL)
     if active:
-        x1, x2 = load_halves(q_ptrs, shown, HEAD_DIM // 2)
+        x, x_exchanged = load_heads(q_ptrs, d, shown, HEAD_DIM, BLOCK_HALF)
         if STAGES == 0:
-            new1, new2, new_v1, new_v2 = load_token(qkv_ptr, first, fresh, kv, HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V)
+            key, exchanged, new_v1, new_v2 = load_token(
+                qkv_ptr, first, fresh, kv, HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V
+            )
             k, v1, v2 = put_token(
-                k, v1, v2, new1, new2, new_v1, new_v2, first_cos, first_sin, first_position % PAGE, fresh, True, page,
-                keys_ptr, values_ptr, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
+                k, v1, v2, key, exchanged, new_v1, new_v2, first_cos, first_sin, first_position % PAGE, fresh, True,
+                page, keys_ptr, values_ptr, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
             )  # fmt: skip
             k, v1, v2 = put_tokens(
                 k, v1, v2, turn, start, first, stop, first, page,
                 qkv_ptr, keys_ptr, values_ptr, rotary_ptr, positions_ptr, kv,
                 HEADS, KV, HEAD_DIM, BLOCK_HALF, BLOCK_V,
             )  # fmt: skip
-            q = halves_joined(*rotated(x1, x2, cos, sin, TYPE))
+            q = turned(x, x_exchanged, cos, sin, TYPE)
             m, l, acc1, acc2 = attend_masked(  # noqa: E741
                 q, k, v1, v2, positions, tokens, positions_ptr, turn * PAGE, first, stop, SCALE
             )
@@ -179,7 +181,7 @@ def piece_kernel(
                 HEADS, HEAD_DIM, BLOCK_V,
             )  # fmt: skip
         else:
-            q = halves_joined(*rotated(x1, x2, cos, sin, TYPE))
+            q = turned(x, x_exchanged, cos, sin, TYPE)
             old = tl.maximum(tl.load(positions_ptr + start), 0) // PAGE  # pieces without a token of this call
             for piece in tl.range(turn, old, TURNS, num_stages=STAGES):
                 page = tl.load(table_ptr + piece)

@@ -47,6 +47,42 @@ def positions_of(positions_ptr, tokens, there, sequence, R):
 
 
 @triton.jit
+def place_in_head(d, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr):
+    """Return where number d of 2 BLOCK_HALF lies in a head, and whether it does: halves begin at 0 and BLOCK_HALF."""
+    HALF: tl.constexpr = HEAD_DIM // 2
+    place, there = d, d >= 0
+    if BLOCK_HALF != HALF:
+        place, there = d % BLOCK_HALF + d // BLOCK_HALF * HALF, d % BLOCK_HALF < HALF
+    return place, there
+
+
+@triton.jit
+def load_heads(ptrs, d, there, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr):
+    """Load numbers d of heads, and those of the other halves; pointers are to the first of each head.
+
+    Loaded twice instead of joined: where tiles are joined, Triton lets small products take K in another order.
+    """
+    place, inside = place_in_head(d, HEAD_DIM, BLOCK_HALF)
+    other, _ = place_in_head((d + BLOCK_HALF) % (2 * BLOCK_HALF), HEAD_DIM, BLOCK_HALF)
+    return tl.load(ptrs + place, mask=there & inside, other=0.0), tl.load(ptrs + other, mask=there & inside, other=0.0)
+
+
+@triton.jit
+def load_angles(rotary_ptr, positions, d, there, HEAD_DIM: tl.constexpr, BLOCK_HALF: tl.constexpr):
+    """Load the cosines and sines of positions for numbers d of heads, the sines' signs turned in the first half."""
+    half = d % BLOCK_HALF
+    ptrs, there = rotary_ptr + tl.maximum(positions, 0).to(tl.int64) * HEAD_DIM + half, there & (half < HEAD_DIM // 2)
+    cos, sin = load_halves(ptrs, there, HEAD_DIM // 2)
+    return cos, tl.where(d < BLOCK_HALF, -sin, sin)
+
+
+@triton.jit
+def turned(x, exchanged, cos, sin, TYPE: tl.constexpr):
+    """Rotate heads in float32 by angles of load_angles; return them as TYPE. `exchanged` is x by halves."""
+    return (x.to(tl.float32) * cos + exchanged.to(tl.float32) * sin).to(TYPE)
+
+
+@triton.jit
 def load_halves(ptrs, there, HALF: tl.constexpr):
     """Load both halves of heads, or cosines and sines; pointers are to the first half."""
     return tl.load(ptrs, mask=there, other=0.0), tl.load(ptrs + HALF, mask=there, other=0.0)

@@ -11,7 +11,6 @@ from bitnet_jit.kernels.triton.attention.piece import (
     PAGE,
     attend_masked,
     fades,
-    halves_joined,
     joined,
     load_keys,
     load_values,
@@ -19,7 +18,7 @@ from bitnet_jit.kernels.triton.attention.piece import (
     total_of,
     weights_of,
 )
-from bitnet_jit.kernels.triton.attention.tiles import load_halves, positions_of, rotated, tile_of
+from bitnet_jit.kernels.triton.attention.tiles import load_angles, load_heads, positions_of, tile_of, turned
 from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
 
 
@@ -61,15 +60,13 @@ def whole_kernel(
     highest = tl.max(positions, axis=0)
     lowest = tl.min(tl.where(positions < 0, highest, positions), axis=0)
     table_ptr = tables_ptr + sequence.to(tl.int64) * M
-    d = tl.arange(0, BLOCK_HALF)[None, :]
-    shown = (positions >= 0)[:, None] & (d < HEAD_DIM // 2)
-    rotary_ptrs = rotary_ptr + (tl.maximum(positions, 0).to(tl.int64) * HEAD_DIM)[:, None] + d
-    cos, sin = load_halves(rotary_ptrs, shown, HEAD_DIM // 2)
-    q_ptrs = qkv_ptr + (tokens.to(tl.int64) * ((HEADS + 2 * KV) * HEAD_DIM) + heads * HEAD_DIM)[:, None] + d
+    d, shown = tl.arange(0, 2 * BLOCK_HALF)[None, :], (positions >= 0)[:, None]
+    cos, sin = load_angles(rotary_ptr, positions[:, None], d, shown, HEAD_DIM, BLOCK_HALF)
+    q_ptrs = qkv_ptr + (tokens.to(tl.int64) * ((HEADS + 2 * KV) * HEAD_DIM) + heads * HEAD_DIM)[:, None]
     gdc_wait(PDL)
     gdc_launch_dependents(PDL)  # behind the wait: so what begins next finds this call's keys and values written
-    x1, x2 = load_halves(q_ptrs, shown, HEAD_DIM // 2)
-    q = halves_joined(*rotated(x1, x2, cos, sin, TYPE))
+    x, exchanged = load_heads(q_ptrs, d, shown, HEAD_DIM, BLOCK_HALF)
+    q = turned(x, exchanged, cos, sin, TYPE)
     keys_ptr += kv * (HEAD_DIM * PAGE)
     values_ptr += kv * (HEAD_DIM * PAGE)
     largest = tl.full((ROWS,), float("-inf"), tl.float32)
@@ -77,10 +74,12 @@ def whole_kernel(
     acc1 = tl.zeros((ROWS, BLOCK_V), tl.float32)
     acc2 = tl.zeros((ROWS, BLOCK_V), tl.float32)
     full = (lowest + 1) // PAGE
-    for piece in tl.range(0, full, num_stages=STAGES):
-        page = tl.load(table_ptr + piece)
+    page = tl.load(table_ptr, mask=full > 0, other=0)
+    for piece in tl.range(0, full, num_stages=STAGES):  # loads of pages begin a stage later if they wait for the table
+        next_page = tl.load(table_ptr + piece + 1, mask=piece + 1 < full, other=0)
         k = load_keys(keys_ptr, page, True, KV, HEAD_DIM, BLOCK_HALF)
         v1, v2 = load_values(values_ptr, page, PAGE, KV, HEAD_DIM, BLOCK_V)
+        page = next_page
         m, p = weights_of(multiply(q, k), SCALE)
         largest, old, new = fades(largest, m)
         p = p.to(TYPE)

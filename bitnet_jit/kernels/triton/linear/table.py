@@ -3,7 +3,7 @@
 from functools import partial
 
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.kernels.triton.linear import fused_gemv, gemm, gemv, input_grad, planes, small, split
+from bitnet_jit.kernels.triton.linear import fused_gemv, gemm, gemv, input_grad, norm_gemv, planes, small, split
 from bitnet_jit.kernels.triton.linear.algorithm import Algorithm, bind_bit_linear, bind_codes, bind_floats, single
 from bitnet_jit.kernels.triton.linear.refusals import (
     Refusal,
@@ -77,6 +77,21 @@ KERNELS = (
         ),
         fused_gemv.space,
         fused_gemv.priority,
+    ),
+    *(
+        Kernel(
+            f"triton.{op}",
+            op,
+            norm_gemv.bind,
+            norm_gemv.configs,
+            all_of(
+                codes_unsupported_reason,
+                unsupported_reason,
+                norm_gemv.unsupported_reason,
+                groups_unsupported_reason,
+            ),
+        )
+        for op in norm_gemv.OPERANDS
     ),
     *(
         Kernel(

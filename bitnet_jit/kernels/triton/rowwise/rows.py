@@ -3,12 +3,13 @@
     rms_norm                  y = x * (1 / sqrt(mean x^2 + eps)) * weight                     (arXiv 1910.07467)
     quantize_activation       x_q = rint(x * (127 / max|x|)), half to even; x_scale = max|x| / 127
     rms_norm_quantize         both
+    add_rms_norm_quantize     both, of x + delta rounded to x's dtype, which is given back, too
     relu2_mul_norm_quantize   both, of relu(gate)^2 * up                                      (arXiv 2504.12285)
     silu_mul_norm_quantize    both, of gate / (1 + exp(-gate)) * up; the norm may be absent
 
 A row passes up to three times: squares, largest magnitude, outputs. Where it fits into registers the compiler makes
-that one load. The order in which squares are added up follows from the block and the number of warps. So ops with a
-norm have one config, by the number of features alone: a row's bits do not depend on the rows beside it.
+that one load. The order in which squares are added up follows from the block alone (device/row.py), and ops with a norm
+have one block, by the number of features: a row's bits do not depend on the rows beside it, nor on the kernel.
 
 Codes for a linear layer are padded with zeros to whole chunks of its weight's layout, in one of two orders of K:
 natural, or chunks, where position 256 c + 64 s + j holds input s * B + 64 c + j of the layout `i2/planes`, so that a
@@ -24,19 +25,31 @@ import triton.language as tl
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.triton.device import target
 from bitnet_jit.kernels.triton.device.launch import ALIGN, Bound, Launch
-from bitnet_jit.kernels.triton.device.order import place_of
 from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
 from bitnet_jit.kernels.triton.device.quantize import code_of, code_scale, magnitude
-from bitnet_jit.kernels.triton.layout import CHUNK
+from bitnet_jit.kernels.triton.device.row import (
+    LANES,
+    inputs_of_part,
+    lanes_of,
+    load_values,
+    norm_factor,
+    part_of,
+    places_in_chunks,
+    sum_of_lanes,
+)
+from bitnet_jit.kernels.triton.layout import row_bytes
 from bitnet_jit.problem import Problem
 
+ADD = "add_rms_norm_quantize"
 GATES = {"relu2_mul_norm_quantize": "relu2", "silu_mul_norm_quantize": "silu"}  # of the ops with two inputs
+KINDS = GATES | {ADD: "add"}  # of values, as `load_values` names them; "x" of the other ops
 OPERANDS = {
-    "quantize_activation": ("x", None, None, None, None, "x_q", "x_scale"),
-    "rms_norm": ("x", None, None, "weight", "eps", "y", None),
-    "rms_norm_quantize": ("x", None, None, "weight", "eps", "x_q", "x_scale"),
-    "relu2_mul_norm_quantize": ("gate", "up", "row_stride", "weight", "eps", "x_q", "x_scale"),
-    "silu_mul_norm_quantize": ("gate", "up", "row_stride", "weight", "eps", "x_q", "x_scale"),
+    "quantize_activation": ("x", None, None, None, None, None, "x_q", "x_scale"),
+    "rms_norm": ("x", None, None, "weight", "eps", None, "y", None),
+    "rms_norm_quantize": ("x", None, None, "weight", "eps", None, "x_q", "x_scale"),
+    ADD: ("x", "delta", None, "weight", "eps", "total", "x_q", "x_scale"),
+    "relu2_mul_norm_quantize": ("gate", "up", "row_stride", "weight", "eps", None, "x_q", "x_scale"),
+    "silu_mul_norm_quantize": ("gate", "up", "row_stride", "weight", "eps", None, "x_q", "x_scale"),
 }
 
 
@@ -49,76 +62,74 @@ class RowConfig:
 
 
 @triton.jit
-def load_values(x_ptr, up_ptr, k, K, SILU: tl.constexpr):
-    """Load float32 values of a row at k: x, or relu(x)^2 * up, or silu(x) * up; 0 behind the end, where up is 0."""
-    # behind the end a quotient of 0 would take a division's slow way, and with it all threads of its warp
-    x = tl.load(x_ptr + k, mask=k < K, other=1.0 if SILU else 0.0).to(tl.float32)
-    if up_ptr is not None:
-        if SILU:
-            x = tl.div_rn(x, 1.0 + tl.exp(-x))
-        else:
-            x = tl.where(x <= 0.0, 0.0, x)  # NaN stays
-            x = x * x
-        x = x * tl.load(up_ptr + k, mask=k < K, other=0.0).to(tl.float32)
-    return x
-
-
-@triton.jit
-def normalized(x, factor, weight_ptr, k, K):
+def normalized(x, factor, weight_ptr, k, inside):
     """Return x * factor * weight, or x where there is no norm."""
     if weight_ptr is not None:
-        x = x * factor * tl.load(weight_ptr + k, mask=k < K, other=0.0).to(tl.float32)
+        x = x * factor * tl.load(weight_ptr + k, mask=inside, other=0.0).to(tl.float32)
     return x
 
 
 @triton.jit
 def row_kernel(
     x_ptr,  # (M, K) float; the gate where there is an up
-    up_ptr,  # (M, K) float
-    x_stride,  # distance of the rows of x and up, in elements; None: K
+    other_ptr,  # (M, K) float: up, or what is added to x
+    x_stride,  # distance of the rows of x and other, in elements; None: K
     weight_ptr,  # (K,) float
     eps,
+    total_ptr,  # (M, K) float: sums of x and other
     y_ptr,  # (M, STRIDE): codes int8, or floats
     scale_ptr,  # (M,) float32, where y is codes
     K: tl.constexpr,
-    STRIDE: tl.constexpr,  # of y: K, or 4 B where codes are padded
-    CHUNKS: tl.constexpr,  # the order of K in y: chunks of so many bytes; 0: natural
-    SILU: tl.constexpr,
+    WORDS: tl.constexpr,  # of four inputs, in a quarter of a row
+    STRIDE: tl.constexpr,  # of y: K, or more where codes are padded
+    CHUNKS: tl.constexpr,  # the order of K in y: chunks; else natural
+    KIND: tl.constexpr,  # see `load_values`
     PDL: tl.constexpr,
     LATE: tl.constexpr,  # let the next kernel begin behind the wait only
-    BLOCK: tl.constexpr,
+    SIZE: tl.constexpr,  # words of each quarter at a time
 ):
     gdc_launch_dependents(PDL and not LATE)
     gdc_wait(PDL)
     gdc_launch_dependents(PDL and LATE)
-    row, block = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    row = tl.program_id(0).to(tl.int64)
     first = row * (K if x_stride is None else x_stride)
     x_ptr += first
-    up_ptr = up_ptr + first if up_ptr is not None else None
+    other_ptr = other_ptr + first if other_ptr is not None else None
     factor = 1.0
     if weight_ptr is not None:
-        squares = tl.zeros((BLOCK,), tl.float32)
-        for start in range(0, K, BLOCK):
-            x = load_values(x_ptr, up_ptr, start + block, K, SILU)
-            squares += x * x
-        mean = tl.div_rn(tl.sum(squares, axis=0), tl.full((), K, tl.float32))
-        factor = tl.div_rn(tl.full((), 1.0, tl.float32), tl.sqrt_rn(mean + eps))
+        lanes = tl.zeros((LANES,), tl.float32)
+        for part in range(0, WORDS, SIZE):
+            k, there = inputs_of_part(part, SIZE, WORDS)
+            x = load_values(x_ptr, other_ptr, k, there & (k < K), KIND)
+            lanes += lanes_of(x * x, SIZE)
+        factor = norm_factor(sum_of_lanes(lanes), eps, K)
     if scale_ptr is None:
-        for start in range(0, K, BLOCK):
-            k = start + block
-            y = normalized(load_values(x_ptr, up_ptr, k, K, SILU), factor, weight_ptr, k, K)
-            tl.store(y_ptr + row * STRIDE + k, y.to(y_ptr.dtype.element_ty), mask=k < K)
+        for part in range(0, WORDS, SIZE):
+            k, there = inputs_of_part(part, SIZE, WORDS)
+            inside = there & (k < K)
+            y = normalized(load_values(x_ptr, other_ptr, k, inside, KIND), factor, weight_ptr, k, inside)
+            tl.store(y_ptr + row * STRIDE + k, y.to(y_ptr.dtype.element_ty), mask=inside)
     else:
-        largest = tl.zeros((BLOCK,), tl.int32)
-        for start in range(0, K, BLOCK):
-            y = normalized(load_values(x_ptr, up_ptr, start + block, K, SILU), factor, weight_ptr, start + block, K)
-            largest = tl.maximum(largest, magnitude(y))
+        largest = tl.zeros((SIZE,), tl.int32)
+        for part in range(0, WORDS, SIZE):
+            k, there = inputs_of_part(part, SIZE, WORDS)
+            inside = there & (k < K)
+            y = normalized(load_values(x_ptr, other_ptr, k, inside, KIND), factor, weight_ptr, k, inside)
+            largest = tl.maximum(largest, tl.max(tl.max(magnitude(y), axis=2), axis=0))
         bad, to_codes, scale = code_scale(tl.max(largest, axis=0))
-        for start in range(0, STRIDE, BLOCK):
-            k = start + block
-            y = normalized(load_values(x_ptr, up_ptr, k, K, SILU), factor, weight_ptr, k, K)
+        for part in range(0, WORDS, SIZE):
+            k, there = inputs_of_part(part, SIZE, WORDS)
+            inside = there & (k < K)
+            x = load_values(x_ptr, other_ptr, k, inside, KIND)
+            y = normalized(x, factor, weight_ptr, k, inside)
+            place = places_in_chunks(part, SIZE) if CHUNKS else k
             code = code_of(y, bad, to_codes).to(tl.int8)
-            tl.store(y_ptr + row * STRIDE + place_of(k, STRIDE // 4, CHUNKS), code, mask=k < STRIDE)
+            tl.store(y_ptr + row * STRIDE + place, code, mask=there & (k < STRIDE))
+            if total_ptr is not None:
+                tl.store(total_ptr + row * K + k, x.to(total_ptr.dtype.element_ty), mask=inside)
+        if STRIDE > 16 * WORDS:
+            k = 16 * WORDS + tl.arange(0, 512)
+            tl.store(y_ptr + row * STRIDE + k, tl.zeros((512,), tl.int8), mask=k < STRIDE)
         tl.store(scale_ptr + row, scale)
 
 
@@ -134,12 +145,13 @@ def launch(
         operands=tuple(None if name in absent else name for name in OPERANDS[op]),
         constants={
             "K": problem.in_features,
+            "WORDS": row_bytes(problem.in_features) // 4,
             "STRIDE": stride,
-            "CHUNKS": CHUNK if chunks else 0,
-            "SILU": GATES.get(op) == "silu",
+            "CHUNKS": chunks,
+            "KIND": KINDS.get(op, "x"),
             "PDL": target.supports_pdl(problem.gpu),
             "LATE": late,
-            "BLOCK": config.block,
+            "SIZE": config.block // 16,
         },
         num_warps=config.num_warps,
     )
@@ -152,12 +164,12 @@ def bind(problem: Problem, config: RowConfig) -> Bound:
 
 def block_of(problem: Problem) -> int:
     """Return the elements of a row that a program takes at a time: all while its registers hold them."""
-    return min(16384, max(256, int(triton.next_power_of_2(problem.in_features))))
+    return 16 * part_of(row_bytes(problem.in_features) // 4)
 
 
 def fixed(problem: Problem) -> tuple[RowConfig, ...]:
     """Return the one config of an op with sums: what costs one row and 2,048 rows least in all on an H100."""
-    block, heavy = block_of(problem), 2 if GATES.get(problem.op) == "silu" else 1  # exp keeps threads busy
+    block, heavy = block_of(problem), 2 if KINDS.get(problem.op) == "silu" else 1  # exp keeps threads busy
     return (RowConfig(block, min(16, max(4, heavy * block // 1024))),)
 
 
@@ -186,5 +198,5 @@ def unsupported_reason(problem: Problem) -> str | None:
 QUANTIZE = "quantize_activation"  # the op without sums: its bits are the same by any config
 KERNELS = (
     Kernel(f"triton.{QUANTIZE}", QUANTIZE, bind, configs, unsupported_reason, space),
-    *(Kernel(f"triton.{op}", op, bind, fixed, unsupported_reason, version=2) for op in OPERANDS if op != QUANTIZE),
+    *(Kernel(f"triton.{op}", op, bind, fixed, unsupported_reason, version=3) for op in OPERANDS if op != QUANTIZE),
 )
