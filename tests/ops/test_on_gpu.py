@@ -84,7 +84,7 @@ def cases(rows):
         "relu2_mul_norm_quantize": lambda: OPS.relu2_mul_norm_quantize(x, up, weight, 1e-5),
         "head_logits": lambda: OPS.head_logits(x, head.bfloat16(), None),
         "head_logits_int8": lambda: OPS.head_logits(x, head, torch.ones(1000, device="cuda")),
-        "paged_attention": lambda: OPS.paged_attention(*attention),
+        "paged_attention": lambda: OPS.paged_attention(*attention, None, None),
         "silu_mul_norm_quantize": lambda: OPS.silu_mul_norm_quantize(x, up, None, 0.0),
     }
 

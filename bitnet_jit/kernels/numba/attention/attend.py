@@ -7,8 +7,9 @@ are the last ones; a row's sum over values ends at its own position, whatever a 
 import numpy as np
 
 from bitnet_jit.kernels.numba.attention.attend_codes import attend_codes
-from bitnet_jit.kernels.numba.attention.code_pages import place_of_column
+from bitnet_jit.kernels.numba.attention.codes import QUAD
 from bitnet_jit.kernels.numba.attention.job import Scratch, keys_at, page_of, values_at
+from bitnet_jit.kernels.numba.attention.order import order_words
 from bitnet_jit.kernels.numba.attention.pages import pack_page, prepare_queries
 from bitnet_jit.kernels.numba.attention.panel import (
     add_nonzero_products,
@@ -157,12 +158,19 @@ def clear_state(spec, scratch, rows):
 
 
 @jit
-def same_place(spec, d):
-    """Return d: sums of floats lie in the order of their columns."""
-    return d
+def order_code_sums(spec, scratch, rows):
+    """Put the sums of values of int8 in the order of columns."""
+    for row in range(rows):
+        for column in range(0, spec.whole_words, QUAD * spec.lanes):
+            order_words(spec.tall, scratch.acc + 4 * (row * spec.stride + column))
 
 
-place_of = one_of(lambda spec: place_of_column if spec.is_int8 else same_place)
+@jit
+def order_nothing(spec, scratch, rows):
+    """Do nothing: sums lie in the order of their columns."""
+
+
+order_sums = one_of(lambda spec: order_code_sums if spec.is_int8 else order_nothing)
 
 
 @jit
@@ -172,7 +180,7 @@ def store_rows(spec, job, block, kv_head, scratch, rows):
         head = (block.token + row // spec.group) * spec.heads + kv_head * spec.group + row % spec.group
         total = load_float32(scratch.sums, row)
         for d in range(spec.head_dim):
-            value = load_float32(scratch.acc, row * spec.stride + place_of(spec, d)) / total
+            value = load_float32(scratch.acc, row * spec.stride + d) / total
             store_float(spec.x_dtype, job.y, head * spec.head_dim + d, value)
 
 
@@ -249,4 +257,5 @@ def finish_head(spec, job, block, kv_head, scratch, rows):
             return
         pages = (block.position + block.tokens - 1) // PAGE + 1
         join_results(spec, block, pages, scratch, rows, results)
+    order_sums(spec, scratch, rows)
     store_rows(spec, job, block, kv_head, scratch, rows)

@@ -112,20 +112,18 @@ def attend_with(spec, tiles, job, block, number, kv_head, scratch, rows, results
     keys, values = keys_at(spec, job, page, kv_head), values_at(spec, job, page, kv_head)
     key_scales, value_scales = key_scales_at(spec, job, page, kv_head), value_scales_at(spec, job, page, kv_head)
     after, head = next_page(spec, job, block, number, kv_head)
-    next_keys, next_values = keys_at(spec, job, after, head), values_at(spec, job, after, head)
+    next_keys = keys_at(spec, job, after, head)
     quarter = spec.head_bytes // 4  # requests take turns with all that is done
     ask_lines(tiles.codes, key_scales_at(spec, job, after, head), 4)
     ask_lines(tiles.codes, value_scales_at(spec, job, after, head), 4)
-    pack_keys(spec, tiles.codes, keys, scratch.k, next_keys)
-    score_all(spec, tiles.codes, tiles.one_code, scratch, row, rows, next_keys + quarter)
-    later = next_keys + 3 * quarter
+    pack_keys(spec, tiles.codes, keys, scratch.k, values)
+    score_all(spec, tiles.codes, tiles.one_code, scratch, row, rows, values + quarter)
+    later = values + 3 * quarter
     scale_scores(spec, tiles.codes, block, number, scratch, row, rows, results, key_scales, later)
     soften_rows(spec, block, number, scratch, row, rows, results)
     split_rows(spec, block, number, scratch, row, rows, value_scales)
-    pack_values(spec, tiles.codes, values, scratch.v, next_values)
-    weigh_all(
-        spec, tiles.values, tiles.one_value, block, number, scratch, row, rows, results, next_values + 2 * quarter
-    )
+    pack_values(spec, tiles.codes, values, scratch.v, next_keys)
+    weigh_all(spec, tiles.values, tiles.one_value, block, number, scratch, row, rows, results, next_keys + 2 * quarter)
 
 
 @jit

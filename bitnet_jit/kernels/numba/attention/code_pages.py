@@ -65,12 +65,6 @@ def word_of_column(spec, column):
 
 
 @jit
-def place_of_column(spec, d):
-    """Return where the sum of a column of values lies: whole pieces in the order of words, then one by one."""
-    return word_of_column(spec, d) if d < spec.whole_words else d
-
-
-@jit
 def pack_keys(spec, panel, keys, out, ahead):
     """Write words of four numbers of each key of a page: (code_dim / 4, PAGE, 4), keys in the order of `lane_of`."""
     whole, columns = spec.head_dim // QUAD * QUAD, QUAD * spec.lanes

@@ -8,7 +8,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from bitnet_jit.kernels.numba.attention.codes import DIGIT, lane_of
+from bitnet_jit.kernels.numba.attention.codes import DIGIT
+from bitnet_jit.kernels.numba.attention.order import lane_of
 from bitnet_jit.kernels.numba.attention.softmax import FLOATS, INTS, lanes_below, maximum_of
 from bitnet_jit.kernels.numba.intrinsics.elements import ROUND, ROUND_BITS
 from bitnet_jit.kernels.numba.intrinsics.emit import F32, I8, I32, at, load, splat, splat_constant

@@ -36,7 +36,7 @@ def words_of(builder, tile: Panel, address: ir.Value) -> list[ir.Value]:
 def ask(builder, address: ir.Value, num_bytes: int) -> None:
     """Emit requests for bytes that will be needed."""
     for offset in range(0, num_bytes, LINE):
-        prefetch(builder, address, offset, 2)
+        prefetch(builder, address, offset, 3)
 
 
 @intrinsic
@@ -121,16 +121,6 @@ def weighted(typingctx, panel, upper, lower, units):
 def offset_of(typingctx, panel):
     """Return what `signed_weights` adds to each code of a key."""
     return types.int32(panel), lambda context, builder, signature, args: ir.Constant(I32, offset_unit(panel.value.set))
-
-
-def lane_of(column: int, lanes: int) -> int:
-    """Return the word, among those that `interleave` writes, of a column of its piece of 4 * lanes columns.
-
-    >>> [lane_of(column, 16) for column in (0, 3, 4, 8, 16, 63)]
-    [0, 3, 16, 32, 4, 63]
-    """
-    block, rest = divmod(column, 16)
-    return lanes * (rest // QUAD) + QUAD * block + rest % QUAD
 
 
 @intrinsic

@@ -199,7 +199,7 @@ def ask_for(typingctx, panel, address):
 
     def codegen(context, builder, signature, args):
         for offset in range(0, num_bytes, LINE):
-            prefetch(builder, args[1], offset, 2)
+            prefetch(builder, args[1], offset, 3)
         return context.get_dummy_value()
 
     return types.void(panel, types.int64), codegen
