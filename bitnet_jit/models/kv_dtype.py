@@ -1,6 +1,6 @@
 """The dtype of cached keys and values: that of the activations, floats of another width, or int8 with a scale each.
 
-A cache of int8 takes (D + 4) / 2 D of the bytes of one in 16 bits, D numbers of a head; `reference/attention.py` says
+A cache of int8 takes (D + 4) / (2 D) of the bytes of one in 16 bits, D numbers of a head; `reference/attention.py` says
 what it holds.
 """
 
