@@ -62,5 +62,5 @@ def rounded(pages: int) -> int:
 
 
 def key_of(network: "Network") -> tuple[object, ...]:
-    """Return what pages and captured steps depend on: dtype, where the weights lie, and which kernels are chosen."""
-    return network.dtype, revision(), *(parameter.data_ptr() for parameter in network.parameters())
+    """Return what pages and captured steps depend on: dtypes, where the weights lie, and which kernels are chosen."""
+    return network.dtype, network.cache_dtype, revision(), *(parameter.data_ptr() for parameter in network.parameters())
