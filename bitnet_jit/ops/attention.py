@@ -82,18 +82,18 @@ def example_sizes(problem: Problem) -> dict[str, int]:
 
 def example_positions(operands: Operands) -> torch.Tensor:
     """Return the positions behind those that are in the cache."""
-    return torch.arange(CONTEXT, CONTEXT + operands.rows, dtype=torch.int32).reshape(operands.leading)
+    return torch.arange(CONTEXT, CONTEXT + operands.rows, dtype=torch.int32, device="cpu").reshape(operands.leading)
 
 
 def example_starts(operands: Operands) -> torch.Tensor:
     """Return where the one sequence begins and ends."""
-    return torch.tensor((0, operands.rows), dtype=torch.int32)
+    return torch.tensor((0, operands.rows), dtype=torch.int32, device="cpu")
 
 
 def example_tables(operands: Operands) -> torch.Tensor:
     """Return the pages of the one sequence: all, the last one first."""
     pages = example_sizes(operands.problem)["P"]
-    return torch.arange(pages - 1, -1, -1, dtype=torch.int32).reshape(1, pages)
+    return torch.arange(pages - 1, -1, -1, dtype=torch.int32, device="cpu").reshape(1, pages)
 
 
 def multiply_adds(problem: Problem) -> int:

@@ -19,7 +19,7 @@ BELOW: dict[str, set[str]] = {  # folder or module -> the others that its files 
     "arrays": {"bound", "threads"},
     "tensors": {"bound", "threads"},
     "limits": {"peaks", "intrinsics"},
-    "attention": {"bound", "compiler", "intrinsics", "threads"},
+    "attention": {"bound", "compiler", "intrinsics", "threads", "rowwise"},
     "rowwise": {"bound", "compiler", "intrinsics", "threads"},
     "weights": {"bound", "compiler", "intrinsics", "threads", "layout"},
     "linear": {"bound", "compiler", "intrinsics", "threads", "layout", "rowwise"},

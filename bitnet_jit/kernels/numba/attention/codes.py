@@ -13,10 +13,10 @@ from numba.extending import intrinsic
 
 from bitnet_jit.kernels.numba.attention.panel import LINE, Panel, moved, packed
 from bitnet_jit.kernels.numba.compiler.jit import jit
-from bitnet_jit.kernels.numba.head.signed_dot import offset_unit, signed_dot4, signed_weights
 from bitnet_jit.kernels.numba.intrinsics.emit import F32, I8, I16, I32, at, load, splat, splat_constant
 from bitnet_jit.kernels.numba.intrinsics.prefetch import prefetch
 from bitnet_jit.kernels.numba.intrinsics.registers import RegistersType
+from bitnet_jit.kernels.numba.intrinsics.signed_dot import offset_unit, signed_dot4, signed_weights
 from bitnet_jit.problem import PAGE
 
 QUAD = 4  # steps of k in a word

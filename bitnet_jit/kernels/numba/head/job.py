@@ -13,7 +13,6 @@ import numpy as np
 
 from bitnet_jit.kernels.numba.bound import ALIGN, round_up
 from bitnet_jit.kernels.numba.compiler.jit import jit, one_of
-from bitnet_jit.kernels.numba.head.signed_dot import offset_unit
 from bitnet_jit.kernels.numba.head.tile import LANES, STEP_BYTES, HeadTile, isa_of
 from bitnet_jit.kernels.numba.intrinsics.elements import (
     ELEMENT_BYTES,
@@ -24,6 +23,7 @@ from bitnet_jit.kernels.numba.intrinsics.elements import (
     store_int32,
 )
 from bitnet_jit.kernels.numba.intrinsics.scalars import F0, FLOAT_EPS, bits_of_float, float_from_bits
+from bitnet_jit.kernels.numba.intrinsics.signed_dot import offset_unit
 from bitnet_jit.kernels.numba.rowwise.quantize import INFINITY_BITS, MAGIC, absmax_bits
 from bitnet_jit.kernels.numba.threads.parallel import TEAM_BYTES, done, draw, wait
 from bitnet_jit.problem import Problem

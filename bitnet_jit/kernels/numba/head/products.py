@@ -12,12 +12,12 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from bitnet_jit.kernels.numba.head.signed_dot import signed_dot4, signed_weights
 from bitnet_jit.kernels.numba.head.tile import FLOATS, LANES, QUAD, STEP_BYTES, HeadTile, SumsType, add_up, isa_of
 from bitnet_jit.kernels.numba.intrinsics.elements import load_elements
 from bitnet_jit.kernels.numba.intrinsics.emit import F32, I32, I64, at, call, load, splat, splat_constant
 from bitnet_jit.kernels.numba.intrinsics.isa import machine, target_features
 from bitnet_jit.kernels.numba.intrinsics.prefetch import prefetch
+from bitnet_jit.kernels.numba.intrinsics.signed_dot import signed_dot4, signed_weights
 
 WORDS = ir.VectorType(I32, LANES)
 UPPER = 0xFFFF0000  # the odd one of two bfloat16

@@ -4,7 +4,7 @@
     signed bytes        w is multiplied as it is
     bytes up to 128     |w| is multiplied by x, negated where w is negative: x is never -128
 
-So the head needs no operand beside its codes.
+So a head needs no operand beside its codes.
 """
 
 from llvmlite import ir
