@@ -13,6 +13,7 @@ gpu_tests="tests/kernels/test_conformance.py tests/models/test_compile.py tests/
     tests/kernels/triton/test_floats.py tests/kernels/triton/test_attention.py tests/kernels/triton/test_head.py
     tests/runner/test_schedules.py tests/generation/test_on_gpu.py
     tests/ops/test_on_gpu.py
+    tests/kernels/triton/test_norm_gemv.py
     tests/kernels/triton/test_linear.py tests/kernels/triton/test_rows.py tests/kernels/triton/test_repeats.py
     tests/kernels/triton/test_weights.py tests/kernels/triton/test_norm_gradients.py
     tests/nn/test_on_gpu.py tests/models/test_on_gpu.py tests/benchmarks/test_on_gpu.py"
@@ -28,15 +29,14 @@ suite() {
 }
 
 sanitizers() {
-    names="may_have_gaps and 260 or tiny_shapes or norms_are_near or test_weights.py or row_with_nan"
-    names="$names or nan_and_infinity or padding_alone or every_kind_of_heads and 80 or is_not_finite or heads_of_int8"
     for tool in memcheck racecheck; do
         echo "compute-sanitizer --tool $tool"
         # every kernel once, at shapes where nothing is a whole tile
         compute-sanitizer --tool "$tool" --error-exitcode 9 $pytest tests/kernels/triton/test_linear.py \
             tests/kernels/triton/test_weights.py tests/kernels/triton/test_norm_gradients.py tests/ops/test_on_gpu.py \
             tests/kernels/triton/test_attention.py tests/kernels/triton/test_head.py \
-            -k "$names" || return
+            -k "may_have_gaps and 260 or tiny_shapes or norms_are_near or test_weights.py or row_with_nan or \
+                nan_and_infinity or padding_alone or every_kind_of_heads and 80 or is_not_finite or heads_of_int8" || return
     done
 }
 

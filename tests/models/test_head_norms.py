@@ -56,7 +56,7 @@ def test_a_head_of_nan_leaves_the_others_alone():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_logits_are_the_same_bits_in_one_step_and_token_by_token(write_checkpoint, dtype):
     decoder = bitnet_jit.load(write_checkpoint(model_type="qwen3"), dtype=dtype)
-    ids = torch.randint(0, 256, (2, 19), generator=torch.Generator().manual_seed(5))
+    ids = torch.randint(0, 256, (2, 7), generator=torch.Generator().manual_seed(5))
     whole, cache = decoder(ids), decoder.new_cache(2)
     for place in range(ids.shape[1]):
         assert torch.equal(decoder(ids[:, place, None], cache)[:, 0], whole[:, place])
