@@ -30,7 +30,7 @@ def draw(report: ModelReport, file: Path) -> None:
     for axes, panel in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
         draw_panel(axes, rows_of(report, panel), names)
         axes.set_title("{}: {}, head {}, {} threads, batch {}".format(*panel), loc="left", fontsize=9)
-    figure.axes[0].legend(fontsize=7, ncols=2)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize=7, ncols=4)
     figure.suptitle(report.header.get("gpu", report.header["cpu"]), fontsize=10)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=120)
