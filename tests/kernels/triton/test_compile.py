@@ -112,7 +112,7 @@ def check_compiles(name, cases):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", GPUS)
+@pytest.mark.parametrize("name", [name for name in GPUS if name != "hip-gfx1201"])  # as gfx1100; all are compiled below
 def test_a_default_config_of_every_kernel_compiles(name):
     check_compiles(name, representatives(name))
 
