@@ -27,7 +27,7 @@ class Arena:
     def __init__(self) -> None:
         self._free: dict[int, list[torch.Tensor]] = defaultdict(list)
 
-    def empty(self, shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    def empty(self, shape: Sequence[int], _strides: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """Return an uninitialized, contiguous tensor, whose memory comes back when no tensor looks at it."""
         num_bytes = prod(shape) * dtype.itemsize
         free = self._free[num_bytes]
@@ -81,7 +81,8 @@ class Recorder(TorchDispatchMode):
     def _call(self, op: Op, args: tuple[Any, ...]) -> Any:
         """Bind the call of an op to where its tensors lie."""
         call = op.find(*args)
-        if op.steps is not None and not hasattr(call, "prepare"):
+        prepare = getattr(call, "prepare", None)
+        if prepare is None and op.steps is not None:
             with self:
                 return op.steps(*args)
         arguments = {argument.name: value for argument, value in zip(op.spec.arguments, args, strict=False)}
@@ -91,7 +92,7 @@ class Recorder(TorchDispatchMode):
         operands = [
             arguments[name] if name in as_they_are else self._whole(arguments[name]) for name in op.spec.operands
         ]
-        if (prepare := getattr(call, "prepare", None)) is None:
+        if prepare is None:
             return self._repeat(op.spec.name, lambda: call(*operands))
         step, outputs = prepare(self._arena.empty, self._scratch.take, *operands)
         self._append(op.spec.name, step)
