@@ -7,6 +7,8 @@ from bitnet_jit.kernels.triton.linear import (
     fused_gemv,
     gemm,
     gemv,
+    group_gemm,
+    group_small,
     input_grad,
     norm_gemm,
     norm_gemv,
@@ -69,6 +71,22 @@ FOR_CODES = (
 )
 FOR_FLOATS = (
     Algorithm("gemm", single(gemm.launch), False, gemm.float_configs, gemm.float_space, (i2_unsupported_reason,)),
+    Algorithm(
+        "group_small",
+        single(group_small.launch),
+        False,
+        group_small.configs,
+        group_small.space,
+        (group_small.unsupported_reason,),
+    ),
+    Algorithm(
+        "group_gemm",
+        single(group_gemm.launch),
+        False,
+        group_gemm.configs,
+        group_gemm.space,
+        (group_gemm.unsupported_reason,),
+    ),
     Algorithm("planes", single(planes.launch), False, planes.configs, planes.space, (planes.unsupported_reason,)),
 )
 OPS = {"bit_linear": bind_bit_linear, "quantized_linear": bind_codes, "ternary_matmul": bind_codes}
