@@ -164,6 +164,8 @@ class Network(nn.Module):
         """
         norm, meta = twin(self.norm), torch.device("meta")
         head, scale = on_meta(self.embedding if self.head is None else self.head), on_meta(self.head_scale)
+        for m in rows:
+            look_up(torch.empty(m, dtype=torch.int64, device=meta), on_meta(self.embedding), scale, self.dtype)
         for layer, block in enumerate(map(twin, self.blocks)):
             for m in rows:
                 x = torch.empty(m, self.config.hidden_size, dtype=self.dtype, device=meta)
