@@ -5,6 +5,8 @@ logit is NaN or infinite has a token, too, but the code NO_TOKEN: whoever waits 
 has begun by then looks up a token that exists.
 """
 
+from typing import NamedTuple
+
 import torch
 
 from bitnet_jit.kernels.operands import Operands
@@ -46,3 +48,32 @@ GREEDY = define_by_kernels(
     )
 )
 greedy = GREEDY.eager
+
+
+class Largest(NamedTuple):
+    """The largest logits of B rows.
+
+    Attributes:
+        values: (B,) float32, those logits.
+        tokens: (B,) int64, where they stand first.
+        codes: (B,) int64, the tokens, and NO_TOKEN where a largest logit is NaN or infinite.
+    """
+
+    values: torch.Tensor
+    tokens: torch.Tensor
+    codes: torch.Tensor
+
+    def first(self, rows: int) -> "Largest":
+        """Return those of the first rows."""
+        return Largest(*(part[:rows] for part in self))
+
+
+def largest_of(logits: torch.Tensor) -> Largest:
+    """Find the largest logit of each row of logits (B, V) float32.
+
+    >>> largest_of(torch.tensor([[0.0, 2.0, 2.0], [torch.inf, 0.0, torch.nan]])).codes
+    tensor([ 1, -1])
+    """
+    tokens = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
+    values, codes = greedy(logits, tokens, None)
+    return Largest(values, tokens, codes)

@@ -62,6 +62,7 @@ def test_a_nan_row_disturbs_no_other(number):
     assert torch.equal(ids[[0, 2, 4]], expected[[0, 2, 4]])
     assert torch.equal(values[[0, 2, 4]], expected_values[[0, 2, 4]])
     assert ((ids >= 0) & (ids < 67)).all()  # so that nothing reads beyond a row
-    top, tokens = largest(damaged)
+    top, tokens, codes = largest(damaged)
     assert top.isnan().tolist() == [False, True, False, True, False]
     assert tokens[3] == 5
+    assert codes.tolist() == [-1 if row in (1, 3) else tokens[row] for row in range(5)]
