@@ -8,6 +8,7 @@ from bitnet_jit.ops import embedding as embedding
 from bitnet_jit.ops import fused_linear as fused_linear
 from bitnet_jit.ops import greedy as greedy
 from bitnet_jit.ops import head as head
+from bitnet_jit.ops import norm_head as norm_head
 from bitnet_jit.ops import norm_linear as norm_linear
 from bitnet_jit.ops import rounding as rounding
 from bitnet_jit.ops import training as training

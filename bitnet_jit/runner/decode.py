@@ -77,7 +77,7 @@ class DecodeStep:
 
     def _forward(self, network: "Network") -> Scores:
         """Run the network on what the step's tensors hold."""
-        logits = network.logits(network.run(self._tokens, self._store))
+        logits = network.run_to_logits(self._tokens, self._store)
         if not self._goes_on:
             return Scores(logits, None)
         values, codes = greedy(logits, self._tokens, self._store.places.positions)

@@ -109,6 +109,10 @@ CASES = {
         (floats(2, ROWS, IN, dtype=torch.float16), codes(OUT, IN), floats(OUT).abs()),
         (floats(0, IN), codes(OUT, IN), floats(OUT).abs()),
     ],
+    "add_rms_norm_head_logits": [
+        (floats(2, ROWS, IN), floats(2, ROWS, IN) + 1, floats(IN), 1e-5, codes(OUT, IN), floats(OUT).abs()),
+        (*floats(2, ROWS, IN, dtype=torch.bfloat16), floats(IN), 1e-5, floats(OUT, IN, dtype=torch.bfloat16), None),
+    ],
     "embedding": [
         (ids(2, ROWS), floats(OUT, IN, dtype=torch.bfloat16), None, torch.float32),
         (ids(ROWS).int(), codes(OUT, IN), floats(OUT).abs(), torch.bfloat16),

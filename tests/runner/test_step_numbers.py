@@ -1,7 +1,7 @@
 """Positions and tables of captured steps: the device has what was asked for, and is sent only what differs."""
 
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bitnet_jit.runner.step_numbers import StepNumbers
@@ -20,6 +20,7 @@ def assert_loaded(numbers, state):
         assert row[: len(pages)] == pages
 
 
+@example(moves=[("on", []), ("on", []), ("again", [])], raised=True, fates=["well", "after", "well"])
 @given(moves=MOVES, raised=st.booleans(), fates=st.lists(st.sampled_from(["well", "before", "after"]), min_size=8))
 def test_the_device_has_what_was_asked_for(moves, raised, fates):
     """Steps that end well, and some that end with an error before or after they raised positions."""
