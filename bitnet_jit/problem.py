@@ -109,6 +109,11 @@ def pages_for(tokens: int) -> int:
     return -(-tokens // PAGE)
 
 
+def aligned(count: int) -> int:
+    """Return the next number of int32 at or above `count` that fills 16 bytes, as kernels read index tensors."""
+    return -(-count // 4) * 4
+
+
 def rows_bucket(rows: int) -> int:
     """Return the power of two at or above `rows` (1 for 0 rows): shapes in one bucket share a kernel and a config.
 

@@ -30,8 +30,8 @@ import torch
 from bitnet_jit.arguments import as_whole, show, whole_number
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.draw import MAX_VOCABULARY, draw
+from bitnet_jit.generation.largest import is_finite, largest
 from bitnet_jit.generation.logprobs import Logprobs, empty
-from bitnet_jit.generation.order import is_finite, largest
 from bitnet_jit.generation.penalties import Tally
 from bitnet_jit.generation.plan import Part, Plan, Request, make_plan
 from bitnet_jit.generation.random_bits import random_words

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from bitnet_jit.devices.kinds import kind_of
-from bitnet_jit.models.paged_store import aligned
+from bitnet_jit.problem import aligned
 
 BUFFERS = 2  # of page-locked memory: while one is being copied, the next step fills the other
 

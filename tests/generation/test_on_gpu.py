@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from bitnet_jit.generation.batch_sampler import BatchSampler
-from bitnet_jit.generation.order import largest, likeliest
+from bitnet_jit.generation.largest import largest
+from bitnet_jit.generation.order import likeliest
 from bitnet_jit.generation.random_bits import random_words
 from bitnet_jit.generation.sampling import Sampling
 

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_jit.generation.order import first_keys, largest, likeliest, sort_keys
+from bitnet_jit.generation.largest import largest
+from bitnet_jit.generation.order import first_keys, likeliest, sort_keys
 
 LOGITS = st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3e38, -3e38, -math.inf, 0.5, 7.25]) | st.floats(
     width=32, allow_nan=False
