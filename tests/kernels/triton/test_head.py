@@ -75,12 +75,20 @@ def test_a_norm_before_a_head_of_int8_has_the_bits_of_both(shape, dtype, extreme
     check_norm_head(x, delta, weight, head, scale, call(total, head, scale, norm=weight))
 
 
+@some
+@given(shape=SHAPES, dtype=st.sampled_from(DTYPES), head_dtype=st.sampled_from(DTYPES))
+def test_a_norm_before_a_head_of_floats_has_the_bits_of_both(shape, dtype, head_dtype):
+    x, head, _ = draw(shape, dtype, head_dtype)
+    delta, weight = x.flip(0) * 3, torch.linspace(0.5, 2, shape[2]).to(DEVICE)
+    check_norm_head(x, delta, weight, head, None, call(x + delta, head, norm=weight))
+
+
 def check_norm_head(x, delta, weight, head, scale, expected):
     """Compare the fused kernel with the two kernels, bit for bit."""
     arguments = (x, delta, weight, 1e-5, head, scale)
     spec = ADD_RMS_NORM_HEAD_LOGITS.spec
     problem = spec.problem(spec.check(arguments))
-    kernel = int8.KERNELS[1]
+    kernel = (floats if scale is None else int8).KERNELS[1]
     bound = kernel.bind(problem, kernel.configs(problem)[0])
     y = bind_call(bound, spec.operands_of(problem, x.shape[:-1]), x.device)(*arguments)
     assert torch.equal(y.view(torch.int32), expected.view(torch.int32))
@@ -89,8 +97,9 @@ def check_norm_head(x, delta, weight, head, scale, expected):
 @pytest.mark.skipif(not ON_GPU, reason="the interpreter adds up as NumPy does, and takes long")
 @pytest.mark.parametrize("rows", [1, 2, 16, 64, 130])
 @pytest.mark.parametrize("features", [2560, 3072, 4096, 6912])
-def test_a_norm_before_a_head_of_int8_at_the_sizes_of_models(rows, features):
-    x, head, scale = draw((rows, 1000, features), torch.bfloat16, torch.int8)
+@pytest.mark.parametrize("head_dtype", [torch.int8, torch.bfloat16])
+def test_a_norm_before_a_head_at_the_sizes_of_models(rows, features, head_dtype):
+    x, head, scale = draw((rows, 1000, features), torch.bfloat16, head_dtype)
     delta, weight = x.flip(1) * 3, torch.linspace(0.5, 2, features).to(DEVICE, torch.bfloat16)
     check_norm_head(x, delta, weight, head, scale, call(x + delta, head, scale, norm=weight))
 

@@ -25,14 +25,13 @@ from bitnet_jit.kernels.triton.device.row import (
     part_of,
     sum_of_lanes,
 )
-from bitnet_jit.kernels.triton.head.floats import HeadConfig
+from bitnet_jit.kernels.triton.head.floats import NORMALIZED, HeadConfig
 from bitnet_jit.kernels.triton.layout import row_bytes
 from bitnet_jit.kernels.triton.linear.tiles import fitting
 from bitnet_jit.problem import MAX_INT8_HEAD_FEATURES, Problem
 
 STEPS = tl.constexpr(127 * 128)  # of a code of x, in either direction
 BLOCK = 4096  # inputs of a row that are quantized at a time, at most
-NORMALIZED = "add_rms_norm_head_logits"
 
 
 @triton.jit
@@ -257,5 +256,5 @@ def unsupported_reason(problem: Problem) -> str | None:
 
 KERNELS = (
     Kernel("triton.int8_head_logits", "head_logits", bind, configs, unsupported_reason, space),
-    Kernel(f"triton.{NORMALIZED}", NORMALIZED, bind, configs, unsupported_reason, space),
+    Kernel("triton.add_rms_norm_int8_head_logits", NORMALIZED, bind, configs, unsupported_reason, space),
 )
