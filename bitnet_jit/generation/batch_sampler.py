@@ -161,7 +161,7 @@ class BatchSampler:
             ok, words = codes >= 0, self._words(plan, positions) if plan.is_drawn else None
             for part in plan.parts:
                 self._choose_part(part, logits, top, words, tokens, ok)
-            codes = torch.where(ok, tokens, torch.where(codes < 0, DAMAGED, EMPTY))
+            codes = torch.where(ok, tokens, torch.where(codes < 0, codes, EMPTY))
         logprobs = None
         if plan.number is not None:
             logprobs = empty(len(rows), plan.number, self.device)

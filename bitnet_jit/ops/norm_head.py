@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from bitnet_jit.devices.strided import check_memory
 from bitnet_jit.kernels.backend import Call
 from bitnet_jit.ops.calls import kernel_call_or
 from bitnet_jit.ops.head import HEAD, HEAD_LOGITS, HEAD_SCALE
@@ -25,7 +26,12 @@ def compose(values: Sequence[Any], seen: Seen) -> Call:
     """Return what runs such arguments in three steps, two of them calls that are found once."""
     x, _, weight, eps, *head = values
     norm, product = RMS_NORM.find(x, weight, eps), HEAD_LOGITS.find(x, *head)
-    return lambda x, delta, weight, eps, *head: product(norm(x + delta, weight, eps), *head)
+
+    def call(x: Any, delta: Any, weight: Any, eps: Any, *head: Any) -> Any:
+        check_memory(x, delta)
+        return product(norm(x + delta, weight, eps), *head)
+
+    return call
 
 
 def steps(x: Any, delta: Any, weight: Any, eps: Any, *head: Any) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import torch
 
+from bitnet_jit.devices.strided import check_memory
 from bitnet_jit.kernels.kernel import Config, Kernel
 from bitnet_jit.kernels.torch.norm import always, no_configs
 from bitnet_jit.problem import NO_TOKEN, Problem
@@ -19,13 +20,20 @@ def bind_embedding(problem: Problem, config: Config):
     return run
 
 
+@torch.inference_mode()  # in which tensors may be written that were made in it
+def write_next(tokens: torch.Tensor, next_tokens: torch.Tensor, next_positions: torch.Tensor | None) -> None:
+    """Write the tokens of the next step, and raise positions of rows that are used."""
+    next_tokens.copy_(tokens)
+    if next_positions is not None:
+        next_positions.add_(next_positions >= 0)
+
+
 def bind_greedy(problem: Problem, config: Config):
     def run(logits: torch.Tensor, next_tokens: torch.Tensor, next_positions: torch.Tensor | None):
+        check_memory(logits, next_tokens, next_positions)
         tokens = logits.argmax(-1)
         largest = logits.gather(-1, tokens[:, None])[:, 0]
-        next_tokens.copy_(tokens)
-        if next_positions is not None:
-            next_positions += next_positions >= 0
+        write_next(tokens, next_tokens, next_positions)
         return largest, torch.where(largest.isfinite(), tokens, NO_TOKEN)
 
     return run
