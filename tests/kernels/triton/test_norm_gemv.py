@@ -1,12 +1,15 @@
 """Layers with a norm in one launch give the bits of the row kernel and the product behind it, whatever stands in x."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from triton_calls import BACKEND, ON_GPU, call, laid, max_examples, needs_device, problem_of
 
+from bitnet_jit.kernels.triton.linear import norm_gemm
 from bitnet_jit.kernels.triton.linear.norm_gemv import OPERANDS
 
 FIRST_STEPS = {op: op.replace("_bit_linear", "_quantize") for op in OPERANDS}
@@ -14,6 +17,7 @@ DTYPES = ["float32", "bfloat16", "float16"] if ON_GPU else ["float32"]  # the in
 ROWS = st.sampled_from([1, 0, 2])
 OUT_FEATURES = st.sampled_from([1, 3, 17, 33, 131])
 IN_FEATURES = st.sampled_from([1, 3, 33, 48, 255, 256, 257, 700, 1040] + [2560, 6912, 8192] * ON_GPU)
+few = settings(max_examples=min(8, settings.default.max_examples))
 EXTREMES = st.sampled_from([None, 0.0, 1e-41, 1e-20, np.nan, np.inf, -np.inf, -3e4, 1e19])
 
 
@@ -97,6 +101,39 @@ def test_one_launch_is_two_steps_to_the_bit(op, shape, dtype, scale, has_bias, h
     configs = kernel.all_configs(asked)
     result = call(kernel, asked, configs[pick % len(configs)], *xs, weight, 1e-5, *layer)
     wanted = in_two_steps(op, shape, dtype, scale, xs, weight, layer)
+    result = result if isinstance(result, tuple) else (result,)
+    assert len(result) == len(wanted)
+    assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(result, wanted, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
+@needs_device
+@pytest.mark.parametrize("op", OPERANDS)
+@few
+@given(
+    rows=st.sampled_from([1, 0, 3, 17, 33] + [512, 600] * ON_GPU),
+    layer=st.tuples(OUT_FEATURES, IN_FEATURES),
+    dtype=st.sampled_from(DTYPES),
+    scale=st.sampled_from(["tensor", "row"]),
+    has_bias=st.booleans(),
+    has_norm=st.booleans(),
+    extreme=EXTREMES,
+    pick=st.integers(0, 999),
+)
+def test_one_call_for_many_rows_is_two_steps_to_the_bit(
+    op, rows, layer, dtype, scale, has_bias, has_norm, extreme, pick
+):
+    shape = (rows, *layer)  # of the call: its kernel and config are those of many rows, but few are soon computed
+    xs, weight, w_packed = draw(op, shape, getattr(torch, dtype), extreme)
+    weight = weight if has_norm or op != "silu_mul_norm_bit_linear" else None
+    w_scale = torch.linspace(0.01, 1, layer[0]) if scale == "row" else torch.tensor(0.3)
+    operands = (w_packed, w_scale, torch.linspace(-1, 1, layer[0]) if has_bias else None)
+    asked = replace(problem(op, shape, dtype, scale, operands[2], weight is not None), rows=norm_gemm.MIN_ROWS)
+    kernel = kernel_of(asked)
+    assert kernel.name == f"triton.gemm_{op}"
+    configs = kernel.configs(asked)
+    result = call(kernel, asked, configs[pick % len(configs)], *xs, weight, 1e-5, *operands)
+    wanted = in_two_steps(op, shape, dtype, scale, xs, weight, operands)
     result = result if isinstance(result, tuple) else (result,)
     assert len(result) == len(wanted)
     assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(result, wanted, strict=True))

@@ -30,6 +30,7 @@ PROGRAMS = 3  # per multiprocessor, among which the pieces are shared out
 DECODING_WARPS = 2  # of programs that take one piece after another
 DECODING_STAGES = (3, 2, 1)  # of those, as shared memory allows
 UNROLLED = 16  # pieces whose results are on their way together, at most; twice as many compile four times as long
+JOINING_WARPS = 4  # of a program with one head of a token
 WRITTEN_TOKENS = (16, 64)  # that a program writes at least and at most
 MAX_SUMS = 2**26  # numbers that the pieces of a call may leave in scratch memory
 ACC_NUMBERS = 64 * 128  # of a tile's sums, that registers hold twice
@@ -118,7 +119,7 @@ def split(problem: Problem, sizes: Sizes, config: AttentionConfig) -> tuple[Laun
     operands = (*RESULTS, "positions", "starts", "y")
     return (
         Launch(piece_kernel, tiles * turns, (*ARGUMENTS, *RESULTS), constants, warps),
-        Launch(join_kernel, sizes.tokens * problem.heads, operands, joining, 1),
+        Launch(join_kernel, sizes.tokens * problem.heads, operands, joining, JOINING_WARPS),
     )
 
 

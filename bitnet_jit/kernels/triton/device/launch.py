@@ -30,6 +30,8 @@ class Launch:
         num_warps: of a program.
         max_registers: of a thread, for NVIDIA's assembler; None leaves it alone. Told of more than it would have taken,
             it begins more loads before it waits for the first.
+        shared: bytes of shared memory at least, used or not. Fewer programs fit on a multiprocessor then, so that the
+            ones of a launch spread over all of them, while those of the launch ahead wait there.
     """
 
     function: Any
@@ -38,6 +40,7 @@ class Launch:
     constants: Mapping[str, Any]
     num_warps: int
     max_registers: int | None = None
+    shared: int = 0
 
     @property
     def pdl(self) -> bool:
@@ -95,7 +98,9 @@ def prepare(launch: Launch, names: tuple[str, ...], kinds: Mapping[str, Any]) ->
         return interpret(launch, places)
     constants, grid, kernel = tuple(launch.constants.values()), (launch.programs, 1, 1), compiled(launch, kinds)
     kernel[grid]  # loads it
-    run, function, metadata, pick = kernel.run, kernel.function, kernel.packed_metadata, itemgetter(*places)
+    warps, ctas, shared, *others = kernel.packed_metadata
+    metadata = (warps, ctas, max(shared, launch.shared), *others)
+    run, function, pick = kernel.run, kernel.function, itemgetter(*places)
     # as Triton itself launches, without its hooks: a microsecond less than by kernel[grid]
     return lambda stream, operands: run(
         *grid, stream, function, metadata, None, None, None, *pick(operands), *constants

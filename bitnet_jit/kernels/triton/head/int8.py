@@ -22,12 +22,12 @@ from bitnet_jit.kernels.triton.device.row import (
     lanes_of,
     load_values,
     norm_factor,
-    part_of,
     sum_of_lanes,
 )
 from bitnet_jit.kernels.triton.head.floats import NORMALIZED, HeadConfig
 from bitnet_jit.kernels.triton.layout import row_bytes
 from bitnet_jit.kernels.triton.linear.tiles import fitting
+from bitnet_jit.kernels.triton.rowwise.rows import fixed
 from bitnet_jit.problem import MAX_INT8_HEAD_FEATURES, Problem
 
 STEPS = tl.constexpr(127 * 128)  # of a code of x, in either direction
@@ -194,17 +194,16 @@ def quantize(problem: Problem, m: int) -> Launch:
 
 
 def normalize(problem: Problem, m: int) -> Launch:
-    """Return the launch that adds delta to rows, normalizes and quantizes them, with as many warps as `rms_norm`."""
-    words = row_bytes(problem.in_features) // 4
-    part = part_of(words)
+    """Return the launch that adds delta to rows, normalizes and quantizes them, with the config of `rms_norm`."""
+    config = fixed(problem)[0]
     constants = {
         "K": problem.in_features,
-        "WORDS": words,
+        "WORDS": row_bytes(problem.in_features) // 4,
         "PDL": target.supports_pdl(problem.gpu),
-        "SIZE": part,
+        "SIZE": config.block // 16,
     }
     operands = ("x", "delta", "weight", "eps", "x_hi", "x_lo", "x_scale")
-    return Launch(norm_hidden_kernel, m, operands, constants, min(16, max(4, part // 64)))
+    return Launch(norm_hidden_kernel, m, operands, constants, config.num_warps)
 
 
 def multiply(problem: Problem, m: int, config: HeadConfig) -> Launch:

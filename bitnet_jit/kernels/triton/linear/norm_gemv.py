@@ -24,7 +24,7 @@ from bitnet_jit.kernels.triton.device.row import (
     part_of,
     sum_of_lanes,
 )
-from bitnet_jit.kernels.triton.device.target import multiprocessors
+from bitnet_jit.kernels.triton.device.target import multiprocessors, supports_pdl
 from bitnet_jit.kernels.triton.device.unpack import FIELDS
 from bitnet_jit.kernels.triton.layout import I2_PLANES, row_words
 from bitnet_jit.kernels.triton.linear.epilogue import flags, scale_operands
@@ -40,6 +40,7 @@ DOT_FIELDS = tl.constexpr(  # by plane
 MAX_ROWS = 2  # each repeats the norm, where the row kernel has a program for every row
 MAX_WORDS = 512  # of a row of W: a thread holds a word of each 32, and the words of x beside it
 MAX_HELD = 200  # registers
+SHARED = 48 * 1024  # bytes where launches overlap: more than it uses, and what each gets without asking
 KINDS = {  # of values, as `load_values` names them
     "rms_norm_bit_linear": "x",
     "add_rms_norm_bit_linear": "add",
@@ -265,6 +266,7 @@ def launch(problem: Problem, rows: int, config: NormGemvConfig) -> Launch:
         },
         num_warps=config.num_warps,
         max_registers=config.max_registers,
+        shared=SHARED if supports_pdl(problem.gpu) else 0,
     )
 
 

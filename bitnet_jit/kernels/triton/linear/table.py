@@ -3,7 +3,17 @@
 from functools import partial
 
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.kernels.triton.linear import fused_gemv, gemm, gemv, input_grad, norm_gemv, planes, small, split
+from bitnet_jit.kernels.triton.linear import (
+    fused_gemv,
+    gemm,
+    gemv,
+    input_grad,
+    norm_gemm,
+    norm_gemv,
+    planes,
+    small,
+    split,
+)
 from bitnet_jit.kernels.triton.linear.algorithm import Algorithm, bind_bit_linear, bind_codes, bind_floats, single
 from bitnet_jit.kernels.triton.linear.refusals import (
     Refusal,
@@ -92,6 +102,22 @@ KERNELS = (
             ),
         )
         for op in norm_gemv.OPERANDS
+    ),
+    *(
+        Kernel(
+            f"triton.gemm_{op}",
+            op,
+            norm_gemm.bind,
+            gemm.configs,
+            all_of(
+                codes_unsupported_reason,
+                unsupported_reason,
+                norm_gemm.unsupported_reason,
+                i2_unsupported_reason,
+            ),
+            gemm.space,
+        )
+        for op in norm_gemm.FIRST_STEPS
     ),
     *(
         Kernel(

@@ -41,6 +41,7 @@ from bitnet_jit.kernels.triton.layout import row_bytes
 from bitnet_jit.problem import Problem
 
 ADD = "add_rms_norm_quantize"
+FEW_ROWS = 64  # up to here every row has threads enough
 GATES = {"relu2_mul_norm_quantize": "relu2", "silu_mul_norm_quantize": "silu"}  # of the ops with two inputs
 KINDS = GATES | {ADD: "add"}  # of values, as `load_values` names them; "x" of the other ops
 OPERANDS = {
@@ -174,9 +175,10 @@ def block_of(problem: Problem) -> int:
 
 
 def fixed(problem: Problem) -> tuple[RowConfig, ...]:
-    """Return the one config of an op with sums: what costs one row and 2,048 rows least in all on an H100."""
+    """Return the one config of an op with sums: most warps for few rows, which wait, and few for rows that compete."""
     block, heavy = block_of(problem), 2 if KINDS.get(problem.op) == "silu" else 1  # exp keeps threads busy
-    return (RowConfig(block, min(16, max(4, heavy * block // 1024))),)
+    spread = 4 if problem.rows <= FEW_ROWS else 1
+    return (RowConfig(block, min(16, max(4, spread * heavy * block // 1024))),)
 
 
 def configs(problem: Problem) -> tuple[RowConfig, ...]:
