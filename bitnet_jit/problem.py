@@ -9,6 +9,7 @@ SCALES = ("tensor", "row", "group")  # of a weight, by the number of dimensions 
 ACTIVATIONS = ("a8", "a16", "a8g")
 MAX_HEAD_DIM = 512
 PAGE = 64  # tokens whose keys and values lie in one page of a cache
+NO_TOKEN = -1  # the code of a row of logits that are NaN or infinite
 WEIGHT_STEPS = 2**14 - 1  # of an attention weight of a page, where values are int8: two digits of seven bits
 
 
@@ -46,7 +47,7 @@ class Problem:
         y_dtype: dtype of the output.
         scale: "tensor", "row", "group", or "" where there is none.
         group_size: inputs that share a scale; 0 unless `scale` is "group".
-        bias: dtype of the bias, or of a norm's weight; "" where there is none.
+        bias: dtype of the bias, of a norm's weight or of next positions; "" where there is none.
         heads: of queries; 0 where there is no attention, as for the next three.
         kv_heads: heads of keys and values.
         head_dim: numbers of a head.
@@ -106,6 +107,11 @@ def pages_for(tokens: int) -> int:
     [0, 1, 1, 2]
     """
     return -(-tokens // PAGE)
+
+
+def aligned(count: int) -> int:
+    """Return the next number of int32 at or above `count` that fills 16 bytes, as kernels read index tensors."""
+    return -(-count // 4) * 4
 
 
 def rows_bucket(rows: int) -> int:

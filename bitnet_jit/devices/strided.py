@@ -5,6 +5,8 @@ from math import prod
 
 import torch
 
+from bitnet_jit.errors import InvalidInput
+
 NO_MEMORY = "a tensor has no memory: its data_ptr() is 0; its storage has been freed, or torch never made any"
 
 
@@ -15,6 +17,12 @@ def strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     ((12, 4, 1), (4, 4, 1))
     """
     return tuple(prod(max(size, 1) for size in shape[place + 1 :]) for place in range(len(shape)))
+
+
+def check_memory(*tensors: torch.Tensor | None) -> None:
+    """Raise InvalidInput where a tensor with elements has no memory, which torch's own operations would read."""
+    if not all(tensor is None or not tensor.numel() or tensor.data_ptr() for tensor in tensors):
+        raise InvalidInput(NO_MEMORY)
 
 
 def row_distance(a: torch.Tensor) -> int:

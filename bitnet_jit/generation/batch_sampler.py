@@ -22,7 +22,6 @@ positions. Penalties know noted tokens alone; so a request with penalties has on
 noted before the next.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,14 +30,16 @@ import torch
 from bitnet_jit.arguments import as_whole, show, whole_number
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.draw import MAX_VOCABULARY, draw
+from bitnet_jit.generation.largest import is_finite, largest
 from bitnet_jit.generation.logprobs import Logprobs, empty
-from bitnet_jit.generation.order import largest
 from bitnet_jit.generation.penalties import Tally
 from bitnet_jit.generation.plan import Part, Plan, Request, make_plan
 from bitnet_jit.generation.random_bits import random_words
 from bitnet_jit.generation.sampling import Sampling
+from bitnet_jit.ops.greedy import Largest
+from bitnet_jit.problem import NO_TOKEN
 
-DAMAGED, EMPTY = -1, -2
+DAMAGED, EMPTY = NO_TOKEN, -2
 ERRORS = {
     DAMAGED: "the model computed logits that are NaN or infinite: its weights are damaged",
     EMPTY: "the options leave no token to choose: each is banned or has a logit of -inf, or a penalty or a bias made a "
@@ -53,15 +54,23 @@ class Choice:
 
     Attributes:
         tokens: (B,) int64; any token where a row failed.
-        ok: (B,) bool, whether a row has a token.
-        damaged: (B,) bool, whether the model's logits are NaN or infinite.
+        codes: (B,) int64, the tokens, and a negative number where a row failed.
         logprobs: where a row asked for some, else None.
     """
 
     tokens: torch.Tensor
-    ok: torch.Tensor
-    damaged: torch.Tensor
+    codes: torch.Tensor
     logprobs: Logprobs | None
+
+    @property
+    def ok(self) -> torch.Tensor:
+        """Return whether a row has a token, (B,) bool."""
+        return self.codes >= 0
+
+    @property
+    def damaged(self) -> torch.Tensor:
+        """Return whether the model's logits are NaN or infinite, (B,) bool."""
+        return self.codes == DAMAGED
 
     def fetch(self) -> tuple[list[int], dict[int, str]]:
         """Wait for the device and copy its answer.
@@ -69,22 +78,13 @@ class Choice:
         Returns:
             The token of each row, a negative number where it failed; and row -> what is wrong with it, in words.
         """
-        return read_codes(self.codes())
-
-    def codes(self) -> torch.Tensor:
-        """Return the token of each row, a negative number where it failed: (B,) int64 on the device."""
-        return torch.where(self.ok, self.tokens, torch.where(self.damaged, DAMAGED, EMPTY))
+        return read_codes(self.codes)
 
 
 def read_codes(codes: torch.Tensor) -> tuple[list[int], dict[int, str]]:
     """Return the codes of a choice as tokens and errors; see `Choice.fetch`."""
     tokens: list[int] = codes.tolist()
     return tokens, {row: ERRORS[token] for row, token in enumerate(tokens) if token < 0}
-
-
-def is_finite(values: torch.Tensor) -> torch.Tensor:
-    """Return whether numbers are neither NaN nor infinite, with two kernels where torch.isfinite takes four."""
-    return values.abs() < math.inf
 
 
 class BatchSampler:
@@ -141,31 +141,33 @@ class BatchSampler:
         self._free.append(row)
         self._plan = None  # its row may soon be another's
 
-    def choose(self, logits: torch.Tensor, rows: Sequence[int], positions: Sequence[int]) -> Choice:
+    def choose(
+        self, logits: torch.Tensor, rows: Sequence[int], positions: Sequence[int], best: Largest | None = None
+    ) -> Choice:
         """Choose a token for each row of logits.
 
         Args:
             logits: (B, vocab_size) float32, on the sampler's device; they are not changed.
             rows: B numbers of requests.
             positions: B positions of the tokens that are chosen, each in its sequence with the prompt.
+            best: the largest of these logits where they are known; its tokens become those that are chosen.
 
         Raises:
             InvalidInput: another shape or dtype, a row without a request, or a negative position.
         """
         plan = self._planned(logits, rows, positions)
-        largest_logits, best = largest(logits)
-        ok = is_finite(largest_logits)
-        tokens, damaged = best, ~ok
+        top, tokens, codes = largest(logits) if best is None else best
         if plan.parts:
-            words = self._words(plan, positions) if plan.is_drawn else None
+            ok, words = codes >= 0, self._words(plan, positions) if plan.is_drawn else None
             for part in plan.parts:
-                self._choose_part(part, logits, largest_logits, words, tokens, ok)
+                self._choose_part(part, logits, top, words, tokens, ok)
+            codes = torch.where(ok, tokens, torch.where(codes < 0, codes, EMPTY))
         logprobs = None
         if plan.number is not None:
             logprobs = empty(len(rows), plan.number, self.device)
             for wanted in plan.wanted:
-                wanted.fill(logprobs, logits, largest_logits, tokens)
-        return Choice(tokens, ok, damaged, logprobs)
+                wanted.fill(logprobs, logits, top, tokens)
+        return Choice(tokens, codes, logprobs)
 
     def note(self, rows: Sequence[int], tokens: torch.Tensor, places: Sequence[int] | None = None) -> None:
         """Count tokens as new text of their rows, in order; it costs next to nothing where no row has penalties.
@@ -198,7 +200,7 @@ class BatchSampler:
         if part.edits is not None:
             logits = logits.clone() if isinstance(part.place, slice) else logits
             part.edits.apply(logits, self._tally)
-            top, chosen = largest(logits)
+            top, chosen, _ = largest(logits)
             ok[part.place] &= is_finite(top)
         if part.limits is not None:
             assert words is not None

@@ -10,6 +10,7 @@ from bitnet_jit.generation.batch_sampler import BatchSampler, read_codes
 from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.speculation import Speculator
 from bitnet_jit.generation.stopping import StopRule
+from bitnet_jit.runner.decode import Scores
 from bitnet_jit.runner.pages import PagedSequence
 from bitnet_jit.runner.runner import Runner
 from bitnet_jit.runner.step import Chunk
@@ -72,15 +73,15 @@ class Continuation:
 
     def run(self) -> Iterator[Text]:
         """Continue the texts; yield a text for each token that it gets, its last one where it ends."""
-        logits = self._prefill()
+        scores = Scores(self._prefill(), None)
         drafts: list[list[int]] = [[] for _ in self._texts]
         while self._texts:
             if self._speculator is None and self._runner.runs_ahead:
-                logits = yield from self._step_ahead(logits)
+                scores = yield from self._step_ahead(scores)
             else:
-                yield from self._take(logits, drafts)
+                yield from self._take(scores, drafts)
                 drafts = self._drafts()
-                logits = self._step(drafts) if self._texts else logits
+                scores = self._step(drafts) if self._texts else scores
 
     def close(self) -> Runner:
         """End all texts where they are; return the runner, whose pages are free then."""
@@ -117,17 +118,16 @@ class Continuation:
             return [[] for _ in self._texts]
         return self._speculator.draft(self._texts)
 
-    def _step(self, drafts: list[list[int]]) -> torch.Tensor:
-        """Run the last token of each text and its guesses; return the logits behind all of them."""
+    def _step(self, drafts: list[list[int]]) -> Scores:
+        """Run the last token of each text and its guesses; return the scores behind all of them."""
         if not any(drafts):
             last = torch.tensor([text.tokens[-1] for text in self._texts], device=self._runner.network.device)
             return self._runner.advance([text.sequence for text in self._texts], last)
         rows = zip(self._texts, drafts, strict=True)
-        return self._runner.step(
-            [Chunk(text.sequence, [*text.tokens[-1:], *guesses], 1 + len(guesses)) for text, guesses in rows]
-        )
+        chunks = [Chunk(text.sequence, [*text.tokens[-1:], *guesses], 1 + len(guesses)) for text, guesses in rows]
+        return Scores(self._runner.step(chunks), None)
 
-    def _take(self, logits: torch.Tensor, drafts: list[list[int]]) -> Iterator[Text]:
+    def _take(self, scores: Scores, drafts: list[list[int]]) -> Iterator[Text]:
         """Choose the tokens behind each text and its guesses; keep those before which all guesses were right."""
         rows = [text.row for text, guesses in zip(self._texts, drafts, strict=True) for _ in range(1 + len(guesses))]
         positions = [
@@ -135,7 +135,7 @@ class Continuation:
             for text, guesses in zip(self._texts, drafts, strict=True)
             for place in range(1 + len(guesses))
         ]
-        choice = self._sampler.choose(logits, rows, positions)
+        choice = self._sampler.choose(scores.logits, rows, positions, scores.largest)
         tokens, errors = choice.fetch()
         going: list[tuple[Text, range]] = []
         start = 0
@@ -162,17 +162,17 @@ class Continuation:
         taken = [(text.row, place) for text, places in going for place in places]
         self._sampler.note([row for row, _ in taken], choice.tokens, [place for _, place in taken])
 
-    def _step_ahead(self, logits: torch.Tensor) -> Generator[Text, None, torch.Tensor]:
+    def _step_ahead(self, scores: Scores) -> Generator[Text, None, Scores]:
         """Choose one token per text and begin the next step before the tokens have come to the host."""
         texts = self._texts
         rows = [text.row for text in texts]
-        choice = self._sampler.choose(logits, rows, [text.length for text in texts])
+        choice = self._sampler.choose(scores.logits, rows, [text.length for text in texts], scores.largest)
         self._sampler.note(rows, choice.tokens)
-        arrived = kind_of(logits.device).begin_fetch(choice.codes())
+        arrived = kind_of(choice.codes.device).begin_fetch(choice.codes)
         places = [place for place, text in enumerate(texts) if len(text.tokens) + 1 < text.limit]
         if places:
             chosen = choice.tokens if len(places) == len(texts) else choice.tokens[places]
-            logits = self._runner.advance([texts[place].sequence for place in places], chosen)
+            scores = self._runner.advance([texts[place].sequence for place in places], chosen)
         tokens, errors = read_codes(arrived())
         going = []
         for place, text in enumerate(texts):
@@ -187,7 +187,7 @@ class Continuation:
             else:
                 self._end(text)
         self._texts = [texts[places[place]] for place in going]
-        return logits if len(going) == len(places) else logits[going]
+        return scores if len(going) == len(places) else Scores(scores.logits[going], None)
 
     def _end(self, text: Text) -> None:
         """Free the pages of a text and its row of the sampler, once."""

@@ -12,14 +12,6 @@ MAGNITUDE = 0x7FFFFFFF
 ID_BITS = 32
 
 
-def largest(
-    logits: torch.Tensor,  # (n, V) float32
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the largest logit of each row and its first place, (n,) each; a NaN is larger than any number."""
-    tokens = torch.from_numpy(logits.detach().numpy().argmax(-1)) if logits.is_cpu else logits.argmax(-1)
-    return logits.gather(-1, tokens[:, None])[:, 0], tokens
-
-
 def likeliest(
     logits: torch.Tensor,  # (n, V) float32
     number: int,

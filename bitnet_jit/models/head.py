@@ -5,13 +5,13 @@ is what it computes. A tied embedding of int8 serves look-ups, too, so that no c
 """
 
 import torch
-from torch.nn import functional as F
 
 from bitnet_jit.devices.huge_pages import HUGE_PAGES
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.ops.embedding import embedding as embedding_op
 from bitnet_jit.ops.head import head_logits
 from bitnet_jit.problem import MAX_INT8_HEAD_FEATURES
-from bitnet_jit.quant.head import dequantize_head, quantize_head
+from bitnet_jit.quant.head import quantize_head
 
 HEADS = ("checkpoint", "int8", "bfloat16", "float32")  # what a head can be stored as
 
@@ -38,7 +38,7 @@ def look_up(ids: torch.Tensor, embedding: torch.Tensor, scale: torch.Tensor | No
     """Return the embeddings of token ids.
 
     Args:
-        ids: (...) integers in range.
+        ids: (...) int64 or int32; one out of range gives NaN.
         embedding: (V, K) floating point, or int8.
         scale: (V,) float32 of an embedding of int8, which is the head too; not used beside floats.
         dtype: of the result.
@@ -50,9 +50,8 @@ def look_up(ids: torch.Tensor, embedding: torch.Tensor, scale: torch.Tensor | No
     >>> look_up(torch.tensor([1]), codes, torch.tensor([1.0, 0.5]), torch.float32)
     tensor([[ 1.5000, -2.0000]])
     """
-    if embedding.dtype != torch.int8 or scale is None:
-        return F.embedding(ids, embedding).to(dtype)
-    return dequantize_head(embedding[ids], scale[ids]).to(dtype)
+    rows: torch.Tensor = embedding_op(ids, embedding, scale if embedding.dtype == torch.int8 else None, dtype)
+    return rows
 
 
 def check_head(head: str) -> str:

@@ -16,6 +16,7 @@ from bitnet_jit.models.packed import PackedBlock, Stream
 from bitnet_jit.models.precision import without_autocast
 from bitnet_jit.models.rope import Rope
 from bitnet_jit.models.tokens import TokenIds, as_batch
+from bitnet_jit.ops.norm_head import add_rms_norm_head_logits
 
 if TYPE_CHECKING:
     from bitnet_jit.nn.rms_norm import RMSNorm
@@ -112,6 +113,16 @@ class Network(nn.Module):
             cache.advance(tokens)
             return y.view(batch_size, tokens, -1)
 
+    def run_to_logits(self, tokens: torch.Tensor, store: KVStore) -> torch.Tensor:
+        """Compute the logits behind every token of a step: those of `logits` of what `run` returns, to the bit."""
+        with torch.no_grad(), without_autocast(self.device):
+            x, delta = self._run_blocks(tokens, store)
+            if delta is None:
+                return self.logits(self.norm(x))
+            head, norm = self.embedding if self.head is None else self.head, self.norm
+            logits: torch.Tensor = add_rms_norm_head_logits(x, delta, norm.weight, norm.eps, head, self.head_scale)
+            return logits
+
     def run(self, tokens: torch.Tensor, store: KVStore) -> torch.Tensor:
         """Compute the normalized output of the last block for the tokens of a step, of any mix of sequences.
 
@@ -123,12 +134,16 @@ class Network(nn.Module):
             (T, hidden_size) of the network's dtype.
         """
         with torch.no_grad(), without_autocast(self.device):
-            stream: Stream = look_up(tokens, self.embedding, self.head_scale, self.dtype), None
-            for layer, block in enumerate(self.blocks):
-                stream = block(stream, store, layer)
-            x, delta = stream
+            x, delta = self._run_blocks(tokens, store)
             normalized: torch.Tensor = self.norm(x if delta is None else x + delta)
             return normalized
+
+    def _run_blocks(self, tokens: torch.Tensor, store: KVStore) -> Stream:
+        """Run the tokens of a step through all blocks; return the stream behind the last one."""
+        stream: Stream = look_up(tokens, self.embedding, self.head_scale, self.dtype), None
+        for layer, block in enumerate(self.blocks):
+            stream = block(stream, store, layer)
+        return stream
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Project hidden (..., hidden_size), normalized -> (..., vocab_size) float32."""
@@ -164,6 +179,8 @@ class Network(nn.Module):
         """
         norm, meta = twin(self.norm), torch.device("meta")
         head, scale = on_meta(self.embedding if self.head is None else self.head), on_meta(self.head_scale)
+        for m in rows:
+            look_up(torch.empty(m, dtype=torch.int64, device=meta), on_meta(self.embedding), scale, self.dtype)
         for layer, block in enumerate(map(twin, self.blocks)):
             for m in rows:
                 x = torch.empty(m, self.config.hidden_size, dtype=self.dtype, device=meta)
@@ -171,9 +188,11 @@ class Network(nn.Module):
                 rotary = torch.empty(1, self.config.head_dim, dtype=torch.float32, device=meta)
                 block((x, x if layer else None), cache.store(1, rotary), 0)
         for m in rows:
-            y = norm(torch.empty(m, self.config.hidden_size, dtype=self.dtype, device=meta))
+            x = torch.empty(m, self.config.hidden_size, dtype=self.dtype, device=meta)
             if m <= MAX_TRACED_LOGITS:
-                project(y, head, scale)
+                add_rms_norm_head_logits(x, x, norm.weight, norm.eps, head, scale)
+            else:
+                norm(x)
 
 
 def on_meta(tensor: torch.Tensor | None) -> Any:

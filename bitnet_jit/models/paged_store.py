@@ -82,11 +82,6 @@ class PagedStore:
         return y
 
 
-def aligned(count: int) -> int:
-    """Return the next number of int32 at or above `count` that fills 16 bytes, as kernels read index tensors."""
-    return -(-count // 4) * 4
-
-
 @dataclass(frozen=True)
 class PageShape:
     """The shape of a cache's pages.

@@ -4,8 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 from bitnet_jit.ops import attention as attention
+from bitnet_jit.ops import embedding as embedding
 from bitnet_jit.ops import fused_linear as fused_linear
+from bitnet_jit.ops import greedy as greedy
 from bitnet_jit.ops import head as head
+from bitnet_jit.ops import norm_head as norm_head
 from bitnet_jit.ops import norm_linear as norm_linear
 from bitnet_jit.ops import rounding as rounding
 from bitnet_jit.ops import training as training

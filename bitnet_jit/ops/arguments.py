@@ -46,7 +46,7 @@ class Tensor:
         shape: what it has to be.
         optional: whether None may stand for it.
         like: another argument, whose dtype it has to have.
-        field: the field of Problem that holds its dtype, where several are allowed.
+        field: the field of Problem that holds its dtype, where several are allowed or it may be absent.
         written: the letter of torch's schemas for a tensor that the op writes into, which has to be contiguous; "".
         synthetic: operands of a call -> its values there, for calls that are timed or compared; None: any will do.
     """
@@ -69,7 +69,7 @@ class Tensor:
 
     def dtype_in(self, problem: Problem) -> str:
         """Return the name of its dtype in calls that pose a problem; "" where it is absent."""
-        if len(self.dtypes) == 1:
+        if len(self.dtypes) == 1 and not self.optional:
             return dtype_name(self.dtypes[0])
         dtype: str = getattr(problem, self.field)
         return dtype

@@ -21,24 +21,34 @@ from bitnet_jit.problem import MAX_INT8_HEAD_FEATURES, Problem
 
 
 @dataclass(frozen=True)
-class HeadScale(Tensor):
-    """The scales of a head's rows, which a head of int8 has and no other."""
+class RowScale(Tensor):
+    """The scales of a matrix's rows, which one of int8 has and no other.
+
+    Attributes:
+        matrix: the argument that it stands beside, which is checked before.
+        max_features: inputs that a matrix of int8 has at most; None: any number.
+    """
+
+    matrix: str = "head"
+    max_features: int | None = None
 
     def dtype_in(self, problem: Problem) -> str:
         """Return the name of its dtype in calls that pose a problem; "" where it is absent."""
         return "float32" if problem.w_dtype == "int8" else ""
 
     def check(self, value: Any, seen: Seen) -> None:
-        """Raise InvalidInput unless it fits, and is there where the head, which was checked before, needs one."""
-        head = seen.values["head"]
-        quantized = head.dtype == torch.int8
+        """Raise InvalidInput unless it fits, and is there where the matrix needs one."""
+        matrix, most = seen.values[self.matrix], self.max_features
+        quantized = matrix.dtype == torch.int8
         if quantized and value is None:
-            raise InvalidInput("head_scale: expected float32 (N,) beside a head of int8, got None")
+            raise InvalidInput(f"{self.name}: expected float32 (N,) beside a {self.matrix} of int8, got None")
         if not quantized and value is not None:
-            raise InvalidInput(f"head_scale: expected None beside a head of {head.dtype}, got {value.dtype}")
-        if quantized and certainly(seen.sizes["K"] > MAX_INT8_HEAD_FEATURES):
-            most = MAX_INT8_HEAD_FEATURES
-            raise InvalidInput(f"head: a head of int8 has at most {most} inputs, got {tuple(head.shape)}")
+            expected = f"expected None beside a {self.matrix} of {matrix.dtype}"
+            raise InvalidInput(f"{self.name}: {expected}, got {value.dtype}")
+        if quantized and most is not None and certainly(seen.sizes["K"] > most):
+            raise InvalidInput(
+                f"{self.matrix}: a {self.matrix} of int8 has at most {most} inputs, got {tuple(matrix.shape)}"
+            )
         super().check(value, seen)
 
 
@@ -48,7 +58,7 @@ def is_exact(problem: Problem) -> bool:
 
 
 HEAD = Tensor("head", (*FLOATS, torch.int8), WEIGHT_SHAPE, field="w_dtype")
-HEAD_SCALE = HeadScale("head_scale", (torch.float32,), Dims("N"), optional=True)
+HEAD_SCALE = RowScale("head_scale", (torch.float32,), Dims("N"), optional=True, max_features=MAX_INT8_HEAD_FEATURES)
 HEAD_LOGITS = define_by_kernels(
     OpSpec(
         "head_logits",

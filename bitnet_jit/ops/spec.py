@@ -163,14 +163,15 @@ class OpSpec:
     def problem(self, seen: Seen) -> Problem:
         """Return the problem that a call poses, whose arguments have been checked."""
         values, first = seen.values, seen.values[self.arguments[0].name]
+        leading = seen.sizes.get(..., first.shape[:-1])
         w_scale, by_field = values.get("w_scale"), {tensor.field: values[tensor.name] for tensor in self.tensors}
         bias, cache, weight = (by_field.get(field) for field in ("bias", "cache_dtype", "w_dtype"))
         return Problem(
             op=self.name,
             device_type=first.device.type,
-            rows=rows_bucket(first.shape[:-1].numel()),
-            out_features=int(seen.sizes.get("N", seen.sizes["K"])),
-            in_features=int(seen.sizes["K"]),
+            rows=rows_bucket(leading.numel()),
+            out_features=int(seen.sizes["N" if "N" in seen.sizes else "K"]),
+            in_features=int(seen.sizes["K" if "K" in seen.sizes else "N"]),
             layout=values.get("layout", ""),
             activation=values.get("activation", self.activation),
             x_dtype=dtype_name(first.dtype),

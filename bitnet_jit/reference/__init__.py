@@ -47,3 +47,5 @@ from bitnet_jit.reference.rows import rms_norm_gradients_float64 as rms_norm_gra
 from bitnet_jit.reference.rows import rms_norm_quantize as rms_norm_quantize
 from bitnet_jit.reference.rows import silu_mul as silu_mul
 from bitnet_jit.reference.rows import silu_mul_norm_quantize as silu_mul_norm_quantize
+from bitnet_jit.reference.tokens import embedding as embedding
+from bitnet_jit.reference.tokens import greedy as greedy

@@ -6,16 +6,18 @@ of two of rows; else as a list of bound kernels (`ops/program.py`), for just so 
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.devices.threads import THREADS
-from bitnet_jit.models.paged_store import PagedStore, Places, aligned
+from bitnet_jit.models.paged_store import PagedStore, Places
+from bitnet_jit.ops.greedy import Largest, greedy
 from bitnet_jit.ops.program import record
 from bitnet_jit.problem import PAGE
 from bitnet_jit.runner.pages import PagedSequence
+from bitnet_jit.runner.step_numbers import StepNumbers
 
 if TYPE_CHECKING:
     from bitnet_jit.models.network import Network
@@ -23,57 +25,66 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 256  # of a captured step
 MAX_STEPS = 16  # that are kept
-BUFFERS = 2  # of page-locked memory: while one is being copied, the next step fills the other
+
+
+class Scores(NamedTuple):
+    """The logits of a step, and what is known of them.
+
+    Attributes:
+        logits: (R, vocab_size) float32.
+        largest: of each row; None where nobody has looked.
+    """
+
+    logits: torch.Tensor
+    largest: Largest | None
 
 
 class DecodeStep:
     """A captured step.
 
+    A graph ends with the largest logits, whose tokens and positions are those of its next run: a token that is chosen
+    so is not copied. On a CPU the sampler finds them faster.
+
     Args:
         network: the network.
         cache: the pages.
-        rows: sequences at most; rows that are not used hold the position -1.
+        rows: sequences at most.
         width: pages per sequence at most.
     """
 
     def __init__(self, network: "Network", cache: "PagedCache", rows: int, width: int) -> None:
-        self._rows, self._next = rows, 0
         device = network.device
-        kind = kind_of(device)
-        first = aligned(rows)
-        numbers = torch.zeros(first + rows * width, dtype=torch.int32, device="cpu")
-        self._host = [kind.to_fill(numbers.clone()) for _ in range(BUFFERS)]
-        self._numbers = numbers.to(device)
+        self._goes_on = kind_of(device).capture is not None
+        self._numbers = StepNumbers(rows, width, device, self._goes_on)
         self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         starts = torch.arange(rows + 1, dtype=torch.int32, device=device)
-        places = Places(self._numbers[:rows], starts, self._numbers[first:].view(rows, width))
+        places = Places(self._numbers.positions, starts, self._numbers.tables)
         # kept, as a graph knows the addresses of its tensors and does not own them
-        self._store = store = PagedStore(cache.pages, network.rope.rotary(width * PAGE, device), places)
-        self._load([], [])
-        self._replay, self._logits = capture(lambda: network.logits(network.run(self._tokens, store)), device)
+        self._store = PagedStore(cache.pages, network.rope.rotary(width * PAGE, device), places)
+        self._numbers.load([], [])
+        self._replay, self._scores = capture(lambda: self._forward(network), device)
 
-    def run(self, sequences: Sequence[PagedSequence], tokens: torch.Tensor) -> torch.Tensor:
-        """Run a step; `tokens` (R,) are on the device; return logits (R, vocab_size), valid until the next step."""
-        self._tokens[: len(tokens)].copy_(tokens)
-        self._load([sequence.length for sequence in sequences], [sequence.pages for sequence in sequences])
+    def run(self, sequences: Sequence[PagedSequence], tokens: torch.Tensor) -> Scores:
+        """Run a step; `tokens` (R,) are on the device; return the scores of R rows, valid until the next step."""
+        if tokens.data_ptr() != self._tokens.data_ptr():
+            self._tokens[: len(tokens)].copy_(tokens)
+        self._numbers.load([sequence.length for sequence in sequences], [sequence.pages for sequence in sequences])
         self._replay()
-        logits: torch.Tensor = self._logits[: len(tokens)]
-        return logits
+        if self._goes_on:
+            self._numbers.advanced()
+        logits, largest = self._scores
+        return Scores(logits[: len(tokens)], None if largest is None else largest.first(len(tokens)))
 
-    def _load(self, positions: list[int], tables: list[list[int]]) -> None:
-        """Copy positions and tables to the device."""
-        host = self._host[self._next]
-        self._next = (self._next + 1) % BUFFERS
-        view = host.numpy()
-        view[: len(positions)] = positions
-        view[len(positions) : self._rows] = -1
-        table_rows = view[aligned(self._rows) :].reshape(self._rows, -1)
-        for row, pages in zip(table_rows, tables, strict=False):
-            row[: len(pages)] = pages
-        self._numbers.copy_(host, non_blocking=True)
+    def _forward(self, network: "Network") -> Scores:
+        """Run the network on what the step's tensors hold."""
+        logits = network.run_to_logits(self._tokens, self._store)
+        if not self._goes_on:
+            return Scores(logits, None)
+        values, codes = greedy(logits, self._tokens, self._store.places.positions)
+        return Scores(logits, Largest(values, self._tokens, codes))
 
 
-def capture(forward: Callable[[], torch.Tensor], device: torch.device) -> tuple[Callable[[], object], torch.Tensor]:
+def capture(forward: Callable[[], Scores], device: torch.device) -> tuple[Callable[[], object], Scores]:
     """Capture what a function does on a device; return what does it again, and its result, filled anew each time."""
     by_graph = kind_of(device).capture
     return record(forward) if by_graph is None else by_graph(forward, device)
@@ -96,7 +107,7 @@ class DecodeSteps:
         self._cache, self._width = cache, width
         self._steps: dict[tuple[int, int], DecodeStep] = {}  # by rows and threads
 
-    def run(self, network: "Network", sequences: Sequence[PagedSequence], tokens: torch.Tensor) -> torch.Tensor:
+    def run(self, network: "Network", sequences: Sequence[PagedSequence], tokens: torch.Tensor) -> Scores:
         """Run a step of one token per sequence; see `DecodeStep.run`."""
         rows = len(sequences) if kind_of(network.device).records else 1 << (len(sequences) - 1).bit_length()
         key = rows, THREADS.get()  # of the CPU; on other devices steps are few, and this seldom changes

@@ -9,7 +9,7 @@ from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.errors import CacheFull, InvalidInput
 from bitnet_jit.models.paged_store import PagedStore
 from bitnet_jit.problem import pages_for
-from bitnet_jit.runner.decode import MAX_ROWS, DecodeSteps, can_capture
+from bitnet_jit.runner.decode import MAX_ROWS, DecodeSteps, Scores, can_capture
 from bitnet_jit.runner.paged_cache import PagedCache
 from bitnet_jit.runner.pages import PagedSequence
 from bitnet_jit.runner.step import Chunk, make_step
@@ -79,15 +79,16 @@ class Runner:
         """Return whether `advance` gives back logits before they have been computed."""
         return kind_of(self.network.device).capture is not None
 
-    def advance(self, sequences: Sequence[PagedSequence], tokens: torch.Tensor) -> torch.Tensor:
+    def advance(self, sequences: Sequence[PagedSequence], tokens: torch.Tensor) -> Scores:
         """Run one token per sequence, as `step` does, but by a step that is captured once; on a GPU nothing waits.
 
         Args:
             sequences: each of them once, one at least.
-            tokens: (R,) int64 on the network's device, in range.
+            tokens: (R,) int64 on the network's device, in range. Those that the step before gave back, or as many of
+                its first ones, are not copied.
 
         Returns:
-            (R, vocab_size) float32, valid until the next step.
+            The logits (R, vocab_size) and what is known of them, valid until the next step.
 
         Raises:
             InvalidInput: a sequence would be longer than the model's context.
@@ -95,13 +96,13 @@ class Runner:
         """
         if self._decode is None or len(sequences) > MAX_ROWS:
             chunks = zip(sequences, tokens.tolist(), strict=True)
-            return self.step([Chunk(sequence, [token]) for sequence, token in chunks])
+            return Scores(self.step([Chunk(sequence, [token]) for sequence, token in chunks]), None)
         self.check([Chunk(sequence, [0]) for sequence in sequences])
         self._reserve([(sequence, 1) for sequence in sequences])
-        logits = self._decode.run(self.network, sequences, tokens)
+        scores = self._decode.run(self.network, sequences, tokens)
         for sequence in sequences:
             sequence.length += 1
-        return logits
+        return scores
 
     def _reserve(self, sequences: Sequence[tuple[PagedSequence, int]]) -> None:
         """Make room for new tokens of each sequence; give all pages back where they do not suffice."""

@@ -6,7 +6,8 @@ from itertools import accumulate, chain
 
 import torch
 
-from bitnet_jit.models.paged_store import Places, aligned
+from bitnet_jit.models.paged_store import Places
+from bitnet_jit.problem import aligned
 from bitnet_jit.runner.pages import PagedSequence
 
 

@@ -11,6 +11,7 @@ from bitnet_jit.devices import memory
 from bitnet_jit.errors import GenerationError, InvalidInput
 from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.text import stream_text
+from bitnet_jit.runner.decode import Scores
 from bitnet_jit.runner.runner import Runner
 
 PROMPTS = [list(b"And it came to pass "), list(b"In the beginning God"), list(b"For")]
@@ -95,8 +96,10 @@ def at_call(monkeypatch, call, change):
         def wrapped(self, *args):
             nonlocal calls
             calls += 1
-            logits = method(self, *args)
-            return change(logits) if calls == call else logits
+            result = method(self, *args)
+            if calls != call:
+                return result
+            return Scores(change(result.logits), None) if isinstance(result, Scores) else change(result)
 
         return wrapped
 

@@ -1,10 +1,14 @@
 """Sampling on a GPU: the CPU's random bits and orders, rows that share nothing, and no waiting for the device."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+import bitnet_jit
 from bitnet_jit.generation.batch_sampler import BatchSampler
-from bitnet_jit.generation.order import largest, likeliest
+from bitnet_jit.generation.largest import largest
+from bitnet_jit.generation.order import likeliest
 from bitnet_jit.generation.random_bits import random_words
 from bitnet_jit.generation.sampling import Sampling
 
@@ -96,3 +100,31 @@ def test_a_damaged_row_is_its_own_error():
     (expected, _), (result, errors) = tokens
     assert list(errors) == [4]
     assert result[:4] + result[5:] == expected[:4] + expected[5:]
+
+
+@pytest.mark.parametrize("head", ["checkpoint", "int8"])
+@pytest.mark.parametrize("kinds", [[Sampling()], KINDS[:3] + KINDS[5:8]], ids=["greedy", "mixed"])
+def test_texts_together_are_texts_alone(head, kinds):
+    """By graphs that raise positions themselves: pages begin, and rows leave one by one."""
+    decoder = bitnet_jit.load(device="cuda", head=head)
+    prompts = [list(b"And it came to pass " * (1 + row)) for row in range(6)]
+    options = [replace(kinds[row % len(kinds)], logprobs=None) for row in range(6)]
+    rows = list(zip(prompts, options, strict=True))
+    alone = [decoder.generate([prompt], max_new_tokens=80, sampling=one)[0].tolist() for prompt, one in rows]
+    stop = [text[len(prompt) + 33] for text, prompt in zip(alone, prompts, strict=True)]
+    ended = [decoder.generate([prompt], max_new_tokens=80, sampling=one, stop=stop)[0].tolist() for prompt, one in rows]
+    assert [row.tolist() for row in decoder.generate(prompts, max_new_tokens=80, sampling=options)] == alone
+    together = decoder.generate(prompts, max_new_tokens=80, sampling=options, stop=stop)
+    assert [row.tolist() for row in together] == ended
+
+
+def test_a_greedy_token_costs_a_replay_and_the_copy_of_its_code():
+    decoder = bitnet_jit.load(device="cuda", head="int8")
+    copies = []
+    for tokens in (20, 40):  # within a page
+        decoder.generate([list(b"For")], max_new_tokens=tokens)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            decoder.generate([list(b"For")], max_new_tokens=tokens)
+            torch.cuda.synchronize()
+        copies.append(sum(event.count for event in profile.key_averages() if event.key.startswith("Memcpy")))
+    assert copies[1] - copies[0] == 20

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_jit.generation.order import first_keys, largest, likeliest, sort_keys
+from bitnet_jit.generation.largest import largest
+from bitnet_jit.generation.order import first_keys, likeliest, sort_keys
 
 LOGITS = st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3e38, -3e38, -math.inf, 0.5, 7.25]) | st.floats(
     width=32, allow_nan=False
@@ -62,6 +63,7 @@ def test_a_nan_row_disturbs_no_other(number):
     assert torch.equal(ids[[0, 2, 4]], expected[[0, 2, 4]])
     assert torch.equal(values[[0, 2, 4]], expected_values[[0, 2, 4]])
     assert ((ids >= 0) & (ids < 67)).all()  # so that nothing reads beyond a row
-    top, tokens = largest(damaged)
+    top, tokens, codes = largest(damaged)
     assert top.isnan().tolist() == [False, True, False, True, False]
     assert tokens[3] == 5
+    assert codes.tolist() == [-1 if row in (1, 3) else tokens[row] for row in range(5)]

@@ -22,6 +22,10 @@ def codes(*shape, low=-128, high=128):
     return torch.randint(low, high, shape, generator=generator(), dtype=torch.int8)
 
 
+def ids(*shape):
+    return torch.randint(0, OUT, shape, generator=generator())
+
+
 def layout(format):
     return registry.preferred_layout(format, "cpu")
 
@@ -104,6 +108,22 @@ CASES = {
         (floats(IN, dtype=torch.bfloat16), floats(OUT, IN), None),
         (floats(2, ROWS, IN, dtype=torch.float16), codes(OUT, IN), floats(OUT).abs()),
         (floats(0, IN), codes(OUT, IN), floats(OUT).abs()),
+    ],
+    "add_rms_norm_head_logits": [
+        (floats(2, ROWS, IN), floats(2, ROWS, IN) + 1, floats(IN), 1e-5, codes(OUT, IN), floats(OUT).abs()),
+        (*floats(2, ROWS, IN, dtype=torch.bfloat16), floats(IN), 1e-5, floats(OUT, IN, dtype=torch.bfloat16), None),
+    ],
+    "embedding": [
+        (ids(2, ROWS), floats(OUT, IN, dtype=torch.bfloat16), None, torch.float32),
+        (ids(ROWS).int(), codes(OUT, IN), floats(OUT).abs(), torch.bfloat16),
+        (ids(), floats(OUT, IN), None, torch.float16),
+        (ids(0), floats(OUT, IN), None, torch.float32),
+    ],
+    "greedy": [
+        (floats(2, ROWS, OUT), ids(2, ROWS), ids(2, ROWS).int()),
+        (floats(ROWS, OUT), ids(ROWS), None),
+        (floats(OUT), ids(), None),
+        (floats(0, OUT), ids(0), None),
     ],
     "rms_norm": [(floats(2, ROWS, IN), floats(IN), 1e-5), (floats(ROWS, IN, dtype=torch.bfloat16), floats(IN), 1e-5)],
     "rms_norm_gradients": [

@@ -69,6 +69,7 @@ def cases(rows):
     weight, up = inputs(512).cuda(), inputs(rows, 512, dtype=torch.bfloat16).cuda() + 1
     x_q, x_scale = OPS.quantize_activation(x)
     attention, head = pages(x), codes(1000, 512, low=-127, high=128).cuda()
+    ids = torch.arange(rows, device="cuda") * 7 % 1000
     tensors, options = (packed.w_packed, packed.w_scale, packed.bias), (512, 300, packed.layout, 0)
     return {
         "bit_linear": lambda: OPS.bit_linear(x, *tensors, *options, "a8"),
@@ -82,6 +83,9 @@ def cases(rows):
         "rms_norm": lambda: OPS.rms_norm(x, weight, 1e-5),
         "rms_norm_quantize": lambda: OPS.rms_norm_quantize(x, weight, 1e-5),
         "relu2_mul_norm_quantize": lambda: OPS.relu2_mul_norm_quantize(x, up, weight, 1e-5),
+        "embedding": lambda: OPS.embedding(ids, head, torch.ones(1000, device="cuda"), torch.bfloat16),
+        "embedding_of_floats": lambda: OPS.embedding(ids, head.bfloat16(), None, torch.float32),
+        "greedy": lambda: OPS.greedy(x.float(), ids.clone(), None),
         "head_logits": lambda: OPS.head_logits(x, head.bfloat16(), None),
         "head_logits_int8": lambda: OPS.head_logits(x, head, torch.ones(1000, device="cuda")),
         "paged_attention": lambda: OPS.paged_attention(*attention, None, None),

@@ -67,7 +67,7 @@ def run_schedule(decoder, texts, alone, seed):
         if chunks:
             if all(len(chunk.tokens) == chunk.wanted == 1 for *_, chunk in chunks) and chance.random() < 0.7:
                 tokens = torch.tensor([chunk.tokens[0] for *_, chunk in chunks], device=decoder.device)
-                rows = runner.advance([chunk.sequence for *_, chunk in chunks], tokens)
+                rows = runner.advance([chunk.sequence for *_, chunk in chunks], tokens).logits
             else:
                 rows = runner.step([chunk for *_, chunk in chunks])
             for which, end, chunk in chunks:
@@ -117,7 +117,7 @@ def test_single_tokens_from_the_device_are_those_of_steps(decoder, texts, alone)
     runner.step([Chunk(sequence, text[:30]) for sequence, text in zip(sequences, texts[2:5], strict=True)])
     for place in range(30, 40):
         tokens = torch.tensor([text[place] for text in texts[2:5]], device=decoder.device)
-        rows = runner.advance(sequences, tokens)
+        rows = runner.advance(sequences, tokens).logits
         for row, logits in zip(rows, alone[2:5], strict=True):
             assert torch.equal(row, logits[place])
 
@@ -134,7 +134,7 @@ def test_steps_are_captured_for_each_number_of_rows_and_of_threads(decoder, text
                 if first_new:
                     runner.step([Chunk(first, first_new)])
             tokens = torch.tensor([text[place] for text in texts[3 : 3 + rows]], device=decoder.device)
-            for row, logits in zip(runner.advance(sequences[:rows], tokens), alone[3:], strict=False):
+            for row, logits in zip(runner.advance(sequences[:rows], tokens).logits, alone[3:], strict=False):
                 assert torch.equal(row, logits[place])
     finally:
         bitnet_jit.set_num_threads(threads)

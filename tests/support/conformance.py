@@ -101,11 +101,11 @@ def dense_dtypes(spec: OpSpec) -> list[str]:
 
 
 def biases(spec: OpSpec) -> list[str]:
-    """Return dtypes of the bias, or of a norm's weight; "" where there may be none."""
+    """Return dtypes of the bias, of a norm's weight or of next positions; "" where there may be none."""
     tensors = [tensor for tensor in spec.tensors if tensor.field == "bias"]
     if not tensors:
         return [""]
-    return ["float32", "bfloat16", *([""] if tensors[0].optional else [])]
+    return [*map(dtype_name, tensors[0].dtypes[:2]), *([""] if tensors[0].optional else [])]
 
 
 def layouts_of(device_type: str):

@@ -69,6 +69,8 @@ def make_tensor(argument, scale, leading, generator):
     shape = shape_of(argument, scale, leading)
     if torch.int8 in argument.dtypes:
         return torch.randint(-128, 128, shape, generator=generator, dtype=torch.int8)
+    if argument.name in ("ids", "next_tokens", "next_positions"):
+        return torch.randint(0, SIZES["N"], shape, generator=generator).to(argument.dtypes[0])
     if argument.dtypes == (torch.int32,):
         return integers_of(argument.name, leading)
     assert torch.float32 in argument.dtypes

@@ -96,6 +96,12 @@ PROBLEMS += (
     replace(HEAD, x_dtype="float32"),
     replace(HEAD, x_dtype="float32", w_dtype="float32"),
     replace(HEAD, w_dtype="int8"),
+    replace(HEAD, op="add_rms_norm_head_logits", w_dtype="int8", bias="bfloat16"),
+    replace(HEAD, op="add_rms_norm_head_logits", bias="bfloat16"),
+    replace(HEAD, op="embedding", x_dtype="int64", y_dtype="bfloat16"),
+    replace(HEAD, op="embedding", x_dtype="int32", y_dtype="float32", w_dtype="int8"),
+    Problem("greedy", "cuda", 1, 128_256, 128_256, bias="int32"),
+    Problem("greedy", "cuda", 1, 4097, 4097),
 )
 OF_TRAINING = {"quantized_linear", "quantize_weight", "dequantize_weight", "bit_linear_input_grad"}
 

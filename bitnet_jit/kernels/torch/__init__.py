@@ -10,9 +10,10 @@ from bitnet_jit.packing import CANONICAL
 
 def kernels() -> tuple[Kernel, ...]:
     """Return all kernels."""
-    from bitnet_jit.kernels.torch import attention, head, linear, norm, weights
+    from bitnet_jit.kernels.torch import attention, head, linear, norm, tokens, weights
 
-    return (*attention.KERNELS, *linear.KERNELS, *norm.KERNELS, *weights.KERNELS, *head.KERNELS)
+    modules = (attention, linear, norm, weights, head, tokens)
+    return tuple(kernel for module in modules for kernel in module.KERNELS)
 
 
 def bind_call(bound: Any, operands: Operands, device: Any) -> Call:

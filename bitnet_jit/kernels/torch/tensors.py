@@ -12,7 +12,8 @@ def bind_call(run: Callable[..., Any], operands: Operands) -> Callable[..., Any]
     """Return the call of a kernel: (*arguments) -> its output or outputs."""
     if not any(operand.has_rows for operand in operands.inputs):
         return run
-    shapes = {operand.name: in_rows(operand, operands) for operand in operands.inputs if operand.has_rows}
+    present = [operand for operand in operands.inputs if operand.has_rows and operand.dtype]
+    shapes = {operand.name: in_rows(operand, operands) for operand in present}
     places = [shapes.get(name) for name in operands.arguments]
     outputs = operands.outputs
 

@@ -14,12 +14,13 @@ from bitnet_jit.packing.layout import Layout
 def kernels() -> tuple[Kernel, ...]:
     """Return all kernels, the preferred ones of an op first."""
     from bitnet_jit.kernels.triton.attention import paged
-    from bitnet_jit.kernels.triton.head import floats, int8
+    from bitnet_jit.kernels.triton.head import floats, greedy, int8
     from bitnet_jit.kernels.triton.linear import table as linear
-    from bitnet_jit.kernels.triton.rowwise import norm_gradients, rows
+    from bitnet_jit.kernels.triton.rowwise import embedding, norm_gradients, rows
     from bitnet_jit.kernels.triton.weights import dequantize, quantize_weight
 
-    modules = (linear, rows, norm_gradients, quantize_weight, dequantize, paged, floats, int8)
+    rowwise = (rows, norm_gradients, embedding)
+    modules = (linear, *rowwise, quantize_weight, dequantize, paged, floats, int8, greedy)
     return tuple(kernel for module in modules for kernel in module.KERNELS)
 
 

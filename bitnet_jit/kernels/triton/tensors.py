@@ -21,7 +21,7 @@ from bitnet_jit.kernels.triton.device.launch import ALIGN, Bound, Run, Varying, 
 from bitnet_jit.kernels.triton.device.target import interpreted
 
 MAX_CALLS = 4096  # of different shapes, that are kept for one problem
-WRITTEN = ("keys", "values")  # arguments that launches write into
+WRITTEN = ("keys", "values", "next_tokens", "next_positions")  # arguments that launches write into
 GATED = ("gate", "up")  # may be parts of a wider tensor: launches are handed the distance of rows, too
 NUMBERS = {"eps": 1e-5, "row_stride": ALIGN}  # examples
 # (shape, strides, dtype) -> a tensor on the current device; as Inductor's code allocates, in half the time of new_empty

@@ -9,7 +9,7 @@ from hypothesis import settings
 
 settings.register_profile("interpreter", settings.get_profile("quick"), max_examples=4)
 
-POISON = {torch.uint8: 99, torch.int8: 99, torch.int32: 77777777}
+POISON = {torch.uint8: 99, torch.int8: 99, torch.int32: 77777777, torch.int64: 77777777777}
 
 
 @pytest.fixture(autouse=True, scope="module")

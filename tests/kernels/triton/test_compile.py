@@ -38,7 +38,8 @@ FUNCTIONS = (
         "norm_gradients",
         "add_sums",
     ),
-    *("write", "whole", "piece", "join", "head", "quantize_hidden", "int8_head"),
+    *("write", "whole", "piece", "join", "head", "quantize_hidden", "norm_hidden", "int8_head"),
+    *("embedding", "part", "greedy"),
     *("absolute_sum", "quantize_weight", "dequantize_weight", "dequantize_activation"),
 )
 TYPES = {
@@ -49,6 +50,7 @@ TYPES = {
     torch.uint8: "u8",
     torch.float64: "fp64",
     torch.int32: "i32",
+    torch.int64: "i64",
 }
 
 

@@ -11,8 +11,11 @@ from bitnet_jit import reference
 from bitnet_jit.dtypes import dtype_name
 from bitnet_jit.kernels.triton.head import floats, int8
 from bitnet_jit.kernels.triton.head.floats import HeadConfig
+from bitnet_jit.kernels.triton.rowwise import rows
 from bitnet_jit.kernels.triton.tensors import bind_call
 from bitnet_jit.ops.head import HEAD_LOGITS
+from bitnet_jit.ops.norm import RMS_NORM
+from bitnet_jit.ops.norm_head import ADD_RMS_NORM_HEAD_LOGITS
 from bitnet_jit.problem import Gpu, Problem
 
 pytestmark = needs_device
@@ -23,8 +26,13 @@ SHAPES = st.tuples(
 )
 
 
-def call(x, head, head_scale=None, config=None):
-    """Call the kernel that takes such a head."""
+def call(x, head, head_scale=None, config=None, norm=None):
+    """Call the kernel that takes such a head, on x or on x normalized by the weight `norm`."""
+    if norm is not None:
+        (kernel,) = (kernel for kernel in rows.KERNELS if kernel.op == "rms_norm")
+        problem = RMS_NORM.spec.problem(RMS_NORM.spec.check((x, norm, 1e-5)))
+        bound = kernel.bind(problem, kernel.configs(problem)[0])
+        x = bind_call(bound, RMS_NORM.spec.operands_of(problem, x.shape[:-1]), x.device)(x, norm, 1e-5)
     problem = HEAD_LOGITS.spec.problem(HEAD_LOGITS.spec.check((x, head, head_scale)))
     module = floats if head_scale is None else int8
     operands = HEAD_LOGITS.spec.operands_of(problem, x.shape[:-1])
@@ -53,6 +61,47 @@ def test_heads_of_int8_are_the_contract_to_the_bit(shape, dtype, extreme):
     y = call(x, head, scale).cpu().numpy()
     assert y.shape == (shape[0], shape[1])
     assert wanted is None or np.array_equal(y, wanted, equal_nan=True)
+
+
+@pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
+@some
+@given(shape=SHAPES, dtype=st.sampled_from(DTYPES), extreme=st.sampled_from([None, 0.0, 1e-30, 6e4, np.nan, np.inf]))
+def test_a_norm_before_a_head_of_int8_has_the_bits_of_both(shape, dtype, extreme):
+    x, head, scale = draw(shape, dtype, torch.int8)
+    delta, weight = x.flip(0) * 3, torch.linspace(0.5, 2, shape[2]).to(DEVICE, dtype)
+    if extreme is not None and len(x):
+        x[len(x) // 2] = extreme
+    total = x + delta
+    check_norm_head(x, delta, weight, head, scale, call(total, head, scale, norm=weight))
+
+
+@some
+@given(shape=SHAPES, dtype=st.sampled_from(DTYPES), head_dtype=st.sampled_from(DTYPES))
+def test_a_norm_before_a_head_of_floats_has_the_bits_of_both(shape, dtype, head_dtype):
+    x, head, _ = draw(shape, dtype, head_dtype)
+    delta, weight = x.flip(0) * 3, torch.linspace(0.5, 2, shape[2]).to(DEVICE)
+    check_norm_head(x, delta, weight, head, None, call(x + delta, head, norm=weight))
+
+
+def check_norm_head(x, delta, weight, head, scale, expected):
+    """Compare the fused kernel with the two kernels, bit for bit."""
+    arguments = (x, delta, weight, 1e-5, head, scale)
+    spec = ADD_RMS_NORM_HEAD_LOGITS.spec
+    problem = spec.problem(spec.check(arguments))
+    kernel = (floats if scale is None else int8).KERNELS[1]
+    bound = kernel.bind(problem, kernel.configs(problem)[0])
+    y = bind_call(bound, spec.operands_of(problem, x.shape[:-1]), x.device)(*arguments)
+    assert torch.equal(y.view(torch.int32), expected.view(torch.int32))
+
+
+@pytest.mark.skipif(not ON_GPU, reason="the interpreter adds up as NumPy does, and takes long")
+@pytest.mark.parametrize("rows", [1, 2, 16, 64, 130])
+@pytest.mark.parametrize("features", [2560, 3072, 4096, 6912])
+@pytest.mark.parametrize("head_dtype", [torch.int8, torch.bfloat16])
+def test_a_norm_before_a_head_at_the_sizes_of_models(rows, features, head_dtype):
+    x, head, scale = draw((rows, 1000, features), torch.bfloat16, head_dtype)
+    delta, weight = x.flip(1) * 3, torch.linspace(0.5, 2, features).to(DEVICE, torch.bfloat16)
+    check_norm_head(x, delta, weight, head, scale, call(x + delta, head, scale, norm=weight))
 
 
 @some

@@ -11,7 +11,10 @@ import pytest
 
 pytest.importorskip("triton", reason="the package triton is not installed")
 
-HALVES = {"gemv": ("linear",), "not gemv": ("linear", "floats", "rows", "weights", "norm_gradients", "norm_gemv")}
+HALVES = {
+    "gemv": ("linear",),
+    "not gemv": ("linear", "floats", "rows", "weights", "norm_gradients", "norm_gemv", "tokens"),
+}
 
 
 def check_suite(profile, names="test"):

@@ -6,6 +6,8 @@ of products of 16 in the order of K, whatever the tile, so that a row's logits d
     x and head of one 16-bit type    multiplied as they are
     x float32, head bfloat16         x = x1 + x2 + x3 of 8 bits each, exactly: three products
     otherwise                        both widened to float32 and multiplied on no tensor core
+
+Behind a residual sum and a norm another launch does those before, with the bits of `rms_norm`.
 """
 
 from dataclasses import dataclass
@@ -19,8 +21,11 @@ from bitnet_jit.kernels.triton.device import target
 from bitnet_jit.kernels.triton.device.launch import Bound, Launch
 from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
 from bitnet_jit.kernels.triton.linear.tiles import ELEMENT_BYTES, fitting
+from bitnet_jit.kernels.triton.rowwise.rows import add_norm
 from bitnet_jit.problem import Problem
 
+NORMALIZED = "add_rms_norm_head_logits"
+NORMED = "x_normed"  # a scratch tensor, (M, K) of x's dtype
 SAME, TERMS, WIDE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 UPPER_BITS = tl.constexpr(-0x10000)  # 0xFFFF0000: of a float32 that is a bfloat16
 INFINITY_BITS = tl.constexpr(0x7F800000)
@@ -110,23 +115,32 @@ def head_kernel(
 
 def bind(problem: Problem, config: HeadConfig) -> Bound:
     """Bind x (M, K), head (N, K) -> logits (M, N)."""
+    return Bound(lambda m: (multiply(problem, m, config, "x"),))
 
-    def launches(m: int) -> tuple[Launch, ...]:
-        constants = {
-            "M": m,
-            "N": problem.out_features,
-            "K": problem.in_features,
-            "MODE": mode_of(problem),
-            "BLOCK_M": config.block_m,
-            "BLOCK_N": config.block_n,
-            "BLOCK_K": config.block_k,
-            "STAGES": config.num_stages,
-            "PDL": target.supports_pdl(problem.gpu),
-        }
-        programs = triton.cdiv(m, config.block_m) * triton.cdiv(problem.out_features, config.block_n)
-        return (Launch(head_kernel, programs, ("x", "head", "logits"), constants, config.num_warps),)
 
-    return Bound(launches)
+def bind_normalized(problem: Problem, config: HeadConfig) -> Bound:
+    """Bind x and delta (M, K), weight (K,), eps, head (N, K) -> logits (M, N)."""
+    return Bound(
+        lambda m: (add_norm(problem, m, NORMED), multiply(problem, m, config, NORMED)),
+        lambda m: {NORMED: (m * problem.in_features, problem.x_dtype)},
+    )
+
+
+def multiply(problem: Problem, m: int, config: HeadConfig, x: str) -> Launch:
+    """Return the launch that multiplies the tensor named x by the head."""
+    constants = {
+        "M": m,
+        "N": problem.out_features,
+        "K": problem.in_features,
+        "MODE": mode_of(problem),
+        "BLOCK_M": config.block_m,
+        "BLOCK_N": config.block_n,
+        "BLOCK_K": config.block_k,
+        "STAGES": config.num_stages,
+        "PDL": target.supports_pdl(problem.gpu),
+    }
+    programs = triton.cdiv(m, config.block_m) * triton.cdiv(problem.out_features, config.block_n)
+    return Launch(head_kernel, programs, (x, "head", "logits"), constants, config.num_warps)
 
 
 def mode_of(problem: Problem) -> int:
@@ -181,4 +195,7 @@ def unsupported_reason(problem: Problem) -> str | None:
     return target.unsupported_reason(problem.gpu)
 
 
-KERNELS = (Kernel("triton.head_logits", "head_logits", bind, configs, unsupported_reason, space),)
+KERNELS = (
+    Kernel("triton.head_logits", "head_logits", bind, configs, unsupported_reason, space),
+    Kernel("triton.add_rms_norm_float_head_logits", NORMALIZED, bind_normalized, configs, unsupported_reason, space),
+)

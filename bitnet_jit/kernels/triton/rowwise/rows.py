@@ -16,7 +16,7 @@ natural, or chunks, where position 256 c + 64 s + j holds input s * B + 64 c + j
 product reads whole chunks of x beside whole chunks of weights.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import triton
@@ -156,6 +156,12 @@ def launch(
         },
         num_warps=config.num_warps,
     )
+
+
+def add_norm(problem: Problem, rows: int, y: str) -> Launch:
+    """Return the launch that normalizes x + delta, rounded to x's dtype as `rms_norm` does, into a tensor named y."""
+    made = launch(problem, rows, fixed(problem)[0], ADD, problem.in_features, False)
+    return replace(made, operands=("x", "delta", None, "weight", "eps", None, y, None))
 
 
 def bind(problem: Problem, config: RowConfig) -> Bound:
