@@ -156,7 +156,8 @@ def piece_kernel(
     d, shown = tl.arange(0, 2 * BLOCK_HALF)[None, :], (positions >= 0)[:, None]
     cos, sin = load_angles(rotary_ptr, positions[:, None], d, shown, HEAD_DIM, BLOCK_HALF)
     q_ptrs = qkv_ptr + (tokens.to(tl.int64) * ((HEADS + 2 * KV) * HEAD_DIM) + heads * HEAD_DIM)[:, None]
-    gdc_wait(PDL)
+    if active | (turn == 0):  # the others end at once, and make room; the launch as a whole ends behind the one ahead
+        gdc_wait(PDL)
     if active:
         x, x_exchanged = load_heads(q_ptrs, d, shown, HEAD_DIM, BLOCK_HALF)
         if STAGES == 0:

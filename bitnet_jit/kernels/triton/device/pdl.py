@@ -1,8 +1,8 @@
 """Programmatic dependent launch (PDL): a kernel may begin while the kernels ahead of it in the stream still run.
 
 A kernel may read packed weights, their scales and the bias at once: no kernel that writes them lets others begin early.
-It reads everything else, and writes anything at all, only behind `gdc_wait`. Every program of every kernel comes to
-that wait, so all kernels further back in the stream have ended too.
+It reads everything else, and writes anything at all, only behind `gdc_wait`. A program of every kernel comes to that
+wait, and all that read or write do: so when a launch has ended, all kernels further back in the stream have, too.
 
 Triton has functions of the same names in `triton.language.extra.cuda`, with the same instructions. They are not used
 here: in Triton 3.4, the oldest version supported, they pass an argument that its compiler no longer takes.
