@@ -8,7 +8,9 @@ from bitnet_jit.kernels.numba.attention.code_softmax import code_scores, split_w
 from bitnet_jit.kernels.numba.attention.codes import (
     QUAD,
     ask_lines,
+    multiply_key_bytes,
     multiply_keys,
+    multiply_value_bytes,
     multiply_values,
 )
 from bitnet_jit.kernels.numba.attention.job import key_scales_at, keys_at, page_of, value_scales_at, values_at
@@ -21,7 +23,7 @@ from bitnet_jit.kernels.numba.attention.rows import (
     totals_of,
     visible,
 )
-from bitnet_jit.kernels.numba.compiler.jit import jit
+from bitnet_jit.kernels.numba.compiler.jit import jit, one_of
 from bitnet_jit.kernels.numba.intrinsics.scalars import least
 from bitnet_jit.problem import PAGE
 
@@ -61,9 +63,10 @@ def scale_scores(spec, panel, block, number, scratch, first, rows, results, key_
 
 
 @jit
-def split_rows(spec, block, number, scratch, first, rows, value_scales):
+def split_rows(spec, panel, block, number, scratch, first, rows, value_scales, ahead):
     """Split the weights of rows into digits."""
     for row in range(first, rows):
+        ask_lines(panel, ahead + 8 * LINE * (row - first), 8)
         count = least(PAGE, visible(spec, block, number, row))
         digits = scratch.digits + DIGIT_BYTES * row
         split_weights(scratch.p + ROW_BYTES * row, count, value_scales, digits, scratch.units + 4 * row)
@@ -121,15 +124,77 @@ def attend_with(spec, tiles, job, block, number, kv_head, scratch, rows, results
     later = values + 3 * quarter
     scale_scores(spec, tiles.codes, block, number, scratch, row, rows, results, key_scales, later)
     soften_rows(spec, block, number, scratch, row, rows, results)
-    split_rows(spec, block, number, scratch, row, rows, value_scales)
+    split_rows(spec, tiles.codes, block, number, scratch, row, rows, value_scales, later)
     pack_values(spec, tiles.codes, values, scratch.v, next_keys)
     weigh_all(spec, tiles.values, tiles.one_value, block, number, scratch, row, rows, results, next_keys + 2 * quarter)
 
 
 @jit
+def score_bytes(spec, panel, scratch, keys, row, rows, ahead):
+    """Write the sums of tiles of rows from `row` on, over keys in memory; return the row behind."""
+    while row + panel.rows <= rows:
+        a, stride = scratch.q + 4 * row * spec.head_dim, 4 * spec.head_dim
+        for column in range(0, PAGE, panel.width):
+            sums = multiply_key_bytes(panel, a, stride, keys + column, spec.head_dim // QUAD, ahead)
+            store_sums(panel, sums, scratch.p + ROW_BYTES * row + 4 * column, ROW_BYTES)
+        row += panel.rows
+    return row
+
+
+@jit
+def weigh_bytes_half(spec, panel, scratch, values, row, column, steps, results, ahead):
+    """Sum up half the columns of a piece of values in memory by the weights of a tile of rows."""
+    a = scratch.digits + DIGIT_BYTES * row
+    sums = multiply_value_bytes(panel, a, DIGIT_BYTES, values, spec.head_dim, steps, ahead, scratch.units + 4 * row)
+    if results != 0:
+        store_sums(panel, sums, results + row * spec.result_bytes + 4 * column, spec.result_bytes)
+    else:
+        c = scratch.acc + 4 * (row * spec.stride + column)
+        join_sums(panel, sums, c, 4 * spec.stride, scratch.old + 4 * row, scratch.new + 4 * row)
+
+
+@jit
+def weigh_bytes(spec, panel, block, number, scratch, values, row, rows, results, ahead):
+    """Sum up values in memory for tiles of rows from `row` on; return the row behind."""
+    while row + panel.rows <= rows:
+        count = least(PAGE, visible(spec, block, number, row + panel.rows - 1))
+        steps = (count + QUAD - 1) // QUAD
+        for column in range(0, spec.head_dim, 2 * panel.width):
+            piece, asked = values + column, ahead + PAGE * column
+            weigh_bytes_half(spec, panel, scratch, piece, row, column, steps, results, asked)
+            column, asked = column + panel.width, asked + PAGE * panel.width
+            weigh_bytes_half(spec, panel.upper_half, scratch, piece, row, column, steps, results, asked)
+        row += panel.rows
+    return row
+
+
+@jit
+def attend_bytes(spec, tiles, job, block, number, kv_head, scratch, rows, results):
+    """Attend to page `number` as it comes from memory, and ask for what comes next: for few rows."""
+    page, first = page_of(job, block.sequence, number), first_row(spec, block, number)
+    keys, values = keys_at(spec, job, page, kv_head), values_at(spec, job, page, kv_head)
+    key_scales, value_scales = key_scales_at(spec, job, page, kv_head), value_scales_at(spec, job, page, kv_head)
+    after, head = next_page(spec, job, block, number, kv_head)
+    next_keys, next_values = keys_at(spec, job, after, head), values_at(spec, job, after, head)
+    ask_lines(tiles.codes, key_scales_at(spec, job, after, head), 4)
+    ask_lines(tiles.codes, value_scales_at(spec, job, after, head), 4)
+    row = score_bytes(spec, tiles.codes, scratch, keys, first, rows, next_keys)
+    score_bytes(spec, tiles.one_code, scratch, keys, row, rows, next_keys)
+    asked = next_keys + spec.head_bytes // 2
+    scale_scores(spec, tiles.codes, block, number, scratch, first, rows, results, key_scales, asked)
+    soften_rows(spec, block, number, scratch, first, rows, results)
+    split_rows(spec, tiles.codes, block, number, scratch, first, rows, value_scales, asked + spec.head_bytes // 4)
+    row = weigh_bytes(spec, tiles.values, block, number, scratch, values, first, rows, results, next_values)
+    weigh_bytes(spec, tiles.one_value, block, number, scratch, values, row, rows, results, next_values)
+
+
+attend_few = one_of(lambda spec: attend_bytes if spec.reads_bytes else attend_with)
+
+
+@jit
 def attend_codes(spec, job, block, number, kv_head, scratch, rows, results):
-    """Attend to page `number` of the block's sequence; few rows ask for what comes next."""
+    """Attend to page `number` of the block's sequence, in the way that is the faster one for so many rows."""
     if rows >= spec.packed_rows:
         attend_with(spec, spec.tall_tiles, job, block, number, kv_head, scratch, rows, results)
     else:
-        attend_with(spec, spec.few_tiles, job, block, number, kv_head, scratch, rows, results)
+        attend_few(spec, spec.few_tiles, job, block, number, kv_head, scratch, rows, results)
