@@ -9,7 +9,6 @@ from bitnet_jit.kernels.numba.attention.job import Scratch, keys_at, page_of, va
 from bitnet_jit.kernels.numba.attention.pages import pack_page, prepare_queries
 from bitnet_jit.kernels.numba.attention.panel import (
     add_nonzero_products,
-    join_sums,
     multiply,
     store_sums,
 )
@@ -19,6 +18,7 @@ from bitnet_jit.kernels.numba.attention.rows import (
     ROW_BYTES,
     find_maxima,
     first_row,
+    leave_sums,
     next_page,
     soften_rows,
     visible,
@@ -31,25 +31,18 @@ EVEN = -2
 
 
 @jit
-def score(spec, panel, scratch, k, row, ahead):
-    """Write the scores of a tile of rows, while the page's values are asked for, which lie from `ahead` on."""
-    a, stride = scratch.q + 4 * row * spec.head_dim, 4 * spec.head_dim
-    for i in range(PAGE // panel.width):
-        column = i * panel.width
-        asked = ahead + panel.size * column * spec.head_dim
-        sums = multiply(panel, a, stride, k + panel.size * column, panel.size * PAGE, spec.head_dim, asked)
-        store_sums(panel, sums, scratch.p + ROW_BYTES * row + 4 * column, ROW_BYTES)
-
-
-@jit
-def score_rows(spec, many, one, scratch, k, row, rows, ahead):
-    """Write the scores of rows from `row` on, in tiles of many rows, then of one."""
-    while row + many.rows <= rows:
-        score(spec, many, scratch, k, row, ahead)
-        row += many.rows
-    while row < rows:
-        score(spec, one, scratch, k, row, ahead)
-        row += 1
+def score(spec, panel, scratch, k, row, rows, ahead):
+    """Write the scores of tiles of rows from `row` on, and return the row behind; ask for what lies at `ahead`."""
+    stride = 4 * spec.head_dim
+    while row + panel.rows <= rows:
+        a = scratch.q + row * stride
+        for i in range(PAGE // panel.width):
+            column = i * panel.width
+            asked = ahead + panel.size * column * spec.head_dim
+            sums = multiply(panel, a, stride, k + panel.size * column, panel.size * PAGE, spec.head_dim, asked)
+            store_sums(panel, sums, scratch.p + ROW_BYTES * row + 4 * column, ROW_BYTES)
+        row += panel.rows
+    return row
 
 
 @jit
@@ -59,11 +52,7 @@ def weigh_columns(spec, panel, scratch, v, v_stride, row, column, low, high, res
     sums = multiply(panel, a, ROW_BYTES, b, v_stride, low, ahead + panel.size * column * PAGE)
     for s in range(low, high):
         sums = add_nonzero_products(panel, sums, a + 4 * s, ROW_BYTES, b + s * v_stride)
-    if results != 0:
-        store_sums(panel, sums, results + row * spec.result_bytes + 4 * column, spec.result_bytes)
-    else:
-        c = scratch.acc + 4 * (row * spec.stride + column)
-        join_sums(panel, sums, c, 4 * spec.stride, scratch.old + 4 * row, scratch.new + 4 * row)
+    leave_sums(spec, panel, sums, scratch, row, column, results)
 
 
 @jit
@@ -83,24 +72,16 @@ finish = one_of(lambda spec: weigh_no_rest if spec.whole == spec.stride else wei
 
 
 @jit
-def weigh(spec, panel, block, number, scratch, v, v_stride, row, results, ahead):
-    """Sum up values for a tile of rows."""
-    low = least(PAGE, visible(spec, block, number, row)) & EVEN
-    high = least(PAGE, visible(spec, block, number, row + panel.rows - 1))
-    for i in range(spec.whole // panel.width):
-        weigh_columns(spec, panel, scratch, v, v_stride, row, i * panel.width, low, high, results, ahead)
-    finish(spec, panel, scratch, v, v_stride, row, low, high, results, ahead)
-
-
-@jit
-def weigh_rows(spec, many, one, block, number, scratch, v, v_stride, row, rows, results, ahead):
-    """Sum up values for rows from `row` on, in tiles of many rows, then of one."""
-    while row + many.rows <= rows:
-        weigh(spec, many, block, number, scratch, v, v_stride, row, results, ahead)
-        row += many.rows
-    while row < rows:
-        weigh(spec, one, block, number, scratch, v, v_stride, row, results, ahead)
-        row += 1
+def weigh(spec, panel, block, number, scratch, v, v_stride, row, rows, results, ahead):
+    """Sum up values for tiles of rows from `row` on, and return the row behind; ask for what lies at `ahead`."""
+    while row + panel.rows <= rows:
+        low = least(PAGE, visible(spec, block, number, row)) & EVEN
+        high = least(PAGE, visible(spec, block, number, row + panel.rows - 1))
+        for i in range(spec.whole // panel.width):
+            weigh_columns(spec, panel, scratch, v, v_stride, row, i * panel.width, low, high, results, ahead)
+        finish(spec, panel, scratch, v, v_stride, row, low, high, results, ahead)
+        row += panel.rows
+    return row
 
 
 @jit
@@ -108,10 +89,13 @@ def attend_packed(spec, job, block, number, kv_head, scratch, rows, results):
     """Attend to page `number` of the block's sequence, made float32 first: for many rows."""
     page, row = page_of(job, block.sequence, number), first_row(spec, block, number)
     pack_page(spec, keys_at(spec, job, page, kv_head), values_at(spec, job, page, kv_head), scratch)
-    score_rows(spec, spec.tall, spec.one, scratch, scratch.k, row, rows, 0)
+    behind = score(spec, spec.tall, scratch, scratch.k, row, rows, 0)
+    score(spec, spec.one, scratch, scratch.k, behind, rows, 0)
     find_maxima(spec, block, number, scratch, row, rows, results)
     soften_rows(spec, block, number, scratch, row, rows, results)
-    weigh_rows(spec, spec.tall, spec.one, block, number, scratch, scratch.v, 4 * spec.stride, row, rows, results, 0)
+    v_stride = 4 * spec.stride
+    behind = weigh(spec, spec.tall, block, number, scratch, scratch.v, v_stride, row, rows, results, 0)
+    weigh(spec, spec.one, block, number, scratch, scratch.v, v_stride, behind, rows, results, 0)
 
 
 @jit
@@ -121,10 +105,12 @@ def attend_in_memory(spec, job, block, number, kv_head, scratch, rows, results):
     k, v = keys_at(spec, job, page, kv_head), values_at(spec, job, page, kv_head)
     after = keys_at(spec, job, *next_page(spec, job, block, number, kv_head))
     few, one, v_stride = spec.few_in_memory, spec.one_in_memory, spec.cache_bytes * spec.head_dim
-    score_rows(spec, few, one, scratch, k, row, rows, v)
+    behind = score(spec, few, scratch, k, row, rows, v)
+    score(spec, one, scratch, k, behind, rows, v)
     find_maxima(spec, block, number, scratch, row, rows, results)
     soften_rows(spec, block, number, scratch, row, rows, results)
-    weigh_rows(spec, few, one, block, number, scratch, v, v_stride, row, rows, results, after)
+    behind = weigh(spec, few, block, number, scratch, v, v_stride, row, rows, results, after)
+    weigh(spec, one, block, number, scratch, v, v_stride, behind, rows, results, after)
 
 
 @jit

@@ -14,10 +14,11 @@ from bitnet_jit.kernels.numba.attention.codes import (
     multiply_values,
 )
 from bitnet_jit.kernels.numba.attention.job import key_scales_at, keys_at, page_of, value_scales_at, values_at
-from bitnet_jit.kernels.numba.attention.panel import LINE, join_sums, store_sums
+from bitnet_jit.kernels.numba.attention.panel import LINE, store_sums
 from bitnet_jit.kernels.numba.attention.rows import (
     ROW_BYTES,
     first_row,
+    leave_sums,
     next_page,
     soften_rows,
     totals_of,
@@ -31,24 +32,16 @@ DIGIT_BYTES = 2 * PAGE  # of a row's weights
 
 
 @jit
-def score_codes(spec, panel, scratch, row, ahead):
-    """Write the sums of a tile of rows, while the bytes from `ahead` on are asked for."""
-    a, stride = scratch.q + 4 * row * spec.head_dim, 4 * spec.head_dim
-    for i in range(PAGE // panel.width):
-        column = i * panel.width
-        sums = multiply_keys(panel, a, stride, scratch.k + QUAD * column, spec.code_dim // QUAD, ahead)
-        store_sums(panel, sums, scratch.p + ROW_BYTES * row + 4 * column, ROW_BYTES)
-
-
-@jit
-def score_all(spec, many, one, scratch, row, rows, ahead):
-    """Write the sums of rows from `row` on, in tiles of many rows, then of one."""
-    while row + many.rows <= rows:
-        score_codes(spec, many, scratch, row, ahead)
-        row += many.rows
-    while row < rows:
-        score_codes(spec, one, scratch, row, ahead)
-        row += 1
+def score_codes(spec, panel, scratch, row, rows, ahead):
+    """Write the sums of tiles of rows from `row` on, over packed keys, and return the row behind."""
+    while row + panel.rows <= rows:
+        a, stride = scratch.q + 4 * row * spec.head_dim, 4 * spec.head_dim
+        for i in range(PAGE // panel.width):
+            column = i * panel.width
+            sums = multiply_keys(panel, a, stride, scratch.k + QUAD * column, spec.code_dim // QUAD, ahead)
+            store_sums(panel, sums, scratch.p + ROW_BYTES * row + 4 * column, ROW_BYTES)
+        row += panel.rows
+    return row
 
 
 @jit
@@ -77,35 +70,23 @@ def weigh_code_columns(spec, panel, scratch, row, column, steps, results, ahead)
     """Sum up values by their weights, in a tile of rows and columns."""
     a, b, b_stride = scratch.digits + DIGIT_BYTES * row, scratch.v + QUAD * column, QUAD * spec.stride
     sums = multiply_values(panel, a, DIGIT_BYTES, b, b_stride, steps, ahead, scratch.units + 4 * row)
-    if results != 0:
-        store_sums(panel, sums, results + row * spec.result_bytes + 4 * column, spec.result_bytes)
-    else:
-        c = scratch.acc + 4 * (row * spec.stride + column)
-        join_sums(panel, sums, c, 4 * spec.stride, scratch.old + 4 * row, scratch.new + 4 * row)
+    leave_sums(spec, panel, sums, scratch, row, column, results)
 
 
 @jit
-def weigh_codes(spec, panel, block, number, scratch, row, results, ahead):
-    """Sum up values for a tile of rows."""
-    count = least(PAGE, visible(spec, block, number, row + panel.rows - 1))
-    steps, column = (count + QUAD - 1) // QUAD, 0
-    while column + panel.width <= spec.stride:
-        weigh_code_columns(spec, panel, scratch, row, column, steps, results, ahead + column * (LINE // 2))
-        column += panel.width
-    while column < spec.stride:
-        weigh_code_columns(spec, panel.narrow, scratch, row, column, steps, results, ahead + column * (LINE // 2))
-        column += panel.narrow.width
-
-
-@jit
-def weigh_all(spec, many, one, block, number, scratch, row, rows, results, ahead):
-    """Sum up values for rows from `row` on, in tiles of many rows, then of one."""
-    while row + many.rows <= rows:
-        weigh_codes(spec, many, block, number, scratch, row, results, ahead)
-        row += many.rows
-    while row < rows:
-        weigh_codes(spec, one, block, number, scratch, row, results, ahead)
-        row += 1
+def weigh_codes(spec, panel, block, number, scratch, row, rows, results, ahead):
+    """Sum up packed values for tiles of rows from `row` on, and return the row behind."""
+    while row + panel.rows <= rows:
+        count = least(PAGE, visible(spec, block, number, row + panel.rows - 1))
+        steps, column = (count + QUAD - 1) // QUAD, 0
+        while column + panel.width <= spec.stride:
+            weigh_code_columns(spec, panel, scratch, row, column, steps, results, ahead + column * (LINE // 2))
+            column += panel.width
+        while column < spec.stride:
+            weigh_code_columns(spec, panel.narrow, scratch, row, column, steps, results, ahead + column * (LINE // 2))
+            column += panel.narrow.width
+        row += panel.rows
+    return row
 
 
 @jit
@@ -120,13 +101,16 @@ def attend_with(spec, tiles, job, block, number, kv_head, scratch, rows, results
     ask_lines(tiles.codes, key_scales_at(spec, job, after, head), 4)
     ask_lines(tiles.codes, value_scales_at(spec, job, after, head), 4)
     pack_keys(spec, tiles.codes, keys, scratch.k, values)
-    score_all(spec, tiles.codes, tiles.one_code, scratch, row, rows, values + quarter)
+    behind = score_codes(spec, tiles.codes, scratch, row, rows, values + quarter)
+    score_codes(spec, tiles.one_code, scratch, behind, rows, values + quarter)
     later = values + 3 * quarter
     scale_scores(spec, tiles.codes, block, number, scratch, row, rows, results, key_scales, later)
     soften_rows(spec, block, number, scratch, row, rows, results)
     split_rows(spec, tiles.codes, block, number, scratch, row, rows, value_scales, later)
     pack_values(spec, tiles.codes, values, scratch.v, next_keys)
-    weigh_all(spec, tiles.values, tiles.one_value, block, number, scratch, row, rows, results, next_keys + 2 * quarter)
+    later = next_keys + 2 * quarter
+    behind = weigh_codes(spec, tiles.values, block, number, scratch, row, rows, results, later)
+    weigh_codes(spec, tiles.one_value, block, number, scratch, behind, rows, results, later)
 
 
 @jit
@@ -146,11 +130,7 @@ def weigh_bytes_half(spec, panel, scratch, values, row, column, steps, results, 
     """Sum up half the columns of a piece of values in memory by the weights of a tile of rows."""
     a = scratch.digits + DIGIT_BYTES * row
     sums = multiply_value_bytes(panel, a, DIGIT_BYTES, values, spec.head_dim, steps, ahead, scratch.units + 4 * row)
-    if results != 0:
-        store_sums(panel, sums, results + row * spec.result_bytes + 4 * column, spec.result_bytes)
-    else:
-        c = scratch.acc + 4 * (row * spec.stride + column)
-        join_sums(panel, sums, c, 4 * spec.stride, scratch.old + 4 * row, scratch.new + 4 * row)
+    leave_sums(spec, panel, sums, scratch, row, column, results)
 
 
 @jit

@@ -102,17 +102,27 @@ def joined_of(spec, scratch, rows, results):
 
 
 @jit
+def join_columns(spec, panel, result, joined, row, column, end):
+    """Join a page's sums of a row to those before it, from a column on; return the column behind."""
+    c = joined.acc + 4 * row * spec.stride
+    while column + panel.width <= end:
+        sums = load_sums(panel, result + 4 * column)
+        join_sums(panel, sums, c + 4 * column, 0, joined.old + 4 * row, joined.new + 4 * row)
+        column += panel.width
+    return column
+
+
+@jit
 def join_page(spec, block, number, joined, rows, results):
     """Join what a page has left."""
-    panel = spec.one.narrow
-    for row in range(first_row(spec, block, number), rows):
-        result = result_at(spec, results, rows, number) + row * spec.result_bytes
-        maximum, c = result + 4 * spec.stride, joined.acc + 4 * row * spec.stride
+    first, page = first_row(spec, block, number), result_at(spec, results, rows, number)
+    for row in range(first, rows):
+        maximum = page + row * spec.result_bytes + 4 * spec.stride
         join_row(joined, row, maximum, maximum + 4)
-        for i in range(spec.stride // panel.width):
-            column = i * panel.width
-            sums = load_sums(panel, result + 4 * column)
-            join_sums(panel, sums, c + 4 * column, 0, joined.old + 4 * row, joined.new + 4 * row)
+    for row in range(first, rows):
+        result = page + row * spec.result_bytes
+        column = join_columns(spec, spec.one, result, joined, row, 0, spec.stride)
+        join_columns(spec, spec.one.narrow, result, joined, row, column, spec.stride)
 
 
 @jit
