@@ -21,7 +21,7 @@ from bitnet_jit.problem import PAGE
 PIECES_PER_THREAD = 4  # fewer share the work badly
 SHARE = 2  # a part is a thread's share of the pages that are left, divided by this
 MIN_SHARE = 32  # and no smaller than a thread's share of all pages, divided by this
-PARTS_PER_THREAD = 12  # of pages, at most: SHARE * ln(MIN_SHARE / SHARE) of falling sizes, then SHARE, and a page each
+PARTS_PER_THREAD = 12  # of pages, at most: about SHARE * ln(2 * MIN_SHARE), as their sizes fall
 PART_ROWS = 32  # blocks of more are not cut by pages
 MAX_PARTIAL_BYTES = 2**26
 SMALL_WORK = 4096  # of `work_of`: some 5 us, for which no other thread is woken
@@ -138,34 +138,49 @@ def make_pieces(spec, blocks, number, threads, results, end, pieces):
     smallest = most(1, rest // (MIN_SHARE * threads))
     for i in range(number):
         block = piece_at(blocks, number - 1 - i)
-        rows = block.tokens * spec.group
-        size = spec.kv_heads * results_bytes(spec, rows, block.last)
-        left, first, place = rest, 0, 0
-        part = most(smallest, left // (SHARE * threads))
-        if rest > 0 and part < block.last and rows <= PART_ROWS and results + size <= end:
+        rows, pages, head, place = block.tokens * spec.group, block.last, 0, 0
+        size = spec.kv_heads * results_bytes(spec, rows, pages)
+        if rest > 0 and rows <= PART_ROWS and results + size <= end:
             place = results
             results += size
-            clear_counters(spec, place, rows, block.last)
-        while first < block.last:
-            part = most(smallest, left // (SHARE * threads)) if place else block.last
-            last = least(first + part, block.last)
-            for head in range(0, spec.kv_heads, block.heads):
-                piece = Piece(
-                    block.token,
-                    block.tokens,
-                    block.position,
-                    block.sequence,
-                    first,
-                    last,
-                    place,
-                    head,
-                    block.heads,
-                )
-                put_piece(pieces, count, piece)
-                count += 1
-            left -= last - first
+            clear_counters(spec, place, rows, pages)
+            head = whole_heads(spec, block, rest, threads) if spec.is_int8 else 0
+            count += put_heads(spec, block, 0, head, 1, 0, pages, 0, pieces + count * PIECE_BYTES)
+        heads, first, left = least(block.heads, spec.kv_heads - head), 0, rest * spec.kv_heads - head * pages
+        while first < pages and heads > 0:
+            part = left // ((spec.kv_heads - head) * SHARE * threads)
+            last = least(first + most(smallest, part), pages) if place else pages
+            here = pieces + count * PIECE_BYTES
+            count += put_heads(spec, block, head, spec.kv_heads, heads, first, last, place, here)
+            left -= (last - first) * (spec.kv_heads - head)
             first = last
-        rest -= block.last
+        rest -= pages
+    return count
+
+
+@inlined
+def whole_heads(spec, block, pages, threads):
+    """Return how many heads of a block's, the first ones, are pieces of their own: while there is plenty for all.
+
+    Parts cost what they leave for each page, which other threads read: beside codes that is a seventh of all bytes.
+    Pages of floats come sooner in the order of memory, head by head.
+    """
+    head, left = 0, pages * spec.kv_heads
+    while head < spec.kv_heads and 2 * left >= 3 * threads * block.last:
+        head += 1
+        left -= block.last
+    return head
+
+
+@inlined
+def put_heads(spec, block, head, end, heads, first, last, results, pieces):
+    """Write the pieces of some pages of a block, of heads up to `end`, each of `heads`; return how many."""
+    count = 0
+    while head < end:
+        piece = Piece(block.token, block.tokens, block.position, block.sequence, first, last, results, head, heads)
+        put_piece(pieces, count, piece)
+        head += heads
+        count += 1
     return count
 
 
