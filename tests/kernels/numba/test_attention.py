@@ -98,10 +98,10 @@ def test_any_schedule_gives_the_same_bits(model, data):
         np.testing.assert_array_equal(one.view(np.uint8), other.view(np.uint8))
 
 
-@pytest.mark.parametrize("cache_dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize(("heads", "kv_heads", "cache_dtype"), [(8, 2, "bfloat16"), (8, 2, "int8"), (5, 5, "int8")])
 @pytest.mark.parametrize("threads", [2, 3, 5])
-def test_a_long_context_in_parts_gives_the_same_bits(threads, cache_dtype):
-    model = Heads(8, 2, 64, "float32", cache_dtype)
+def test_a_long_context_in_parts_gives_the_same_bits(threads, heads, kv_heads, cache_dtype):
+    model = Heads(heads, kv_heads, 64, "float32", cache_dtype)
     texts = make_texts(model, [2500, 700], 0)
     cache = texts.cache()
     run_attention(KERNEL, model, texts.call([(0, 2495), (0, 699)]), cache)

@@ -4,60 +4,45 @@ Rows are tokens by the heads that share keys and values. Of a page only the rows
 are the last ones; a row's sum over values ends at its own position, whatever a page holds behind it.
 """
 
-import numpy as np
-
 from bitnet_jit.kernels.numba.attention.attend_codes import attend_codes
-from bitnet_jit.kernels.numba.attention.codes import QUAD
 from bitnet_jit.kernels.numba.attention.job import Scratch, keys_at, page_of, values_at
-from bitnet_jit.kernels.numba.attention.order import order_words
 from bitnet_jit.kernels.numba.attention.pages import pack_page, prepare_queries
 from bitnet_jit.kernels.numba.attention.panel import (
     add_nonzero_products,
-    join_sums,
-    load_sums,
     multiply,
     store_sums,
 )
-from bitnet_jit.kernels.numba.attention.plan import HEADER, results_at
+from bitnet_jit.kernels.numba.attention.parts import clear_state, finish_head, finish_part, pages_of
+from bitnet_jit.kernels.numba.attention.plan import result_at, results_bytes
 from bitnet_jit.kernels.numba.attention.rows import (
     ROW_BYTES,
     find_maxima,
     first_row,
-    join_row,
+    leave_sums,
     next_page,
     soften_rows,
     visible,
 )
 from bitnet_jit.kernels.numba.compiler.jit import jit, one_of
-from bitnet_jit.kernels.numba.intrinsics.atomics import atomic_add
-from bitnet_jit.kernels.numba.intrinsics.elements import load_float32, store_float, store_float32
-from bitnet_jit.kernels.numba.intrinsics.scalars import F0, least
+from bitnet_jit.kernels.numba.intrinsics.scalars import least
 from bitnet_jit.problem import PAGE
 
-LOWEST = np.float32(-np.inf)
 EVEN = -2
 
 
 @jit
-def score(spec, panel, scratch, k, row, ahead):
-    """Write the scores of a tile of rows, while the page's values are asked for, which lie from `ahead` on."""
-    a, stride = scratch.q + 4 * row * spec.head_dim, 4 * spec.head_dim
-    for i in range(PAGE // panel.width):
-        column = i * panel.width
-        asked = ahead + panel.size * column * spec.head_dim
-        sums = multiply(panel, a, stride, k + panel.size * column, panel.size * PAGE, spec.head_dim, asked)
-        store_sums(panel, sums, scratch.p + ROW_BYTES * row + 4 * column, ROW_BYTES)
-
-
-@jit
-def score_rows(spec, many, one, scratch, k, row, rows, ahead):
-    """Write the scores of rows from `row` on, in tiles of many rows, then of one."""
-    while row + many.rows <= rows:
-        score(spec, many, scratch, k, row, ahead)
-        row += many.rows
-    while row < rows:
-        score(spec, one, scratch, k, row, ahead)
-        row += 1
+def score(spec, panel, scratch, k, row, rows, ahead):
+    """Write the scores of tiles of rows from `row` on, and return the row behind; ask for what lies at `ahead`."""
+    stride = 4 * spec.head_dim
+    while row + panel.rows <= rows:
+        a = scratch.q + row * stride
+        for i in range(PAGE // panel.width):
+            column = i * panel.width
+            asked = ahead + panel.size * column * spec.head_dim
+            sums = multiply(panel, a, stride, k + panel.size * column, panel.size * PAGE, spec.head_dim, asked)
+            store_sums(panel, sums, scratch.p + ROW_BYTES * row + 4 * column, ROW_BYTES)
+        row += panel.rows
+    return row
 
 
 @jit
@@ -67,11 +52,7 @@ def weigh_columns(spec, panel, scratch, v, v_stride, row, column, low, high, res
     sums = multiply(panel, a, ROW_BYTES, b, v_stride, low, ahead + panel.size * column * PAGE)
     for s in range(low, high):
         sums = add_nonzero_products(panel, sums, a + 4 * s, ROW_BYTES, b + s * v_stride)
-    if results != 0:
-        store_sums(panel, sums, results + row * spec.result_bytes + 4 * column, spec.result_bytes)
-    else:
-        c = scratch.acc + 4 * (row * spec.stride + column)
-        join_sums(panel, sums, c, 4 * spec.stride, scratch.old + 4 * row, scratch.new + 4 * row)
+    leave_sums(spec, panel, sums, scratch, row, column, results)
 
 
 @jit
@@ -91,24 +72,16 @@ finish = one_of(lambda spec: weigh_no_rest if spec.whole == spec.stride else wei
 
 
 @jit
-def weigh(spec, panel, block, number, scratch, v, v_stride, row, results, ahead):
-    """Sum up values for a tile of rows."""
-    low = least(PAGE, visible(spec, block, number, row)) & EVEN
-    high = least(PAGE, visible(spec, block, number, row + panel.rows - 1))
-    for i in range(spec.whole // panel.width):
-        weigh_columns(spec, panel, scratch, v, v_stride, row, i * panel.width, low, high, results, ahead)
-    finish(spec, panel, scratch, v, v_stride, row, low, high, results, ahead)
-
-
-@jit
-def weigh_rows(spec, many, one, block, number, scratch, v, v_stride, row, rows, results, ahead):
-    """Sum up values for rows from `row` on, in tiles of many rows, then of one."""
-    while row + many.rows <= rows:
-        weigh(spec, many, block, number, scratch, v, v_stride, row, results, ahead)
-        row += many.rows
-    while row < rows:
-        weigh(spec, one, block, number, scratch, v, v_stride, row, results, ahead)
-        row += 1
+def weigh(spec, panel, block, number, scratch, v, v_stride, row, rows, results, ahead):
+    """Sum up values for tiles of rows from `row` on, and return the row behind; ask for what lies at `ahead`."""
+    while row + panel.rows <= rows:
+        low = least(PAGE, visible(spec, block, number, row)) & EVEN
+        high = least(PAGE, visible(spec, block, number, row + panel.rows - 1))
+        for i in range(spec.whole // panel.width):
+            weigh_columns(spec, panel, scratch, v, v_stride, row, i * panel.width, low, high, results, ahead)
+        finish(spec, panel, scratch, v, v_stride, row, low, high, results, ahead)
+        row += panel.rows
+    return row
 
 
 @jit
@@ -116,10 +89,13 @@ def attend_packed(spec, job, block, number, kv_head, scratch, rows, results):
     """Attend to page `number` of the block's sequence, made float32 first: for many rows."""
     page, row = page_of(job, block.sequence, number), first_row(spec, block, number)
     pack_page(spec, keys_at(spec, job, page, kv_head), values_at(spec, job, page, kv_head), scratch)
-    score_rows(spec, spec.tall, spec.one, scratch, scratch.k, row, rows, 0)
+    behind = score(spec, spec.tall, scratch, scratch.k, row, rows, 0)
+    score(spec, spec.one, scratch, scratch.k, behind, rows, 0)
     find_maxima(spec, block, number, scratch, row, rows, results)
     soften_rows(spec, block, number, scratch, row, rows, results)
-    weigh_rows(spec, spec.tall, spec.one, block, number, scratch, scratch.v, 4 * spec.stride, row, rows, results, 0)
+    v_stride = 4 * spec.stride
+    behind = weigh(spec, spec.tall, block, number, scratch, scratch.v, v_stride, row, rows, results, 0)
+    weigh(spec, spec.one, block, number, scratch, scratch.v, v_stride, behind, rows, results, 0)
 
 
 @jit
@@ -129,10 +105,12 @@ def attend_in_memory(spec, job, block, number, kv_head, scratch, rows, results):
     k, v = keys_at(spec, job, page, kv_head), values_at(spec, job, page, kv_head)
     after = keys_at(spec, job, *next_page(spec, job, block, number, kv_head))
     few, one, v_stride = spec.few_in_memory, spec.one_in_memory, spec.cache_bytes * spec.head_dim
-    score_rows(spec, few, one, scratch, k, row, rows, v)
+    behind = score(spec, few, scratch, k, row, rows, v)
+    score(spec, one, scratch, k, behind, rows, v)
     find_maxima(spec, block, number, scratch, row, rows, results)
     soften_rows(spec, block, number, scratch, row, rows, results)
-    weigh_rows(spec, few, one, block, number, scratch, v, v_stride, row, rows, results, after)
+    behind = weigh(spec, few, block, number, scratch, v, v_stride, row, rows, results, after)
+    weigh(spec, one, block, number, scratch, v, v_stride, behind, rows, results, after)
 
 
 @jit
@@ -145,58 +123,6 @@ def attend_either(spec, job, block, number, kv_head, scratch, rows, results):
 
 
 attend_page = one_of(lambda spec: attend_codes if spec.is_int8 else attend_packed if spec.is_ragged else attend_either)
-
-
-@jit
-def clear_state(spec, scratch, rows):
-    """Begin sums, with no page joined."""
-    for row in range(rows):
-        store_float32(scratch.largest, row, LOWEST)
-        store_float32(scratch.sums, row, F0)
-    for i in range(rows * spec.stride):
-        store_float32(scratch.acc, i, F0)
-
-
-@jit
-def order_code_sums(spec, scratch, rows):
-    """Put the sums of values of int8 in the order of columns."""
-    for row in range(rows):
-        for column in range(0, spec.whole_words, QUAD * spec.lanes):
-            order_words(spec.tall, scratch.acc + 4 * (row * spec.stride + column))
-
-
-@jit
-def order_nothing(spec, scratch, rows):
-    """Do nothing: sums lie in the order of their columns."""
-
-
-order_sums = one_of(lambda spec: order_code_sums if spec.is_int8 else order_nothing)
-
-
-@jit
-def store_rows(spec, job, block, kv_head, scratch, rows):
-    """Write y of a block's rows."""
-    for row in range(rows):
-        head = (block.token + row // spec.group) * spec.heads + kv_head * spec.group + row % spec.group
-        total = load_float32(scratch.sums, row)
-        for d in range(spec.head_dim):
-            value = load_float32(scratch.acc, row * spec.stride + d) / total
-            store_float(spec.x_dtype, job.y, head * spec.head_dim + d, value)
-
-
-@jit
-def join_results(spec, block, pages, scratch, rows, results):
-    """Join what the parts of a block have left, in the order of pages."""
-    clear_state(spec, scratch, rows)
-    for number in range(pages):
-        for row in range(first_row(spec, block, number), rows):
-            result = results + (number * rows + row) * spec.result_bytes
-            maximum, c = result + 4 * spec.stride, scratch.acc + 4 * row * spec.stride
-            join_row(scratch, row, maximum, maximum + 4)
-            for i in range(spec.stride // spec.one.narrow.width):
-                column = i * spec.one.narrow.width
-                sums = load_sums(spec.one.narrow, result + 4 * column)
-                join_sums(spec.one.narrow, sums, c + 4 * column, 0, scratch.old + 4 * row, scratch.new + 4 * row)
 
 
 @jit
@@ -223,39 +149,40 @@ def of_head(spec, scratch, rows, i):
 
 @jit
 def results_of(spec, block, rows, kv_head):
-    """Return where the parts of a block leave results for a head, behind their counter; 0 where there is one part."""
-    if block.parts == 1:
+    """Return where the parts of a block leave results for a head; 0 where there is one part."""
+    if block.results == 0:
         return 0
-    pages = (block.position + block.tokens - 1) // PAGE + 1
-    return results_at(spec, block.results, rows, pages, kv_head) + HEADER
+    return block.results + kv_head * results_bytes(spec, rows, pages_of(block))
+
+
+@jit
+def prepare(spec, job, block, scratch):
+    """Prepare the queries of a piece."""
+    rows = block.tokens * spec.group
+    for i in range(block.heads):
+        prepare_queries(spec, job, block, block.head + i, of_head(spec, scratch, rows, i))
 
 
 @jit
 def attend(spec, job, block, scratch):
-    """Run a piece: all pages of a block, or a part of them; page by page, so that memory is read in its order."""
+    """Run a piece with queries that are prepared: all pages of a block, or a part of them.
+
+    Page by page, so that memory is read in its order.
+    """
     rows = block.tokens * spec.group
-    for i in range(block.heads):
-        here = of_head(spec, scratch, rows, i)
-        prepare_queries(spec, job, block, block.head + i, here)
-        clear_state(spec, here, rows)
+    if block.results == 0:
+        for i in range(block.heads):
+            clear_state(spec, of_head(spec, scratch, rows, i), rows)
     for number in range(block.first, block.last):
         for i in range(block.heads):
             results = results_of(spec, block, rows, block.head + i)
             if results != 0:
-                results += number * rows * spec.result_bytes
+                results = result_at(spec, results, rows, number)
             attend_page(spec, job, block, number, block.head + i, of_head(spec, scratch, rows, i), rows, results)
     for i in range(block.heads):
-        finish_head(spec, job, block, block.head + i, of_head(spec, scratch, rows, i), rows)
-
-
-@jit
-def finish_head(spec, job, block, kv_head, scratch, rows):
-    """Write y of a head, if this was the last part of its block."""
-    results = results_of(spec, block, rows, kv_head)
-    if results != 0:
-        if atomic_add(results - HEADER, 1) < block.parts - 1:
-            return
-        pages = (block.position + block.tokens - 1) // PAGE + 1
-        join_results(spec, block, pages, scratch, rows, results)
-    order_sums(spec, scratch, rows)
-    store_rows(spec, job, block, kv_head, scratch, rows)
+        kv_head, here = block.head + i, of_head(spec, scratch, rows, i)
+        results = results_of(spec, block, rows, kv_head)
+        if results != 0:
+            finish_part(spec, job, block, kv_head, here, rows, results)
+        else:
+            finish_head(spec, job, block, kv_head, here, rows)

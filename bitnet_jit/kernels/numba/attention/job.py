@@ -90,6 +90,11 @@ class AttentionSpec:
         return self.head_dim // (4 * self.lanes) * 4 * self.lanes
 
     @property
+    def reads_bytes(self) -> bool:
+        """Return whether few rows take codes as they lie in a page: four registers by four rows make whole words."""
+        return self.few_tiles.codes.vectors == 4 and self.whole_words == self.head_dim
+
+    @property
     def group(self) -> int:
         return self.heads // self.kv_heads
 

@@ -10,7 +10,7 @@ itself and its pages alone, so whole prompts, chunks and single tokens give the 
 from numba import types
 
 from bitnet_jit.kernels.kernel import Config, Kernel
-from bitnet_jit.kernels.numba.attention.attend import attend
+from bitnet_jit.kernels.numba.attention.attend import attend, prepare
 from bitnet_jit.kernels.numba.attention.job import AttentionJob, AttentionSpec, scratch_of
 from bitnet_jit.kernels.numba.attention.pages import write_block
 from bitnet_jit.kernels.numba.attention.plan import (
@@ -61,8 +61,13 @@ def team(spec, job):
         drawn = draw(job.counters)
     wait(job.counters, pieces)
     drawn, _ = next_piece(job.counters, 0, 0, 1, pieces)
+    token = head = types.int64(-1)
     while drawn >= 0:
-        attend(spec, job, piece_at(job.pieces, drawn), scratch)
+        block = piece_at(job.pieces, drawn)
+        if block.token != token or block.head != head:  # else the part before has left its queries
+            prepare(spec, job, block, scratch)
+            token, head = block.token, block.head
+        attend(spec, job, block, scratch)
         drawn, _ = next_piece(job.counters, 0, 0, 1, pieces)
 
 

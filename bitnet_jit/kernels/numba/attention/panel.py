@@ -34,6 +34,7 @@ class Panel:
         rows: rows of A.
         vectors: registers that hold its columns of B.
         asks: whether B comes from memory: bytes that will be needed are asked for.
+        half: which half of the words of a piece its columns are, where it makes words of bytes.
     """
 
     isa: str
@@ -41,6 +42,7 @@ class Panel:
     rows: int
     vectors: int
     asks: bool = False
+    half: int = 0
 
     @property
     def set(self) -> Isa:
@@ -61,6 +63,11 @@ class Panel:
     def narrow(self) -> "Panel":
         """Return this tile with one register of columns."""
         return replace(self, vectors=1)
+
+    @property
+    def upper_half(self) -> "Panel":
+        """Return this tile on the upper half of words."""
+        return replace(self, half=1)
 
     @property
     def floats(self) -> ir.VectorType:

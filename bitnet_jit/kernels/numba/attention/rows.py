@@ -1,6 +1,7 @@
 """The rows of a block before a page: what they see of it, the softmax of their scores, and which page comes next."""
 
 from bitnet_jit.kernels.numba.attention.job import page_of
+from bitnet_jit.kernels.numba.attention.panel import join_sums, store_sums
 from bitnet_jit.kernels.numba.attention.softmax import (
     join_totals,
     page_maximum,
@@ -68,6 +69,16 @@ def soften_rows(spec, block, number, scratch, first, rows, results):
     if results == 0:
         for row in range(first, rows):
             join_row(scratch, row, scratch.maxima + 4 * row, scratch.totals + 4 * row)
+
+
+@jit
+def leave_sums(spec, panel, sums, scratch, row, column, results):
+    """Join a page's sums of a tile to those of its rows, or leave them in results."""
+    if results != 0:
+        store_sums(panel, sums, results + row * spec.result_bytes + 4 * column, spec.result_bytes)
+    else:
+        c = scratch.acc + 4 * (row * spec.stride + column)
+        join_sums(panel, sums, c, 4 * spec.stride, scratch.old + 4 * row, scratch.new + 4 * row)
 
 
 @jit
