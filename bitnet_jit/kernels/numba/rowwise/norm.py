@@ -35,6 +35,7 @@ from bitnet_jit.kernels.numba.threads.parallel import COUNTER_BYTES, MEMBERS, TE
 from bitnet_jit.kernels.numba.threads.team import TeamConfig
 from bitnet_jit.problem import Problem
 
+MIN_SILU, INFINITY = np.float32(-88), np.float32(np.inf)  # for smaller gates `exp_float32` is cut off
 GATES = {  # of the ops that multiply
     "relu2_mul_norm": "relu2",
     "relu2_mul_norm_quantize": "relu2",
@@ -125,7 +126,8 @@ def widen(spec, job, row, values):
         for i in range(job.features):
             gate = load_float(spec.x_dtype, job.x, first + i)
             if spec.takes_silu:
-                gate = gate / (F1 + exp_float32(-gate))
+                inverse = F1 + exp_float32(-gate)
+                gate = gate / (inverse if gate >= MIN_SILU else INFINITY)
             else:
                 gate = F0 if gate <= F0 else gate  # NaN stays
                 gate = gate * gate
