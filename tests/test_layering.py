@@ -157,7 +157,7 @@ def test_files_hold_one_idea_and_functions_one_step(module):
 
 def test_an_op_is_named_in_one_file_beside_kernels():
     """All else reads its record."""
-    for op in ("relu2_mul_norm_quantize", "silu_mul_norm_quantize", "bit_linear_input_grad"):
+    for op in ("silu_mul_norm", "relu2_mul_norm_quantize", "silu_mul_norm_quantize", "bit_linear_input_grad"):
         files = [module for module, path in MODULES.items() if f'"{op}"' in path.read_text()]
         assert len([module for module in files if not module.startswith("kernels.")]) == 1, files
 

@@ -221,6 +221,7 @@ def test_feed_forward_middle_is_its_parts(x, data):
         expected[at] = f32(f32(max(float(x[at]), 0.0) ** 2) * float(up[at]))
     assert np.array_equal(product, expected)
     weight = np.ones(x.shape[1], np.float32)
+    assert np.array_equal(reference.relu2_mul_norm(gate, up, weight, 1e-5), reference.rms_norm(expected, weight, 1e-5))
     x_q, x_scale = reference.relu2_mul_norm_quantize(gate, up, weight, 1e-5)
     same_q, same_scale = reference.rms_norm_quantize(expected, weight, 1e-5)
     assert np.array_equal(x_q, same_q)

@@ -4,15 +4,13 @@ q, k and v are one packed weight, gate and up another. Each layer is one op with
 residual sum, the activation, the norm and the quantizer. So blocks hand on the residual stream and the last branch's
 output apart (`Stream`), and the layer behind adds them.
 
-Layers with activation "a16" or "a8g" take floats instead: what is fused above runs as torch's operations, whose last
-bits may depend on the number of tokens.
+Layers with activation "a16" or "a8g" take floats, so each is two ops: all that stands before it, then the product.
 """
 
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from bitnet_jit.models.attention import KVStore
 from bitnet_jit.ops.fused_linear import (
@@ -21,6 +19,7 @@ from bitnet_jit.ops.fused_linear import (
     silu_mul_norm_bit_linear,
 )
 from bitnet_jit.ops.linear import bit_linear
+from bitnet_jit.ops.norm import add_rms_norm, relu2_mul_norm, silu_mul_norm
 from bitnet_jit.ops.norm_linear import rms_norm_bit_linear
 
 if TYPE_CHECKING:
@@ -33,11 +32,11 @@ Stream = tuple[torch.Tensor, torch.Tensor | None]  # the residual stream (..., K
 def run_normalized(layer: "PackedBitLinear", norm: "RMSNorm", stream: Stream) -> tuple[torch.Tensor, torch.Tensor]:
     """Add up a stream, normalize it, and run a layer on it; return the sum x (..., K) and the layer's output."""
     x, delta = stream
-    if layer.activation != "a8":
-        x = x if delta is None else x + delta
-        return x, layer(norm(x))
     if delta is None:
-        return x, rms_norm_bit_linear(x, norm.weight, norm.eps, *layer.operands(), "a8")
+        return x, rms_norm_bit_linear(x, norm.weight, norm.eps, *layer.operands(), layer.activation)
+    if layer.activation != "a8":
+        total, normalized = add_rms_norm(x, delta, norm.weight, norm.eps)
+        return total, layer(normalized)
     total, y = add_rms_norm_bit_linear(x, delta, norm.weight, norm.eps, *layer.operands())
     return total, y
 
@@ -134,10 +133,12 @@ class PackedFeedForward(nn.Module):
 
     def float_middle(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         """Activate the gate, multiply it with up, and normalize if the model does."""
-        if self.sub_norm is None:
-            return F.silu(gate) * up
-        normalized: torch.Tensor = self.sub_norm(F.relu(gate).square() * up)
-        return normalized
+        middle: torch.Tensor
+        if (norm := self.sub_norm) is None:
+            middle = silu_mul_norm(gate, up, None, 0.0)
+        else:
+            middle = relu2_mul_norm(gate, up, norm.weight, norm.eps)
+        return middle
 
 
 class PackedBlock(nn.Module):

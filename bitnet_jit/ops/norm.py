@@ -1,4 +1,14 @@
-"""Row-wise ops: activation quantization, RMSNorm, their fusions, and the norm's gradients."""
+"""Row-wise ops: activation quantization, RMSNorm, their fusions, and the norm's gradients.
+
+    rms_norm         y = x / sqrt(mean x^2 + eps) * weight
+    add_rms_norm     total = x + delta; y of total
+    relu2_mul_norm   y of relu(gate)^2 * up
+    silu_mul_norm    y of silu(gate) * up; the norm may be absent
+    *_quantize       codes and scale of each row of y, which is not rounded before
+
+Floats are computed in float32 and rounded once, to the dtype of the first argument. Sums and gated products run where
+no gradient is wanted.
+"""
 
 from typing import Any
 
@@ -22,6 +32,8 @@ from bitnet_jit.ops.vocabulary import (
     X,
 )
 
+Y, TOTAL = Output("y", ROWS, "x"), Output("total", ROWS, "x")
+GATED_Y = Output("y", ROWS, "gate")
 CODES = (Output("x_q", ROWS, torch.int8), Output("x_scale", PER_ROW, torch.float32))
 
 
@@ -48,7 +60,7 @@ class RmsNormFunction(torch.autograd.Function):
 
 QUANTIZE_ACTIVATION = define_by_kernels(OpSpec("quantize_activation", (X,), CODES, exact=always))
 RMS_NORM = define_by_kernels(
-    OpSpec("rms_norm", (X, NORM_WEIGHT, EPS), (Output("y", ROWS, "x"),)),
+    OpSpec("rms_norm", (X, NORM_WEIGHT, EPS), (Y,)),
     function=RmsNormFunction,
 )
 RMS_NORM_GRADIENTS = define_by_kernels(
@@ -60,9 +72,12 @@ RMS_NORM_GRADIENTS = define_by_kernels(
     )
 )
 RMS_NORM_QUANTIZE = define_by_kernels(OpSpec("rms_norm_quantize", (X, NORM_WEIGHT, EPS), CODES))
+ADD_RMS_NORM = define_by_kernels(OpSpec("add_rms_norm", (X, DELTA, NORM_WEIGHT, EPS), (TOTAL, Y)))
 ADD_RMS_NORM_QUANTIZE = define_by_kernels(
-    OpSpec("add_rms_norm_quantize", (X, DELTA, NORM_WEIGHT, EPS), (Output("total", ROWS, "x"), *CODES))
+    OpSpec("add_rms_norm_quantize", (X, DELTA, NORM_WEIGHT, EPS), (TOTAL, *CODES))
 )
+RELU2_MUL_NORM = define_by_kernels(OpSpec("relu2_mul_norm", (GATE, UP, NORM_WEIGHT, EPS), (GATED_Y,)))
+SILU_MUL_NORM = define_by_kernels(OpSpec("silu_mul_norm", (GATE, UP, OPTIONAL_NORM_WEIGHT, EPS), (GATED_Y,)))
 RELU2_MUL_NORM_QUANTIZE = define_by_kernels(OpSpec("relu2_mul_norm_quantize", (GATE, UP, NORM_WEIGHT, EPS), CODES))
 SILU_MUL_NORM_QUANTIZE = define_by_kernels(
     OpSpec("silu_mul_norm_quantize", (GATE, UP, OPTIONAL_NORM_WEIGHT, EPS), CODES)
@@ -71,5 +86,6 @@ SILU_MUL_NORM_QUANTIZE = define_by_kernels(
 quantize_activation, rms_norm, rms_norm_gradients, rms_norm_quantize = (
     op.eager for op in (QUANTIZE_ACTIVATION, RMS_NORM, RMS_NORM_GRADIENTS, RMS_NORM_QUANTIZE)
 )
+add_rms_norm, relu2_mul_norm, silu_mul_norm = (op.eager for op in (ADD_RMS_NORM, RELU2_MUL_NORM, SILU_MUL_NORM))
 add_rms_norm_quantize = ADD_RMS_NORM_QUANTIZE.eager
 relu2_mul_norm_quantize, silu_mul_norm_quantize = RELU2_MUL_NORM_QUANTIZE.eager, SILU_MUL_NORM_QUANTIZE.eager

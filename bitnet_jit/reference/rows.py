@@ -91,6 +91,20 @@ def rms_norm_quantize(x: ArrayLike, weight: ArrayLike, eps: float) -> tuple[NDAr
     return quantize_activation(rms_norm(x, weight, eps))
 
 
+def add_rms_norm(
+    x: ArrayLike, delta: ArrayLike, weight: ArrayLike, eps: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Add delta (M, K) to x (M, K), both float32, and return the sums and their norm.
+
+    Sums of half types are rounded to their dtype, and the norm is of the rounded sums.
+
+    >>> [part.tolist() for part in add_rms_norm([[1.0, 2.0]], [[1.0, 0.0]], [1.0, 0.5], 0.0)]
+    [[[2.0, 2.0]], [[1.0, 0.5]]]
+    """
+    total = np.asarray(x, F32) + np.asarray(delta, F32)
+    return total, rms_norm(total, weight, eps)
+
+
 def add_rms_norm_quantize(
     x: ArrayLike, delta: ArrayLike, weight: ArrayLike, eps: float
 ) -> tuple[NDArray[np.float32], NDArray[np.int8], NDArray[np.float32]]:
@@ -109,11 +123,16 @@ def relu2_mul(gate: ArrayLike, up: ArrayLike) -> NDArray[np.float32]:
         return kept * kept * np.asarray(up, F32)
 
 
+def relu2_mul_norm(gate: ArrayLike, up: ArrayLike, weight: ArrayLike, eps: float) -> NDArray[np.float32]:
+    """Compute relu(gate)^2 * up and its norm in float32, which a kernel rounds once to gate's dtype."""
+    return rms_norm(relu2_mul(gate, up), weight, eps)
+
+
 def relu2_mul_norm_quantize(
     gate: ArrayLike, up: ArrayLike, weight: ArrayLike, eps: float
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Compute the middle of BitNet's feed-forward (arXiv 2504.12285, 2.1): relu(gate)^2 * up, sub-norm, quantize."""
-    return rms_norm_quantize(relu2_mul(gate, up), weight, eps)
+    return quantize_activation(relu2_mul_norm(gate, up, weight, eps))
 
 
 def silu_mul(gate: ArrayLike, up: ArrayLike) -> NDArray[np.float32]:
@@ -124,6 +143,12 @@ def silu_mul(gate: ArrayLike, up: ArrayLike) -> NDArray[np.float32]:
         return wide / inverse * np.asarray(up, F32)
 
 
+def silu_mul_norm(gate: ArrayLike, up: ArrayLike, weight: ArrayLike | None, eps: float) -> NDArray[np.float32]:
+    """Compute silu(gate) * up, and its norm if it has a weight, in float32, which a kernel rounds once."""
+    product = silu_mul(gate, up)
+    return product if weight is None else rms_norm(product, weight, eps)
+
+
 def silu_mul_norm_quantize(
     gate: ArrayLike, up: ArrayLike, weight: ArrayLike | None, eps: float
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -131,8 +156,7 @@ def silu_mul_norm_quantize(
 
     A backend's code may be one off near a half-integer (`codes_agree`), for exponentials differ between backends.
     """
-    product = silu_mul(gate, up)
-    return quantize_activation(product) if weight is None else rms_norm_quantize(product, weight, eps)
+    return quantize_activation(silu_mul_norm(gate, up, weight, eps))
 
 
 def codes_agree(x_q: NDArray[np.int8], y: NDArray[np.float64], margin: float = 1e-3) -> NDArray[np.bool_]:

@@ -13,7 +13,8 @@ LAYOUT = registry.preferred_layout("i2", "cpu")
 # A meta tensor beside others makes torch choose the fake implementation. So the functions behind the ops are called
 # here: they are what a mixture of real devices reaches.
 QUANTIZED_LINEAR = OPS["quantized_linear"].run
-NORMS = ("rms_norm", "rms_norm_quantize", "add_rms_norm_quantize", "relu2_mul_norm_quantize", "silu_mul_norm_quantize")
+GATED = ("relu2_mul_norm", "relu2_mul_norm_quantize", "silu_mul_norm", "silu_mul_norm_quantize")
+NORMS = ("rms_norm", "rms_norm_quantize", "add_rms_norm", "add_rms_norm_quantize", *GATED)
 
 ops = torch.ops.bitnet_jit
 
@@ -161,7 +162,7 @@ def test_quantize_activation(x, weight, words):
 
 
 @pytest.mark.parametrize("up", [torch.ones(3, IN - 1), torch.ones(3, IN).bfloat16(), torch.ones(3, IN, device="meta")])
-@pytest.mark.parametrize("name", ["relu2_mul_norm_quantize", "silu_mul_norm_quantize"])
+@pytest.mark.parametrize("name", GATED)
 def test_gate_and_up_must_match(name, up):
     with pytest.raises(InvalidInput, match="up: "):
         OPS[name].run(torch.ones(3, IN), up, torch.ones(IN), 1e-5)

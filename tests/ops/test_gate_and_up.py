@@ -6,9 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitnet_jit.kernels.numba import tensors
-from bitnet_jit.ops.norm import relu2_mul_norm_quantize, silu_mul_norm_quantize
+from bitnet_jit.ops.norm import relu2_mul_norm, relu2_mul_norm_quantize, silu_mul_norm, silu_mul_norm_quantize
 
-OPS = {"relu2": relu2_mul_norm_quantize, "silu": silu_mul_norm_quantize}
+OPS = {
+    "relu2": relu2_mul_norm,
+    "relu2, codes": relu2_mul_norm_quantize,
+    "silu": silu_mul_norm,
+    "silu, codes": silu_mul_norm_quantize,
+}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -35,10 +40,10 @@ def halves(leading, features, dtype, gap, seed):
 def test_parts_give_the_bits_of_copies(name, dtype, leading, features, gap, seed):
     gate, up = halves(leading, features, dtype, gap, seed)
     weight = torch.rand(features) + 0.5
-    codes = OPS[name](gate, up, weight, 1e-5)
+    result = OPS[name](gate, up, weight, 1e-5)
     expected = OPS[name](gate.clone(), up.clone(), weight, 1e-5)
-    assert all(torch.equal(a, b) for a, b in zip(codes, expected, strict=True))
-    assert not codes[1].isnan().any()
+    assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
+    assert not any(part.isnan().any() for part in result)
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -49,11 +54,11 @@ def test_parts_at_other_distances_and_of_other_strides_are_copied(name):
     wider = torch.full((5, 31), torch.nan)[:, :24].copy_(up)
     columns = gate.t().contiguous().t()
     for first, second in ((gate, wider), (gate.clone(), up), (gate, up.clone()), (columns, up)):
-        codes = OPS[name](first, second, weight, 1e-5)
-        assert all(torch.equal(a, b) for a, b in zip(codes, expected, strict=True))
+        result = OPS[name](first, second, weight, 1e-5)
+        assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
     one = gate[:1].expand(5, -1)
-    codes = OPS[name](one, up, weight, 1e-5)
-    assert torch.equal(codes[0], OPS[name](one.clone(), up.clone(), weight, 1e-5)[0])
+    result = OPS[name](one, up, weight, 1e-5)
+    assert torch.equal(result[0], OPS[name](one.clone(), up.clone(), weight, 1e-5)[0])
 
 
 def test_parts_are_not_copied():

@@ -23,12 +23,12 @@ def run_rows(kernel, problem, x, up=None, weight=None, eps=1e-5, team=None):
 
 
 def run_add_norm(kernel, problem, x, delta, weight, eps=1e-5, team=None):
-    """Run a kernel of add_rms_norm_quantize; return sums and codes (rows, features), and scales (rows,)."""
-    total, x_q = np.full(x.shape, 77, x.dtype), np.full(x.shape, 77, np.int8)
-    values = {"x": x, "delta": delta, "weight": weight, "eps": eps, "total": total, "x_q": x_q}
+    """Run a kernel of a sum's norm; return sums and y (rows, features), or sums, codes, and scales (rows,)."""
+    total, y, x_q = (np.full(x.shape, 77, dtype) for dtype in (x.dtype, x.dtype, np.int8))
+    values = {"x": x, "delta": delta, "weight": weight, "eps": eps, "total": total, "y": y, "x_q": x_q}
     values["x_scale"] = np.full(x.shape[0], np.nan, np.float32)
     run(kernel, problem, values, team=team)
-    return total, x_q, values["x_scale"]
+    return (total, x_q, values["x_scale"]) if "quantize" in kernel.op else (total, y)
 
 
 def run_norm_gradients(kernel, problem, dy, x, weight, eps=1e-5, team=None):

@@ -67,8 +67,11 @@ PROBLEMS = (
             "rms_norm",
             "rms_norm_gradients",
             "rms_norm_quantize",
+            "add_rms_norm",
             "add_rms_norm_quantize",
+            "relu2_mul_norm",
             "relu2_mul_norm_quantize",
+            "silu_mul_norm",
             "silu_mul_norm_quantize",
         )
     ),

@@ -23,6 +23,16 @@ def norm_rows(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor
     return x * (torch.ones_like(mean) / (mean + eps).sqrt()) * weight.float()
 
 
+def relu2_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """Return relu(gate)^2 * up (..., K) in float32."""
+    return gate.float().relu() ** 2 * up.float()
+
+
+def silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """Return silu(gate) * up (..., K) in float32."""
+    return torch.nn.functional.silu(gate.float()) * up.float()
+
+
 def norm_gradients(dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:
     """Return dx (..., K) and dw (K,) of x r w with r = 1 / sqrt(mean x^2 + eps), in float32; itself differentiable."""
     wide, scaled = x.float(), dy.float() * weight.float()
@@ -48,6 +58,14 @@ def bind_rms_norm_quantize(problem: Problem, config: Config):
     return lambda x, weight, eps: quantize_rows(norm_rows(x.float(), weight, eps))
 
 
+def bind_add_rms_norm(problem: Problem, config: Config):
+    def run(x, delta, weight, eps):
+        total = x + delta
+        return total, norm_rows(total.float(), weight, eps).to(x.dtype)
+
+    return run
+
+
 def bind_add_rms_norm_quantize(problem: Problem, config: Config):
     def run(x, delta, weight, eps):
         total = x + delta
@@ -56,16 +74,25 @@ def bind_add_rms_norm_quantize(problem: Problem, config: Config):
     return run
 
 
+def bind_relu2_mul_norm(problem: Problem, config: Config):
+    return lambda gate, up, weight, eps: norm_rows(relu2_mul(gate, up), weight, eps).to(gate.dtype)
+
+
 def bind_relu2_mul_norm_quantize(problem: Problem, config: Config):
+    return lambda gate, up, weight, eps: quantize_rows(norm_rows(relu2_mul(gate, up), weight, eps))
+
+
+def bind_silu_mul_norm(problem: Problem, config: Config):
     def run(gate, up, weight, eps):
-        return quantize_rows(norm_rows(gate.float().relu() ** 2 * up.float(), weight, eps))
+        product = silu_mul(gate, up)
+        return (product if weight is None else norm_rows(product, weight, eps)).to(gate.dtype)
 
     return run
 
 
 def bind_silu_mul_norm_quantize(problem: Problem, config: Config):
     def run(gate, up, weight, eps):
-        product = torch.nn.functional.silu(gate.float()) * up.float()
+        product = silu_mul(gate, up)
         return quantize_rows(product if weight is None else norm_rows(product, weight, eps))
 
     return run
@@ -84,7 +111,10 @@ KERNELS = (
     Kernel("torch.rms_norm", "rms_norm", bind_rms_norm, no_configs, always),
     Kernel("torch.rms_norm_gradients", "rms_norm_gradients", bind_rms_norm_gradients, no_configs, always),
     Kernel("torch.rms_norm_quantize", "rms_norm_quantize", bind_rms_norm_quantize, no_configs, always),
+    Kernel("torch.add_rms_norm", "add_rms_norm", bind_add_rms_norm, no_configs, always),
     Kernel("torch.add_rms_norm_quantize", "add_rms_norm_quantize", bind_add_rms_norm_quantize, no_configs, always),
+    Kernel("torch.relu2_mul_norm", "relu2_mul_norm", bind_relu2_mul_norm, no_configs, always),
+    Kernel("torch.silu_mul_norm", "silu_mul_norm", bind_silu_mul_norm, no_configs, always),
     Kernel(
         "torch.relu2_mul_norm_quantize", "relu2_mul_norm_quantize", bind_relu2_mul_norm_quantize, no_configs, always
     ),

@@ -32,6 +32,9 @@ OPERANDS = {  # in the order in which each op's entry point takes them
     "rms_norm": ("x", None, None, "weight", "eps", None, "y", None),
     "rms_norm_quantize": ("x", None, None, "weight", "eps", None, *SCALES),
     "add_rms_norm_quantize": ("x", "delta", None, "weight", "eps", "total", *SCALES),
+    "add_rms_norm": ("x", "delta", None, "weight", "eps", "total", "y", None),
+    "relu2_mul_norm": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "y", None),
+    "silu_mul_norm": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "y", None),
     "relu2_mul_norm_quantize": ("gate", "up", ROW_STRIDE, "weight", "eps", None, *SCALES),
     "silu_mul_norm_quantize": ("gate", "up", ROW_STRIDE, "weight", "eps", None, *SCALES),
     "rms_norm_gradients": ("dy", "x", "weight", "eps", "dx", "dw"),
@@ -45,7 +48,12 @@ FIELDS = {  # of problems, where an op has its own
     "paged_attention": {"heads": 5, "kv_heads": 1, "head_dim": 10, "cache_dtype": "int8"},
     "head_logits": {"w_dtype": "int8"},
 }
-OPTIONAL = {"bit_linear": "bias", "quantized_linear": "bias", "silu_mul_norm_quantize": "weight"}
+OPTIONAL = {
+    "bit_linear": "bias",
+    "quantized_linear": "bias",
+    "silu_mul_norm": "weight",
+    "silu_mul_norm_quantize": "weight",
+}
 
 
 def bound_of(op, bias="float32"):

@@ -38,7 +38,7 @@ def rows_of(draw, rows, features, dtype):
 
 def run(op, dtype, x, up=None, weight=None, weight_dtype="float32", threads=1):
     rows, features = x.shape
-    y_dtype = dtype if op == "rms_norm" else "int8"
+    y_dtype = "int8" if "quantize" in op else dtype
     problem = Problem(
         op, "cpu", rows_bucket(rows), features, features, x_dtype=dtype, y_dtype=y_dtype, bias=weight_dtype
     )
@@ -145,6 +145,44 @@ def test_silu_mul_norm_quantize(with_norm, dtype, data):
     assert_codes(x_q, x_scale, exact if weight is None else reference.rms_norm_float64(exact, weight, EPS))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["relu2", "silu", "silu without a norm"])
+@QUICK
+@given(data=st.data())
+def test_gated_products_as_floats(kind, dtype, data):
+    rows, features = data.draw(st.sampled_from((0, 1, 3, 40))), data.draw(st.sampled_from(FEATURES))
+    (gate, gate_wide), (up, up_wide) = (rows_of(data.draw, rows, features, dtype) for _ in range(2))
+    gate_wide, up_wide = gate_wide.astype(np.float64), up_wide.astype(np.float64)
+    weight = np.random.default_rng(features).random(features).astype(np.float32) + 0.5
+    weight, weight_dtype = (None, "") if "without" in kind else (weight, "float32")
+    op = f"{kind.split()[0]}_mul_norm"
+    y, _ = run(op, dtype, gate, up, weight, weight_dtype=weight_dtype, threads=2)
+    with np.errstate(invalid="ignore", over="ignore"):
+        silu = gate_wide / (1 + np.exp(-gate_wide))
+        exact = (np.maximum(gate_wide, 0) ** 2 if op == "relu2_mul_norm" else silu) * up_wide
+    finite = np.isfinite(exact).all(1)
+    exact, wide = exact if weight is None else reference.rms_norm_float64(exact, weight, EPS), values(y, dtype)
+    rtol = {"float32": 1e-6, "bfloat16": 2.0**-8, "float16": 2.0**-10}[dtype]
+    atol = 6e-8 if dtype == "float16" else 1e-34  # below -88 silu is 0, as the exponential overflows
+    np.testing.assert_allclose(wide[finite], exact[finite], rtol, atol)
+    assert not np.isfinite(wide[~finite]).all(1).any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@QUICK
+@given(data=st.data())
+def test_add_rms_norm_is_a_rounded_sum_and_its_norm(dtype, data):
+    rows, features = data.draw(st.sampled_from((0, 1, 3, 40))), data.draw(st.sampled_from(FEATURES))
+    (x, wide), (delta, delta_wide) = (rows_of(data.draw, rows, features, dtype) for _ in range(2))
+    weight = np.random.default_rng(features).random(features).astype(np.float32) + 0.5
+    op = "add_rms_norm"
+    problem = Problem(op, "cpu", rows_bucket(rows), features, features, x_dtype=dtype, y_dtype=dtype, bias="float32")
+    total, y = run_add_norm(KERNELS[op], problem, x, delta, weight, EPS, all_threads(2))
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(values(total, dtype), rounded(wide + delta_wide, dtype))
+    np.testing.assert_array_equal(values(y, dtype), values(run("rms_norm", dtype, total, weight=weight)[0], dtype))
+
+
 def test_silu_of_extreme_values():
     gate = np.array([[np.nan, 1], [np.inf, 1], [-np.inf, 1], [-200, 1], [200, 1], [0, -0.0]], np.float32)
     up = np.ones_like(gate)
@@ -153,6 +191,14 @@ def test_silu_of_extreme_values():
         expected_q, expected_scale = reference.silu_mul_norm_quantize(gate, up, None, 0.0)
     np.testing.assert_array_equal(x_q, expected_q)
     np.testing.assert_allclose(x_scale, expected_scale, rtol=1e-6)
+
+
+@pytest.mark.parametrize("gate", [np.nan, np.inf, -np.inf, -3e38, -1000, -88.8, -88, -87.5, 88, 3e38, 0.0, 1e-41])
+def test_silu_of_extreme_values_as_floats(gate):
+    gate = np.full((1, 17), gate, np.float32)
+    h, _ = run("silu_mul_norm", "float32", gate, np.ones_like(gate), weight_dtype="")
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_allclose(h, reference.silu_mul(gate, np.ones_like(gate)), rtol=1e-6)
 
 
 def test_relu2_lets_nan_through_and_stops_minus_infinity():

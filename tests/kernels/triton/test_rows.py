@@ -12,21 +12,19 @@ from triton_calls import ON_GPU, call, every, max_examples, needs_device, proble
 from bitnet_jit import reference
 from bitnet_jit.kernels.triton.rowwise import rows
 
-ADD = rows.ADD
-OPS = (
-    "quantize_activation",
-    "rms_norm",
-    "rms_norm_quantize",
-    ADD,
-    "relu2_mul_norm_quantize",
-    "silu_mul_norm_quantize",
-)
-GATES = {"relu2_mul_norm_quantize": reference.relu2_mul, "silu_mul_norm_quantize": reference.silu_mul}
+FLOATS = ("rms_norm", "add_rms_norm", "relu2_mul_norm", "silu_mul_norm")  # what these give are not codes
+ADDS = ("add_rms_norm", rows.ADD)
+OPS = ("quantize_activation", *FLOATS, *(f"{op}_quantize" for op in FLOATS))
+GATES = {
+    f"{kind}_mul_norm{end}": product
+    for kind, product in (("relu2", reference.relu2_mul), ("silu", reference.silu_mul))
+    for end in ("", "_quantize")
+}
 EPS = 1e-5
 
 
 def row_problem(op, rows, features, x_dtype="float32", weight_dtype="float32"):
-    codes = op not in ("rms_norm", ADD)
+    codes = op not in FLOATS and op not in ADDS
     bias = "" if op == "quantize_activation" else weight_dtype
     return problem_of(op, (rows, features, features), x_dtype=x_dtype, y_dtype="int8" if codes else x_dtype, bias=bias)
 
@@ -50,14 +48,19 @@ def draw(shape, extreme):
 def operands(op, x, up, weight):
     if op == "quantize_activation":
         return (x,)
-    return (x, up, weight, EPS) if op in GATES or op == ADD else (x, weight, EPS)
+    return (x, up, weight, EPS) if op in GATES or op in ADDS else (x, weight, EPS)
 
 
 def normalized(op, x, up, weight):
     """Return the values that a fused op quantizes, in float64 of float32 inputs."""
     with np.errstate(invalid="ignore", over="ignore"):
-        values = GATES[op](x, up) if op in GATES else x + up if op == ADD else x
+        values = GATES[op](x, up) if op in GATES else x + up if op in ADDS else x
     return reference.rms_norm_float64(values, weight, EPS)
+
+
+def parts(result):
+    """Return the outputs of an op, of which there may be one."""
+    return result if isinstance(result, tuple) else (result,)
 
 
 @pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # NumPy in the interpreter, of infinity
@@ -73,10 +76,12 @@ def test_every_kernel_is_the_contract(kernel, shape, extreme, pick):
     if op == "quantize_activation":
         for part, wanted in zip(result, reference.quantize_activation(x), strict=True):
             assert np.array_equal(part, wanted, equal_nan=True)
-    elif op == "rms_norm":
-        wanted = reference.rms_norm(x, weight, EPS)
+    elif op in FLOATS:
+        *total, y = parts(result)
+        *wanted_total, wanted = parts(getattr(reference, op)(*operands(op, x, up, weight)))
+        assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(total, wanted_total, strict=True))
         with np.errstate(invalid="ignore"):
-            np.testing.assert_allclose(result, wanted, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
     else:
         check_codes(result, normalized(op, x, up, weight), getattr(reference, op)(*operands(op, x, up, weight)))
 
@@ -93,7 +98,7 @@ def check_codes(result, exact, wanted):
 
 
 @needs_device
-@every(row_problem("relu2_mul_norm_quantize", 4, 300))
+@every(row_problem("relu2_mul_norm", 4, 300), row_problem("relu2_mul_norm_quantize", 4, 300))
 @pytest.mark.parametrize("features", [48, 50])
 def test_gate_and_up_may_be_parts_of_one_tensor(kernel, features):
     both = torch.randn(2, 3, 2 * features + 16)
@@ -101,11 +106,11 @@ def test_gate_and_up_may_be_parts_of_one_tensor(kernel, features):
     weight = np.linspace(0.5, 1.5, features, dtype=np.float32)
     problem = row_problem(kernel.op, 6, features)
     config = kernel.configs(problem)[0]
-    wanted = reference.relu2_mul_norm_quantize(*(a.reshape(6, features).numpy() for a in (gate, up)), weight, EPS)
+    wanted = parts(getattr(reference, kernel.op)(*(a.reshape(6, features).numpy() for a in (gate, up)), weight, EPS))
     for a, b in ((gate, up), (gate, up.contiguous()), (gate.transpose(0, 1).contiguous().transpose(0, 1), up)):
-        x_q, x_scale = call(kernel, problem, config, a, b, weight, EPS)
-        assert np.array_equal(x_q.reshape(6, features), wanted[0])
-        np.testing.assert_allclose(x_scale.reshape(6), wanted[1], rtol=1e-6)
+        result = parts(call(kernel, problem, config, a, b, weight, EPS))
+        assert len(result) == 1 or np.array_equal(result[0].reshape(6, features), wanted[0])
+        np.testing.assert_allclose(result[-1].reshape(wanted[-1].shape), wanted[-1], rtol=1e-6)
 
 
 @needs_device
@@ -118,8 +123,8 @@ def test_any_leading_dimensions(kernel, leading):
     wanted = call(kernel, problem, config, *operands(kernel.op, x, up, weight))
     shaped = operands(kernel.op, x.reshape(*leading, 33), up.reshape(*leading, 33), weight)
     result = call(kernel, problem, config, *shaped)
-    wanted, result = ((a,) if isinstance(a, np.ndarray) else a for a in (wanted, result))
-    assert [a.shape for a in result] == ([(*leading, 33)] * (kernel.op == ADD) + [(*leading, 33), leading])[
+    wanted, result = parts(wanted), parts(result)
+    assert [a.shape for a in result] == ([(*leading, 33)] * (kernel.op in ADDS) + [(*leading, 33), leading])[
         : len(result)
     ]
     assert all(np.array_equal(a.reshape(b.shape), b) for a, b in zip(result, wanted, strict=True))
@@ -127,13 +132,17 @@ def test_any_leading_dimensions(kernel, leading):
 
 @pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
 @needs_device
-@every(row_problem("silu_mul_norm_quantize", 4, 300))
+@every(row_problem("silu_mul_norm", 4, 300), row_problem("silu_mul_norm_quantize", 4, 300))
 def test_silu_without_a_norm(kernel):
     gate = np.random.default_rng(0).standard_normal((7, 700), dtype=np.float32) * 10
     gate[1, 3], gate[2, 4], gate[3, 5], gate[4] = np.nan, np.inf, -np.inf, -200
     up = np.random.default_rng(1).standard_normal((7, 700), dtype=np.float32)
     problem = replace(row_problem(kernel.op, 7, 700), bias="")
-    x_q, x_scale = call(kernel, problem, kernel.configs(problem)[0], gate, up, None, 0.0)
+    result = call(kernel, problem, kernel.configs(problem)[0], gate, up, None, 0.0)
+    if kernel.op in FLOATS:
+        np.testing.assert_allclose(result, reference.silu_mul(gate, up), rtol=1e-5, atol=1e-35)
+        return
+    x_q, x_scale = result
     wanted = reference.silu_mul_norm_quantize(gate, up, None, 0.0)
     np.testing.assert_allclose(x_scale, wanted[1], rtol=1e-5)
     finite = np.isfinite(wanted[1])
@@ -148,8 +157,8 @@ def test_rows_of_a_hundred_thousand_features(kernel):
     x, up, weight = draw(shape, None)
     problem = row_problem(op, *shape)
     result = call(kernel, problem, kernel.configs(problem)[0], *operands(op, x, up, weight))
-    if op == "rms_norm":
-        np.testing.assert_allclose(result, reference.rms_norm(x, weight, EPS), rtol=1e-4, atol=1e-6)
+    if op in FLOATS:
+        np.testing.assert_allclose(parts(result)[-1], normalized(op, x, up, weight), rtol=1e-4, atol=1e-6)
     elif op == "quantize_activation":
         assert np.array_equal(result[0], reference.quantize_activation(x)[0])
     else:
@@ -166,14 +175,14 @@ def test_halves(kernel, dtype, shape):
     problem = row_problem(op, *shape, dtype, dtype)
     result = call(kernel, problem, kernel.configs(problem)[0], *operands(op, x, up, weight))
     wide = [a.float().numpy() for a in (x, up, weight)]
-    if op == ADD:
+    if op in ADDS:
         assert np.array_equal(result[0], (x + up).float().numpy())
-        result, op, wide[0] = result[1:], "rms_norm_quantize", result[0]
+        result, op, wide[0] = result[1:], op.removeprefix("add_"), result[0]
     if op == "quantize_activation":
         for part, wanted in zip(result, reference.quantize_activation(wide[0]), strict=True):
             assert np.array_equal(part, wanted)
-    elif op == "rms_norm":
-        np.testing.assert_allclose(result, reference.rms_norm(wide[0], wide[2], EPS), rtol=1e-2, atol=2.0**-24)
+    elif op in FLOATS:
+        np.testing.assert_allclose(parts(result)[-1], normalized(op, *wide), rtol=1e-2, atol=2.0**-24)
     else:
         check_codes(result, normalized(op, *wide), getattr(reference, op)(*operands(op, *wide)))
 

@@ -1,10 +1,10 @@
 """RMSNorm, activation quantization, and their fusions; rows are shared out among threads.
 
-    rms_norm                  y = x * (1 / sqrt(mean x^2 + eps)) * weight                     (arXiv 1910.07467)
-    rms_norm_quantize         codes and scale of that
-    add_rms_norm_quantize     the same of x + delta, rounded to x's dtype, which it gives back, too
-    relu2_mul_norm_quantize   the same of relu(gate)^2 * up                                    (arXiv 2504.12285)
-    silu_mul_norm_quantize    the same of silu(gate) * up, with or without the norm            (arXiv 2002.05202)
+    rms_norm         y = x * (1 / sqrt(mean x^2 + eps)) * weight                     (arXiv 1910.07467)
+    add_rms_norm     the same of x + delta, rounded to x's dtype, which it gives back, too
+    relu2_mul_norm   the same of relu(gate)^2 * up                                    (arXiv 2504.12285)
+    silu_mul_norm    the same of silu(gate) * up, with or without the norm            (arXiv 2002.05202)
+    *_quantize       codes and scale of y, which is not rounded before
 
 A fused op keeps a row's float32 values in scratch memory. The sum of squares runs in 32 partial sums, whatever the CPU.
 """
@@ -35,8 +35,13 @@ from bitnet_jit.kernels.numba.threads.parallel import COUNTER_BYTES, MEMBERS, TE
 from bitnet_jit.kernels.numba.threads.team import TeamConfig
 from bitnet_jit.problem import Problem
 
-ADD = "add_rms_norm_quantize"
-GATES = {"relu2_mul_norm_quantize": "relu2", "silu_mul_norm_quantize": "silu"}  # of the ops with two inputs
+MIN_SILU, INFINITY = np.float32(-88), np.float32(np.inf)  # for smaller gates `exp_float32` is cut off
+GATES = {  # of the ops that multiply
+    "relu2_mul_norm": "relu2",
+    "relu2_mul_norm_quantize": "relu2",
+    "silu_mul_norm": "silu",
+    "silu_mul_norm_quantize": "silu",
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class RowSpec:
 
     @property
     def quantizes(self) -> bool:
-        return self.op != "rms_norm"
+        return "x_q" in OPERANDS[self.op]
 
     @property
     def multiplies(self) -> bool:
@@ -74,7 +79,7 @@ class RowSpec:
 
     @property
     def adds(self) -> bool:
-        return self.op == ADD
+        return "delta" in OPERANDS[self.op]
 
     @property
     def widens(self) -> bool:
@@ -84,7 +89,7 @@ class RowSpec:
 class RowJob(NamedTuple):
     """The operands of one call, all int64 but eps; one that is not used is 0."""
 
-    x: int  # (rows, features) spec.x_dtype; the gate of relu2_mul_norm_quantize
+    x: int  # (rows, features) spec.x_dtype; the gate of ops that multiply
     up: int  # (rows, features) spec.x_dtype; what is added to x
     row_stride: int  # elements from row to row of gate, and of up
     weight: int  # (features,) spec.weight_dtype
@@ -121,7 +126,8 @@ def widen(spec, job, row, values):
         for i in range(job.features):
             gate = load_float(spec.x_dtype, job.x, first + i)
             if spec.takes_silu:
-                gate = gate / (F1 + exp_float32(-gate))
+                inverse = F1 + exp_float32(-gate)
+                gate = gate / (inverse if gate >= MIN_SILU else INFINITY)
             else:
                 gate = F0 if gate <= F0 else gate  # NaN stays
                 gate = gate * gate
@@ -194,8 +200,11 @@ OPERANDS: dict[str, Operands] = {  # of each op, in the order of `run`
     "quantize_activation": ("x", None, None, None, 0.0, None, "x_q", "x_scale"),
     "rms_norm": ("x", None, None, "weight", "eps", None, "y", None),
     "rms_norm_quantize": ("x", None, None, "weight", "eps", None, "x_q", "x_scale"),
-    ADD: ("x", "delta", None, "weight", "eps", "total", "x_q", "x_scale"),
+    "add_rms_norm": ("x", "delta", None, "weight", "eps", "total", "y", None),
+    "add_rms_norm_quantize": ("x", "delta", None, "weight", "eps", "total", "x_q", "x_scale"),
+    "relu2_mul_norm": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "y", None),
     "relu2_mul_norm_quantize": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "x_q", "x_scale"),
+    "silu_mul_norm": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "y", None),
     "silu_mul_norm_quantize": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "x_q", "x_scale"),
 }
 

@@ -1,11 +1,11 @@
 """Row-wise ops: activation quantization, RMSNorm, and their fusions; one program per row.
 
-    rms_norm                  y = x * (1 / sqrt(mean x^2 + eps)) * weight                     (arXiv 1910.07467)
-    quantize_activation       x_q = rint(x * (127 / max|x|)), half to even; x_scale = max|x| / 127
-    rms_norm_quantize         both
-    add_rms_norm_quantize     both, of x + delta rounded to x's dtype, which is given back, too
-    relu2_mul_norm_quantize   both, of relu(gate)^2 * up                                      (arXiv 2504.12285)
-    silu_mul_norm_quantize    both, of gate / (1 + exp(-gate)) * up; the norm may be absent
+    rms_norm              y = x * (1 / sqrt(mean x^2 + eps)) * weight                     (arXiv 1910.07467)
+    add_rms_norm          the same of x + delta rounded to x's dtype, which is given back, too
+    relu2_mul_norm        the same of relu(gate)^2 * up                                   (arXiv 2504.12285)
+    silu_mul_norm         the same of gate / (1 + exp(-gate)) * up; the norm may be absent
+    quantize_activation   x_q = rint(x * (127 / max|x|)), half to even; x_scale = max|x| / 127
+    *_quantize            both, y not rounded before
 
 A row passes up to three times: squares, largest magnitude, outputs. Where it fits into registers the compiler makes
 that one load. The order in which squares are added up follows from the block alone (device/row.py), and ops with a norm
@@ -42,14 +42,22 @@ from bitnet_jit.problem import Problem
 
 ADD = "add_rms_norm_quantize"
 FEW_ROWS = 64  # up to here every row has threads enough
-GATES = {"relu2_mul_norm_quantize": "relu2", "silu_mul_norm_quantize": "silu"}  # of the ops with two inputs
-KINDS = GATES | {ADD: "add"}  # of values, as `load_values` names them; "x" of the other ops
+GATES = {  # of the ops that multiply
+    "relu2_mul_norm": "relu2",
+    "relu2_mul_norm_quantize": "relu2",
+    "silu_mul_norm": "silu",
+    "silu_mul_norm_quantize": "silu",
+}
+KINDS = GATES | {"add_rms_norm": "add", ADD: "add"}  # of values, as `load_values` names them; "x" of the other ops
 OPERANDS = {
     "quantize_activation": ("x", None, None, None, None, None, "x_q", "x_scale"),
     "rms_norm": ("x", None, None, "weight", "eps", None, "y", None),
     "rms_norm_quantize": ("x", None, None, "weight", "eps", None, "x_q", "x_scale"),
+    "add_rms_norm": ("x", "delta", None, "weight", "eps", "total", "y", None),
     ADD: ("x", "delta", None, "weight", "eps", "total", "x_q", "x_scale"),
+    "relu2_mul_norm": ("gate", "up", "row_stride", "weight", "eps", None, "y", None),
     "relu2_mul_norm_quantize": ("gate", "up", "row_stride", "weight", "eps", None, "x_q", "x_scale"),
+    "silu_mul_norm": ("gate", "up", "row_stride", "weight", "eps", None, "y", None),
     "silu_mul_norm_quantize": ("gate", "up", "row_stride", "weight", "eps", None, "x_q", "x_scale"),
 }
 
@@ -108,8 +116,11 @@ def row_kernel(
         for part in range(0, WORDS, SIZE):
             k, there = inputs_of_part(part, SIZE, WORDS)
             inside = there & (k < K)
-            y = normalized(load_values(x_ptr, other_ptr, k, inside, KIND), factor, weight_ptr, k, inside)
+            x = load_values(x_ptr, other_ptr, k, inside, KIND)
+            y = normalized(x, factor, weight_ptr, k, inside)
             tl.store(y_ptr + row * STRIDE + k, y.to(y_ptr.dtype.element_ty), mask=inside)
+            if total_ptr is not None:
+                tl.store(total_ptr + row * K + k, x.to(total_ptr.dtype.element_ty), mask=inside)
     else:
         largest = tl.zeros((SIZE,), tl.int32)
         for part in range(0, WORDS, SIZE):
