@@ -10,6 +10,7 @@ from bitnet_jit.nn.modules import replace
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import RMSNorm
 from bitnet_jit.ops import calls
+from bitnet_jit.ops.program import record
 from bitnet_jit.tuning.problems import problems_of_model
 
 HIDDEN, MIDDLE, GROUP, EPS = 64, 96, 32, 1e-6
@@ -69,6 +70,33 @@ def test_a_block_computes_its_formula(activation, tolerance, rows, sub_norms):
     total, last = made((x, delta), FirstHead(), 0)
     expected = expected_of(made, x.double() + delta.double(), sub_norms)
     assert (total + last - expected).norm() < tolerance * expected.norm()
+
+
+@pytest.mark.parametrize("sub_norms", [False, True])
+@pytest.mark.parametrize("activation", ["a16", "a8g"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_token_does_not_depend_on_those_beside_it(dtype, activation, sub_norms):
+    torch.manual_seed(5)
+    made, (x, delta) = block(activation, sub_norms), torch.randn(2, 37, HIDDEN).to(dtype)
+    whole = made((x, delta), FirstHead(), 0)
+    for first, end in ((0, 1), (36, 37), (0, 17), (3, 8)):
+        part = made((x[first:end], delta[first:end]), FirstHead(), 0)
+        assert all(torch.equal(a, b[first:end]) for a, b in zip(part, whole, strict=True))
+
+
+@pytest.mark.parametrize("activation", ["a16", "a8g"])
+@pytest.mark.parametrize(
+    ("sub_norms", "before"),  # each layer
+    [
+        (False, ("add_rms_norm", None, "add_rms_norm", "silu_mul_norm")),
+        (True, ("add_rms_norm", "rms_norm", "add_rms_norm", "relu2_mul_norm")),
+    ],
+)
+def test_a_block_holds_no_operations_of_torch(sub_norms, before, activation):
+    made, stream = block(activation, sub_norms), tuple(torch.randn(2, 3, HIDDEN))
+    run, _ = record(lambda: made(stream, FirstHead(), 0))
+    names = [name for name in run.recorder.names if name != "copy"]  # the store's part of qkv
+    assert names == [step for name in before for step in (name, "bit_linear") if step]
 
 
 @pytest.mark.parametrize("activation", ["a16", "a8g"])

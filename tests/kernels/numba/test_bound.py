@@ -41,11 +41,13 @@ OPERANDS = {  # in the order in which each op's entry point takes them
     "quantize_weight": ("weight", *CODES),
     "dequantize_weight": ("w", *CODES),
     "dequantize_activation": (*SCALES, "x"),
+    "embedding": ("ids", "table", "table_scale", "y"),
     "head_logits": ("x", "head", "head_scale", "logits"),
     "paged_attention": ("qkv", "keys", "values", "rotary", "positions", "starts", "tables", *PAGE_SCALES, "y"),
 }
 FIELDS = {  # of problems, where an op has its own
     "paged_attention": {"heads": 5, "kv_heads": 1, "head_dim": 10, "cache_dtype": "int8"},
+    "embedding": {"w_dtype": "int8"},
     "head_logits": {"w_dtype": "int8"},
 }
 OPTIONAL = {
