@@ -16,6 +16,7 @@ from bitnet_jit.models.packed import PackedBlock, Stream
 from bitnet_jit.models.precision import without_autocast
 from bitnet_jit.models.rope import Rope
 from bitnet_jit.models.tokens import TokenIds, as_batch
+from bitnet_jit.ops.norm import add_rms_norm
 from bitnet_jit.ops.norm_head import add_rms_norm_head_logits
 
 if TYPE_CHECKING:
@@ -135,7 +136,11 @@ class Network(nn.Module):
         """
         with torch.no_grad(), without_autocast(self.device):
             x, delta = self._run_blocks(tokens, store)
-            normalized: torch.Tensor = self.norm(x if delta is None else x + delta)
+            normalized: torch.Tensor
+            if delta is None:
+                normalized = self.norm(x)
+            else:
+                _, normalized = add_rms_norm(x, delta, self.norm.weight, self.norm.eps)
             return normalized
 
     def _run_blocks(self, tokens: torch.Tensor, store: KVStore) -> Stream:
@@ -192,7 +197,7 @@ class Network(nn.Module):
             if m <= MAX_TRACED_LOGITS:
                 add_rms_norm_head_logits(x, x, norm.weight, norm.eps, head, scale)
             else:
-                norm(x)
+                add_rms_norm(x, x, norm.weight, norm.eps)
 
 
 def on_meta(tensor: torch.Tensor | None) -> Any:

@@ -1,8 +1,8 @@
 """`add_rms_norm_head_logits`: the output head behind the last residual sum and norm of a decoder.
 
-    logits = head_logits(rms_norm(x + delta, weight, eps), head, head_scale)
+    logits = head_logits(y, head, head_scale) of the y of add_rms_norm(x, delta, weight, eps)
 
-The sum and the norm's result are rounded to x's dtype. These run where no gradient is wanted.
+The sum and y are rounded to x's dtype. These run where no gradient is wanted.
 """
 
 from collections.abc import Sequence
@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
-from bitnet_jit.devices.strided import check_memory
 from bitnet_jit.kernels.backend import Call
 from bitnet_jit.ops.calls import kernel_call_or
 from bitnet_jit.ops.head import HEAD, HEAD_LOGITS, HEAD_SCALE
 from bitnet_jit.ops.linear import multiply_adds
-from bitnet_jit.ops.norm import RMS_NORM
+from bitnet_jit.ops.norm import ADD_RMS_NORM
 from bitnet_jit.ops.op import define
 from bitnet_jit.ops.shapes import Seen
 from bitnet_jit.ops.spec import OpSpec, Output
@@ -23,20 +22,16 @@ from bitnet_jit.ops.vocabulary import DELTA, EPS, NORM_WEIGHT, OUT_ROWS, X
 
 
 def compose(values: Sequence[Any], seen: Seen) -> Call:
-    """Return what runs such arguments in three steps, two of them calls that are found once."""
-    x, _, weight, eps, *head = values
-    norm, product = RMS_NORM.find(x, weight, eps), HEAD_LOGITS.find(x, *head)
-
-    def call(x: Any, delta: Any, weight: Any, eps: Any, *head: Any) -> Any:
-        check_memory(x, delta)
-        return product(norm(x + delta, weight, eps), *head)
-
-    return call
+    """Return what runs such arguments in two steps: two calls, found once."""
+    x, delta, weight, eps, *head = values
+    norm, product = ADD_RMS_NORM.find(x, delta, weight, eps), HEAD_LOGITS.find(x, *head)
+    return lambda x, delta, weight, eps, *head: product(norm(x, delta, weight, eps)[1], *head)
 
 
 def steps(x: Any, delta: Any, weight: Any, eps: Any, *head: Any) -> torch.Tensor:
     """Compute by the ops that it consists of."""
-    logits: torch.Tensor = HEAD_LOGITS.torch(RMS_NORM.torch(x + delta, weight, eps), *head)
+    _, y = ADD_RMS_NORM.torch(x, delta, weight, eps)
+    logits: torch.Tensor = HEAD_LOGITS.torch(y, *head)
     return logits
 
 
