@@ -105,6 +105,7 @@ class Continuation:
                 chunks.append(Chunk(text.sequence, tokens, wanted=int(start == len(text.prompt))))
                 if not room:
                     logits.append(self._runner.step(chunks))
+                    kind.give_back()  # what is kept between steps of a long prompt lies scattered, and grows
                     chunks, room = [], kind.prompt_tokens
         if chunks:
             logits.append(self._runner.step(chunks))
