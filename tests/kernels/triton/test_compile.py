@@ -30,6 +30,8 @@ FUNCTIONS = (
         "gemv",
         "small",
         "gemm",
+    "group_gemm",
+    "group_small",
         "add",
         "planes",
         "arrange",
