@@ -25,7 +25,7 @@ from bitnet_jit.kernels.triton.linear.epilogue import (
     store_outputs,
     weight_unit,
 )
-from bitnet_jit.kernels.triton.linear.loads import load_step, prefetch
+from bitnet_jit.kernels.triton.linear.loads import load_step, prefetch, tile_of_program
 from bitnet_jit.kernels.triton.linear.tiles import by_cost, fitting, heights, tiles_of, x_bytes
 from bitnet_jit.problem import Problem
 
@@ -83,11 +83,7 @@ def gemm_kernel(
     gdc_launch_dependents(PDL)
     m_tiles, n_tiles = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
     split, program = tl.program_id(0) // (m_tiles * n_tiles), tl.program_id(0) % (m_tiles * n_tiles)
-    in_group = GROUP * n_tiles
-    first = program // in_group * GROUP
-    height = tl.minimum(m_tiles - first, GROUP)
-    first_m = (first + program % in_group % height) * BLOCK_M
-    first_n = program % in_group // height * BLOCK_N
+    first_m, first_n = tile_of_program(program, M, N, BLOCK_M, BLOCK_N, GROUP)
     m, n, packed_byte = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_B)[None, :]
     inputs = inputs_of(BLOCK_B, CHUNK, B, NATURAL)[None, :]
     X_STEP: tl.constexpr = 1 if NATURAL else 4  # elements of x that go with a packed byte

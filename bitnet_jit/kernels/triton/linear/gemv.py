@@ -17,6 +17,7 @@ from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
 from bitnet_jit.kernels.triton.device.unpack import FIELDS, t5_carries
 from bitnet_jit.kernels.triton.layout import I2_PLANES, PLANES, row_words
 from bitnet_jit.kernels.triton.linear.epilogue import flags, load_w_scale, load_x_scale, scale_operands, store_outputs
+from bitnet_jit.kernels.triton.linear.loads import load_inside
 from bitnet_jit.problem import Problem
 
 MAX_ROWS = 4
@@ -47,16 +48,6 @@ def codes_of(words, before, PLANE: tl.constexpr, PLANES: tl.constexpr):
         codes = carries - 3 * before  # no borrow crosses a byte
         before = carries
     return codes, before
-
-
-@triton.jit
-def load_words(ptrs, mask, WHOLE: tl.constexpr, POLICY: tl.constexpr):
-    """Load words where the mask is, else 0; where all is inside, the mask is not looked at."""
-    if WHOLE:
-        words = tl.load(ptrs, eviction_policy=POLICY)
-    else:
-        words = tl.load(ptrs, mask=mask, other=0, eviction_policy=POLICY)
-    return words
 
 
 @triton.jit
@@ -100,7 +91,7 @@ def gemv_kernel(
     n, weights, acc = first_n + n, (), ()
     for start in tl.static_range(0, WORDS, BLOCK_WORDS):
         mask = words < WORDS - start
-        weights = weights + (load_words(w_ptrs + start, mask, start + BLOCK_WORDS <= WORDS, "evict_first"),)
+        weights = weights + (load_inside(w_ptrs + start, mask, start + BLOCK_WORDS <= WORDS, "evict_first"),)
     w_scale, bias = load_w_scale(n, N, w_scale_ptr, bias_ptr, ROW_SCALES)
     gdc_wait(PDL)
     for _ in tl.static_range(M):
@@ -117,7 +108,7 @@ def gemv_kernel(
             for plane in tl.static_range(PLANES):
                 k = plane * WORDS + step * BLOCK_WORDS + words
                 mask = (words < WORDS - step * BLOCK_WORDS) & (k < X_WORDS)
-                xs = xs + (load_words(x_ptr + m * X_WORDS + k, mask, whole, ""),)
+                xs = xs + (load_inside(x_ptr + m * X_WORDS + k, mask, whole),)
             for plane in tl.static_range(PLANES):
                 total = dot_bytes(codes[plane], xs[plane], total, ASM)
                 total = total if PLANES == 4 else dot_bytes(minus_one, xs[plane], total, ASM)

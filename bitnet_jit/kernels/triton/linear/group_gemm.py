@@ -13,9 +13,9 @@ import triton.language as tl
 from bitnet_jit.kernels.triton.device.launch import Launch
 from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
 from bitnet_jit.kernels.triton.device.unpack import operand
-from bitnet_jit.kernels.triton.linear import group_small
 from bitnet_jit.kernels.triton.linear.epilogue import load_w_scale, store_outputs
 from bitnet_jit.kernels.triton.linear.group_small import block_bytes, constants_of
+from bitnet_jit.kernels.triton.linear.loads import load_inside, tile_of_program
 from bitnet_jit.kernels.triton.linear.tiles import ELEMENT_BYTES, fitting, heights, tiles_of
 from bitnet_jit.problem import Problem
 
@@ -36,12 +36,6 @@ class GroupGemmConfig:
     def shared_memory(self, element_bytes: int) -> int:
         """Return the bytes of shared memory that the pipeline takes."""
         return self.num_stages * self.block_bytes * (4 * self.block_m * element_bytes + self.block_n)
-
-
-@triton.jit
-def load_inside(ptrs, inside, WHOLE: tl.constexpr):
-    """Load what is inside, else 0; where everything is, the mask is not looked at."""
-    return tl.load(ptrs) if WHOLE else tl.load(ptrs, mask=inside, other=0)
 
 
 @triton.jit(do_not_specialize=["M"])  # one form for every number of rows
@@ -68,11 +62,7 @@ def group_gemm_kernel(
     STAGES: tl.constexpr,
 ):
     gdc_launch_dependents(PDL)
-    m_tiles, n_tiles = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
-    first = tl.program_id(0) // (GROUP * n_tiles) * GROUP
-    height = tl.minimum(m_tiles - first, GROUP)
-    place = tl.program_id(0) % (GROUP * n_tiles)
-    first_m, first_n = (first + place % height) * BLOCK_M, place // height * BLOCK_N
+    first_m, first_n = tile_of_program(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP)
     m, n, byte = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_B)[None, :]
     n_row = tl.minimum(n, N - 1 - first_n)
     x_ptr += first_m.to(tl.int64) * K
@@ -135,9 +125,3 @@ def space(problem: Problem) -> tuple[GroupGemmConfig, ...]:
 def fit(problem: Problem, tiles: tuple[GroupGemmConfig, ...]) -> tuple[GroupGemmConfig, ...]:
     """Return the tiles that fit in the GPU."""
     return fitting(problem, tiles, lambda config: config.shared_memory(ELEMENT_BYTES[problem.x_dtype]))
-
-
-def unsupported_reason(problem: Problem) -> str | None:
-    """Return why this kernel cannot run a problem, or None."""
-    reason = group_small.group_unsupported_reason(problem)
-    return f"takes {MIN_ROWS} rows and more" if reason is None and problem.rows < MIN_ROWS else reason

@@ -18,6 +18,8 @@ from bitnet_jit.kernels.triton.device.target import is_nvidia, supports_pdl
 from bitnet_jit.kernels.triton.device.unpack import operand
 from bitnet_jit.kernels.triton.layout import CHUNK, row_bytes
 from bitnet_jit.kernels.triton.linear.epilogue import load_w_scale, store_outputs, weight_unit
+from bitnet_jit.kernels.triton.linear.loads import load_inside
+from bitnet_jit.kernels.triton.linear.refusals import runs_unsupported_reason
 from bitnet_jit.kernels.triton.linear.small import block_m
 from bitnet_jit.kernels.triton.linear.tiles import ELEMENT_BYTES, fitting
 from bitnet_jit.problem import Problem
@@ -81,7 +83,7 @@ def group_small_kernel(
     zeros = tl.zeros((PIECES, BLOCK_N, BLOCK_M), tl.float32)
     for start in tl.range(0, B, PIECES * BLOCK_B, num_stages=STAGES):
         there = start + piece * BLOCK_B < B  # B is a multiple of BLOCK_B
-        packed = tl.load(w_ptrs) if WHOLE else tl.load(w_ptrs, mask=there, other=0)
+        packed = load_inside(w_ptrs, there, WHOLE)
         for plane in tl.static_range(4):
             inside = x_inside
             if not WHOLE:
@@ -160,18 +162,10 @@ def fit(problem: Problem, tiles: tuple[GroupSmallConfig, ...]) -> tuple[GroupSma
     return fitting(problem, tiles, lambda config: config.shared_memory(block_m(problem), element))
 
 
-def group_unsupported_reason(problem: Problem) -> str | None:
-    """Return why no kernel for floats and groups can run a problem, or None."""
+def unsupported_reason(problem: Problem) -> str | None:
+    """Return why no kernel for floats and groups can run a problem, whatever its rows, or None."""
     if problem.scale != "group":
         return "takes group scales"
     if problem.x_dtype == "float32":
         return "takes x of 16 bits"
-    if problem.group_size % CHUNK:
-        return f"takes groups of a multiple of {CHUNK} inputs, not of {problem.group_size}"
-    return None
-
-
-def unsupported_reason(problem: Problem) -> str | None:
-    """Return why this kernel cannot run a problem, or None."""
-    reason = group_unsupported_reason(problem)
-    return f"takes up to {MAX_ROWS} rows" if reason is None and problem.rows > MAX_ROWS else reason
+    return runs_unsupported_reason(problem)

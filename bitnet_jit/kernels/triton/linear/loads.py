@@ -1,4 +1,4 @@
-"""Loads of packed weights and x that the kernels on the matrix units share."""
+"""Loads of packed weights and x, and which tile a program has, as the linear kernels share them."""
 
 import triton
 import triton.language as tl
@@ -19,6 +19,16 @@ def prefetch(row_ptrs, num_bytes):
 
 
 @triton.jit
+def load_inside(ptrs, inside, WHOLE: tl.constexpr, POLICY: tl.constexpr = ""):
+    """Load what is inside, else 0; where all of it is, the mask is not looked at."""
+    if WHOLE:
+        values = tl.load(ptrs, eviction_policy=POLICY)
+    else:
+        values = tl.load(ptrs, mask=inside, other=0, eviction_policy=POLICY)
+    return values
+
+
+@triton.jit
 def load_step(
     w_ptrs, x_ptrs, packed_byte, inputs, x_inside, start, B, X_STRIDE, X_STEP: tl.constexpr, WHOLE: tl.constexpr
 ):
@@ -34,3 +44,13 @@ def load_step(
         inside = inputs < X_STRIDE - start * X_STEP
         x = tl.load(x_ptrs, mask=inside if x_inside is None else x_inside & inside, other=0)
     return packed, x
+
+
+@triton.jit
+def tile_of_program(program, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP: tl.constexpr):
+    """Return the first row and output of a program's tile: GROUP tiles of rows at a time share weights."""
+    m_tiles, n_tiles = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
+    in_group = GROUP * n_tiles
+    first = program // in_group * GROUP
+    height = tl.minimum(m_tiles - first, GROUP)
+    return (first + program % in_group % height) * BLOCK_M, program % in_group // height * BLOCK_N

@@ -39,8 +39,3 @@ def bind(problem: Problem, config: GemmConfig) -> Bound:
         return quantize, gemm.launch(problem, m, config, "x_q", stride, False)
 
     return Bound(launches, lambda m: {"x_q": (m * stride, "int8"), "x_scale": (m, "float32")})
-
-
-def unsupported_reason(problem: Problem) -> str | None:
-    """Return why this kernel cannot run a problem, or None."""
-    return None if problem.rows >= MIN_ROWS else f"takes {MIN_ROWS} rows and more"

@@ -28,7 +28,8 @@ from bitnet_jit.kernels.triton.device.target import multiprocessors, supports_pd
 from bitnet_jit.kernels.triton.device.unpack import FIELDS
 from bitnet_jit.kernels.triton.layout import I2_PLANES, row_words
 from bitnet_jit.kernels.triton.linear.epilogue import flags, scale_operands
-from bitnet_jit.kernels.triton.linear.gemv import dot_bytes, load_words
+from bitnet_jit.kernels.triton.linear.gemv import dot_bytes
+from bitnet_jit.kernels.triton.linear.loads import load_inside
 from bitnet_jit.problem import Problem
 
 DOT_FIELDS = tl.constexpr(  # by plane
@@ -191,7 +192,7 @@ def norm_gemv_kernel(
         row = tl.minimum(warp * TILES + tile, N - 1 - first_n)
         for piece in tl.static_range(PIECES):
             word, whole = 32 * piece + lane, 32 * piece + 32 <= WORDS
-            weights = weights + (load_words(w_ptr + (row * WORDS + word), word < WORDS, whole, "evict_first"),)
+            weights = weights + (load_inside(w_ptr + (row * WORDS + word), word < WORDS, whole, "evict_first"),)
     n = first_n + warp * TILES + lane  # a lane keeps the outputs of one tile
     there = (lane < TILES) & (n < N)
     w_scale, bias, gains = tl.load(w_scale_ptr), 0.0, None

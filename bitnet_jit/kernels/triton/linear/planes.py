@@ -25,6 +25,7 @@ from bitnet_jit.kernels.triton.linear.epilogue import (
     store_outputs,
     weight_unit,
 )
+from bitnet_jit.kernels.triton.linear.refusals import runs_unsupported_reason
 from bitnet_jit.kernels.triton.linear.tiles import by_cost, fitting, heights, tiles_of, x_bytes
 from bitnet_jit.problem import Problem
 
@@ -177,6 +178,4 @@ def unsupported_reason(problem: Problem) -> str | None:
         return "takes i2 with group scales, or t5"
     if problem.scale == "group" and problem.layout != "i2/planes":
         return "takes group scales with i2 alone"
-    if problem.group_size % CHUNK:
-        return f"takes groups of a multiple of {CHUNK} inputs, not of {problem.group_size}"
-    return None
+    return runs_unsupported_reason(problem)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from bitnet_jit.kernels.triton.device import target
-from bitnet_jit.kernels.triton.layout import I2_LAYOUTS, PLANES, in_chunks
+from bitnet_jit.kernels.triton.layout import CHUNK, I2_LAYOUTS, PLANES, in_chunks
 from bitnet_jit.problem import MAX_IN_FEATURES, Problem
 
 Refusal = Callable[[Problem], str | None]
@@ -47,9 +47,17 @@ def floats_unsupported_reason(problem: Problem) -> str | None:
     return "serves activation='a16'" if problem.activation in ("a8", "a8g") else None
 
 
-def takes_rows(fewest: int, most: int) -> Refusal:
+def runs_unsupported_reason(problem: Problem) -> str | None:
+    """Return why a kernel whose products are of whole runs of CHUNK inputs refuses groups, or None."""
+    if problem.group_size % CHUNK:
+        return f"takes groups of a multiple of {CHUNK} inputs, not of {problem.group_size}"
+    return None
+
+
+def takes_rows(fewest: int, most: int | None = None) -> Refusal:
     """Return a refusal of every other number of rows."""
-    return lambda problem: None if fewest <= problem.rows <= most else f"takes {fewest} to {most} rows"
+    words = f"takes {fewest} rows and more" if most is None else f"takes {fewest} to {most} rows"
+    return lambda problem: None if fewest <= problem.rows <= (most or problem.rows) else words
 
 
 def all_of(*refusals: Refusal) -> Refusal:

@@ -77,7 +77,7 @@ FOR_FLOATS = (
         False,
         group_small.configs,
         group_small.space,
-        (group_small.unsupported_reason,),
+        (group_small.unsupported_reason, takes_rows(1, group_small.MAX_ROWS)),
     ),
     Algorithm(
         "group_gemm",
@@ -85,7 +85,7 @@ FOR_FLOATS = (
         False,
         group_gemm.configs,
         group_gemm.space,
-        (group_gemm.unsupported_reason,),
+        (group_small.unsupported_reason, takes_rows(group_gemm.MIN_ROWS)),
     ),
     Algorithm("planes", single(planes.launch), False, planes.configs, planes.space, (planes.unsupported_reason,)),
 )
@@ -130,7 +130,7 @@ KERNELS = (
             all_of(
                 codes_unsupported_reason,
                 unsupported_reason,
-                norm_gemm.unsupported_reason,
+                takes_rows(norm_gemm.MIN_ROWS),
                 i2_unsupported_reason,
             ),
             gemm.space,
