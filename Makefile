@@ -2,8 +2,9 @@
 
 BIN := .venv/bin
 RESULTS ?= benchmarks/results
+OLDEST_TRITON := 3.4.0
 
-.PHONY: help setup check format test test-exhaustive test-arm test-gpu bench table constraints clean
+.PHONY: help setup check format test test-triton test-exhaustive test-arm test-gpu bench table constraints clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 14
@@ -26,6 +27,11 @@ format: setup ## rewrite what the linter and the formatter can
 
 test: setup ## every test that this machine can run
 	$(BIN)/pytest
+
+test-triton: setup ## kernels compile for NVIDIA GPUs with the oldest Triton of pyproject.toml (for AMD's it lacks a linker)
+	test -d .venv/triton-$(OLDEST_TRITON) || $(BIN)/pip install --quiet --no-deps \
+		--target .venv/triton-$(OLDEST_TRITON) triton==$(OLDEST_TRITON)
+	PYTHONPATH=.venv/triton-$(OLDEST_TRITON) $(BIN)/pytest tests/kernels/triton/test_compile.py -k cuda
 
 test-exhaustive: setup ## tests that take many minutes: fuzz of the loaders, Ctrl-C at hundreds of moments
 	$(BIN)/pytest -m exhaustive

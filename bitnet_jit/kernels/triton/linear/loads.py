@@ -19,7 +19,7 @@ def prefetch(row_ptrs, num_bytes):
 
 
 @triton.jit
-def load_inside(ptrs, inside, WHOLE: tl.constexpr, POLICY: tl.constexpr = ""):
+def load_inside(ptrs, inside, WHOLE: tl.constexpr, POLICY: tl.constexpr = tl.constexpr("")):
     """Load what is inside, else 0; where all of it is, the mask is not looked at."""
     if WHOLE:
         values = tl.load(ptrs, eviction_policy=POLICY)

@@ -114,13 +114,11 @@ def words_of(codes, SIZE: tl.constexpr, ASM: tl.constexpr):
 @triton.jit
 def piece_of(words, PIECE: tl.constexpr):
     """Return words[:, :, PIECE], which every warp needs: what comes of all pieces is one exchange of a row."""
-    COUNT: tl.constexpr = words.shape[2]
-    if COUNT == 1:
-        piece = tl.reshape(words, (32, 4))
-    else:
-        even, odd = tl.split(tl.reshape(words, (32, 4, COUNT // 2, 2)))
-        piece = piece_of(even if PIECE % 2 == 0 else odd, PIECE // 2)
-    return piece
+    for bit in tl.static_range(4):  # of at most MAX_WORDS / 32 pieces; Triton 3.4 cannot hash a recursion
+        if words.shape[2] > 1:
+            even, odd = tl.split(tl.reshape(words, (32, 4, words.shape[2] // 2, 2)))
+            words = even if (PIECE >> bit) % 2 == 0 else odd
+    return tl.reshape(words, (32, 4))
 
 
 @triton.jit
