@@ -152,6 +152,7 @@ CUDA = DeviceKind(
     table=lambda gpu: re.sub(r"[^a-z0-9]+", "-", gpu.name.lower()) if gpu else "cuda",
     capture=capture,
     to_fill=to_fill,
+    prompt_tokens=4096,
     begin_fetch=begin_fetch,
     own_random_state=True,
     compiled_training=True,

@@ -87,6 +87,14 @@ def read_codes(codes: torch.Tensor) -> tuple[list[int], dict[int, str]]:
     return tokens, {row: ERRORS[token] for row, token in enumerate(tokens) if token < 0}
 
 
+def check_prompt(prompt: Sequence[int], vocab_size: int) -> None:
+    """Raise InvalidInput unless the ids of a prompt are whole numbers below vocab_size."""
+    if set(map(type, prompt)) <= {int} and 0 <= min(prompt, default=0) and max(prompt, default=0) < vocab_size:
+        return  # at once for a long prompt; the words below are for what is not so plain
+    if outside := [token for token in prompt if as_whole(token) not in range(vocab_size)]:
+        raise InvalidInput(f"prompt: expected ids from 0 to {vocab_size - 1}, got {show(outside[0])}")
+
+
 class BatchSampler:
     """The sampling of a running batch; the module's docstring has an example.
 
@@ -121,8 +129,7 @@ class BatchSampler:
             InvalidInput: a token of the options or the prompt is not in the vocabulary, or the options ban all.
         """
         options.check_vocabulary(self.vocab_size)
-        if outside := [token for token in prompt if as_whole(token) not in range(self.vocab_size)]:
-            raise InvalidInput(f"prompt: expected ids from 0 to {self.vocab_size - 1}, got {show(outside[0])}")
+        check_prompt(prompt, self.vocab_size)
         slot = self._tally.add(options, prompt) if options.is_penalized else None
         row = self._free.pop() if self._free else len(self._requests)
         self._requests[row] = Request(options.seeded(), slot)

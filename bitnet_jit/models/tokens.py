@@ -32,11 +32,11 @@ def as_batch(input_ids: TokenIds, vocab_size: int, room: int, device: torch.devi
         )
     if ids.numel() == 0:
         raise InvalidInput(f"input_ids: expected at least one token, got the shape {tuple(ids.shape)}")
-    batch = ids.reshape(-1, ids.shape[-1]).to(device, torch.int64)
+    batch = ids.reshape(-1, ids.shape[-1])
     if batch.shape[1] > room:
         raise InvalidInput(f"input_ids: {batch.shape[1]} tokens, but the model's context has room for {room}")
-    check_range(batch, vocab_size)
-    return batch
+    check_range(batch, vocab_size)  # where it is: on a GPU each of its numbers would be waited for
+    return batch.to(device, torch.int64)
 
 
 def check_range(batch: torch.Tensor, vocab_size: int) -> None:

@@ -186,9 +186,9 @@ def block_of(problem: Problem) -> int:
 
 
 def fixed(problem: Problem) -> tuple[RowConfig, ...]:
-    """Return the one config of an op with sums: most warps for few rows, which wait, and few for rows that compete."""
+    """Return the one config of an op with sums: more warps for few rows, which wait, than for rows that compete."""
     block, heavy = block_of(problem), 2 if KINDS.get(problem.op) == "silu" else 1  # exp keeps threads busy
-    spread = 4 if problem.rows <= FEW_ROWS else 1
+    spread = 2 if problem.rows <= FEW_ROWS else 1
     return (RowConfig(block, min(16, max(4, spread * heavy * block // 1024))),)
 
 
