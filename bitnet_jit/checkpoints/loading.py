@@ -38,8 +38,7 @@ def load(
         device: where the weights go, the CPU by default.
         dtype: of activations: float32 or bfloat16. Weights are stored alike in both.
         progress: called with the number of blocks that are loaded, and that there are, after each.
-        head: "checkpoint", "bfloat16", "float32" or "int8"; "i2" or "t5" of a head that is ternary: see
-            docs/generation.md.
+        head: "checkpoint", "bfloat16", "float32", "int8", or if it is ternary "i2" or "t5": see docs/generation.md.
         cache: of kept keys and values: "auto" (as activations), "float32", "bfloat16" or "int8" (for CPUs).
 
     Returns:
@@ -47,8 +46,7 @@ def load(
 
     Raises:
         CheckpointError: there is no such model, or its files are damaged or of one that we cannot run: it says where.
-        InvalidInput: dtype, head or cache is another, the head is not ternary, there is no such device, or path is no
-            path.
+        InvalidInput: dtype, head, cache or device is another, path is no path, or a head to be packed is not ternary.
 
     Warns:
         CheckpointWarning: a scale contradicts its sense, or a weight has almost no or almost only zeros.
