@@ -92,11 +92,13 @@ def not_ternary(weight: torch.Tensor, row: int, group_size: int, format: str) ->
     magnitudes = weight[row, first : last + 1].float().abs()
     largest = magnitudes.amax()
     others = magnitudes[(magnitudes != 0) & (magnitudes != largest)]
-    values = f"the magnitudes {float(largest):g} and {float(others[0]):g}" if len(others) else f"{float(largest):g}"
+    values = f"magnitude {float(largest):g}"
+    if len(others):
+        values = f"magnitudes {float(largest):g} and {float(others[0]):g}"
     by_group = ""
     if format == "t5" and weight.shape[1] > GROUP_SIZE:
         by_group = ", or 'i2' where each 128 inputs have a scale"
     return InvalidInput(
-        f"head: {format!r} stores weights that are -1, 0 or 1 times a scale, but row {row} has {values} among its "
+        f"head: {format!r} stores weights that are -1, 0 or 1 times a scale, but row {row} has the {values} among its "
         f"inputs {first} to {last}; use 'checkpoint' or 'int8'{by_group}"
     )
