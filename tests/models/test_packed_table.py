@@ -185,6 +185,41 @@ def test_copies_pickles_and_state_dicts_write_the_same_text(make_folder, format)
     assert decoder.to("meta").device.type == "meta"
 
 
+@pytest.mark.parametrize("format", PACKED)
+def test_conversions_leave_codes_and_scales(make_folder, format):
+    folder = make_folder()
+    decoder, expected = bitnet_jit.load(folder, head=format), bitnet_jit.load(folder, head=format, dtype=torch.bfloat16)
+    plain, before = decoder.generate(PROMPTS[0], 6), decoder.tables[1].w_scale.clone()
+    assert decoder.bfloat16().tables[1].w_scale.dtype == torch.float32
+    assert torch.equal(decoder.tables[1].w_scale, before)
+    assert torch.equal(decoder([PROMPTS[0]]), expected([PROMPTS[0]]))
+    assert torch.equal(decoder.generate(PROMPTS[0], 6), expected.generate(PROMPTS[0], 6))
+    assert torch.equal(decoder.float().generate(PROMPTS[0], 6), plain)
+    with pytest.raises(InvalidInput, match=r"dtype: expected torch.float32 or torch.bfloat16, got torch.float16"):
+        decoder.half()
+
+
+@pytest.mark.parametrize("format", PACKED)
+def test_texts_are_the_same_in_inference_mode(make_folder, format):
+    folder = make_folder()
+    expected = bitnet_jit.load(folder, head=format).generate(PROMPTS, 6)
+    with torch.inference_mode():
+        decoder = bitnet_jit.load(folder, head=format)
+        assert all(map(torch.equal, decoder.generate(PROMPTS, 6), expected))
+    assert all(map(torch.equal, decoder.generate(PROMPTS, 6), expected))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from imports of torch._dynamo
+@torch.inference_mode()
+def test_compiled_whole_it_gives_the_same_logits(make_folder):
+    torch._dynamo.reset()
+    decoder = bitnet_jit.load(make_folder(), head="i2")
+    compiled = torch.compile(decoder, fullgraph=True, backend="aot_eager")
+    for tokens in (6, 1):
+        ids = torch.tensor([PROMPTS[0][:tokens]])
+        assert torch.equal(compiled(ids), decoder(ids))
+
+
 def test_adapters_on_a_packed_head_are_refused_in_words(make_folder):
     decoder = bitnet_jit.load(make_folder(), head="i2")
     for pattern in ("head", "embedding"):
