@@ -238,3 +238,21 @@ def test_the_problems_of_a_packed_head_are_tuned(make_folder):
     for op, activation in products.items():
         assert [p.activation for p in asked if p.op == op and p.out_features == vocab] == [activation]
     assert not [p for p in asked if p.op == "head_logits"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA or ROCm device here")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("format", "scale"), CASES)
+def test_on_a_gpu_a_packed_head_is_that_of_floats(make_folder, format, scale, dtype):
+    folder = make_folder(scale, "groups")
+    decoder, floats = (bitnet_jit.load(folder, "cuda", dtype, head=word) for word in (format, "float32"))
+    ids = torch.arange(decoder.config.vocab_size, device="cuda")
+    rows, expected = (each.tables[0].look_up(ids, dtype) for each in (decoder, floats))
+    assert torch.equal(rows, expected)
+    assert bool(decoder.tables[0].look_up(torch.full_like(ids, -1), dtype).isnan().all())
+    for count in (1, 7, 130):
+        hidden = torch.randn(count, 256, generator=torch.Generator().manual_seed(count)).to("cuda", dtype)
+        check_logits(decoder.logits(hidden), floats.logits(hidden), hidden, decoder.tables[1])
+    assert torch.equal(decoder.generate(PROMPTS[0], 9), floats.generate(PROMPTS[0], 9))  # by captured steps
+    assert [len(text) for text in decoder.generate(PROMPTS, 9)] == [15, 10, 11]
