@@ -1,7 +1,7 @@
 """The tensors of a `Decoder` by the names of Hugging Face, as a format holds them; joint layers are parted again."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -9,19 +9,24 @@ from bitnet_jit.checkpoints.decoder_names import EMBEDDING, FINAL_NORM, HEAD, Bl
 from bitnet_jit.checkpoints.formats.hf_names import hf_layer, hf_tensor
 from bitnet_jit.checkpoints.formats.writer import Writer, encoded
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.generation.decoder import Decoder
+from bitnet_jit.models.packed_table import PackedTable
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 
+if TYPE_CHECKING:
+    from bitnet_jit.generation.decoder import Decoder
 
-def decoder_tensors(decoder: Decoder, writer: Writer) -> tuple[dict[str, torch.Tensor], dict[str, tuple[int, int]]]:
+
+def decoder_tensors(decoder: "Decoder", writer: Writer) -> tuple[dict[str, torch.Tensor], dict[str, tuple[int, int]]]:
     """Return the tensors of a decoder, and (N, K) of its ternary weights.
 
     Raises:
         InvalidInput: the format cannot hold a layer, which is named.
     """
-    dense: dict[str, torch.Tensor] = {EMBEDDING: decoder.embedding, FINAL_NORM: decoder.norm.weight}
-    if decoder.head is not None:
-        dense[HEAD] = decoder.head
+    dense: dict[str, torch.Tensor] = {FINAL_NORM: decoder.norm.weight}
+    for name, stored in ((EMBEDDING, decoder.embedding), (HEAD, decoder.head)):
+        assert not isinstance(stored, PackedTable), "savable.py refuses it"
+        if stored is not None:
+            dense[name] = stored
     ternary: dict[str, torch.Tensor] = {}
     shapes: dict[str, tuple[int, int]] = {}
     for index, block in enumerate(decoder.blocks):

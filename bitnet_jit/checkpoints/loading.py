@@ -38,7 +38,7 @@ def load(
         device: where the weights go, the CPU by default.
         dtype: of activations: float32 or bfloat16. Weights are stored alike in both.
         progress: called with the number of blocks that are loaded, and that there are, after each.
-        head: "checkpoint", "bfloat16", "float32", or "int8": see docs/generation.md.
+        head: "checkpoint", "bfloat16", "float32", "int8", or if it is ternary "i2" or "t5": see docs/generation.md.
         cache: of kept keys and values: "auto" (as activations), "float32", "bfloat16" or "int8" (for CPUs).
 
     Returns:
@@ -46,7 +46,7 @@ def load(
 
     Raises:
         CheckpointError: there is no such model, or its files are damaged or of one that we cannot run: it says where.
-        InvalidInput: dtype, head or cache is another, there is no such device, or path is no path.
+        InvalidInput: dtype, head, cache or device is another, path is no path, or a head to be packed is not ternary.
 
     Warns:
         CheckpointWarning: a scale contradicts its sense, or a weight has almost no or almost only zeros.
@@ -76,17 +76,16 @@ def build(
     config, tokenizer = reader.config, reader.tokenizer()
     with reader:
         builder = Builder(reader, device)
-        embedding, scale = builder.embedding(), None
-        if config.tied_embeddings:
-            embedding, scale = stored_head(embedding, head)
+        embedding, scale = stored_head(builder.embedding(), head if config.tied_embeddings else "checkpoint")
         blocks = []
         for index in range(config.num_layers):
             blocks.append(builder.block(index))
             if index % GIVE_BACK == 0:
                 give_back()
             progress(index + 1, config.num_layers)
-        weight, norm = builder.head(), builder.final_norm()
-        if weight is not None:
-            weight, scale = stored_head(weight, head)
+        dense, norm, output = builder.head(), builder.final_norm(), None
+        if dense is not None:
+            output, scale = stored_head(dense, head)
+    del dense
     give_back()
-    return Decoder(config, embedding, blocks, norm, weight, dtype, tokenizer, scale, cache_dtype)
+    return Decoder(config, embedding, blocks, norm, output, dtype, tokenizer, scale, cache_dtype)

@@ -12,6 +12,7 @@ from torch import nn
 
 from bitnet_jit.checkpoints.formats.writer import Writer
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.models.packed_table import PackedTable
 from bitnet_jit.nn.bit_linear import BitLinear
 from bitnet_jit.nn.convert import OUTPUT_HEADS
 from bitnet_jit.nn.lora_linear import LoraLinear
@@ -56,10 +57,12 @@ def check_merged(model: nn.Module) -> None:
 
 
 def check_float_head(model: nn.Module) -> None:
-    """Raise InvalidInput where the head of a `Decoder` is int8."""
-    if getattr(model, "head_scale", None) is not None:
+    """Raise InvalidInput where the head of a `Decoder` is int8 or packed."""
+    packed = [table.format for table in model.children() if isinstance(table, PackedTable)]
+    kind = "int8" if getattr(model, "head_scale", None) is not None else "".join(packed)
+    if kind:
         raise InvalidInput(
-            "model: its head is int8, which no format holds; save a model that was loaded with head='checkpoint'"
+            f"model: its head is {kind}, which no format holds; save a model that was loaded with head='checkpoint'"
         )
 
 

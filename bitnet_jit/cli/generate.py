@@ -20,7 +20,10 @@ STOP = (
     "such as </s>, ends the text at that token, which is not written."
 )
 SPECULATE = "Guess tokens, and verify several in one step: the text stays the same."
-HEAD = "How the output head is stored: checkpoint, int8, bfloat16 or float32; int8 is the fastest."
+HEAD = (
+    "How the output head is stored: checkpoint, int8, bfloat16 or float32; where it is ternary also i2 or t5, which "
+    "are the fastest."
+)
 CACHE = "The dtype of cached keys and values: auto, float32, bfloat16 or int8; int8 is the smallest, and for CPUs."
 ModelArgument = Annotated[str | None, typer.Argument(help=WHICH_MODEL, show_default=False)]
 DeviceOption = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0. [default: cpu]")]

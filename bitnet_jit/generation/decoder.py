@@ -12,6 +12,7 @@ from bitnet_jit.generation.speculation import Speculate
 from bitnet_jit.generation.stopping import Stop
 from bitnet_jit.generation.tokenizer import Tokenizer
 from bitnet_jit.models.config import DecoderConfig
+from bitnet_jit.models.head import Stored
 from bitnet_jit.models.network import Network
 from bitnet_jit.models.packed import PackedBlock
 from bitnet_jit.models.tokens import TokenIds
@@ -26,10 +27,10 @@ class Decoder(Network):
 
     Args:
         config: its architecture.
-        embedding: (vocab_size, hidden_size), of floats, or of int8 where it is the head too.
+        embedding: (vocab_size, hidden_size), of floats, or of int8 or packed where it is the head too.
         blocks: `config.num_layers` of them.
         norm: of the last block's output.
-        head: (vocab_size, hidden_size), of floats or int8, or None where the embedding is the head too.
+        head: (vocab_size, hidden_size), of floats, int8 or packed, or None where the embedding is the head too.
         dtype: of activations: float32 or bfloat16.
         tokenizer: between text and token ids, or None.
         head_scale: (vocab_size,) float32, the scales of a head of int8; else None.
@@ -56,10 +57,10 @@ class Decoder(Network):
     def __init__(
         self,
         config: DecoderConfig,
-        embedding: torch.Tensor,
+        embedding: Stored,
         blocks: Sequence[PackedBlock],
         norm: "RMSNorm",
-        head: torch.Tensor | None = None,
+        head: Stored | None = None,
         dtype: torch.dtype = torch.float32,
         tokenizer: Tokenizer | None = None,
         head_scale: torch.Tensor | None = None,

@@ -10,14 +10,14 @@ from bitnet_jit.arguments import whole_number
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.attention import KVStore
 from bitnet_jit.models.config import DecoderConfig
-from bitnet_jit.models.head import look_up, project
+from bitnet_jit.models.head import DenseTable, Stored, Table, table_of
 from bitnet_jit.models.kv_cache import KVCache
 from bitnet_jit.models.packed import PackedBlock, Stream
+from bitnet_jit.models.packed_table import PackedTable
 from bitnet_jit.models.precision import without_autocast
 from bitnet_jit.models.rope import Rope
 from bitnet_jit.models.tokens import TokenIds, as_batch
 from bitnet_jit.ops.norm import add_rms_norm
-from bitnet_jit.ops.norm_head import add_rms_norm_head_logits
 
 if TYPE_CHECKING:
     from bitnet_jit.nn.rms_norm import RMSNorm
@@ -32,10 +32,10 @@ class Network(nn.Module):
 
     Args:
         config: its architecture.
-        embedding: (vocab_size, hidden_size), of floats, or of int8 where it is the head too.
+        embedding: (vocab_size, hidden_size), of floats, or of int8 or packed where it is the head too.
         blocks: `config.num_layers` of them.
         norm: of the last block's output.
-        head: (vocab_size, hidden_size), of floats or int8, or None where the embedding is the head too.
+        head: (vocab_size, hidden_size), of floats, int8 or packed, or None where the embedding is the head too.
         dtype: of activations: float32 or bfloat16.
         head_scale: (vocab_size,) float32, the scales of a head of int8; else None.
         cache_dtype: of keys and values that are kept: floats, or int8; None: that of activations.
@@ -45,34 +45,45 @@ class Network(nn.Module):
         dtype: as above; `.to(dtype)` and methods like it change it with the norms and a head of floats.
     """
 
-    head: nn.Parameter | None
+    quantizes_for_layers = True  # a packed head is not called where ids are looked up in it: see `bitnet_jit.nn.lora`
+
+    embedding: nn.Parameter | PackedTable
+    head: nn.Parameter | PackedTable | None
     head_scale: nn.Parameter | None
 
     def __init__(
         self,
         config: DecoderConfig,
-        embedding: torch.Tensor,
+        embedding: Stored,
         blocks: Sequence[PackedBlock],
         norm: "RMSNorm",
-        head: torch.Tensor | None = None,
+        head: Stored | None = None,
         dtype: torch.dtype = torch.float32,
         head_scale: torch.Tensor | None = None,
         cache_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.config, self.dtype, self.cache_dtype = config, dtype, cache_dtype or dtype
-        self.embedding = nn.Parameter(embedding, requires_grad=False)
         self.blocks = nn.ModuleList(blocks)
         self.norm = norm
-        for name, tensor in (("head", head), ("head_scale", head_scale)):
-            self.register_parameter(name, None if tensor is None else nn.Parameter(tensor, requires_grad=False))
+        for name, stored in (("embedding", embedding), ("head", head), ("head_scale", head_scale)):
+            if isinstance(stored, PackedTable):
+                self.add_module(name, stored)
+            else:
+                self.register_parameter(name, None if stored is None else nn.Parameter(stored, requires_grad=False))
         self.rope = Rope(config)
         self.eval()
 
     @property
     def device(self) -> torch.device:
         """Return the device of the weights."""
-        return self.embedding.device
+        return self.norm.weight.device
+
+    @property
+    def tables(self) -> tuple[Table, Table]:
+        """Return the embedding, and the head, which may be the same."""
+        head = self.embedding if self.head is None else self.head
+        return table_of(self.embedding, self.head_scale), table_of(head, self.head_scale)
 
     def forward(self, input_ids: TokenIds, cache: KVCache | None = None) -> torch.Tensor:
         """Compute the logits of the token that follows each token.
@@ -120,9 +131,8 @@ class Network(nn.Module):
             x, delta = self._run_blocks(tokens, store)
             if delta is None:
                 return self.logits(self.norm(x))
-            head, norm = self.embedding if self.head is None else self.head, self.norm
-            logits: torch.Tensor = add_rms_norm_head_logits(x, delta, norm.weight, norm.eps, head, self.head_scale)
-            return logits
+            _, head = self.tables
+            return head.normalized_logits(x, delta, self.norm)
 
     def run(self, tokens: torch.Tensor, store: KVStore) -> torch.Tensor:
         """Compute the normalized output of the last block for the tokens of a step, of any mix of sequences.
@@ -145,7 +155,8 @@ class Network(nn.Module):
 
     def _run_blocks(self, tokens: torch.Tensor, store: KVStore) -> Stream:
         """Run the tokens of a step through all blocks; return the stream behind the last one."""
-        stream: Stream = look_up(tokens, self.embedding, self.head_scale, self.dtype), None
+        embedding, _ = self.tables
+        stream: Stream = embedding.look_up(tokens, self.dtype), None
         for layer, block in enumerate(self.blocks):
             stream = block(stream, store, layer)
         return stream
@@ -153,7 +164,8 @@ class Network(nn.Module):
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Project hidden (..., hidden_size), normalized -> (..., vocab_size) float32."""
         with torch.no_grad(), without_autocast(self.device):
-            return project(hidden, self.embedding if self.head is None else self.head, self.head_scale)
+            _, head = self.tables
+            return head.logits(hidden)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         """Convert as `.to()` and `.bfloat16()` do: activations get the dtype, the scales of a head stay float32.
@@ -183,9 +195,9 @@ class Network(nn.Module):
             twin: makes a copy of a module with its parameters on "meta", packed weights in the layout that they have.
         """
         norm, meta = twin(self.norm), torch.device("meta")
-        head, scale = on_meta(self.embedding if self.head is None else self.head), on_meta(self.head_scale)
+        embedding, head = (meta_table(table, twin) for table in self.tables)
         for m in rows:
-            look_up(torch.empty(m, dtype=torch.int64, device=meta), on_meta(self.embedding), scale, self.dtype)
+            embedding.look_up(torch.empty(m, dtype=torch.int64, device=meta), self.dtype)
         for layer, block in enumerate(map(twin, self.blocks)):
             for m in rows:
                 x = torch.empty(m, self.config.hidden_size, dtype=self.dtype, device=meta)
@@ -195,11 +207,15 @@ class Network(nn.Module):
         for m in rows:
             x = torch.empty(m, self.config.hidden_size, dtype=self.dtype, device=meta)
             if m <= MAX_TRACED_LOGITS:
-                add_rms_norm_head_logits(x, x, norm.weight, norm.eps, head, scale)
+                head.normalized_logits(x, x, norm)
             else:
                 add_rms_norm(x, x, norm.weight, norm.eps)
 
 
-def on_meta(tensor: torch.Tensor | None) -> Any:
-    """Return a tensor of the same shape and dtype on "meta", or None for None."""
-    return None if tensor is None else torch.empty_like(tensor, device="meta")
+def meta_table(table: Table, twin: Callable[[Any], Any]) -> Table:
+    """Return a table without its values, on "meta"; `twin` makes one of a packed table."""
+    if isinstance(table, PackedTable):
+        packed: PackedTable = twin(table)
+        return packed
+    weight, scale = table
+    return DenseTable(weight.to("meta"), None if scale is None else scale.to("meta"))

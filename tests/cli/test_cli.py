@@ -76,7 +76,7 @@ def test_one_token_has_no_rate():
         (
             ("x", "--head", "int4"),
             InvalidInput,
-            "head: expected one of checkpoint, int8, bfloat16, float32, got 'int4'",
+            "head: expected one of checkpoint, int8, bfloat16, float32, i2, t5, got 'int4'",
         ),
         (("x", "--cache", "int4"), InvalidInput, "cache: expected one of auto, float32, bfloat16, int8, got 'int4'"),
         (("x", "--model", "no/such/place"), CheckpointError, "no/such/place: expected a directory or a hub id"),

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ternary_heads import make_head_ternary
 
 CONTEXT, TOKENS, VOCABULARY = 1024, 24, 60_000
 SHAPE = {
@@ -37,14 +38,14 @@ def write(decoder):
     prompt = [token % 256 for token in range(CONTEXT - TOKENS)]
     assert len(decoder.generate(prompt, max_new_tokens=TOKENS)) == CONTEXT
 
-small, large = sys.argv[1:]
-decoder = bitnet_jit.load(small, head="int8")
+small, large, head = sys.argv[1:]
+decoder = bitnet_jit.load(small, head=head)
 write(decoder)
 del decoder
 gc.collect()
 give_back()
 base = resident("VmRSS")
-decoder, load = peak_of(lambda: bitnet_jit.load(large, head="int8"))
+decoder, load = peak_of(lambda: bitnet_jit.load(large, head=head))
 _, run = peak_of(lambda: write(decoder))
 weights = sum(parameter.nbytes for parameter in decoder.parameters())
 cache = 2 * SHAPE["num_hidden_layers"] * CONTEXT * decoder.config.kv_features * decoder.dtype.itemsize
@@ -53,13 +54,17 @@ print(json.dumps({"weights": weights, "cache": cache, "load": load - base, "run"
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("head", "codes_per_byte"), [("int8", 1), ("i2", 4)])
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells a process's peak")
-def test_a_text_takes_little_more_than_weights_head_and_cache(write_checkpoint):
+def test_a_text_takes_little_more_than_weights_head_and_cache(write_checkpoint, head, codes_per_byte):
     folders = [write_checkpoint(name=str(size), vocab_size=size, **SHAPE) for size in (256, VOCABULARY)]
+    if head != "int8":
+        folders = [make_head_ternary(folder, "group") for folder in folders]
     code = f"{CONTEXT = }; {TOKENS = }; {SHAPE = }\n{CHILD}"
-    child = subprocess.run([sys.executable, "-c", code, *folders], capture_output=True, text=True, check=True)
+    child = subprocess.run([sys.executable, "-c", code, *folders, head], capture_output=True, text=True, check=True)
     figures = json.loads(child.stdout)
-    head = VOCABULARY * SHAPE["hidden_size"]
-    assert head < figures["weights"] < head + 8 * 2**20
+    elements = VOCABULARY * SHAPE["hidden_size"]
+    stored = elements // codes_per_byte
+    assert stored < figures["weights"] < stored + 8 * 2**20
     assert figures["run"] < figures["weights"] + figures["cache"] + ALLOWANCE, figures
-    assert figures["load"] < figures["weights"] + 2 * head + ALLOWANCE, figures  # the checkpoint's is of 16 bits
+    assert figures["load"] < figures["weights"] + 2 * elements + ALLOWANCE, figures  # the checkpoint's is of 16 bits

@@ -92,13 +92,14 @@ def test_look_ups_of_int8_are_codes_times_scales():
     scale = torch.tensor([0.5, 2.0])
     ids = torch.tensor([[1, 0]])
     expected = torch.tensor([[[0.0, 10.0], [63.5, -1.5]]])
-    assert torch.equal(heads.look_up(ids, embedding, scale, torch.float32), expected)
-    assert heads.look_up(ids, embedding, scale, torch.bfloat16).dtype == torch.bfloat16
+    table = heads.DenseTable(embedding, scale)
+    assert torch.equal(table.look_up(ids, torch.float32), expected)
+    assert table.look_up(ids, torch.bfloat16).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("word", ["int4", "", "INT8", None, 8])
 def test_other_words_are_refused(word):
-    with pytest.raises(InvalidInput, match="head: expected one of checkpoint, int8, bfloat16, float32, got"):
+    with pytest.raises(InvalidInput, match="head: expected one of checkpoint, int8, bfloat16, float32, i2, t5, got"):
         bitnet_jit.load(head=word)
 
 

@@ -119,6 +119,12 @@ CASES = {
         (ids(), floats(OUT, IN), None, torch.float16),
         (ids(0), floats(OUT, IN), None, torch.float32),
     ],
+    "packed_embedding": [
+        (ids(2, ROWS), packed(), scale("row"), IN, OUT, layout("i2").name, 0, torch.float32),
+        (ids(ROWS).int(), packed(), scale("group"), IN, OUT, layout("i2").name, 32, torch.bfloat16),
+        (ids(), packed("t5"), scale("tensor"), IN, OUT, layout("t5").name, 0, torch.float16),
+        (ids(0), packed(), scale("tensor"), IN, OUT, layout("i2").name, 0, torch.float32),
+    ],
     "greedy": [
         (floats(2, ROWS, OUT), ids(2, ROWS), ids(2, ROWS).int()),
         (floats(ROWS, OUT), ids(ROWS), None),

@@ -88,6 +88,7 @@ def cases(rows):
         "relu2_mul_norm_quantize": lambda: OPS.relu2_mul_norm_quantize(x, up, weight, 1e-5),
         "embedding": lambda: OPS.embedding(ids, head, torch.ones(1000, device="cuda"), torch.bfloat16),
         "embedding_of_floats": lambda: OPS.embedding(ids, head.bfloat16(), None, torch.float32),
+        "packed_embedding": lambda: OPS.packed_embedding(ids % 300, *tensors[:2], *options, torch.bfloat16),
         "greedy": lambda: OPS.greedy(x.float(), ids.clone(), None),
         "head_logits": lambda: OPS.head_logits(x, head.bfloat16(), None),
         "head_logits_int8": lambda: OPS.head_logits(x, head, torch.ones(1000, device="cuda")),

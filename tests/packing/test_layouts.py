@@ -44,6 +44,17 @@ def test_torch_lays_the_same_bytes(layout, shape):
     assert np.array_equal(layout.to_canonical(laid, *shape).numpy(), packed)
 
 
+@pytest.mark.parametrize("piece_bytes", [1, 2048, 2049])
+def test_numba_lays_the_same_bytes_in_pieces(monkeypatch, piece_bytes):
+    layout = pytest.importorskip("bitnet_jit.kernels.numba.layout", reason="the package numba is not installed")
+    for tiles in layout.LAYOUTS:
+        packed = canonical_weight(tiles, 390, 37)
+        whole = tiles.from_canonical(packed, 390, 37)
+        monkeypatch.setattr(layout, "PIECE_BYTES", piece_bytes)
+        assert np.array_equal(tiles.from_canonical(packed, 390, 37), whole)
+        monkeypatch.undo()
+
+
 @EVERY_LAYOUT
 def test_check_names_the_argument_and_the_shape(layout):
     wrong = np.zeros((3, 3, 3), np.uint8)

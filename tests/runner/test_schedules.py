@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_checkpoints import write
+from ternary_heads import make_head_ternary
 
 import bitnet_jit
 from bitnet_jit.errors import CacheFull, InvalidInput
@@ -16,20 +18,27 @@ from bitnet_jit.runner.step import Chunk
 TEXTS = 6
 LENGTHS = (1, 3, 40, 64, 65, 150)
 ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
-PLACES = [  # of the model, and the dtype of its cache
-    ("cpu", "auto"),
-    ("cpu", "int8"),
-    pytest.param(("cuda", "auto"), marks=ON_GPU),
-    pytest.param(("cuda", "bfloat16"), marks=ON_GPU),
+PLACES = [  # of the model, the dtype of its cache, and how its head is stored
+    ("cpu", "auto", "checkpoint"),
+    ("cpu", "int8", "checkpoint"),
+    ("cpu", "auto", "i2"),
+    ("cpu", "auto", "t5"),
+    pytest.param(("cuda", "auto", "checkpoint"), marks=ON_GPU),
+    pytest.param(("cuda", "bfloat16", "checkpoint"), marks=ON_GPU),
 ]
+TERNARY = {"max_position_embeddings": 1024, "hidden_size": 256, "num_attention_heads": 8, "tie_word_embeddings": True}
 
 
 @pytest.fixture(scope="module", params=PLACES, ids=str)
-def decoder(request):
+def decoder(request, tmp_path_factory):
     from bitnet_jit.checkpoints.embedded import embedded_model
 
-    device, cache = request.param
-    return bitnet_jit.load(embedded_model(), device=device, cache=cache)
+    device, cache, head = request.param
+    folder = embedded_model()
+    if head != "checkpoint":
+        folder = write(tmp_path_factory.mktemp("ternary") / "model", **TERNARY)
+        make_head_ternary(folder, "group" if head == "i2" else "row")
+    return bitnet_jit.load(folder, device=device, cache=cache, head=head)
 
 
 @pytest.fixture(scope="module")

@@ -103,6 +103,16 @@ PROBLEMS += (
     replace(HEAD, op="add_rms_norm_head_logits", bias="bfloat16"),
     replace(HEAD, op="embedding", x_dtype="int64", y_dtype="bfloat16"),
     replace(HEAD, op="embedding", x_dtype="int32", y_dtype="float32", w_dtype="int8"),
+    *(
+        replace(
+            A8, op="packed_embedding", activation="", x_dtype=ids, scale=scale, group_size=size, layout=layout, bias=""
+        )
+        for ids, scale, size, layout in (
+            ("int64", "group", 128, "i2/planes"),
+            ("int32", "tensor", 0, "i2/planes"),
+            ("int64", "row", 0, "t5/planes"),
+        )
+    ),
     Problem("greedy", "cuda", 1, 128_256, 128_256, bias="int32"),
     Problem("greedy", "cuda", 1, 4097, 4097),
 )

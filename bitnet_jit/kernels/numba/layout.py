@@ -19,6 +19,7 @@ from bitnet_jit.packing.layout import Layout
 
 BLOCK = 64  # outputs of a block
 STEP_BYTES = 256  # of a block, in one step of K
+PIECE_BYTES = 2**20  # of a weight, laid at a time: what is computed on the way stays small
 WORDS = 4  # bytes of a canonical row in one step of K
 
 
@@ -30,8 +31,19 @@ def tiles_shape(format: Format, out_features: int, in_features: int) -> tuple[in
 def from_canonical(
     format: Format, shuffle: Callable[[Array], Array], packed: Array, out_features: int, in_features: int
 ) -> Array:
-    """Lay canonical uint8 (N, ceil(K / codes_per_byte)) out in tiles, uint8."""
-    xp = array_module(packed)
+    """Lay canonical uint8 (N, ceil(K / codes_per_byte)) out in tiles, uint8, piece by piece."""
+    blocks, steps, *_ = shape = tiles_shape(format, out_features, in_features)
+    tiles = array_module(packed).empty(shape, dtype=packed.dtype, **device_of(packed))
+    at_once = max(1, PIECE_BYTES // (steps * STEP_BYTES))
+    for first in range(0, blocks, at_once):
+        rows = packed[first * BLOCK : (first + at_once) * BLOCK]
+        tiles[first : first + at_once] = tiles_of(format, shuffle, rows, in_features)
+    return tiles
+
+
+def tiles_of(format: Format, shuffle: Callable[[Array], Array], packed: Array, in_features: int) -> Array:
+    """Return the tiles of some canonical rows."""
+    xp, out_features = array_module(packed), len(packed)
     blocks, steps, *_ = tiles_shape(format, out_features, in_features)
     zeros = int(format.join([1] * format.codes_per_byte))  # a byte of weights 0
     padded = xp.full((blocks * BLOCK, steps * WORDS), zeros, dtype=xp.uint8, **device_of(packed))

@@ -42,6 +42,7 @@ OPERANDS = {  # in the order in which each op's entry point takes them
     "dequantize_weight": ("w", *CODES),
     "dequantize_activation": (*SCALES, "x"),
     "embedding": ("ids", "table", "table_scale", "y"),
+    "packed_embedding": ("ids", *CODES, "y"),
     "head_logits": ("x", "head", "head_scale", "logits"),
     "paged_attention": ("qkv", "keys", "values", "rotary", "positions", "starts", "tables", *PAGE_SCALES, "y"),
 }

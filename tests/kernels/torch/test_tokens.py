@@ -8,8 +8,10 @@ from logits_draws import logits_draws
 
 import bitnet_jit.ops  # noqa: F401
 from bitnet_jit import reference
-from bitnet_jit.kernels.torch.tokens import bind_embedding
-from bitnet_jit.problem import Problem
+from bitnet_jit.kernels.torch.tokens import bind_embedding, bind_packed_embedding
+from bitnet_jit.packing import FORMATS
+from bitnet_jit.problem import SCALES, Problem, scale_shape
+from bitnet_jit.quant import dequantize_weight
 
 GREEDY = torch.ops.bitnet_jit.greedy
 
@@ -41,5 +43,24 @@ def test_rows_of_ids(ids, is_int8, dtype):
     problem = Problem("embedding", "cpu", 1, 8, 5, x_dtype="int64", y_dtype=dtype, w_dtype=str(table.dtype)[6:])
     y = bind_embedding(problem, None)(torch.tensor(ids, dtype=torch.int64), table, scale)
     expected = reference.embedding(np.array(ids, np.int64), table.numpy(), None if scale is None else scale.numpy())
+    assert y.dtype == getattr(torch, dtype)
+    assert np.array_equal(y.float(), torch.from_numpy(expected).to(y.dtype).float(), equal_nan=True)
+
+
+@given(
+    ids=st.lists(st.integers(-2, 9) | st.sampled_from([-(2**63), 2**63 - 1]), max_size=9),
+    format=st.sampled_from(list(FORMATS)),
+    scale=st.sampled_from(SCALES),
+    dtype=st.sampled_from(["float32", "bfloat16"]),
+)
+def test_rows_of_ids_in_packed_tables(ids, format, scale, dtype):
+    generator, group_size = torch.Generator().manual_seed(len(ids)), 3 if scale == "group" else 0
+    w_q = torch.randint(-1, 2, (8, 7), generator=generator, dtype=torch.int8)
+    w_scale = torch.rand(scale_shape(scale, 8, 7, group_size), generator=generator)
+    problem = Problem(
+        "packed_embedding", "cpu", 1, 8, 7, format, x_dtype="int64", y_dtype=dtype, scale=scale, group_size=group_size
+    )
+    y = bind_packed_embedding(problem, None)(torch.tensor(ids, dtype=torch.int64), FORMATS[format].pack(w_q), w_scale)
+    expected = reference.embedding(np.array(ids, np.int64), dequantize_weight(w_q, w_scale, group_size).numpy())
     assert y.dtype == getattr(torch, dtype)
     assert np.array_equal(y.float(), torch.from_numpy(expected).to(y.dtype).float(), equal_nan=True)

@@ -41,7 +41,7 @@ FUNCTIONS = (
         "add_sums",
     ),
     *("write", "whole", "piece", "join", "head", "quantize_hidden", "norm_hidden", "int8_head"),
-    *("embedding", "part", "greedy"),
+    *("embedding", "packed_embedding", "part", "greedy"),
     *("absolute_sum", "quantize_weight", "dequantize_weight", "dequantize_activation"),
 )
 TYPES = {

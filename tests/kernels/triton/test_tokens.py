@@ -10,10 +10,13 @@ from triton_calls import DEVICE, ON_GPU, max_examples, needs_device
 
 from bitnet_jit import reference
 from bitnet_jit.kernels.triton.head import greedy
-from bitnet_jit.kernels.triton.rowwise import embedding
+from bitnet_jit.kernels.triton.layout import I2_PLANES, T5_PLANES
+from bitnet_jit.kernels.triton.rowwise import embedding, packed_embedding
 from bitnet_jit.kernels.triton.tensors import bind_call
 from bitnet_jit.ops.embedding import EMBEDDING
 from bitnet_jit.ops.greedy import GREEDY
+from bitnet_jit.ops.packed_embedding import PACKED_EMBEDDING
+from bitnet_jit.quant import dequantize_weight
 
 pytestmark = needs_device
 DTYPES = (torch.float32, torch.float16, *([torch.bfloat16] if ON_GPU else []))  # the interpreter truncates to bfloat16
@@ -51,6 +54,32 @@ def test_rows_of_ids(rows, size, features, dtypes, ids_dtype, is_int8, seed):
     expected = reference.embedding(ids.numpy(), table.float().numpy(), None if scale is None else scale.numpy())
     assert (y.dtype, y.shape) == (dtypes[1], (rows, features))
     assert np.array_equal(y.float().cpu(), torch.from_numpy(expected).to(dtypes[1]).float(), equal_nan=True)
+
+
+@max_examples
+@given(
+    rows=st.sampled_from([1, 0, 3, 17]),
+    size=st.sampled_from([1, 3, 131]),
+    features=st.sampled_from([1, 17, 256, 321, 4099]),
+    dtype=st.sampled_from(DTYPES),
+    ids_dtype=st.sampled_from([torch.int64, torch.int32]),
+    layout=st.sampled_from([I2_PLANES, T5_PLANES]),
+    group_size=st.sampled_from([None, 0, 1, 48, 128]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_rows_of_ids_in_packed_tables(rows, size, features, dtype, ids_dtype, layout, group_size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(-1, size + 1, (rows,), generator=generator, dtype=ids_dtype)
+    ids[:1].clamp_(0, size - 1)
+    w_q = torch.randint(-1, 2, (size, features), generator=generator, dtype=torch.int8)
+    shape = () if group_size is None else (size, -(-features // group_size)) if group_size else (size,)
+    w_scale = torch.rand(shape, generator=generator)
+    w_packed = layout.from_canonical(layout.format.pack(w_q), size, features)
+    on = [tensor.to(DEVICE) for tensor in (ids, w_packed, w_scale)]
+    y = call(PACKED_EMBEDDING, packed_embedding, *on, features, size, layout.name, group_size or 0, dtype)
+    expected = reference.embedding(ids.numpy(), dequantize_weight(w_q, w_scale, group_size or 0).numpy())
+    assert (y.dtype, y.shape) == (dtype, (rows, features))
+    assert np.array_equal(y.float().cpu(), torch.from_numpy(expected).to(dtype).float(), equal_nan=True)
 
 
 def check_greedy(logits, with_positions, config):
