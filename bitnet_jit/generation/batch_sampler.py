@@ -89,7 +89,7 @@ def read_codes(codes: torch.Tensor) -> tuple[list[int], dict[int, str]]:
 
 def check_prompt(prompt: Sequence[int], vocab_size: int) -> None:
     """Raise InvalidInput unless the ids of a prompt are whole numbers below vocab_size."""
-    if set(map(type, prompt)) <= {int} and 0 <= min(prompt, default=0) and max(prompt, default=0) < vocab_size:
+    if set(map(type, prompt)) <= {int} and min(prompt, default=0) >= 0 and max(prompt, default=0) < vocab_size:
         return  # at once for a long prompt; the words below are for what is not so plain
     if outside := [token for token in prompt if as_whole(token) not in range(vocab_size)]:
         raise InvalidInput(f"prompt: expected ids from 0 to {vocab_size - 1}, got {show(outside[0])}")

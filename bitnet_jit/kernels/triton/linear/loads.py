@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+NORMAL = tl.constexpr("")  # eviction; Triton takes no plain string as a default before 3.7
+
 
 @triton.jit
 def prefetch(row_ptrs, num_bytes):
@@ -19,7 +21,7 @@ def prefetch(row_ptrs, num_bytes):
 
 
 @triton.jit
-def load_inside(ptrs, inside, WHOLE: tl.constexpr, POLICY: tl.constexpr = tl.constexpr("")):
+def load_inside(ptrs, inside, WHOLE: tl.constexpr, POLICY: tl.constexpr = NORMAL):
     """Load what is inside, else 0; where all of it is, the mask is not looked at."""
     if WHOLE:
         values = tl.load(ptrs, eviction_policy=POLICY)
