@@ -29,7 +29,7 @@ def draw(report: ModelReport, file: Path) -> None:
     figure = Figure(figsize=size, layout="constrained")
     for axes, panel in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
         draw_panel(axes, rows_of(report, panel), names)
-        axes.set_title("{}: {}, head {}, {} threads, batch {}".format(*panel), loc="left", fontsize=9)
+        axes.set_title(title_of(panel, on_gpu="gpu" in report.header), loc="left", fontsize=9)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize=7, ncols=4)
     figure.suptitle(report.header.get("gpu", report.header["cpu"]), fontsize=10)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -38,6 +38,12 @@ def draw(report: ModelReport, file: Path) -> None:
 
 def panel_of(row: Row) -> Panel:
     return row.figure, row.shape, row.head, row.threads, row.batch
+
+
+def title_of(panel: Panel, on_gpu: bool) -> str:
+    """Return a panel's title; the threads of a CPU say nothing of a GPU."""
+    figure, shape, head, threads, batch = panel
+    return f"{figure}: {shape}, head {head}, {'' if on_gpu else f'{threads} threads, '}batch {batch}"
 
 
 def rows_of(report: ModelReport, panel: Panel) -> list[Row]:
@@ -57,7 +63,7 @@ def draw_panel(axes, rows: Sequence[Row], names: Sequence[str]) -> None:
         shift = (number - (len(names) - 1) / 2) * width
         at = [places[row.context] + shift for row in group]
         bars = axes.bar(at, [row.tokens_per_s for row in group], width, label=name)
-        axes.bar_label(bars, fmt="{:.4g}", fontsize=6)
+        axes.bar_label(bars, fmt=lambda rate: f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}", fontsize=6)
     bounds = [row for row in rows if row.contender == BOUND]
     left, right = ([places[row.context] + side * GROUP_WIDTH / 2 for row in bounds] for side in (-1, 1))
     axes.hlines([row.tokens_per_s for row in bounds], left, right, colors="black", label=BOUND)
