@@ -20,7 +20,8 @@ LAYERS = (  # the highest first; names in one row do not import one another
     {"cli"},
     {"integrations"},
     {"training"},
-    {"engine"},  # to come, as distributed and runner
+    {"server"},  # to come, as distributed
+    {"engine"},
     {"distributed"},
     {"checkpoints"},
     {"generation"},
