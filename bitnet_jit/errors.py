@@ -4,7 +4,13 @@ from collections.abc import Mapping, Sequence
 
 
 class BitNetError(Exception):
-    """The root of every error that this package raises on purpose."""
+    """The root of every error that this package raises on purpose.
+
+    Attributes:
+        is_recoverable: whether the same call may succeed later, when others have ended or memory is free again.
+    """
+
+    is_recoverable = False
 
 
 class InvalidInput(BitNetError, ValueError):
@@ -25,6 +31,8 @@ class WriteError(BitNetError, OSError):
 
 class OutOfMemory(BitNetError, MemoryError):
     """A request needs more memory than there is; the message says which sizes."""
+
+    is_recoverable = True
 
 
 class CacheFull(OutOfMemory):
@@ -51,3 +59,35 @@ class UnsupportedProblem(BitNetError, NotImplementedError):
         self.refusals = dict(refusals)
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in self.refusals.items()) or "\n  (no kernel at all)"
         super().__init__(f"no kernel can run {problem}; each one's reason:{reasons}")
+
+
+class EngineError(BitNetError):
+    """A request to an engine did not end as asked."""
+
+
+class QueueFull(EngineError):
+    """An engine has as many waiting requests as it may have; the message says how many. Try again later."""
+
+    is_recoverable = True
+
+
+class RequestTimeout(EngineError, TimeoutError):
+    """The deadline of a request has passed; the message says how far it came."""
+
+    is_recoverable = True
+
+
+class RequestCancelled(EngineError):
+    """A request was cancelled by its caller."""
+
+
+class RequestFailed(EngineError):
+    """A request met an error of its own, such as logits that are NaN; others were not affected."""
+
+
+class ModelNotFound(EngineError, LookupError):
+    """An engine has no model of that name; the message lists those that it has."""
+
+
+class EngineClosed(EngineError, RuntimeError):
+    """An engine takes no more requests, as it is being closed or its worker has ended; the message says why."""
