@@ -1,0 +1,1 @@
+"""OpenAI's HTTP interface before an `InferenceEngine`; needs the extra `serve` (FastAPI, uvicorn, Jinja2)."""

@@ -1,0 +1,59 @@
+"""`make_app`: an engine as an ASGI application."""
+
+import time
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import HTMLResponse
+
+import bitnet_jit
+from bitnet_jit.server import chat, completions, health, metrics, models, tokens
+from bitnet_jit.server.errors import add_handlers
+from bitnet_jit.server.limits import Gate, Limits
+from bitnet_jit.server.schema import ErrorResponse
+from bitnet_jit.server.service import Service
+from bitnet_jit.server.templates import ChatTemplate
+
+if TYPE_CHECKING:
+    from bitnet_jit.engine.engine import InferenceEngine
+
+PAGE_RULES = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'"
+ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorResponse} for code in ("4XX", "5XX")}
+router = APIRouter()
+
+
+@router.get("/", include_in_schema=False)
+async def page() -> HTMLResponse:
+    """Return the page on which one tries a model."""
+    text = files("bitnet_jit.server").joinpath("page.html").read_text("utf-8")
+    return HTMLResponse(text, headers={"Content-Security-Policy": PAGE_RULES, "X-Content-Type-Options": "nosniff"})
+
+
+def make_app(
+    engine: "InferenceEngine | Any",
+    templates: Mapping[str, ChatTemplate] | None = None,
+    limits: Limits | None = None,
+    keys: Sequence[str] = (),
+    stuck_s: float = health.STUCK_S,
+) -> FastAPI:
+    """Return an app that serves the models of an engine; the caller closes the engine.
+
+    Args:
+        engine: the engine, with its models.
+        templates: of chats, by the ids of models.
+        limits: of requests.
+        keys: API keys, of which a request must have one; none: everybody may ask.
+        stuck_s: seconds without a step after which /health calls a worker with work stuck.
+    """
+    limits = limits or Limits()
+    app = FastAPI(title="bitnet-jit", version=bitnet_jit.__version__, docs_url=None, redoc_url=None, responses=ERRORS)
+    app.state.service = Service(engine, dict(templates or {}), limits, metrics.Metrics(engine), int(time.time()))
+    app.state.progress = health.Progress(stuck_s)
+    for module in (completions, chat, models, tokens, health, metrics):
+        app.include_router(module.router)
+    app.include_router(router)
+    app.add_middleware(Gate, limits=limits, keys=tuple(keys))
+    add_handlers(app)
+    return app

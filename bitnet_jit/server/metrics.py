@@ -1,0 +1,98 @@
+"""GET /metrics in Prometheus' form: what the engine tells, and what was served."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from bitnet_jit.engine.generation import Completion
+
+if TYPE_CHECKING:
+    from bitnet_jit.engine.engine import InferenceEngine
+
+GAUGES = {  # field of the engine's stats -> name, words
+    "waiting": ("waiting_requests", "Requests in the queue."),
+    "running": ("running_requests", "Texts that are being written: the size of the batch."),
+    "pages": ("pages", "Pages of keys and values."),
+    "pages_used": ("pages_used", "Pages in use."),
+    "alive": ("worker_alive", "1 where the worker lives."),
+}
+COUNTERS = {
+    "prompt_tokens": ("prompt_tokens", "Tokens of prompts."),
+    "new_tokens": ("new_tokens", "Tokens written."),
+    "prefix_hit_tokens": ("prefix_hit_tokens", "Tokens of prompts that the cache of prefixes had."),
+    "steps": ("steps", "Steps of the model."),
+    "preemptions": ("preemptions", "Texts whose pages were taken away for others."),
+}
+SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384)
+router = APIRouter()
+
+
+class EngineCollector(Collector):
+    """The engine's numbers, read when somebody asks.
+
+    Args:
+        engine: the engine.
+    """
+
+    def __init__(self, engine: "InferenceEngine | Any") -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        """Yield a family per number, a sample per model."""
+        models = self._engine.stats().models
+        for table, kind in ((GAUGES, GaugeMetricFamily), (COUNTERS, CounterMetricFamily)):
+            for field, (name, words) in table.items():
+                family = kind(f"bitnet_jit_{name}", words, labels=["model"])
+                for model_id, stats in models.items():
+                    family.add_metric([model_id], float(getattr(stats, field)))
+                yield family
+
+
+class Metrics:
+    """What was served.
+
+    Args:
+        engine: whose numbers are told, too.
+    """
+
+    def __init__(self, engine: "InferenceEngine | Any") -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(EngineCollector(engine))
+        ProcessCollector(registry=self.registry)
+        self._texts = Counter("texts", "Texts that were written to their ends.", ["model", "reason"], "bitnet_jit", registry=self.registry)
+        self._first = histogram(self.registry, "time_to_first_token_seconds", "From a request to its first token.", SECONDS)
+        self._token = histogram(self.registry, "time_per_token_seconds", "Per token behind the first.", SECONDS)
+        self._seconds = histogram(self.registry, "request_seconds", "From a request to its last token.", SECONDS)
+        self._prompt = histogram(self.registry, "request_prompt_tokens", "Tokens of a prompt.", TOKENS)
+        self._new = histogram(self.registry, "request_new_tokens", "Tokens of a text.", TOKENS)
+
+    def note(self, model_id: str, completions: Sequence[Completion]) -> None:
+        """Count texts that have ended."""
+        for text in completions:
+            self._texts.labels(model_id, text.finish_reason).inc()
+            self._first.labels(model_id).observe(text.first_token_s)
+            self._seconds.labels(model_id).observe(text.seconds)
+            self._prompt.labels(model_id).observe(text.prompt_tokens)
+            self._new.labels(model_id).observe(len(text.tokens))
+            if len(text.tokens) > 1:
+                per_token = (text.seconds - text.first_token_s) / (len(text.tokens) - 1)
+                self._token.labels(model_id).observe(per_token)
+
+
+def histogram(registry: CollectorRegistry, name: str, words: str, buckets: Sequence[float]) -> Histogram:
+    """Return a histogram by models."""
+    return Histogram(name, words, ["model"], "bitnet_jit", registry=registry, buckets=buckets)
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Return all numbers."""
+    registry = request.app.state.service.metrics.registry
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

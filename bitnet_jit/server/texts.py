@@ -1,0 +1,175 @@
+"""From a request to generations: its options checked, its prompts in tokens, all submitted or none."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bitnet_jit.engine.generation import Completion, Generation
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.generation.sampling import MAX_SEED, Sampling
+from bitnet_jit.server.schema import PromptDetails, TextRequest, Usage
+from bitnet_jit.server.service import Service
+
+MAX_STOPS = 16
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a request asks for: `n` texts behind each prompt.
+
+    Attributes:
+        request: as it came.
+        prompts: their token ids.
+        limit: new tokens of a text; None: as many as fit.
+        logprobs: number of likeliest tokens to give; None gives none.
+        number: the id of the answer.
+        created: seconds of the Unix clock.
+    """
+
+    request: TextRequest
+    prompts: Sequence[list[int]]
+    limit: int | None
+    logprobs: int | None
+    number: str
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def n(self) -> int:
+        """Return the number of texts behind each prompt."""
+        return self.request.n or 1
+
+    @property
+    def wants_usage(self) -> bool:
+        """Return whether a stream is to end with the numbers of tokens."""
+        options = self.request.stream_options
+        return options is not None and bool(options.include_usage)
+
+    def submit(self, service: Service) -> list[Generation]:
+        """Hand all texts to the engine, in the order of their prompts; on a refusal, none remains.
+
+        Raises:
+            InvalidInput, ModelNotFound, QueueFull, EngineClosed: as the engine does.
+        """
+        request, options = self.request, sampling(self.request, self.logprobs)
+        stop = stops(request)
+        generations: list[Generation] = []
+        try:
+            for prompt in self.prompts:
+                room = room_behind(service, request.model, prompt) if self.limit is None else self.limit
+                for place in range(self.n):
+                    generations.append(
+                        service.engine.submit(
+                            request.model,
+                            prompt,
+                            room,
+                            sampling=nth(options, place),
+                            stop=stop,
+                            client=request.user or "",
+                            timeout_s=service.limits.request_s,
+                        )
+                    )
+        except BaseException:
+            for generation in generations:
+                generation.cancel()
+            raise
+        return generations
+
+    def usage(self, completions: Sequence[Completion]) -> Usage:
+        """Return the numbers of tokens; a prompt counts once, however many texts it has got."""
+        prompts, new = sum(map(len, self.prompts)), sum(len(item.tokens) for item in completions)
+        cached = sum(item.cached_tokens for item in completions[:: self.n])
+        details = PromptDetails(cached_tokens=cached)
+        return Usage(
+            prompt_tokens=prompts, completion_tokens=new, total_tokens=prompts + new, prompt_tokens_details=details
+        )
+
+
+def new_id(kind: str) -> str:
+    """Return an id for an answer."""
+    return f"{kind}-{uuid.uuid4().hex}"
+
+
+def sampling(request: TextRequest, logprobs: int | None) -> Sampling:
+    """Return the options of a request; InvalidInput where one is out of range."""
+    return Sampling(
+        temperature=1.0 if request.temperature is None else request.temperature,
+        top_k=None if request.top_k in (None, -1, 0) else request.top_k,
+        top_p=request.top_p,
+        seed=request.seed,
+        min_p=request.min_p,
+        repetition_penalty=1.0 if request.repetition_penalty is None else request.repetition_penalty,
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        logit_bias=biases(request.logit_bias),
+        logprobs=logprobs,
+    )
+
+
+def nth(options: Sampling, place: int) -> Sampling:
+    """Return the options of one of several texts: each draws by a seed of its own."""
+    if options.seed is None or not place:
+        return options
+    return replace(options, seed=(options.seed + place) % (MAX_SEED + 1))
+
+
+def biases(given: dict[str, float] | None) -> dict[int, float] | None:
+    """Return biases by numbers, as JSON has strings only for keys."""
+    if not given:
+        return None
+    wrong = next((key for key in given if not (key.isascii() and key.isdigit() and len(key) < 11)), None)
+    if wrong is not None:
+        raise InvalidInput(f"logit_bias: expected token ids as keys, got {wrong[:40]!r}")
+    return {int(key): value for key, value in given.items()}
+
+
+def stops(request: TextRequest) -> tuple[int | str, ...]:
+    """Return what ends a text."""
+    strings = [request.stop] if isinstance(request.stop, str) else request.stop or []
+    items: tuple[int | str, ...] = (*strings, *(request.stop_token_ids or ()))
+    if len(items) > MAX_STOPS:
+        raise InvalidInput(f"stop: expected at most {MAX_STOPS} strings and tokens, got {len(items)}")
+    return items
+
+
+def context_of(service: Service, model_id: str) -> int | None:
+    """Return the length of a model's context, None where it is no model of text."""
+    config = getattr(service.engine.model(model_id).module, "config", None)
+    return getattr(config, "context_length", None)
+
+
+def room_behind(service: Service, model_id: str, prompt: Sequence[int]) -> int | None:
+    """Return how many tokens fit behind a prompt, None where that is unknown or nothing, which the engine refuses."""
+    context = context_of(service, model_id)
+    return context - len(prompt) if context is not None and context > len(prompt) else None
+
+
+def check_prompts(service: Service, prompts: Sequence[Sequence[int]], n: int) -> None:
+    """Raise InvalidInput where prompts are too long or too many."""
+    limits = service.limits
+    if len(prompts) * n > limits.texts:
+        raise InvalidInput(f"n: expected at most {limits.texts} texts of a request, got {len(prompts)} prompts x {n}")
+    longest = max(map(len, prompts))
+    if limits.prompt_tokens is not None and longest > limits.prompt_tokens:
+        raise InvalidInput(f"prompt: expected at most {limits.prompt_tokens} tokens, got {longest}")
+
+
+async def tokens_of(service: Service, model_id: str, prompt: str) -> list[int]:
+    """Return the tokens of a prompt; made in a thread, since a long text takes its time.
+
+    Raises:
+        InvalidInput: the text is empty, makes no token, or the model has no tokenizer.
+    """
+    module = service.engine.model(model_id).module
+    return await asyncio.to_thread(encode, module, prompt)
+
+
+def encode(module: Any, prompt: str) -> list[int]:
+    """Return the tokens of a prompt."""
+    from bitnet_jit.generation.text import encode_prompt  # imports torch
+
+    if getattr(module, "tokenizer", None) is None:
+        raise InvalidInput("prompt: this model came without a tokenizer, so it takes token ids only")
+    return encode_prompt(module, prompt)[1]

@@ -1,0 +1,40 @@
+"""How single tokens read, for log-probabilities: a name for each that no other token has."""
+
+from typing import Any
+
+from bitnet_jit.generation.tokenizer import Tokenizer
+from bitnet_jit.generation.unicode import REPLACEMENT
+
+
+class TokenTexts:
+    """The texts of a model's tokens. A token that is no whole character, or no text, is written "token_id:ID".
+
+    Args:
+        tokenizer: of the model.
+
+    >>> from bitnet_jit.generation.tokenizer import ByteTokenizer
+    >>> texts = TokenTexts(ByteTokenizer())
+    >>> texts.name(65), texts.name(195), texts.utf8(65), texts.utf8(195)
+    ('A', 'token_id:195', [65], None)
+    """
+
+    def __init__(self, tokenizer: Tokenizer | Any) -> None:
+        self._tokenizer = tokenizer
+        self._texts: dict[int, str] = {}
+
+    def name(self, token: int) -> str:
+        """Return how a token is written."""
+        return self._text(token) or f"token_id:{token}"
+
+    def utf8(self, token: int) -> list[int] | None:
+        """Return the bytes of a token's text; None where it has none alone."""
+        text = self._text(token)
+        return list(text.encode()) if text else None
+
+    def _text(self, token: int) -> str:
+        """Return the text of a token behind itself, as decoders drop the space before a first one; "" for none."""
+        if token not in self._texts:
+            stream = self._tokenizer.stream((token,), special=True)
+            text = stream.push(token) + stream.finish()
+            self._texts[token] = "" if REPLACEMENT in text else text
+        return self._texts[token]
