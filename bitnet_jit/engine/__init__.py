@@ -1,1 +1,18 @@
 """The engine: many requests for text or tensors at once, on the models and devices that it holds."""
+
+from bitnet_jit.engine.config import EngineConfig
+from bitnet_jit.engine.engine import InferenceEngine
+from bitnet_jit.engine.generation import Completion, Generation, Piece, TokenLogprobs
+from bitnet_jit.engine.model import Model
+from bitnet_jit.engine.stats import ModelStats
+
+__all__ = [
+    "Completion",
+    "EngineConfig",
+    "Generation",
+    "InferenceEngine",
+    "Model",
+    "ModelStats",
+    "Piece",
+    "TokenLogprobs",
+]

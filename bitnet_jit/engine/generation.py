@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Condition
 from typing import Any
 
@@ -109,13 +110,13 @@ class Mailbox:
 
     async def take_async(self) -> Any:
         """Wait for the next item in an event loop."""
+        loop = asyncio.get_running_loop()
         while True:
-            loop = asyncio.get_running_loop()
             with self.changed:
                 if self.items:
                     return self.items.popleft()
                 arrived = loop.create_future()
-                self.wake = lambda: wake_in(loop, arrived)
+                self.wake = partial(wake_in, loop, arrived)
             await arrived
 
 

@@ -1,0 +1,75 @@
+"""`EngineConfig`: how much an engine takes in at a time, and what memory it may use."""
+
+from dataclasses import dataclass, fields
+
+from bitnet_jit.arguments import as_real, show, whole_number
+from bitnet_jit.errors import InvalidInput
+
+MAX = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """The options of an engine, checked by the constructor.
+
+    Attributes:
+        max_running: texts of a model that are written at a time.
+        max_waiting: requests to a model that may wait beside them; more are refused with QueueFull.
+        num_pages: pages of 64 tokens for keys and values of a model's texts; None: as many as `max_running` texts of
+            the longest length take, but no more than `memory_share`.
+        memory_share: of a device's memory, for such pages; above 0, below 1.
+        prefix_cache: whether pages of earlier texts are kept for requests that begin alike, while nobody needs them.
+        step_tokens: tokens of prompts in a step at most; None: as many as suit the device.
+
+    Raises:
+        InvalidInput: a value is out of range; the message names every one that is.
+
+    >>> EngineConfig(max_running=0)
+    Traceback (most recent call last):
+    bitnet_jit.errors.InvalidInput: max_running: expected a whole number of at least 1, got 0
+    """
+
+    max_running: int = 64
+    max_waiting: int = 1024
+    num_pages: int | None = None
+    memory_share: float = 0.25
+    prefix_cache: bool = True
+    step_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        errors = []
+        for name in ("max_running", "max_waiting", "num_pages", "step_tokens"):
+            value = getattr(self, name)
+            if value is None and name in ("num_pages", "step_tokens"):
+                continue
+            try:
+                object.__setattr__(self, name, whole_number(name, value, 1, MAX))
+            except InvalidInput as error:
+                errors.append(str(error))
+        share = as_real(self.memory_share)
+        if share is None or not 0 < share < 1:
+            errors.append(f"memory_share: expected a number above 0 and below 1, got {show(self.memory_share)}")
+        if not isinstance(self.prefix_cache, bool):
+            errors.append(f"prefix_cache: expected True or False, got {show(self.prefix_cache)}")
+        if errors:
+            raise InvalidInput("; ".join(errors))
+
+    @classmethod
+    def balanced(cls) -> "EngineConfig":
+        """Return the defaults."""
+        return cls()
+
+    @classmethod
+    def optimized_for_speed(cls) -> "EngineConfig":
+        """Return options for many texts at a time, which take half of a device's memory."""
+        return cls(max_running=256, max_waiting=4096, memory_share=0.5)
+
+    @classmethod
+    def optimized_for_memory(cls) -> "EngineConfig":
+        """Return options for few texts at a time in a tenth of a device's memory, of which nothing is kept."""
+        return cls(max_running=8, memory_share=0.1, prefix_cache=False, step_tokens=256)
+
+    def changed(self) -> dict[str, object]:
+        """Return the options that differ from the defaults."""
+        default = EngineConfig()
+        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != getattr(default, f.name)}

@@ -1,0 +1,30 @@
+"""What a worker hands to callers: a token with its log-probabilities, and the end."""
+
+import time
+
+from bitnet_jit.engine.generation import End, TokenLogprobs
+from bitnet_jit.engine.request import Request
+from bitnet_jit.errors import BitNetError
+from bitnet_jit.generation.logprobs import Logprobs
+
+
+def deliver(request: Request, token: int, logprobs: Logprobs | None, place: int, last: bool) -> None:
+    """Hand a new token to who waits for it; `place` is its row in the log-probabilities of the step."""
+    if request.first_token is None:
+        request.first_token = time.monotonic()
+    wanted = None if logprobs is None or request.options.logprobs is None else at_place(logprobs, place)
+    request.generation.mailbox.put((token, wanted, last))
+
+
+def at_place(logprobs: Logprobs, place: int) -> TokenLogprobs:
+    """Return one row of a step's log-probabilities."""
+    ids, values = logprobs.token_ids[place].tolist(), logprobs.values[place].tolist()
+    pairs = tuple((token, value) for token, value in zip(ids, values, strict=True) if token >= 0)
+    return TokenLogprobs(float(logprobs.chosen[place]), pairs)
+
+
+def finish(request: Request, reason: str, error: BitNetError | None = None) -> None:
+    """Tell who waits that the text has ended."""
+    now = time.monotonic()
+    first = (request.first_token or now) - request.arrived
+    request.generation.mailbox.put(End(reason, error, request.cached, first, now - request.arrived))

@@ -1,0 +1,74 @@
+"""`Request`: a text that an engine writes, from its prompt to its end, as the scheduler and the worker see it."""
+
+from dataclasses import dataclass, field
+from itertools import count
+
+from bitnet_jit.engine.generation import Generation
+from bitnet_jit.generation.sampling import Sampling
+from bitnet_jit.generation.stopping import StopRule
+from bitnet_jit.runner.pages import PagedSequence
+
+NUMBERS = count()  # of requests, in the order in which they came
+
+
+@dataclass(eq=False)
+class Request:
+    """A request for text.
+
+    Attributes:
+        ids: of the prompt, and of the new tokens behind it.
+        prompt_length: tokens of the prompt.
+        limit: new tokens that it may get.
+        rule: what ends it.
+        options: how its tokens are chosen, with a seed.
+        generation: where its pieces go.
+        arrived: when it came, in seconds of the monotonic clock.
+        deadline: when it must have ended, by the same clock; None: never.
+        priority: higher ones go first.
+        client: whose it is: clients share what there is.
+        number: orders requests that came at one time.
+        sequence: its pages, and how many of its ids have been computed.
+        row: of the sampler, once it has run.
+        cached: tokens of its prompt that the cache of prefixes had.
+        first_token: when its first new token came.
+        is_cancelled: its caller waits no more; set from any thread.
+    """
+
+    ids: list[int]
+    prompt_length: int
+    limit: int
+    rule: StopRule
+    options: Sampling
+    generation: Generation
+    arrived: float
+    deadline: float | None = None
+    priority: int = 0
+    client: str = ""
+    number: int = field(default_factory=lambda: next(NUMBERS))
+    sequence: PagedSequence = field(default_factory=PagedSequence)
+    row: int = -1
+    cached: int = 0
+    first_token: float | None = None
+    is_cancelled: bool = False
+
+    @property
+    def left(self) -> int:
+        """Return how many of its ids are to be computed before its next token is known: 1 in a running text."""
+        return len(self.ids) - self.sequence.length
+
+    @property
+    def new_tokens(self) -> int:
+        """Return how many tokens it has got."""
+        return len(self.ids) - self.prompt_length
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Return what requests are ordered by when there is not room for all: the least one goes first."""
+        return -self.priority, self.number
+
+    def push(self, token: int) -> str:
+        """Take the next token; return why the text ends with it, "" where it goes on."""
+        self.ids.append(token)
+        if self.rule.ends_with(token):
+            return "stop"
+        return "length" if self.new_tokens >= self.limit else ""

@@ -1,0 +1,60 @@
+"""`ModelStats`: what an engine does with one of its models, at one moment."""
+
+from dataclasses import dataclass
+
+from bitnet_jit.engine.replica import Replica
+
+
+@dataclass(frozen=True)
+class ModelStats:
+    """One model's requests, pages and counts since it was added.
+
+    Attributes:
+        waiting, running: requests.
+        pages, pages_used, pages_kept: of its cache: all, those not free, those kept for texts that begin alike.
+        prompt_tokens, new_tokens: tokens that were read, and written.
+        prefix_asked_tokens, prefix_hit_tokens: of prompts, and those of them whose pages were there already.
+        steps, preemptions: steps that ran, and how often a request lost its pages to another.
+        finished, failed: requests that ended, as asked and otherwise.
+        last_step: when the last step ended, by time.monotonic().
+        alive: whether its worker runs.
+    """
+
+    waiting: int
+    running: int
+    pages: int
+    pages_used: int
+    pages_kept: int
+    prompt_tokens: int
+    new_tokens: int
+    prefix_asked_tokens: int
+    prefix_hit_tokens: int
+    steps: int
+    preemptions: int
+    finished: int
+    failed: int
+    last_step: float
+    alive: bool
+
+
+def stats_of(replica: Replica) -> ModelStats:
+    """Return what a replica does; read from another thread, so that numbers may be of neighbouring steps."""
+    scheduler, counts = replica.scheduler, replica.counts
+    pool, prefixes = scheduler.cache.pool, scheduler.prefixes
+    return ModelStats(
+        replica.num_waiting,
+        len(scheduler.running),
+        pool.count,
+        pool.count - pool.num_free,
+        0 if prefixes is None else len(prefixes),
+        counts.prompt_tokens,
+        counts.new_tokens,
+        0 if prefixes is None else prefixes.asked,
+        0 if prefixes is None else prefixes.hits,
+        counts.steps,
+        scheduler.preemptions,
+        counts.finished,
+        counts.failed,
+        counts.last_step,
+        replica.is_alive,
+    )

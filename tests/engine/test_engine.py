@@ -1,0 +1,281 @@
+"""Texts of an engine: each is the one that it would be alone, whoever shares its steps, whatever befalls others."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitnet_jit.engine import EngineConfig, InferenceEngine
+from bitnet_jit.errors import (
+    EngineClosed,
+    InvalidInput,
+    ModelNotFound,
+    QueueFull,
+    RequestCancelled,
+    RequestFailed,
+    RequestTimeout,
+)
+from bitnet_jit.generation.sampling import Sampling
+
+WAIT = 30  # seconds for a token, which take milliseconds
+SCRIPTURE = b"And it came to pass in those days, that there went out a decree from the king, and all the people "
+SAMPLINGS = st.builds(
+    Sampling,
+    temperature=st.sampled_from([0.0, 0.7, 1.3]),
+    top_k=st.sampled_from([None, 5]),
+    seed=st.integers(0, 99),
+    repetition_penalty=st.sampled_from([1.0, 1.2]),
+)
+PROMPTS = st.builds(
+    lambda start, length, more: [*(SCRIPTURE * 3)[start : start + length], *more],
+    st.sampled_from([0, 0, 0, 7]),
+    st.integers(1, 200),
+    st.binary(max_size=3),
+)
+REQUESTS = st.lists(
+    st.tuples(PROMPTS, st.integers(1, 90), SAMPLINGS, st.integers(-1, 1), st.sampled_from("ab")), min_size=1, max_size=9
+)
+
+
+def alone(decoder, prompt, limit, sampling):
+    """Return the tokens of a text that nobody shares a step with."""
+    return decoder.generate(prompt, limit, sampling=sampling).tolist()[len(prompt) :]
+
+
+@settings(max_examples=12)
+@given(
+    requests=REQUESTS, running=st.integers(1, 9), pages=st.integers(5, 20), step=st.integers(1, 300), kept=st.booleans()
+)
+def test_every_text_is_the_one_that_it_is_alone(tiny, requests, running, pages, step, kept):
+    """With so few pages that requests lose theirs, prompts in chunks of any size, and beginnings that are shared."""
+    config = EngineConfig(max_running=running, num_pages=pages, step_tokens=step, prefix_cache=kept)
+    with InferenceEngine(config) as engine:
+        engine.add_model("tiny", tiny)
+        handles = [
+            engine.submit("tiny", prompt, limit, sampling, priority=priority, client=client)
+            for prompt, limit, sampling, priority, client in requests
+        ]
+        texts = [handle.result(WAIT).tokens for handle in handles]
+        stats = engine.stats()["tiny"]
+        assert stats.pages_used == stats.pages_kept
+        assert stats.finished == len(requests)
+    assert texts == [alone(tiny, prompt, limit, sampling) for prompt, limit, sampling, *_ in requests]
+
+
+def test_requests_lose_their_pages_and_go_on(make_engine, tiny):
+    engine = make_engine(num_pages=6, prefix_cache=False)
+    prompts = [list(SCRIPTURE[start : start + 50]) for start in range(4)]
+    handles = [engine.submit("tiny", prompt, 200) for prompt in prompts]
+    assert [handle.result(WAIT).tokens for handle in handles] == [
+        alone(tiny, prompt, 200, Sampling()) for prompt in prompts
+    ]
+    assert engine.stats()["tiny"].preemptions > 0
+
+
+def test_a_beginning_that_was_read_is_not_read_again(make_engine):
+    engine = make_engine()
+    prompt = list(SCRIPTURE * 3)
+    first = engine.submit("tiny", prompt, 5).result(WAIT)
+    second = engine.submit("tiny", prompt, 5).result(WAIT)
+    assert (first.cached_tokens, second.cached_tokens) == (0, (len(prompt) - 1) // 64 * 64)
+    assert first.tokens == second.tokens
+    assert engine.stats()["tiny"].prompt_tokens == 2 * len(prompt) - second.cached_tokens - 2 * (len(prompt) % 64 == 1)
+
+
+def test_pieces_come_one_by_one_and_make_the_text(make_engine, tiny):
+    engine = make_engine()
+    handle = engine.submit("tiny", "And it came to pass ", 30)
+    pieces = list(handle)
+    assert [piece.token for piece in pieces] == alone(tiny, list(b"And it came to pass "), 30, Sampling())
+    assert "".join(piece.text for piece in pieces) == handle.result().text == handle.completion.text
+    assert handle.completion.finish_reason == "length"
+    assert 0 < handle.completion.first_token_s <= handle.completion.seconds
+
+
+def test_a_stop_string_is_no_part_of_the_text(make_engine, tiny):
+    text = bytes(alone(tiny, list(b"And it came to pass "), 60, Sampling())).decode()
+    stop = text[20:24]
+    done = make_engine().submit("tiny", "And it came to pass ", 60, stop=[stop]).result(WAIT)
+    assert done.text == text[: text.index(stop)]
+    assert done.finish_reason == "stop"
+
+
+def test_logprobs_are_those_that_were_asked_for(make_engine):
+    engine = make_engine()
+    plain = engine.submit("tiny", "And ", 8)
+    asked = engine.submit("tiny", "And ", 8, Sampling(logprobs=3)).result(WAIT)
+    assert plain.result(WAIT).logprobs is None
+    assert [len(one.likeliest) for one in asked.logprobs] == [3] * 8
+    assert all(one.chosen == one.likeliest[0][1] <= 0 for one in asked.logprobs)
+    assert [one.likeliest[0][0] for one in asked.logprobs] == asked.tokens
+
+
+def test_event_loops_and_threads_share_an_engine(make_engine, tiny):
+    engine, results = make_engine(), {}
+
+    async def ask(name):
+        pieces = [piece.token async for piece in engine.submit("tiny", name, 20)]
+        whole = await engine.generate("tiny", name, 20)
+        results[name] = (pieces, whole.tokens)
+
+    async def ask_all(names):
+        await asyncio.gather(*map(ask, names))
+
+    def wait(name):
+        results[name] = (engine.submit("tiny", name, 20).result(WAIT).tokens,) * 2
+
+    loops = [["And God", "In the", "Thus"], ["saith", "unto him"]]
+    threads = [threading.Thread(target=asyncio.run, args=(ask_all(names),)) for names in loops]
+    threads += [threading.Thread(target=wait, args=(name,)) for name in ("the LORD", "Moses")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT)
+    expected = {name: alone(tiny, list(name.encode()), 20, Sampling()) for name in sum(loops, ["the LORD", "Moses"])}
+    assert results == {name: (tokens, tokens) for name, tokens in expected.items()}
+
+
+def test_a_request_that_is_cancelled_frees_its_pages_and_others_go_on(make_engine, tiny):
+    engine = make_engine(prefix_cache=False)
+    going = engine.submit("tiny", "And ", 200)
+    gone = engine.submit("tiny", "And it ", 900)
+    next(iter(gone))
+    gone.cancel()
+    with pytest.raises(RequestCancelled):
+        gone.result(WAIT)
+    assert going.result(WAIT).tokens == alone(tiny, list(b"And "), 200, Sampling())
+    assert engine.stats()["tiny"].pages_used == 0
+
+
+def test_a_caller_that_is_cancelled_in_its_loop_cancels_its_request(make_engine):
+    engine = make_engine()
+
+    async def leave():
+        task = asyncio.create_task(engine.generate("tiny", "And ", 1000))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(leave())
+    deadline = time.monotonic() + WAIT
+    while engine.stats()["tiny"].running and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (engine.stats()["tiny"].running, engine.stats()["tiny"].failed) == (0, 1)
+
+
+def test_a_deadline_ends_a_request(make_engine):
+    with pytest.raises(RequestTimeout, match=r"timeout_s: 0\.05 s have passed, and the text has \d+ new tokens"):
+        make_engine().submit("tiny", "And ", 1000, timeout_s=0.05).result(WAIT)
+
+
+def test_an_error_in_a_step_ends_its_requests_and_the_engine_serves_on(make_engine, tiny, monkeypatch):
+    engine = make_engine()
+    runner = engine.model("tiny").replica._runner
+    monkeypatch.setattr(runner, "step", lambda chunks: 1 / 0)
+    with pytest.raises(RequestFailed, match="ZeroDivisionError"):
+        engine.submit("tiny", "And ", 10).result(WAIT)
+    monkeypatch.undo()
+    assert engine.submit("tiny", "And ", 10).result(WAIT).tokens == alone(tiny, list(b"And "), 10, Sampling())
+    assert engine.stats()["tiny"].pages_used == engine.stats()["tiny"].pages_kept
+
+
+def test_logits_that_are_no_numbers_end_their_request_alone(make_engine, tiny, monkeypatch):
+    engine = make_engine()
+    sampler = engine.model("tiny").replica._sampler
+    choose = sampler.choose
+
+    def damaged(logits, rows, positions, best=None):
+        logits = logits.clone()
+        logits[[position % 50 == 49 for position in positions]] = float("nan")
+        return choose(logits, rows, positions)
+
+    monkeypatch.setattr(sampler, "choose", damaged)
+    good, bad = engine.submit("tiny", list(b"And" * 20), 30), engine.submit("tiny", list(b"And"), 60)
+    with pytest.raises(RequestFailed, match="NaN or infinite"):
+        bad.result(WAIT)
+    assert good.result(WAIT).tokens == alone(tiny, list(b"And" * 20), 30, Sampling())
+
+
+def test_a_full_queue_and_a_closed_engine_refuse(make_engine):
+    engine = make_engine(max_running=1, max_waiting=2)
+    handles = [engine.submit("tiny", "And ", 300)]
+    while engine.stats()["tiny"].waiting:
+        time.sleep(0.001)
+    handles += [engine.submit("tiny", "And ", 300) for _ in range(2)]
+    with pytest.raises(QueueFull, match="2 requests wait"):
+        engine.submit("tiny", "And ", 300)
+    engine.close()
+    assert all(len(handle.result(WAIT).tokens) == 300 for handle in handles)
+    with pytest.raises(ModelNotFound):
+        engine.submit("tiny", "And ")
+    with pytest.raises(EngineClosed):
+        engine.add_model("other", torch.nn.Linear(1, 1))
+
+
+def test_an_engine_that_is_abandoned_leaves_nobody_waiting(make_engine):
+    engine = make_engine()
+    handles = [engine.submit("tiny", "And ", 1000) for _ in range(5)]
+    engine.close(abandon=True)
+    for handle in handles:
+        with pytest.raises(EngineClosed):
+            handle.result(WAIT)
+
+
+def test_a_worker_that_dies_leaves_nobody_waiting(make_engine, monkeypatch):
+    engine = make_engine()
+    replica = engine.model("tiny").replica
+
+    def die(budget):
+        raise SystemExit("killed")
+
+    monkeypatch.setattr(replica.scheduler, "plan", die)
+    with pytest.raises(EngineClosed, match="killed"):
+        engine.submit("tiny", "And ", 10).result(WAIT)
+    replica._thread.join(WAIT)
+    assert not engine.stats()["tiny"].alive
+    with pytest.raises(EngineClosed, match="killed"):
+        engine.submit("tiny", "And ", 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"prompt": ""}, "prompt: expected at least one character"),
+        ({"prompt": []}, "input_ids: expected at least one token"),
+        ({"prompt": [999]}, "input_ids: expected ids from 0 to 255, got 999"),
+        ({"prompt": "a", "max_new_tokens": 0}, "max_new_tokens: expected 1 to"),
+        (
+            {"prompt": "a", "max_new_tokens": 1000},
+            "max_new_tokens: a prompt of 1 tokens and 1000 new ones take 16 pages",
+        ),
+        ({"prompt": "a", "sampling": 3}, "sampling: expected a Sampling, got 3"),
+        ({"prompt": "a", "sampling": Sampling(banned_token_ids=[256])}, "banned_token_ids: expected ids from 0 to 255"),
+        ({"prompt": "a", "stop": [""]}, "stop: expected strings of at least one character"),
+        ({"prompt": "a", "priority": 0.5}, "priority: expected a whole number"),
+        ({"prompt": "a", "client": 3}, "client: expected a str, got 3"),
+        ({"prompt": "a", "timeout_s": float("nan")}, "timeout_s: expected a finite number of seconds above 0"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_words(make_engine, arguments, words):
+    engine = make_engine(num_pages=4)
+    with pytest.raises(InvalidInput, match=words):
+        engine.submit("tiny", **arguments)
+    assert engine.stats()["tiny"].waiting == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_running": 0, "memory_share": 1}, "max_running: .* got 0; memory_share: expected .* got 1"),
+        ({"num_pages": 0.5}, "num_pages: expected a whole number"),
+        ({"prefix_cache": "yes"}, "prefix_cache: expected True or False, got 'yes'"),
+    ],
+)
+def test_options_are_checked_all_at_once(options, words):
+    with pytest.raises(InvalidInput, match=words):
+        EngineConfig(**options)
