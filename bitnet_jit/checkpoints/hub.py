@@ -14,7 +14,8 @@ from bitnet_jit.system.library_errors import reason, refused
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 # endings of files of weights; a path to a missing file is no name on the hub
 FILE = re.compile(r".*\.(gguf|ggml|safetensors|bin|json|pt|pth|ckpt|onnx|pkl|npz|zip|tar|gz|txt)", re.IGNORECASE)
-FILES = [CONFIG, GENERATION, "tokenizer.json", "*.safetensors", "*.safetensors.index.json"]
+CHAT = ["tokenizer_config.json", "chat_template.jinja"]  # which the server reads
+FILES = [CONFIG, GENERATION, "tokenizer.json", *CHAT, "*.safetensors", "*.safetensors.index.json"]
 
 
 def find_model(model: str | os.PathLike[str]) -> Path:

@@ -10,6 +10,7 @@ from bitnet_jit.cli.bench import bench
 from bitnet_jit.cli.explain import explain
 from bitnet_jit.cli.generate import generate
 from bitnet_jit.cli.info import info
+from bitnet_jit.cli.serve import serve
 from bitnet_jit.cli.train import train
 
 app = typer.Typer(
@@ -36,5 +37,5 @@ def options(
     """Accept options before the command."""
 
 
-for command in (generate, train, autotune, explain, info, bench):
+for command in (generate, serve, train, autotune, explain, info, bench):
     app.command()(command)

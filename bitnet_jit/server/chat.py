@@ -90,16 +90,12 @@ def logprobs_of(names: TokenTexts, tokens: Sequence[int], values: Sequence[Token
             for other, value in item.likeliest
         ]
         content.append(
-            ChatLogprob(
-                token=names.name(token), logprob=item.chosen, bytes=names.utf8(token), top_logprobs=top
-            )
+            ChatLogprob(token=names.name(token), logprob=item.chosen, bytes=names.utf8(token), top_logprobs=top)
         )
     return ChatLogprobs(content=content)
 
 
-async def chunks(
-    service: Service, texts: Texts, generations: Sequence[Generation]
-) -> AsyncGenerator[ChatChunk, None]:
+async def chunks(service: Service, texts: Texts, generations: Sequence[Generation]) -> AsyncGenerator[ChatChunk, None]:
     """Yield the answers of a request as they come, the role of each first."""
     names = None if texts.logprobs is None else service.token_texts(texts.request.model)
     for index in range(len(generations)):

@@ -82,9 +82,7 @@ def whole_answer(
             )
         )
     usage = texts.usage(completions)
-    return CompletionResponse(
-        id=texts.number, created=texts.created, model=request.model, choices=choices, usage=usage
-    )
+    return CompletionResponse(id=texts.number, created=texts.created, model=request.model, choices=choices, usage=usage)
 
 
 def logprobs_of(

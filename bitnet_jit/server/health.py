@@ -55,6 +55,6 @@ async def health(request: Request, service: ServiceOf) -> JSONResponse:
     """Return the state of each model's worker; 503 where one is dead or stuck."""
     progress: Progress = request.app.state.progress
     now = time.monotonic()
-    states = {name: progress.state(name, stats, now) for name, stats in service.engine.stats().models.items()}
+    states = {name: progress.state(name, stats, now) for name, stats in service.engine.stats().items()}
     is_well = not {"dead", "stuck"} & set(states.values())
     return JSONResponse({"status": "ok" if is_well else "failing", "models": states}, 200 if is_well else 503)

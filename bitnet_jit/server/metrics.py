@@ -19,15 +19,19 @@ GAUGES = {  # field of the engine's stats -> name, words
     "waiting": ("waiting_requests", "Requests in the queue."),
     "running": ("running_requests", "Texts that are being written: the size of the batch."),
     "pages": ("pages", "Pages of keys and values."),
-    "pages_used": ("pages_used", "Pages in use."),
+    "pages_used": ("pages_used", "Pages that are not free."),
+    "pages_kept": ("pages_kept", "Pages kept for prompts that begin alike."),
     "alive": ("worker_alive", "1 where the worker lives."),
 }
 COUNTERS = {
     "prompt_tokens": ("prompt_tokens", "Tokens of prompts."),
     "new_tokens": ("new_tokens", "Tokens written."),
+    "prefix_asked_tokens": ("prefix_asked_tokens", "Tokens of prompts that the cache of prefixes was asked for."),
     "prefix_hit_tokens": ("prefix_hit_tokens", "Tokens of prompts that the cache of prefixes had."),
     "steps": ("steps", "Steps of the model."),
-    "preemptions": ("preemptions", "Texts whose pages were taken away for others."),
+    "preemptions": ("preemptions", "How often a text lost its pages to another."),
+    "finished": ("finished_requests", "Texts that ended as asked."),
+    "failed": ("failed_requests", "Texts that failed or were cancelled."),
 }
 SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384)
@@ -46,7 +50,7 @@ class EngineCollector(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         """Yield a family per number, a sample per model."""
-        models = self._engine.stats().models
+        models = self._engine.stats()
         for table, kind in ((GAUGES, GaugeMetricFamily), (COUNTERS, CounterMetricFamily)):
             for field, (name, words) in table.items():
                 family = kind(f"bitnet_jit_{name}", words, labels=["model"])
@@ -66,12 +70,18 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.registry.register(EngineCollector(engine))
         ProcessCollector(registry=self.registry)
-        self._texts = Counter("texts", "Texts that were written to their ends.", ["model", "reason"], "bitnet_jit", registry=self.registry)
-        self._first = histogram(self.registry, "time_to_first_token_seconds", "From a request to its first token.", SECONDS)
-        self._token = histogram(self.registry, "time_per_token_seconds", "Per token behind the first.", SECONDS)
-        self._seconds = histogram(self.registry, "request_seconds", "From a request to its last token.", SECONDS)
-        self._prompt = histogram(self.registry, "request_prompt_tokens", "Tokens of a prompt.", TOKENS)
-        self._new = histogram(self.registry, "request_new_tokens", "Tokens of a text.", TOKENS)
+        self._texts = Counter(
+            "texts", "Texts that were written to their ends.", ["model", "reason"], "bitnet_jit", registry=self.registry
+        )
+        self._first = self._histogram("time_to_first_token_seconds", "From a request to its first token.")
+        self._token = self._histogram("time_per_token_seconds", "Per token behind the first.")
+        self._seconds = self._histogram("request_seconds", "From a request to its last token.")
+        self._prompt = self._histogram("request_prompt_tokens", "Tokens of a prompt.", TOKENS)
+        self._new = self._histogram("request_new_tokens", "Tokens of a text.", TOKENS)
+
+    def _histogram(self, name: str, words: str, buckets: Sequence[float] = SECONDS) -> Histogram:
+        """Return a histogram by models."""
+        return Histogram(name, words, ["model"], "bitnet_jit", registry=self.registry, buckets=buckets)
 
     def note(self, model_id: str, completions: Sequence[Completion]) -> None:
         """Count texts that have ended."""
@@ -84,11 +94,6 @@ class Metrics:
             if len(text.tokens) > 1:
                 per_token = (text.seconds - text.first_token_s) / (len(text.tokens) - 1)
                 self._token.labels(model_id).observe(per_token)
-
-
-def histogram(registry: CollectorRegistry, name: str, words: str, buckets: Sequence[float]) -> Histogram:
-    """Return a histogram by models."""
-    return Histogram(name, words, ["model"], "bitnet_jit", registry=registry, buckets=buckets)
 
 
 @router.get("/metrics")

@@ -1,7 +1,7 @@
 """What clients send, and what they get: OpenAI's objects as Pydantic models.
 
-A field that is not here is refused by name, so that nothing is ignored in silence. `store`, `metadata` and `service_tier`
-are taken although they have no effect here.
+A field that is not here is refused by name, so that nothing is ignored in silence. `store`, `metadata` and
+`service_tier` are taken although they have no effect here.
 """
 
 from typing import Annotated, Any, Literal

@@ -1,0 +1,116 @@
+"""`bitnet-jit serve`: models behind OpenAI's HTTP interface."""
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bitnet_jit.cli.generate import CACHE, HEAD, DeviceOption, load_model
+from bitnet_jit.cli.streams import tell
+from bitnet_jit.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from bitnet_jit.engine.engine import InferenceEngine
+    from bitnet_jit.server.templates import ChatTemplate
+
+WHICH_MODELS = (
+    "Directories, or hub ids such as microsoft/bitnet-b1.58-2B-4T; clients name them by the folder's name or the id. "
+    "[default: the embedded model, tiny-bitnet]"
+)
+KEYS = "The environment variable that holds API keys, with commas between several; requests must have one of them."
+TEMPLATE = "A chat template in Jinja, for models that came without one or in place of theirs."
+EMBEDDED = "tiny-bitnet"
+MEGABYTE = 2**20
+
+
+def serve(
+    models: Annotated[list[str] | None, typer.Argument(help=WHICH_MODELS, show_default=False)] = None,
+    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0: all of this machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0: any that is free.")] = 8000,
+    device: DeviceOption = None,
+    head: Annotated[str, typer.Option(help=HEAD)] = "checkpoint",
+    cache: Annotated[str, typer.Option(help=CACHE)] = "auto",
+    api_key_env: Annotated[str | None, typer.Option(help=KEYS)] = None,
+    chat_template: Annotated[Path | None, typer.Option(help=TEMPLATE)] = None,
+    max_running: Annotated[int, typer.Option(min=1, help="Texts of a model that are written at a time.")] = 64,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Texts that may wait; more are refused with 429.")] = 1024,
+    max_requests: Annotated[int, typer.Option(min=1, help="Requests that may be open at a time.")] = 1024,
+    max_prompt_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a prompt. [default: the model's context]")
+    ] = None,
+    max_body: Annotated[int, typer.Option(min=1, help="Size of a request, in MiB.")] = 4,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that a text may take. [default: no limit]")] = None,
+    access_log: Annotated[bool, typer.Option(help="Write a line for each request to stdout.")] = False,
+) -> None:
+    """Serve models by OpenAI's HTTP interface, until Ctrl-C."""
+    check_packages()
+    from bitnet_jit.engine import EngineConfig, InferenceEngine
+    from bitnet_jit.server.app import make_app
+    from bitnet_jit.server.limits import Limits
+
+    keys = read_keys(api_key_env)
+    limits = Limits(max_body * MEGABYTE, open_requests=max_requests, prompt_tokens=max_prompt_tokens, request_s=timeout)
+    with InferenceEngine(EngineConfig(max_running=max_running, max_waiting=max_waiting)) as engine:
+        names: list[str | None] = [*models] if models else [None]
+        templates = {name: add(engine, name, device, head, cache, chat_template) for name in names}
+        known = {model_id: template for model_id, template in templates.values() if template is not None}
+        tell(f"serving {', '.join(engine.models)} at http://{host}:{port}{'' if keys else '; no API key is asked for'}")
+        run(make_app(engine, known, limits, keys), host, port, access_log)
+
+
+def add(
+    engine: "InferenceEngine",
+    model: str | None,
+    device: str | None,
+    head: str,
+    cache: str,
+    chat_template: Path | None,
+) -> "tuple[str, ChatTemplate | None]":
+    """Load a model into the engine; return its id and its chat template."""
+    from bitnet_jit.checkpoints.embedded import embedded_model
+    from bitnet_jit.checkpoints.hub import find_model
+    from bitnet_jit.server.templates import template_of
+
+    folder = embedded_model() if model is None else find_model(model)
+    template = template_of(folder, chat_template)
+    model_id = EMBEDDED if model is None else Path(model).resolve().name if os.path.exists(model) else model
+    engine.add_model(model_id, load_model(model, device, head, cache))
+    return model_id, template
+
+
+def run(app: Any, host: str, port: int, access_log: bool) -> None:
+    """Serve an app until a signal ends it; what was accepted is written to its end, a second Ctrl-C breaks it off."""
+    import uvicorn
+
+    signal.signal(signal.SIGTERM, leave)  # uvicorn sends its signal once more at the end, to whoever listened before
+    config = uvicorn.Config(app, host, port, access_log=access_log, log_level="info", server_header=False)
+    server = uvicorn.Server(config)
+    server.run()
+    if not server.started:  # uvicorn has said why
+        raise typer.Exit(1)
+
+
+def leave(*_: object) -> None:
+    """End this process as a signal to terminate asks for, without a word."""
+    raise SystemExit(0)
+
+
+def read_keys(variable: str | None) -> list[str]:
+    """Return the API keys that an environment variable holds; InvalidInput where it holds none."""
+    if variable is None:
+        return []
+    keys = [key.strip() for key in os.environ.get(variable, "").split(",") if key.strip()]
+    if not keys:
+        raise InvalidInput(f"api_key_env: expected keys in the environment variable {variable}, which holds none")
+    return keys
+
+
+def check_packages() -> None:
+    """Raise InvalidInput where a package of the server is missing."""
+    import importlib.util
+
+    needed = {"fastapi": "fastapi", "uvicorn": "uvicorn", "jinja2": "jinja2", "prometheus_client": "prometheus-client"}
+    if missing := [name for module, name in needed.items() if importlib.util.find_spec(module) is None]:
+        raise InvalidInput(f"serve: {', '.join(missing)} missing; install by: pip install 'bitnet-jit[serve]'")
