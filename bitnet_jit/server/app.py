@@ -10,9 +10,9 @@ from fastapi.responses import HTMLResponse
 
 import bitnet_jit
 from bitnet_jit.server import chat, completions, health, metrics, models, tokens
+from bitnet_jit.server.answers import ErrorResponse
 from bitnet_jit.server.errors import add_handlers
 from bitnet_jit.server.limits import Gate, Limits
-from bitnet_jit.server.schema import ErrorResponse
 from bitnet_jit.server.service import Service
 from bitnet_jit.server.templates import ChatTemplate
 

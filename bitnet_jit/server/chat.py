@@ -8,18 +8,17 @@ from fastapi.responses import Response
 
 from bitnet_jit.engine.generation import Completion, Generation, TokenLogprobs
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.server.schema import (
+from bitnet_jit.server.answers import (
     ChatChoice,
     ChatChunk,
     ChatDelta,
     ChatLogprob,
     ChatLogprobs,
     ChatMessage,
-    ChatRequest,
     ChatResponse,
-    Message,
     TopLogprob,
 )
+from bitnet_jit.server.requests import ChatRequest, Message
 from bitnet_jit.server.service import Service, ServiceOf
 from bitnet_jit.server.sse import EventStream, completed, merged
 from bitnet_jit.server.texts import Texts, check_prompts, new_id, tokens_of

@@ -9,7 +9,8 @@ from fastapi.responses import Response
 from bitnet_jit.engine.generation import Completion, Generation, TokenLogprobs
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.unicode import well_formed
-from bitnet_jit.server.schema import CompletionChoice, CompletionLogprobs, CompletionRequest, CompletionResponse
+from bitnet_jit.server.answers import CompletionChoice, CompletionLogprobs, CompletionResponse
+from bitnet_jit.server.requests import CompletionRequest
 from bitnet_jit.server.service import Service, ServiceOf
 from bitnet_jit.server.sse import EventStream, completed, merged
 from bitnet_jit.server.texts import Texts, check_prompts, new_id, tokens_of

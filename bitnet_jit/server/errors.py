@@ -21,7 +21,7 @@ from bitnet_jit.errors import (
     RequestTimeout,
 )
 from bitnet_jit.generation.unicode import well_formed
-from bitnet_jit.server.schema import ErrorDetails, ErrorResponse
+from bitnet_jit.server.answers import ErrorDetails, ErrorResponse
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from bitnet_jit.server.schema import ModelCard, ModelList
+from bitnet_jit.server.answers import ModelCard, ModelList
 from bitnet_jit.server.service import Service, ServiceOf
 from bitnet_jit.server.texts import context_of
 

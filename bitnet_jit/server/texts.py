@@ -10,7 +10,8 @@ from typing import Any
 from bitnet_jit.engine.generation import Completion, Generation
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.sampling import MAX_SEED, Sampling
-from bitnet_jit.server.schema import PromptDetails, TextRequest, Usage
+from bitnet_jit.server.answers import PromptDetails, Usage
+from bitnet_jit.server.requests import TextRequest
 from bitnet_jit.server.service import Service
 
 MAX_STOPS = 16

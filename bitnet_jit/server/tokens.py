@@ -3,8 +3,9 @@
 from fastapi import APIRouter
 
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.server.answers import Text, Tokens
 from bitnet_jit.server.chat import chat_tokens
-from bitnet_jit.server.schema import DetokenizeRequest, Text, TokenizeRequest, Tokens
+from bitnet_jit.server.requests import DetokenizeRequest, TokenizeRequest
 from bitnet_jit.server.service import ServiceOf
 from bitnet_jit.server.texts import context_of, tokens_of
 

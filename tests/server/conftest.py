@@ -1,0 +1,82 @@
+"""A server of the small decoder on a free port, and the official client for it."""
+
+import threading
+import time
+from contextlib import contextmanager
+
+import openai
+import pytest
+import uvicorn
+
+import bitnet_jit
+from bitnet_jit.engine import EngineConfig, InferenceEngine
+from bitnet_jit.server.app import make_app
+from bitnet_jit.server.templates import ChatTemplate
+
+WAIT = 30  # seconds for what takes milliseconds
+TEMPLATE = (
+    "{% for message in messages %}{% if message.role == 'developer' %}{{ raise_exception('no developers here') }}"
+    "{% endif %}{{ message.role }}: {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: "
+    "{% endif %}"
+)
+
+
+@contextmanager
+def served(app):
+    """Run a server in a thread; yield its address."""
+    server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", 0, log_level="critical", ws="none"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        end = time.monotonic() + WAIT
+        while not server.started:
+            assert thread.is_alive()
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(WAIT)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    return bitnet_jit.load()
+
+
+@pytest.fixture
+def serve(tiny):
+    """Return a maker of servers: options of the engine, and those of `make_app`."""
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+
+        def make(config=None, **options):
+            engine = InferenceEngine(EngineConfig(**(config or {})))
+            stack.callback(engine.close, abandon=True)
+            engine.add_model("tiny", tiny)
+            address = stack.enter_context(served(make_app(engine, **options)))
+            return address, engine
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def shared(tiny):
+    """Return the address and the engine of a server that tests share."""
+    with InferenceEngine() as engine:
+        engine.add_model("tiny", tiny)
+        with served(make_app(engine, {"tiny": ChatTemplate(TEMPLATE)})) as address:
+            yield address, engine
+
+
+@pytest.fixture(scope="session")
+def address(shared):
+    return shared[0]
+
+
+@pytest.fixture(scope="session")
+def client(address):
+    with openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=WAIT) as client:
+        yield client
