@@ -61,9 +61,7 @@ def test_each_option_acts_as_in_the_decoder(tiny, client, prompt, limit, seed, g
     assert answer.usage.total_tokens == len(prompt.encode()) + len(tokens)
 
 
-@pytest.mark.parametrize(
-    "prompt", [VERSE, [VERSE, "In the "], list(VERSE.encode()), [[65, 66], [67]], "é", "a\0b"]
-)
+@pytest.mark.parametrize("prompt", [VERSE, [VERSE, "In the "], list(VERSE.encode()), [[65, 66], [67]], "é", "a\0b"])
 def test_prompts_in_every_form(tiny, client, prompt):
     several = prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt]
     rows = [list(item.encode()) if isinstance(item, str) else item for item in several]
