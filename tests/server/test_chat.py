@@ -133,7 +133,8 @@ def test_a_template_is_rendered_as_transformers_does():
     template_utils = pytest.importorskip("transformers.utils.chat_template_utils", reason="transformers renders, too")
     source = (
         "{{ bos_token }}{% for m in messages %}\n    {% if loop.first %}\n  {{- m['content'] | trim }}\n    {% else %}"
-        "[{{ m.role }}]{{ m | tojson(indent=1) }}\n    {% endif %}\n{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
+        "[{{ m.role }}]{{ m | tojson(indent=1) }}\n    {% endif %}\n{% endfor %}"
+        "{% if add_generation_prompt %}A:{% endif %}"
     )
     (expected,), _ = template_utils.render_jinja_template(
         [MESSAGES], chat_template=source, add_generation_prompt=True, bos_token="<s>"

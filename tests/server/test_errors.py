@@ -27,10 +27,30 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-FIELDS = (
-    "model prompt max_tokens temperature top_p n stop seed logit_bias presence_penalty frequency_penalty stream "
-    "stream_options user top_k min_p repetition_penalty stop_token_ids logprobs echo messages max_completion_tokens"
-).split()
+FIELDS = [
+    "model",
+    "prompt",
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "n",
+    "stop",
+    "seed",
+    "logit_bias",
+    "presence_penalty",
+    "frequency_penalty",
+    "stream",
+    "stream_options",
+    "user",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "stop_token_ids",
+    "logprobs",
+    "echo",
+    "messages",
+    "max_completion_tokens",
+]
 
 
 def post(address, path, content, **options):

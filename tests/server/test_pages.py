@@ -1,0 +1,112 @@
+"""What is not text: models, tokens, health, metrics, the page, the description."""
+
+import re
+from types import SimpleNamespace
+
+import httpx
+import pytest
+
+from bitnet_jit.server.health import Progress
+
+VERSE = "And it came to pass "
+
+
+def test_models(client):
+    (model,) = client.models.list().data
+    assert (model.id, model.object, model.max_model_len) == ("tiny", "model", 1024)
+    assert client.models.retrieve("tiny") == model
+
+
+def post(address, path, body):
+    return httpx.post(f"{address}{path}", json={"model": "tiny", **body})
+
+
+def test_tokenize_and_back(address):
+    answer = post(address, "/tokenize", {"prompt": "née"}).json()
+    assert answer == {"count": 4, "max_model_len": 1024, "tokens": [110, 195, 169, 101]}
+    assert post(address, "/detokenize", {"tokens": answer["tokens"]}).json() == {"prompt": "née"}
+    chat = post(address, "/tokenize", {"messages": [{"role": "user", "content": "x"}]}).json()
+    assert bytes(chat["tokens"]) == b"user: x\nassistant: "
+
+
+@pytest.mark.parametrize("body", [{}, {"prompt": "a", "messages": [{"role": "user", "content": "x"}]}, {"prompt": ""}])
+def test_tokenize_refuses(address, body):
+    assert post(address, "/tokenize", body).json()["error"]["param"] == "prompt"
+
+
+def test_detokenize_refuses_what_is_no_token(address):
+    assert post(address, "/detokenize", {"tokens": [256]}).status_code == 400
+
+
+def samples(address):
+    """Return the numbers of /metrics."""
+    response = httpx.get(f"{address}/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    return {name: float(value) for name, value in re.findall(r"^([^#\s]\S*) (\S+)$", response.text, re.M)}
+
+
+def test_metrics_count_what_was_served(serve):
+    address, engine = serve()
+    body = {"prompt": VERSE * 5, "max_tokens": 10, "seed": 3}
+    for stream in (False, True):
+        post(address, "/v1/completions", {**body, "stream": stream})
+    post(address, "/v1/completions", {"prompt": "A", "max_tokens": 1000, "n": 2, "logit_bias": {"0": 99}})
+    numbers, stats = samples(address), engine.stats()["tiny"]
+    label = '{model="tiny"}'
+    assert numbers[f"bitnet_jit_new_tokens_total{label}"] == stats.new_tokens == 22
+    assert numbers[f"bitnet_jit_prefix_hit_tokens_total{label}"] == stats.prefix_hit_tokens > 0
+    assert numbers[f"bitnet_jit_steps_total{label}"] == stats.steps > 0
+    assert numbers[f"bitnet_jit_pages{label}"] == stats.pages
+    assert numbers[f"bitnet_jit_running_requests{label}"] == 0
+    assert numbers[f"bitnet_jit_worker_alive{label}"] == 1
+    assert numbers['bitnet_jit_texts_total{model="tiny",reason="length"}'] == 2
+    assert numbers['bitnet_jit_texts_total{model="tiny",reason="stop"}'] == 2
+    assert numbers[f"bitnet_jit_time_to_first_token_seconds_count{label}"] == 4
+    assert numbers[f"bitnet_jit_time_per_token_seconds_count{label}"] == 2, "one token has no time between tokens"
+    first, whole = (numbers[f"bitnet_jit_{name}_seconds_sum{label}"] for name in ("time_to_first_token", "request"))
+    assert 0 < first < whole
+    assert numbers[f"bitnet_jit_request_prompt_tokens_sum{label}"] == 2 * 100 + 2
+    assert numbers[f"bitnet_jit_request_new_tokens_sum{label}"] == 22
+
+
+def test_health_of_a_worker_that_died(serve):
+    address, engine = serve()
+    assert httpx.get(f"{address}/health").json() == {"status": "ok", "models": {"tiny": "idle"}}
+    engine.model("tiny").replica.close("it was killed")
+    response = httpx.get(f"{address}/health")
+    assert response.status_code == 503
+    assert response.json() == {"status": "failing", "models": {"tiny": "dead"}}
+
+
+def test_a_stuck_worker_is_told_from_a_busy_one():
+    progress = Progress(stuck_s=10)
+
+    def state(now, last_step=5.0, waiting=0, running=1):
+        return progress.state(
+            "m", SimpleNamespace(alive=True, waiting=waiting, running=running, last_step=last_step), now
+        )
+
+    assert state(100, running=0) == "idle"
+    assert state(1000) == "busy", "it has just got work"
+    assert state(1009) == "busy"
+    assert state(1011) == "stuck"
+    assert state(1012, last_step=1011.5) == "busy"
+    assert state(1021, last_step=1011.5) == "busy"
+    assert state(1023, last_step=1011.5, waiting=1, running=0) == "stuck"
+    assert state(1024, last_step=1011.5, running=0) == "idle"
+    assert state(1025, last_step=1011.5) == "busy"
+
+
+def test_the_page_is_one_file_that_loads_nothing_from_elsewhere(address):
+    response = httpx.get(f"{address}/")
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert not re.search(r"""(src|href)=["'](?!data:)""", response.text)
+    assert "http" not in re.sub(r"<!doctype html>", "", response.text)
+
+
+def test_the_description_names_all_routes(address):
+    description = httpx.get(f"{address}/openapi.json").json()
+    paths = {"/v1/models", "/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize", "/health", "/metrics"}
+    assert paths <= set(description["paths"])
