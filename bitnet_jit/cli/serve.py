@@ -54,8 +54,8 @@ def serve(
     limits = Limits(max_body * MEGABYTE, open_requests=max_requests, prompt_tokens=max_prompt_tokens, request_s=timeout)
     with InferenceEngine(EngineConfig(max_running=max_running, max_waiting=max_waiting)) as engine:
         names: list[str | None] = [*models] if models else [None]
-        templates = {name: add(engine, name, device, head, cache, chat_template) for name in names}
-        known = {model_id: template for model_id, template in templates.values() if template is not None}
+        added = [add(engine, name, device, head, cache, chat_template) for name in names]
+        known = {model_id: template for model_id, template in added if template is not None}
         tell(f"serving {', '.join(engine.models)} at http://{host}:{port}{'' if keys else '; no API key is asked for'}")
         run(make_app(engine, known, limits, keys), host, port, access_log)
 
@@ -82,14 +82,14 @@ def add(
 
 def run(app: Any, host: str, port: int, access_log: bool) -> None:
     """Serve an app until a signal ends it; what was accepted is written to its end, a second Ctrl-C breaks it off."""
-    import uvicorn
+    from bitnet_jit.server.connections import make_server
 
     signal.signal(signal.SIGTERM, leave)  # uvicorn sends its signal once more at the end, to whoever listened before
-    config = uvicorn.Config(app, host, port, access_log=access_log, log_level="info", server_header=False)
-    server = uvicorn.Server(config)
-    server.run()
-    if not server.started:  # uvicorn has said why
-        raise typer.Exit(1)
+    server = make_server(app, host, port, "info", access_log)
+    try:
+        server.run()
+    except SystemExit as ended:  # uvicorn has said why
+        raise typer.Exit(1 if ended.code else 0) from None
 
 
 def leave(*_: object) -> None:

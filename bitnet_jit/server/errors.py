@@ -44,7 +44,12 @@ TYPES = {
     503: "service_unavailable_error",
     504: "timeout_error",
 }
-NAMES = {"max_new_tokens": "max_tokens", "input_ids": "prompt", "banned_token_ids": "logit_bias"}  # ours -> OpenAI's
+NAMES = {  # ours -> OpenAI's
+    "model_id": "model",
+    "max_new_tokens": "max_tokens",
+    "input_ids": "prompt",
+    "banned_token_ids": "logit_bias",
+}
 ARGUMENT = re.compile(r"([a-z_]+): ")
 MAX_ERRORS = 8  # named in one message
 
@@ -73,7 +78,7 @@ def described(error: Exception) -> tuple[int, ErrorResponse]:
     for kind, status, code in STATUS:
         if isinstance(error, kind):
             message, param = renamed(str(error))
-            return status, details(message, status, param if kind is InvalidInput else None, code)
+            return status, details(message, status, param if status in (400, 404) else None, code)
     if isinstance(error, BitNetError):
         logger.error("a request has failed: %s", error)
         return 500, details(str(error), 500, code="request_failed")

@@ -119,12 +119,12 @@ def template_of(folder: Path, source: Path | None = None) -> ChatTemplate | None
         CheckpointError: a file cannot be read or is no template.
     """
     path, config = folder / "tokenizer_config.json", {}
-    own = folder / "chat_template.jinja"
+    separate = folder / "chat_template.jinja"
     try:
         if path.is_file():
             config = read_json(path, MAX_FILE, allow_nan=True)
-        path = source or own
-        text = read_file(path, MAX_FILE).decode() if source or own.is_file() else template_in(config)
+        path = source or separate
+        text = read_file(path, MAX_FILE).decode() if source or separate.is_file() else template_in(config)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read as a chat template ({error})") from error
     return None if text is None else ChatTemplate(text, special_tokens(config), str(path))

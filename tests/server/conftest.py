@@ -2,15 +2,15 @@
 
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import openai
 import pytest
-import uvicorn
 
 import bitnet_jit
 from bitnet_jit.engine import EngineConfig, InferenceEngine
 from bitnet_jit.server.app import make_app
+from bitnet_jit.server.connections import make_server
 from bitnet_jit.server.templates import ChatTemplate
 
 WAIT = 30  # seconds for what takes milliseconds
@@ -22,9 +22,9 @@ TEMPLATE = (
 
 
 @contextmanager
-def served(app):
+def served(app, **options):
     """Run a server in a thread; yield its address."""
-    server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", 0, log_level="critical", ws="none"))
+    server = make_server(app, "127.0.0.1", 0, "critical", **options)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -48,15 +48,13 @@ def tiny():
 @pytest.fixture
 def serve(tiny):
     """Return a maker of servers: options of the engine, and those of `make_app`."""
-    from contextlib import ExitStack
-
     with ExitStack() as stack:
 
-        def make(config=None, **options):
+        def make(config=None, connections=None, **options):
             engine = InferenceEngine(EngineConfig(**(config or {})))
             stack.callback(engine.close, abandon=True)
             engine.add_model("tiny", tiny)
-            address = stack.enter_context(served(make_app(engine, **options)))
+            address = stack.enter_context(served(make_app(engine, **options), **(connections or {})))
             return address, engine
 
         yield make

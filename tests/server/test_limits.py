@@ -8,11 +8,11 @@ import time
 import httpx
 import openai
 import pytest
-import uvicorn
 
 from bitnet_jit.engine import InferenceEngine
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.server.app import make_app
+from bitnet_jit.server.connections import file_limit, make_server
 from bitnet_jit.server.limits import Limits
 
 WAIT = 30  # seconds for what takes milliseconds
@@ -168,7 +168,7 @@ def test_a_deadline_answers_504_or_the_last_event(serve):
 def test_a_shutdown_finishes_what_was_accepted(tiny):
     with InferenceEngine() as engine:
         engine.add_model("tiny", tiny)
-        server = uvicorn.Server(uvicorn.Config(make_app(engine), "127.0.0.1", 0, log_level="critical", ws="none"))
+        server = make_server(make_app(engine), "127.0.0.1", 0, "critical")
         thread = threading.Thread(target=server.run)
         thread.start()
         wait_until(lambda: server.started)
@@ -199,3 +199,69 @@ def test_a_shutdown_finishes_what_was_accepted(tiny):
 def test_limits_are_checked(options):
     with pytest.raises(InvalidInput, match=next(iter(options))):
         Limits(**options)
+
+
+def connect(address):
+    host, port = address.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=WAIT)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /he"])
+def test_a_head_must_come_in_time(serve, sent):
+    """Also the head of a second request; a byte now and then does not help."""
+    address, _ = serve(connections={"header_s": 0.3})
+    with connect(address) as first, connect(address) as second:
+        second.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 200 " in second.recv(4096)
+        start = time.monotonic()
+        for connection in (first, second):
+            connection.sendall(sent)
+        time.sleep(0.2)
+        first.sendall(b"G")
+        assert first.recv(100) == b""
+        assert 0.25 < time.monotonic() - start < 5
+        if sent:
+            assert second.recv(100) == b""
+    with connect(address) as long:  # an answer that takes longer than a head may
+        long.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 200 " in long.recv(4096)
+
+
+def test_a_stream_may_take_longer_than_a_head(serve):
+    address, _ = serve(connections={"header_s": 0.1})
+    with httpx.stream("POST", f"{address}/v1/completions", json={**LONG, "stream": True}, timeout=WAIT) as stream:
+        start = time.monotonic()
+        text = "".join(stream.iter_text())
+    assert time.monotonic() - start > 0.1
+    assert text.endswith("data: [DONE]\n\n")
+
+
+def test_connections_are_limited(serve):
+    address, _ = serve(connections={"max_connections": 3})
+    connections = [connect(address) for _ in range(3)]
+    try:
+        wait_until(lambda: refuses(address))
+    finally:
+        for connection in connections:
+            connection.close()
+    wait_until(lambda: not refuses(address))
+
+
+def refuses(address):
+    """Return whether a connection is closed without an answer."""
+    try:
+        return httpx.get(f"{address}/health", timeout=WAIT).status_code != 200
+    except httpx.TransportError:
+        return True
+
+
+def test_two_thousand_idle_connections_keep_nobody_out(serve):
+    address, _ = serve(connections={"header_s": 2.0})
+    assert file_limit() >= 100
+    connections = [connect(address) for _ in range(min(2000, file_limit() // 2 - 50))]  # both ends are in this process
+    try:
+        assert post(address, SHORT).status_code == 200
+        assert connections[-1].recv(10) == b"", "they are closed in the end"
+    finally:
+        for connection in connections:
+            connection.close()

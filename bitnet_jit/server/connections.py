@@ -1,0 +1,113 @@
+"""Connections: no more than this process can hold, and none that waits long for the head of its request.
+
+uvicorn limits how long a connection may be idle between requests, but waits without end for the first one, and for the
+rest of one that has begun.
+"""
+
+import asyncio
+import sys
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEADER_S = 10.0  # seconds for the head of a request
+FILES_BESIDE = 128  # that the process has open beside connections
+MAX_CONNECTIONS = 16384
+
+
+class GuardedProtocol(H11Protocol):
+    """A connection that is closed where there are too many, or where the head of a request takes too long."""
+
+    max_connections = MAX_CONNECTIONS
+    header_s = HEADER_S
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take in a connection, or close it at once."""
+        is_full = len(self.connections) >= self.max_connections
+        super().connection_made(transport)
+        if is_full:
+            transport.abort()
+        else:
+            self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Take in bytes; the time for the head goes on until it is whole."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._disarm()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        """Begin to wait for a head, unless a request is being answered."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._disarm()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(self.header_s, self._expire)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expire(self) -> None:
+        """Close the connection, whose head has not come in time."""
+        self._timer = None
+        if not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete):
+            self.transport.close()
+
+
+def file_limit() -> int:
+    """Return how many connections the limit of open files leaves, which is raised as far as the system allows."""
+    if sys.platform == "win32":
+        return MAX_CONNECTIONS
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + FILES_BESIDE
+    reachable = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < reachable:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (reachable, hard))
+        soft = reachable
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(MAX_CONNECTIONS, soft - FILES_BESIDE))
+
+
+def make_server(
+    app: Any,
+    host: str,
+    port: int,
+    log_level: str = "info",
+    access_log: bool = False,
+    max_connections: int | None = None,
+    header_s: float = HEADER_S,
+) -> uvicorn.Server:
+    """Return a server of an app; its `run` ends at a signal, after the requests that it has accepted.
+
+    Args:
+        app: an ASGI application.
+        host, port: where it listens.
+        log_level: of uvicorn.
+        access_log: whether each request is a line on stdout.
+        max_connections: that may be open at a time; None: as many as this process may have files.
+        header_s: seconds for the head of a request.
+    """
+    most = file_limit() if max_connections is None else max_connections
+    protocol = type("Protocol", (GuardedProtocol,), {"max_connections": most, "header_s": header_s})
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host,
+            port,
+            http=protocol,
+            ws="none",
+            log_level=log_level,
+            access_log=access_log,
+            server_header=False,
+            forwarded_allow_ips=[],
+            proxy_headers=False,
+        )
+    )
