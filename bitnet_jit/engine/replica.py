@@ -127,7 +127,8 @@ class Replica:
         try:
             while self._take_in():
                 self._end_early()
-                if plan := self.scheduler.plan(self._pace.budget(self.scheduler.num_writing)):
+                scheduler = self.scheduler
+                if plan := scheduler.plan(self._pace.budget(scheduler.num_writing, scheduler.num_reading)):
                     self._run_guarded(plan)
         except BaseException as error:
             logger.exception("the worker of a model has ended")

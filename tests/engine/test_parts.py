@@ -76,15 +76,15 @@ def test_without_a_tokenizer_pieces_are_empty():
 
 @given(step=st.floats(1e-4, 1.0), token=st.floats(1e-6, 0.1), texts=st.integers(1, 64))
 def test_a_chunk_takes_no_longer_than_its_share_of_a_step(step, token, texts):
-    pace = Pace(2048)
+    pace, share = Pace(2048), max(SHARE, 3 / texts)
     assert (pace.budget(texts), pace.budget(0)) == (LEAST, 2048)
     for _ in range(3):
         pace.note(texts, 0, step)
         pace.note(texts, 100, step + 100 * token)
-    budget = pace.budget(texts)
+    budget = pace.budget(texts, 3)
     assert LEAST <= budget <= 2048
-    assert budget == LEAST or budget * token <= SHARE * step * 1.001
-    assert budget == 2048 or (budget + 1) * token >= SHARE * step * 0.999
+    assert budget == LEAST or budget * token <= share * step * 1.001
+    assert budget == 2048 or (budget + 1) * token >= share * step * 0.999
 
 
 @given(data=st.data())
