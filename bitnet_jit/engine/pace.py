@@ -6,8 +6,8 @@ So a long prompt beside many texts leaves them their pace, and many short ones b
 
 from dataclasses import dataclass, field
 
-SHARE = 0.75  # of a step's usual time, that prompts may take at least: with its spread it stays below twice
-LEAST = 16  # tokens of prompts in a step
+SHARE = 0.6  # of a step's usual time, that prompts may take at least: with its spread it stays below twice
+LEAST = 8  # tokens of prompts in a step
 WEIGHT = 0.2  # of the newest step, in the averages
 
 
@@ -38,7 +38,7 @@ class Pace:
         >>> pace.note(8, 0, 0.040), pace.note(0, 100, 0.100)
         (None, None)
         >>> pace.budget(8), pace.budget(8, 16), pace.budget(0)
-        (30, 80, 1024)
+        (24, 80, 1024)
         """
         if not writing:
             return self.most
