@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 
@@ -12,6 +13,7 @@ from bitnet_jit.engine.pieces import TextPieces
 from bitnet_jit.engine.request import Request
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.decoder import Decoder
+from bitnet_jit.generation.ngram import NGrams
 from bitnet_jit.generation.prompts import Prompts, as_row, limits_of
 from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.stopping import Stop, parted, stop_rules
@@ -28,6 +30,7 @@ def make_request(
     max_new_tokens: int | None,
     sampling: Sampling | None,
     stop: Stop,
+    speculate: Literal["ngram"] | None,
     cancel: Callable[[Request], None],
 ) -> Request:
     """Return a request with its handle, which calls `cancel` where its caller gives up.
@@ -50,7 +53,11 @@ def make_request(
     stream = None if decoder.tokenizer is None else decoder.tokenizer.stream(ids)
     text = TextPieces(stream, parted(stop, config.vocab_size)[1])
     generation = Generation(len(ids), text, lambda: cancel(request))
+    if speculate not in (None, "ngram"):
+        raise InvalidInput(f'speculate: expected "ngram" or None, got {show(speculate)}')
     request = Request(ids, len(ids), limit, rule, options.seeded(), generation, time.monotonic())
+    if speculate is not None and not options.is_penalized:  # with penalties a choice depends on the guesses before it
+        request.ngrams = NGrams()
     return request
 
 

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import nn
@@ -99,6 +99,7 @@ class InferenceEngine:
         sampling: Sampling | None = None,
         stop: Stop = (),
         *,
+        speculate: Literal["ngram"] | None = None,
         priority: int = 0,
         client: str = "",
         timeout_s: float | None = None,
@@ -110,6 +111,7 @@ class InferenceEngine:
             prompt: text, or token ids.
             max_new_tokens, stop: as in `Decoder.generate`; but a string that ends the text is no part of it.
             sampling: how tokens are chosen; None always takes the likeliest.
+            speculate: "ngram" guesses tokens from the text itself, and verifies several in a step.
             priority: requests of higher ones begin first.
             client: whose it is; clients with requests of equal priority share evenly.
             timeout_s: seconds until it must have ended; None: no limit.
@@ -123,7 +125,7 @@ class InferenceEngine:
         model = self.model(model_id)
         if model.replica is None or not isinstance(model.module, Decoder):
             raise InvalidInput(f"model_id: {model_id!r} is no decoder, and writes no text")
-        request = make_request(model.module, prompt, max_new_tokens, sampling, stop, model.replica.cancel)
+        request = make_request(model.module, prompt, max_new_tokens, sampling, stop, speculate, model.replica.cancel)
         check_pages(request, model.replica.scheduler.cache.pool.count)
         set_terms(request, priority, client, timeout_s)
         model.replica.submit(request)

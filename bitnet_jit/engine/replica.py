@@ -10,8 +10,6 @@ from collections import deque
 from dataclasses import dataclass
 from threading import Condition, Thread
 
-import torch
-
 from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.engine.config import EngineConfig
 from bitnet_jit.engine.delivery import deliver, finish
@@ -19,16 +17,12 @@ from bitnet_jit.engine.pace import Pace
 from bitnet_jit.engine.prefix_cache import PrefixCache
 from bitnet_jit.engine.request import Request
 from bitnet_jit.engine.scheduler import Plan, Scheduler
+from bitnet_jit.engine.writer import Writer
 from bitnet_jit.errors import BitNetError, EngineClosed, QueueFull, RequestCancelled, RequestFailed, RequestTimeout
-from bitnet_jit.generation.batch_sampler import BatchSampler
 from bitnet_jit.generation.decoder import Decoder
-from bitnet_jit.runner.decode import MAX_ROWS, Scores
 from bitnet_jit.runner.runner import Runner
-from bitnet_jit.runner.step import Chunk
 
 logger = logging.getLogger(__name__)
-
-STABLE_STEPS = 4  # of so many texts each, before a step of this size is captured: that takes as long as some steps
 
 
 @dataclass
@@ -65,18 +59,17 @@ class Replica:
     """
 
     def __init__(self, decoder: Decoder, config: EngineConfig, num_pages: int, name: str) -> None:
-        self._decoder, self._max_waiting = decoder, config.max_waiting
+        self._max_waiting = config.max_waiting
         self._runner = Runner(decoder, num_pages)
         cache = self._runner.cache
         self.scheduler = Scheduler(cache, PrefixCache(cache) if config.prefix_cache else None, config.max_running)
         self.counts = Counts(last_step=time.monotonic())
-        self._sampler = BatchSampler(decoder.config.vocab_size, decoder.device)
+        self._writer = Writer(decoder, self._runner)
         self._pace = Pace(config.step_tokens or kind_of(decoder.device).prompt_tokens)
         self._came: deque[Request] = deque()
         self._changed = Condition()
         self._closing: str = ""  # why no more requests are taken
         self._abandon = False
-        self._same, self._last_rows = 0, 0  # steps of so many texts each
         self._thread = Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -84,6 +77,11 @@ class Replica:
     def is_alive(self) -> bool:
         """Return whether its thread runs."""
         return self._thread.is_alive()
+
+    @property
+    def guesses(self) -> tuple[int, int]:
+        """Return how many tokens were guessed, and how many of them rightly."""
+        return self._writer.guessed, self._writer.accepted
 
     @property
     def num_waiting(self) -> int:
@@ -127,7 +125,8 @@ class Replica:
         try:
             while self._take_in():
                 self._end_early()
-                if plan := self.scheduler.plan(self._pace.budget(self.scheduler.num_writing)):
+                scheduler = self.scheduler
+                if plan := scheduler.plan(self._pace.budget(scheduler.num_writing, scheduler.num_reading)):
                     self._run_guarded(plan)
         except BaseException as error:
             logger.exception("the worker of a model has ended")
@@ -179,55 +178,27 @@ class Replica:
         self._pace.note(writing, prompts, now - start)
 
     def _run(self, plan: Plan) -> None:
-        """Compute the ids of a step, and choose a token where the last id of a request was among them."""
-        ready = [request for request, tokens in plan.items() if tokens == request.left]
-        scores = self._compute(plan)
-        for request in plan:
-            if request.row < 0:
-                request.row = self._sampler.add(request.options, request.ids[: request.prompt_length])
-        if not ready:
-            return
-        rows = [request.row for request in ready]
-        choice = self._sampler.choose(scores.logits, rows, [len(request.ids) for request in ready], scores.largest)
-        tokens, errors = choice.fetch()
-        self._sampler.note(rows, choice.tokens)
-        for place, request in enumerate(ready):
+        """Run a step and hand out what it chose."""
+        for written in self._writer.run(plan):
+            request, reason = written.request, ""
             if not request.new_tokens:
                 self.scheduler.note_computed(request)
-            if place in errors:
-                self._end(request, "", RequestFailed(errors[place]))
-                continue
-            reason = request.push(tokens[place])
-            self.counts.new_tokens += 1
-            deliver(request, tokens[place], choice.logprobs, place, bool(reason))
+            for place, token in enumerate(written.tokens):
+                reason = request.push(token)
+                self.counts.new_tokens += 1
+                deliver(request, token, written.logprobs, written.first + place, bool(reason))
+                if reason:
+                    break
+            self._runner.cache.truncate(request.sequence, len(request.ids) - 1)
             if reason:
                 self._end(request, reason)
-
-    def _compute(self, plan: Plan) -> Scores:
-        """Run the network on a step; return the scores behind each request whose last id is among them."""
-        sequences = [request.sequence for request in plan]
-        if all(request.left == 1 for request in plan) and self._is_stable(len(plan)):
-            last = [request.ids[-1] for request in plan]
-            return self._runner.advance(sequences, torch.tensor(last, device=self._decoder.device))
-        chunks = []
-        for request, tokens in plan.items():
-            start = request.sequence.length
-            ids = request.ids[start : start + tokens]
-            chunks.append(Chunk(request.sequence, ids, wanted=int(tokens == request.left)))
-        return Scores(self._runner.step(chunks), None)
-
-    def _is_stable(self, rows: int) -> bool:
-        """Return whether steps have had so many texts for a while: a captured step is of one size."""
-        self._same = self._same + 1 if rows == self._last_rows else 0
-        self._last_rows = rows
-        return self._runner.runs_ahead or rows <= MAX_ROWS and self._same >= STABLE_STEPS
+            elif written.error:
+                self._end(request, "", RequestFailed(written.error))
 
     def _end(self, request: Request, reason: str, error: BitNetError | None = None) -> None:
         """Forget a request, free what it had, and tell its caller."""
         self.scheduler.remove(request)
-        if request.row >= 0:
-            self._sampler.remove(request.row)
-            request.row = -1
+        self._writer.forget(request)
         self.counts.finished += error is None
         self.counts.failed += error is not None
         finish(request, reason, error)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from bitnet_jit.engine.generation import Generation
+from bitnet_jit.generation.ngram import NGrams
 from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.stopping import StopRule
 from bitnet_jit.runner.pages import PagedSequence
@@ -31,6 +32,8 @@ class Request:
         row: of the sampler, once it has run.
         cached: tokens of its prompt that the cache of prefixes had.
         first_token: when its first new token came.
+        ngrams: where guesses of its next tokens come from; None: none are made.
+        guesses: those that the present step verifies.
         is_cancelled: its caller waits no more; set from any thread.
     """
 
@@ -49,6 +52,8 @@ class Request:
     row: int = -1
     cached: int = 0
     first_token: float | None = None
+    ngrams: NGrams | None = None
+    guesses: list[int] = field(default_factory=list)
     is_cancelled: bool = False
 
     @property
@@ -65,6 +70,13 @@ class Request:
     def rank(self) -> tuple[int, int]:
         """Return what requests are ordered by when there is not room for all: the least one goes first."""
         return -self.priority, self.number
+
+    def next_guesses(self, most: int) -> list[int]:
+        """Return guesses of its next tokens: so many at most, and fewer than it may get."""
+        if self.ngrams is None:
+            return []
+        self.ngrams.extend(self.ids[len(self.ngrams.tokens) :])
+        return self.ngrams.following(max(0, min(most, self.limit - self.new_tokens - 1)))
 
     def push(self, token: int) -> str:
         """Take the next token; return why the text ends with it, "" where it goes on."""

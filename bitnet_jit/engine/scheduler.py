@@ -49,6 +49,11 @@ class Scheduler:
         """Return how many texts wait for their next token alone."""
         return sum(request.left == 1 for request in self.running)
 
+    @property
+    def num_reading(self) -> int:
+        """Return how many prompts are being read, or may begin: no more than may run."""
+        return min(self.max_running, len(self.running) + len(self.waiting)) - self.num_writing
+
     def add(self, request: Request) -> None:
         """Take in a request; a client that had none begins level with the one that was served least."""
         clients = {other.client for other in (*self.waiting, *self.running)}

@@ -15,6 +15,7 @@ class ModelStats:
         prompt_tokens, new_tokens: tokens that were read, and written.
         prefix_asked_tokens, prefix_hit_tokens: of prompts, and those of them whose pages were there already.
         steps, preemptions: steps that ran, and how often a request lost its pages to another.
+        guessed, accepted: tokens that were guessed, and those of them that were right.
         finished, failed: requests that ended, as asked and otherwise.
         last_step: when the last step ended, by time.monotonic().
         alive: whether its worker runs.
@@ -31,6 +32,8 @@ class ModelStats:
     prefix_hit_tokens: int
     steps: int
     preemptions: int
+    guessed: int
+    accepted: int
     finished: int
     failed: int
     last_step: float
@@ -53,6 +56,7 @@ def stats_of(replica: Replica) -> ModelStats:
         0 if prefixes is None else prefixes.hits,
         counts.steps,
         scheduler.preemptions,
+        *replica.guesses,
         counts.finished,
         counts.failed,
         counts.last_step,

@@ -37,7 +37,16 @@ PROMPTS = st.builds(
     st.binary(max_size=3),
 )
 REQUESTS = st.lists(
-    st.tuples(PROMPTS, st.integers(1, 90), SAMPLINGS, st.integers(-1, 1), st.sampled_from("ab")), min_size=1, max_size=9
+    st.tuples(
+        PROMPTS,
+        st.integers(1, 90),
+        SAMPLINGS,
+        st.integers(-1, 1),
+        st.sampled_from("ab"),
+        st.sampled_from([None, "ngram"]),
+    ),
+    min_size=1,
+    max_size=9,
 )
 
 
@@ -56,8 +65,8 @@ def test_every_text_is_the_one_that_it_is_alone(tiny, requests, running, pages, 
     with InferenceEngine(config) as engine:
         engine.add_model("tiny", tiny)
         handles = [
-            engine.submit("tiny", prompt, limit, sampling, priority=priority, client=client)
-            for prompt, limit, sampling, priority, client in requests
+            engine.submit("tiny", prompt, limit, sampling, priority=priority, client=client, speculate=speculate)
+            for prompt, limit, sampling, priority, client, speculate in requests
         ]
         texts = [handle.result(WAIT).tokens for handle in handles]
         stats = engine.stats()["tiny"]
@@ -94,6 +103,17 @@ def test_pieces_come_one_by_one_and_make_the_text(make_engine, tiny):
     assert "".join(piece.text for piece in pieces) == handle.result().text == handle.completion.text
     assert handle.completion.finish_reason == "length"
     assert 0 < handle.completion.first_token_s <= handle.completion.seconds
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.5, seed=3)], ids=["greedy", "drawn"])
+def test_guesses_change_no_text_and_save_steps(make_engine, tiny, sampling):
+    engine = make_engine()
+    prompt = list(b"the son of Jeroham, the son of Eliel, the son of Toah, ")
+    text = engine.submit("tiny", prompt, 100, sampling, speculate="ngram").result(WAIT)
+    stats = engine.stats()["tiny"]
+    assert text.tokens == alone(tiny, prompt, 100, sampling)
+    assert 0 < stats.accepted <= stats.guessed
+    assert stats.steps <= 101 - stats.accepted
 
 
 def test_a_stop_string_is_no_part_of_the_text(make_engine, tiny):
@@ -186,7 +206,7 @@ def test_an_error_in_a_step_ends_its_requests_and_the_engine_serves_on(make_engi
 
 def test_logits_that_are_no_numbers_end_their_request_alone(make_engine, tiny, monkeypatch):
     engine = make_engine()
-    sampler = engine.model("tiny").replica._sampler
+    sampler = engine.model("tiny").replica._writer._sampler
     choose = sampler.choose
 
     def damaged(logits, rows, positions, best=None):
@@ -257,6 +277,7 @@ def test_a_worker_that_dies_leaves_nobody_waiting(make_engine, monkeypatch):
         ({"prompt": "a", "sampling": Sampling(banned_token_ids=[256])}, "banned_token_ids: expected ids from 0 to 255"),
         ({"prompt": "a", "stop": [""]}, "stop: expected strings of at least one character"),
         ({"prompt": "a", "priority": 0.5}, "priority: expected a whole number"),
+        ({"prompt": "a", "speculate": "medusa"}, 'speculate: expected "ngram" or None, got'),
         ({"prompt": "a", "client": 3}, "client: expected a str, got 3"),
         ({"prompt": "a", "timeout_s": float("nan")}, "timeout_s: expected a finite number of seconds above 0"),
     ],

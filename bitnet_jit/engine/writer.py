@@ -1,0 +1,128 @@
+"""`Writer`: one step of a plan on a runner, from ids to chosen tokens; it knows no clock, no caller and no queue.
+
+Guesses (`speculate="ngram"`) are tokens that followed the last ones where they stood before in the same text. A step
+verifies them: one is kept where the model chooses the same, so they change no text.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from bitnet_jit.engine.request import Request
+from bitnet_jit.engine.scheduler import Plan
+from bitnet_jit.generation.batch_sampler import BatchSampler, Choice
+from bitnet_jit.generation.decoder import Decoder
+from bitnet_jit.generation.logprobs import Logprobs
+from bitnet_jit.problem import pages_for
+from bitnet_jit.runner.decode import MAX_ROWS, Scores
+from bitnet_jit.runner.runner import Runner
+from bitnet_jit.runner.step import Chunk
+
+STABLE_STEPS = 4  # of so many texts each, before a step of this size is captured: that takes as long as some steps
+MAX_GUESSES = 8  # of a text in a step
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a step chose for one request.
+
+    Attributes:
+        request: the request.
+        tokens: its next tokens, one at least; none where it failed.
+        first: the row of the first one in the step's log-probabilities.
+        logprobs: of the step, or None.
+        error: why it failed, in words, or "".
+    """
+
+    request: Request
+    tokens: list[int]
+    first: int
+    logprobs: Logprobs | None
+    error: str = ""
+
+
+class Writer:
+    """Runs steps.
+
+    Args:
+        decoder: the network.
+        runner: has the pages of its requests.
+
+    Attributes:
+        guessed, accepted: guesses that were verified, and those that were right.
+    """
+
+    def __init__(self, decoder: Decoder, runner: Runner) -> None:
+        self._device, self._runner = decoder.device, runner
+        self._sampler = BatchSampler(decoder.config.vocab_size, decoder.device)
+        self._same, self._last_rows = 0, 0  # steps of so many texts each
+        self.guessed = self.accepted = 0
+
+    def run(self, plan: Plan) -> list[Written]:
+        """Compute the ids of a step, and choose tokens where the last id of a request was among them."""
+        ready = [request for request, tokens in plan.items() if tokens == request.left]
+        self._guess([request for request in ready if request.left == 1], plan)
+        scores = self._compute(plan)
+        for request in plan:
+            if request.row < 0:
+                request.row = self._sampler.add(request.options, request.ids[: request.prompt_length])
+        if not ready:
+            return []
+        rows = [request.row for request in ready for _ in range(1 + len(request.guesses))]
+        positions = [len(request.ids) + place for request in ready for place in range(1 + len(request.guesses))]
+        return self._read(ready, rows, self._sampler.choose(scores.logits, rows, positions, scores.largest))
+
+    def forget(self, request: Request) -> None:
+        """Forget a request that has ended."""
+        if request.row >= 0:
+            self._sampler.remove(request.row)
+            request.row = -1
+
+    def _guess(self, writing: list[Request], plan: Plan) -> None:
+        """Guess the next tokens of texts that ask for it, as far as pages are free."""
+        pool = self._runner.cache.pool
+        free = pool.num_free - sum(pages_for(r.sequence.length + n) - len(r.sequence.pages) for r, n in plan.items())
+        for request in writing:
+            request.guesses = request.next_guesses(MAX_GUESSES)
+            length = request.sequence.length + 1
+            free -= pages_for(length + len(request.guesses)) - pages_for(length)
+            if free < 0:
+                request.guesses = []
+                return
+
+    def _compute(self, plan: Plan) -> Scores:
+        """Run the network on a step; return the scores behind each request whose last id is among them."""
+        if all(request.left == 1 and not request.guesses for request in plan) and self._is_stable(len(plan)):
+            last = torch.tensor([request.ids[-1] for request in plan], device=self._device)
+            return self._runner.advance([request.sequence for request in plan], last)
+        chunks = []
+        for request, tokens in plan.items():
+            start = request.sequence.length
+            wanted = 1 + len(request.guesses) if tokens == request.left else 0
+            chunks.append(Chunk(request.sequence, request.ids[start : start + tokens] + request.guesses, wanted))
+        return Scores(self._runner.step(chunks), None)
+
+    def _is_stable(self, rows: int) -> bool:
+        """Return whether steps have had so many texts for a while: a captured step is of one size."""
+        self._same = self._same + 1 if rows == self._last_rows else 0
+        self._last_rows = rows
+        return self._runner.runs_ahead or (rows <= MAX_ROWS and self._same >= STABLE_STEPS)
+
+    def _read(self, ready: list[Request], rows: list[int], choice: Choice) -> list[Written]:
+        """Return what was chosen, without what stands behind a wrong guess."""
+        tokens, errors = choice.fetch()
+        self._sampler.note(rows, choice.tokens)  # for penalties: texts that have some have no guesses
+        written, first = [], 0
+        for request in ready:
+            chosen = tokens[first : first + 1 + len(request.guesses)]
+            right = 0
+            while right < len(request.guesses) and request.guesses[right] == chosen[right]:
+                right += 1
+            self.guessed += len(request.guesses)
+            self.accepted += right
+            request.guesses = []
+            bad = next((place for place in range(right + 1) if first + place in errors), None)
+            kept = chosen[: right + 1] if bad is None else chosen[:bad]
+            written.append(Written(request, kept, first, choice.logprobs, "" if bad is None else errors[first + bad]))
+            first += len(chosen)
+        return written
