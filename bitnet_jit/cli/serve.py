@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitnet_jit.cli.generate import CACHE, HEAD, DeviceOption, load_model
+from bitnet_jit.cli.generate import CACHE, HEAD, SPECULATE, DeviceOption, Guesses, load_model
 from bitnet_jit.cli.streams import tell
 from bitnet_jit.errors import InvalidInput
 
@@ -42,6 +42,7 @@ def serve(
     ] = None,
     max_body: Annotated[int, typer.Option(min=1, help="Size of a request, in MiB.")] = 4,
     timeout: Annotated[float | None, typer.Option(help="Seconds that a text may take. [default: no limit]")] = None,
+    speculate: Annotated[Guesses | None, typer.Option(help=SPECULATE)] = None,
     access_log: Annotated[bool, typer.Option(help="Write a line for each request to stdout.")] = False,
 ) -> None:
     """Serve models by OpenAI's HTTP interface, until Ctrl-C."""
@@ -57,7 +58,8 @@ def serve(
         added = [add(engine, name, device, head, cache, chat_template) for name in names]
         known = {model_id: template for model_id, template in added if template is not None}
         tell(f"serving {', '.join(engine.models)} at http://{host}:{port}{'' if keys else '; no API key is asked for'}")
-        run(make_app(engine, known, limits, keys), host, port, access_log)
+        guesses = None if speculate is None else speculate.value
+        run(make_app(engine, known, limits, keys, speculate=guesses), host, port, access_log)
 
 
 def add(

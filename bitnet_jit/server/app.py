@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import HTMLResponse
@@ -40,6 +40,7 @@ def make_app(
     limits: Limits | None = None,
     keys: Sequence[str] = (),
     stuck_s: float = health.STUCK_S,
+    speculate: Literal["ngram"] | None = None,
 ) -> FastAPI:
     """Return an app that serves the models of an engine; the caller closes the engine.
 
@@ -49,10 +50,13 @@ def make_app(
         limits: of requests.
         keys: API keys, of which a request must have one; none: everybody may ask.
         stuck_s: seconds without a step after which /health calls a worker with work stuck.
+        speculate: "ngram" guesses tokens of each text; texts stay the same.
     """
     limits = limits or Limits()
     app = FastAPI(title="bitnet-jit", version=bitnet_jit.__version__, docs_url=None, redoc_url=None, responses=ERRORS)
-    app.state.service = Service(engine, dict(templates or {}), limits, metrics.Metrics(engine), int(time.time()))
+    app.state.service = Service(
+        engine, dict(templates or {}), limits, metrics.Metrics(engine), int(time.time()), speculate
+    )
     app.state.progress = health.Progress(stuck_s)
     for module in (completions, chat, models, tokens, health, metrics):
         app.include_router(module.router)

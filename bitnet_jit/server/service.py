@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import Depends, Request
 
@@ -26,6 +26,7 @@ class Service:
         limits: of requests.
         metrics: what has been served.
         created: when the server began, in seconds of the Unix clock.
+        speculate: "ngram" guesses tokens of each text, None does not; texts stay the same.
         texts: of tokens, by the ids of models; filled when first needed.
     """
 
@@ -34,6 +35,7 @@ class Service:
     limits: Limits
     metrics: Metrics
     created: int
+    speculate: Literal["ngram"] | None = None
     texts: dict[str, TokenTexts] = field(default_factory=dict)
 
     def token_texts(self, model_id: str) -> TokenTexts:

@@ -68,6 +68,7 @@ class Texts:
                             room,
                             sampling=nth(options, place),
                             stop=stop,
+                            speculate=service.speculate,
                             client=request.user or "",
                             timeout_s=service.limits.request_s,
                         )

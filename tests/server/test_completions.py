@@ -182,3 +182,11 @@ def test_many_clients_at_once_get_the_texts_that_they_get_alone(tiny, address):
     for number, answer in enumerate(asyncio.run(all_of_them())):
         tokens = alone(tiny, prompts[number], 3 + number % 9, temperature=1, seed=number)
         assert answer.choices[0].text == text_of(tiny, tokens)
+
+
+def test_guessed_tokens_leave_the_text_as_it_is(tiny, serve):
+    address, engine = serve(speculate="ngram")
+    body = {"model": "tiny", "prompt": "la la la la la la", "max_tokens": 100, "temperature": 0}
+    answer = httpx.post(f"{address}/v1/completions", json=body, timeout=30).json()
+    assert answer["choices"][0]["text"] == text_of(tiny, alone(tiny, body["prompt"], 100))
+    assert engine.stats()["tiny"].steps < answer["usage"]["completion_tokens"]
