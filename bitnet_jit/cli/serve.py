@@ -75,8 +75,8 @@ def add(
     from bitnet_jit.checkpoints.hub import find_model
     from bitnet_jit.server.templates import template_of
 
-    folder = embedded_model() if model is None else find_model(model)
-    template = template_of(folder, chat_template)
+    path = embedded_model() if model is None else find_model(model)
+    template = template_of(path if path.is_dir() else path.parent, chat_template)
     model_id = EMBEDDED if model is None else Path(model).resolve().name if os.path.exists(model) else model
     engine.add_model(model_id, load_model(model, device, head, cache))
     return model_id, template

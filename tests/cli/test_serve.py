@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -51,6 +52,41 @@ def test_it_serves_until_a_signal(start, number, code):
     assert process.returncode == code
     assert out == ""
     assert "Traceback" not in err
+
+
+def test_a_stream_is_finished_before_the_end(start):
+    process, address = start()
+    body = {"model": "tiny-bitnet", "prompt": "A", "max_tokens": 300, "seed": 1, "stream": True}
+    with httpx.stream("POST", f"{address}/v1/completions", json=body, timeout=WAIT) as response:
+        pieces = response.iter_text()
+        text = next(pieces)
+        process.send_signal(signal.SIGTERM)
+        text += "".join(pieces)
+    assert text.endswith("data: [DONE]\n\n")
+    assert process.wait(WAIT) == 0
+
+
+def test_the_page_of_the_documentation_runs(start, tmp_path, monkeypatch):
+    """Run its blocks of Python against a server, started as it says with a chat template."""
+    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    (shell,) = re.findall(r"^(printf .*?jinja)$", text, re.M | re.S)
+    subprocess.run(["sh", "-c", shell], check=True)
+    _, address = start("--chat-template", "plain.jinja")
+    printed, expected = [], []
+    namespace: dict[str, object] = {"print": lambda *values: printed.append(" ".join(map(str, values)))}
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S):
+        expected += re.findall(r"print\(.*\)  # (.*)", block)
+        exec(compile(block.replace("http://127.0.0.1:8000", address), "serving.md", "exec"), namespace)
+    namespace["client"].close()
+    assert printed == expected
+    assert len(printed) == 3
+    for command in re.findall(r"^(curl .*?[^\\\\])\n", text, re.M | re.S):
+        if "SERVE_KEYS" not in command and shutil.which("curl"):
+            command = command.replace("http://127.0.0.1:8000", address)
+            done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, timeout=WAIT)
+            assert done.stdout
+            assert "error" not in done.stdout
 
 
 def test_models_templates_and_keys(start, tmp_path, monkeypatch):
