@@ -91,10 +91,7 @@ def logprobs_of(
 ) -> CompletionLogprobs:
     """Return log-probabilities in OpenAI's form; the chosen token is among the likeliest always."""
     words = [names.name(token) for token in tokens]
-    top = [
-        {names.name(token): value for token, value in item.likeliest} | {word: item.chosen}
-        for word, item in zip(words, values, strict=True)
-    ]
+    top = [names.likeliest(token, item) for token, item in zip(tokens, values, strict=True)]
     offsets = []
     for word in words:
         offsets.append(offset)

@@ -1,7 +1,8 @@
-"""How single tokens read, for log-probabilities: a name for each that no other token has."""
+"""How single tokens read, for log-probabilities."""
 
 from typing import Any
 
+from bitnet_jit.engine.generation import TokenLogprobs
 from bitnet_jit.generation.tokenizer import Tokenizer
 from bitnet_jit.generation.unicode import REPLACEMENT
 
@@ -24,7 +25,19 @@ class TokenTexts:
 
     def name(self, token: int) -> str:
         """Return how a token is written."""
-        return self._text(token) or f"token_id:{token}"
+        return self._text(token) or number(token)
+
+    def likeliest(self, token: int, values: TokenLogprobs) -> dict[str, float]:
+        """Return the log-probabilities of a chosen token and of the likeliest ones, by their names.
+
+        Some tokens read alike, such as a letter and its byte: the others are written by their ids then.
+        """
+        result = {self.name(token): values.chosen}
+        for other, value in values.likeliest:
+            if other != token:
+                name = self.name(other)
+                result[number(other) if name in result else name] = value
+        return result
 
     def utf8(self, token: int) -> list[int] | None:
         """Return the bytes of a token's text; None where it has none alone."""
@@ -38,3 +51,8 @@ class TokenTexts:
             text = stream.push(token) + stream.finish()
             self._texts[token] = "" if REPLACEMENT in text else text
         return self._texts[token]
+
+
+def number(token: int) -> str:
+    """Return how a token is written that has no text of its own."""
+    return f"token_id:{token}"
