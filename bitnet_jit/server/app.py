@@ -1,7 +1,9 @@
 """`make_app`: an engine as an ASGI application."""
 
+import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +17,7 @@ from bitnet_jit.server.errors import add_handlers
 from bitnet_jit.server.limits import Gate, Limits
 from bitnet_jit.server.service import Service
 from bitnet_jit.server.templates import ChatTemplate
+from bitnet_jit.server.watch import STUCK_S, Watch
 
 if TYPE_CHECKING:
     from bitnet_jit.engine.engine import InferenceEngine
@@ -34,12 +37,20 @@ async def page() -> HTMLResponse:
     return HTMLResponse(text, headers={"Content-Security-Policy": PAGE_RULES, "X-Content-Type-Options": "nosniff"})
 
 
+@asynccontextmanager
+async def watching(watch: Watch) -> AsyncIterator[None]:
+    """Look at the workers while the server runs."""
+    task = asyncio.create_task(watch.run())
+    yield
+    task.cancel()
+
+
 def make_app(
     engine: "InferenceEngine | Any",
     templates: Mapping[str, ChatTemplate] | None = None,
     limits: Limits | None = None,
     keys: Sequence[str] = (),
-    stuck_s: float = health.STUCK_S,
+    stuck_s: float = STUCK_S,
     speculate: Literal["ngram"] | None = None,
 ) -> FastAPI:
     """Return an app that serves the models of an engine; the caller closes the engine.
@@ -49,15 +60,22 @@ def make_app(
         templates: of chats, by the ids of models.
         limits: of requests.
         keys: API keys, of which a request must have one; none: everybody may ask.
-        stuck_s: seconds without a step after which /health calls a worker with work stuck.
+        stuck_s: seconds without a step after which a worker with work is stuck: its requests are given up.
         speculate: "ngram" guesses tokens of each text; texts stay the same.
     """
     limits = limits or Limits()
-    app = FastAPI(title="bitnet-jit", version=bitnet_jit.__version__, docs_url=None, redoc_url=None, responses=ERRORS)
-    app.state.service = Service(
-        engine, dict(templates or {}), limits, metrics.Metrics(engine), int(time.time()), speculate
+    watch = Watch(engine, stuck_s)
+    app = FastAPI(
+        title="bitnet-jit",
+        version=bitnet_jit.__version__,
+        docs_url=None,
+        redoc_url=None,
+        responses=ERRORS,
+        lifespan=lambda _: watching(watch),
     )
-    app.state.progress = health.Progress(stuck_s)
+    app.state.service = Service(
+        engine, dict(templates or {}), limits, metrics.Metrics(engine), watch, int(time.time()), speculate
+    )
     for module in (completions, chat, models, tokens, health, metrics):
         app.include_router(module.router)
     app.include_router(router)

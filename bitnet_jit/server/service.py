@@ -11,6 +11,7 @@ from bitnet_jit.server.limits import Limits
 from bitnet_jit.server.metrics import Metrics
 from bitnet_jit.server.templates import ChatTemplate
 from bitnet_jit.server.token_texts import TokenTexts
+from bitnet_jit.server.watch import Watch
 
 if TYPE_CHECKING:
     from bitnet_jit.engine.engine import InferenceEngine
@@ -25,6 +26,7 @@ class Service:
         templates: of chats, by the ids of models.
         limits: of requests.
         metrics: what has been served.
+        watch: looks at the workers.
         created: when the server began, in seconds of the Unix clock.
         speculate: "ngram" guesses tokens of each text, None does not; texts stay the same.
         texts: of tokens, by the ids of models; filled when first needed.
@@ -34,6 +36,7 @@ class Service:
     templates: Mapping[str, ChatTemplate]
     limits: Limits
     metrics: Metrics
+    watch: Watch
     created: int
     speculate: Literal["ngram"] | None = None
     texts: dict[str, TokenTexts] = field(default_factory=dict)

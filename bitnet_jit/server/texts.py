@@ -77,6 +77,7 @@ class Texts:
             for generation in generations:
                 generation.cancel()
             raise
+        service.watch.add(request.model, generations)
         return generations
 
     def usage(self, completions: Sequence[Completion]) -> Usage:

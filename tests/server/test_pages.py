@@ -1,12 +1,14 @@
 """What is not text: models, tokens, health, metrics, the page, the description."""
 
 import re
+import threading
+import time
 from types import SimpleNamespace
 
 import httpx
 import pytest
 
-from bitnet_jit.server.health import Progress
+from bitnet_jit.server.watch import Progress
 
 VERSE = "And it came to pass "
 
@@ -76,6 +78,27 @@ def test_health_of_a_worker_that_died(serve):
     response = httpx.get(f"{address}/health")
     assert response.status_code == 503
     assert response.json() == {"status": "failing", "models": {"tiny": "dead"}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_requests_of_a_stuck_worker_are_given_up(serve, monkeypatch, stream):
+    address, engine = serve(stuck_s=0.3)
+    replica, go_on = engine.model("tiny").replica, threading.Event()
+    run = replica._run
+    monkeypatch.setattr(replica, "_run", lambda plan: (go_on.wait(30), run(plan)))
+    body = {"prompt": "A", "max_tokens": 3, "seed": 1}
+    try:
+        start = time.monotonic()
+        response = post(address, "/v1/completions", {**body, "stream": stream})
+        assert 0.3 < time.monotonic() - start < 10
+        assert "has made no step for 0.3 s" in response.text
+        assert response.status_code == (200 if stream else 503)
+        health = httpx.get(f"{address}/health")
+        assert (health.status_code, health.json()["models"]) == (503, {"tiny": "stuck"})
+    finally:
+        go_on.set()
+    assert post(address, "/v1/completions", body).status_code == 200
+    assert httpx.get(f"{address}/health").json()["models"] == {"tiny": "idle"}
 
 
 def test_a_stuck_worker_is_told_from_a_busy_one():
