@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitnet_jit.cli.generate import CACHE, HEAD, SPECULATE, DeviceOption, Guesses, load_model
+from bitnet_jit.cli.patience import Patience
 from bitnet_jit.cli.streams import tell
 from bitnet_jit.errors import InvalidInput
 
 if TYPE_CHECKING:
     from bitnet_jit.engine.engine import InferenceEngine
+    from bitnet_jit.models.config import DecoderConfig
     from bitnet_jit.server.templates import ChatTemplate
 
 WHICH_MODELS = (
@@ -23,6 +25,7 @@ KEYS = "The environment variable that holds API keys, with commas between severa
 TEMPLATE = "A chat template in Jinja, for models that came without one or in place of theirs."
 EMBEDDED = "tiny-bitnet"
 MEGABYTE = 2**20
+WARM_PROMPT, WARM_TOKENS = 48, 8  # less than a page of prompt, so that it is not kept
 
 
 def serve(
@@ -42,6 +45,9 @@ def serve(
     ] = None,
     max_body: Annotated[int, typer.Option(min=1, help="Size of a request, in MiB.")] = 4,
     timeout: Annotated[float | None, typer.Option(help="Seconds that a text may take. [default: no limit]")] = None,
+    stuck_after: Annotated[
+        float, typer.Option(min=0.1, help="Seconds without a step after which requests in work are given up.")
+    ] = 120,
     speculate: Annotated[Guesses | None, typer.Option(help=SPECULATE)] = None,
     access_log: Annotated[bool, typer.Option(help="Write a line for each request to stdout.")] = False,
 ) -> None:
@@ -59,7 +65,7 @@ def serve(
         known = {model_id: template for model_id, template in added if template is not None}
         tell(f"serving {', '.join(engine.models)} at http://{host}:{port}{'' if keys else '; no API key is asked for'}")
         guesses = None if speculate is None else speculate.value
-        run(make_app(engine, known, limits, keys, speculate=guesses), host, port, access_log)
+        run(make_app(engine, known, limits, keys, stuck_after, guesses), host, port, access_log)
 
 
 def add(
@@ -78,8 +84,20 @@ def add(
     path = embedded_model() if model is None else find_model(model)
     template = template_of(path if path.is_dir() else path.parent, chat_template)
     model_id = EMBEDDED if model is None else Path(model).resolve().name if os.path.exists(model) else model
-    engine.add_model(model_id, load_model(model, device, head, cache))
+    decoder = load_model(model, device, head, cache)
+    engine.add_model(model_id, decoder)
+    warm_up(engine, model_id, decoder.config)
     return model_id, template
+
+
+def warm_up(engine: "InferenceEngine", model_id: str, config: "DecoderConfig") -> None:
+    """Write a short text, so that kernels are compiled before the first request comes."""
+    from bitnet_jit.generation.sampling import Sampling
+
+    length = max(1, min(WARM_PROMPT, config.context_length - WARM_TOKENS))
+    options = Sampling(temperature=1.0, seed=0, banned_token_ids=config.eos_ids)
+    with Patience("preparing kernels, which takes a while the first time"):
+        engine.submit(model_id, [0] * length, min(WARM_TOKENS, config.context_length - length), options).result()
 
 
 def run(app: Any, host: str, port: int, access_log: bool) -> None:

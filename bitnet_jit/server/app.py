@@ -80,5 +80,6 @@ def make_app(
         app.include_router(module.router)
     app.include_router(router)
     app.add_middleware(Gate, limits=limits, keys=tuple(keys))
+    app.add_middleware(metrics.CountedResponses, counter=app.state.service.metrics.responses)
     add_handlers(app)
     return app

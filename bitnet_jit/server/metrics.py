@@ -9,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, H
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bitnet_jit.engine.generation import Completion
 
@@ -64,6 +65,10 @@ class Metrics:
 
     Args:
         engine: whose numbers are told, too.
+
+    Attributes:
+        registry: of all numbers.
+        responses: answers by route and status.
     """
 
     def __init__(self, engine: "InferenceEngine | Any") -> None:
@@ -72,6 +77,9 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self._texts = Counter(
             "texts", "Texts that were written to their ends.", ["model", "reason"], "bitnet_jit", registry=self.registry
+        )
+        self.responses = Counter(
+            "http_responses", "Answers.", ["route", "status"], "bitnet_jit", registry=self.registry
         )
         self._first = self._histogram("time_to_first_token_seconds", "From a request to its first token.")
         self._token = self._histogram("time_per_token_seconds", "Per token behind the first.")
@@ -94,6 +102,27 @@ class Metrics:
             if len(text.tokens) > 1:
                 per_token = (text.seconds - text.first_token_s) / (len(text.tokens) - 1)
                 self._token.labels(model_id).observe(per_token)
+
+
+class CountedResponses:
+    """Middleware that counts answers.
+
+    Args:
+        app: what lies behind.
+        counter: by route and status.
+    """
+
+    def __init__(self, app: ASGIApp, counter: Counter) -> None:
+        self._app, self._counter = app, counter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", "none")  # paths as clients write them are without number
+                self._counter.labels(route, message["status"]).inc()
+            await send(message)
+
+        await self._app(scope, receive, counted)
 
 
 @router.get("/metrics")

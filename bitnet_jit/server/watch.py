@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STUCK_S = 60.0  # a first step compiles kernels, which may take long on a slow machine
+STUCK_S = 120.0  # steps of a kind that has not been run yet compile kernels, which may take long
 MAX_PAUSE_S = 1.0  # between two looks
 
 

@@ -71,6 +71,25 @@ def test_metrics_count_what_was_served(serve):
     assert numbers[f"bitnet_jit_request_new_tokens_sum{label}"] == 22
 
 
+def test_answers_are_counted_by_route_and_status(serve):
+    address, _ = serve(keys=["k"])
+    with httpx.Client(base_url=address, headers={"Authorization": "Bearer k"}) as client:
+        for body in ({"prompt": "A", "max_tokens": 1}, {"prompt": "A", "max_tokens": 1}, {"prompt": ""}):
+            client.post("/v1/completions", json={"model": "tiny", **body})
+        client.get("/v1/models/tiny")
+        client.get("/nothing/1")
+        httpx.get(f"{address}/v1/models")
+        text = client.get("/metrics").text
+    counts = dict(re.findall(r'^bitnet_jit_http_responses_total{route="(.*)"} (.*)$', text, re.M))
+    assert counts == {
+        '/v1/completions",status="200': "2.0",
+        '/v1/completions",status="400': "1.0",
+        '/v1/models/{model_id:path}",status="200': "1.0",
+        'none",status="404': "1.0",
+        'none",status="401': "1.0",
+    }
+
+
 def test_health_of_a_worker_that_died(serve):
     address, engine = serve()
     assert httpx.get(f"{address}/health").json() == {"status": "ok", "models": {"tiny": "idle"}}
@@ -97,8 +116,10 @@ def test_requests_of_a_stuck_worker_are_given_up(serve, monkeypatch, stream):
         assert (health.status_code, health.json()["models"]) == (503, {"tiny": "stuck"})
     finally:
         go_on.set()
+    end = time.monotonic() + 30
+    while httpx.get(f"{address}/health").json()["models"] != {"tiny": "idle"}:
+        assert time.monotonic() < end
     assert post(address, "/v1/completions", body).status_code == 200
-    assert httpx.get(f"{address}/health").json()["models"] == {"tiny": "idle"}
 
 
 def test_a_stuck_worker_is_told_from_a_busy_one():
