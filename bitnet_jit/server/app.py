@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +27,7 @@ PAGE_RULES = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+TOKENIZERS = 4  # threads
 ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorResponse} for code in ("4XX", "5XX")}
 router = APIRouter()
 
@@ -39,7 +41,8 @@ async def page() -> HTMLResponse:
 
 @asynccontextmanager
 async def watching(watch: Watch) -> AsyncIterator[None]:
-    """Look at the workers while the server runs."""
+    """Look at the workers while the server runs; few threads make tokens of prompts, as each keeps memory."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(TOKENIZERS, "bitnet-jit prompts"))
     task = asyncio.create_task(watch.run())
     yield
     task.cancel()

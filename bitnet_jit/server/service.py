@@ -58,8 +58,8 @@ class Service:
         return self.templates[model_id]
 
 
-def service_of(request: Request) -> Service:
-    """Return the service of the app that a request has come to."""
+async def service_of(request: Request) -> Service:
+    """Return the service of the app that a request has come to; async, since FastAPI would call it in a thread."""
     service: Service = request.app.state.service
     return service
 

@@ -97,7 +97,7 @@ async def completed(generations: Sequence[Generation], request: Request) -> list
         BitNetError: one has failed.
         RequestCancelled: the client has gone.
     """
-    texts = asyncio.gather(*(whole(generation) for generation in generations))
+    texts = asyncio.create_task(all_of(generations))
     gone = asyncio.create_task(disconnected(request))
     try:
         await asyncio.wait((texts, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -105,11 +105,19 @@ async def completed(generations: Sequence[Generation], request: Request) -> list
             raise RequestCancelled("the client has gone")
         return texts.result()
     finally:
-        if not texts.done() or texts.cancelled() or texts.exception():
-            for generation in generations:
-                generation.cancel()
         texts.cancel()
         gone.cancel()
+        await asyncio.gather(texts, gone, return_exceptions=True)
+
+
+async def all_of(generations: Sequence[Generation]) -> list[Completion]:
+    """Wait for all texts; where one fails, or nobody waits any more, all are cancelled."""
+    try:
+        return await asyncio.gather(*map(whole, generations))
+    except BaseException:
+        for generation in generations:
+            generation.cancel()
+        raise
 
 
 async def whole(generation: Generation) -> Completion:

@@ -1,5 +1,6 @@
 """A server of the small decoder on a free port, and the official client for it."""
 
+import logging
 import threading
 import time
 from contextlib import ExitStack, contextmanager
@@ -21,11 +22,24 @@ TEMPLATE = (
 )
 
 
+class Records(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self, level):
+        super().__init__(level)
+        self.messages = []
+
+    def emit(self, record):
+        self.messages.append(record.getMessage())
+
+
 @contextmanager
 def served(app, **options):
     """Run a server in a thread; yield its address."""
     server = make_server(app, "127.0.0.1", 0, "critical", **options)
     thread = threading.Thread(target=server.run)
+    log = Records(logging.ERROR)
+    logging.getLogger("asyncio").addHandler(log)
     thread.start()
     try:
         end = time.monotonic() + WAIT
@@ -37,7 +51,9 @@ def served(app, **options):
     finally:
         server.should_exit = True
         thread.join(WAIT)
+        logging.getLogger("asyncio").removeHandler(log)
         assert not thread.is_alive()
+        assert log.messages == [], "such as exceptions of tasks that nobody asked for"
 
 
 @pytest.fixture(scope="session")
