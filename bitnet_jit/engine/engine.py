@@ -11,7 +11,7 @@ from torch import nn
 
 from bitnet_jit.arguments import show
 from bitnet_jit.checkpoints.loading import load
-from bitnet_jit.engine.asking import Prompt, check_pages, make_request, set_terms
+from bitnet_jit.engine.asking import Prompt, check_pages, make_request, set_extras, set_terms
 from bitnet_jit.engine.config import EngineConfig
 from bitnet_jit.engine.generation import Completion, Generation
 from bitnet_jit.engine.model import Model, close_model, make_model
@@ -100,6 +100,7 @@ class InferenceEngine:
         stop: Stop = (),
         *,
         speculate: Literal["ngram"] | None = None,
+        prompt_logprobs: int | None = None,
         priority: int = 0,
         client: str = "",
         timeout_s: float | None = None,
@@ -112,22 +113,22 @@ class InferenceEngine:
             max_new_tokens, stop: as in `Decoder.generate`; but a string that ends the text is no part of it.
             sampling: how tokens are chosen; None always takes the likeliest.
             speculate: "ngram" guesses tokens from the text itself, and verifies several in a step.
+            prompt_logprobs: likeliest tokens whose log-probabilities are given beside each token of the prompt.
             priority: requests of higher ones begin first.
             client: whose it is; clients with requests of equal priority share evenly.
             timeout_s: seconds until it must have ended; None: no limit.
 
         Raises:
             InvalidInput: a value is out of range, or the text would not fit the model's context or the pages.
-            ModelNotFound: there is no such model.
-            QueueFull: too many requests wait.
-            EngineClosed: no more requests are taken.
+            ModelNotFound, QueueFull, EngineClosed: no such model; too many requests wait; no more are taken.
         """
         model = self.model(model_id)
         if model.replica is None or not isinstance(model.module, Decoder):
             raise InvalidInput(f"model_id: {model_id!r} is no decoder, and writes no text")
-        request = make_request(model.module, prompt, max_new_tokens, sampling, stop, speculate, model.replica.cancel)
+        request = make_request(model.module, prompt, max_new_tokens, sampling, stop, model.replica.cancel)
         check_pages(request, model.replica.scheduler.cache.pool.count)
         set_terms(request, priority, client, timeout_s)
+        set_extras(request, speculate, prompt_logprobs, model.module.config.vocab_size)
         model.replica.submit(request)
         return request.generation
 

@@ -123,7 +123,8 @@ class Scheduler:
         if not self.waiting or len(self.running) >= self.max_running:
             return None
         request = min(self.waiting, key=lambda other: (-other.priority, self._served[other.client], other.number))
-        sequence = PagedSequence() if self.prefixes is None else self.prefixes.match(request.ids)
+        shares = self.prefixes is not None and request.prompt_logprobs is None  # they are of tokens that are computed
+        sequence = self.prefixes.match(request.ids) if shares and self.prefixes else PagedSequence()
         needed = pages_for(len(request.ids)) - len(sequence.pages) + len(self.running)  # each may need a page soon
         while self.running and self._reserved + needed > self.cache.pool.num_free:
             if self.prefixes is None or not self.prefixes.evict():

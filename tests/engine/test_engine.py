@@ -134,6 +134,29 @@ def test_logprobs_are_those_that_were_asked_for(make_engine):
     assert [one.likeliest[0][0] for one in asked.logprobs] == asked.tokens
 
 
+@settings(max_examples=10)
+@given(
+    lengths=st.lists(st.integers(1, 150), min_size=1, max_size=4), step=st.integers(1, 200), running=st.integers(1, 4)
+)
+def test_logprobs_of_prompts_are_those_of_the_network(tiny, lengths, step, running):
+    """In chunks of any size, beside each other and beside texts that do not ask for any."""
+    prompts = [list(SCRIPTURE[index : index + length]) for index, length in enumerate(lengths)]
+    with InferenceEngine(EngineConfig(max_running=running, num_pages=12, step_tokens=step)) as engine:
+        engine.add_model("tiny", tiny)
+        handles = [engine.submit("tiny", prompt, 3, prompt_logprobs=2) for prompt in prompts]
+        plain = engine.submit("tiny", prompts[0], 3)
+        texts = [handle.result(WAIT) for handle in handles]
+        assert plain.result(WAIT).prompt_logprobs is None
+    for prompt, text in zip(prompts, texts, strict=True):
+        assert text.tokens == alone(tiny, prompt, 3, Sampling())
+        expected = torch.log_softmax(tiny(prompt)[0, :-1].double(), -1)
+        assert len(text.prompt_logprobs) == len(prompt) - 1
+        for place, one in enumerate(text.prompt_logprobs):
+            assert one.chosen == pytest.approx(float(expected[place, prompt[place + 1]]), abs=1e-4)
+            assert one.likeliest[0][1] == pytest.approx(float(expected[place].max()), abs=1e-4)
+            assert len(one.likeliest) == 2
+
+
 def test_event_loops_and_threads_share_an_engine(make_engine, tiny):
     engine, results = make_engine(), {}
 
