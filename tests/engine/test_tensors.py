@@ -1,4 +1,4 @@
-"""`infer`, `infer_batch`, `infer_each`: the same bits as the layer called directly, errors in words, little overhead."""
+"""`infer`, `infer_batch`, `infer_each`: the same bits as the layer called directly, errors in words, little time."""
 
 import time
 
