@@ -1,4 +1,4 @@
-"""`BatchProcessor`: many inputs of any number of rows through a module, in batches of a size that is found meanwhile."""
+"""`BatchProcessor`: many inputs of any number of rows through a module, in batches whose size is found meanwhile."""
 
 import asyncio
 import time
