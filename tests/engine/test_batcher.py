@@ -71,7 +71,7 @@ def test_other_errors_are_not_tried_again():
 
 
 def test_batches_grow_where_calls_are_what_takes_time():
-    module = Recorded(seconds=1e-3)
+    module = Recorded(seconds=5e-3)  # more than a busy machine adds to the median of three
     processor = BatchProcessor(module, BatchingConfig(initial=4, max_rows=128))
     processor.run([torch.ones(1, K)] * 1500)
     assert processor.batch_size == 128
@@ -79,7 +79,7 @@ def test_batches_grow_where_calls_are_what_takes_time():
     sizes = {row.size: row for row in processor.performance().sizes}
     assert list(sizes) == [4, 8, 16, 32, 64, 128]
     assert sizes[128].rows_per_second > 8 * sizes[4].rows_per_second
-    assert 1 <= sizes[128].milliseconds < 10
+    assert 5 <= sizes[128].milliseconds < 50
     assert sizes[4].rows == 4 * sizes[4].batches
 
 

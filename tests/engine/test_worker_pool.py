@@ -178,6 +178,38 @@ def test_a_shutdown_finishes_what_was_accepted_and_refuses_the_rest(gate):
     processor.shutdown()
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_shutdown_under_load_answers_all_that_was_accepted(seed):
+    processor, accepted, refused = ParallelInferenceProcessor(Recorded(), 2, capacity=3), [], []
+
+    def submit_in_a_thread():
+        try:
+            while True:
+                accepted.append(processor.submit(X, timeout_s=100))
+        except EngineClosed:
+            refused.append(1)
+
+    async def submit_in_a_loop():
+        try:
+            while True:
+                accepted.append(await processor.submit_async(X))
+                await asyncio.sleep(0)
+        except EngineClosed:
+            refused.append(1)
+
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(submit_in_a_thread) for _ in range(2)]
+        jobs += [pool.submit(asyncio.run, submit_in_a_loop()) for _ in range(2)]
+        time.sleep(0.01 * (seed + 1))
+        processor.shutdown()
+        for job in jobs:
+            job.result(10)
+    assert len(refused) == 4
+    assert all(torch.equal(future.result(0), LAYER(X)) for future in accepted)
+    stats = processor.stats()
+    assert stats.completed == stats.accepted == len(accepted) > 0
+
+
 def test_tasks_go_to_workers_that_are_free():
     slow, fast = Recorded(seconds=0.02), Recorded(seconds=0.001)
     with ParallelInferenceProcessor([slow, fast]) as processor:
