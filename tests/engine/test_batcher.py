@@ -81,6 +81,9 @@ def test_batches_grow_where_calls_are_what_takes_time():
     assert sizes[128].rows_per_second > 8 * sizes[4].rows_per_second
     assert 5 <= sizes[128].milliseconds < 50
     assert sizes[4].rows == 4 * sizes[4].batches
+    performance = processor.performance()
+    assert performance.rows_per_second == pytest.approx(1500 / performance.seconds)
+    assert BatchProcessor(module).performance().rows_per_second == 0
 
 
 def test_batches_stay_small_where_memory_is_used_up():

@@ -10,6 +10,7 @@ from tensor_modules import K, Recorded, inputs, packed
 from torch import nn
 
 import bitnet_jit
+from bitnet_jit.engine import tensors
 from bitnet_jit.engine.tensors import device_of, infer, infer_batch, infer_each
 from bitnet_jit.errors import InvalidInput, OutOfMemory
 
@@ -71,6 +72,27 @@ def test_no_inputs_give_no_outputs():
 def test_the_device_is_the_first_one_with_values():
     assert device_of(nn.Sequential(nn.ReLU(), nn.Sequential(nn.BatchNorm1d(2)))) == torch.device("cpu")
     assert device_of(nn.Linear(2, 2, device="meta")) is None
+
+
+class Elsewhere(nn.Module):
+    """A module that notes the devices of its inputs; "meta" stands for a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.devices = []
+        self.eval()
+
+    def forward(self, x):
+        self.devices.append(x.device.type)
+        return torch.ones(len(x), 3)
+
+
+def test_inputs_go_to_the_device_of_the_module(monkeypatch):
+    monkeypatch.setattr(tensors, "device_of", lambda module: torch.device("meta"))
+    module = Elsewhere()
+    assert torch.equal(infer(module, torch.zeros(2, K)), torch.ones(2, 3))
+    assert [len(y) for y in infer_batch(module, [torch.zeros(2, K), torch.zeros(1, K)])] == [2, 1]
+    assert module.devices == ["meta", "meta"]
 
 
 @pytest.mark.gpu

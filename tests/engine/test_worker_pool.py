@@ -261,6 +261,47 @@ def test_two_event_loops_and_threads_share_a_processor():
             assert job.result(30) == [2.0 * number for number in range(20)]
 
 
+def test_a_map_in_a_loop_reads_little_ahead():
+    read = []
+
+    def source():
+        for number in range(30):
+            read.append(number)
+            yield torch.full((3,), float(number))
+
+    async def run():
+        async with ParallelInferenceProcessor(Random().eval(), 2, capacity=3) as processor:
+            outputs = []
+            async for y in processor.map_async(source()):
+                outputs.append(float(y[0]))
+                assert len(read) <= len(outputs) + 3 + 2
+            return outputs
+
+    assert asyncio.run(run()) == [2.0 * number for number in range(30)]
+
+
+def test_a_map_that_is_left_cancels_what_it_has_queued(gate):
+    with ParallelInferenceProcessor(gate, 1, capacity=5) as processor:
+        gate.opened.set()
+        outputs = processor.map([X] * 20)
+        next(outputs)
+        gate.opened.clear()
+        outputs.close()
+        gate.opened.set()
+    stats = processor.stats()
+    assert stats.accepted == stats.completed + stats.cancelled < 20
+
+
+def test_threads_that_have_ended_take_no_task():
+    """The interpreter ends them before objects are gone."""
+    processor = ParallelInferenceProcessor(LAYER, 1, capacity=2)
+    processor._threads.shutdown()
+    for _ in range(5):  # more than there are places
+        with pytest.raises(EngineClosed):
+            processor.submit(X, wait_s=1)
+    assert processor.stats().accepted == 0
+
+
 def test_an_error_ends_a_map_in_its_place():
     xs = [torch.ones(1, K), torch.full((1, K), 7.0), torch.ones(1, K)]
     with ParallelInferenceProcessor(Recorded(refuse=7.0), 2) as processor:
