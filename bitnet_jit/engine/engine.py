@@ -1,6 +1,7 @@
 """`InferenceEngine`: models by name, requests in, handles out, for any number of threads and event loops."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -16,6 +17,7 @@ from bitnet_jit.engine.config import EngineConfig
 from bitnet_jit.engine.generation import Completion, Generation
 from bitnet_jit.engine.model import Model, close_model, make_model
 from bitnet_jit.engine.stats import ModelStats, stats_of
+from bitnet_jit.engine.tensors import infer, infer_batch
 from bitnet_jit.errors import EngineClosed, InvalidInput, ModelNotFound
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.sampling import Sampling
@@ -142,6 +144,22 @@ class InferenceEngine:
     ) -> Completion:
         """Write a text to its end; arguments and errors are those of `submit`."""
         return await self.submit(model_id, prompt, max_new_tokens, sampling, stop)
+
+    def infer(self, model_id: str, x: torch.Tensor) -> torch.Tensor:
+        """Return what a model makes of a tensor; see `tensors.infer`. Raises ModelNotFound, too."""
+        return infer(self.model(model_id).module, x)
+
+    def infer_batch(self, model_id: str, xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return what a model makes of each tensor, of any numbers of rows; see `tensors.infer_batch`."""
+        return infer_batch(self.model(model_id).module, xs)
+
+    async def infer_async(self, model_id: str, x: torch.Tensor) -> torch.Tensor:
+        """Do as `infer` does, in a thread."""
+        return await asyncio.to_thread(self.infer, model_id, x)
+
+    async def infer_batch_async(self, model_id: str, xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Do as `infer_batch` does, in a thread."""
+        return await asyncio.to_thread(self.infer_batch, model_id, xs)
 
     def stats(self) -> dict[str, ModelStats]:
         """Return what each decoder does at this moment."""

@@ -323,3 +323,56 @@ def test_what_cannot_be_meant_is_refused_in_words(make_engine, arguments, words)
 def test_options_are_checked_all_at_once(options, words):
     with pytest.raises(InvalidInput, match=words):
         EngineConfig(**options)
+
+
+def test_tensors_go_through_any_module(make_engine):
+    engine, layer = make_engine(), torch.nn.Linear(8, 3)
+    engine.add_model("layer", layer)
+    xs = [torch.randn(rows, 8) for rows in (1, 5, 2)]
+    with torch.no_grad():
+        expected = [layer(x) for x in xs]
+    torch.testing.assert_close(engine.infer("layer", xs[0]), expected[0])
+    torch.testing.assert_close(engine.infer_batch("layer", xs), expected)
+    torch.testing.assert_close(asyncio.run(engine.infer_async("layer", xs[1])), expected[1])
+    torch.testing.assert_close(asyncio.run(engine.infer_batch_async("layer", xs)), expected)
+    with pytest.raises(ModelNotFound, match="expected one of tiny, layer, got 'other'"):
+        engine.infer("other", xs[0])
+    with pytest.raises(InvalidInput, match="'layer' is no decoder"):
+        engine.submit("layer", "And ")
+    assert engine.model("layer").total_weight_count == 27
+    assert engine.model("layer").tokenizer is None
+    assert engine.models.keys() == {"tiny", "layer"}
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "words"),
+    [
+        ("tiny", torch.nn.Identity(), "'tiny', which is taken"),
+        ("", None, "got ''"),
+        ("new", 3, "expected a torch.nn.Module"),
+    ],
+)
+def test_models_that_cannot_be_meant_are_refused(make_engine, name, module, words):
+    with pytest.raises(InvalidInput, match=words):
+        make_engine().add_model(name, module)
+
+
+def test_presets_differ_in_what_they_take():
+    speed, memory = EngineConfig.optimized_for_speed(), EngineConfig.optimized_for_memory()
+    assert EngineConfig.balanced() == EngineConfig()
+    assert speed.max_running > EngineConfig().max_running > memory.max_running
+    assert speed.memory_share > EngineConfig().memory_share > memory.memory_share
+
+
+def test_a_model_is_loaded_in_a_thread_and_named_by_its_folder():
+    from bitnet_jit.checkpoints.embedded import embedded_model
+
+    async def names():
+        async with InferenceEngine() as engine:
+            one = await engine.load_model()
+            two = await engine.load_model(embedded_model(), head="int8", model_id="int8")
+            return one.model_id, two.model_id, two.total_weight_count
+
+    one, two, weights = asyncio.run(names())
+    assert (one, two) == ("tiny-bitnet", "int8")
+    assert weights > 1_000_000
