@@ -13,9 +13,11 @@ from torch import nn
 from bitnet_jit.arguments import show
 from bitnet_jit.checkpoints.loading import load
 from bitnet_jit.engine.asking import Prompt, check_pages, make_request, set_extras, set_terms
+from bitnet_jit.engine.benchmark import benchmark
 from bitnet_jit.engine.config import EngineConfig
 from bitnet_jit.engine.generation import Completion, Generation
 from bitnet_jit.engine.model import Model, close_model, make_model
+from bitnet_jit.engine.report import BenchmarkResults
 from bitnet_jit.engine.stats import ModelStats, stats_of
 from bitnet_jit.engine.tensors import infer, infer_batch
 from bitnet_jit.errors import EngineClosed, InvalidInput, ModelNotFound
@@ -160,6 +162,10 @@ class InferenceEngine:
     async def infer_batch_async(self, model_id: str, xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Do as `infer_batch` does, in a thread."""
         return await asyncio.to_thread(self.infer_batch, model_id, xs)
+
+    def benchmark(self, model_id: str, x: torch.Tensor, iterations: int = 1000) -> BenchmarkResults:
+        """Measure a model on one input; see `benchmark.benchmark`. Print `.display()`, or ask for `.grade()`."""
+        return benchmark(self.model(model_id).module, x, iterations)
 
     def stats(self) -> dict[str, ModelStats]:
         """Return what each decoder does at this moment."""
