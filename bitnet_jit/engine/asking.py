@@ -30,7 +30,6 @@ def make_request(
     max_new_tokens: int | None,
     sampling: Sampling | None,
     stop: Stop,
-    speculate: Literal["ngram"] | None,
     cancel: Callable[[Request], None],
 ) -> Request:
     """Return a request with its handle, which calls `cancel` where its caller gives up.
@@ -53,11 +52,7 @@ def make_request(
     stream = None if decoder.tokenizer is None else decoder.tokenizer.stream(ids)
     text = TextPieces(stream, parted(stop, config.vocab_size)[1])
     generation = Generation(len(ids), text, lambda: cancel(request))
-    if speculate not in (None, "ngram"):
-        raise InvalidInput(f'speculate: expected "ngram" or None, got {show(speculate)}')
     request = Request(ids, len(ids), limit, rule, options.seeded(), generation, time.monotonic())
-    if speculate is not None and not options.is_penalized:  # with penalties a choice depends on the guesses before it
-        request.ngrams = NGrams()
     return request
 
 
@@ -82,3 +77,17 @@ def set_terms(request: Request, priority: int, client: str, timeout_s: float | N
     if seconds is None or not 0 < seconds < math.inf:
         raise InvalidInput(f"timeout_s: expected a finite number of seconds above 0 or None, got {show(timeout_s)}")
     request.deadline = request.arrived + seconds
+
+
+def set_extras(
+    request: Request, speculate: Literal["ngram"] | None, prompt_logprobs: int | None, vocab_size: int
+) -> None:
+    """Set what is done beside the text; InvalidInput where a value is out of range."""
+    if speculate not in (None, "ngram"):
+        raise InvalidInput(f'speculate: expected "ngram" or None, got {show(speculate)}')
+    if prompt_logprobs is not None:
+        request.prompt_logprobs = whole_number("prompt_logprobs", prompt_logprobs, 0, vocab_size, none=True)
+    if (
+        speculate is not None and not request.options.is_penalized
+    ):  # with penalties a choice depends on the guesses before it
+        request.ngrams = NGrams()

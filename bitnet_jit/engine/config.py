@@ -1,6 +1,6 @@
 """`EngineConfig`: how much an engine takes in at a time, and what memory it may use."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from bitnet_jit.arguments import as_real, show, whole_number
 from bitnet_jit.errors import InvalidInput
@@ -68,8 +68,3 @@ class EngineConfig:
     def optimized_for_memory(cls) -> "EngineConfig":
         """Return options for few texts at a time in a tenth of a device's memory, of which nothing is kept."""
         return cls(max_running=8, memory_share=0.1, prefix_cache=False, step_tokens=256)
-
-    def changed(self) -> dict[str, object]:
-        """Return the options that differ from the defaults."""
-        default = EngineConfig()
-        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != getattr(default, f.name)}

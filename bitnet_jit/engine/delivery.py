@@ -27,4 +27,5 @@ def finish(request: Request, reason: str, error: BitNetError | None = None) -> N
     """Tell who waits that the text has ended."""
     now = time.monotonic()
     first = (request.first_token or now) - request.arrived
-    request.generation.mailbox.put(End(reason, error, request.cached, first, now - request.arrived))
+    scores = None if request.prompt_logprobs is None else request.prompt_scores
+    request.generation.mailbox.put(End(reason, error, scores, request.cached, first, now - request.arrived))

@@ -1,6 +1,7 @@
 """`InferenceEngine`: models by name, requests in, handles out, for any number of threads and event loops."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -11,11 +12,14 @@ from torch import nn
 
 from bitnet_jit.arguments import show
 from bitnet_jit.checkpoints.loading import load
-from bitnet_jit.engine.asking import Prompt, check_pages, make_request, set_terms
+from bitnet_jit.engine.asking import Prompt, check_pages, make_request, set_extras, set_terms
+from bitnet_jit.engine.benchmark import benchmark
 from bitnet_jit.engine.config import EngineConfig
 from bitnet_jit.engine.generation import Completion, Generation
 from bitnet_jit.engine.model import Model, close_model, make_model
+from bitnet_jit.engine.report import BenchmarkResults
 from bitnet_jit.engine.stats import ModelStats, stats_of
+from bitnet_jit.engine.tensors import infer, infer_batch
 from bitnet_jit.errors import EngineClosed, InvalidInput, ModelNotFound
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.sampling import Sampling
@@ -100,6 +104,7 @@ class InferenceEngine:
         stop: Stop = (),
         *,
         speculate: Literal["ngram"] | None = None,
+        prompt_logprobs: int | None = None,
         priority: int = 0,
         client: str = "",
         timeout_s: float | None = None,
@@ -112,22 +117,22 @@ class InferenceEngine:
             max_new_tokens, stop: as in `Decoder.generate`; but a string that ends the text is no part of it.
             sampling: how tokens are chosen; None always takes the likeliest.
             speculate: "ngram" guesses tokens from the text itself, and verifies several in a step.
+            prompt_logprobs: likeliest tokens whose log-probabilities are given beside each token of the prompt.
             priority: requests of higher ones begin first.
             client: whose it is; clients with requests of equal priority share evenly.
             timeout_s: seconds until it must have ended; None: no limit.
 
         Raises:
             InvalidInput: a value is out of range, or the text would not fit the model's context or the pages.
-            ModelNotFound: there is no such model.
-            QueueFull: too many requests wait.
-            EngineClosed: no more requests are taken.
+            ModelNotFound, QueueFull, EngineClosed: no such model; too many requests wait; no more are taken.
         """
         model = self.model(model_id)
         if model.replica is None or not isinstance(model.module, Decoder):
             raise InvalidInput(f"model_id: {model_id!r} is no decoder, and writes no text")
-        request = make_request(model.module, prompt, max_new_tokens, sampling, stop, speculate, model.replica.cancel)
+        request = make_request(model.module, prompt, max_new_tokens, sampling, stop, model.replica.cancel)
         check_pages(request, model.replica.scheduler.cache.pool.count)
         set_terms(request, priority, client, timeout_s)
+        set_extras(request, speculate, prompt_logprobs, model.module.config.vocab_size)
         model.replica.submit(request)
         return request.generation
 
@@ -141,6 +146,26 @@ class InferenceEngine:
     ) -> Completion:
         """Write a text to its end; arguments and errors are those of `submit`."""
         return await self.submit(model_id, prompt, max_new_tokens, sampling, stop)
+
+    def infer(self, model_id: str, x: torch.Tensor) -> torch.Tensor:
+        """Return what a model makes of a tensor; see `tensors.infer`. Raises ModelNotFound, too."""
+        return infer(self.model(model_id).module, x)
+
+    def infer_batch(self, model_id: str, xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return what a model makes of each tensor, of any numbers of rows; see `tensors.infer_batch`."""
+        return infer_batch(self.model(model_id).module, xs)
+
+    async def infer_async(self, model_id: str, x: torch.Tensor) -> torch.Tensor:
+        """Do as `infer` does, in a thread."""
+        return await asyncio.to_thread(self.infer, model_id, x)
+
+    async def infer_batch_async(self, model_id: str, xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Do as `infer_batch` does, in a thread."""
+        return await asyncio.to_thread(self.infer_batch, model_id, xs)
+
+    def benchmark(self, model_id: str, x: torch.Tensor, iterations: int = 1000) -> BenchmarkResults:
+        """Measure a model on one input; see `benchmark.benchmark`. Print `.display()`, or ask for `.grade()`."""
+        return benchmark(self.model(model_id).module, x, iterations)
 
     def stats(self) -> dict[str, ModelStats]:
         """Return what each decoder does at this moment."""

@@ -50,6 +50,7 @@ class Completion:
         prompt_tokens: tokens of the prompt.
         cached_tokens: of them, those whose keys and values came from the cache of prefixes.
         logprobs: of each new token, where they were asked for.
+        prompt_logprobs: of each token of the prompt but the first, where they were asked for.
         first_token_s: seconds from the request to the first token.
         seconds: from the request to the last token.
     """
@@ -60,6 +61,7 @@ class Completion:
     prompt_tokens: int
     cached_tokens: int = 0
     logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None
     first_token_s: float = 0.0
     seconds: float = 0.0
 
@@ -71,11 +73,12 @@ class End:
     Attributes:
         reason: "stop" or "length"; "" with an error.
         error: what the caller gets raised, or None.
-        cached_tokens, first_token_s, seconds: as in `Completion`.
+        prompt_logprobs, cached_tokens, first_token_s, seconds: as in `Completion`.
     """
 
     reason: str
     error: BitNetError | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None
     cached_tokens: int = 0
     first_token_s: float = 0.0
     seconds: float = 0.0
@@ -207,6 +210,7 @@ class Generation:
             self.prompt_tokens,
             end.cached_tokens,
             with_logprobs or None,
+            end.prompt_logprobs,
             end.first_token_s,
             end.seconds,
         )

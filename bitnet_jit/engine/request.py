@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from itertools import count
 
-from bitnet_jit.engine.generation import Generation
+from bitnet_jit.engine.generation import Generation, TokenLogprobs
 from bitnet_jit.generation.ngram import NGrams
 from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.stopping import StopRule
@@ -34,6 +34,9 @@ class Request:
         first_token: when its first new token came.
         ngrams: where guesses of its next tokens come from; None: none are made.
         guesses: those that the present step verifies.
+        prompt_logprobs: number of likeliest tokens whose log-probabilities are given beside each of the prompt's; None:
+            none are given.
+        prompt_scores: those, of the prompt's second token and on.
         is_cancelled: its caller waits no more; set from any thread.
     """
 
@@ -54,6 +57,8 @@ class Request:
     first_token: float | None = None
     ngrams: NGrams | None = None
     guesses: list[int] = field(default_factory=list)
+    prompt_logprobs: int | None = None
+    prompt_scores: list[TokenLogprobs] = field(default_factory=list)
     is_cancelled: bool = False
 
     @property

@@ -110,6 +110,16 @@ class Scheduler:
         plan[request] = tokens
         return tokens
 
+    def _make_room(self, needed: int) -> bool:
+        """Evict kept pages until so many are free; none where that could not suffice. Return whether it did."""
+        kept = 0 if self.prefixes is None else len(self.prefixes)
+        if self._reserved + needed > self.cache.pool.num_free + kept:
+            return False
+        while self._reserved + needed > self.cache.pool.num_free:
+            if self.prefixes is None or not self.prefixes.evict():
+                return False
+        return True
+
     def _preempt(self, request: Request) -> None:
         """Take a request's pages away; it waits, and is computed anew."""
         self.running.remove(request)
@@ -123,12 +133,12 @@ class Scheduler:
         if not self.waiting or len(self.running) >= self.max_running:
             return None
         request = min(self.waiting, key=lambda other: (-other.priority, self._served[other.client], other.number))
-        sequence = PagedSequence() if self.prefixes is None else self.prefixes.match(request.ids)
+        shares = self.prefixes is not None and request.prompt_logprobs is None  # they are of tokens that are computed
+        sequence = self.prefixes.match(request.ids) if shares and self.prefixes else PagedSequence()
         needed = pages_for(len(request.ids)) - len(sequence.pages) + len(self.running)  # each may need a page soon
-        while self.running and self._reserved + needed > self.cache.pool.num_free:
-            if self.prefixes is None or not self.prefixes.evict():
-                self.cache.free(sequence)
-                return None
+        if self.running and not self._make_room(needed):
+            self.cache.free(sequence)
+            return None
         self.waiting.remove(request)
         if not request.new_tokens:
             request.cached = sequence.length

@@ -4,10 +4,12 @@ Guesses (`speculate="ngram"`) are tokens that followed the last ones where they 
 verifies them: one is kept where the model chooses the same, so they change no text.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from bitnet_jit.engine.prompt_scores import note_scores, wants_all
 from bitnet_jit.engine.request import Request
 from bitnet_jit.engine.scheduler import Plan
 from bitnet_jit.generation.batch_sampler import BatchSampler, Choice
@@ -62,15 +64,18 @@ class Writer:
         """Compute the ids of a step, and choose tokens where the last id of a request was among them."""
         ready = [request for request, tokens in plan.items() if tokens == request.left]
         self._guess([request for request in ready if request.left == 1], plan)
-        scores = self._compute(plan)
+        wanted = {request: wanted_of(request, tokens) for request, tokens in plan.items()}
+        scored = {request: request.sequence.length for request in plan if wants_all(request)}
+        scores = self._compute(plan, wanted)
         for request in plan:
             if request.row < 0:
                 request.row = self._sampler.add(request.options, request.ids[: request.prompt_length])
+        logits = note_prompts(wanted, scored, ready, scores.logits) if scored else scores.logits
         if not ready:
             return []
         rows = [request.row for request in ready for _ in range(1 + len(request.guesses))]
         positions = [len(request.ids) + place for request in ready for place in range(1 + len(request.guesses))]
-        return self._read(ready, rows, self._sampler.choose(scores.logits, rows, positions, scores.largest))
+        return self._read(ready, rows, self._sampler.choose(logits, rows, positions, scores.largest))
 
     def forget(self, request: Request) -> None:
         """Forget a request that has ended."""
@@ -90,7 +95,7 @@ class Writer:
                 request.guesses = []
                 return
 
-    def _compute(self, plan: Plan) -> Scores:
+    def _compute(self, plan: Plan, wanted: Mapping[Request, int]) -> Scores:
         """Run the network on a step; return the scores behind each request whose last id is among them."""
         if all(request.left == 1 and not request.guesses for request in plan) and self._is_stable(len(plan)):
             last = torch.tensor([request.ids[-1] for request in plan], device=self._device)
@@ -98,8 +103,8 @@ class Writer:
         chunks = []
         for request, tokens in plan.items():
             start = request.sequence.length
-            wanted = 1 + len(request.guesses) if tokens == request.left else 0
-            chunks.append(Chunk(request.sequence, request.ids[start : start + tokens] + request.guesses, wanted))
+            ids = request.ids[start : start + tokens] + request.guesses
+            chunks.append(Chunk(request.sequence, ids, wanted[request]))
         return Scores(self._runner.step(chunks), None)
 
     def _is_stable(self, rows: int) -> bool:
@@ -126,3 +131,33 @@ class Writer:
             written.append(Written(request, kept, first, choice.logprobs, "" if bad is None else errors[first + bad]))
             first += len(chosen)
         return written
+
+
+def wanted_of(request: Request, tokens: int) -> int:
+    """Return behind how many of the next tokens of a request, with its guesses, logits are wanted."""
+    if wants_all(request):
+        return tokens
+    return 1 + len(request.guesses) if tokens == request.left else 0
+
+
+def note_prompts(
+    wanted: Mapping[Request, int], scored: Mapping[Request, int], ready: Sequence[Request], logits: torch.Tensor
+) -> torch.Tensor:
+    """Note the log-probabilities of prompts; return the logits by which tokens are chosen.
+
+    Args:
+        wanted: how many rows of logits each request has, in order.
+        scored: where the chunk of each began whose prompt's log-probabilities are wanted.
+        ready: requests that get a token.
+        logits: (rows, vocab_size) float32.
+    """
+    kept: list[int] = []
+    first = 0
+    for request, number in wanted.items():
+        rows = range(first, first + number)
+        if request in scored:
+            note_scores(request, logits[first : first + number], scored[request])
+            rows = rows[-1:]
+        kept += rows if request in ready else []
+        first += number
+    return logits[kept]

@@ -134,6 +134,29 @@ def test_logprobs_are_those_that_were_asked_for(make_engine):
     assert [one.likeliest[0][0] for one in asked.logprobs] == asked.tokens
 
 
+@settings(max_examples=10)
+@given(
+    lengths=st.lists(st.integers(1, 150), min_size=1, max_size=4), step=st.integers(1, 200), running=st.integers(1, 4)
+)
+def test_logprobs_of_prompts_are_those_of_the_network(tiny, lengths, step, running):
+    """In chunks of any size, beside each other and beside texts that do not ask for any."""
+    prompts = [list(SCRIPTURE[index : index + length]) for index, length in enumerate(lengths)]
+    with InferenceEngine(EngineConfig(max_running=running, num_pages=12, step_tokens=step)) as engine:
+        engine.add_model("tiny", tiny)
+        handles = [engine.submit("tiny", prompt, 3, prompt_logprobs=2) for prompt in prompts]
+        plain = engine.submit("tiny", prompts[0], 3)
+        texts = [handle.result(WAIT) for handle in handles]
+        assert plain.result(WAIT).prompt_logprobs is None
+    for prompt, text in zip(prompts, texts, strict=True):
+        assert text.tokens == alone(tiny, prompt, 3, Sampling())
+        expected = torch.log_softmax(tiny(prompt)[0, :-1].double(), -1)
+        assert len(text.prompt_logprobs) == len(prompt) - 1
+        for place, one in enumerate(text.prompt_logprobs):
+            assert one.chosen == pytest.approx(float(expected[place, prompt[place + 1]]), abs=1e-4)
+            assert one.likeliest[0][1] == pytest.approx(float(expected[place].max()), abs=1e-4)
+            assert len(one.likeliest) == 2
+
+
 def test_event_loops_and_threads_share_an_engine(make_engine, tiny):
     engine, results = make_engine(), {}
 
@@ -300,3 +323,56 @@ def test_what_cannot_be_meant_is_refused_in_words(make_engine, arguments, words)
 def test_options_are_checked_all_at_once(options, words):
     with pytest.raises(InvalidInput, match=words):
         EngineConfig(**options)
+
+
+def test_tensors_go_through_any_module(make_engine):
+    engine, layer = make_engine(), torch.nn.Linear(8, 3)
+    engine.add_model("layer", layer)
+    xs = [torch.randn(rows, 8) for rows in (1, 5, 2)]
+    with torch.no_grad():
+        expected = [layer(x) for x in xs]
+    torch.testing.assert_close(engine.infer("layer", xs[0]), expected[0])
+    torch.testing.assert_close(engine.infer_batch("layer", xs), expected)
+    torch.testing.assert_close(asyncio.run(engine.infer_async("layer", xs[1])), expected[1])
+    torch.testing.assert_close(asyncio.run(engine.infer_batch_async("layer", xs)), expected)
+    with pytest.raises(ModelNotFound, match="expected one of tiny, layer, got 'other'"):
+        engine.infer("other", xs[0])
+    with pytest.raises(InvalidInput, match="'layer' is no decoder"):
+        engine.submit("layer", "And ")
+    assert engine.model("layer").total_weight_count == 27
+    assert engine.model("layer").tokenizer is None
+    assert engine.models.keys() == {"tiny", "layer"}
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "words"),
+    [
+        ("tiny", torch.nn.Identity(), "'tiny', which is taken"),
+        ("", None, "got ''"),
+        ("new", 3, "expected a torch.nn.Module"),
+    ],
+)
+def test_models_that_cannot_be_meant_are_refused(make_engine, name, module, words):
+    with pytest.raises(InvalidInput, match=words):
+        make_engine().add_model(name, module)
+
+
+def test_presets_differ_in_what_they_take():
+    speed, memory = EngineConfig.optimized_for_speed(), EngineConfig.optimized_for_memory()
+    assert EngineConfig.balanced() == EngineConfig()
+    assert speed.max_running > EngineConfig().max_running > memory.max_running
+    assert speed.memory_share > EngineConfig().memory_share > memory.memory_share
+
+
+def test_a_model_is_loaded_in_a_thread_and_named_by_its_folder():
+    from bitnet_jit.checkpoints.embedded import embedded_model
+
+    async def names():
+        async with InferenceEngine() as engine:
+            one = await engine.load_model()
+            two = await engine.load_model(embedded_model(), head="int8", model_id="int8")
+            return one.model_id, two.model_id, two.total_weight_count
+
+    one, two, weights = asyncio.run(names())
+    assert (one, two) == ("tiny-bitnet", "int8")
+    assert weights > 1_000_000
