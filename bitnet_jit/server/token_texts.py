@@ -1,7 +1,5 @@
 """How single tokens read, for log-probabilities."""
 
-from typing import Any
-
 from bitnet_jit.engine.generation import TokenLogprobs
 from bitnet_jit.generation.tokenizer import Tokenizer
 from bitnet_jit.generation.unicode import REPLACEMENT
@@ -11,7 +9,7 @@ class TokenTexts:
     """The texts of a model's tokens. A token that is no whole character, or no text, is written "token_id:ID".
 
     Args:
-        tokenizer: of the model.
+        tokenizer: of the model; None: tokens have no texts.
 
     >>> from bitnet_jit.generation.tokenizer import ByteTokenizer
     >>> texts = TokenTexts(ByteTokenizer())
@@ -19,7 +17,7 @@ class TokenTexts:
     ('A', 'token_id:195', [65], None)
     """
 
-    def __init__(self, tokenizer: Tokenizer | Any) -> None:
+    def __init__(self, tokenizer: Tokenizer | None) -> None:
         self._tokenizer = tokenizer
         self._texts: dict[int, str] = {}
 
@@ -46,6 +44,8 @@ class TokenTexts:
 
     def _text(self, token: int) -> str:
         """Return the text of a token behind itself, as decoders drop the space before a first one; "" for none."""
+        if self._tokenizer is None:
+            return ""
         if token not in self._texts:
             stream = self._tokenizer.stream((token,), special=True)
             text = stream.push(token) + stream.finish()

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+import torch
 
+import bitnet_jit
 from bitnet_jit.server.watch import Progress
 
 VERSE = "And it came to pass "
@@ -154,3 +156,27 @@ def test_the_description_names_all_routes(address):
     description = httpx.get(f"{address}/openapi.json").json()
     paths = {"/v1/models", "/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize", "/health", "/metrics"}
     assert paths <= set(description["paths"])
+
+
+def test_models_without_a_tokenizer_and_those_that_write_no_text(tiny, serve):
+    address, engine = serve()
+    mute = bitnet_jit.load()
+    mute.tokenizer = None
+    engine.add_model("mute", mute)
+    engine.add_model("linear", torch.nn.Linear(2, 2))
+    assert [model["id"] for model in httpx.get(f"{address}/v1/models").json()["data"]] == ["tiny", "mute", "linear"]
+    body = {"model": "mute", "prompt": list(VERSE.encode()), "max_tokens": 2, "temperature": 0, "logprobs": 1}
+    answer = post(address, "/v1/completions", body).json()["choices"][0]
+    assert (answer["text"], answer["logprobs"]["tokens"]) == ("", ["token_id:97", "token_id:102"])
+    for body, param in (
+        ({"model": "mute", "prompt": VERSE}, "prompt"),
+        ({"model": "mute", "prompt": [65], "echo": True}, "echo"),
+        ({"model": "mute", "prompt": [65], "stop": "x"}, "stop"),
+        ({"model": "linear", "prompt": VERSE}, "prompt"),
+        ({"model": "linear", "prompt": [65]}, "model"),
+    ):
+        response = post(address, "/v1/completions", body)
+        assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+    assert post(address, "/detokenize", {"model": "mute", "tokens": [65]}).status_code == 400
+    assert httpx.get(f"{address}/health").json()["status"] == "ok"
+    assert httpx.get(f"{address}/metrics").status_code == 200
