@@ -28,15 +28,7 @@ async def merged(generations: Sequence[Generation]) -> AsyncGenerator[tuple[int,
         BitNetError: one has failed. The others are cancelled then, and also where nobody reads on.
     """
     arrived: asyncio.Queue[tuple[int, Piece | None]] = asyncio.Queue()
-
-    async def pump(index: int, generation: Generation) -> None:
-        try:
-            async for piece in generation:
-                arrived.put_nowait((index, piece))
-        finally:
-            arrived.put_nowait((index, None))
-
-    tasks = [asyncio.create_task(pump(index, generation)) for index, generation in enumerate(generations)]
+    tasks = [asyncio.create_task(pump(arrived, index, item)) for index, item in enumerate(generations)]
     running = set(range(len(tasks)))
     try:
         while running:
@@ -50,6 +42,15 @@ async def merged(generations: Sequence[Generation]) -> AsyncGenerator[tuple[int,
             generations[index].cancel()
             tasks[index].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def pump(arrived: "asyncio.Queue[tuple[int, Piece | None]]", index: int, generation: Generation) -> None:
+    """Put the pieces of a text into a queue as they come, and its end."""
+    try:
+        async for piece in generation:
+            arrived.put_nowait((index, piece))
+    finally:
+        arrived.put_nowait((index, None))
 
 
 async def events(chunks: AsyncGenerator[Any, None]) -> AsyncGenerator[bytes, None]:

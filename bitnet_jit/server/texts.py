@@ -54,31 +54,35 @@ class Texts:
         Raises:
             InvalidInput, ModelNotFound, QueueFull, EngineClosed: as the engine does.
         """
-        request, options = self.request, sampling(self.request, self.logprobs)
-        stop = stops(request)
+        options, stop = sampling(self.request, self.logprobs), stops(self.request)
         generations: list[Generation] = []
         try:
             for prompt in self.prompts:
-                room = room_behind(service, request.model, prompt) if self.limit is None else self.limit
                 for place in range(self.n):
-                    generations.append(
-                        service.engine.submit(
-                            request.model,
-                            prompt,
-                            room,
-                            sampling=nth(options, place),
-                            stop=stop,
-                            speculate=service.speculate,
-                            client=request.user or "",
-                            timeout_s=service.limits.request_s,
-                        )
-                    )
+                    generations.append(self._submit_one(service, prompt, nth(options, place), stop))
         except BaseException:
             for generation in generations:
                 generation.cancel()
             raise
-        service.watch.add(request.model, generations)
+        service.watch.add(self.request.model, generations)
         return generations
+
+    def _submit_one(
+        self, service: Service, prompt: list[int], options: Sampling, stop: tuple[int | str, ...]
+    ) -> Generation:
+        """Hand one text to the engine."""
+        model_id = self.request.model
+        generation: Generation = service.engine.submit(
+            model_id,
+            prompt,
+            room_behind(service, model_id, prompt) if self.limit is None else self.limit,
+            options,
+            stop,
+            speculate=service.speculate,
+            client=self.request.user or "",
+            timeout_s=service.limits.request_s,
+        )
+        return generation
 
     def usage(self, completions: Sequence[Completion]) -> Usage:
         """Return the numbers of tokens; a prompt counts once, however many texts it has got."""
