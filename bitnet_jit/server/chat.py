@@ -20,14 +20,14 @@ from bitnet_jit.server.answers import (
 )
 from bitnet_jit.server.requests import ChatRequest, Message
 from bitnet_jit.server.service import Service, ServiceOf
-from bitnet_jit.server.sse import EventStream, completed, merged
+from bitnet_jit.server.sse import STREAMED, EventStream, completed, merged
 from bitnet_jit.server.texts import Texts, check_prompts, new_id, tokens_of
 from bitnet_jit.server.token_texts import TokenTexts
 
 router = APIRouter()
 
 
-@router.post("/v1/chat/completions", response_model=ChatResponse)
+@router.post("/v1/chat/completions", response_model=ChatResponse, responses=STREAMED)
 async def create_chat_completion(body: ChatRequest, request: Request, service: ServiceOf) -> Response:
     """Answer the last message of a chat."""
     if body.top_logprobs is not None and not body.logprobs:

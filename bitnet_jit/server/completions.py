@@ -12,7 +12,7 @@ from bitnet_jit.generation.unicode import well_formed
 from bitnet_jit.server.answers import CompletionChoice, CompletionLogprobs, CompletionResponse
 from bitnet_jit.server.requests import CompletionRequest
 from bitnet_jit.server.service import Service, ServiceOf
-from bitnet_jit.server.sse import EventStream, completed, merged
+from bitnet_jit.server.sse import STREAMED, EventStream, completed, merged
 from bitnet_jit.server.texts import Texts, check_prompts, new_id, tokens_of
 from bitnet_jit.server.token_texts import TokenTexts
 
@@ -20,7 +20,7 @@ DEFAULT_TOKENS = 16  # OpenAI's
 router = APIRouter()
 
 
-@router.post("/v1/completions", response_model=CompletionResponse)
+@router.post("/v1/completions", response_model=CompletionResponse, responses=STREAMED)
 async def create_completion(body: CompletionRequest, request: Request, service: ServiceOf) -> Response:
     """Continue prompts."""
     if body.echo and body.logprobs is not None:

@@ -98,6 +98,8 @@ def error_of(response):
         ({"top_k": -2}, "top_k"),
         ({"min_p": 2}, "min_p"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"repetition_penalty": 1e-200}, "repetition_penalty"),
+        ({"logit_bias": {"1": -101}}, "logit_bias"),
         ({"presence_penalty": 3}, "presence_penalty"),
         ({"frequency_penalty": -3}, "frequency_penalty"),
         ({"n": 0}, "n"),
@@ -200,6 +202,18 @@ def test_an_unknown_model_and_an_unknown_page(client, address):
     response = httpx.get(f"{address}/v1/completions")
     assert response.status_code == 405
     error_of(response)
+
+
+@pytest.mark.parametrize("options", [{"temperature": 5e-324}, {"temperature": 1e-40}, {"temperature": 1e308}])
+def test_extreme_temperatures(client, options):
+    assert client.completions.create(model="tiny", prompt="A", max_tokens=3, **options).choices
+
+
+@pytest.mark.parametrize(
+    "options", [{"top_p": 5e-324}, {"min_p": 1}, {"repetition_penalty": 100}, {"logit_bias": {"1": -100}}]
+)
+def test_options_at_their_limits(address, options):
+    assert post(address, "/v1/completions", {**BODY, **options}).status_code == 200
 
 
 def test_fields_without_effect_are_taken(client):
