@@ -111,6 +111,15 @@ def test_functions_are_called_in_the_order_of_their_times():
     assert all(after >= 0.02 * number for number, after in called)
 
 
+def test_a_time_that_comes_before_all_others_is_kept():
+    deadlines, called = Deadlines(), threading.Event()
+    deadlines.call_in(100, lambda: None)
+    time.sleep(0.02)  # the thread waits for it
+    deadlines.call_in(0.01, called.set)
+    assert called.wait(10)
+    deadlines.close()
+
+
 def test_forgotten_functions_are_not_called_and_take_no_memory():
     deadlines, called = Deadlines(), []
     forget = [deadlines.call_in(0.01 if n % 2 else 100, lambda: called.append(1)) for n in range(1000)]

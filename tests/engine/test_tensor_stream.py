@@ -206,6 +206,33 @@ def test_a_stream_that_is_left_ends_its_threads():
     wait_until(lambda: stream_threads() == before)
 
 
+def test_a_stream_can_be_left_while_its_source_is_silent():
+    before, line = stream_threads(), threading.Event()
+
+    def silent():
+        yield torch.ones(K)
+        line.wait(20)
+
+    results = InferenceStream(LAYER, workers=2).run(silent())
+    next(results)
+    results.close()
+    wait_until(lambda: stream_threads() == before + 1)  # the one that reads the source
+    line.set()
+    wait_until(lambda: stream_threads() == before)
+
+    async def silent_async():
+        yield torch.ones(K)
+        await asyncio.Event().wait()
+
+    async def leave():
+        results = InferenceStream(LAYER, workers=2).run_async(silent_async())
+        await anext(results)
+        await asyncio.wait_for(results.aclose(), 10)
+
+    asyncio.run(leave())
+    wait_until(lambda: stream_threads() == before)
+
+
 def test_a_caller_that_is_cancelled_leaves_nothing_behind():
     async def endless():
         while True:
