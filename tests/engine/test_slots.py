@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bitnet_jit.engine.deadlines import Deadlines
-from bitnet_jit.engine.slots import Slots
+from bitnet_jit.engine.tensors.deadlines import Deadlines
+from bitnet_jit.engine.tensors.slots import Slots
 from bitnet_jit.errors import EngineClosed, QueueFull
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tensor_modules import K, Recorded, inputs, packed
 from torch import nn
 
-from bitnet_jit.engine.tensor_stream import InferenceStream, StreamingConfig
-from bitnet_jit.engine.ticker import Ticker
+from bitnet_jit.engine.tensors.stream import InferenceStream, StreamingConfig
+from bitnet_jit.engine.tensors.ticker import Ticker
 from bitnet_jit.errors import InvalidInput
 
 LAYER = packed()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tensor_modules import K, Recorded, inputs, packed
 from torch import nn
 
-from bitnet_jit.engine.worker_pool import ParallelInferenceProcessor
+from bitnet_jit.engine.tensors.worker_pool import ParallelInferenceProcessor
 from bitnet_jit.errors import EngineClosed, InvalidInput, OutOfMemory, QueueFull, RequestTimeout
 
 LAYER = packed()

@@ -21,10 +21,10 @@ import torch
 from torch import nn
 
 from bitnet_jit.arguments import as_real, show, whole_number
-from bitnet_jit.engine.deadlines import Deadlines
-from bitnet_jit.engine.slots import Slots
-from bitnet_jit.engine.task import Counts, PoolStats, Task, Worker, WorkerStats
-from bitnet_jit.engine.tensors import check_module, infer
+from bitnet_jit.engine.tensors.deadlines import Deadlines
+from bitnet_jit.engine.tensors.infer import check_module, infer
+from bitnet_jit.engine.tensors.slots import Slots
+from bitnet_jit.engine.tensors.task import Counts, PoolStats, Task, Worker, WorkerStats
 from bitnet_jit.errors import EngineClosed, InvalidInput, RequestTimeout
 from bitnet_jit.system.cores import available_cores
 
