@@ -10,7 +10,17 @@ import torch
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [path for path in DOCS if ">>> " in path.read_text()]
-CAPABILITIES = {"checkpoints", "command-line", "engine", "generation", "layers", "ops", "processes", "training", "tuning"}
+CAPABILITIES = {
+    "checkpoints",
+    "command-line",
+    "engine",
+    "generation",
+    "layers",
+    "ops",
+    "processes",
+    "training",
+    "tuning",
+}
 LINKING = [
     *sorted(ROOT.glob("*.md")),
     *sorted((ROOT / "docs").rglob("*.md")),

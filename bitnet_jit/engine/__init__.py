@@ -2,9 +2,9 @@
 
 from bitnet_jit.engine.config import EngineConfig
 from bitnet_jit.engine.engine import InferenceEngine
-from bitnet_jit.engine.generation import Completion, Generation, Piece, TokenLogprobs
 from bitnet_jit.engine.model import Model
-from bitnet_jit.engine.stats import ModelStats
+from bitnet_jit.engine.text.generation import Completion, Generation, Piece, TokenLogprobs
+from bitnet_jit.engine.text.stats import ModelStats
 
 __all__ = [
     "Completion",

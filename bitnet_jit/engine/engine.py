@@ -12,14 +12,14 @@ from torch import nn
 
 from bitnet_jit.arguments import show
 from bitnet_jit.checkpoints.loading import load
-from bitnet_jit.engine.asking import Prompt, check_pages, make_request, set_extras, set_terms
-from bitnet_jit.engine.benchmark import benchmark
 from bitnet_jit.engine.config import EngineConfig
-from bitnet_jit.engine.generation import Completion, Generation
 from bitnet_jit.engine.model import Model, close_model, make_model
-from bitnet_jit.engine.report import BenchmarkResults
-from bitnet_jit.engine.stats import ModelStats, stats_of
-from bitnet_jit.engine.tensors import infer, infer_batch
+from bitnet_jit.engine.tensors.benchmark import benchmark
+from bitnet_jit.engine.tensors.infer import infer, infer_batch
+from bitnet_jit.engine.tensors.report import BenchmarkResults
+from bitnet_jit.engine.text.asking import Prompt, check_pages, make_request, set_extras, set_terms
+from bitnet_jit.engine.text.generation import Completion, Generation
+from bitnet_jit.engine.text.stats import ModelStats, stats_of
 from bitnet_jit.errors import EngineClosed, InvalidInput, ModelNotFound
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.sampling import Sampling

@@ -7,7 +7,7 @@ from torch import nn
 
 from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.engine.config import EngineConfig
-from bitnet_jit.engine.replica import Replica
+from bitnet_jit.engine.text.replica import Replica
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.models.paged_store import PageShape
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_jit.engine.batch_size import SEARCH_EVERY, BatchingConfig, SizeSearch
+from bitnet_jit.engine.tensors.batch_size import SEARCH_EVERY, BatchingConfig, SizeSearch
 from bitnet_jit.errors import InvalidInput
 
 

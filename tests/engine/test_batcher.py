@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensor_modules import K, Recorded, inputs, packed
 
-from bitnet_jit.engine import memory_used as memory
-from bitnet_jit.engine.batch_size import BatchingConfig
-from bitnet_jit.engine.batcher import BatchProcessor
+from bitnet_jit.engine.tensors import memory_used as memory
+from bitnet_jit.engine.tensors.batch_size import BatchingConfig
+from bitnet_jit.engine.tensors.batcher import BatchProcessor
 from bitnet_jit.errors import InvalidInput, OutOfMemory
 
 LAYER = packed()

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from bitnet_jit.engine import InferenceEngine
-from bitnet_jit.engine.benchmark import BATCH, benchmark, quantile
-from bitnet_jit.engine.report import BenchmarkResults
+from bitnet_jit.engine.tensors.benchmark import BATCH, benchmark, quantile
+from bitnet_jit.engine.tensors.report import BenchmarkResults
 from bitnet_jit.errors import InvalidInput
 
 

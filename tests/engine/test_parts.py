@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_jit.engine.generation import Mailbox
-from bitnet_jit.engine.pace import LEAST, SHARE, Pace
-from bitnet_jit.engine.pieces import TextPieces
-from bitnet_jit.engine.prefix_cache import PrefixCache
+from bitnet_jit.engine.text.generation import Mailbox
+from bitnet_jit.engine.text.pace import LEAST, SHARE, Pace
+from bitnet_jit.engine.text.pieces import TextPieces
+from bitnet_jit.engine.text.prefix_cache import PrefixCache
 from bitnet_jit.generation.tokenizer import ByteTokenizer
 from bitnet_jit.problem import PAGE
 from bitnet_jit.runner.paged_cache import PagedCache

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_jit.engine.rows import Rows, count
+from bitnet_jit.engine.tensors.rows import Rows, count
 from bitnet_jit.errors import InvalidInput
 
 LEADINGS = st.lists(

@@ -8,9 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from bitnet_jit.engine.prefix_cache import PrefixCache
-from bitnet_jit.engine.request import Request
-from bitnet_jit.engine.scheduler import Scheduler
+from bitnet_jit.engine.text.prefix_cache import PrefixCache
+from bitnet_jit.engine.text.request import Request
+from bitnet_jit.engine.text.scheduler import Scheduler
 from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.stopping import StopRule
 from bitnet_jit.problem import PAGE, pages_for

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bitnet_jit.engine.deadlines import Deadlines
-from bitnet_jit.engine.slots import Slots
+from bitnet_jit.engine.tensors.deadlines import Deadlines
+from bitnet_jit.engine.tensors.slots import Slots
 from bitnet_jit.errors import EngineClosed, QueueFull
 
 
@@ -109,6 +109,15 @@ def test_functions_are_called_in_the_order_of_their_times():
     deadlines.close()
     assert [number for number, _ in called] == [1, 1, 2, 3]
     assert all(after >= 0.02 * number for number, after in called)
+
+
+def test_a_time_that_comes_before_all_others_is_kept():
+    deadlines, called = Deadlines(), threading.Event()
+    deadlines.call_in(100, lambda: None)
+    time.sleep(0.02)  # the thread waits for it
+    deadlines.call_in(0.01, called.set)
+    assert called.wait(10)
+    deadlines.close()
 
 
 def test_forgotten_functions_are_not_called_and_take_no_memory():

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tensor_modules import K, Recorded, inputs, packed
 from torch import nn
 
-from bitnet_jit.engine.tensor_stream import InferenceStream, StreamingConfig
-from bitnet_jit.engine.ticker import Ticker
+from bitnet_jit.engine.tensors.stream import InferenceStream, StreamingConfig
+from bitnet_jit.engine.tensors.ticker import Ticker
 from bitnet_jit.errors import InvalidInput
 
 LAYER = packed()
@@ -201,6 +201,33 @@ def test_a_stream_that_is_left_ends_its_threads():
             break
         await results.aclose()
         assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(leave())
+    wait_until(lambda: stream_threads() == before)
+
+
+def test_a_stream_can_be_left_while_its_source_is_silent():
+    before, line = stream_threads(), threading.Event()
+
+    def silent():
+        yield torch.ones(K)
+        line.wait(20)
+
+    results = InferenceStream(LAYER, workers=2).run(silent())
+    next(results)
+    results.close()
+    wait_until(lambda: stream_threads() == before + 1)  # the one that reads the source
+    line.set()
+    wait_until(lambda: stream_threads() == before)
+
+    async def silent_async():
+        yield torch.ones(K)
+        await asyncio.Event().wait()
+
+    async def leave():
+        results = InferenceStream(LAYER, workers=2).run_async(silent_async())
+        await anext(results)
+        await asyncio.wait_for(results.aclose(), 10)
 
     asyncio.run(leave())
     wait_until(lambda: stream_threads() == before)

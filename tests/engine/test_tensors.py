@@ -10,8 +10,8 @@ from tensor_modules import K, Recorded, inputs, packed
 from torch import nn
 
 import bitnet_jit
-from bitnet_jit.engine import tensors
-from bitnet_jit.engine.tensors import device_of, infer, infer_batch, infer_each
+from bitnet_jit.engine.tensors import infer as tensors
+from bitnet_jit.engine.tensors.infer import device_of, infer, infer_batch, infer_each
 from bitnet_jit.errors import InvalidInput, OutOfMemory
 
 LAYER = packed()

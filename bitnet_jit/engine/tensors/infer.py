@@ -14,7 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from bitnet_jit.arguments import show, whole_number
 from bitnet_jit.devices.kinds import kind_of
-from bitnet_jit.engine.rows import Rows
+from bitnet_jit.engine.tensors.rows import Rows
 from bitnet_jit.errors import InvalidInput, OutOfMemory
 
 MAX_ROW_DIMS = 8

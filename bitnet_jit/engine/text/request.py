@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from itertools import count
 
-from bitnet_jit.engine.generation import Generation, TokenLogprobs
+from bitnet_jit.engine.text.generation import Generation, TokenLogprobs
 from bitnet_jit.generation.ngram import NGrams
 from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.stopping import StopRule

@@ -2,8 +2,8 @@
 
 import torch
 
-from bitnet_jit.engine.delivery import at_place
-from bitnet_jit.engine.request import Request
+from bitnet_jit.engine.text.delivery import at_place
+from bitnet_jit.engine.text.request import Request
 from bitnet_jit.generation.largest import largest
 from bitnet_jit.generation.logprobs import empty, wanted
 

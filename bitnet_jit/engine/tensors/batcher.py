@@ -12,10 +12,10 @@ from torch import nn
 
 from bitnet_jit.arguments import whole_number
 from bitnet_jit.devices.kinds import kind_of
-from bitnet_jit.engine.batch_size import BatchingConfig, SizeSearch
-from bitnet_jit.engine.memory_used import memory_used
-from bitnet_jit.engine.rows import Piece, Rows, count
-from bitnet_jit.engine.tensors import MAX_ROW_DIMS, check_module, device_of, forward_rows, is_out_of_memory
+from bitnet_jit.engine.tensors.batch_size import BatchingConfig, SizeSearch
+from bitnet_jit.engine.tensors.infer import MAX_ROW_DIMS, check_module, device_of, forward_rows, is_out_of_memory
+from bitnet_jit.engine.tensors.memory_used import memory_used
+from bitnet_jit.engine.tensors.rows import Piece, Rows, count
 from bitnet_jit.errors import OutOfMemory
 
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from bitnet_jit.arguments import show, whole_number
-from bitnet_jit.engine.pipeline import Pipeline
-from bitnet_jit.engine.streaming import StreamingConfig as StreamingConfig
-from bitnet_jit.engine.streaming import StreamItem as StreamItem
-from bitnet_jit.engine.tensors import MAX_ROW_DIMS, check_module
+from bitnet_jit.engine.tensors.infer import MAX_ROW_DIMS, check_module
+from bitnet_jit.engine.tensors.pipeline import Pipeline
+from bitnet_jit.engine.tensors.streaming import StreamingConfig as StreamingConfig
+from bitnet_jit.engine.tensors.streaming import StreamItem as StreamItem
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.system.cores import available_cores
 

@@ -12,12 +12,12 @@ from threading import Condition, Thread
 
 from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.engine.config import EngineConfig
-from bitnet_jit.engine.delivery import deliver, finish
-from bitnet_jit.engine.pace import Pace
-from bitnet_jit.engine.prefix_cache import PrefixCache
-from bitnet_jit.engine.request import Request
-from bitnet_jit.engine.scheduler import Plan, Scheduler
-from bitnet_jit.engine.writer import Writer
+from bitnet_jit.engine.text.delivery import deliver, finish
+from bitnet_jit.engine.text.pace import Pace
+from bitnet_jit.engine.text.prefix_cache import PrefixCache
+from bitnet_jit.engine.text.request import Request
+from bitnet_jit.engine.text.scheduler import Plan, Scheduler
+from bitnet_jit.engine.text.writer import Writer
 from bitnet_jit.errors import BitNetError, EngineClosed, QueueFull, RequestCancelled, RequestFailed, RequestTimeout
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.runner.runner import Runner

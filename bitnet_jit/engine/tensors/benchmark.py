@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from bitnet_jit.arguments import whole_number
-from bitnet_jit.engine.memory_used import number_behind
-from bitnet_jit.engine.report import BenchmarkResults
-from bitnet_jit.engine.tensors import device_of, infer, infer_batch
+from bitnet_jit.engine.tensors.infer import device_of, infer, infer_batch
+from bitnet_jit.engine.tensors.memory_used import number_behind
+from bitnet_jit.engine.tensors.report import BenchmarkResults
 
 WARMUP_CALLS = 20
 BATCH = 256  # inputs per call of infer_batch

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bitnet_jit.engine.replica import Replica
+from bitnet_jit.engine.text.replica import Replica
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ its own, waits, and is computed anew later. The one of the highest rank always g
 from collections import Counter
 from dataclasses import dataclass, field
 
-from bitnet_jit.engine.prefix_cache import PrefixCache
-from bitnet_jit.engine.request import Request
+from bitnet_jit.engine.text.prefix_cache import PrefixCache
+from bitnet_jit.engine.text.request import Request
 from bitnet_jit.problem import pages_for
 from bitnet_jit.runner.paged_cache import PagedCache
 from bitnet_jit.runner.pages import PagedSequence, shared_tail

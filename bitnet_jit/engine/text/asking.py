@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 
 from bitnet_jit.arguments import as_real, show, whole_number
-from bitnet_jit.engine.generation import Generation
-from bitnet_jit.engine.pieces import TextPieces
-from bitnet_jit.engine.request import Request
+from bitnet_jit.engine.text.generation import Generation
+from bitnet_jit.engine.text.pieces import TextPieces
+from bitnet_jit.engine.text.request import Request
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.ngram import NGrams

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from bitnet_jit.engine.prompt_scores import note_scores, wants_all
-from bitnet_jit.engine.request import Request
-from bitnet_jit.engine.scheduler import Plan
+from bitnet_jit.engine.text.prompt_scores import note_scores, wants_all
+from bitnet_jit.engine.text.request import Request
+from bitnet_jit.engine.text.scheduler import Plan
 from bitnet_jit.generation.batch_sampler import BatchSampler, Choice
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.logprobs import Logprobs

@@ -2,8 +2,8 @@
 
 import time
 
-from bitnet_jit.engine.generation import End, TokenLogprobs
-from bitnet_jit.engine.request import Request
+from bitnet_jit.engine.text.generation import End, TokenLogprobs
+from bitnet_jit.engine.text.request import Request
 from bitnet_jit.errors import BitNetError
 from bitnet_jit.generation.logprobs import Logprobs
 
