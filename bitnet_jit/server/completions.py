@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from bitnet_jit.engine.generation import Completion, Generation, TokenLogprobs
+from bitnet_jit.engine.text.generation import Completion, Generation, TokenLogprobs
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.unicode import well_formed
 from bitnet_jit.server.answers import CompletionChoice, CompletionLogprobs, CompletionResponse

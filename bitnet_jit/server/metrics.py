@@ -11,7 +11,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bitnet_jit.engine.generation import Completion
+from bitnet_jit.engine.text.generation import Completion
 
 if TYPE_CHECKING:
     from bitnet_jit.engine.engine import InferenceEngine

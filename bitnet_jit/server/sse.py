@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from bitnet_jit.engine.generation import Completion, Generation, Piece
+from bitnet_jit.engine.text.generation import Completion, Generation, Piece
 from bitnet_jit.errors import RequestCancelled
 from bitnet_jit.server.errors import described
 

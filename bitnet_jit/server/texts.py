@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bitnet_jit.engine.generation import Completion, Generation
+from bitnet_jit.engine.text.generation import Completion, Generation
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.sampling import MAX_SEED, Sampling
 from bitnet_jit.server.answers import PromptDetails, Usage

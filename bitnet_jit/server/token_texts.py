@@ -1,6 +1,6 @@
 """How single tokens read, for log-probabilities."""
 
-from bitnet_jit.engine.generation import TokenLogprobs
+from bitnet_jit.engine.text.generation import TokenLogprobs
 from bitnet_jit.generation.tokenizer import Tokenizer
 from bitnet_jit.generation.unicode import REPLACEMENT
 

@@ -3,7 +3,7 @@
 import pytest
 import tokenizer_files
 
-from bitnet_jit.engine.generation import TokenLogprobs
+from bitnet_jit.engine.text.generation import TokenLogprobs
 from bitnet_jit.generation.tokenizer_file import FileTokenizer
 from bitnet_jit.server.chat import without_added
 from bitnet_jit.server.token_texts import TokenTexts
