@@ -1,6 +1,7 @@
 """POST /v1/completions."""
 
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -23,18 +24,22 @@ router = APIRouter()
 @router.post("/v1/completions", response_model=CompletionResponse, responses=STREAMED)
 async def create_completion(body: CompletionRequest, request: Request, service: ServiceOf) -> Response:
     """Continue prompts."""
-    if body.echo and body.logprobs is not None:
-        raise InvalidInput("echo: log-probabilities of prompts are not supported yet; ask without echo or logprobs")
+    scores_prompts = bool(body.echo) and body.logprobs is not None
+    if scores_prompts and body.stream:
+        raise InvalidInput("stream: expected false beside echo and logprobs: a prompt is scored as a whole")
     prompts = await prompts_of(service, body)
     check_prompts(service, prompts, body.n or 1)
-    limit = DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
-    texts = Texts(body, prompts, limit, body.logprobs, new_id("cmpl"))
+    is_prompt_alone = bool(body.echo) and body.max_tokens == 0 and not body.stream
+    limit = DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens + is_prompt_alone
+    texts = Texts(body, prompts, limit, body.logprobs, new_id("cmpl"), scores_prompts)
     generations = texts.submit(service)
     echoes = echoes_of(service, body, prompts)
     if body.stream:
         return EventStream(chunks(service, texts, generations, echoes), generations)
     completions = await completed(generations, request)
     service.metrics.note(body.model, completions)
+    if is_prompt_alone:  # the engine writes one token at least
+        completions = [replace(item, text="", tokens=[], logprobs=item.logprobs and []) for item in completions]
     answer = whole_answer(service, texts, completions, echoes)
     return Response(answer.model_dump_json(), media_type="application/json")
 
@@ -76,7 +81,7 @@ def whole_answer(
         logprobs = None
         if completion.logprobs is not None:
             names = service.token_texts(request.model)
-            logprobs = logprobs_of(names, completion.tokens, completion.logprobs, len(echo))
+            logprobs = logprobs_of(names, *scored(texts, index, completion), 0 if texts.of_prompts else len(echo))
         choices.append(
             CompletionChoice(
                 index=index, text=echo + completion.text, logprobs=logprobs, finish_reason=completion.finish_reason
@@ -86,17 +91,27 @@ def whole_answer(
     return CompletionResponse(id=texts.number, created=texts.created, model=request.model, choices=choices, usage=usage)
 
 
+def scored(texts: Texts, index: int, completion: Completion) -> tuple[list[int], list[TokenLogprobs | None]]:
+    """Return tokens and their log-probabilities: of the text, and of its prompt where that was asked for."""
+    values = completion.logprobs or []
+    if not texts.of_prompts:
+        return completion.tokens, [*values]
+    tokens = [*texts.prompts[index // texts.n], *completion.tokens]
+    return tokens, [None, *(completion.prompt_logprobs or []), *values]
+
+
 def logprobs_of(
-    names: TokenTexts, tokens: Sequence[int], values: Sequence[TokenLogprobs], offset: int
+    names: TokenTexts, tokens: Sequence[int], values: Sequence[TokenLogprobs | None], offset: int
 ) -> CompletionLogprobs:
     """Return log-probabilities in OpenAI's form; the chosen token is among the likeliest always."""
     words = [names.name(token) for token in tokens]
-    top = [names.likeliest(token, item) for token, item in zip(tokens, values, strict=True)]
+    pairs = zip(tokens, values, strict=True)
+    top = [None if item is None else names.likeliest(token, item) for token, item in pairs]
     offsets = []
     for word in words:
         offsets.append(offset)
         offset += len(word)
-    chosen = [item.chosen for item in values]
+    chosen = [None if item is None else item.chosen for item in values]
     return CompletionLogprobs(tokens=words, token_logprobs=chosen, top_logprobs=top, text_offset=offsets)
 
 

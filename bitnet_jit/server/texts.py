@@ -26,6 +26,7 @@ class Texts:
         prompts: their token ids.
         limit: new tokens of a text; None: as many as fit.
         logprobs: number of likeliest tokens to give; None gives none.
+        of_prompts: whether log-probabilities of the prompts are given, too.
         number: the id of the answer.
         created: seconds of the Unix clock.
     """
@@ -35,6 +36,7 @@ class Texts:
     limit: int | None
     logprobs: int | None
     number: str
+    of_prompts: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -79,6 +81,7 @@ class Texts:
             options,
             stop,
             speculate=service.speculate,
+            prompt_logprobs=self.logprobs if self.of_prompts else None,
             client=self.request.user or "",
             timeout_s=service.limits.request_s,
         )

@@ -7,6 +7,7 @@ import math
 import httpx
 import openai
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -157,6 +158,37 @@ def test_logprobs_are_those_of_the_model(tiny, client):
         assert math.isclose(values.token_logprobs[place], row[token], abs_tol=1e-5)
         largest = {chr(index): row[index].item() for index in row.topk(3).indices.tolist()}
         assert values.top_logprobs[place] == pytest.approx(largest, abs=1e-5)
+
+
+@pytest.mark.parametrize("limit", [0, 1, 4])
+@pytest.mark.parametrize("prompts", [[VERSE, "A", VERSE * 9], [[65], list(VERSE.encode())]])
+def test_an_echo_has_the_logprobs_of_its_prompt(tiny, client, limit, prompts):
+    """So evaluations ask for the likelihood of a text."""
+    answer = client.completions.create(
+        model="tiny", prompt=prompts, max_tokens=limit, temperature=0, logprobs=1, echo=True
+    )
+    for prompt, choice in zip(prompts, answer.choices, strict=True):
+        tokens = list(prompt.encode()) if isinstance(prompt, str) else prompt
+        new = alone(tiny, tokens, limit) if limit else []
+        rows = tiny([[*tokens, *new]])[0].log_softmax(-1)[:-1]
+        expected = rows.gather(-1, torch.tensor([[*tokens, *new]]).T[1:])[:, 0].tolist()
+        values = choice.logprobs
+        assert choice.text == bytes([*tokens, *new]).decode()
+        assert "".join(values.tokens) == choice.text
+        assert values.text_offset == list(range(len(choice.text)))
+        assert (values.token_logprobs[0], values.top_logprobs[0]) == (None, None)
+        assert values.token_logprobs[1:] == pytest.approx(expected, abs=1e-5)
+        for token, value, top in list(zip(values.tokens, values.token_logprobs, values.top_logprobs, strict=True))[1:]:
+            assert top[token] == value
+        largest = [max(top.values()) for top in values.top_logprobs[1:]]
+        assert largest == pytest.approx(rows.max(-1).values.tolist(), abs=1e-5)
+    assert answer.usage.completion_tokens == limit * len(prompts)
+
+
+def test_an_echo_alone(client):
+    answer = client.completions.create(model="tiny", prompt=VERSE, max_tokens=0, echo=True)
+    assert (answer.choices[0].text, answer.choices[0].logprobs) == (VERSE, None)
+    assert answer.usage.completion_tokens == 0
 
 
 def test_logprobs_in_a_stream_are_those_of_the_whole(client):
