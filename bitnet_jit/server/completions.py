@@ -24,24 +24,30 @@ router = APIRouter()
 @router.post("/v1/completions", response_model=CompletionResponse, responses=STREAMED)
 async def create_completion(body: CompletionRequest, request: Request, service: ServiceOf) -> Response:
     """Continue prompts."""
+    texts = await texts_of(service, body)
+    echoes = echoes_of(service, body, texts.prompts)
+    generations = texts.submit(service)
+    if body.stream:
+        return EventStream(chunks(service, texts, generations, echoes), generations)
+    completions = await completed(generations, request)
+    service.metrics.note(body.model, completions)
+    if body.max_tokens == 0:
+        completions = [replace(item, text="", tokens=[], logprobs=item.logprobs and []) for item in completions]
+    answer = whole_answer(service, texts, completions, echoes)
+    return Response(answer.model_dump_json(), media_type="application/json")
+
+
+async def texts_of(service: Service, body: CompletionRequest) -> Texts:
+    """Return what a request asks for; InvalidInput where it contradicts itself or is too much."""
     scores_prompts = bool(body.echo) and body.logprobs is not None
     if scores_prompts and body.stream:
         raise InvalidInput("stream: expected false beside echo and logprobs: a prompt is scored as a whole")
     prompts = await prompts_of(service, body)
     check_prompts(service, prompts, body.n or 1)
-    is_prompt_alone = bool(body.echo) and body.max_tokens == 0 and not body.stream
-    limit = DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens + is_prompt_alone
-    texts = Texts(body, prompts, limit, body.logprobs, new_id("cmpl"), scores_prompts)
-    generations = texts.submit(service)
-    echoes = echoes_of(service, body, prompts)
-    if body.stream:
-        return EventStream(chunks(service, texts, generations, echoes), generations)
-    completions = await completed(generations, request)
-    service.metrics.note(body.model, completions)
-    if is_prompt_alone:  # the engine writes one token at least
-        completions = [replace(item, text="", tokens=[], logprobs=item.logprobs and []) for item in completions]
-    answer = whole_answer(service, texts, completions, echoes)
-    return Response(answer.model_dump_json(), media_type="application/json")
+    limit = DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
+    if not limit and body.echo and not body.stream:
+        limit = 1  # the engine writes one token at least, which is left out
+    return Texts(body, prompts, limit, body.logprobs, new_id("cmpl"), scores_prompts)
 
 
 async def prompts_of(service: Service, body: CompletionRequest) -> list[list[int]]:
