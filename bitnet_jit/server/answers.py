@@ -19,6 +19,15 @@ class Text(BaseModel):
     prompt: str
 
 
+class TokenizerInfo(BaseModel):
+    """What is known of a tokenizer."""
+
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: str | None
+    chat_template: str | None
+
+
 class PromptDetails(BaseModel):
     """Where tokens of a prompt came from."""
 

@@ -84,15 +84,16 @@ class ChatRequest(TextRequest):
 
 
 class TokenizeRequest(Body):
-    """The body of POST /tokenize: a prompt, or the messages of a chat."""
+    """The body of POST /tokenize: a prompt, or the messages of a chat. The model is the first unless it is named."""
 
-    model: str
+    model: str | None = None
     prompt: str | None = None
+    add_special_tokens: bool | None = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=4096)] | None = None
 
 
 class DetokenizeRequest(Body):
-    """The body of POST /detokenize."""
+    """The body of POST /detokenize. The model is the first unless it is named."""
 
-    model: str
+    model: str | None = None
     tokens: list[TokenId]

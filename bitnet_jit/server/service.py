@@ -47,6 +47,13 @@ class Service:
             self.texts[model_id] = TokenTexts(self.engine.model(model_id).tokenizer)
         return self.texts[model_id]
 
+    def first_or(self, model_id: str | None) -> str:
+        """Return the id of a model, that of the first one for None; ModelNotFound where there is none."""
+        if model_id is None:
+            model_id = next(iter(self.engine.models), "")
+        self.engine.model(model_id)
+        return model_id
+
     def template(self, model_id: str) -> ChatTemplate:
         """Return the chat template of a model; ModelNotFound, or InvalidInput where it has none."""
         self.engine.model(model_id)

@@ -32,6 +32,9 @@ class ChatTemplate:
         special: names of special tokens, such as bos_token, and their texts.
         name: of the file, for errors.
 
+    Attributes:
+        source, special: as above.
+
     Raises:
         CheckpointError: it is no template.
 
@@ -46,7 +49,7 @@ class ChatTemplate:
         )
         environment.filters["tojson"] = tojson
         environment.globals |= {"raise_exception": refuse, "strftime_now": strftime_now}
-        self._special = dict(special or {})
+        self.source, self.special = source, dict(special or {})
         try:
             self._template = environment.from_string(source)
         except TemplateError as error:
@@ -59,7 +62,7 @@ class ChatTemplate:
             InvalidInput: the template refuses the messages, fails, or does not end.
         """
         values = {"messages": [dict(message) for message in messages], "add_generation_prompt": True}
-        values |= {"tools": None, "documents": None, "range": Rounds().range, **self._special}
+        values |= {"tools": None, "documents": None, "range": Rounds().range, **self.special}
         end, length, pieces = time.monotonic() + MAX_SECONDS, 0, []
         try:
             for piece in self._template.generate(values):

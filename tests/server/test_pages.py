@@ -33,6 +33,16 @@ def test_tokenize_and_back(address):
     assert bytes(chat["tokens"]) == b"user: x\nassistant: "
 
 
+def test_what_lm_eval_asks_of_a_tokenizer(address):
+    answer = httpx.post(f"{address}/tokenize", json={"prompt": "né", "add_special_tokens": False}).json()
+    assert answer["tokens"] == [110, 195, 169]
+    assert httpx.post(f"{address}/detokenize", json={"tokens": [110]}).json() == {"prompt": "n"}
+    info = httpx.get(f"{address}/tokenizer_info").json()
+    assert (info["bos_token"], info["eos_token"]) == (None, None)
+    assert info["chat_template"].startswith("{% for message in messages %}")
+    assert httpx.get(f"{address}/tokenizer_info?model=other").status_code == 404
+
+
 @pytest.mark.parametrize("body", [{}, {"prompt": "a", "messages": [{"role": "user", "content": "x"}]}, {"prompt": ""}])
 def test_tokenize_refuses(address, body):
     assert post(address, "/tokenize", body).json()["error"]["param"] == "prompt"
