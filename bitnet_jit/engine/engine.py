@@ -6,6 +6,7 @@ from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import Literal, Self
+from weakref import finalize
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from torch import nn
 from bitnet_jit.arguments import show
 from bitnet_jit.checkpoints.loading import load
 from bitnet_jit.engine.config import EngineConfig
-from bitnet_jit.engine.model import Model, close_model, make_model
+from bitnet_jit.engine.model import Model, close_models, make_model
 from bitnet_jit.engine.tensors.benchmark import benchmark
 from bitnet_jit.engine.tensors.infer import infer, infer_batch
 from bitnet_jit.engine.tensors.report import BenchmarkResults
@@ -50,6 +51,7 @@ class InferenceEngine:
         self._models: dict[str, Model] = {}
         self._lock = Lock()
         self._is_closed = False
+        finalize(self, close_models, self._models, True)  # where nobody closes it: no thread outlives it, or Python
 
     @property
     def models(self) -> dict[str, Model]:
@@ -174,10 +176,8 @@ class InferenceEngine:
     def close(self, abandon: bool = False) -> None:
         """Take no more requests, write those that were taken to their ends, or abandon them, and free the models."""
         with self._lock:
-            self._is_closed, models = True, [*self._models.values()]
-        for model in models:
-            close_model(model, abandon)
-        self._models.clear()
+            self._is_closed = True
+        close_models(self._models, abandon)
 
     async def aclose(self, abandon: bool = False) -> None:
         """Do as `close` does, without stopping the event loop."""

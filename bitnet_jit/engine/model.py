@@ -62,7 +62,9 @@ def num_pages(decoder: Decoder, config: EngineConfig) -> int:
     return max(longest, min(int(memory // page), config.max_running * longest))
 
 
-def close_model(model: Model, abandon: bool = False) -> None:
-    """End a model's worker, after its requests or at once."""
-    if model.replica is not None:
-        model.replica.close("it is being closed", abandon)
+def close_models(models: dict[str, Model], abandon: bool) -> None:
+    """End the workers of models, after their requests or at once, and forget the models."""
+    for model in [*models.values()]:
+        if model.replica is not None:
+            model.replica.close("it is being closed", abandon)
+    models.clear()

@@ -1,6 +1,9 @@
 """Texts of an engine: each is the one that it would be alone, whoever shares its steps, whatever befalls others."""
 
 import asyncio
+import gc
+import subprocess
+import sys
 import threading
 import time
 
@@ -267,6 +270,30 @@ def test_an_engine_that_is_abandoned_leaves_nobody_waiting(make_engine):
     for handle in handles:
         with pytest.raises(EngineClosed):
             handle.result(WAIT)
+
+
+def test_an_engine_that_nobody_holds_ends_its_threads(tiny):
+    engine = InferenceEngine()
+    replica = engine.add_model("tiny", tiny).replica
+    handle = engine.submit("tiny", "And ", 1000)
+    del engine
+    gc.collect()
+    assert not replica.is_alive
+    with pytest.raises(EngineClosed):
+        handle.result(WAIT)
+
+
+def test_a_program_that_closes_no_engine_ends(tmp_path):
+    lines = (
+        "import bitnet_jit",
+        "engine = bitnet_jit.InferenceEngine()",
+        "engine.add_model('tiny', bitnet_jit.load())",
+        "engine.submit('tiny', 'And ', 1000)",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "; ".join(lines)], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_worker_that_dies_leaves_nobody_waiting(make_engine, monkeypatch):
