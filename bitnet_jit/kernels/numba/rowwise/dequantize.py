@@ -10,9 +10,9 @@ from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.numba.bound import Bound
 from bitnet_jit.kernels.numba.compiler.jit import StaticType, compiled, jit, kernel
 from bitnet_jit.kernels.numba.intrinsics.elements import ELEMENT_BYTES, load_float32, load_int8, store_float
-from bitnet_jit.kernels.numba.intrinsics.scalars import least, most
-from bitnet_jit.kernels.numba.rowwise.launch import CHUNK_ELEMENTS, bind_rows, configs, unsupported_reason
-from bitnet_jit.kernels.numba.threads.parallel import TEAM_BYTES, draw, reset, run_team
+from bitnet_jit.kernels.numba.rowwise.launch import bind_rows, configs, unsupported_reason
+from bitnet_jit.kernels.numba.rowwise.row_team import team
+from bitnet_jit.kernels.numba.threads.parallel import TEAM_BYTES, reset, run_team
 from bitnet_jit.kernels.numba.threads.team import TeamConfig
 from bitnet_jit.problem import Problem
 
@@ -26,6 +26,11 @@ class ActivationSpec:
     @property
     def num_bytes(self) -> int:
         return ELEMENT_BYTES[self.dtype]
+
+    @property
+    def run_row(self):
+        """Return the jitted function of a row; see `row_team.py`."""
+        return run_row
 
 
 class ActivationJob(NamedTuple):
@@ -46,18 +51,6 @@ def run_row(spec, job, row):
     codes, x = job.x_q + first, job.x + first * spec.num_bytes
     for i in range(job.features):
         store_float(spec.dtype, x, i, np.float32(load_int8(codes, i)) * scale)
-
-
-@jit
-def team(spec, job):
-    """Run the parallel body: draw chunks of rows."""
-    chunk = most(1, CHUNK_ELEMENTS // job.features)
-    pieces = (job.rows + chunk - 1) // chunk
-    piece = draw(job.counters)
-    while piece < pieces:
-        for row in range(piece * chunk, least((piece + 1) * chunk, job.rows)):
-            run_row(spec, job, row)
-        piece = draw(job.counters)
 
 
 @kernel

@@ -20,9 +20,9 @@ from bitnet_jit.kernels.numba.intrinsics.elements import (
     load_int32,
     store_float,
 )
-from bitnet_jit.kernels.numba.intrinsics.scalars import least, most
-from bitnet_jit.kernels.numba.rowwise.launch import CHUNK_ELEMENTS, configs, unsupported_reason
-from bitnet_jit.kernels.numba.threads.parallel import TEAM_BYTES, draw, reset, run_team
+from bitnet_jit.kernels.numba.rowwise.launch import configs, unsupported_reason
+from bitnet_jit.kernels.numba.rowwise.row_team import team
+from bitnet_jit.kernels.numba.threads.parallel import TEAM_BYTES, reset, run_team
 from bitnet_jit.kernels.numba.threads.team import TeamConfig
 from bitnet_jit.problem import Problem
 
@@ -47,6 +47,16 @@ class EmbeddingSpec:
     @property
     def num_bytes(self) -> int:
         return ELEMENT_BYTES[self.dtype]
+
+    @property
+    def run_row(self):
+        """Return the jitted function of a row; see `row_team.py`."""
+        return look_up_row
+
+    @property
+    def write_row(self):
+        """Return the jitted function that writes a row of the table; see `look_up_row`."""
+        return scale_codes if self.table_dtype == "int8" else copy_floats
 
 
 class EmbeddingJob(NamedTuple):
@@ -87,30 +97,18 @@ def scale_codes(spec, job, token, y):
         store_float(spec.dtype, y, i, np.float32(load_int8(x, i)) * scale)
 
 
-copy_row = one_of(lambda spec: scale_codes if spec.table_dtype == "int8" else copy_floats)
+write_row = one_of(lambda spec: spec.write_row)  # jitted: spec, job, token, address of y
 
 
 @jit
-def run_row(spec, job, row):
-    """Write one row."""
+def look_up_row(spec, job, row):
+    """Write one row of the result: NaN where its id is outside of the table."""
     token, y = id_of(spec, job, row), job.y + row * job.features * spec.num_bytes
     if token >= 0:
-        copy_row(spec, job, token, y)
+        write_row(spec, job, token, y)
     else:
         for i in range(job.features):
             store_float(spec.dtype, y, i, np.float32(np.nan))
-
-
-@jit
-def team(spec, job):
-    """Run the parallel body: draw chunks of rows."""
-    chunk = most(1, CHUNK_ELEMENTS // job.features)
-    pieces = (job.rows + chunk - 1) // chunk
-    piece = draw(job.counters)
-    while piece < pieces:
-        for row in range(piece * chunk, least((piece + 1) * chunk, job.rows)):
-            run_row(spec, job, row)
-        piece = draw(job.counters)
 
 
 @kernel

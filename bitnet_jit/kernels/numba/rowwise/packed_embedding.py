@@ -15,12 +15,13 @@ from bitnet_jit.kernels.numba.bound import Bound
 from bitnet_jit.kernels.numba.compiler.jit import StaticType, compiled, jit, kernel, one_of
 from bitnet_jit.kernels.numba.intrinsics.decode import LATE, LATE_NUMBERS
 from bitnet_jit.kernels.numba.intrinsics.elements import ELEMENT_BYTES, load_float32, load_int32, store_float
-from bitnet_jit.kernels.numba.intrinsics.scalars import least, most
+from bitnet_jit.kernels.numba.intrinsics.scalars import least
 from bitnet_jit.kernels.numba.intrinsics.words import INPUTS, store_word
 from bitnet_jit.kernels.numba.layout import BLOCK, INPUTS_OF_LAYOUT, STEP_BYTES, T5_TILES
-from bitnet_jit.kernels.numba.rowwise.embedding import id_of
-from bitnet_jit.kernels.numba.rowwise.launch import CHUNK_ELEMENTS, configs
-from bitnet_jit.kernels.numba.threads.parallel import TEAM_BYTES, draw, reset, run_team
+from bitnet_jit.kernels.numba.rowwise.embedding import look_up_row
+from bitnet_jit.kernels.numba.rowwise.launch import configs
+from bitnet_jit.kernels.numba.rowwise.row_team import team
+from bitnet_jit.kernels.numba.threads.parallel import TEAM_BYTES, reset, run_team
 from bitnet_jit.kernels.numba.threads.team import TeamConfig
 from bitnet_jit.problem import Problem
 
@@ -54,6 +55,16 @@ class PackedEmbeddingSpec:
     @property
     def num_bytes(self) -> int:
         return ELEMENT_BYTES[self.dtype]
+
+    @property
+    def run_row(self):
+        """Return the jitted function of a row; see `row_team.py`."""
+        return look_up_row
+
+    @property
+    def write_row(self):
+        """Return the jitted function that writes a row of the table; see `look_up_row`."""
+        return write_row
 
 
 class PackedEmbeddingJob(NamedTuple):
@@ -113,29 +124,6 @@ def write_row(spec, job, token, y):
         scale = load_float32(scales, first // job.group_size)
         word = load_int32(words + step * STEP_BYTES, 0)
         store_weights(spec, word, scale, y, first, least(spec.inputs, job.features - first))
-
-
-@jit
-def run_row(spec, job, row):
-    """Write one row of the result."""
-    token, y = id_of(spec, job, row), job.y + row * job.features * spec.num_bytes
-    if token >= 0:
-        write_row(spec, job, token, y)
-    else:
-        for i in range(job.features):
-            store_float(spec.dtype, y, i, np.float32(np.nan))
-
-
-@jit
-def team(spec, job):
-    """Run the parallel body: draw chunks of rows."""
-    chunk = most(1, CHUNK_ELEMENTS // job.features)
-    pieces = (job.rows + chunk - 1) // chunk
-    piece = draw(job.counters)
-    while piece < pieces:
-        for row in range(piece * chunk, least((piece + 1) * chunk, job.rows)):
-            run_row(spec, job, row)
-        piece = draw(job.counters)
 
 
 @kernel
