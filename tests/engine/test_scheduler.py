@@ -156,6 +156,20 @@ def test_higher_priorities_begin_first_and_clients_take_turns():
     assert order == [urgent, modest, *greedy[1:]]
 
 
+def test_clients_without_requests_are_not_remembered_for_ever(monkeypatch):
+    monkeypatch.setattr("bitnet_jit.engine.text.scheduler.MAX_CLIENTS", 10)
+    scheduler = make_scheduler(kept=False)
+    stays = make_request(2, 150, client="stays")
+    scheduler.add(stays)
+    for number in range(100):
+        guest = make_request(2, 1, client=f"guest {number}")
+        scheduler.add(guest)
+        run(scheduler, 100)
+        scheduler.remove(guest)
+        assert len(scheduler._served) <= 12
+    assert scheduler._served["stays"] == 101
+
+
 def test_who_came_last_gives_up_its_pages_and_is_computed_anew():
     scheduler = make_scheduler(pages=4, kept=False)
     early, late = make_request(PAGE, 150), make_request(PAGE, 150)

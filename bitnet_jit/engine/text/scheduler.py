@@ -17,6 +17,7 @@ from bitnet_jit.problem import pages_for
 from bitnet_jit.runner.paged_cache import PagedCache
 from bitnet_jit.runner.pages import PagedSequence, shared_tail
 
+MAX_CLIENTS = 10_000  # that are remembered without a request
 Plan = dict[Request, int]  # how many ids of each are computed
 
 
@@ -57,6 +58,8 @@ class Scheduler:
     def add(self, request: Request) -> None:
         """Take in a request; a client that had none begins level with the one that was served least."""
         clients = {other.client for other in (*self.waiting, *self.running)}
+        if len(self._served) > MAX_CLIENTS:  # their names come from outside, without end
+            self._served = Counter({client: self._served[client] for client in clients})
         if request.client not in clients:
             least = min((self._served[client] for client in clients), default=0)
             self._served[request.client] = max(self._served[request.client], least)
@@ -133,8 +136,9 @@ class Scheduler:
         if not self.waiting or len(self.running) >= self.max_running:
             return None
         request = min(self.waiting, key=lambda other: (-other.priority, self._served[other.client], other.number))
-        shares = self.prefixes is not None and request.prompt_logprobs is None  # they are of tokens that are computed
-        sequence = self.prefixes.match(request.ids) if shares and self.prefixes else PagedSequence()
+        sequence = PagedSequence()
+        if self.prefixes is not None and request.prompt_logprobs is None:  # those are of tokens that are computed
+            sequence = self.prefixes.match(request.ids)
         needed = pages_for(len(request.ids)) - len(sequence.pages) + len(self.running)  # each may need a page soon
         if self.running and not self._make_room(needed):
             self.cache.free(sequence)

@@ -63,7 +63,8 @@ class Writer:
     def run(self, plan: Plan) -> list[Written]:
         """Compute the ids of a step, and choose tokens where the last id of a request was among them."""
         ready = [request for request, tokens in plan.items() if tokens == request.left]
-        self._guess([request for request in ready if request.left == 1], plan)
+        if guessing := [request for request in ready if request.left == 1 and request.ngrams is not None]:
+            self._guess(guessing, plan)
         wanted = {request: wanted_of(request, tokens) for request, tokens in plan.items()}
         scored = {request: request.sequence.length for request in plan if wants_all(request)}
         scores = self._compute(plan, wanted)
