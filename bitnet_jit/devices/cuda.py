@@ -157,6 +157,7 @@ CUDA = DeviceKind(
     own_random_state=True,
     compiled_training=True,
     mixed_sums=True,
+    failure_words=("CUDA error", "CUDA driver error", "HIP error", "Triton Error [", "CUBLAS_STATUS", "CUDNN_STATUS"),
     title=lambda index: f"gpu {index}",
     describe=describe,
 )

@@ -44,6 +44,7 @@ class DeviceKind:
         give_back: gives memory that was freed, and that the process still holds, to the system.
         prompt_tokens: tokens of prompts in one step of a model: more are no faster, and take more memory.
         begin_fetch: tensor -> what waits for it and gives it back on the CPU; later work does not delay it.
+        failure_words: what a RuntimeError says where the device itself has failed: its driver, or a launch.
         title: number of the device -> its heading for people; None: its name in torch.
         describe: device -> what people want to know, by name.
     """
@@ -69,6 +70,7 @@ class DeviceKind:
     give_back: Callable[[], None] = nothing
     prompt_tokens: int = 1024
     begin_fetch: Callable[[Any], Callable[[], Any]] = lambda tensor: lambda: tensor
+    failure_words: tuple[str, ...] = ()
     title: Callable[[int], str] | None = None
     describe: Callable[[Any], dict[str, str]] = lambda device: {}
 

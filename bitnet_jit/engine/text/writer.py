@@ -70,7 +70,7 @@ class Writer:
         scores = self._compute(plan, wanted)
         for request in plan:
             if request.row < 0:
-                request.row = self._sampler.add(request.options, request.ids[: request.prompt_length])
+                self._take_in(request)
         logits = note_prompts(wanted, scored, ready, scores.logits) if scored else scores.logits
         if not ready:
             return []
@@ -78,8 +78,16 @@ class Writer:
         positions = [len(request.ids) + place for request in ready for place in range(1 + len(request.guesses))]
         return self._read(ready, rows, self._sampler.choose(logits, rows, positions, scores.largest))
 
+    def _take_in(self, request: Request) -> None:
+        """Give a request a row of the sampler, which knows the tokens that it got before: elsewhere, or in vain."""
+        row = self._sampler.add(request.options, request.ids[: request.prompt_length])
+        if request.new_tokens:
+            tokens = torch.tensor(request.ids[request.prompt_length :], device=self._device)
+            self._sampler.note([row] * request.new_tokens, tokens)
+        request.row = row
+
     def forget(self, request: Request) -> None:
-        """Forget a request that has ended."""
+        """Forget a request that has ended, or that begins a step anew."""
         if request.row >= 0:
             self._sampler.remove(request.row)
             request.row = -1
