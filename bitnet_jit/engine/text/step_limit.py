@@ -1,6 +1,7 @@
 """`StepLimit`: how many tokens a step may have after memory was short, and how a step that failed is undone."""
 
 import logging
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -11,6 +12,8 @@ from bitnet_jit.runner.paged_cache import PagedCache
 logger = logging.getLogger(__name__)
 
 MAX_TOKENS = 2**16  # a limit above it is none
+MAX_TRIES = 4  # of a step of one token: others on the device may free memory meanwhile
+PAUSE_S = 0.01  # before the second, twice as much before each next one
 GROW_AFTER = 64  # steps that went well, before twice as many tokens are tried: others may have freed memory
 
 
@@ -22,12 +25,15 @@ class StepLimit:
         tokens: of a step at most; None: any number.
 
     >>> limit = StepLimit()
-    >>> limit.lower(9), limit.tokens, limit.lower(1)
-    (True, 4, False)
+    >>> limit.lower(9), limit.tokens
+    (True, 4)
+    >>> [limit.lower(1) for _ in range(4)]
+    [True, True, True, False]
     """
 
     tokens: int | None = None
     _steps: int = 0  # that went well since the limit was set
+    _tries: int = 0  # steps of one token that did not fit, one after another
     _turns: dict[Request, int] = field(default_factory=dict)  # request -> the number of its last step
     _turn: int = 0
 
@@ -50,15 +56,18 @@ class StepLimit:
         return step
 
     def lower(self, tokens: int) -> bool:
-        """Note that a step of so many tokens did not fit; return whether a smaller one can be tried."""
+        """Note that a step of so many tokens did not fit; return whether a smaller one, or it again, is to be tried."""
         if tokens < 2:
-            return False
+            self._tries += 1
+            time.sleep(PAUSE_S * 2**self._tries / 2)
+            return self._tries < MAX_TRIES
         self.tokens, self._steps = tokens // 2, 0
         logger.warning("memory was short for a step of %d tokens; steps have %d from now on", tokens, self.tokens)
         return True
 
     def note(self) -> None:
         """Note that a step went well."""
+        self._tries = 0
         if self.tokens is None:
             return
         self._steps += 1

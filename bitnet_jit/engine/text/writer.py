@@ -80,11 +80,10 @@ class Writer:
 
     def _take_in(self, request: Request) -> None:
         """Give a request a row of the sampler, which knows the tokens that it got before: elsewhere, or in vain."""
-        row = self._sampler.add(request.options, request.ids[: request.prompt_length])
+        request.row = self._sampler.add(request.options, request.ids[: request.prompt_length])
         if request.new_tokens:
             tokens = torch.tensor(request.ids[request.prompt_length :], device=self._device)
-            self._sampler.note([row] * request.new_tokens, tokens)
-        request.row = row
+            self._sampler.note([request.row] * request.new_tokens, tokens)
 
     def forget(self, request: Request) -> None:
         """Forget a request that has ended, or that begins a step anew."""
