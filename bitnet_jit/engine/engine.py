@@ -14,10 +14,11 @@ from torch import nn
 from bitnet_jit.arguments import show
 from bitnet_jit.checkpoints.loading import load
 from bitnet_jit.engine.config import EngineConfig
+from bitnet_jit.engine.devices.fallback import Fallback
 from bitnet_jit.engine.devices.named import as_devices
+from bitnet_jit.engine.devices.selector import DeviceSelector
 from bitnet_jit.engine.model import Model, close_models, make_model
 from bitnet_jit.engine.tensors.benchmark import benchmark
-from bitnet_jit.engine.tensors.infer import infer, infer_batch
 from bitnet_jit.engine.tensors.report import BenchmarkResults
 from bitnet_jit.engine.text.asking import Prompt, check_pages, make_request, set_extras, set_terms
 from bitnet_jit.engine.text.generation import Completion, Generation
@@ -52,7 +53,13 @@ class InferenceEngine:
         self._models: dict[str, Model] = {}
         self._lock = Lock()
         self._is_closed = False
+        self._fallback = Fallback()
         finalize(self, close_models, self._models, True)  # where nobody closes it: no thread outlives it, or Python
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device on which models are loaded where nobody names one: the fastest; see `DeviceSelector`."""
+        return DeviceSelector().select()
 
     @property
     def models(self) -> dict[str, Model]:
@@ -105,7 +112,7 @@ class InferenceEngine:
         `devices` names several in place of `device`, each of which gets the weights and a worker; one that is named
         twice gets two workers on the same weights.
         """
-        places = as_devices(device, devices)
+        places = as_devices(device, devices) if devices or device is not None else [self.device]
         loaded = {
             place: await asyncio.to_thread(load, path, place, dtype, head=head, cache=cache)
             for place in dict.fromkeys(places)
@@ -167,12 +174,12 @@ class InferenceEngine:
         return await self.submit(model_id, prompt, max_new_tokens, sampling, stop)
 
     def infer(self, model_id: str, x: torch.Tensor) -> torch.Tensor:
-        """Return what a model makes of a tensor; see `tensors.infer`. Raises ModelNotFound, too."""
-        return infer(self.model(model_id).module, x)
+        """Return what a model makes of a tensor; see `Fallback.infer`. Raises ModelNotFound, too."""
+        return self._fallback.infer(self.model(model_id).module, x)
 
     def infer_batch(self, model_id: str, xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Return what a model makes of each tensor, of any numbers of rows; see `tensors.infer_batch`."""
-        return infer_batch(self.model(model_id).module, xs)
+        """Return what a model makes of each tensor, of any numbers of rows; see `Fallback.infer_batch`."""
+        return self._fallback.infer_batch(self.model(model_id).module, xs)
 
     async def infer_async(self, model_id: str, x: torch.Tensor) -> torch.Tensor:
         """Do as `infer` does, in a thread."""
