@@ -7,13 +7,13 @@ import pytest
 
 from bitnet_jit.engine.text import ahead
 from bitnet_jit.runner.runner import Runner
+from tests.engine.devices.test_replicas import (
+    test_every_text_is_the_one_that_it_is_alone as test_every_text_is_the_same_where_devices_fail,  # noqa: F401
+)
 from tests.engine.devices.test_replicas import (  # noqa: F401
     test_histories,
     test_steps_that_do_not_fit_are_made_smaller,
     test_texts_take_turns_where_not_all_fit_into_a_step,
-)
-from tests.engine.devices.test_replicas import (
-    test_every_text_is_the_one_that_it_is_alone as test_every_text_is_the_same_where_devices_fail,  # noqa: F401
 )
 from tests.engine.test_engine import (  # noqa: F401
     test_a_deadline_ends_a_request,
