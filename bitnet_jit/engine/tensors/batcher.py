@@ -124,6 +124,7 @@ class BatchProcessor:
                 self._learn(rows.taken, time.perf_counter() - begin, refusal)
                 if refusal is not None:
                     rows.rewind(pieces)
+                    self._memory.trim()  # smaller batches need no buffer of this size
         return rows.outputs()
 
     async def run_async(self, xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -131,6 +131,19 @@ def test_a_module_that_fails_leaves_nothing_behind():
     assert memory.statistics().active_bytes == 0
 
 
+def test_memory_of_a_batch_that_did_not_fit_is_given_back():
+    memory = EngineMemory(min_pooled_bytes=0)
+    module = Recorded(fits=8)
+    processor = BatchProcessor(module, BatchingConfig(initial=64), used=lambda: 0.0, memory=memory)
+    xs = inputs([(4,)] * 16)
+    outputs = processor.run(xs)
+    assert all(torch.equal(y, LAYER(x)) for x, y in zip(xs, outputs, strict=True))
+    account = memory.statistics()
+    assert account.peak_bytes >= 64 * K * 4
+    assert account.allocated_bytes < 16 * K * 4
+    assert account.evicted >= 3
+
+
 def test_threads_share_a_memory():
     memory, failures = EngineMemory(2**18, min_pooled_bytes=0), []
 
