@@ -15,6 +15,7 @@ from threading import Lock
 import torch
 
 from bitnet_jit.devices.copies import Copies, Copy
+from bitnet_jit.devices.huge_pages import HUGE_PAGES
 from bitnet_jit.engine.memory.buffer import Buffer
 from bitnet_jit.engine.memory.pool import BufferPool
 from bitnet_jit.engine.memory.region import PINNED, Source
@@ -92,7 +93,8 @@ class Staging:
     def finish(self, parts: list[Staged]) -> torch.Tensor:
         """Return what `receive` began to copy, in memory of its own; the parts are used up."""
         last = parts[-1]
-        out = torch.empty((last.begin + len(last.host), *last.host.shape[1:]), dtype=last.host.dtype)
+        shape = (last.begin + len(last.host), *last.host.shape[1:])
+        out = HUGE_PAGES.empty(shape, last.host.dtype, alone=True)
         for part in parts:
             part.copy.synchronize()
             out[part.begin : part.begin + len(part.host)].copy_(part.host)

@@ -15,6 +15,7 @@ from bitnet_jit.engine.profiling.hot_spots import Stopwatch, hooked
 from bitnet_jit.engine.profiling.latency import latency_of
 from bitnet_jit.engine.profiling.leaks import robust_slope
 from bitnet_jit.engine.profiling.profiler import Profiler
+from bitnet_jit.engine.profiling.transfers import compare_staging
 from bitnet_jit.errors import BitNetError, InvalidInput
 
 
@@ -236,6 +237,21 @@ def test_leaks_cannot_be_found_where_the_system_tells_nothing(monkeypatch):
     monkeypatch.setattr(leaks, "resident_bytes", lambda: None)
     with pytest.raises(BitNetError, match="does not tell"):
         Profiler(Leaky(0)).check_leaks(torch.ones(1, 3))
+
+
+def test_staging_is_compared_size_by_size():
+    results = compare_staging("cpu", [1, 2**20])
+    assert [way.rows for way in results[1].ways] == [256, 256]
+    assert results[1].title == "1,048,576 bytes"
+    assert results[1].ways[0].p50_ms > results[0].ways[0].p50_ms
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_large_tensors_are_faster_by_staging_buffers():
+    (result,) = compare_staging("cuda", [2**26])
+    print(result.display())  # noqa: T201
+    assert result.best.name == "staged"
 
 
 @pytest.mark.parametrize(
