@@ -9,6 +9,7 @@ ends and its requests go on elsewhere: what a request is lies in its ids, and th
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Thread, current_thread
 from typing import Protocol
@@ -172,9 +173,8 @@ class Replica:
             with kind_of(self.device).current(self.device):
                 while self._take_in():
                     self._end_early()
-                    scheduler = self.scheduler
-                    budget = self._limit.budget(self._pace.budget(scheduler.num_writing, scheduler.num_reading))
-                    if plan := self._limit.cut(scheduler.plan(budget)):
+                    plan = {} if self._writer.ahead else self._plan()
+                    if plan or self._writer.ahead:
                         self._run_guarded(plan)
         except BaseException as error:
             failure, kind = repr(error), DeviceFailed if is_device_failure(error, self.device) else EngineClosed
@@ -213,10 +213,19 @@ class Replica:
                 words = f"timeout_s: {seconds:g} s have passed, and the text has {request.new_tokens} new tokens"
                 self._end(request, "", RequestTimeout(words))
 
+    def _plan(self) -> Plan:
+        """Return the next step."""
+        scheduler = self.scheduler
+        budget = self._limit.budget(self._pace.budget(scheduler.num_writing, scheduler.num_reading))
+        return self._limit.cut(scheduler.plan(budget))
+
     def _run_guarded(self, plan: Plan) -> None:
-        """Run a step; an error ends the requests of the step, and no others, where it cannot be mended."""
-        start, before = time.monotonic(), Before.step(plan)
-        writing = sum(request.left == 1 for request in plan)
+        """Run a step, or end the one that was begun; an error ends its requests, and no others, if nothing helps."""
+        start = time.monotonic()
+        if self._writer.ahead is not None:
+            plan = dict.fromkeys(self._writer.ahead.left()[0], 1)
+        before = Before.step(plan)
+        writing = sum(request.left <= 1 for request in plan)
         prompts = sum(plan.values()) - writing
         try:
             self._run(plan)
@@ -233,8 +242,7 @@ class Replica:
         """Mend what an error in a step has left; raise DeviceFailed where the device cannot be used any more."""
         if is_device_failure(error, self.device):
             raise DeviceFailed(f"{self.device}: {error}") from error
-        for request in plan:
-            self._writer.forget(request)
+        self._writer.drop(plan)
         if is_short_of_memory(error, self.device):
             guessed = before.undo(self._runner.cache)
             if self._limit.lower(sum(plan.values())) or guessed:
@@ -248,8 +256,9 @@ class Replica:
                 self._end(request, "", error if isinstance(error, BitNetError) else RequestFailed(repr(error)))
 
     def _run(self, plan: Plan) -> None:
-        """Run a step and hand out what it chose."""
-        for written in self._writer.run(plan):
+        """Run a step, or end the one that was begun, and hand out what it chose."""
+        writer, goes_on = self._writer, self._goes_on
+        for written in writer.run(plan, goes_on) if writer.ahead is None else writer.go_on(goes_on):
             request, reason = written.request, ""
             if not request.new_tokens:
                 self.scheduler.note_computed(request)
@@ -260,11 +269,16 @@ class Replica:
                 deliver(request, token, logprobs, bool(reason))
                 if reason:
                     break
-            self._runner.cache.truncate(request.sequence, len(request.ids) - 1)
+            if writer.ahead is None:  # else its last token is being computed
+                self._runner.cache.truncate(request.sequence, len(request.ids) - 1)
             if reason:
                 self._end(request, reason)
             elif written.error:
                 self._end(request, "", RequestFailed(written.error))
+
+    def _goes_on(self, requests: Sequence[Request]) -> bool:
+        """Return whether the next step may begin before the tokens of this one have come."""
+        return (self._limit.tokens or len(requests)) >= len(requests) and self.scheduler.goes_on(requests)
 
     def _end(self, request: Request, reason: str, error: BitNetError | None = None) -> None:
         """Forget a request, free what it had, and tell its caller."""
