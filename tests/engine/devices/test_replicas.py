@@ -204,7 +204,7 @@ def test_a_device_without_others_fails_with_its_requests():
 
 
 @pytest.mark.parametrize("speculate", [None, "ngram"])
-@pytest.mark.parametrize("most", [1, 2, 5, 40])
+@pytest.mark.parametrize("most", [1, 6, 40])
 def test_steps_that_do_not_fit_are_made_smaller(most, speculate):
     engine, (runner,) = make_engine(1)
     runner.most = most
