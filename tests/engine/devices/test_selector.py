@@ -70,9 +70,7 @@ def test_what_is_recommended_has_room_and_is_the_fastest_of_those(params, batch,
 
 
 def test_where_no_device_has_room_the_error_tells_what_each_has():
-    with pytest.raises(
-        OutOfMemory, match=r"1\.0 TiB are free on no device \(.*cpu: .* ms, 64\.0 GiB free"
-    ):
+    with pytest.raises(OutOfMemory, match=r"1\.0 TiB are free on no device \(.*cpu: .* ms, 64\.0 GiB free"):
         make().recommend_device(2**20, 1, 2**40)
 
 
