@@ -73,13 +73,14 @@ class InferenceEngine:
             raise ModelNotFound(f"model_id: expected one of {', '.join(self._models) or 'none'}, got {show(model_id)}")
         return model
 
-    def add_model(self, model_id: str, module: nn.Module, replicas: Sequence[Decoder] = ()) -> Model:
+    def add_model(self, model_id: str, module: nn.Module, replicas: Sequence[nn.Module] = ()) -> Model:
         """Take in a model that is in memory: a decoder, or any module that takes tensors.
 
         Args:
             model_id: its name from now on.
             module: the model.
-            replicas: the same decoder on other devices, each of which gets a worker, too; see `ReplicaGroup`.
+            replicas: the same model on other devices, among which requests are shared out; see `ReplicaGroup` and
+                `Balanced`.
 
         Raises:
             InvalidInput: the name is taken, a replica is another model, or memory does not suffice for the pages.

@@ -9,6 +9,7 @@ from torch import nn
 from bitnet_jit.arguments import show
 from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.engine.config import EngineConfig
+from bitnet_jit.engine.devices.balanced import Balanced
 from bitnet_jit.engine.text.replica import Replica
 from bitnet_jit.engine.text.replicas import ReplicaGroup
 from bitnet_jit.errors import InvalidInput
@@ -43,23 +44,23 @@ class Model:
     @property
     def total_weight_count(self) -> int:
         """Return the number of weights, those of packed layers by their shapes."""
-        packed = [layer for layer in self.module.modules() if isinstance(layer, PackedBitLinear)]
-        others = [p for name, p in self.module.named_parameters() if not name.endswith("w_packed")]
+        module = self.module.members[0].module if isinstance(self.module, Balanced) else self.module
+        packed = [layer for layer in module.modules() if isinstance(layer, PackedBitLinear)]
+        others = [p for name, p in module.named_parameters() if not name.endswith("w_packed")]
         return sum(one.out_features * one.in_features for one in packed) + sum(one.numel() for one in others)
 
 
-def make_model(model_id: str, module: nn.Module, config: EngineConfig, replicas: Sequence[Decoder] = ()) -> Model:
+def make_model(model_id: str, module: nn.Module, config: EngineConfig, replicas: Sequence[nn.Module] = ()) -> Model:
     """Return a model, whose workers have begun where it is a decoder.
 
     Raises:
         InvalidInput: a replica is not such a decoder as the module, or memory does not suffice for the pages.
     """
+    if not isinstance(replicas, Sequence):
+        raise InvalidInput(f"replicas: expected a list of modules, got {show(replicas)}")
     if not isinstance(module, Decoder):
-        if replicas:
-            raise InvalidInput(f"replicas: expected none, as module is no decoder, got {len(replicas)}")
-        return Model(model_id, module, None)
-    check_replicas(module, replicas)
-    name, decoders = f"bitnet-jit {model_id}", [module, *replicas]
+        return Model(model_id, Balanced([module, *replicas]) if replicas else module, None)
+    name, decoders = f"bitnet-jit {model_id}", as_decoders(module, replicas)
     if not replicas:
         return Model(model_id, module, Replica(module, config, num_pages(module, config), name))
     group = ReplicaGroup(model_id, config.max_waiting)
@@ -74,10 +75,9 @@ def make_model(model_id: str, module: nn.Module, config: EngineConfig, replicas:
     return Model(model_id, module, group)
 
 
-def check_replicas(decoder: Decoder, replicas: Sequence[Decoder]) -> None:
-    """Raise InvalidInput unless all are decoders of one shape, whose tokens are those of the first one."""
-    if not isinstance(replicas, Sequence):
-        raise InvalidInput(f"replicas: expected a list of decoders, got {show(replicas)}")
+def as_decoders(decoder: Decoder, replicas: Sequence[nn.Module]) -> list[Decoder]:
+    """Return a decoder and its replicas. Raises InvalidInput unless all are decoders of one shape."""
+    decoders = [decoder]
     for place, other in enumerate(replicas):
         if not isinstance(other, Decoder):
             raise InvalidInput(f"replicas[{place}]: expected a Decoder, got {show(other)}")
@@ -87,6 +87,8 @@ def check_replicas(decoder: Decoder, replicas: Sequence[Decoder]) -> None:
                     f"replicas[{place}]: expected the same model as module, whose {name} is {getattr(decoder, name)}, "
                     f"got {getattr(other, name)}"
                 )
+        decoders.append(other)
+    return decoders
 
 
 def num_pages(decoder: Decoder, config: EngineConfig, sharing: int = 1) -> int:
