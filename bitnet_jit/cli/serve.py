@@ -23,7 +23,6 @@ WHICH_MODELS = (
 )
 KEYS = "The environment variable that holds API keys, with commas between several; requests must have one of them."
 TEMPLATE = "A chat template in Jinja, for models that came without one or in place of theirs."
-EMBEDDED = "tiny-bitnet"
 MEGABYTE = 2**20
 WARM_PROMPT, WARM_TOKENS = 48, 8  # less than a page of prompt, so that it is not kept
 
@@ -77,7 +76,7 @@ def add(
     chat_template: Path | None,
 ) -> "tuple[str, ChatTemplate | None]":
     """Load a model into the engine; return its id and its chat template."""
-    from bitnet_jit.checkpoints.embedded import embedded_model
+    from bitnet_jit.checkpoints.embedded import EMBEDDED, embedded_model
     from bitnet_jit.checkpoints.hub import find_model
     from bitnet_jit.server.templates import template_of
 

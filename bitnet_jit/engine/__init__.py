@@ -5,13 +5,17 @@ from bitnet_jit.engine.engine import InferenceEngine
 from bitnet_jit.engine.model import Model
 from bitnet_jit.engine.text.generation import Completion, Generation, Piece, TokenLogprobs
 from bitnet_jit.engine.text.stats import ModelStats
+from bitnet_jit.engine.usage import CacheStats, MemoryUsage, ModelMemory
 
 __all__ = [
+    "CacheStats",
     "Completion",
     "EngineConfig",
     "Generation",
     "InferenceEngine",
+    "MemoryUsage",
     "Model",
+    "ModelMemory",
     "ModelStats",
     "Piece",
     "TokenLogprobs",

@@ -6,6 +6,15 @@ from bitnet_jit.arguments import as_real, show, whole_number
 from bitnet_jit.errors import InvalidInput
 
 MAX = 2**31 - 1
+NUMBERS = {  # options that count something, and the most of it
+    "max_running": MAX,
+    "max_waiting": MAX,
+    "num_pages": MAX,
+    "step_tokens": MAX,
+    "max_cached_models": MAX,
+    "max_cached_bytes": 2**63 - 1,
+}
+NEEDED = ("max_running", "max_waiting")  # of them, those that cannot be None
 
 
 @dataclass(frozen=True)
@@ -20,6 +29,9 @@ class EngineConfig:
         memory_share: of a device's memory, for such pages; above 0, below 1.
         prefix_cache: whether pages of earlier texts are kept for requests that begin alike, while nobody needs them.
         step_tokens: tokens of prompts in a step at most; None: as many as suit the device.
+        max_cached_models: models of `load_model` that are kept; for one more, the one that was not used for longest is
+            let go, of those that nobody uses at the moment. Pinned models do not count. None: any number.
+        max_cached_bytes: of the weights of those models together; None: any number.
 
     Raises:
         InvalidInput: a value is out of range; the message names every one that is.
@@ -35,15 +47,17 @@ class EngineConfig:
     memory_share: float = 0.25
     prefix_cache: bool = True
     step_tokens: int | None = None
+    max_cached_models: int | None = 8
+    max_cached_bytes: int | None = None
 
     def __post_init__(self) -> None:
         errors = []
-        for name in ("max_running", "max_waiting", "num_pages", "step_tokens"):
+        for name, most in NUMBERS.items():
             value = getattr(self, name)
-            if value is None and name in ("num_pages", "step_tokens"):
+            if value is None and name not in NEEDED:
                 continue
             try:
-                object.__setattr__(self, name, whole_number(name, value, 1, MAX))
+                object.__setattr__(self, name, whole_number(name, value, 1, most, none=name not in NEEDED))
             except InvalidInput as error:
                 errors.append(str(error))
         share = as_real(self.memory_share)

@@ -1,9 +1,8 @@
 """`InferenceEngine`: models by name, requests in, handles out, for any number of threads and event loops."""
 
 import asyncio
-from collections.abc import Sequence
-from pathlib import Path
-from threading import Lock
+import os
+from functools import partial
 from types import TracebackType
 from typing import Literal, Self
 from weakref import finalize
@@ -11,23 +10,26 @@ from weakref import finalize
 import torch
 from torch import nn
 
-from bitnet_jit.arguments import show
-from bitnet_jit.checkpoints.loading import load
+from bitnet_jit.devices.checks import check_device
 from bitnet_jit.engine.config import EngineConfig
-from bitnet_jit.engine.model import Model, close_models, make_model
-from bitnet_jit.engine.tensors.benchmark import benchmark
-from bitnet_jit.engine.tensors.infer import infer, infer_batch
-from bitnet_jit.engine.tensors.report import BenchmarkResults
+from bitnet_jit.engine.held import Held
+from bitnet_jit.engine.loading import load_into
+from bitnet_jit.engine.model import Model, make_model
+from bitnet_jit.engine.models import ModelStore, check_name
+from bitnet_jit.engine.pending import Pending
+from bitnet_jit.engine.source import Source
+from bitnet_jit.engine.tensor_calls import TensorCalls
 from bitnet_jit.engine.text.asking import Prompt, check_pages, make_request, set_extras, set_terms
 from bitnet_jit.engine.text.generation import Completion, Generation
 from bitnet_jit.engine.text.stats import ModelStats, stats_of
-from bitnet_jit.errors import EngineClosed, InvalidInput, ModelNotFound
+from bitnet_jit.engine.usage import CacheStats, MemoryUsage, memory_usage, weight_bytes
+from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.stopping import Stop
 
 
-class InferenceEngine:
+class InferenceEngine(TensorCalls):
     """Serves many requests at once.
 
     Each decoder has a worker thread, which writes the texts of all its requests together: requests join and leave
@@ -48,54 +50,98 @@ class InferenceEngine:
 
     def __init__(self, config: EngineConfig | None = None) -> None:
         self.config = config or EngineConfig()
-        self._models: dict[str, Model] = {}
-        self._lock = Lock()
-        self._is_closed = False
-        finalize(self, close_models, self._models, True)  # where nobody closes it: no thread outlives it, or Python
+        self._store = store = ModelStore(self.config.max_cached_models, self.config.max_cached_bytes)
+        finalize(self, store.close, True)  # where nobody closes it: no thread outlives it, or Python
 
     @property
     def models(self) -> dict[str, Model]:
         """Return the models by their names."""
-        return dict(self._models)
+        return {name: held.model for name, held in self._store.held.items()}
 
     def model(self, model_id: str) -> Model:
-        """Return a model. Raises ModelNotFound where there is none of that name."""
-        model = self._models.get(model_id)
-        if model is None:
-            raise ModelNotFound(f"model_id: expected one of {', '.join(self._models) or 'none'}, got {show(model_id)}")
-        return model
+        """Return a model, which counts as used. Raises ModelNotFound where there is none of that name."""
+        return self._store.get(model_id).model
 
-    def add_model(self, model_id: str, module: nn.Module) -> Model:
+    def add_model(self, model_id: str, module: nn.Module, pinned: bool = True) -> Model:
         """Take in a model that is in memory: a decoder, or any module that takes tensors.
+
+        Args:
+            model_id: its name.
+            module: the model.
+            pinned: whether it stays until `remove_model`; else it may be let go for others, as those of `load_model`.
 
         Raises:
             InvalidInput: the name is taken, or memory does not suffice for the pages of its texts.
             EngineClosed: the engine is closed.
         """
-        if not isinstance(model_id, str) or not model_id:
-            raise InvalidInput(f"model_id: expected a name, got {show(model_id)}")
+        check_name(model_id)
         if not isinstance(module, nn.Module):
             raise InvalidInput(f"module: expected a torch.nn.Module, got {type(module).__name__}")
-        with self._lock:
-            if self._is_closed:
-                raise EngineClosed("the engine takes no more models: it is closed")
-            if model_id in self._models:
-                raise InvalidInput(f"model_id: expected a new name, got {model_id!r}, which is taken")
-            self._models[model_id] = model = make_model(model_id, module, self.config)
-        return model
+        num_bytes = None if pinned else weight_bytes(module)
+        return self._store.put(model_id, partial(self._make, model_id, module, pinned), num_bytes).model
 
-    async def load_model(
+    def load_model(
         self,
-        path: str | Path | None = None,
+        path: str | os.PathLike[str] | None = None,
         model_id: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
         head: str = "checkpoint",
         cache: str = "auto",
-    ) -> Model:
-        """Load a checkpoint as `bitnet_jit.load` does, in a thread, and take it in; its name is that of its folder."""
-        decoder = await asyncio.to_thread(load, path, device, dtype, head=head, cache=cache)
-        return self.add_model(model_id or (Path(path).name if path is not None else "tiny-bitnet"), decoder)
+        *,
+        checksum: str | None = None,
+        pinned: bool = False,
+    ) -> Pending[Model]:
+        """Load a checkpoint as `bitnet_jit.load` does, in a thread, and take it in.
+
+        A model that the engine has is not read again: who asks for the same path and options gets the same Model. How
+        many are kept is said by the config; the one that nobody has used for longest makes room for a new one.
+
+        Args:
+            path, device, dtype, head, cache: as in `bitnet_jit.load`; None as a device is `config.device`.
+            model_id: its name; None: that of its folder.
+            checksum: the SHA-256 of its weights, which `cat *.safetensors | sha256sum` prints; None: any.
+            pinned: whether it never makes room for others.
+
+        Returns:
+            The work: `await` it in an event loop, or ask it for its `.result()`.
+
+        Raises:
+            CheckpointError: there is no such model, it is damaged, or its weights have another checksum.
+            InvalidInput: an argument makes no sense, or the name is taken by another model.
+            OutOfMemory: it would have to take the place of models that are in use.
+        """
+        source = Source.of(path, check_device(device), dtype, head, cache)
+        work = partial(load_into, self._store, self._make, source, model_id, checksum, pinned)
+        return Pending(lambda: work().model, "bitnet-jit load")
+
+    def remove_model(self, model_id: str, abandon: bool = False) -> None:
+        """Let a model go, after its requests or without them. Raises ModelNotFound."""
+        self._store.remove(model_id, abandon)
+
+    def clear_cache(self) -> int:
+        """Let all models go that are neither pinned nor in use; return their number."""
+        return self._store.clear()
+
+    def cache_stats(self) -> CacheStats:
+        """Return how many models are kept, and how often one that was asked for was there."""
+        return self._store.stats()
+
+    def memory_usage(self) -> MemoryUsage:
+        """Return what the models take, and what this process holds."""
+        return memory_usage(self.models.values())
+
+    def _make(
+        self,
+        model_id: str,
+        module: nn.Module,
+        pinned: bool,
+        source: Source | None = None,
+        checksum: str | None = None,
+    ) -> Held:
+        """Return a module as a model to be held, its worker begun where it writes text."""
+        model = make_model(model_id, module, self.config)
+        return Held(model, source, pinned, weight_bytes(module), checksum)
 
     def submit(
         self,
@@ -128,14 +174,20 @@ class InferenceEngine:
             InvalidInput: a value is out of range, or the text would not fit the model's context or the pages.
             ModelNotFound, QueueFull, EngineClosed: no such model; too many requests wait; no more are taken.
         """
-        model = self.model(model_id)
-        if model.replica is None or not isinstance(model.module, Decoder):
-            raise InvalidInput(f"model_id: {model_id!r} is no decoder, and writes no text")
-        request = make_request(model.module, prompt, max_new_tokens, sampling, stop, model.replica.cancel)
-        check_pages(request, model.replica.scheduler.cache.pool.count)
-        set_terms(request, priority, client, timeout_s)
-        set_extras(request, speculate, prompt_logprobs, model.module.config.vocab_size)
-        model.replica.submit(request)
+        held = self._store.begin(model_id)
+        module, replica = held.model.module, held.model.replica
+        try:
+            if replica is None or not isinstance(module, Decoder):
+                raise InvalidInput(f"model_id: {model_id!r} is no decoder, and writes no text")
+            request = make_request(module, prompt, max_new_tokens, sampling, stop, replica.cancel)
+            check_pages(request, replica.scheduler.cache.pool.count)
+            set_terms(request, priority, client, timeout_s)
+            set_extras(request, speculate, prompt_logprobs, module.config.vocab_size)
+            request.ended = partial(self._store.end, held)
+            replica.submit(request)
+        except BaseException:
+            self._store.end(held)
+            raise
         return request.generation
 
     async def generate(
@@ -149,35 +201,13 @@ class InferenceEngine:
         """Write a text to its end; arguments and errors are those of `submit`."""
         return await self.submit(model_id, prompt, max_new_tokens, sampling, stop)
 
-    def infer(self, model_id: str, x: torch.Tensor) -> torch.Tensor:
-        """Return what a model makes of a tensor; see `tensors.infer`. Raises ModelNotFound, too."""
-        return infer(self.model(model_id).module, x)
-
-    def infer_batch(self, model_id: str, xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Return what a model makes of each tensor, of any numbers of rows; see `tensors.infer_batch`."""
-        return infer_batch(self.model(model_id).module, xs)
-
-    async def infer_async(self, model_id: str, x: torch.Tensor) -> torch.Tensor:
-        """Do as `infer` does, in a thread."""
-        return await asyncio.to_thread(self.infer, model_id, x)
-
-    async def infer_batch_async(self, model_id: str, xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Do as `infer_batch` does, in a thread."""
-        return await asyncio.to_thread(self.infer_batch, model_id, xs)
-
-    def benchmark(self, model_id: str, x: torch.Tensor, iterations: int = 1000) -> BenchmarkResults:
-        """Measure a model on one input; see `benchmark.benchmark`. Print `.display()`, or ask for `.grade()`."""
-        return benchmark(self.model(model_id).module, x, iterations)
-
     def stats(self) -> dict[str, ModelStats]:
         """Return what each decoder does at this moment."""
-        return {name: stats_of(model.replica) for name, model in self._models.items() if model.replica is not None}
+        return {name: stats_of(model.replica) for name, model in self.models.items() if model.replica is not None}
 
     def close(self, abandon: bool = False) -> None:
         """Take no more requests, write those that were taken to their ends, or abandon them, and free the models."""
-        with self._lock:
-            self._is_closed = True
-        close_models(self._models, abandon)
+        self._store.close(abandon)
 
     async def aclose(self, abandon: bool = False) -> None:
         """Do as `close` does, without stopping the event loop."""

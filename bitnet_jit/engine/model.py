@@ -60,11 +60,3 @@ def num_pages(decoder: Decoder, config: EngineConfig) -> int:
     memory = kind_of(decoder.device).total_memory(decoder.device) * config.memory_share
     longest = pages_for(shape.context_length)
     return max(longest, min(int(memory // page), config.max_running * longest))
-
-
-def close_models(models: dict[str, Model], abandon: bool) -> None:
-    """End the workers of models, after their requests or at once, and forget the models."""
-    for model in [*models.values()]:
-        if model.replica is not None:
-            model.replica.close("it is being closed", abandon)
-    models.clear()

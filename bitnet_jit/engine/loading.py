@@ -1,0 +1,56 @@
+"""How a model gets from its files into an engine: found, checked, read, and held."""
+
+from typing import Protocol
+
+from torch import nn
+
+from bitnet_jit.checkpoints.checksum import as_digest, check_checksum, weight_file_bytes
+from bitnet_jit.engine.held import Held
+from bitnet_jit.engine.models import ModelStore
+from bitnet_jit.engine.source import Source
+
+
+class Make(Protocol):
+    """A function that makes a module a model that a store holds."""
+
+    def __call__(
+        self, model_id: str, module: nn.Module, pinned: bool, source: Source | None, checksum: str | None
+    ) -> Held: ...
+
+
+def load_into(
+    store: ModelStore,
+    make_held: Make,
+    source: Source,
+    model_id: str | None = None,
+    checksum: str | None = None,
+    pinned: bool = False,
+) -> Held:
+    """Return the model of a source, which is read unless the store has it; see `InferenceEngine.load_model`.
+
+    Args:
+        store: holds the models.
+        make_held: makes the module a model.
+        source: where it comes from.
+        model_id: its name; None: the source's.
+        checksum: that its weights must have; None: any.
+        pinned: whether it never makes room for others.
+    """
+    digest = None if checksum is None else as_digest(checksum)
+
+    def make(name: str) -> Held:
+        path = source.find()
+        if digest is not None:
+            check_checksum(path, digest)
+
+        def read() -> Held:
+            return make_held(name, source.load(path), pinned, source, digest)
+
+        return store.put(name, read, None if pinned else weight_file_bytes(path))
+
+    held = store.load(source, model_id, make)
+    if digest is not None and held.checksum != digest:
+        check_checksum(source.find(), digest)
+        held.checksum = digest
+    held.is_pinned = held.is_pinned or pinned
+    return held

@@ -1,0 +1,100 @@
+"""`MemoryUsage` and `CacheStats`: what the models of an engine take, and how often one was there already."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from bitnet_jit.engine.tensors.infer import device_of
+from bitnet_jit.engine.tensors.memory_used import number_behind
+
+if TYPE_CHECKING:
+    from bitnet_jit.engine.model import Model
+
+STATUS = Path("/proc/self/status")
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    """The models of an engine that were loaded and may be let go.
+
+    Attributes:
+        hits, misses: loads that found their model, and those that read its files.
+        evictions: models that were let go for others.
+        models, bytes: that are kept, and the bytes of their weights.
+        pinned: models that stay whatever comes.
+        max_models, max_bytes: the limits of `models` and `bytes`; None: none.
+    """
+
+    hits: int
+    misses: int
+    evictions: int
+    models: int
+    bytes: int
+    pinned: int
+    max_models: int | None
+    max_bytes: int | None
+
+
+@dataclass(frozen=True)
+class ModelMemory:
+    """The memory of one model, in bytes.
+
+    Attributes:
+        model_id: its name.
+        device: torch's word for where its weights are.
+        weights: of its parameters and buffers.
+        pages: of the keys and values of its texts.
+    """
+
+    model_id: str
+    device: str
+    weights: int
+    pages: int
+
+
+@dataclass(frozen=True)
+class MemoryUsage:
+    """The memory of an engine, in bytes.
+
+    Attributes:
+        models: of each model.
+        resident: that this process holds, all of it; None where the system does not tell.
+    """
+
+    models: tuple[ModelMemory, ...]
+    resident: int | None
+
+    @property
+    def weights(self) -> int:
+        """Return the bytes of all weights."""
+        return sum(model.weights for model in self.models)
+
+    @property
+    def pages(self) -> int:
+        """Return the bytes of all pages of texts."""
+        return sum(model.pages for model in self.models)
+
+
+def memory_usage(models: Iterable["Model"]) -> MemoryUsage:
+    """Return what models take, and what this process holds."""
+    resident = number_behind("VmRSS:", STATUS)
+    return MemoryUsage(tuple(map(memory_of, models)), None if resident is None else 1024 * resident)
+
+
+def memory_of(model: "Model") -> ModelMemory:
+    """Return what one model takes."""
+    pages = 0 if model.replica is None else model.replica.scheduler.cache.num_bytes
+    return ModelMemory(model.model_id, str(device_of(model.module) or "cpu"), weight_bytes(model.module), pages)
+
+
+def weight_bytes(module: nn.Module) -> int:
+    """Return the bytes of a module's parameters and buffers; memory that several of them share counts once.
+
+    >>> weight_bytes(nn.Linear(8, 2))
+    72
+    """
+    storages = [tensor.untyped_storage() for tensor in (*module.parameters(), *module.buffers()) if not tensor.is_meta]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
