@@ -21,6 +21,7 @@ from bitnet_jit.engine.source import Source
 from bitnet_jit.engine.tensor_calls import TensorCalls
 from bitnet_jit.engine.text.asking import Prompt, check_pages, make_request, set_extras, set_terms
 from bitnet_jit.engine.text.generation import Completion, Generation
+from bitnet_jit.engine.text.replica import Replica
 from bitnet_jit.engine.text.stats import ModelStats, stats_of
 from bitnet_jit.engine.usage import CacheStats, MemoryUsage, memory_usage, weight_bytes
 from bitnet_jit.errors import InvalidInput
@@ -174,20 +175,14 @@ class InferenceEngine(TensorCalls):
             InvalidInput: a value is out of range, or the text would not fit the model's context or the pages.
             ModelNotFound, QueueFull, EngineClosed: no such model; too many requests wait; no more are taken.
         """
-        held = self._store.begin(model_id)
-        module, replica = held.model.module, held.model.replica
-        try:
-            if replica is None or not isinstance(module, Decoder):
-                raise InvalidInput(f"model_id: {model_id!r} is no decoder, and writes no text")
-            request = make_request(module, prompt, max_new_tokens, sampling, stop, replica.cancel)
+        with self._store.starting(model_id) as held:
+            decoder, replica = text_parts(held.model)
+            request = make_request(decoder, prompt, max_new_tokens, sampling, stop, replica.cancel)
             check_pages(request, replica.scheduler.cache.pool.count)
             set_terms(request, priority, client, timeout_s)
-            set_extras(request, speculate, prompt_logprobs, module.config.vocab_size)
+            set_extras(request, speculate, prompt_logprobs, decoder.config.vocab_size)
             request.ended = partial(self._store.end, held)
             replica.submit(request)
-        except BaseException:
-            self._store.end(held)
-            raise
         return request.generation
 
     async def generate(
@@ -228,3 +223,10 @@ class InferenceEngine(TensorCalls):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose(abandon=kind is not None)
+
+
+def text_parts(model: Model) -> tuple[Decoder, Replica]:
+    """Return a model's decoder and its worker; InvalidInput where it writes no text."""
+    if model.replica is None or not isinstance(model.module, Decoder):
+        raise InvalidInput(f"model_id: {model.model_id!r} is no decoder, and writes no text")
+    return model.module, model.replica

@@ -74,6 +74,16 @@ class ModelStore:
         finally:
             self.end(held)
 
+    @contextmanager
+    def starting(self, model_id: str) -> Iterator[Held]:
+        """Hold a model for a use that begins within a block, and ends elsewhere unless the block fails."""
+        held = self.begin(model_id)
+        try:
+            yield held
+        except BaseException:
+            self.end(held)
+            raise
+
     def find(self, source: Source, model_id: str | None = None) -> Held | None:
         """Return the model that was loaded from a source, of that name if one is given; None where there is none."""
         with self._lock:
