@@ -1,7 +1,10 @@
 """The engine: many requests for text or tensors at once, on the models and devices that it holds."""
 
+from bitnet_jit.engine.builder import EngineBuilder
 from bitnet_jit.engine.config import EngineConfig
 from bitnet_jit.engine.engine import InferenceEngine
+from bitnet_jit.engine.levels import OptimizationLevel
+from bitnet_jit.engine.memory_size import MemorySize
 from bitnet_jit.engine.model import Model
 from bitnet_jit.engine.text.generation import Completion, Generation, Piece, TokenLogprobs
 from bitnet_jit.engine.text.stats import ModelStats
@@ -10,13 +13,16 @@ from bitnet_jit.engine.usage import CacheStats, MemoryUsage, ModelMemory
 __all__ = [
     "CacheStats",
     "Completion",
+    "EngineBuilder",
     "EngineConfig",
     "Generation",
     "InferenceEngine",
+    "MemorySize",
     "MemoryUsage",
     "Model",
     "ModelMemory",
     "ModelStats",
+    "OptimizationLevel",
     "Piece",
     "TokenLogprobs",
 ]

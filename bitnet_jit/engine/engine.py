@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from bitnet_jit.devices.checks import check_device
+from bitnet_jit.engine.builder import EngineBuilder
 from bitnet_jit.engine.config import EngineConfig
 from bitnet_jit.engine.held import Held
 from bitnet_jit.engine.loading import load_into
 from bitnet_jit.engine.model import Model, make_model
 from bitnet_jit.engine.models import ModelStore, check_name
 from bitnet_jit.engine.pending import Pending
+from bitnet_jit.engine.preparing import tune, warm_up
 from bitnet_jit.engine.source import Source
 from bitnet_jit.engine.tensor_calls import TensorCalls
 from bitnet_jit.engine.text.asking import Prompt, check_pages, make_request, set_extras, set_terms
@@ -53,6 +55,26 @@ class InferenceEngine(TensorCalls):
         self.config = config or EngineConfig()
         self._store = store = ModelStore(self.config.max_cached_models, self.config.max_cached_bytes)
         finalize(self, store.close, True)  # where nobody closes it: no thread outlives it, or Python
+
+    @classmethod
+    def builder(cls) -> EngineBuilder:
+        """Return what builds an engine, option by option."""
+        return EngineBuilder(cls)
+
+    @classmethod
+    def balanced(cls) -> Self:
+        """Return an engine of `EngineConfig.balanced()`."""
+        return cls(EngineConfig.balanced())
+
+    @classmethod
+    def optimized_for_speed(cls) -> Self:
+        """Return an engine of `EngineConfig.optimized_for_speed()`."""
+        return cls(EngineConfig.optimized_for_speed())
+
+    @classmethod
+    def optimized_for_memory(cls) -> Self:
+        """Return an engine of `EngineConfig.optimized_for_memory()`."""
+        return cls(EngineConfig.optimized_for_memory())
 
     @property
     def models(self) -> dict[str, Model]:
@@ -112,7 +134,7 @@ class InferenceEngine(TensorCalls):
             InvalidInput: an argument makes no sense, or the name is taken by another model.
             OutOfMemory: it would have to take the place of models that are in use.
         """
-        source = Source.of(path, check_device(device), dtype, head, cache)
+        source = Source.of(path, self.config.place if device is None else check_device(device), dtype, head, cache)
         work = partial(load_into, self._store, self._make, source, model_id, checksum, pinned)
         return Pending(lambda: work().model, "bitnet-jit load")
 
@@ -141,8 +163,17 @@ class InferenceEngine(TensorCalls):
         checksum: str | None = None,
     ) -> Held:
         """Return a module as a model to be held, its worker begun where it writes text."""
+        if self.config.optimization_level.prepares:
+            tune(module, self.config)
         model = make_model(model_id, module, self.config)
-        return Held(model, source, pinned, weight_bytes(module), checksum)
+        held = Held(model, source, pinned, weight_bytes(module), checksum)
+        try:
+            if self.config.optimization_level.prepares and model.replica is not None:
+                warm_up(*text_parts(model), self.config)
+        except BaseException:
+            held.close(abandon=True)
+            raise
+        return held
 
     def submit(
         self,

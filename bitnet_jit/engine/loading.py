@@ -9,6 +9,8 @@ from bitnet_jit.engine.held import Held
 from bitnet_jit.engine.models import ModelStore
 from bitnet_jit.engine.source import Source
 
+ESTIMATE = 7 / 8  # of the size of its files, for the bytes of a model: too low, as what is let go in vain is read again
+
 
 class Make(Protocol):
     """A function that makes a module a model that a store holds."""
@@ -46,7 +48,7 @@ def load_into(
         def read() -> Held:
             return make_held(name, source.load(path), pinned, source, digest)
 
-        return store.put(name, read, None if pinned else weight_file_bytes(path))
+        return store.put(name, read, None if pinned else int(ESTIMATE * weight_file_bytes(path)))
 
     held = store.load(source, model_id, make)
     if digest is not None and held.checksum != digest:

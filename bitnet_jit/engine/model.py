@@ -7,11 +7,13 @@ from torch import nn
 
 from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.engine.config import EngineConfig
+from bitnet_jit.engine.dimensions import input_dim, output_dim
 from bitnet_jit.engine.text.replica import Replica
+from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.models.paged_store import PageShape
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
-from bitnet_jit.problem import pages_for
+from bitnet_jit.problem import PAGE, pages_for
 
 if TYPE_CHECKING:
     from bitnet_jit.generation.tokenizer import Tokenizer
@@ -43,6 +45,16 @@ class Model:
         others = [p for name, p in self.module.named_parameters() if not name.endswith("w_packed")]
         return sum(one.out_features * one.in_features for one in packed) + sum(one.numel() for one in others)
 
+    @property
+    def input_dim(self) -> int | None:
+        """Return the features of a row that it takes, of a decoder its vocabulary; None where no layer tells."""
+        return input_dim(self.module)
+
+    @property
+    def output_dim(self) -> int | None:
+        """Return the features of a row that it gives, of a decoder its vocabulary; None where no layer tells."""
+        return output_dim(self.module)
+
 
 def make_model(model_id: str, module: nn.Module, config: EngineConfig) -> Model:
     """Return a model, whose worker has begun where it is a decoder."""
@@ -52,11 +64,19 @@ def make_model(model_id: str, module: nn.Module, config: EngineConfig) -> Model:
 
 
 def num_pages(decoder: Decoder, config: EngineConfig) -> int:
-    """Return the pages of a decoder's cache: for as many texts as may run, as far as the share of memory goes."""
-    if config.num_pages is not None:
-        return config.num_pages
+    """Return the pages of a decoder's cache: for as many texts as may run, as far as memory for them goes.
+
+    Raises:
+        InvalidInput: memory_pool_bytes has no room for one page.
+    """
     shape = decoder.config
     page = PageShape(shape.num_layers, shape.num_kv_heads, shape.head_dim, 1, decoder.cache_dtype).num_bytes
+    if (pool := config.memory_pool_bytes) is not None:
+        if pool < page:
+            raise InvalidInput(f"memory_pool_bytes: expected {page} at least, for a page of {PAGE} tokens, got {pool}")
+        return min(pool // page, config.num_pages or config.max_running * pages_for(shape.context_length))
+    if config.num_pages is not None:
+        return config.num_pages
     memory = kind_of(decoder.device).total_memory(decoder.device) * config.memory_share
     longest = pages_for(shape.context_length)
     return max(longest, min(int(memory // page), config.max_running * longest))

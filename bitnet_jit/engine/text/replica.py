@@ -60,7 +60,7 @@ class Replica:
 
     def __init__(self, decoder: Decoder, config: EngineConfig, num_pages: int, name: str) -> None:
         self._max_waiting = config.max_waiting
-        self._runner = Runner(decoder, num_pages)
+        self._runner = Runner(decoder, num_pages, config.optimization_level.captures)
         cache = self._runner.cache
         self.scheduler = Scheduler(cache, PrefixCache(cache) if config.prefix_cache else None, config.max_running)
         self.counts = Counts(last_step=time.monotonic())
