@@ -22,9 +22,10 @@ from bitnet_jit.engine.preparing import tune, warm_up
 from bitnet_jit.engine.source import Source
 from bitnet_jit.engine.tensor_calls import TensorCalls
 from bitnet_jit.engine.text.asking import Prompt, check_pages, make_request, set_extras, set_terms
-from bitnet_jit.engine.text.generation import Completion, Generation
+from bitnet_jit.engine.text.generation import Generation
 from bitnet_jit.engine.text.replica import Replica
 from bitnet_jit.engine.text.stats import ModelStats, stats_of
+from bitnet_jit.engine.text_calls import TextCalls
 from bitnet_jit.engine.usage import CacheStats, MemoryUsage, memory_usage, weight_bytes
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.decoder import Decoder
@@ -32,7 +33,7 @@ from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.stopping import Stop
 
 
-class InferenceEngine(TensorCalls):
+class InferenceEngine(TextCalls, TensorCalls):
     """Serves many requests at once.
 
     Each decoder has a worker thread, which writes the texts of all its requests together: requests join and leave
@@ -135,8 +136,7 @@ class InferenceEngine(TensorCalls):
             OutOfMemory: it would have to take the place of models that are in use.
         """
         source = Source.of(path, self.config.place if device is None else check_device(device), dtype, head, cache)
-        work = partial(load_into, self._store, self._make, source, model_id, checksum, pinned)
-        return Pending(lambda: work().model, "bitnet-jit load")
+        return Pending(lambda: self._load(source, model_id, checksum, pinned).model, "bitnet-jit load")
 
     def remove_model(self, model_id: str, abandon: bool = False) -> None:
         """Let a model go, after its requests or without them. Raises ModelNotFound."""
@@ -153,6 +153,12 @@ class InferenceEngine(TensorCalls):
     def memory_usage(self) -> MemoryUsage:
         """Return what the models take, and what this process holds."""
         return memory_usage(self.models.values())
+
+    def _load(
+        self, source: Source, model_id: str | None = None, checksum: str | None = None, pinned: bool = False
+    ) -> Held:
+        """Return the model of a source, read where the engine has it not."""
+        return load_into(self._store, self._make, source, model_id, checksum, pinned)
 
     def _make(
         self,
@@ -215,17 +221,6 @@ class InferenceEngine(TensorCalls):
             request.ended = partial(self._store.end, held)
             replica.submit(request)
         return request.generation
-
-    async def generate(
-        self,
-        model_id: str,
-        prompt: Prompt,
-        max_new_tokens: int | None = None,
-        sampling: Sampling | None = None,
-        stop: Stop = (),
-    ) -> Completion:
-        """Write a text to its end; arguments and errors are those of `submit`."""
-        return await self.submit(model_id, prompt, max_new_tokens, sampling, stop)
 
     def stats(self) -> dict[str, ModelStats]:
         """Return what each decoder does at this moment."""

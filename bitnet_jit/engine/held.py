@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bitnet_jit.checkpoints.chat_template import ChatTemplate
     from bitnet_jit.engine.model import Model
     from bitnet_jit.engine.source import Source
     from bitnet_jit.engine.tensors.batcher import BatchProcessor
-    from bitnet_jit.server.templates import ChatTemplate
 
 
 @dataclass(eq=False)
@@ -20,6 +22,7 @@ class Held:
         is_pinned: stays until its user lets it go, and counts for no limit.
         num_bytes: of its weights.
         checksum: that its files were known to have, or None.
+        folder: with its files, where it was loaded.
         template: of its chats, once it is known.
         processor: finds the size of its batches, once it was asked for.
         uses: calls and requests that it has at the moment.
@@ -31,6 +34,7 @@ class Held:
     is_pinned: bool
     num_bytes: int
     checksum: str | None = None
+    folder: "Path | None" = None
     template: "ChatTemplate | None" = None
     processor: "BatchProcessor | None" = None
     uses: int = 0

@@ -46,7 +46,9 @@ def load_into(
             check_checksum(path, digest)
 
         def read() -> Held:
-            return make_held(name, source.load(path), pinned, source, digest)
+            held = make_held(name, source.load(path), pinned, source, digest)
+            held.folder = path if path.is_dir() else path.parent
+            return held
 
         return store.put(name, read, None if pinned else int(ESTIMATE * weight_file_bytes(path)))
 

@@ -53,10 +53,10 @@ class ModelStore:
             held.last_use = next(self._clock)
             return held
 
-    def begin(self, model_id: str) -> Held:
-        """Return a model that is not let go before `end` is called as often. Raises ModelNotFound."""
+    def begin(self, model: str | Held) -> Held:
+        """Return a model that is not let go before `end` is called as often. Raises ModelNotFound, as `using`."""
         with self._lock:
-            held = self.get(model_id)
+            held = model if isinstance(model, Held) else self.get(model)
             held.uses += 1
             return held
 
@@ -66,9 +66,9 @@ class ModelStore:
             held.uses -= 1
 
     @contextmanager
-    def using(self, model_id: str) -> Iterator[Held]:
-        """Hold a model within a block. Raises ModelNotFound."""
-        held = self.begin(model_id)
+    def using(self, model: str | Held) -> Iterator[Held]:
+        """Hold a model within a block. Raises ModelNotFound for a name that is not held."""
+        held = self.begin(model)
         try:
             yield held
         finally:

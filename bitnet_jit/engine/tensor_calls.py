@@ -1,12 +1,15 @@
 """`TensorCalls`: what an engine does with tensors; each call in a thread, or by its twin in an event loop."""
 
 import asyncio
+import os
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from bitnet_jit.engine.config import EngineConfig
+from bitnet_jit.engine.source import Source
 from bitnet_jit.engine.tensors.batch_size import BatchingConfig
 from bitnet_jit.engine.tensors.batcher import BatchProcessor
 from bitnet_jit.engine.tensors.benchmark import benchmark
@@ -23,6 +26,10 @@ class TensorCalls:
 
     config: EngineConfig
     _store: "ModelStore"
+
+    @abstractmethod
+    def _load(self, source: Source, model_id: str | None = None) -> "Held":
+        """Return the model of a source."""
 
     def infer(self, model_id: str, x: torch.Tensor) -> torch.Tensor:
         """Return what a model makes of a tensor; see `tensors.infer`. Raises ModelNotFound, too."""
@@ -44,6 +51,43 @@ class TensorCalls:
         """Do as `infer_batch` does, in a thread."""
         return await asyncio.to_thread(self.infer_batch, model_id, xs)
 
+    def quick_infer(self, path: str | os.PathLike[str], x: torch.Tensor) -> torch.Tensor:
+        """Load a model, unless the engine has it, and return what it makes of a tensor.
+
+        Args:
+            path: the name of a model of the engine; or else a path or hub id, as in `load_model`.
+            x: as in `infer`; of a decoder token ids, (..., T) integers, which give logits (..., T, vocab_size).
+
+        Raises:
+            CheckpointError, InvalidInput, OutOfMemory: as `load_model` and `infer`.
+        """
+        with self._store.using(self._loaded(path)) as held:
+            return infer(held.model.module, x)
+
+    def smart_infer(self, path: str | os.PathLike[str], xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Load a model, unless the engine has it, and return what it makes of each tensor.
+
+        Rows of a batch are as many as are fastest, by what earlier batches of this model took, and fit into memory; see
+        `BatchProcessor`. What was learnt stays with the model.
+
+        Args:
+            path: as in `quick_infer`.
+            xs: tensors (..., *row) with any dimensions before the row, alike in row, dtype and device.
+
+        Raises:
+            CheckpointError, InvalidInput, OutOfMemory: as `load_model` and `BatchProcessor.run`.
+        """
+        with self._store.using(self._loaded(path)) as held:
+            return processor_of(held, self.config.batch_rows).run(xs)
+
+    async def quick_infer_async(self, path: str | os.PathLike[str], x: torch.Tensor) -> torch.Tensor:
+        """Do as `quick_infer` does, in a thread."""
+        return await asyncio.to_thread(self.quick_infer, path, x)
+
+    async def smart_infer_async(self, path: str | os.PathLike[str], xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Do as `smart_infer` does, in a thread."""
+        return await asyncio.to_thread(self.smart_infer, path, xs)
+
     def benchmark(self, model_id: str, x: torch.Tensor, iterations: int = 1000) -> BenchmarkResults:
         """Measure a model on one input; see `benchmark.benchmark`. Print `.display()`, or ask for `.grade()`."""
         with self._store.using(model_id) as held:
@@ -52,6 +96,15 @@ class TensorCalls:
     async def benchmark_async(self, model_id: str, x: torch.Tensor, iterations: int = 1000) -> BenchmarkResults:
         """Do as `benchmark` does, in a thread."""
         return await asyncio.to_thread(self.benchmark, model_id, x, iterations)
+
+    def _loaded(self, path: str | os.PathLike[str]) -> "Held":
+        """Return the model of a name, or else of a path or hub id."""
+        names = self._store.held
+        if isinstance(path, str) and path in names:
+            return names[path]
+        source = Source.of(path, self.config.place)
+        is_taken = source.name in names and self._store.find(source) is None
+        return self._load(source, source.place if is_taken else None)
 
 
 def processor_of(held: "Held", max_rows: int | None) -> BatchProcessor:
