@@ -140,10 +140,10 @@ class ModelStore:
         """
         with self._lock:
             self._check_new(model_id)
-            limit = num_bytes if num_bytes is None or self._max_bytes is None else min(num_bytes, self._max_bytes)
-            self._coming[model_id] = limit
+            too_large = num_bytes is not None and not self._fits(1, num_bytes)  # or so it seems: nobody goes for it yet
+            self._coming[model_id] = 0 if too_large else num_bytes
             try:
-                victims = self._make_room()
+                victims = [] if too_large else self._make_room()
             except OutOfMemory:
                 del self._coming[model_id]
                 raise

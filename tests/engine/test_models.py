@@ -330,7 +330,7 @@ STEPS = st.lists(
 SIZES = (1, 2, 3, 5, 8, 0)
 
 
-@settings(max_examples=150)
+@settings(max_examples=300)
 @given(steps=STEPS, most=st.integers(1, 3), total=st.sampled_from([None, 4, 9]))
 def test_what_is_kept_is_what_a_plain_list_would_keep(steps, most, total):
     store, kept, uses = ModelStore(most, total), [], dict.fromkeys(range(6), 0)
