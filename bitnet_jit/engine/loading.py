@@ -1,5 +1,7 @@
 """How a model gets from its files into an engine: found, checked, read, and held."""
 
+import logging
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import nn
@@ -8,6 +10,10 @@ from bitnet_jit.checkpoints.checksum import as_digest, check_checksum, weight_fi
 from bitnet_jit.engine.held import Held
 from bitnet_jit.engine.models import ModelStore
 from bitnet_jit.engine.source import Source
+from bitnet_jit.engine.tensors.infer import is_out_of_memory
+from bitnet_jit.errors import OutOfMemory
+
+logger = logging.getLogger(__name__)
 
 ESTIMATE = 7 / 8  # of the size of its files, for the bytes of a model: too low, as what is let go in vain is read again
 
@@ -50,7 +56,7 @@ def load_into(
             held.folder = path if path.is_dir() else path.parent
             return held
 
-        return store.put(name, read, None if pinned else int(ESTIMATE * weight_file_bytes(path)))
+        return put(store, name, read, None if pinned else int(ESTIMATE * weight_file_bytes(path)))
 
     held = store.load(source, model_id, make)
     if digest is not None and held.checksum != digest:
@@ -58,3 +64,22 @@ def load_into(
         held.checksum = digest
     held.is_pinned = held.is_pinned or pinned
     return held
+
+
+def put(store: ModelStore, model_id: str, read: Callable[[], Held], num_bytes: int | None) -> Held:
+    """Put a model into a store; where memory is short, once more without the models that are idle.
+
+    Raises:
+        OutOfMemory: memory does not suffice even so.
+    """
+    for last in (False, True):
+        try:
+            return store.put(model_id, read, num_bytes)
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
+                raise
+            reason = str(error)
+        if last or not store.clear():
+            break
+        logger.warning("memory does not suffice for %s: idle models are let go, and it is loaded anew", model_id)
+    raise OutOfMemory(f"path: memory does not suffice for the model {model_id} ({reason}); let others go before")

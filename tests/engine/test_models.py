@@ -24,6 +24,7 @@ import bitnet_jit
 from bitnet_jit.checkpoints.checksum import checksum_of
 from bitnet_jit.checkpoints.embedded import embedded_model
 from bitnet_jit.engine import EngineConfig, InferenceEngine
+from bitnet_jit.engine import source as source_module
 from bitnet_jit.engine.held import Held
 from bitnet_jit.engine.model import Model
 from bitnet_jit.engine.models import ModelStore
@@ -235,6 +236,87 @@ def test_a_load_that_fails_fails_for_all_who_wait_and_may_be_tried_again(folders
                 pending.result(WAIT)
         assert not engine.models
         assert load(engine, path).model_id == "model"
+
+
+def test_where_memory_is_short_idle_models_are_let_go(folders, monkeypatch):
+    load_files = Source.load
+
+    def short(self, path):
+        if self.name == "three" or (self.name == "two" and "one" in engine.models):
+            raise torch.OutOfMemoryError("CUDA out of memory (injected)")
+        return load_files(self, path)
+
+    monkeypatch.setattr(Source, "load", short)
+    with InferenceEngine() as engine:
+        load(engine, folders[0])
+        load(engine, folders[1])
+        assert engine.models.keys() == {"two"}
+        with pytest.raises(OutOfMemory, match=r"does not suffice for the model three \(CUDA out of memory"):
+            load(engine, folders[2])
+        assert load(engine, folders[0]).model_id == "one"
+
+
+def test_a_hub_id_is_looked_up_once(folders, monkeypatch):
+    asked = []
+    monkeypatch.setattr(source_module, "find_model", lambda model: asked.append(model) or folders[0])
+    with InferenceEngine() as engine:
+        model = load(engine, "owner/some-model")
+        assert load(engine, "owner/some-model") is model
+        assert load(engine, "owner/some-model", checksum=checksum_of(folders[0])) is model
+        assert (model.model_id, asked) == ("some-model", ["owner/some-model"] * 2)  # once more for its files
+
+
+def test_threads_load_use_and_let_go_at_a_time(folders):
+    """Whatever they meet is one of two errors, and nothing is left in use."""
+    seen, threads = [], threading.active_count()
+
+    def work(number):
+        try:
+            for step in range(12):
+                path = folders[(number + step) % 3]
+                try:
+                    if step % 4 == 3:
+                        engine.clear_cache()
+                    elif number % 2:
+                        engine.quick_infer(path, IDS)
+                    else:
+                        name = load(engine, path).model_id
+                        seen.append(len(engine.submit(name, [1, 2, 3], 3).result(WAIT).tokens))
+                except (ModelNotFound, OutOfMemory):
+                    seen.append(None)
+        except BaseException as error:
+            seen.append(error)
+
+    with InferenceEngine(EngineConfig(max_cached_models=2)) as engine:
+        workers = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(WAIT)
+        assert {type(one) for one in seen} <= {int, type(None)}, seen
+        assert any(seen)
+        assert len(engine.models) <= 2
+        assert all(held.uses == 0 for held in engine._store.held.values())
+        assert engine.clear_cache() <= 2
+        assert not engine.models
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize(
+    ("module", "dims"),
+    [
+        (nn.Linear(8, 2), (8, 2)),
+        (nn.Sequential(nn.ReLU(), nn.Linear(7, 3), nn.LayerNorm(3), nn.Linear(3, 5), nn.ReLU()), (7, 5)),
+        (nn.Sequential(nn.Embedding(11, 4), nn.Linear(4, 1)), (11, 1)),
+        (nn.Conv2d(3, 6, 1), (3, 6)),
+        (nn.ReLU(), (None, None)),
+    ],
+)
+def test_models_tell_how_wide_their_rows_are(module, dims):
+    with InferenceEngine() as engine:
+        model = engine.add_model("m", module)
+        assert (model.input_dim, model.output_dim) == dims
+        assert model.total_weight_count == sum(parameter.numel() for parameter in module.parameters())
 
 
 def test_a_name_is_one_models(folders):
