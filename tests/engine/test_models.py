@@ -497,6 +497,7 @@ def write_deep(folder, depth):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells a process's peak")
 def test_loading_holds_the_weights_once(tmp_path):
     """Files are read into the tensors that stay: a second copy, or a file read as a whole, would be twice as much."""
