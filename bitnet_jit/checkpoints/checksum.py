@@ -11,6 +11,7 @@ from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.system.reading import open_regular
 
 CHUNK = 2**22  # bytes per read
+Stamp = tuple[tuple[str, int, int], ...]
 DIGEST = re.compile(r"(sha256:)?([0-9a-f]{64})", re.IGNORECASE | re.ASCII)
 
 
@@ -43,12 +44,18 @@ def weight_files(path: Path) -> list[Path]:
     return sorted(find_files(path)) if path.is_dir() else [path]
 
 
-def weight_file_bytes(path: Path) -> int:
-    """Return the size of a model's files of weights; 0 where something is wrong with them, as `load` will say."""
+def stamp_of(path: Path) -> Stamp:
+    """Return name, size and time of the last writing of each file of weights; () where something is wrong with them."""
     try:
-        return sum(file.stat().st_size for file in weight_files(path))
-    except (CheckpointError, OSError):
-        return 0
+        status = {file.name: file.stat() for file in weight_files(path)}
+    except (CheckpointError, OSError):  # `load` will say what
+        return ()
+    return tuple((name, one.st_size, one.st_mtime_ns) for name, one in status.items())
+
+
+def weight_file_bytes(path: Path) -> int:
+    """Return the size of a model's files of weights; 0 where something is wrong with them."""
+    return sum(size for _, size, _ in stamp_of(path))
 
 
 def as_digest(checksum: object) -> str:

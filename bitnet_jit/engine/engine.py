@@ -160,19 +160,12 @@ class InferenceEngine(TextCalls, TensorCalls):
         """Return the model of a source, read where the engine has it not."""
         return load_into(self._store, self._make, source, model_id, checksum, pinned)
 
-    def _make(
-        self,
-        model_id: str,
-        module: nn.Module,
-        pinned: bool,
-        source: Source | None = None,
-        checksum: str | None = None,
-    ) -> Held:
+    def _make(self, model_id: str, module: nn.Module, pinned: bool, source: Source | None = None) -> Held:
         """Return a module as a model to be held, its worker begun where it writes text."""
         if self.config.optimization_level.prepares:
             tune(module, self.config)
         model = make_model(model_id, module, self.config)
-        held = Held(model, source, pinned, weight_bytes(module), checksum)
+        held = Held(model, source, pinned, weight_bytes(module))
         try:
             if self.config.optimization_level.prepares and model.replica is not None:
                 warm_up(*text_parts(model), self.config)

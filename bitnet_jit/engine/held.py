@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bitnet_jit.checkpoints.chat_template import ChatTemplate
+    from bitnet_jit.checkpoints.checksum import Stamp
     from bitnet_jit.engine.model import Model
     from bitnet_jit.engine.source import Source
     from bitnet_jit.engine.tensors.batcher import BatchProcessor
@@ -23,6 +24,7 @@ class Held:
         num_bytes: of its weights.
         checksum: that its files were known to have, or None.
         folder: with its files, where it was loaded.
+        stamp: of those files, before they were read.
         template: of its chats, once it is known.
         processor: finds the size of its batches, once it was asked for.
         uses: calls and requests that it has at the moment.
@@ -35,6 +37,7 @@ class Held:
     num_bytes: int
     checksum: str | None = None
     folder: "Path | None" = None
+    stamp: "Stamp" = ()
     template: "ChatTemplate | None" = None
     processor: "BatchProcessor | None" = None
     uses: int = 0

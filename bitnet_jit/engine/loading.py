@@ -2,16 +2,17 @@
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from torch import nn
 
-from bitnet_jit.checkpoints.checksum import as_digest, check_checksum, weight_file_bytes
+from bitnet_jit.checkpoints.checksum import Stamp, as_digest, check_checksum, stamp_of, weight_file_bytes
 from bitnet_jit.engine.held import Held
 from bitnet_jit.engine.models import ModelStore
 from bitnet_jit.engine.source import Source
 from bitnet_jit.engine.tensors.infer import is_out_of_memory
-from bitnet_jit.errors import OutOfMemory
+from bitnet_jit.errors import CheckpointError, OutOfMemory
 
 logger = logging.getLogger(__name__)
 
@@ -21,9 +22,7 @@ ESTIMATE = 7 / 8  # of the size of its files, for the bytes of a model: too low,
 class Make(Protocol):
     """A function that makes a module a model that a store holds."""
 
-    def __call__(
-        self, model_id: str, module: nn.Module, pinned: bool, source: Source | None, checksum: str | None
-    ) -> Held: ...
+    def __call__(self, model_id: str, module: nn.Module, pinned: bool, source: Source | None) -> Held: ...
 
 
 def load_into(
@@ -45,25 +44,35 @@ def load_into(
         pinned: whether it never makes room for others.
     """
     digest = None if checksum is None else as_digest(checksum)
+    held = store.find(source, model_id)
+    must_check = digest is not None and (held is None or held.checksum != digest)
+    stamp = check_files(source.find(), digest) if digest is not None and must_check else None
 
     def make(name: str) -> Held:
         path = source.find()
-        if digest is not None:
-            check_checksum(path, digest)
+        return put(store, name, lambda: read(name, path), None if pinned else int(ESTIMATE * weight_file_bytes(path)))
 
-        def read() -> Held:
-            held = make_held(name, source.load(path), pinned, source, digest)
-            held.folder = path if path.is_dir() else path.parent
-            return held
-
-        return put(store, name, read, None if pinned else int(ESTIMATE * weight_file_bytes(path)))
+    def read(name: str, path: Path) -> Held:
+        before = stamp_of(path)
+        held = make_held(name, source.load(path), pinned, source)
+        held.folder, held.stamp = (path if path.is_dir() else path.parent), before
+        return held
 
     held = store.load(source, model_id, make)
-    if digest is not None and held.checksum != digest:
-        check_checksum(source.find(), digest)
-        held.checksum = digest
+    if must_check and stamp != held.stamp:
+        raise CheckpointError(
+            f"{source.place}: its files were written to since the model was loaded; `remove_model`, and load it again"
+        )
+    held.checksum = digest or held.checksum
     held.is_pinned = held.is_pinned or pinned
     return held
+
+
+def check_files(path: Path, digest: str) -> Stamp:
+    """Check the weights of a model, and return the stamp that its files had before."""
+    stamp = stamp_of(path)
+    check_checksum(path, digest)
+    return stamp
 
 
 def put(store: ModelStore, model_id: str, read: Callable[[], Held], num_bytes: int | None) -> Held:

@@ -371,6 +371,36 @@ def test_weights_must_have_the_checksum_that_was_asked_for(folders, tmp_path):
         assert engine.models.keys() == {"two"}
 
 
+def test_a_checksum_is_of_what_was_loaded(folders, tmp_path):
+    path = tmp_path / "model"
+    shutil.copytree(folders[0], path)
+    with InferenceEngine() as engine:
+        load(engine, path)
+        file = path / "model.safetensors"
+        content = bytearray(file.read_bytes())
+        content[-1] = 0 if content[-1] else 0x55  # other codes, and valid ones
+        file.write_bytes(content)
+        with pytest.raises(CheckpointError, match="written to since the model was loaded; `remove_model`"):
+            load(engine, path, checksum=checksum_of(path))
+        engine.remove_model("model")
+        assert load(engine, path, checksum=checksum_of(path)).model_id == "model"
+
+
+def test_who_asks_for_a_wrong_checksum_spoils_no_other_load(folders, monkeypatch):
+    load_files = Source.load
+
+    def slow(self, path):
+        time.sleep(0.2)
+        return load_files(self, path)
+
+    monkeypatch.setattr(Source, "load", slow)
+    with InferenceEngine() as engine:
+        wrong, right = engine.load_model(folders[0], checksum=64 * "0"), engine.load_model(folders[0])
+        with pytest.raises(CheckpointError, match=64 * "0"):
+            wrong.result(WAIT)
+        assert right.result(WAIT).model_id == "one"
+
+
 def test_memory_usage_tells_weights_and_pages(tiny):
     with InferenceEngine(EngineConfig(num_pages=8)) as engine:
         engine.add_model("tiny", tiny)
