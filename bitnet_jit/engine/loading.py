@@ -50,13 +50,8 @@ def load_into(
 
     def make(name: str) -> Held:
         path = source.find()
-        return put(store, name, lambda: read(name, path), None if pinned else int(ESTIMATE * weight_file_bytes(path)))
-
-    def read(name: str, path: Path) -> Held:
-        before = stamp_of(path)
-        held = make_held(name, source.load(path), pinned, source)
-        held.folder, held.stamp = (path if path.is_dir() else path.parent), before
-        return held
+        num_bytes = None if pinned else int(ESTIMATE * weight_file_bytes(path))
+        return put(store, name, lambda: read(make_held, name, source, path, pinned), num_bytes)
 
     held = store.load(source, model_id, make)
     if must_check and stamp != held.stamp:
@@ -65,6 +60,14 @@ def load_into(
         )
     held.checksum = digest or held.checksum
     held.is_pinned = held.is_pinned or pinned
+    return held
+
+
+def read(make_held: Make, model_id: str, source: Source, path: Path, pinned: bool) -> Held:
+    """Return the model of a path, which knows its folder and of which writing its files were."""
+    stamp = stamp_of(path)
+    held = make_held(model_id, source.load(path), pinned, source)
+    held.folder, held.stamp = (path if path.is_dir() else path.parent), stamp
     return held
 
 
