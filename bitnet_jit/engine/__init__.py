@@ -2,6 +2,15 @@
 
 from bitnet_jit.engine.builder import EngineBuilder
 from bitnet_jit.engine.config import EngineConfig
+from bitnet_jit.engine.devices.backends import (
+    Backend,
+    all_backends,
+    backend_of,
+    is_cuda_available,
+    is_metal_available,
+    is_mlx_available,
+)
+from bitnet_jit.engine.devices.selector import DeviceSelector
 from bitnet_jit.engine.engine import InferenceEngine
 from bitnet_jit.engine.levels import OptimizationLevel
 from bitnet_jit.engine.memory_size import MemorySize
@@ -11,8 +20,10 @@ from bitnet_jit.engine.text.stats import ModelStats
 from bitnet_jit.engine.usage import CacheStats, MemoryUsage, ModelMemory
 
 __all__ = [
+    "Backend",
     "CacheStats",
     "Completion",
+    "DeviceSelector",
     "EngineBuilder",
     "EngineConfig",
     "Generation",
@@ -25,4 +36,9 @@ __all__ = [
     "OptimizationLevel",
     "Piece",
     "TokenLogprobs",
+    "all_backends",
+    "backend_of",
+    "is_cuda_available",
+    "is_metal_available",
+    "is_mlx_available",
 ]

@@ -43,7 +43,7 @@ class EngineBuilder:
     chosen: Mapping[str, object] = field(default_factory=dict)
 
     def device(self, device: torch.device | str) -> "EngineBuilder":
-        """Put models on a device: "cpu", "cuda", "cuda:1"; "auto" is the first GPU, or the CPU where there is none."""
+        """Put models on a device: "cpu", "cuda", "cuda:1"; "auto" is the fastest of this machine."""
         return self._with("device", device)
 
     def enable_gpu_acceleration(self, enabled: bool = True) -> "EngineBuilder":

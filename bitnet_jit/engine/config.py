@@ -7,7 +7,6 @@ import torch
 
 from bitnet_jit.arguments import as_real, show, whole_number
 from bitnet_jit.devices.checks import check_device
-from bitnet_jit.devices.kinds import default_type
 from bitnet_jit.engine.levels import OptimizationLevel
 from bitnet_jit.errors import InvalidInput
 
@@ -84,7 +83,7 @@ class EngineConfig:
         step_tokens: tokens of prompts in a step at most; None: as many as suit the device.
         batch_rows: rows of a batch of tensors at most; None: as many as suit the device.
         memory_pool_bytes: for the pages of each model's texts, in place of `memory_share`; None: by that.
-        device: where `load_model` puts models: "cpu", "cuda", "cuda:1"; "auto": the first GPU, or the CPU.
+        device: where `load_model` puts models: "cpu", "cuda", "cuda:1"; "auto": the fastest one.
         optimization_level: what is done for a model's speed before its first request.
         tuning_seconds: of `OptimizationLevel.AGGRESSIVE`, for each model at most.
         max_cached_models: models of `load_model` that are kept; for one more, the one that was not used for longest is
@@ -130,11 +129,6 @@ class EngineConfig:
                 errors.append(str(error))
         if errors:
             raise InvalidInput("; ".join(errors))
-
-    @property
-    def place(self) -> torch.device:
-        """Return the device on which models are loaded."""
-        return check_device(default_type() if self.device == AUTO else self.device)
 
     @classmethod
     def balanced(cls) -> "EngineConfig":

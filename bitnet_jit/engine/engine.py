@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Literal, Self
@@ -12,7 +14,10 @@ from torch import nn
 
 from bitnet_jit.devices.checks import check_device
 from bitnet_jit.engine.builder import EngineBuilder
-from bitnet_jit.engine.config import EngineConfig
+from bitnet_jit.engine.config import AUTO, EngineConfig
+from bitnet_jit.engine.devices.fallback import Fallback
+from bitnet_jit.engine.devices.named import as_devices
+from bitnet_jit.engine.devices.selector import DeviceSelector
 from bitnet_jit.engine.held import Held
 from bitnet_jit.engine.loading import load_into
 from bitnet_jit.engine.model import Model, make_model
@@ -24,6 +29,7 @@ from bitnet_jit.engine.tensor_calls import TensorCalls
 from bitnet_jit.engine.text.asking import Prompt, check_pages, make_request, set_extras, set_terms
 from bitnet_jit.engine.text.generation import Generation
 from bitnet_jit.engine.text.replica import Replica
+from bitnet_jit.engine.text.replicas import ReplicaGroup
 from bitnet_jit.engine.text.stats import ModelStats, stats_of
 from bitnet_jit.engine.text_calls import TextCalls
 from bitnet_jit.engine.usage import CacheStats, MemoryUsage, memory_usage, weight_bytes
@@ -54,6 +60,7 @@ class InferenceEngine(TextCalls, TensorCalls):
 
     def __init__(self, config: EngineConfig | None = None) -> None:
         self.config = config or EngineConfig()
+        self._fallback = Fallback()
         self._store = store = ModelStore(self.config.max_cached_models, self.config.max_cached_bytes)
         finalize(self, store.close, True)  # where nobody closes it: no thread outlives it, or Python
 
@@ -78,6 +85,11 @@ class InferenceEngine(TextCalls, TensorCalls):
         return cls(EngineConfig.optimized_for_memory())
 
     @property
+    def device(self) -> torch.device:
+        """Return the device on which models are loaded where nobody names one: `config.device`, or the fastest one."""
+        return DeviceSelector().select() if self.config.device == AUTO else check_device(self.config.device)
+
+    @property
     def models(self) -> dict[str, Model]:
         """Return the models by their names."""
         return {name: held.model for name, held in self._store.held.items()}
@@ -86,23 +98,26 @@ class InferenceEngine(TextCalls, TensorCalls):
         """Return a model, which counts as used. Raises ModelNotFound where there is none of that name."""
         return self._store.get(model_id).model
 
-    def add_model(self, model_id: str, module: nn.Module, pinned: bool = True) -> Model:
+    def add_model(
+        self, model_id: str, module: nn.Module, replicas: Sequence[Decoder] = (), *, pinned: bool = True
+    ) -> Model:
         """Take in a model that is in memory: a decoder, or any module that takes tensors.
 
         Args:
             model_id: its name.
             module: the model.
+            replicas: the same decoder on other devices, each of which gets a worker, too; see `ReplicaGroup`.
             pinned: whether it stays until `remove_model`; else it may be let go for others, as those of `load_model`.
 
         Raises:
-            InvalidInput: the name is taken, or memory does not suffice for the pages of its texts.
+            InvalidInput: the name is taken, a replica is another model, or memory does not suffice for the pages.
             EngineClosed: the engine is closed.
         """
         check_name(model_id)
         if not isinstance(module, nn.Module):
             raise InvalidInput(f"module: expected a torch.nn.Module, got {type(module).__name__}")
         num_bytes = None if pinned else weight_bytes(module)
-        return self._store.put(model_id, partial(self._make, model_id, module, pinned), num_bytes).model
+        return self._store.put(model_id, partial(self._make, model_id, module, replicas, pinned), num_bytes).model
 
     def load_model(
         self,
@@ -112,6 +127,7 @@ class InferenceEngine(TextCalls, TensorCalls):
         dtype: torch.dtype = torch.float32,
         head: str = "checkpoint",
         cache: str = "auto",
+        devices: Sequence[torch.device | str] = (),
         *,
         checksum: str | None = None,
         pinned: bool = False,
@@ -122,7 +138,9 @@ class InferenceEngine(TextCalls, TensorCalls):
         many are kept is said by the config; the one that nobody has used for longest makes room for a new one.
 
         Args:
-            path, device, dtype, head, cache: as in `bitnet_jit.load`; None as a device is `config.device`.
+            path, device, dtype, head, cache: as in `bitnet_jit.load`; None as a device is the engine's.
+            devices: several in place of `device`, each of which gets the weights and a worker; one that is named twice
+                gets two workers on the same weights.
             model_id: its name; None: that of its folder.
             checksum: the SHA-256 of its weights, which `cat *.safetensors | sha256sum` prints; None: any.
             pinned: whether it never makes room for others.
@@ -135,7 +153,8 @@ class InferenceEngine(TextCalls, TensorCalls):
             InvalidInput: an argument makes no sense, or the name is taken by another model.
             OutOfMemory: it would have to take the place of models that are in use.
         """
-        source = Source.of(path, self.config.place if device is None else check_device(device), dtype, head, cache)
+        places = as_devices(device, devices) if devices or device is not None else []
+        source = Source.of(path, places, dtype, head, cache)
         return Pending(lambda: self._load(source, model_id, checksum, pinned).model, "bitnet-jit load")
 
     def remove_model(self, model_id: str, abandon: bool = False) -> None:
@@ -152,20 +171,28 @@ class InferenceEngine(TextCalls, TensorCalls):
 
     def memory_usage(self) -> MemoryUsage:
         """Return what the models take, and what this process holds."""
-        return memory_usage(self.models.values())
+        return memory_usage(self._store.held.values())
 
     def _load(
         self, source: Source, model_id: str | None = None, checksum: str | None = None, pinned: bool = False
     ) -> Held:
-        """Return the model of a source, read where the engine has it not."""
+        """Return the model of a source, read where the engine has it not; on the engine's device where it has none."""
+        source = source if source.devices else replace(source, devices=(self.device,))
         return load_into(self._store, self._make, source, model_id, checksum, pinned)
 
-    def _make(self, model_id: str, module: nn.Module, pinned: bool, source: Source | None = None) -> Held:
+    def _make(
+        self,
+        model_id: str,
+        module: nn.Module,
+        replicas: Sequence[Decoder],
+        pinned: bool,
+        source: Source | None = None,
+    ) -> Held:
         """Return a module as a model to be held, its worker begun where it writes text."""
         if self.config.optimization_level.prepares:
-            tune(module, self.config)
-        model = make_model(model_id, module, self.config)
-        held = Held(model, source, pinned, weight_bytes(module))
+            tune([module, *replicas], self.config)
+        model = make_model(model_id, module, self.config, replicas)
+        held = Held(model, source, pinned, weight_bytes(module, *replicas))
         try:
             if self.config.optimization_level.prepares and model.replica is not None:
                 warm_up(*text_parts(model), self.config)
@@ -208,7 +235,7 @@ class InferenceEngine(TextCalls, TensorCalls):
         with self._store.starting(model_id) as held:
             decoder, replica = text_parts(held.model)
             request = make_request(decoder, prompt, max_new_tokens, sampling, stop, replica.cancel)
-            check_pages(request, replica.scheduler.cache.pool.count)
+            check_pages(request, replica.num_pages)
             set_terms(request, priority, client, timeout_s)
             set_extras(request, speculate, prompt_logprobs, decoder.config.vocab_size)
             request.ended = partial(self._store.end, held)
@@ -244,7 +271,7 @@ class InferenceEngine(TextCalls, TensorCalls):
         await self.aclose(abandon=kind is not None)
 
 
-def text_parts(model: Model) -> tuple[Decoder, Replica]:
+def text_parts(model: Model) -> tuple[Decoder, Replica | ReplicaGroup]:
     """Return a model's decoder and its worker; InvalidInput where it writes no text."""
     if model.replica is None or not isinstance(model.module, Decoder):
         raise InvalidInput(f"model_id: {model.model_id!r} is no decoder, and writes no text")

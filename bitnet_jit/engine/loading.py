@@ -1,7 +1,7 @@
 """How a model gets from its files into an engine: found, checked, read, and held."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from bitnet_jit.engine.models import ModelStore
 from bitnet_jit.engine.source import Source
 from bitnet_jit.engine.tensors.infer import is_out_of_memory
 from bitnet_jit.errors import CheckpointError, OutOfMemory
+from bitnet_jit.generation.decoder import Decoder
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,9 @@ ESTIMATE = 7 / 8  # of the size of its files, for the bytes of a model: too low,
 class Make(Protocol):
     """A function that makes a module a model that a store holds."""
 
-    def __call__(self, model_id: str, module: nn.Module, pinned: bool, source: Source | None) -> Held: ...
+    def __call__(
+        self, model_id: str, module: nn.Module, replicas: Sequence[Decoder], pinned: bool, source: Source | None
+    ) -> Held: ...
 
 
 def load_into(
@@ -66,7 +69,8 @@ def load_into(
 def read(make_held: Make, model_id: str, source: Source, path: Path, pinned: bool) -> Held:
     """Return the model of a path, which knows its folder and of which writing its files were."""
     stamp = stamp_of(path)
-    held = make_held(model_id, source.load(path), pinned, source)
+    decoder, *replicas = source.load(path)
+    held = make_held(model_id, decoder, replicas, pinned, source)
     held.folder, held.stamp = (path if path.is_dir() else path.parent), stamp
     return held
 

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from bitnet_jit.engine.config import EngineConfig
+from bitnet_jit.engine.devices.fallback import Fallback, Many
 from bitnet_jit.engine.source import Source
 from bitnet_jit.engine.tensors.batch_size import BatchingConfig
 from bitnet_jit.engine.tensors.batcher import BatchProcessor
 from bitnet_jit.engine.tensors.benchmark import benchmark
-from bitnet_jit.engine.tensors.infer import infer, infer_batch
+from bitnet_jit.engine.tensors.infer import infer_batch
 from bitnet_jit.engine.tensors.report import BenchmarkResults
 
 if TYPE_CHECKING:
@@ -26,25 +28,30 @@ class TensorCalls:
 
     config: EngineConfig
     _store: "ModelStore"
+    _fallback: Fallback
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Return the device on which models are loaded."""
 
     @abstractmethod
     def _load(self, source: Source, model_id: str | None = None) -> "Held":
         """Return the model of a source."""
 
     def infer(self, model_id: str, x: torch.Tensor) -> torch.Tensor:
-        """Return what a model makes of a tensor; see `tensors.infer`. Raises ModelNotFound, too."""
+        """Return what a model makes of a tensor; see `Fallback.infer`. Raises ModelNotFound, too."""
         held = self._store.begin(model_id)  # `using` would add 2 us
         try:
-            return infer(held.model.module, x)
+            return self._fallback.infer(held.model.module, x)
         finally:
             self._store.end(held)
 
     def infer_batch(self, model_id: str, xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Return what a model makes of each tensor, of any numbers of rows; see `tensors.infer_batch`."""
+        """Return what a model makes of each tensor, of any numbers of rows; see `Fallback.infer_batch`."""
         with self._store.using(model_id) as held:
-            if self.config.batch_rows is None:
-                return infer_batch(held.model.module, xs)
-            return processor_of(held, self.config.batch_rows).run(xs)
+            compute = infer_batch if (most := self.config.batch_rows) is None else in_batches(held, most)
+            return self._fallback.infer_batch(held.model.module, xs, compute)
 
     async def infer_async(self, model_id: str, x: torch.Tensor) -> torch.Tensor:
         """Do as `infer` does, in a thread."""
@@ -65,7 +72,7 @@ class TensorCalls:
             CheckpointError, InvalidInput, OutOfMemory: as `load_model` and `infer`.
         """
         with self._store.using(self._loaded(path)) as held:
-            return infer(held.model.module, x)
+            return self._fallback.infer(held.model.module, x)
 
     def smart_infer(self, path: str | os.PathLike[str], xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Load a model, unless the engine has it, and return what it makes of each tensor.
@@ -81,7 +88,8 @@ class TensorCalls:
             CheckpointError, InvalidInput, OutOfMemory: as `load_model` and `BatchProcessor.run`.
         """
         with self._store.using(self._loaded(path)) as held:
-            return processor_of(held, self.config.batch_rows).run(xs)
+            compute = in_batches(held, self.config.batch_rows)
+            return self._fallback.infer_batch(held.model.module, xs, compute)
 
     async def quick_infer_async(self, path: str | os.PathLike[str], x: torch.Tensor) -> torch.Tensor:
         """Do as `quick_infer` does, in a thread."""
@@ -105,15 +113,21 @@ class TensorCalls:
         names = self._store.held
         if isinstance(path, str) and path in names:
             return names[path]
-        source = Source.of(path, self.config.place)
+        source = Source.of(path, [self.device])
         is_taken = source.name in names and self._store.find(source) is None
         return self._load(source, source.place if is_taken else None)
 
 
-def processor_of(held: "Held", max_rows: int | None) -> BatchProcessor:
-    """Return what finds the size of a model's batches, kept with it so that it goes on learning."""
-    if held.processor is None:
-        default = BatchingConfig()
-        limits = default if max_rows is None else BatchingConfig(min(default.initial, max_rows), max_rows=max_rows)
-        held.processor = BatchProcessor(held.model.module, limits)
-    return held.processor
+def in_batches(held: "Held", max_rows: int | None) -> Many:
+    """Return what runs tensors through a model in batches that find their size; what it learns stays with the model."""
+    default = BatchingConfig()
+    limits = default if max_rows is None else BatchingConfig(min(default.initial, max_rows), max_rows=max_rows)
+
+    def run(module: nn.Module, xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        if module is not held.model.module:  # what stands in for it
+            return BatchProcessor(module, limits).run(xs)
+        if held.processor is None:
+            held.processor = BatchProcessor(module, limits)
+        return held.processor.run(xs)
+
+    return run

@@ -11,7 +11,7 @@ from bitnet_jit.engine.tensors.infer import device_of
 from bitnet_jit.engine.tensors.memory_used import number_behind
 
 if TYPE_CHECKING:
-    from bitnet_jit.engine.model import Model
+    from bitnet_jit.engine.held import Held
 
 STATUS = Path("/proc/self/status")
 
@@ -44,8 +44,8 @@ class ModelMemory:
 
     Attributes:
         model_id: its name.
-        device: torch's word for where its weights are.
-        weights: of its parameters and buffers.
+        device: torch's word for where its weights are, with commas between several.
+        weights: of its parameters and buffers, on all devices, as they were when it was taken in.
         pages: of the keys and values of its texts.
     """
 
@@ -78,23 +78,26 @@ class MemoryUsage:
         return sum(model.pages for model in self.models)
 
 
-def memory_usage(models: Iterable["Model"]) -> MemoryUsage:
+def memory_usage(models: Iterable["Held"]) -> MemoryUsage:
     """Return what models take, and what this process holds."""
     resident = number_behind("VmRSS:", STATUS)
     return MemoryUsage(tuple(map(memory_of, models)), None if resident is None else 1024 * resident)
 
 
-def memory_of(model: "Model") -> ModelMemory:
+def memory_of(held: "Held") -> ModelMemory:
     """Return what one model takes."""
-    pages = 0 if model.replica is None else model.replica.scheduler.cache.num_bytes
-    return ModelMemory(model.model_id, str(device_of(model.module) or "cpu"), weight_bytes(model.module), pages)
+    members = () if held.model.replica is None else held.model.replica.members
+    places = dict.fromkeys(str(member.device) for member in members) or [str(device_of(held.model.module) or "cpu")]
+    pages = sum(member.scheduler.cache.num_bytes for member in members)
+    return ModelMemory(held.model.model_id, ", ".join(places), held.num_bytes, pages)
 
 
-def weight_bytes(module: nn.Module) -> int:
-    """Return the bytes of a module's parameters and buffers; memory that several of them share counts once.
+def weight_bytes(*modules: nn.Module) -> int:
+    """Return the bytes of the parameters and buffers of modules; memory that several of them share counts once.
 
     >>> weight_bytes(nn.Linear(8, 2))
     72
     """
-    storages = [tensor.untyped_storage() for tensor in (*module.parameters(), *module.buffers()) if not tensor.is_meta]
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+    tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    storages = [(tensor.device, tensor.untyped_storage()) for tensor in tensors if not tensor.is_meta]
+    return sum({(device, storage.data_ptr()): storage.nbytes() for device, storage in storages}.values())

@@ -1,7 +1,5 @@
 """Options of an engine: each one has an effect, and all that are wrong are named at once."""
 
-import threading
-
 import pytest
 import torch
 from hypothesis import given
@@ -10,8 +8,16 @@ from small_checkpoints import write
 from tensor_modules import K, Recorded, inputs, packed
 from torch import nn
 
-from bitnet_jit.engine import EngineBuilder, EngineConfig, InferenceEngine, MemorySize, OptimizationLevel
-from bitnet_jit.engine import config as config_module
+from bitnet_jit.engine import (
+    DeviceSelector,
+    EngineBuilder,
+    EngineConfig,
+    InferenceEngine,
+    MemorySize,
+    OptimizationLevel,
+)
+from bitnet_jit.engine import engine as engine_module
+from bitnet_jit.engine.usage import weight_bytes
 from bitnet_jit.errors import InvalidInput, ModelNotFound, QueueFull
 from bitnet_jit.ops import calls
 from bitnet_jit.problem import PAGE
@@ -83,6 +89,20 @@ def test_optimization_level_says_what_is_captured_before_and_behind_a_text(tiny)
     assert len(texts) == 1
 
 
+def test_several_replicas_are_prepared_and_share_the_memory_of_a_pool(tiny):
+    page = 64 * tiny.config.num_layers * 2 * tiny.config.num_kv_heads * tiny.config.head_dim * 4
+    options = {"optimization_level": OptimizationLevel.AGGRESSIVE, "tuning_seconds": 0, "memory_pool_bytes": 9 * page}
+    with InferenceEngine(EngineConfig(max_running=2, **options)) as engine:
+        model = engine.load_model(devices=["cpu", "cpu"]).result(WAIT)
+        assert [member._runner._decode._steps != {} for member in model.replica.members] == [True, True]
+        assert engine.stats()["tiny-bitnet"].pages == 8
+        (usage,) = engine.memory_usage().models
+        assert (usage.pages, usage.device) == (8 * page, "cpu")
+        assert usage.weights == weight_bytes(tiny)  # of both replicas, which share them
+        text = engine.submit("tiny-bitnet", PROMPT, 9).result(WAIT)
+        assert text.tokens == tiny.generate(list(PROMPT.encode()), 9).tolist()[len(PROMPT) :]
+
+
 def test_the_aggressive_level_tunes_layers_and_others_do_not():
     layer, problems = packed(K, 11), []
     for level in OptimizationLevel:
@@ -127,8 +147,7 @@ def test_limits_of_cached_models(tmp_path):
 def test_max_waiting_refuses_what_is_too_much(tiny):
     with builder().batch_size(1).max_waiting(1).build() as engine:
         replica = engine.add_model("tiny", tiny).replica
-        blocked = threading.Lock()
-        with blocked, replica._changed:  # the worker takes nothing in meanwhile
+        with replica.inbox._changed:  # the worker takes nothing in meanwhile
             engine.submit("tiny", PROMPT, 5)
             with pytest.raises(QueueFull):
                 engine.submit("tiny", PROMPT, 5)
@@ -137,22 +156,18 @@ def test_max_waiting_refuses_what_is_too_much(tiny):
 def test_device_says_where_models_are_loaded(monkeypatch):
     with builder().device("cpu").build() as engine:
         assert engine.load_model().result(WAIT).module.device == torch.device("cpu")
-    asked = []
-    monkeypatch.setattr(config_module, "default_type", lambda: "cuda")
-    monkeypatch.setattr(config_module, "check_device", lambda device: asked.append(str(device)) or torch.device("cpu"))
+    monkeypatch.setattr(DeviceSelector, "select", lambda self: torch.device("cuda", 1))  # the fastest of a machine
+    monkeypatch.setattr(engine_module, "check_device", torch.device)
 
     def place(made):
-        config = made.validate()
-        asked.clear()
-        assert config.place == torch.device("cpu")  # so says the stand-in
-        return asked[0]
+        return str(made.build().device)
 
-    assert place(builder()) == "cuda"
-    assert place(builder().device("auto").enable_gpu_acceleration()) == "cuda"
+    assert place(builder()) == "cuda:1"
+    assert place(builder().device("auto").enable_gpu_acceleration()) == "cuda:1"
     assert place(builder().enable_gpu_acceleration(False)) == "cpu"
     assert place(builder().device("auto").enable_gpu_acceleration(False)) == "cpu"
     assert place(builder().edge_deployment()) == "cpu"
-    assert place(builder().edge_deployment().enable_gpu_acceleration()) == "cuda"
+    assert place(builder().edge_deployment().enable_gpu_acceleration()) == "cuda:1"
 
 
 @pytest.mark.gpu
@@ -173,7 +188,7 @@ def test_presets_differ_and_can_be_changed():
     assert len(set(configs.values())) == 4
     assert configs["high_performance"].optimization_level is OptimizationLevel.AGGRESSIVE
     assert configs["low_memory"].max_running < EngineConfig().max_running
-    assert configs["edge_deployment"].place == torch.device("cpu")
+    assert configs["edge_deployment"].device == "cpu"
     assert configs["server_deployment"].max_waiting > EngineConfig().max_waiting
     for name in PRESETS:
         before = getattr(builder().batch_size(5), name)().validate()

@@ -126,12 +126,12 @@ def test_a_model_in_use_stays(folders):
     with InferenceEngine(EngineConfig(max_cached_models=1)) as engine:
         load(engine, folders[0])
         handle = engine.submit("one", [1, 2, 3], 60)
-        engine.model("one").replica._changed.acquire()  # its worker waits behind its step
+        engine.model("one").replica.inbox._changed.acquire()  # its worker waits behind its step
         try:
             with pytest.raises(OutOfMemory, match="none that is idle can go; wait until"):
                 load(engine, folders[1])
         finally:
-            engine.model("one").replica._changed.release()
+            engine.model("one").replica.inbox._changed.release()
         assert len(handle.result(WAIT).tokens) <= 60
         load(engine, folders[1])
         assert engine.models.keys() == {"two"}
@@ -449,7 +449,7 @@ def test_what_is_kept_is_what_a_plain_list_would_keep(steps, most, total):
     held_now = {}
     for what, number in steps:
         name = str(number)
-        source = Source(name, name, torch.device("cpu"))
+        source = Source(name, name, (torch.device("cpu"),))
         if what == "load":
             held = Held(Model(name, nn.Identity(), None), source, False, SIZES[number])
             rest = [one for one in kept if one != number]
