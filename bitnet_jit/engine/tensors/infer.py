@@ -146,7 +146,9 @@ def alike(xs: Sequence[torch.Tensor], row_dims: int) -> dict[object, list[int]]:
     return kinds
 
 
-def forward(module: nn.Module, x: torch.Tensor, place: torch.device | None, memory: EngineMemory) -> torch.Tensor:
+def forward(
+    module: nn.Module, x: torch.Tensor, place: torch.device | None, memory: EngineMemory = DEFAULT_MEMORY
+) -> torch.Tensor:
     """Call a module on its device, and return its output where the memory's strategy has it stay."""
     if (place is None or x.device == place) and not memory.moves_results:
         y = module(x)
