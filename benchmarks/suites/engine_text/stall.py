@@ -39,9 +39,9 @@ class Stream:
             self.ended = error
 
     def pauses(self, begin: float, end: float) -> list[float]:
-        """Return the seconds between pieces that both came within a time."""
-        inside = [when for when in [*self.times] if begin <= when <= end]
-        return [late - early for early, late in zip(inside, inside[1:], strict=False)]
+        """Return the seconds between pieces, of every pause that lies within a time or reaches into it."""
+        times = [*self.times]
+        return [late - early for early, late in zip(times, times[1:], strict=False) if late >= begin and early <= end]
 
 
 def stall(decoder: Decoder, options: Options, say: Callable[[str], object]) -> Figure:
@@ -72,13 +72,13 @@ def one_turn(decoder: Decoder, options: Options, turn: int, say: Callable[[str],
         begin = time.perf_counter()
         first = engine.submit("model", long, LONG_NEW).result().first_token_s
         end = begin + first
-        check_running(streams)
+        wait_until(lambda: all(stream.times[-1] > end for stream in streams), streams)  # what began before has ended
         for stream in streams:
             stream.generation.cancel()
         for stream in streams:
             stream.thread.join()
     usual = median(pause for stream in streams for pause in stream.pauses(early, begin))
-    during = [pause for stream in streams for pause in stream.pauses(begin - usual, end)]
+    during = [pause for stream in streams for pause in stream.pauses(begin, end)]
     details = {
         "usual_ms": 1e3 * usual,
         "longest_ms": 1e3 * max(during),
