@@ -18,7 +18,7 @@ def draw(rates: Sequence[tuple[str, float]], header: Mapping[str, Any], file: Pa
     figure = Figure(figsize=(7, 3), layout="constrained")
     axes = figure.subplots()
     bars = axes.bar([name for name, _ in rates], [rate for _, rate in rates], 0.6)
-    axes.bar_label(bars, fmt="{:.3g}", fontsize=7)
+    axes.bar_label(bars, fmt="{:,.4g}", fontsize=7)
     axes.set_ylabel("new tokens per second", fontsize=8)
     axes.tick_params(labelsize=7)
     figure.suptitle(f"{header['cpu']}, {header['threads']} threads, {header['model']}", fontsize=9)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from benchmarks.suites.load.client import Outcome
 from benchmarks.suites.load.figures import TPOT, TTFT, LoadRow, pauses_of, times_of
@@ -60,6 +61,9 @@ def draw_curves(axes, rows: Sequence[LoadRow], outcomes: Sequence[Outcome]) -> N
             panel.plot(at, [getattr(getattr(row, field), share) for row in rows], "o-", label=share.upper())
         panel.set_ylabel(name, fontsize=8)
         panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("")
         panel.legend(fontsize=7)
     for panel in axes:
         panel.set_xlabel("requests per second" if by_rate else "requests at a time", fontsize=8)
