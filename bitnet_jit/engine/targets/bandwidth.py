@@ -35,11 +35,14 @@ def measure_bandwidth(
     layers = copies(random_layer(out_features, in_features, device), cold_bytes)
     x = random_rows(1, in_features, device)
     place = torch.device(device)
-    threads = get_num_threads() if kind_of(place).times_alone else 0
+    kind = kind_of(place)
+    threads = get_num_threads() if kind.times_alone else 0
     before = measure_rates(place, threads)
-    with torch.inference_mode():
-        calls = kind_of(place).measure([lambda layer: layer(x)], [(layer,) for layer in layers])
-        microseconds = median(calls([0], seconds)[0])
+    with torch.inference_mode(), kind.current(place):
+        for layer in layers:  # compiles, and touches each weight
+            layer(x)
+        measure = kind.measure([lambda layer: layer(x)], [(layer,) for layer in layers])
+        microseconds = median(measure([0], seconds)[0])
     bandwidth = max(before.bytes, measure_rates(place, threads).bytes)
     rate = layers[0].w_packed.nbytes / microseconds * 1e6
     rates = f"{rate / 1e9:.1f} GB/s of weights, of {bandwidth / 1e9:.1f} GB/s read in the same run"
