@@ -77,7 +77,7 @@ def parse(description: str | None, arguments: Sequence[str] | None) -> Options:
     add("--endpoint", default="/v1/completions", metavar="PATH", help="default: %(default)s")
     add("--model", metavar="NAME", help="as the server calls it (default: the first one that it lists)")
     add("--num-prompts", type=at_least_one, default=100, metavar="N", help="requests of a load (default: 100)")
-    add("--num-warmups", type=whole, default=1, metavar="N", help="requests before, which do not count (default: 1)")
+    add("--num-warmups", type=whole, default=8, metavar="N", help="requests before, which do not count (default: 8)")
     add_times(parser)
     add_lengths(parser)
     add("--temperature", type=not_negative, default=0.0, help="default: 0")
