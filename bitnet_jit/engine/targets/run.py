@@ -11,15 +11,17 @@ from bitnet_jit.engine.targets import throughput
 from bitnet_jit.engine.targets.added_memory import measure_added_memory
 from bitnet_jit.engine.targets.bandwidth import COLD_BYTES, measure_bandwidth
 from bitnet_jit.engine.targets.concurrency import CALLERS, LEVELS, rows_by_callers, tokens_by_texts
+from bitnet_jit.engine.targets.growth import CALLS, measure_growth
 from bitnet_jit.engine.targets.latency import measure_latency
 from bitnet_jit.engine.targets.layers import random_rows
+from bitnet_jit.engine.targets.overhead import measure_overhead
 from bitnet_jit.engine.targets.report import EngineReport
 from bitnet_jit.engine.targets.throughput import measure_throughput
 from bitnet_jit.engine.targets.weight_bytes import measure_weight_bytes
 from bitnet_jit.engine.tensors.benchmark import MAX_ITERATIONS
 from bitnet_jit.generation.decoder import Decoder
 
-STAGES = 6  # of which `measure_targets` tells
+STAGES = 8  # of which `measure_targets` tells
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class TargetOptions:
         cold_bytes: of its copies, which take turns.
         levels: texts at a time.
         callers: threads that call `engine.infer`.
+        calls: after which the memory must be what it was.
 
     Raises:
         InvalidInput: iterations is no positive number, or there is no such device.
@@ -46,6 +49,7 @@ class TargetOptions:
     cold_bytes: int = COLD_BYTES
     levels: tuple[int, ...] = LEVELS
     callers: tuple[int, ...] = CALLERS
+    calls: int = CALLS
 
     def __post_init__(self) -> None:
         whole_number("iterations", self.iterations, 1, MAX_ITERATIONS)
@@ -53,7 +57,7 @@ class TargetOptions:
 
 
 QUICK = TargetOptions(
-    iterations=300, seconds=0.1, large_shape=(1024, 1024), cold_bytes=2**22, levels=(1, 2), callers=(1, 2)
+    iterations=300, seconds=0.1, large_shape=(1024, 1024), cold_bytes=2**22, levels=(1, 2), callers=(1, 2), calls=2000
 )
 
 
@@ -78,11 +82,15 @@ def measure_targets(
         memory = measure_added_memory()
         begin("share of the memory bandwidth")
         share = measure_bandwidth(device, options.seconds, options.large_shape, options.cold_bytes)
+        begin("what the engine adds to a call")
+        added = measure_overhead(engine, device, options.seconds)
+        begin("memory over many calls")
+        growth = measure_growth(engine, device, options.calls)
         begin("callers at a time")
         x = random_rows(1, throughput.FEATURES, device)
         by_callers = rows_by_callers(engine, throughput.MODEL, x, options.seconds, options.callers)
         begin(f"texts of {text_model} at a time")
         engine.add_model(text_model, decoder)
         by_texts = tokens_by_texts(engine, text_model, decoder.config.vocab_size, options.levels)
-    targets = (rows, call, memory, share, measure_weight_bytes())
+    targets = (rows, call, memory, share, measure_weight_bytes(), *added, growth)
     return EngineReport(device, get_num_threads(), targets, results, latencies, by_callers, by_texts, text_model)

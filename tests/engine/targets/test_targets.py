@@ -11,7 +11,7 @@ from tensor_modules import Recorded, packed
 
 import bitnet_jit
 from bitnet_jit.engine import InferenceEngine
-from bitnet_jit.engine.targets import added_memory, bandwidth, concurrency, latency, throughput
+from bitnet_jit.engine.targets import added_memory, bandwidth, concurrency, growth, latency, overhead, throughput
 from bitnet_jit.engine.targets.layers import random_layer, random_rows
 from bitnet_jit.engine.targets.run import QUICK, STAGES, TargetOptions, measure_targets
 from bitnet_jit.engine.targets.target import Target
@@ -24,6 +24,9 @@ from bitnet_jit.kernels.backend import Rates
 def engine():
     with InferenceEngine() as engine:
         yield engine
+
+
+NAMES = ["throughput", "latency", "memory", "utilization", "weights", "added per call", "added per batch", "growth"]
 
 
 class Slow(torch.nn.Module):
@@ -115,6 +118,32 @@ def test_t5_is_a_tenth_of_bfloat16():
     assert measure_weight_bytes().is_met
 
 
+def test_what_the_engine_adds_is_told(engine, monkeypatch):
+    single, batch = overhead.measure_overhead(engine, "cpu", 0.05)
+    assert 0 <= single.measured < 1000
+    assert batch.measured >= 0
+    with InferenceEngine() as slow:
+        infer, infer_batch = slow.infer, slow.infer_batch
+        monkeypatch.setattr(slow, "infer", lambda *given: (time.sleep(0.002), infer(*given))[1])
+        monkeypatch.setattr(slow, "infer_batch", lambda *given: (time.sleep(0.2), infer_batch(*given))[1])
+        single, batch = overhead.measure_overhead(slow, "cpu", 0.05)
+    assert single.measured >= 1900
+    assert single.is_met is False
+    assert batch.measured > 100
+    assert batch.is_met is False
+
+
+def test_memory_that_is_kept_is_growth(engine, monkeypatch):
+    assert growth.measure_growth(engine, "cpu", 500).measured < 5
+    kept = []
+    with InferenceEngine() as leaking:
+        infer = leaking.infer
+        monkeypatch.setattr(leaking, "infer", lambda *given: (kept.append(b"x" * 1_000_000), infer(*given))[1])
+        target = growth.measure_growth(leaking, "cpu", 100)
+    assert target.measured > 60
+    assert target.is_met is False
+
+
 def test_callers_call_and_rows_are_counted(engine):
     module = Recorded(packed(8, 8), seconds=0.005)
     engine.add_model("slow", module)
@@ -137,7 +166,7 @@ def test_the_report_has_every_target_and_grades_by_them():
     stages = []
     report = measure_targets(QUICK, bitnet_jit.load(), "tiny", stages.append)
     assert len(stages) == STAGES
-    assert [target.name for target in report.targets] == ["throughput", "latency", "memory", "utilization", "weights"]
+    assert [target.name for target in report.targets] == NAMES
     fields = report.fields()
     assert len(fields["latencies_ms"]) == QUICK.iterations
     assert fields["percentiles_ms"]["50"] <= fields["percentiles_ms"]["99"] <= fields["percentiles_ms"]["99.9"]
