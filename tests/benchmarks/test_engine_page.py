@@ -12,7 +12,7 @@ from benchmarks.suites.engine_text import bare, options, prefix, stall
 from benchmarks.suites.load import options as load_options
 from benchmarks.suites.soak import run as soak
 from bitnet_jit.cli.app import app
-from bitnet_jit.engine.targets import added_memory, bandwidth, growth, latency, overhead, throughput, weight_bytes
+from bitnet_jit.engine.targets import added_memory, bandwidth, growth, latency, overhead, pool, throughput, weight_bytes
 
 PAGE = (Path(__file__).parents[2] / "docs" / "benchmarking_the_engine.md").read_text()
 PARSERS = {
@@ -45,6 +45,9 @@ def test_limits_are_those_of_the_code():
         "memory": f"{added_memory.LIMIT:g} MB",
         "utilization": f"{bandwidth.LIMIT:g} %",
         "weights": f"{weight_bytes.LIMIT:g} %",
+        "pool hit rate": f"{pool.HIT_LIMIT:g} %",
+        "fragmentation": f"{pool.FRAGMENTATION_LIMIT:g} %",
+        "allocation": f"{pool.ALLOCATION_LIMIT:g} ms",
         "added per call": f"{overhead.SINGLE_LIMIT:g} us",
         "added per batch": f"{overhead.BATCH_LIMIT:g} %",
         "growth": f"{growth.LIMIT:g} MB",

@@ -22,7 +22,7 @@ def test_it_prints_a_row_per_target_and_writes_both_files(tmp_path):
     result = run("--quick", "--iterations", "50", "--json", str(file), "--plot", str(picture))
     assert result.exit_code == 0
     figures = json.loads(file.read_text())
-    assert len(figures["targets"]) == 8
+    assert len(figures["targets"]) == 11
     for target in figures["targets"]:
         assert f"{target['name']}: {target['how']}" in result.stdout
         assert target["limit_words"] in result.stdout

@@ -15,13 +15,14 @@ from bitnet_jit.engine.targets.growth import CALLS, measure_growth
 from bitnet_jit.engine.targets.latency import measure_latency
 from bitnet_jit.engine.targets.layers import random_rows
 from bitnet_jit.engine.targets.overhead import measure_overhead
+from bitnet_jit.engine.targets.pool import REQUESTS, measure_pool
 from bitnet_jit.engine.targets.report import EngineReport
 from bitnet_jit.engine.targets.throughput import measure_throughput
 from bitnet_jit.engine.targets.weight_bytes import measure_weight_bytes
 from bitnet_jit.engine.tensors.benchmark import MAX_ITERATIONS
 from bitnet_jit.generation.decoder import Decoder
 
-STAGES = 8  # of which `measure_targets` tells
+STAGES = 9  # of which `measure_targets` tells
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class TargetOptions:
         levels: texts at a time.
         callers: threads that call `engine.infer`.
         calls: after which the memory must be what it was.
+        requests: that are recorded for the pool.
 
     Raises:
         InvalidInput: iterations is no positive number, or there is no such device.
@@ -50,6 +52,7 @@ class TargetOptions:
     levels: tuple[int, ...] = LEVELS
     callers: tuple[int, ...] = CALLERS
     calls: int = CALLS
+    requests: int = REQUESTS
 
     def __post_init__(self) -> None:
         whole_number("iterations", self.iterations, 1, MAX_ITERATIONS)
@@ -57,7 +60,14 @@ class TargetOptions:
 
 
 QUICK = TargetOptions(
-    iterations=300, seconds=0.1, large_shape=(1024, 1024), cold_bytes=2**22, levels=(1, 2), callers=(1, 2), calls=2000
+    iterations=300,
+    seconds=0.1,
+    large_shape=(1024, 1024),
+    cold_bytes=2**22,
+    levels=(1, 2),
+    callers=(1, 2),
+    calls=2000,
+    requests=60,
 )
 
 
@@ -82,6 +92,8 @@ def measure_targets(
         memory = measure_added_memory()
         begin("share of the memory bandwidth")
         share = measure_bandwidth(device, options.seconds, options.large_shape, options.cold_bytes)
+        begin("the pool of buffers")
+        pool = measure_pool(options.requests)
         begin("what the engine adds to a call")
         added = measure_overhead(engine, device, options.seconds)
         begin("memory over many calls")
@@ -92,5 +104,5 @@ def measure_targets(
         begin(f"texts of {text_model} at a time")
         engine.add_model(text_model, decoder)
         by_texts = tokens_by_texts(engine, text_model, decoder.config.vocab_size, options.levels)
-    targets = (rows, call, memory, share, measure_weight_bytes(), *added, growth)
+    targets = (rows, call, memory, share, *pool, measure_weight_bytes(), *added, growth)
     return EngineReport(device, get_num_threads(), targets, results, latencies, by_callers, by_texts, text_model)

@@ -11,7 +11,8 @@ from tensor_modules import Recorded, packed
 
 import bitnet_jit
 from bitnet_jit.engine import InferenceEngine
-from bitnet_jit.engine.targets import added_memory, bandwidth, concurrency, growth, latency, overhead, throughput
+from bitnet_jit.engine.memory.pool import BufferPool
+from bitnet_jit.engine.targets import added_memory, bandwidth, concurrency, growth, latency, overhead, pool, throughput
 from bitnet_jit.engine.targets.layers import random_layer, random_rows
 from bitnet_jit.engine.targets.run import QUICK, STAGES, TargetOptions, measure_targets
 from bitnet_jit.engine.targets.target import Target
@@ -26,7 +27,8 @@ def engine():
         yield engine
 
 
-NAMES = ["throughput", "latency", "memory", "utilization", "weights", "added per call", "added per batch", "growth"]
+NAMES = ["throughput", "latency", "memory", "utilization", "pool hit rate", "fragmentation", "allocation", "weights"]
+NAMES += ["added per call", "added per batch", "growth"]
 
 
 class Slow(torch.nn.Module):
@@ -131,6 +133,19 @@ def test_what_the_engine_adds_is_told(engine, monkeypatch):
     assert single.is_met is False
     assert batch.measured > 100
     assert batch.is_met is False
+
+
+def test_the_pool_is_measured_over_a_serving_run(monkeypatch):
+    hits, lost, taken = pool.measure_pool(80, 2)
+    assert 50 < hits.measured < 100
+    assert 0 < lost.measured < 50
+    assert taken.measured > 0
+    allocate = BufferPool.allocate
+    slow = lambda self, *given: (time.sleep(0.002), allocate(self, *given))[1]  # noqa: E731
+    monkeypatch.setattr(BufferPool, "allocate", slow)
+    _, _, taken = pool.measure_pool(10, 1)
+    assert taken.measured > 2
+    assert taken.is_met is False
 
 
 def test_memory_that_is_kept_is_growth(engine, monkeypatch):
