@@ -35,7 +35,7 @@ class Stream:
         try:
             for _ in self.generation:
                 self.times.append(time.perf_counter())
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             self.ended = error
 
     def pauses(self, begin: float, end: float) -> list[float]:
