@@ -10,13 +10,14 @@ from bitnet_jit.arguments import show
 from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.engine.config import EngineConfig
 from bitnet_jit.engine.devices.balanced import Balanced
+from bitnet_jit.engine.dimensions import input_dim, output_dim
 from bitnet_jit.engine.text.replica import Replica
 from bitnet_jit.engine.text.replicas import ReplicaGroup
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.models.paged_store import PageShape
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
-from bitnet_jit.problem import pages_for
+from bitnet_jit.problem import PAGE, pages_for
 
 if TYPE_CHECKING:
     from bitnet_jit.generation.tokenizer import Tokenizer
@@ -44,10 +45,25 @@ class Model:
     @property
     def total_weight_count(self) -> int:
         """Return the number of weights, those of packed layers by their shapes."""
-        module = self.module.members[0].module if isinstance(self.module, Balanced) else self.module
+        module = one_of(self.module)
         packed = [layer for layer in module.modules() if isinstance(layer, PackedBitLinear)]
         others = [p for name, p in module.named_parameters() if not name.endswith("w_packed")]
         return sum(one.out_features * one.in_features for one in packed) + sum(one.numel() for one in others)
+
+    @property
+    def input_dim(self) -> int | None:
+        """Return the features of a row that it takes, of a decoder its vocabulary; None where no layer tells."""
+        return input_dim(one_of(self.module))
+
+    @property
+    def output_dim(self) -> int | None:
+        """Return the features of a row that it gives, of a decoder its vocabulary; None where no layer tells."""
+        return output_dim(one_of(self.module))
+
+
+def one_of(module: nn.Module) -> nn.Module:
+    """Return one of the copies of a module on several devices, or the module itself."""
+    return module.members[0].module if isinstance(module, Balanced) else module
 
 
 def make_model(model_id: str, module: nn.Module, config: EngineConfig, replicas: Sequence[nn.Module] = ()) -> Model:
@@ -98,19 +114,19 @@ def num_pages(decoder: Decoder, config: EngineConfig, sharing: int = 1) -> int:
         decoder: the decoder.
         config: has the share, or the number itself.
         sharing: caches on the decoder's device that have the share together.
+
+    Raises:
+        InvalidInput: memory_pool_bytes has no room for a page in each of them.
     """
-    if config.num_pages is not None:
-        return config.num_pages
     shape = decoder.config
     page = PageShape(shape.num_layers, shape.num_kv_heads, shape.head_dim, 1, decoder.cache_dtype).num_bytes
+    if (pool := config.memory_pool_bytes) is not None:
+        if pool < page * sharing:
+            least = page * sharing
+            raise InvalidInput(f"memory_pool_bytes: expected {least} at least, for a page of {PAGE} tokens, got {pool}")
+        return min(pool // page // sharing, config.num_pages or config.max_running * pages_for(shape.context_length))
+    if config.num_pages is not None:
+        return config.num_pages
     memory = kind_of(decoder.device).total_memory(decoder.device) * config.memory_share / sharing
     longest = pages_for(shape.context_length)
     return max(longest, min(int(memory // page), config.max_running * longest))
-
-
-def close_models(models: dict[str, Model], abandon: bool) -> None:
-    """End the workers of models, after their requests or at once, and forget the models."""
-    for model in [*models.values()]:
-        if model.replica is not None:
-            model.replica.close("it is being closed", abandon)
-    models.clear()

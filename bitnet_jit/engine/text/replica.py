@@ -80,7 +80,7 @@ class Replica:
     ) -> None:
         self.name, self.device = name, decoder.device
         self._successors = successors
-        self._runner = Runner(decoder, num_pages)
+        self._runner = Runner(decoder, num_pages, config.optimization_level.captures)
         cache = self._runner.cache
         self.scheduler = Scheduler(cache, PrefixCache(cache) if config.prefix_cache else None, config.max_running)
         self.counts = Counts(last_step=time.monotonic())

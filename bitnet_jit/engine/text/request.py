@@ -1,5 +1,6 @@
 """`Request`: a text that an engine writes, from its prompt to its end, as the scheduler and the worker see it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -10,6 +11,10 @@ from bitnet_jit.generation.stopping import StopRule
 from bitnet_jit.runner.pages import PagedSequence
 
 NUMBERS = count()  # of requests, in the order in which they came
+
+
+def nothing() -> None:
+    """Do nothing."""
 
 
 @dataclass(eq=False)
@@ -38,6 +43,7 @@ class Request:
             none are given.
         prompt_scores: those, of the prompt's second token and on.
         is_cancelled: its caller waits no more; set from any thread.
+        ended: called once, when it has ended in whatever way, before its caller is told.
     """
 
     ids: list[int]
@@ -60,6 +66,7 @@ class Request:
     prompt_logprobs: int | None = None
     prompt_scores: list[TokenLogprobs] = field(default_factory=list)
     is_cancelled: bool = False
+    ended: Callable[[], None] = nothing
 
     @property
     def left(self) -> int:
