@@ -172,9 +172,9 @@ def test_device_says_where_models_are_loaded(monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_auto_is_the_first_gpu():
+def test_auto_is_a_gpu():
     with builder().optimization_level(OptimizationLevel.AGGRESSIVE).batch_size(4).build() as engine:
-        assert engine.load_model().result(120).module.device == torch.device("cuda", 0)
+        assert engine.load_model().result(120).module.device.type == "cuda"
         assert captured(engine, "tiny-bitnet") == {1, 2, 4}
     with builder().enable_gpu_acceleration(False).build() as engine:
         assert engine.load_model().result(120).module.device == torch.device("cpu")

@@ -16,6 +16,6 @@ def test_all_targets_are_measured():
     options = replace(QUICK, device="cuda", large_shape=(8192, 8192), cold_bytes=COLD_BYTES)
     report = measure_targets(options, bitnet_jit.load(device="cuda"), "tiny", lambda stage: None)
     figures = {target.name: target.measured for target in report.targets}
-    assert all(figure > 0 for figure in figures.values())
+    assert all(figure is not None and figure >= 0 for figure in figures.values()), figures
     assert 20 < figures["utilization"] < 130
     assert all(point.per_second > 0 for point in (*report.rows, *report.tokens))
