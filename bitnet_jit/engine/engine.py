@@ -20,6 +20,7 @@ from bitnet_jit.engine.tensors.infer import infer, infer_batch
 from bitnet_jit.engine.tensors.report import BenchmarkResults
 from bitnet_jit.engine.text.asking import Prompt, check_pages, make_request, set_extras, set_terms
 from bitnet_jit.engine.text.generation import Completion, Generation
+from bitnet_jit.engine.text.grammar import Grammar
 from bitnet_jit.engine.text.stats import ModelStats, stats_of
 from bitnet_jit.errors import EngineClosed, InvalidInput, ModelNotFound
 from bitnet_jit.generation.decoder import Decoder
@@ -105,6 +106,7 @@ class InferenceEngine:
         sampling: Sampling | None = None,
         stop: Stop = (),
         *,
+        grammar: Grammar | None = None,
         speculate: Literal["ngram"] | None = None,
         prompt_logprobs: int | None = None,
         priority: int = 0,
@@ -118,6 +120,7 @@ class InferenceEngine:
             prompt: text, or token ids.
             max_new_tokens, stop: as in `Decoder.generate`; but a string that ends the text is no part of it.
             sampling: how tokens are chosen; None always takes the likeliest.
+            grammar: what the text must be, such as JSON by a schema; needs the extra `serve`.
             speculate: "ngram" guesses tokens from the text itself, and verifies several in a step.
             prompt_logprobs: likeliest tokens whose log-probabilities are given beside each token of the prompt.
             priority: requests of higher ones begin first.
@@ -133,6 +136,7 @@ class InferenceEngine:
             raise InvalidInput(f"model_id: {model_id!r} is no decoder, and writes no text")
         request = make_request(model.module, prompt, max_new_tokens, sampling, stop, model.replica.cancel)
         check_pages(request, model.replica.scheduler.cache.pool.count)
+        request.matcher = None if grammar is None else model.grammars.matcher(grammar)
         set_terms(request, priority, client, timeout_s)
         set_extras(request, speculate, prompt_logprobs, model.module.config.vocab_size)
         model.replica.submit(request)

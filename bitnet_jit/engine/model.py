@@ -1,12 +1,14 @@
 """`Model`: a model that an engine holds, with its worker where it writes text."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.engine.config import EngineConfig
+from bitnet_jit.engine.text.grammar import Grammars
 from bitnet_jit.engine.text.replica import Replica
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.models.paged_store import PageShape
@@ -30,6 +32,12 @@ class Model:
     model_id: str
     module: nn.Module
     replica: Replica | None
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Return the grammars of a decoder's texts, compiled."""
+        assert isinstance(self.module, Decoder)
+        return Grammars(self.module)
 
     @property
     def tokenizer(self) -> "Tokenizer | None":

@@ -88,6 +88,10 @@ class FileTokenizer:
         """Return the id of the added token that is written just so, or none."""
         return (self._added[text],) if text in self._added else ()
 
+    def content(self) -> str:
+        """Return the file as the library runs it, as JSON."""
+        return str(self._library.to_str())
+
     def _check_known(self, number: int) -> None:
         """Log a warning once for each id that the file does not have."""
         if number not in self._unknown and self._library.id_to_token(number) is None:

@@ -21,7 +21,7 @@ from bitnet_jit.server.answers import (
 from bitnet_jit.server.requests import ChatRequest, Message
 from bitnet_jit.server.service import Service, ServiceOf
 from bitnet_jit.server.sse import STREAMED, EventStream, completed, merged
-from bitnet_jit.server.texts import Texts, check_prompts, new_id, tokens_of
+from bitnet_jit.server.texts import Texts, check_prompts, grammar_of, new_id, tokens_of
 from bitnet_jit.server.token_texts import TokenTexts
 
 router = APIRouter()
@@ -38,7 +38,8 @@ async def create_chat_completion(body: ChatRequest, request: Request, service: S
     prompt = await chat_tokens(service, body.model, body.messages)
     check_prompts(service, [prompt], body.n or 1)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    texts = Texts(body, [prompt], limit, logprobs, new_id("chatcmpl"))
+    grammar = await grammar_of(service, body)
+    texts = Texts(body, [prompt], limit, logprobs, new_id("chatcmpl"), grammar=grammar)
     generations = texts.submit(service)
     if body.stream:
         return EventStream(chunks(service, texts, generations), generations)

@@ -14,7 +14,7 @@ from bitnet_jit.server.answers import CompletionChoice, CompletionLogprobs, Comp
 from bitnet_jit.server.requests import CompletionRequest
 from bitnet_jit.server.service import Service, ServiceOf
 from bitnet_jit.server.sse import STREAMED, EventStream, completed, merged
-from bitnet_jit.server.texts import Texts, check_prompts, new_id, tokens_of
+from bitnet_jit.server.texts import Texts, check_prompts, grammar_of, new_id, tokens_of
 from bitnet_jit.server.token_texts import TokenTexts
 
 DEFAULT_TOKENS = 16  # OpenAI's
@@ -47,7 +47,8 @@ async def texts_of(service: Service, body: CompletionRequest) -> Texts:
     limit = DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
     if not limit and body.echo and not body.stream:
         limit = 1  # the engine writes one token at least, which is left out
-    return Texts(body, prompts, limit, body.logprobs, new_id("cmpl"), scores_prompts)
+    grammar = await grammar_of(service, body)
+    return Texts(body, prompts, limit, body.logprobs, new_id("cmpl"), scores_prompts, grammar)
 
 
 async def prompts_of(service: Service, body: CompletionRequest) -> list[list[int]]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bitnet_jit.engine.text.generation import Completion, Generation
+from bitnet_jit.engine.text.grammar import Grammar
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.sampling import MAX_SEED, Sampling
 from bitnet_jit.server.answers import PromptDetails, Usage
-from bitnet_jit.server.requests import TextRequest
+from bitnet_jit.server.requests import BySchema, TextRequest
 from bitnet_jit.server.service import Service
 
 MAX_STOPS = 16
@@ -27,6 +28,7 @@ class Texts:
         limit: new tokens of a text; None: as many as fit.
         logprobs: number of likeliest tokens to give; None gives none.
         of_prompts: whether log-probabilities of the prompts are given, too.
+        grammar: what texts must be, or None.
         number: the id of the answer.
         created: seconds of the Unix clock.
     """
@@ -37,6 +39,7 @@ class Texts:
     logprobs: int | None
     number: str
     of_prompts: bool = False
+    grammar: Grammar | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -80,6 +83,7 @@ class Texts:
             room_behind(service, model_id, prompt) if self.limit is None else self.limit,
             options,
             stop,
+            grammar=self.grammar,
             speculate=service.speculate,
             prompt_logprobs=self.logprobs if self.of_prompts else None,
             client=self.request.user or "",
@@ -116,6 +120,26 @@ def sampling(request: TextRequest, logprobs: int | None) -> Sampling:
         logit_bias=biases(request.logit_bias),
         logprobs=logprobs,
     )
+
+
+async def grammar_of(service: Service, request: TextRequest) -> Grammar | None:
+    """Return what the texts of a request must be; compiled in a thread, where the engine finds it then.
+
+    Raises:
+        InvalidInput: the schema is none, has no text that ends, or is too much.
+    """
+    given = request.response_format
+    if given is None or given.type == "text":
+        return None
+    model = service.engine.model(request.model)
+
+    def compiled() -> Grammar:
+        schema = given.json_schema.schema_ if isinstance(given, BySchema) else None
+        grammar = Grammar.json_object() if schema is None else Grammar.json_schema(schema)
+        model.grammars.matcher(grammar)
+        return grammar
+
+    return await asyncio.to_thread(compiled)
 
 
 def nth(options: Sampling, place: int) -> Sampling:

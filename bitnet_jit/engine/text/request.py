@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from bitnet_jit.engine.text.generation import Generation, TokenLogprobs
+from bitnet_jit.engine.text.grammar import Matcher
 from bitnet_jit.generation.ngram import NGrams
 from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.stopping import StopRule
@@ -37,6 +38,7 @@ class Request:
         prompt_logprobs: number of likeliest tokens whose log-probabilities are given beside each of the prompt's; None:
             none are given.
         prompt_scores: those, of the prompt's second token and on.
+        matcher: tells which tokens its grammar lets follow; None: any may.
         is_cancelled: its caller waits no more; set from any thread.
     """
 
@@ -59,6 +61,7 @@ class Request:
     guesses: list[int] = field(default_factory=list)
     prompt_logprobs: int | None = None
     prompt_scores: list[TokenLogprobs] = field(default_factory=list)
+    matcher: Matcher | None = None
     is_cancelled: bool = False
 
     @property
@@ -81,11 +84,12 @@ class Request:
         if self.ngrams is None:
             return []
         self.ngrams.extend(self.ids[len(self.ngrams.tokens) :])
-        return self.ngrams.following(max(0, min(most, self.limit - self.new_tokens - 1)))
+        guesses = self.ngrams.following(max(0, min(most, self.limit - self.new_tokens - 1)))
+        return guesses if self.matcher is None else self.matcher.possible(guesses)
 
     def push(self, token: int) -> str:
         """Take the next token; return why the text ends with it, "" where it goes on."""
         self.ids.append(token)
-        if self.rule.ends_with(token):
+        if self.rule.ends_with(token) or (self.matcher is not None and self.matcher.take(token)):
             return "stop"
         return "length" if self.new_tokens >= self.limit else ""

@@ -70,13 +70,15 @@ class Writer:
         scores = self._compute(plan, wanted)
         for request in plan:
             if request.row < 0:
-                request.row = self._sampler.add(request.options, request.ids[: request.prompt_length])
+                prompt = request.ids[: request.prompt_length]
+                request.row = self._sampler.add(request.options, prompt, request.matcher is not None)
         logits = note_prompts(wanted, scored, ready, scores.logits) if scored else scores.logits
         if not ready:
             return []
+        masks = masks_of(ready, self._device)
         rows = [request.row for request in ready for _ in range(1 + len(request.guesses))]
         positions = [len(request.ids) + place for request in ready for place in range(1 + len(request.guesses))]
-        return self._read(ready, rows, self._sampler.choose(logits, rows, positions, scores.largest))
+        return self._read(ready, rows, self._sampler.choose(logits, rows, positions, scores.largest, masks))
 
     def forget(self, request: Request) -> None:
         """Forget a request that has ended."""
@@ -129,7 +131,10 @@ class Writer:
             request.guesses = []
             bad = next((place for place in range(right + 1) if first + place in errors), None)
             kept = chosen[: right + 1] if bad is None else chosen[:bad]
-            written.append(Written(request, kept, first, choice.logprobs, "" if bad is None else errors[first + bad]))
+            error = "" if bad is None else errors[first + bad]
+            if error and request.matcher is not None:
+                error = request.matcher.error or error
+            written.append(Written(request, kept, first, choice.logprobs, error))
             first += len(chosen)
         return written
 
@@ -139,6 +144,12 @@ def wanted_of(request: Request, tokens: int) -> int:
     if wants_all(request):
         return tokens
     return 1 + len(request.guesses) if tokens == request.left else 0
+
+
+def masks_of(ready: Sequence[Request], device: torch.device) -> torch.Tensor | None:
+    """Return which tokens the grammars of requests let follow, and behind each guess; None where none has one."""
+    masks = [request.matcher.masks(request.guesses) for request in ready if request.matcher is not None]
+    return torch.cat(masks).to(device) if masks else None
 
 
 def note_prompts(

@@ -1,0 +1,211 @@
+"""`Grammar`: what a text must be, JSON by a schema. The library llguidance tells which tokens may come next.
+
+Its masks have a bit per token. A step makes one for each text that has a grammar, while a GPU computes the logits, and
+the sampler applies it there. A text ends where its grammar lets nothing follow, or at the model's end token, which the
+mask has wherever the text is whole.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, Self
+
+import torch
+
+from bitnet_jit.arguments import show
+from bitnet_jit.engine.text.schema import HOW, schema_text
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.generation.decoder import Decoder
+from bitnet_jit.generation.masks import mask_words
+from bitnet_jit.generation.tokenizer import ByteTokenizer
+from bitnet_jit.generation.tokenizer_file import FileTokenizer
+
+MAX_KEPT = 64  # compiled grammars of a model
+LIMITS = {  # of llguidance: its work for one mask takes some milliseconds at most, that for a grammar some seconds
+    "max_items_in_row": 2_000,
+    "initial_lexer_fuel": 1_000_000,
+    "step_lexer_fuel": 100_000,
+    "step_max_items": 50_000,
+    "max_lexer_states": 20_000,
+    "max_grammar_size": 100_000,
+}
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """What a text must be.
+
+    Attributes:
+        schema: a JSON schema, as JSON.
+
+    >>> Grammar.json_schema({"type": "integer"})
+    Grammar(schema='{"type": "integer"}')
+    """
+
+    schema: str
+
+    @classmethod
+    def json_schema(cls, schema: Mapping[str, Any]) -> Self:
+        """Return the grammar of JSON texts that a schema takes; InvalidInput where no text of it ends."""
+        return cls(schema_text(schema))
+
+    @classmethod
+    def json_object(cls) -> Self:
+        """Return the grammar of JSON objects of any kind."""
+        return cls('{"type": "object"}')
+
+
+class Matcher:
+    """A text within its grammar: takes its tokens, tells which may come next.
+
+    Args:
+        matcher: of llguidance.
+        vocab_size: of the model.
+        ends: the model's end tokens; without one the text ends as soon as it is whole.
+    """
+
+    def __init__(self, matcher: Any, vocab_size: int, ends: Sequence[int]) -> None:
+        self._matcher, self._vocab_size, self._ends = matcher, vocab_size, frozenset(ends)
+
+    @property
+    def error(self) -> str:
+        """Return why no more tokens can be told, "" where they can."""
+        return f"grammar: {short(self._matcher.get_error())}" if self._matcher.is_error() else ""
+
+    def take(self, token: int) -> bool:
+        """Take the next token of the text; return whether the text ends with it."""
+        self._matcher.consume_token(token)
+        return bool(self._matcher.is_stopped() or (not self._ends and self._matcher.is_accepting()))
+
+    def possible(self, guesses: Sequence[int]) -> list[int]:
+        """Return the guesses up to the first that cannot come, or that ends the text."""
+        end = next((place for place, token in enumerate(guesses) if token in self._ends), len(guesses))
+        possible: int = self._matcher.validate_tokens(list(guesses[:end]))
+        return list(guesses[:possible])
+
+    def masks(self, guesses: Sequence[int] = ()) -> torch.Tensor:
+        """Return which tokens may come next, and behind each guess: (1 + guesses, words) int32 on the CPU."""
+        words = mask_words(width(self._vocab_size, self._ends))
+        masks = torch.zeros(1 + len(guesses), words, dtype=torch.int32, device="cpu")
+        for place, mask in enumerate(masks):
+            if not self._matcher.is_error():
+                self._matcher.unsafe_compute_mask_ptr(mask.data_ptr(), 4 * words)
+            if self._matcher.is_error():
+                mask.zero_()
+            elif place < len(guesses):
+                self._matcher.consume_token(guesses[place])
+        if guesses and not self._matcher.is_error():
+            self._matcher.rollback(len(guesses))
+        return masks[:, : mask_words(self._vocab_size)]
+
+
+class Grammars:
+    """The grammars of one model, compiled; for any number of threads.
+
+    Args:
+        decoder: the model.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._lock, self._tokenizer_lock = Lock(), Lock()  # the first is held for an instant, by event loops too
+        self._tokenizer: Any = None
+        self._compiled: OrderedDict[Grammar, Any] = OrderedDict()
+
+    def matcher(self, grammar: Grammar) -> Matcher:
+        """Return a matcher at the beginning of a text. The first one of a grammar takes milliseconds up to seconds.
+
+        Raises:
+            InvalidInput: the grammar is none or too complex, the model has no tokenizer, or llguidance is missing.
+        """
+        if not isinstance(grammar, Grammar):
+            raise InvalidInput(f"grammar: expected a Grammar, got {show(grammar)}")
+        with self._lock:
+            compiled = self._compiled.get(grammar)
+        if compiled is None:
+            compiled = compile_grammar(grammar, self._known_tokenizer())
+        with self._lock:
+            self._compiled[grammar] = compiled
+            self._compiled.move_to_end(grammar)
+            if len(self._compiled) > MAX_KEPT:
+                self._compiled.popitem(last=False)
+        config = self._decoder.config
+        return Matcher(compiled.deep_copy(), config.vocab_size, config.eos_ids)
+
+    def _known_tokenizer(self) -> Any:
+        """Return the model's tokens, gathered once."""
+        with self._tokenizer_lock:
+            if self._tokenizer is None:
+                self._tokenizer = make_tokenizer(self._decoder)
+            return self._tokenizer
+
+
+def library() -> Any:
+    """Return llguidance; InvalidInput where it is missing."""
+    try:
+        import llguidance
+    except ImportError:
+        raise InvalidInput("grammar: llguidance is missing; install it by: pip install 'bitnet-jit[serve]'") from None
+    return llguidance
+
+
+def compile_grammar(grammar: Grammar, tokenizer: Any) -> Any:
+    """Return the matcher of a grammar that others are copied from; InvalidInput where there is none."""
+    matchers, limits = library().LLMatcher, library().LLParserLimits(verbose_errors=False, **LIMITS)
+    try:
+        text = matchers.grammar_from_json_schema(grammar.schema, overrides=HOW)
+    except ValueError as error:
+        raise InvalidInput(f"schema: {short(str(error))}") from None
+    matcher = matchers(tokenizer, text, log_level=0, limits=limits)
+    if not matcher.is_error():
+        matcher.compute_bitmask()  # finds what the constructor leaves for later
+    if matcher.is_error():
+        raise InvalidInput(f"schema: {short(matcher.get_error())}")
+    return matcher
+
+
+def width(vocab_size: int, ends: Sequence[int] | frozenset[int]) -> int:
+    """Return the number of tokens that llguidance knows: it needs an end token, if need be one more."""
+    return vocab_size if ends else vocab_size + 1
+
+
+def make_tokenizer(decoder: Decoder) -> Any:
+    """Return llguidance's view of a model's tokenizer; InvalidInput where it has none that llguidance can read."""
+    vocab_size, ends = decoder.config.vocab_size, list(decoder.config.eos_ids)
+    tokens = width(vocab_size, ends)
+    content: Any
+    if isinstance(decoder.tokenizer, ByteTokenizer):
+        content = library().TokenizerWrapper(ByteTokens(tokens, ends or [vocab_size]))
+    elif isinstance(decoder.tokenizer, FileTokenizer):
+        content = decoder.tokenizer.content()
+    else:
+        raise InvalidInput("grammar: this model came without a tokenizer")
+    try:
+        return library().LLTokenizer(content, n_vocab=tokens, eos_token=ends or [vocab_size])
+    except Exception as error:  # its own kinds of errors, panics apart, are not told
+        raise InvalidInput(f"grammar: llguidance cannot read the model's tokenizer: {short(str(error))}") from error
+
+
+class ByteTokens:
+    """Tokens that are bytes, as llguidance asks for them.
+
+    Args:
+        number: of tokens; those beyond bytes are empty.
+        ends: end tokens, which stand for no byte.
+    """
+
+    bos_token_id = None
+
+    def __init__(self, number: int, ends: list[int]) -> None:
+        self.eos_token_id, self.special_token_ids = ends[0], ends
+        self.tokens = [bytes([token]) if token < 256 else b"" for token in range(number)]
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+def short(words: str) -> str:
+    """Return the first line of an error, cut where it is long."""
+    line = (words.strip().splitlines() or ["unknown error"])[0]
+    return line if len(line) <= 300 else line[:300] + "..."
