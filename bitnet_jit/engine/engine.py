@@ -116,15 +116,13 @@ class InferenceEngine:
         """Ask for a text; return its handle at once.
 
         Args:
-            model_id: a decoder's name.
-            prompt: text, or token ids.
+            model_id, prompt: a decoder's name; text, or token ids.
             max_new_tokens, stop: as in `Decoder.generate`; but a string that ends the text is no part of it.
             sampling: how tokens are chosen; None always takes the likeliest.
             grammar: what the text must be, such as JSON by a schema; needs the extra `serve`.
             speculate: "ngram" guesses tokens from the text itself, and verifies several in a step.
             prompt_logprobs: likeliest tokens whose log-probabilities are given beside each token of the prompt.
-            priority: requests of higher ones begin first.
-            client: whose it is; clients with requests of equal priority share evenly.
+            priority, client: higher priorities begin first; clients with requests of equal ones share evenly.
             timeout_s: seconds until it must have ended; None: no limit.
 
         Raises:
@@ -136,9 +134,8 @@ class InferenceEngine:
             raise InvalidInput(f"model_id: {model_id!r} is no decoder, and writes no text")
         request = make_request(model.module, prompt, max_new_tokens, sampling, stop, model.replica.cancel)
         check_pages(request, model.replica.scheduler.cache.pool.count)
-        request.matcher = None if grammar is None else model.grammars.matcher(grammar)
         set_terms(request, priority, client, timeout_s)
-        set_extras(request, speculate, prompt_logprobs, model.module.config.vocab_size)
+        set_extras(request, model.grammars, grammar, speculate, prompt_logprobs)
         model.replica.submit(request)
         return request.generation
 

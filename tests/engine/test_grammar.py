@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from json_schemas import SCHEMAS
+from small_checkpoints import write
+from tokenizer_files import KINDS, word_ends, word_level, word_piece
 
 import bitnet_jit
 from bitnet_jit.engine import Grammar, InferenceEngine
@@ -239,3 +241,24 @@ def test_without_the_library_a_grammar_says_what_to_install(engine, monkeypatch)
 def test_what_is_no_grammar_is_refused(engine):
     with pytest.raises(InvalidInput, match="grammar: expected a Grammar"):
         engine.submit("tiny", PROMPT, 5, grammar={"type": "object"})
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_models_of_all_kinds_of_tokenizers_write_json(make, tmp_path):
+    """Those whose decoders put spaces between tokens are refused, as no token has a text of its own there."""
+    tokenizer = make()
+    sizes = {"vocab_size": tokenizer.get_vocab_size() + 3, "max_position_embeddings": 512}
+    directory = write(tmp_path / "model", eos_token_id=tokenizer.token_to_id("</s>"), **sizes)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    schema = {"type": "array", "items": {"enum": ["hello the world", "né 😀", 7]}, "minItems": 3, "maxItems": 5}
+    with InferenceEngine() as engine:
+        engine.add_model("random", bitnet_jit.load(directory))
+        if make in (word_piece, word_level, word_ends):
+            with pytest.raises(InvalidInput, match="llguidance cannot read the model's tokenizer"):
+                engine.submit("random", "hello ", 300, grammar=Grammar.json_schema(schema))
+            return
+        for seed in range(4):
+            options = Sampling(temperature=1.0, seed=seed)
+            text = engine.submit("random", "hello ", 300, options, grammar=Grammar.json_schema(schema)).result()
+            assert text.finish_reason == "stop"
+            jsonschema.validate(json.loads(text.text), schema)

@@ -9,6 +9,7 @@ import torch
 
 from bitnet_jit.arguments import as_real, show, whole_number
 from bitnet_jit.engine.text.generation import Generation
+from bitnet_jit.engine.text.grammar import Grammar, Grammars
 from bitnet_jit.engine.text.pieces import TextPieces
 from bitnet_jit.engine.text.request import Request
 from bitnet_jit.errors import InvalidInput
@@ -80,13 +81,20 @@ def set_terms(request: Request, priority: int, client: str, timeout_s: float | N
 
 
 def set_extras(
-    request: Request, speculate: Literal["ngram"] | None, prompt_logprobs: int | None, vocab_size: int
+    request: Request,
+    grammars: Grammars,
+    grammar: Grammar | None,
+    speculate: Literal["ngram"] | None,
+    prompt_logprobs: int | None,
 ) -> None:
     """Set what is done beside the text; InvalidInput where a value is out of range."""
     if speculate not in (None, "ngram"):
         raise InvalidInput(f'speculate: expected "ngram" or None, got {show(speculate)}')
     if prompt_logprobs is not None:
-        request.prompt_logprobs = whole_number("prompt_logprobs", prompt_logprobs, 0, vocab_size, none=True)
+        most = grammars.decoder.config.vocab_size
+        request.prompt_logprobs = whole_number("prompt_logprobs", prompt_logprobs, 0, most, none=True)
+    if grammar is not None:
+        request.matcher = grammars.matcher(grammar)
     if (
         speculate is not None and not request.options.is_penalized
     ):  # with penalties a choice depends on the guesses before it

@@ -14,12 +14,11 @@ from typing import Any, Self
 import torch
 
 from bitnet_jit.arguments import show
+from bitnet_jit.engine.text.grammar_tokens import library, make_tokenizer, short, width
 from bitnet_jit.engine.text.schema import HOW, schema_text
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.masks import mask_words
-from bitnet_jit.generation.tokenizer import ByteTokenizer
-from bitnet_jit.generation.tokenizer_file import FileTokenizer
 
 MAX_KEPT = 64  # compiled grammars of a model
 LIMITS = {  # of llguidance: its work for one mask takes some milliseconds at most, that for a grammar some seconds
@@ -108,7 +107,7 @@ class Grammars:
     """
 
     def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
+        self.decoder = decoder
         self._lock, self._tokenizer_lock = Lock(), Lock()  # the first is held for an instant, by event loops too
         self._tokenizer: Any = None
         self._compiled: OrderedDict[Grammar, Any] = OrderedDict()
@@ -130,24 +129,15 @@ class Grammars:
             self._compiled.move_to_end(grammar)
             if len(self._compiled) > MAX_KEPT:
                 self._compiled.popitem(last=False)
-        config = self._decoder.config
+        config = self.decoder.config
         return Matcher(compiled.deep_copy(), config.vocab_size, config.eos_ids)
 
     def _known_tokenizer(self) -> Any:
         """Return the model's tokens, gathered once."""
         with self._tokenizer_lock:
             if self._tokenizer is None:
-                self._tokenizer = make_tokenizer(self._decoder)
+                self._tokenizer = make_tokenizer(self.decoder)
             return self._tokenizer
-
-
-def library() -> Any:
-    """Return llguidance; InvalidInput where it is missing."""
-    try:
-        import llguidance
-    except ImportError:
-        raise InvalidInput("grammar: llguidance is missing; install it by: pip install 'bitnet-jit[serve]'") from None
-    return llguidance
 
 
 def compile_grammar(grammar: Grammar, tokenizer: Any) -> Any:
@@ -163,49 +153,3 @@ def compile_grammar(grammar: Grammar, tokenizer: Any) -> Any:
     if matcher.is_error():
         raise InvalidInput(f"schema: {short(matcher.get_error())}")
     return matcher
-
-
-def width(vocab_size: int, ends: Sequence[int] | frozenset[int]) -> int:
-    """Return the number of tokens that llguidance knows: it needs an end token, if need be one more."""
-    return vocab_size if ends else vocab_size + 1
-
-
-def make_tokenizer(decoder: Decoder) -> Any:
-    """Return llguidance's view of a model's tokenizer; InvalidInput where it has none that llguidance can read."""
-    vocab_size, ends = decoder.config.vocab_size, list(decoder.config.eos_ids)
-    tokens = width(vocab_size, ends)
-    content: Any
-    if isinstance(decoder.tokenizer, ByteTokenizer):
-        content = library().TokenizerWrapper(ByteTokens(tokens, ends or [vocab_size]))
-    elif isinstance(decoder.tokenizer, FileTokenizer):
-        content = decoder.tokenizer.content()
-    else:
-        raise InvalidInput("grammar: this model came without a tokenizer")
-    try:
-        return library().LLTokenizer(content, n_vocab=tokens, eos_token=ends or [vocab_size])
-    except Exception as error:  # its own kinds of errors, panics apart, are not told
-        raise InvalidInput(f"grammar: llguidance cannot read the model's tokenizer: {short(str(error))}") from error
-
-
-class ByteTokens:
-    """Tokens that are bytes, as llguidance asks for them.
-
-    Args:
-        number: of tokens; those beyond bytes are empty.
-        ends: end tokens, which stand for no byte.
-    """
-
-    bos_token_id = None
-
-    def __init__(self, number: int, ends: list[int]) -> None:
-        self.eos_token_id, self.special_token_ids = ends[0], ends
-        self.tokens = [bytes([token]) if token < 256 else b"" for token in range(number)]
-
-    def __call__(self, text: bytes) -> list[int]:
-        return list(text)
-
-
-def short(words: str) -> str:
-    """Return the first line of an error, cut where it is long."""
-    line = (words.strip().splitlines() or ["unknown error"])[0]
-    return line if len(line) <= 300 else line[:300] + "..."

@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass, field
 from itertools import count
+from typing import TYPE_CHECKING
 
 from bitnet_jit.engine.text.generation import Generation, TokenLogprobs
-from bitnet_jit.engine.text.grammar import Matcher
 from bitnet_jit.generation.ngram import NGrams
 from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.stopping import StopRule
 from bitnet_jit.runner.pages import PagedSequence
+
+if TYPE_CHECKING:
+    from bitnet_jit.engine.text.grammar import Matcher
 
 NUMBERS = count()  # of requests, in the order in which they came
 
@@ -61,7 +64,7 @@ class Request:
     guesses: list[int] = field(default_factory=list)
     prompt_logprobs: int | None = None
     prompt_scores: list[TokenLogprobs] = field(default_factory=list)
-    matcher: Matcher | None = None
+    matcher: "Matcher | None" = None
     is_cancelled: bool = False
 
     @property
