@@ -3,12 +3,14 @@
 from bitnet_jit.engine.config import EngineConfig
 from bitnet_jit.engine.engine import InferenceEngine
 from bitnet_jit.engine.model import Model
+from bitnet_jit.engine.text.embedding import Embedding
 from bitnet_jit.engine.text.generation import Completion, Generation, Piece, TokenLogprobs
 from bitnet_jit.engine.text.grammar import Grammar
 from bitnet_jit.engine.text.stats import ModelStats
 
 __all__ = [
     "Completion",
+    "Embedding",
     "EngineConfig",
     "Generation",
     "Grammar",

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -19,6 +20,8 @@ from bitnet_jit.engine.tensors.benchmark import benchmark
 from bitnet_jit.engine.tensors.infer import infer, infer_batch
 from bitnet_jit.engine.tensors.report import BenchmarkResults
 from bitnet_jit.engine.text.asking import Prompt, check_pages, make_request, set_extras, set_terms
+from bitnet_jit.engine.text.embedding import Embedding
+from bitnet_jit.engine.text.embedding_request import embed_all, make_embedding_request
 from bitnet_jit.engine.text.generation import Completion, Generation
 from bitnet_jit.engine.text.grammar import Grammar
 from bitnet_jit.engine.text.stats import ModelStats, stats_of
@@ -149,6 +152,30 @@ class InferenceEngine:
     ) -> Completion:
         """Write a text to its end; arguments and errors are those of `submit`."""
         return await self.submit(model_id, prompt, max_new_tokens, sampling, stop)
+
+    def submit_embedding(
+        self, model_id: str, prompt: Prompt, client: str = "", timeout_s: float | None = None
+    ) -> Embedding:
+        """Ask for the embedding of a text; return its handle at once; arguments and errors are those of `submit`."""
+        model = self.model(model_id)
+        if model.replica is None or not isinstance(model.module, Decoder):
+            raise InvalidInput(f"model_id: {model_id!r} is no decoder, and reads no text")
+        pages = model.replica.scheduler.cache.pool.count
+        request, handle = make_embedding_request(model.module, prompt, model.replica.cancel, pages, client, timeout_s)
+        model.replica.submit(request)
+        return handle
+
+    def embed(self, model_id: str, prompts: Sequence[Prompt]) -> torch.Tensor:
+        """Return the embeddings of texts, (n, hidden_size) float32, each of length 1: means of the last hidden states.
+
+        Raises:
+            InvalidInput, ModelNotFound, QueueFull, EngineClosed: as in `submit`; what has begun is cancelled.
+        """
+        return embed_all(partial(self.submit_embedding, model_id), prompts, self.config.max_running)
+
+    async def embed_async(self, model_id: str, prompts: Sequence[Prompt]) -> torch.Tensor:
+        """Do as `embed` does, in a thread."""
+        return await asyncio.to_thread(self.embed, model_id, prompts)
 
     def infer(self, model_id: str, x: torch.Tensor) -> torch.Tensor:
         """Return what a model makes of a tensor; see `tensors.infer`. Raises ModelNotFound, too."""

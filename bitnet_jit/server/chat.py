@@ -21,7 +21,7 @@ from bitnet_jit.server.answers import (
 from bitnet_jit.server.requests import ChatRequest, Message
 from bitnet_jit.server.service import Service, ServiceOf
 from bitnet_jit.server.sse import STREAMED, EventStream, completed, merged
-from bitnet_jit.server.texts import Texts, check_prompts, grammar_of, new_id, tokens_of
+from bitnet_jit.server.texts import Texts, check_lengths, check_number, grammar_of, new_id, tokens_of
 from bitnet_jit.server.token_texts import TokenTexts
 
 router = APIRouter()
@@ -35,8 +35,9 @@ async def create_chat_completion(body: ChatRequest, request: Request, service: S
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         raise InvalidInput("max_tokens: expected max_completion_tokens alone, got both")
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    check_number(service, 1, body.n or 1)
     prompt = await chat_tokens(service, body.model, body.messages)
-    check_prompts(service, [prompt], body.n or 1)
+    check_lengths(service, [prompt])
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     grammar = await grammar_of(service, body)
     texts = Texts(body, [prompt], limit, logprobs, new_id("chatcmpl"), grammar=grammar)

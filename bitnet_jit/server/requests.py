@@ -115,6 +115,16 @@ class ChatRequest(TextRequest):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
 
+class EmbeddingRequest(Body):
+    """The body of POST /v1/embeddings."""
+
+    model: str
+    input: Prompt
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    user: Annotated[str, Field(max_length=256)] | None = None
+
+
 class TokenizeRequest(Body):
     """The body of POST /tokenize: a prompt, or the messages of a chat. The model is the first unless it is named."""
 

@@ -4,7 +4,7 @@ import time
 
 from bitnet_jit.engine.text.generation import End, TokenLogprobs
 from bitnet_jit.engine.text.request import Request
-from bitnet_jit.errors import BitNetError
+from bitnet_jit.errors import BitNetError, RequestFailed
 from bitnet_jit.generation.logprobs import Logprobs
 
 
@@ -28,4 +28,10 @@ def finish(request: Request, reason: str, error: BitNetError | None = None) -> N
     now = time.monotonic()
     first = (request.first_token or now) - request.arrived
     scores = None if request.prompt_logprobs is None else request.prompt_scores
-    request.generation.mailbox.put(End(reason, error, scores, request.cached, first, now - request.arrived))
+    vector = None
+    if request.pool is not None and error is None:
+        try:
+            vector = request.pool.vector()
+        except RequestFailed as failure:
+            error = failure
+    request.generation.mailbox.put(End(reason, error, scores, request.cached, first, now - request.arrived, vector))

@@ -194,6 +194,8 @@ class Replica:
                 self._end(request, reason)
             elif written.error:
                 self._end(request, "", RequestFailed(written.error))
+            elif request.pool is not None:
+                self._end(request, "stop")
 
     def _end(self, request: Request, reason: str, error: BitNetError | None = None) -> None:
         """Forget a request, free what it had, and tell its caller."""

@@ -12,6 +12,7 @@ from bitnet_jit.runner.pages import PagedSequence
 
 if TYPE_CHECKING:
     from bitnet_jit.engine.text.grammar import Matcher
+    from bitnet_jit.engine.text.pooling import Pool
 
 NUMBERS = count()  # of requests, in the order in which they came
 
@@ -26,7 +27,7 @@ class Request:
         limit: new tokens that it may get.
         rule: what ends it.
         options: how its tokens are chosen, with a seed.
-        generation: where its pieces go.
+        generation: where its pieces go; an `Embedding` where it has a pool.
         arrived: when it came, in seconds of the monotonic clock.
         deadline: when it must have ended, by the same clock; None: never.
         priority: higher ones go first.
@@ -42,6 +43,7 @@ class Request:
             none are given.
         prompt_scores: those, of the prompt's second token and on.
         matcher: tells which tokens its grammar lets follow; None: any may.
+        pool: of its hidden states, where it is for an embedding: it gets no tokens then.
         is_cancelled: its caller waits no more; set from any thread.
     """
 
@@ -65,12 +67,18 @@ class Request:
     prompt_logprobs: int | None = None
     prompt_scores: list[TokenLogprobs] = field(default_factory=list)
     matcher: "Matcher | None" = None
+    pool: "Pool | None" = None
     is_cancelled: bool = False
 
     @property
     def left(self) -> int:
         """Return how many of its ids are to be computed before its next token is known: 1 in a running text."""
         return len(self.ids) - self.sequence.length
+
+    @property
+    def needs_all(self) -> bool:
+        """Return whether something is asked of each token of its prompt, so that all of them are computed."""
+        return self.prompt_logprobs is not None or self.pool is not None
 
     @property
     def new_tokens(self) -> int:

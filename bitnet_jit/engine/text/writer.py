@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from bitnet_jit.engine.text.pooling import pool_hidden
 from bitnet_jit.engine.text.prompt_scores import note_scores, wants_all
 from bitnet_jit.engine.text.request import Request
 from bitnet_jit.engine.text.scheduler import Plan
@@ -62,23 +63,25 @@ class Writer:
 
     def run(self, plan: Plan) -> list[Written]:
         """Compute the ids of a step, and choose tokens where the last id of a request was among them."""
-        ready = [request for request, tokens in plan.items() if tokens == request.left]
+        whole = [request for request, tokens in plan.items() if tokens == request.left]
+        ready = [request for request in whole if request.pool is None]
+        pooled = [Written(request, [], 0, None) for request in whole if request.pool is not None]
         if guessing := [request for request in ready if request.left == 1 and request.ngrams is not None]:
             self._guess(guessing, plan)
         wanted = {request: wanted_of(request, tokens) for request, tokens in plan.items()}
         scored = {request: request.sequence.length for request in plan if wants_all(request)}
         scores = self._compute(plan, wanted)
         for request in plan:
-            if request.row < 0:
+            if request.row < 0 and request.pool is None:
                 prompt = request.ids[: request.prompt_length]
                 request.row = self._sampler.add(request.options, prompt, request.matcher is not None)
         logits = note_prompts(wanted, scored, ready, scores.logits) if scored else scores.logits
         if not ready:
-            return []
+            return pooled
         masks = masks_of(ready, self._device)
         rows = [request.row for request in ready for _ in range(1 + len(request.guesses))]
         positions = [len(request.ids) + place for request in ready for place in range(1 + len(request.guesses))]
-        return self._read(ready, rows, self._sampler.choose(logits, rows, positions, scores.largest, masks))
+        return pooled + self._read(ready, rows, self._sampler.choose(logits, rows, positions, scores.largest, masks))
 
     def forget(self, request: Request) -> None:
         """Forget a request that has ended."""
@@ -100,14 +103,23 @@ class Writer:
 
     def _compute(self, plan: Plan, wanted: Mapping[Request, int]) -> Scores:
         """Run the network on a step; return the scores behind each request whose last id is among them."""
-        if all(request.left == 1 and not request.guesses for request in plan) and self._is_stable(len(plan)):
+        pools = [request for request in plan if request.pool is not None]
+        if (
+            not pools
+            and all(request.left == 1 and not request.guesses for request in plan)
+            and self._is_stable(len(plan))
+        ):
             last = torch.tensor([request.ids[-1] for request in plan], device=self._device)
             return self._runner.advance([request.sequence for request in plan], last)
         chunks = []
         for request, tokens in plan.items():
             start = request.sequence.length
             ids = request.ids[start : start + tokens] + request.guesses
-            chunks.append(Chunk(request.sequence, ids, wanted[request]))
+            chunks.append(Chunk(request.sequence, ids, len(ids) if request in pools else wanted[request]))
+        if pools:
+            hidden = self._runner.hidden(chunks)
+            rows = {request: chunk.wanted for request, chunk in zip(plan, chunks, strict=True)}
+            return Scores(self._runner.network.logits(pool_hidden(rows, hidden)), None)
         return Scores(self._runner.step(chunks), None)
 
     def _is_stable(self, rows: int) -> bool:
@@ -141,6 +153,8 @@ class Writer:
 
 def wanted_of(request: Request, tokens: int) -> int:
     """Return behind how many of the next tokens of a request, with its guesses, logits are wanted."""
+    if request.pool is not None:
+        return 0
     if wants_all(request):
         return tokens
     return 1 + len(request.guesses) if tokens == request.left else 0
