@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import re
 from enum import StrEnum
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,6 +134,19 @@ def test_completions(client):
 
 def test_models(client):
     assert {model.id for model in client.models.list()} == {CHAT, EMBEDDING, COMPLETION}
+
+
+def test_the_examples_of_the_page_of_documentation(serve_names, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    assert len(blocks) >= 4
+    namespace = {}
+    with serve_names("tiny-bitnet") as address:
+        for block in blocks:
+            exec(block.replace("http://127.0.0.1:8000", address), namespace)
+    told = re.findall(r"print\(.*\)  # (.*)", "".join(blocks))
+    assert capsys.readouterr().out.splitlines() == told
+    namespace["client"].close()
 
 
 def test_the_client_of_an_event_loop():
