@@ -75,6 +75,8 @@ class Matcher:
     def take(self, token: int) -> bool:
         """Take the next token of the text; return whether the text ends with it."""
         self._matcher.consume_token(token)
+        if self._matcher.is_error():  # counts as stopped there; the next mask tells it
+            return False
         return bool(self._matcher.is_stopped() or (not self._ends and self._matcher.is_accepting()))
 
     def possible(self, guesses: Sequence[int]) -> list[int]:
