@@ -91,3 +91,7 @@ class ModelNotFound(EngineError, LookupError):
 
 class EngineClosed(EngineError, RuntimeError):
     """An engine takes no more requests, as it is being closed or its worker has ended; the message says why."""
+
+
+class DeviceFailed(EngineClosed):
+    """A device has failed, and no other one is left that could go on; the message says which, and why."""

@@ -37,7 +37,7 @@ class Builder:
 
     def dense(self, name: str) -> torch.Tensor:
         """Return an embedding, head or norm in its own dtype."""
-        return self.reader.dense(name).to(self.device)
+        return self.reader.dense(name, self.device)
 
     def norm(self, name: str) -> RMSNorm:
         """Return the norm of that name."""
@@ -48,9 +48,9 @@ class Builder:
 
     def linear(self, layers: Sequence[LinearName]) -> PackedBitLinear:
         """Return layers that share an input, as one."""
-        weight = read_joint(self.reader, layers)
+        weight = read_joint(self.reader, layers, self.device)
         return PackedBitLinear.from_packed(
-            weight.w_packed.to(self.device),
+            weight.w_packed,
             weight.w_scale.to(self.device),
             None if weight.bias is None else weight.bias.to(self.device),
             in_features=weight.in_features,

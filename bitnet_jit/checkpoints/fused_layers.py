@@ -11,16 +11,17 @@ import torch
 from bitnet_jit.checkpoints.decoder_names import LinearName
 from bitnet_jit.checkpoints.formats.reader import Reader
 from bitnet_jit.checkpoints.ternary import TernaryWeight, empty_i2
+from bitnet_jit.devices.huge_pages import CPU
 
 
-def read_joint(reader: Reader, layers: Sequence[LinearName]) -> TernaryWeight:
-    """Read layers that share an input as one weight, codes straight into the memory where they stay.
+def read_joint(reader: Reader, layers: Sequence[LinearName], device: torch.device = CPU) -> TernaryWeight:
+    """Read layers that share an input as one weight, codes straight into the memory where they stay on a device.
 
     Raises:
         CheckpointError: a code is 3, a scale is not positive and finite, a value is not finite.
     """
     first = layers[0]
-    w_packed = empty_i2(sum(layer.out_features for layer in layers), first.in_features)
+    w_packed = empty_i2(sum(layer.out_features for layer in layers), first.in_features, device)
     parts = torch.split(w_packed, [layer.out_features for layer in layers])
     weights = [reader.ternary(layer, part) for layer, part in zip(layers, parts, strict=True)]
     w_scale = weights[0].w_scale if len(layers) == 1 else torch.cat([per_row(weight) for weight in weights])

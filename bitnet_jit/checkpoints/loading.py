@@ -13,6 +13,7 @@ from bitnet_jit.checkpoints.hub import find_model
 from bitnet_jit.devices.checks import check_device
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.decoder import Decoder
+from bitnet_jit.kernels.registry import get_ready
 from bitnet_jit.models.head import check_head, stored_head
 from bitnet_jit.models.kv_dtype import kv_dtype
 from bitnet_jit.models.network import DTYPES
@@ -48,8 +49,7 @@ def load(
         CheckpointError: there is no such model, or its files are damaged or of one that we cannot run: it says where.
         InvalidInput: dtype, head, cache or device is another, path is no path, or a head to be packed is not ternary.
 
-    Warns:
-        CheckpointWarning: a scale contradicts its sense, or a weight has almost no or almost only zeros.
+    Warns CheckpointWarning where a scale contradicts its sense, or a weight has almost no or almost only zeros.
 
     >>> bytes(load().generate(list(b"And it came "), max_new_tokens=2).tolist())
     b'And it came to'
@@ -58,6 +58,7 @@ def load(
         raise InvalidInput(f"dtype: expected torch.float32 or torch.bfloat16, got {dtype}")
     word, place = check_head(head), check_device(device)
     kept = kv_dtype(cache, dtype, place)
+    get_ready(place.type)  # while weights are read
     reader = make_reader(embedded_model() if path is None else find_model(path))
     decoder = build(reader, place, dtype, progress or (lambda *_: None), word, kept)
     reader.oddities.warn()

@@ -12,6 +12,7 @@ import torch
 from bitnet_jit.checkpoints.file_names import INDEX, WEIGHTS
 from bitnet_jit.checkpoints.formats.fields import Fields, is_there, read_json
 from bitnet_jit.checkpoints.formats.safetensors_file import WORDS, SafetensorsFile
+from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.dtypes import FLOATS
 from bitnet_jit.errors import CheckpointError
 
@@ -77,13 +78,13 @@ class TensorFiles:
             raise CheckpointError(f"{entry.file}: {name}: expected {expected}, found {entry.dtype} {entry.shape}")
         return entry
 
-    def read(self, name: str) -> torch.Tensor:
-        """Copy a tensor into memory of its own, on the CPU; `require` it before.
+    def read(self, name: str, device: torch.device = CPU) -> torch.Tensor:
+        """Copy a tensor into memory of its own on a device; `require` it before.
 
         Raises:
             CheckpointError: its file has become shorter, or was written to, since it was opened.
         """
-        return self.entries[name].source.read(name)
+        return self.entries[name].source.read(name, device)
 
     def metadata(self, name: str) -> dict[str, str]:
         """Return the metadata of the file of a tensor."""

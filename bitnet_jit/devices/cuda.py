@@ -6,8 +6,10 @@ import re
 from functools import cache
 from typing import Any
 
-from bitnet_jit.devices.kind import DeviceKind
+from bitnet_jit.devices.kind import DeviceKind, Fill
 from bitnet_jit.problem import Gpu
+
+UPLOAD_BYTES = 2**23  # copied at a time
 
 
 @cache
@@ -107,6 +109,19 @@ def capture(forward: Any, device: Any) -> Any:
     return graph.replay, result
 
 
+def upload(tensor: Any, fill: Fill) -> None:
+    """Fill a contiguous tensor by page-locked memory, one piece read while the one before is copied."""
+    import torch
+
+    target = tensor.view(-1).view(torch.uint8)
+    for start in range(0, target.numel(), UPLOAD_BYTES):
+        part = target[start : start + UPLOAD_BYTES]
+        # torch gives page-locked memory out again when the copies from it have ended
+        piece = torch.empty(part.shape, dtype=torch.uint8, device="cpu", pin_memory=True)
+        fill(piece.numpy().data, start)
+        part.copy_(piece, non_blocking=True)
+
+
 def to_fill(tensor: Any) -> Any:
     """Return a tensor in page-locked memory."""
     return tensor.pin_memory()
@@ -151,12 +166,14 @@ CUDA = DeviceKind(
     measure=measure,
     table=lambda gpu: re.sub(r"[^a-z0-9]+", "-", gpu.name.lower()) if gpu else "cuda",
     capture=capture,
+    upload=upload,
     to_fill=to_fill,
     prompt_tokens=4096,
     begin_fetch=begin_fetch,
     own_random_state=True,
     compiled_training=True,
     mixed_sums=True,
+    failure_words=("CUDA error", "CUDA driver error", "HIP error", "Triton Error [", "CUBLAS_STATUS", "CUDNN_STATUS"),
     title=lambda index: f"gpu {index}",
     describe=describe,
 )

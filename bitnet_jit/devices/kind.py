@@ -9,6 +9,7 @@ from typing import Any
 from bitnet_jit.devices.clock import Measure, measure_by_clock
 from bitnet_jit.problem import Gpu
 
+Fill = Callable[[memoryview, int], None]  # fills the memory with the bytes from an offset of a source on
 ADDRESSES = 2**47  # bytes that a process can address: the limit where a device's memory is not known
 
 
@@ -40,10 +41,12 @@ class DeviceKind:
         capture: (function of no arguments, device) -> a replay of what it launches, and the tensor that it returns,
             which each replay fills anew; None where nothing can be captured.
         records: whether what our kernels do there can be recorded and done again (`ops/program.py`).
+        upload: (tensor there, what fills memory from an offset on) -> fills the tensor; None: by a copy on the CPU.
         to_fill: tensor on the CPU -> one like it from which copies to the device do not wait.
         give_back: gives memory that was freed, and that the process still holds, to the system.
         prompt_tokens: tokens of prompts in one step of a model: more are no faster, and take more memory.
         begin_fetch: tensor -> what waits for it and gives it back on the CPU; later work does not delay it.
+        failure_words: what a RuntimeError says where the device itself has failed: its driver, or a launch.
         title: number of the device -> its heading for people; None: its name in torch.
         describe: device -> what people want to know, by name.
     """
@@ -65,10 +68,12 @@ class DeviceKind:
     mixed_sums: bool = False
     capture: Callable[[Callable[[], Any], Any], tuple[Callable[[], object], Any]] | None = None
     records: bool = False
+    upload: Callable[[Any, Fill], None] | None = None
     to_fill: Callable[[Any], Any] = lambda tensor: tensor
     give_back: Callable[[], None] = nothing
     prompt_tokens: int = 1024
     begin_fetch: Callable[[Any], Callable[[], Any]] = lambda tensor: lambda: tensor
+    failure_words: tuple[str, ...] = ()
     title: Callable[[int], str] | None = None
     describe: Callable[[Any], dict[str, str]] = lambda device: {}
 

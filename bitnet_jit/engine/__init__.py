@@ -1,6 +1,15 @@
 """The engine: many requests for text or tensors at once, on the models and devices that it holds."""
 
 from bitnet_jit.engine.config import EngineConfig
+from bitnet_jit.engine.devices.backends import (
+    Backend,
+    all_backends,
+    backend_of,
+    is_cuda_available,
+    is_metal_available,
+    is_mlx_available,
+)
+from bitnet_jit.engine.devices.selector import DeviceSelector
 from bitnet_jit.engine.engine import InferenceEngine
 from bitnet_jit.engine.model import Model
 from bitnet_jit.engine.text.embedding import Embedding
@@ -9,7 +18,9 @@ from bitnet_jit.engine.text.grammar import Grammar
 from bitnet_jit.engine.text.stats import ModelStats
 
 __all__ = [
+    "Backend",
     "Completion",
+    "DeviceSelector",
     "Embedding",
     "EngineConfig",
     "Generation",
@@ -19,4 +30,9 @@ __all__ = [
     "ModelStats",
     "Piece",
     "TokenLogprobs",
+    "all_backends",
+    "backend_of",
+    "is_cuda_available",
+    "is_metal_available",
+    "is_mlx_available",
 ]

@@ -15,9 +15,11 @@ from torch import nn
 from bitnet_jit.arguments import show
 from bitnet_jit.checkpoints.loading import load
 from bitnet_jit.engine.config import EngineConfig
+from bitnet_jit.engine.devices.fallback import Fallback
+from bitnet_jit.engine.devices.named import as_devices
+from bitnet_jit.engine.devices.selector import DeviceSelector
 from bitnet_jit.engine.model import Model, close_models, make_model
 from bitnet_jit.engine.tensors.benchmark import benchmark
-from bitnet_jit.engine.tensors.infer import infer, infer_batch
 from bitnet_jit.engine.tensors.report import BenchmarkResults
 from bitnet_jit.engine.text.asking import Prompt, check_pages, make_request, set_extras, set_terms
 from bitnet_jit.engine.text.embedding import Embedding
@@ -55,7 +57,13 @@ class InferenceEngine:
         self._models: dict[str, Model] = {}
         self._lock = Lock()
         self._is_closed = False
+        self._fallback = Fallback()
         finalize(self, close_models, self._models, True)  # where nobody closes it: no thread outlives it, or Python
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device on which models are loaded where nobody names one: the fastest; see `DeviceSelector`."""
+        return DeviceSelector().select()
 
     @property
     def models(self) -> dict[str, Model]:
@@ -69,11 +77,16 @@ class InferenceEngine:
             raise ModelNotFound(f"model_id: expected one of {', '.join(self._models) or 'none'}, got {show(model_id)}")
         return model
 
-    def add_model(self, model_id: str, module: nn.Module) -> Model:
+    def add_model(self, model_id: str, module: nn.Module, replicas: Sequence[Decoder] = ()) -> Model:
         """Take in a model that is in memory: a decoder, or any module that takes tensors.
 
+        Args:
+            model_id: its name from now on.
+            module: the model.
+            replicas: the same decoder on other devices, each of which gets a worker, too; see `ReplicaGroup`.
+
         Raises:
-            InvalidInput: the name is taken, or memory does not suffice for the pages of its texts.
+            InvalidInput: the name is taken, a replica is another model, or memory does not suffice for the pages.
             EngineClosed: the engine is closed.
         """
         if not isinstance(model_id, str) or not model_id:
@@ -85,7 +98,7 @@ class InferenceEngine:
                 raise EngineClosed("the engine takes no more models: it is closed")
             if model_id in self._models:
                 raise InvalidInput(f"model_id: expected a new name, got {model_id!r}, which is taken")
-            self._models[model_id] = model = make_model(model_id, module, self.config)
+            self._models[model_id] = model = make_model(model_id, module, self.config, replicas)
         return model
 
     async def load_model(
@@ -96,10 +109,21 @@ class InferenceEngine:
         dtype: torch.dtype = torch.float32,
         head: str = "checkpoint",
         cache: str = "auto",
+        devices: Sequence[torch.device | str] = (),
     ) -> Model:
-        """Load a checkpoint as `bitnet_jit.load` does, in a thread, and take it in; its name is that of its folder."""
-        decoder = await asyncio.to_thread(load, path, device, dtype, head=head, cache=cache)
-        return self.add_model(model_id or (Path(path).name if path is not None else "tiny-bitnet"), decoder)
+        """Load a checkpoint as `bitnet_jit.load` does, in a thread, and take it in; its name is that of its folder.
+
+        `devices` names several in place of `device`, each of which gets the weights and a worker; one that is named
+        twice gets two workers on the same weights.
+        """
+        places = as_devices(device, devices) if devices or device is not None else [self.device]
+        loaded = {
+            place: await asyncio.to_thread(load, path, place, dtype, head=head, cache=cache)
+            for place in dict.fromkeys(places)
+        }
+        decoder, *replicas = [loaded[place] for place in places]
+        name = model_id or (Path(path).name if path is not None else "tiny-bitnet")
+        return self.add_model(name, decoder, replicas)
 
     def submit(
         self,
@@ -136,7 +160,7 @@ class InferenceEngine:
         if model.replica is None or not isinstance(model.module, Decoder):
             raise InvalidInput(f"model_id: {model_id!r} is no decoder, and writes no text")
         request = make_request(model.module, prompt, max_new_tokens, sampling, stop, model.replica.cancel)
-        check_pages(request, model.replica.scheduler.cache.pool.count)
+        check_pages(request, model.replica.num_pages)
         set_terms(request, priority, client, timeout_s)
         set_extras(request, model.grammars, grammar, speculate, prompt_logprobs)
         model.replica.submit(request)
@@ -160,7 +184,7 @@ class InferenceEngine:
         model = self.model(model_id)
         if model.replica is None or not isinstance(model.module, Decoder):
             raise InvalidInput(f"model_id: {model_id!r} is no decoder, and reads no text")
-        pages = model.replica.scheduler.cache.pool.count
+        pages = model.replica.num_pages
         request, handle = make_embedding_request(model.module, prompt, model.replica.cancel, pages, client, timeout_s)
         model.replica.submit(request)
         return handle
@@ -178,12 +202,12 @@ class InferenceEngine:
         return await asyncio.to_thread(self.embed, model_id, prompts)
 
     def infer(self, model_id: str, x: torch.Tensor) -> torch.Tensor:
-        """Return what a model makes of a tensor; see `tensors.infer`. Raises ModelNotFound, too."""
-        return infer(self.model(model_id).module, x)
+        """Return what a model makes of a tensor; see `Fallback.infer`. Raises ModelNotFound, too."""
+        return self._fallback.infer(self.model(model_id).module, x)
 
     def infer_batch(self, model_id: str, xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Return what a model makes of each tensor, of any numbers of rows; see `tensors.infer_batch`."""
-        return infer_batch(self.model(model_id).module, xs)
+        """Return what a model makes of each tensor, of any numbers of rows; see `Fallback.infer_batch`."""
+        return self._fallback.infer_batch(self.model(model_id).module, xs)
 
     async def infer_async(self, model_id: str, x: torch.Tensor) -> torch.Tensor:
         """Do as `infer` does, in a thread."""

@@ -78,6 +78,7 @@ class Backend:
             can be read here.
         training_layout: how it wants weights that a training step has just quantized; None: as it wants all.
         disabled_reason: None, or in words how the user has switched its compiler off, and what to do about it.
+        get_ready: does what its first call would wait for and can be done beside other work; None: nothing is slow.
         offline: how it compiles in other processes; None: there is nothing to compile.
         measure_rates: (device, threads) -> what the device does at most; None where it has no kernels for that.
         describe: what the backend has found on this machine, for people, by name.
@@ -94,6 +95,7 @@ class Backend:
     layouts_need_package: bool = True
     training_layout: "Callable[[], Layout | None]" = no_layout
     disabled_reason: Callable[[], str | None] = nothing_disabled
+    get_ready: Callable[[], None] | None = None
     offline: Offline | None = None
     measure_rates: Callable[[Any, int], Rates] | None = None
     describe: Callable[[], dict[str, str]] = nothing_to_say

@@ -8,6 +8,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from functools import cache
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from bitnet_jit.errors import InvalidInput
@@ -85,6 +86,13 @@ def layouts_of(name: str) -> "tuple[Layout, ...]":
     """Return the layouts of a backend, which may import its package, as `kernels_of` does."""
     layouts: tuple[Layout, ...] = shielded(BACKENDS[name].layouts)
     return layouts
+
+
+def get_ready(device_type: str) -> None:
+    """Begin, in threads, what the first calls on a type of device would wait for."""
+    for backend in serving(device_type):
+        if backend.get_ready is not None:
+            Thread(target=backend.get_ready, name=f"bitnet_jit-{backend.name}").start()
 
 
 def kernels(op: str | None = None) -> Iterator[Kernel]:

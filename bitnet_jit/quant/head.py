@@ -7,7 +7,8 @@ import torch
 
 from bitnet_jit.errors import InvalidInput
 
-CHUNK_ELEMENTS = 2**20  # of the head, in float32 at a time
+CHUNK_ELEMENTS = 2**20  # of the head, in float32 at a time; they stay in a CPU's caches
+GPU_CHUNK_ELEMENTS = 2**24  # on other devices, where each piece is a dozen launches
 
 
 def quantize_head(head: torch.Tensor, codes: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,7 +38,7 @@ def quantize_head(head: torch.Tensor, codes: torch.Tensor | None = None) -> tupl
     if codes is None:
         codes = torch.empty(head.shape, dtype=torch.int8, device=head.device)
     scale = torch.empty(len(head), dtype=torch.float32, device=head.device)
-    step = max(1, CHUNK_ELEMENTS // head.shape[1])
+    step = max(1, (CHUNK_ELEMENTS if head.device.type == "cpu" else GPU_CHUNK_ELEMENTS) // head.shape[1])
     for start in range(0, len(head), step):
         part = slice(start, start + step)
         codes[part], scale[part] = quantize_rows(head[part].float())

@@ -60,7 +60,11 @@ class PagedCache:
         """
         copies = extend(self.pool, sequence, tokens)
         if copies:
-            self.pages.copy(copies)
+            try:
+                self.pages.copy(copies)
+            except BaseException:  # such as short memory: its new pages do not hold what they should
+                self.free(sequence)
+                raise
 
     def fork(self, sequence: PagedSequence, length: int | None = None) -> PagedSequence:
         """Return a new sequence with the first `length` tokens of another (None: all), whose pages it shares.

@@ -15,7 +15,7 @@ import torch
 from bitnet_jit.checkpoints.checks import Oddities
 from bitnet_jit.checkpoints.decoder_names import EMBEDDING, HEAD, LinearName
 from bitnet_jit.checkpoints.ternary import TernaryWeight
-from bitnet_jit.devices.huge_pages import HUGE_PAGES
+from bitnet_jit.devices.huge_pages import CPU, HUGE_PAGES
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.config import DecoderConfig
 
@@ -56,7 +56,7 @@ class RandomReader:
     ) -> None:
         """Do nothing."""
 
-    def dense(self, name: str) -> torch.Tensor:
+    def dense(self, name: str, device: torch.device = CPU) -> torch.Tensor:
         """Draw an embedding or head (vocab, hidden) bfloat16, or a norm, whose name ends in "norm"."""
         rng = generator(name)
         if name in (EMBEDDING, HEAD):
@@ -64,9 +64,9 @@ class RandomReader:
             for rows in matrix.split(ROWS):  # so that no copy of the whole counts in a peak of memory
                 drawn = torch.frombuffer(bytearray(rng.bytes(rows.numel())), dtype=torch.int8)
                 rows.copy_(drawn.view(rows.shape)).mul_(EMBEDDING_STEP)
-            return matrix
+            return matrix.to(device)
         weight = 1 + 0.1 * rng.standard_normal(self.norm_features(name), dtype=np.float32)
-        return torch.from_numpy(weight).to(torch.bfloat16)
+        return torch.from_numpy(weight).to(device, torch.bfloat16)
 
     def norm_features(self, name: str) -> int:
         """Return the width of a norm."""

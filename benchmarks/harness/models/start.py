@@ -57,6 +57,7 @@ def measure_start(folder: Path, device: str, head: str) -> Start:
 def in_process(command: list[str]) -> Start:
     """Run a command that prints a start."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a Python that was started before finds its modules compiled
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     if ended.returncode:
         raise RuntimeError(f"the process that starts failed: {ended.stderr.strip().splitlines()[-1]}")

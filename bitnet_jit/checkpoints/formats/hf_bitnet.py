@@ -50,7 +50,7 @@ class Packed:
     def read(self, files: TensorFiles, layer: LinearName, out: torch.Tensor, oddities: Oddities) -> TernaryWeight:
         """Read a layer, its codes into `out`."""
         name = f"{layer.name}.weight"
-        repack(files.read(name), out, layer.in_features)
+        repack(files.read(name, out.device), out, layer.in_features)
         oddities.note_density(name, check_codes(files.place(name), out, layer.in_features))
         scale, bias = read_scale(files, layer, self.scale_divides, oddities), read_bias(files, layer)
         if bias is not None and not self.scale_divides:

@@ -19,6 +19,7 @@ from bitnet_jit.checkpoints.formats.hf_names import hf_layer, hf_tensor, is_harm
 from bitnet_jit.checkpoints.formats.hf_storage import Storage
 from bitnet_jit.checkpoints.tensor_files import TensorFiles
 from bitnet_jit.checkpoints.ternary import TernaryWeight
+from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.errors import CheckpointError
 from bitnet_jit.generation.tokenizer import Tokenizer, find_tokenizer
 from bitnet_jit.models.config import DecoderConfig
@@ -56,10 +57,10 @@ class HfFolder:
     ) -> None:
         self._close.close()
 
-    def dense(self, name: str) -> torch.Tensor:
+    def dense(self, name: str, device: torch.device = CPU) -> torch.Tensor:
         """Read an embedding, head or norm."""
         tensor = hf_tensor(name)
-        return check_finite(self.files.place(tensor), self.files.read(tensor))
+        return check_finite(self.files.place(tensor), self.files.read(tensor, device))
 
     def ternary(self, layer: LinearName, out: torch.Tensor) -> TernaryWeight:
         """Read a ternary layer, its codes into `out`."""

@@ -9,7 +9,7 @@ them together.
 import torch
 from torch.nn import functional as F
 
-SLICE_BYTES = 2**18  # of the source, converted at a time, so that everything computed from it stays in the CPU's cache
+SLICE_BYTES = 2**18  # of a source on the CPU, converted at a time: all that is computed from it stays in the caches
 PAD = 0b01010101  # four codes of weight 0
 
 
@@ -32,7 +32,7 @@ def repack(source: torch.Tensor, out: torch.Tensor, in_features: int) -> None:
     ['01010100', '01011001', '01010100', '01010010']
     """
     height = source.shape[0]
-    step = max(1, SLICE_BYTES // in_features)
+    step = max(1, SLICE_BYTES // in_features) if source.device.type == "cpu" else max(1, height)
     for start in range(0, height, step):
         words = as_words(source[start : start + step])
         for digit in range(4):

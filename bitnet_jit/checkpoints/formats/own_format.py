@@ -58,7 +58,7 @@ class Own:
     def read(self, files: TensorFiles, layer: LinearName, out: torch.Tensor, oddities: Oddities) -> TernaryWeight:
         """Read a layer, its codes into `out`."""
         name = f"{layer.name}.weight"
-        to_i2(files.read(name), out, layer.in_features, self.packing)
+        to_i2(files.read(name, out.device), out, layer.in_features, self.packing)
         oddities.note_density(name, check_codes(files.place(name), out, layer.in_features))
         scale = read_scale(files, layer, False, oddities)
         return TernaryWeight(out, scale, read_bias(files, layer), layer.in_features)

@@ -25,9 +25,10 @@ def to_i2(source: torch.Tensor, out: torch.Tensor, in_features: int, packing: st
 def from_t5(source: torch.Tensor) -> torch.Tensor:
     """Turn uint8 (N, C) of five codes per byte into uint8 (N, ceil(C / 4) * 5) of four: four bytes become five."""
     rows, columns = source.shape
-    words = torch.zeros(rows, -(-columns // 4), dtype=torch.int64, device="cpu")
+    words = torch.zeros(rows, -(-columns // 4), dtype=torch.int64, device=source.device)
+    table = T5_IN_I2.to(source.device)
     for place in range(4):
-        part = T5_IN_I2[source[:, place::4].int()]
+        part = table[source[:, place::4].int()]
         words[:, : part.shape[1]] |= part << 10 * place
     return words.view(torch.uint8).view(rows, -1, 8)[:, :, :5].reshape(rows, -1)
 

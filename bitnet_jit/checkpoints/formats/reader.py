@@ -12,7 +12,7 @@ A reader promises:
 * Names are as in decoder_names.py, codes are canonical `i2`, scales multiply, biases are added last.
 * Every claim of a file is checked before it is used: no memory is asked for that the machine lacks, and all tensors are
   checked before the first is read. `CheckpointError` names file, tensor or field, expectation and finding.
-* Each tensor is read once, when it is asked for, by position and never mapped, into memory of its own on the CPU.
+* Each tensor is read once, when it is asked for, by position and never mapped, into memory of its own on its device.
 * A decoder quantizes activations to int8, one scale per row: a model made for other activations is refused.
 * Unlikely values are noted in `oddities`; the caller decides whether to warn.
 """
@@ -26,6 +26,7 @@ import torch
 from bitnet_jit.checkpoints.checks import Oddities
 from bitnet_jit.checkpoints.decoder_names import LinearName
 from bitnet_jit.checkpoints.ternary import TernaryWeight
+from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.generation.tokenizer import Tokenizer
 from bitnet_jit.models.config import DecoderConfig
 
@@ -68,10 +69,10 @@ class Reader(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def dense(self, name: str) -> torch.Tensor:
-        """Read an embedding, head or norm, finite and in its own dtype."""
+    def dense(self, name: str, device: torch.device = CPU) -> torch.Tensor:
+        """Read an embedding, head or norm, finite and in its own dtype, onto a device."""
         ...
 
     def ternary(self, layer: LinearName, out: torch.Tensor) -> TernaryWeight:
-        """Read a ternary layer, its codes into `out`, uint8 (N, ceil(K / 4)) contiguous, which the result holds."""
+        """Read a ternary layer, its codes into `out`, uint8 (N, ceil(K / 4)) contiguous on any device; it is kept."""
         ...

@@ -1,4 +1,4 @@
-"""One safetensors file of unknown origin: its header checked as a whole, its tensors copied into memory of our own.
+"""One safetensors file of unknown origin: its header checked as a whole, its tensors copied to where they stay.
 
 The file is read by position, never mapped: where a mapped file shrinks, a process that reads the lost part is killed.
 The format (https://github.com/huggingface/safetensors#format): 8 bytes with the header's size, the header as JSON, and
@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from bitnet_jit.devices.huge_pages import HUGE_PAGES
+from bitnet_jit.devices.huge_pages import CPU, HUGE_PAGES
+from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.errors import CheckpointError
 from bitnet_jit.system.memory import in_words, total_memory
 from bitnet_jit.system.reading import open_regular, parse_json
@@ -100,8 +101,8 @@ class SafetensorsFile:
             os.close(self._descriptor)
         self._descriptor = -1
 
-    def read(self, name: str) -> torch.Tensor:
-        """Copy a tensor into memory of its own, on the CPU.
+    def read(self, name: str, device: torch.device = CPU) -> torch.Tensor:
+        """Copy a tensor into memory of its own on a device.
 
         Raises:
             CheckpointError: it cannot be read, has become shorter or was written to since the file was opened, or is
@@ -114,16 +115,28 @@ class SafetensorsFile:
         if stored.dtype not in DTYPES:
             raise self._error(name, f"one of {', '.join(DTYPES)}", stored.dtype)
         try:
-            tensor = HUGE_PAGES.empty(stored.shape, DTYPES[stored.dtype], alone=True)
-            if num_bytes:
-                self._fill(tensor.view(-1).view(torch.uint8).numpy().data, stored.start)
+            tensor = self._copy(stored, device)
             if self._look() != self._state:
                 raise ValueError("it is being written")
         except (OSError, ValueError) as error:
             raise self._error(name, "a file that stays as it is", str(error)) from error
+        except torch.OutOfMemoryError:  # of a GPU
+            raise
         except RuntimeError as error:  # of torch, where memory lacks
             raise self._error(name, "memory for it", f"none ({error})") from error
         return tensor
+
+    def _copy(self, stored: StoredTensor, device: torch.device) -> torch.Tensor:
+        """Return a tensor's copy on a device, by way of the CPU where the device has no way of its own."""
+        upload = kind_of(device).upload
+        tensor = HUGE_PAGES.empty(stored.shape, DTYPES[stored.dtype], device if upload else CPU, alone=True)
+        if not tensor.numel():
+            return tensor.to(device)
+        if upload:
+            upload(tensor, lambda buffer, offset: self._fill(buffer, stored.start + offset))
+            return tensor
+        self._fill(tensor.view(-1).view(torch.uint8).numpy().data, stored.start)
+        return tensor.to(device)
 
     def _look(self) -> tuple[int, int]:
         """Return size and time of the last writing, which are to stay as they are while the file is read."""

@@ -8,6 +8,7 @@ import hashlib
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 from bitnet_jit.problem import PAGE
 from bitnet_jit.runner.paged_cache import PagedCache
@@ -35,6 +36,10 @@ class PrefixCache:
     def __len__(self) -> int:
         """Return the number of pages that it keeps."""
         return len(self._pages)
+
+    def num_known(self, ids: Sequence[int]) -> int:
+        """Return how many tokens `match` would find now; asked by any thread, it changes nothing."""
+        return PAGE * sum(1 for _ in takewhile(self._pages.__contains__, keys_of(ids[: len(ids) - 1])))
 
     def match(self, ids: Sequence[int]) -> PagedSequence:
         """Return a sequence of the longest beginning that is kept, of whole pages; one token at least is left over."""

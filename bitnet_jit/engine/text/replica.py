@@ -2,23 +2,38 @@
 
 Other threads hand it requests and take pieces from their mailboxes; nobody else touches its runner. Between two steps
 it takes in what has come, ends what was cancelled or is too late, and plans the next step.
+
+Where memory is short for a step, it is undone and tried again with fewer tokens. Where the device fails, the thread
+ends and its requests go on elsewhere: what a request is lies in its ids, and those can be computed anew.
 """
 
 import logging
 import time
-from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
-from threading import Condition, Thread
+from threading import Thread, current_thread
+from typing import Protocol
 
 from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.engine.config import EngineConfig
-from bitnet_jit.engine.text.delivery import deliver, finish
+from bitnet_jit.engine.devices.failures import is_device_failure, is_short_of_memory
+from bitnet_jit.engine.text.delivery import deliver, finish, wanted_at
+from bitnet_jit.engine.text.inbox import Inbox
 from bitnet_jit.engine.text.pace import Pace
 from bitnet_jit.engine.text.prefix_cache import PrefixCache
 from bitnet_jit.engine.text.request import Request
 from bitnet_jit.engine.text.scheduler import Plan, Scheduler
+from bitnet_jit.engine.text.step_limit import Before, StepLimit
 from bitnet_jit.engine.text.writer import Writer
-from bitnet_jit.errors import BitNetError, EngineClosed, QueueFull, RequestCancelled, RequestFailed, RequestTimeout
+from bitnet_jit.errors import (
+    BitNetError,
+    DeviceFailed,
+    EngineClosed,
+    OutOfMemory,
+    RequestCancelled,
+    RequestFailed,
+    RequestTimeout,
+)
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.runner.runner import Runner
 
@@ -44,6 +59,16 @@ class Counts:
     last_step: float = 0.0
 
 
+class Successors(Protocol):
+    """Replicas that go on where one of them fails."""
+
+    def has_other(self, replica: "Replica") -> bool:
+        """Return whether another one lives."""
+
+    def take_over(self, replica: "Replica", requests: list[Request], failure: str) -> list[Request]:
+        """Take the requests of one that has failed; return those that nobody can go on with."""
+
+
 class Replica:
     """The worker of one decoder.
 
@@ -52,31 +77,50 @@ class Replica:
         config: the engine's options.
         num_pages: pages of its cache.
         name: of its thread.
+        successors: go on with its requests where it fails; None: they fail, too.
 
     Attributes:
+        name, device: of its thread, and of its decoder.
         scheduler: its requests.
         counts: what it has done.
+        inbox: those that come to it, and how many have not ended.
     """
 
-    def __init__(self, decoder: Decoder, config: EngineConfig, num_pages: int, name: str) -> None:
-        self._max_waiting = config.max_waiting
+    def __init__(
+        self,
+        decoder: Decoder,
+        config: EngineConfig,
+        num_pages: int,
+        name: str,
+        successors: Successors | None = None,
+    ) -> None:
+        self.name, self.device = name, decoder.device
+        self._successors = successors
         self._runner = Runner(decoder, num_pages)
         cache = self._runner.cache
         self.scheduler = Scheduler(cache, PrefixCache(cache) if config.prefix_cache else None, config.max_running)
         self.counts = Counts(last_step=time.monotonic())
+        self.inbox = Inbox(config.max_waiting)
         self._writer = Writer(decoder, self._runner)
         self._pace = Pace(config.step_tokens or kind_of(decoder.device).prompt_tokens)
-        self._came: deque[Request] = deque()
-        self._changed = Condition()
-        self._closing: str = ""  # why no more requests are taken
-        self._abandon = False
+        self._limit = StepLimit()
         self._thread = Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
     @property
+    def members(self) -> tuple["Replica", ...]:
+        """Return itself: several replicas are asked in the same way."""
+        return (self,)
+
+    @property
     def is_alive(self) -> bool:
-        """Return whether its thread runs."""
-        return self._thread.is_alive()
+        """Return whether its thread runs, and takes requests."""
+        return self._thread.is_alive() and not self.inbox.has_ended
+
+    @property
+    def num_pages(self) -> int:
+        """Return the pages that one text may fill."""
+        return self.scheduler.cache.pool.count
 
     @property
     def guesses(self) -> tuple[int, int]:
@@ -86,22 +130,25 @@ class Replica:
     @property
     def num_waiting(self) -> int:
         """Return how many requests have not begun."""
-        return len(self._came) + len(self.scheduler.waiting)
+        return len(self.inbox.came) + len(self.scheduler.waiting)
+
+    @property
+    def requests(self) -> list[Request]:
+        """Return the requests that have not ended; from another thread, those of about this moment."""
+        return [*self.scheduler.running, *self.scheduler.waiting, *self.inbox.came]
 
     def submit(self, request: Request) -> None:
         """Take a request; called by any thread.
 
         Raises:
             QueueFull: too many wait.
-            EngineClosed: no more are taken.
+            EngineClosed, DeviceFailed: no more are taken.
         """
-        with self._changed:
-            if self._closing:
-                raise EngineClosed(f"the engine takes no more requests: {self._closing}")
-            if self.num_waiting >= self._max_waiting:
-                raise QueueFull(f"{self.num_waiting} requests wait, as many as may (max_waiting); try again later")
-            self._came.append(request)
-            self._changed.notify()
+        self.inbox.submit(request, len(self.scheduler.waiting))
+
+    def adopt(self, request: Request) -> bool:
+        """Take a request that its engine has accepted before; return False where the worker has ended."""
+        return self.inbox.adopt(request)
 
     def cancel(self, request: Request) -> None:
         """End a request before the next step; called by any thread."""
@@ -115,39 +162,45 @@ class Replica:
             abandon: whether requests are cancelled instead of written to their ends.
             timeout: seconds to wait.
         """
-        with self._changed:
-            self._closing, self._abandon = self._closing or reason, abandon
-            self._changed.notify()
-        self._thread.join(timeout)
+        self.inbox.stop(reason, abandon)
+        if self._thread is not current_thread():
+            self._thread.join(timeout)
 
     def _work(self) -> None:
         """Run until closed; whatever happens, nobody is left to wait."""
+        failure, kind = "", EngineClosed
         try:
-            while self._take_in():
-                self._end_early()
-                scheduler = self.scheduler
-                if plan := scheduler.plan(self._pace.budget(scheduler.num_writing, scheduler.num_reading)):
-                    self._run_guarded(plan)
+            with kind_of(self.device).current(self.device):
+                while self._take_in():
+                    self._end_early()
+                    plan = {} if self._writer.ahead else self._plan()
+                    if plan or self._writer.ahead:
+                        self._run_guarded(plan)
         except BaseException as error:
+            failure, kind = repr(error), DeviceFailed if is_device_failure(error, self.device) else EngineClosed
             logger.exception("the worker of a model has ended")
-            self._closing = f"its worker has ended: {error!r}"
         finally:
-            with self._changed:
-                self._closing = self._closing or "its worker has ended"
-                left = [*self.scheduler.running, *self.scheduler.waiting, *self._came]
-            for request in left:
-                finish(request, "", EngineClosed(f"the request was not written to its end: {self._closing}"))
+            self._leave(failure, kind)
+
+    def _leave(self, failure: str, kind: type[EngineClosed]) -> None:
+        """Take no more requests; those that are left go on elsewhere, or end."""
+        left = [*self.scheduler.running, *self.scheduler.waiting, *self.inbox.end(failure, kind)]
+        self.scheduler.running.clear()
+        self.scheduler.waiting.clear()
+        count = len(left)
+        for request in left:
+            request.begin_anew()
+        if failure and self._successors is not None and not self.inbox.abandon:
+            left = self._successors.take_over(self, left, failure)
+        for request in left:
+            finish(request, "", self.inbox.refusal("the request was not written to its end"))
+        self.counts.failed += len(left)
+        self.inbox.note_ended(count)
 
     def _take_in(self) -> bool:
         """Take the requests that have come, and wait while there are none; return whether to go on."""
-        with self._changed:
-            while not (self._came or self.scheduler.running or self.scheduler.waiting):
-                if self._closing:
-                    return False
-                self._changed.wait()
-            while self._came:
-                self.scheduler.add(self._came.popleft())
-            return not self._abandon
+        scheduler = self.scheduler
+        return self.inbox.receive(scheduler.add, wait=not (scheduler.running or scheduler.waiting))
 
     def _end_early(self) -> None:
         """End requests that were cancelled, or whose deadline has passed."""
@@ -160,42 +213,74 @@ class Replica:
                 words = f"timeout_s: {seconds:g} s have passed, and the text has {request.new_tokens} new tokens"
                 self._end(request, "", RequestTimeout(words))
 
+    def _plan(self) -> Plan:
+        """Return the next step."""
+        scheduler = self.scheduler
+        budget = self._limit.budget(self._pace.budget(scheduler.num_writing, scheduler.num_reading))
+        return self._limit.cut(scheduler.plan(budget))
+
     def _run_guarded(self, plan: Plan) -> None:
-        """Run a step; an error ends the requests of the step, and no others."""
+        """Run a step, or end the one that was begun; an error ends its requests, and no others, if nothing helps."""
         start = time.monotonic()
-        writing = sum(request.left == 1 for request in plan)
+        if self._writer.ahead is not None:
+            plan = dict.fromkeys(self._writer.ahead.left()[0], 1)
+        before = Before.step(plan)
+        writing = sum(request.left <= 1 for request in plan)
         prompts = sum(plan.values()) - writing
         try:
             self._run(plan)
         except Exception as error:
-            logger.exception("a step of %d requests failed", len(plan))
-            for request in plan:
-                if request in self.scheduler.running:
-                    self._end(request, "", error if isinstance(error, BitNetError) else RequestFailed(repr(error)))
+            self._recover(plan, before, error)
+        else:
+            self._limit.note()
+            self.counts.prompt_tokens += prompts
         self.counts.last_step = now = time.monotonic()
         self.counts.steps += 1
-        self.counts.prompt_tokens += prompts
         self._pace.note(writing, prompts, now - start)
 
+    def _recover(self, plan: Plan, before: Before, error: Exception) -> None:
+        """Mend what an error in a step has left; raise DeviceFailed where the device cannot be used any more."""
+        if is_device_failure(error, self.device):
+            raise DeviceFailed(f"{self.device}: {error}") from error
+        self._writer.drop(plan)
+        if is_short_of_memory(error, self.device):
+            guessed = before.undo(self._runner.cache)
+            if self._limit.lower(sum(plan.values())) or guessed:
+                return
+            if self._successors is not None and self._successors.has_other(self):
+                raise DeviceFailed(f"{self.device}: not even one token fits into its memory: {error}") from error
+            error = OutOfMemory(f"{self.device} has too little memory for a step of one token ({error})")
+        logger.error("a step of %d requests failed", len(plan), exc_info=error)
+        for request in plan:
+            if request in self.scheduler.running:
+                self._end(request, "", error if isinstance(error, BitNetError) else RequestFailed(repr(error)))
+
     def _run(self, plan: Plan) -> None:
-        """Run a step and hand out what it chose."""
-        for written in self._writer.run(plan):
+        """Run a step, or end the one that was begun, and hand out what it chose."""
+        writer, goes_on = self._writer, self._goes_on
+        for written in writer.run(plan, goes_on) if writer.ahead is None else writer.go_on(goes_on):
             request, reason = written.request, ""
             if not request.new_tokens:
                 self.scheduler.note_computed(request)
             for place, token in enumerate(written.tokens):
+                logprobs = wanted_at(request, written.logprobs, written.first + place)  # may meet the device's errors
                 reason = request.push(token)
                 self.counts.new_tokens += 1
-                deliver(request, token, written.logprobs, written.first + place, bool(reason))
+                deliver(request, token, logprobs, bool(reason))
                 if reason:
                     break
-            self._runner.cache.truncate(request.sequence, len(request.ids) - 1)
+            if writer.ahead is None:  # else its last token is being computed
+                self._runner.cache.truncate(request.sequence, len(request.ids) - 1)
             if reason:
                 self._end(request, reason)
             elif written.error:
                 self._end(request, "", RequestFailed(written.error))
             elif request.pool is not None:
                 self._end(request, "stop")
+
+    def _goes_on(self, requests: Sequence[Request]) -> bool:
+        """Return whether the next step may begin before the tokens of this one have come."""
+        return (self._limit.tokens or len(requests)) >= len(requests) and self.scheduler.goes_on(requests)
 
     def _end(self, request: Request, reason: str, error: BitNetError | None = None) -> None:
         """Forget a request, free what it had, and tell its caller."""
@@ -204,3 +289,4 @@ class Replica:
         self.counts.finished += error is None
         self.counts.failed += error is not None
         finish(request, reason, error)
+        self.inbox.note_ended()

@@ -86,6 +86,11 @@ class Request:
         return len(self.ids) - self.prompt_length
 
     @property
+    def work(self) -> int:
+        """Return how many of its tokens are still to be computed at most."""
+        return self.left + self.limit - self.new_tokens
+
+    @property
     def rank(self) -> tuple[int, int]:
         """Return what requests are ordered by when there is not room for all: the least one goes first."""
         return -self.priority, self.number
@@ -97,6 +102,12 @@ class Request:
         self.ngrams.extend(self.ids[len(self.ngrams.tokens) :])
         guesses = self.ngrams.following(max(0, min(most, self.limit - self.new_tokens - 1)))
         return guesses if self.matcher is None else self.matcher.possible(guesses)
+
+    def begin_anew(self) -> None:
+        """Forget where it was computed: all of its ids are to be computed elsewhere. Its new tokens stay."""
+        self.sequence, self.row, self.guesses = PagedSequence(), -1, []
+        if self.pool is not None:
+            self.pool.clear()
 
     def push(self, token: int) -> str:
         """Take the next token; return why the text ends with it, "" where it goes on."""

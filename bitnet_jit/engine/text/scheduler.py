@@ -9,6 +9,7 @@ its own, waits, and is computed anew later. The one of the highest rank always g
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bitnet_jit.engine.text.prefix_cache import PrefixCache
@@ -95,6 +96,20 @@ class Scheduler:
         for request, tokens in plan.items():
             self._served[request.client] += tokens
         return plan
+
+    def goes_on(self, requests: Sequence[Request]) -> bool:
+        """Return whether a next step is sure to have these requests alone, and has pages; if so, it counts as planned.
+
+        Args:
+            requests: those whose tokens are all computed but the one that is being chosen.
+        """
+        if self.waiting or len(requests) != len(self.running):
+            return False
+        if sum(pages_needed(self.cache, request, 1) for request in requests) > self.cache.pool.num_free:
+            return False
+        for request in requests:
+            self._served[request.client] += 1
+        return True
 
     def _put(self, plan: Plan, request: Request, tokens: int) -> int:
         """Put tokens of a request into a plan, if there is room or somebody of a lower rank makes some; return them."""

@@ -1,8 +1,9 @@
 """`ModelStats`: what an engine does with one of its models, at one moment."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from bitnet_jit.engine.text.replica import Replica
+from bitnet_jit.engine.text.replicas import ReplicaGroup
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,10 @@ class ModelStats:
         steps, preemptions: steps that ran, and how often a request lost its pages to another.
         guessed, accepted: tokens that were guessed, and those of them that were right.
         finished, failed: requests that ended, as asked and otherwise.
-        last_step: when the last step ended, by time.monotonic().
-        alive: whether its worker runs.
+        last_step: when the last step ended, by time.monotonic(); of several workers, that of the one with work that has
+            made none for longest.
+        alive: whether its worker runs, or one of several.
+        replicas, replicas_alive: workers that it began with, and those that run.
     """
 
     waiting: int
@@ -38,10 +41,27 @@ class ModelStats:
     failed: int
     last_step: float
     alive: bool
+    replicas: int = 1
+    replicas_alive: int = 1
 
 
-def stats_of(replica: Replica) -> ModelStats:
-    """Return what a replica does; read from another thread, so that numbers may be of neighbouring steps."""
+def stats_of(group: Replica | ReplicaGroup) -> ModelStats:
+    """Return what the replicas of a model do together; numbers may be of neighbouring steps."""
+    replicas = group.members
+    each = [stats_of_one(replica) for replica in replicas]
+    if len(each) == 1:
+        return each[0]
+    living = [one for one in each if one.alive]
+    busy = [one.last_step for one in living if one.waiting or one.running]
+    total = {field.name: sum(getattr(one, field.name) for one in each) for field in fields(ModelStats)}
+    for name in ("pages", "pages_used", "pages_kept"):  # those of a device that has failed are gone
+        total[name] = sum(getattr(one, name) for one in living)
+    last_step = min(busy, default=max(one.last_step for one in each))
+    return ModelStats(**total | {"last_step": last_step, "alive": bool(living)})
+
+
+def stats_of_one(replica: Replica) -> ModelStats:
+    """Return what a replica does; read from another thread."""
     scheduler, counts = replica.scheduler, replica.counts
     pool, prefixes = scheduler.cache.pool, scheduler.prefixes
     guessed, accepted = replica.guesses
@@ -62,5 +82,6 @@ def stats_of(replica: Replica) -> ModelStats:
         finished=counts.finished,
         failed=counts.failed,
         last_step=counts.last_step,
-        alive=replica.is_alive,
+        alive=(alive := replica.is_alive),
+        replicas_alive=int(alive),
     )

@@ -4,16 +4,18 @@ Guesses (`speculate="ngram"`) are tokens that followed the last ones where they 
 verifies them: one is kept where the model chooses the same, so they change no text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from bitnet_jit.devices.kinds import kind_of
+from bitnet_jit.engine.text.ahead import Ahead, GoesOn, begin
 from bitnet_jit.engine.text.pooling import pool_hidden
 from bitnet_jit.engine.text.prompt_scores import note_scores, wants_all
 from bitnet_jit.engine.text.request import Request
 from bitnet_jit.engine.text.scheduler import Plan
-from bitnet_jit.generation.batch_sampler import BatchSampler, Choice
+from bitnet_jit.generation.batch_sampler import BatchSampler, Choice, read_codes
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.logprobs import Logprobs
 from bitnet_jit.problem import pages_for
@@ -31,7 +33,7 @@ class Written:
 
     Attributes:
         request: the request.
-        tokens: its next tokens, one at least; none where it failed.
+        tokens: its next tokens, one at least; none where it failed, or was read for an embedding.
         first: the row of the first one in the step's log-probabilities.
         logprobs: of the step, or None.
         error: why it failed, in words, or "".
@@ -52,6 +54,7 @@ class Writer:
         runner: has the pages of its requests.
 
     Attributes:
+        ahead: the step that was begun already, which `go_on` ends; None: there is none.
         guessed, accepted: guesses that were verified, and those that were right.
     """
 
@@ -59,13 +62,18 @@ class Writer:
         self._device, self._runner = decoder.device, runner
         self._sampler = BatchSampler(decoder.config.vocab_size, decoder.device)
         self._same, self._last_rows = 0, 0  # steps of so many texts each
+        self.ahead: Ahead | None = None
         self.guessed = self.accepted = 0
 
-    def run(self, plan: Plan) -> list[Written]:
-        """Compute the ids of a step, and choose tokens where the last id of a request was among them."""
+    def run(self, plan: Plan, goes_on: GoesOn) -> list[Written]:
+        """Compute the ids of a step, and choose tokens where the last id of a request was among them.
+
+        Args:
+            plan: the step.
+            goes_on: whether requests may have a next step at once; see `ahead.begin`.
+        """
         whole = [request for request, tokens in plan.items() if tokens == request.left]
         ready = [request for request in whole if request.pool is None]
-        pooled = [Written(request, [], 0, None) for request in whole if request.pool is not None]
         if guessing := [request for request in ready if request.left == 1 and request.ngrams is not None]:
             self._guess(guessing, plan)
         wanted = {request: wanted_of(request, tokens) for request, tokens in plan.items()}
@@ -73,18 +81,46 @@ class Writer:
         scores = self._compute(plan, wanted)
         for request in plan:
             if request.row < 0 and request.pool is None:
-                prompt = request.ids[: request.prompt_length]
-                request.row = self._sampler.add(request.options, prompt, request.matcher is not None)
+                self._take_in(request)
         logits = note_prompts(wanted, scored, ready, scores.logits) if scored else scores.logits
+        pooled = [Written(request, [], 0, None, request.pool.read()) for request in whole if request.pool is not None]
         if not ready:
             return pooled
-        masks = masks_of(ready, self._device)
         rows = [request.row for request in ready for _ in range(1 + len(request.guesses))]
         positions = [len(request.ids) + place for request in ready for place in range(1 + len(request.guesses))]
-        return pooled + self._read(ready, rows, self._sampler.choose(logits, rows, positions, scores.largest, masks))
+        choice = self._sampler.choose(logits, rows, positions, scores.largest, masks_of(ready, self._device))
+        return pooled + self._read(ready, rows, choice, goes_on)
+
+    def go_on(self, goes_on: GoesOn) -> list[Written]:
+        """Choose tokens behind the step that was begun; see `run`."""
+        assert self.ahead is not None
+        ready, scores = self.ahead.left()
+        self.ahead = None
+        if not ready:
+            return []
+        rows = [request.row for request in ready]
+        positions, masks = [len(request.ids) for request in ready], masks_of(ready, self._device)
+        choice = self._sampler.choose(scores.logits, rows, positions, scores.largest, masks)
+        return self._read(ready, rows, choice, goes_on)
+
+    def drop(self, plan: Iterable[Request]) -> None:
+        """Forget what an error in a step has left of it, and the step that was begun: both can be computed again."""
+        self.ahead = None
+        for request in plan:
+            length = min(request.sequence.length, len(request.ids) - 1)  # 0 where it has ended
+            self._runner.cache.truncate(request.sequence, length)
+            self.forget(request)
+
+    def _take_in(self, request: Request) -> None:
+        """Give a request a row of the sampler, which knows the tokens that it got before: elsewhere, or in vain."""
+        prompt = request.ids[: request.prompt_length]
+        request.row = self._sampler.add(request.options, prompt, request.matcher is not None)
+        if request.new_tokens:
+            tokens = torch.tensor(request.ids[request.prompt_length :], device=self._device)
+            self._sampler.note([request.row] * request.new_tokens, tokens)
 
     def forget(self, request: Request) -> None:
-        """Forget a request that has ended."""
+        """Forget a request that has ended, or that begins a step anew."""
         if request.row >= 0:
             self._sampler.remove(request.row)
             request.row = -1
@@ -104,11 +140,8 @@ class Writer:
     def _compute(self, plan: Plan, wanted: Mapping[Request, int]) -> Scores:
         """Run the network on a step; return the scores behind each request whose last id is among them."""
         pools = [request for request in plan if request.pool is not None]
-        if (
-            not pools
-            and all(request.left == 1 and not request.guesses for request in plan)
-            and self._is_stable(len(plan))
-        ):
+        writes = all(request.left == 1 and not request.guesses for request in plan) and not pools
+        if writes and self._is_stable(len(plan)):
             last = torch.tensor([request.ids[-1] for request in plan], device=self._device)
             return self._runner.advance([request.sequence for request in plan], last)
         chunks = []
@@ -128,10 +161,12 @@ class Writer:
         self._last_rows = rows
         return self._runner.runs_ahead or (rows <= MAX_ROWS and self._same >= STABLE_STEPS)
 
-    def _read(self, ready: list[Request], rows: list[int], choice: Choice) -> list[Written]:
-        """Return what was chosen, without what stands behind a wrong guess."""
-        tokens, errors = choice.fetch()
+    def _read(self, ready: list[Request], rows: list[int], choice: Choice, goes_on: GoesOn) -> list[Written]:
+        """Return what was chosen, without what stands behind a wrong guess; meanwhile the next step may begin."""
         self._sampler.note(rows, choice.tokens)  # for penalties: texts that have some have no guesses
+        arrived = kind_of(self._device).begin_fetch(choice.codes)
+        self.ahead = begin(self._runner, ready, choice, goes_on)
+        tokens, errors = read_codes(arrived())
         written, first = [], 0
         for request in ready:
             chosen = tokens[first : first + 1 + len(request.guesses)]

@@ -9,6 +9,7 @@ from bitnet_jit.kernels.backend import Backend, Call, Offline, Rates
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.operands import Operands
 from bitnet_jit.packing.layout import Layout
+from bitnet_jit.system.shielded import shielded
 
 
 def kernels() -> tuple[Kernel, ...]:
@@ -43,6 +44,14 @@ def bind_call(bound: Any, operands: Operands, device: Any) -> Call:
     from bitnet_jit.kernels.triton.tensors import bind_call
 
     return bind_call(bound, operands, device)
+
+
+def get_ready() -> None:
+    """Import the kernels, and have Triton do what it does before the first of them."""
+    shielded(kernels)
+    from bitnet_jit.kernels.triton.device.early import hash_compiler
+
+    hash_compiler()
 
 
 def target(device: Any) -> Any:
@@ -83,6 +92,7 @@ BACKEND = Backend(
     layouts_need_package=False,
     training_layout=training_layout,
     bind_call=bind_call,
+    get_ready=get_ready,
     offline=Offline(target, prepare, compile_only),
     measure_rates=measure_rates,
 )

@@ -66,10 +66,10 @@ class DrawnFile:
     def __exit__(self, *_):
         self.is_open = False
 
-    def dense(self, name):
+    def dense(self, name, device):
         assert self.is_open
         self.reads.append(name)
-        return draw(name, *outer_shapes(CONFIG).get(name, (CONFIG.hidden_size,)))
+        return draw(name, *outer_shapes(CONFIG).get(name, (CONFIG.hidden_size,))).to(device)
 
     def ternary(self, layer, out):
         assert self.is_open

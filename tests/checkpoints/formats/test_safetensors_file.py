@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save, save_file
 
 from bitnet_jit.checkpoints.formats import safetensors_file
 from bitnet_jit.checkpoints.formats.safetensors_file import DTYPES, SafetensorsFile
+from bitnet_jit.devices.kinds import KINDS
 from bitnet_jit.errors import CheckpointError
 
 UNIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
@@ -52,6 +54,25 @@ def test_tensors_are_memory_of_their_own(tmp_path):
     first.zero_()
     os.truncate(tmp_path / "file", 0)
     assert torch.equal(second, torch.ones(1000, device="cpu"))
+
+
+def test_a_device_takes_tensors_its_own_way(tmp_path, monkeypatch):
+    """A device that is filled piece by piece gets every byte of its tensor, and none of another."""
+    pieces = []
+
+    def upload(tensor, fill):
+        target = tensor.view(-1).view(torch.uint8).numpy().data
+        for start in range(0, len(target), 7):
+            fill(target[start : start + 7], start)
+            pieces.append(start)
+
+    monkeypatch.setitem(KINDS, "cpu", replace(KINDS["cpu"], upload=upload))
+    tensors = {"a": torch.randn(5, 3), "none": torch.zeros(0, 2), "b": torch.arange(33, dtype=torch.uint8)}
+    save_file(tensors, tmp_path / "file")
+    with SafetensorsFile(tmp_path / "file") as file:
+        for name, tensor in tensors.items():
+            assert torch.equal(file.read(name, torch.device("cpu")), tensor)
+    assert len(pieces) == 9 + 5
 
 
 LIES = {

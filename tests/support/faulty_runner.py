@@ -1,0 +1,81 @@
+"""A runner whose steps fail when they are told to, at any moment, as a device's do."""
+
+from collections import deque
+
+import torch
+
+MOMENTS = ("before", "reserved", "within", "after", "choosing", "noted")
+NO_MEMORY = "memory"
+
+
+class Killed(BaseException):
+    """Ends a thread, as nothing that a step does should."""
+
+
+def error_of(kind):
+    """Return an error of a kind."""
+    if kind == NO_MEMORY:
+        return torch.OutOfMemoryError("no memory: it was injected")
+    if kind == "killed":
+        return Killed("it was injected")
+    return torch.AcceleratorError("the device is gone: it was injected")
+
+
+class FaultyRunner:
+    """Passes steps on to a runner, and raises what `armed` holds: one entry (moment, kind of error) per step.
+
+    "before" nothing is done; "reserved" pages are taken; "within" keys and values are written, but not counted;
+    "after" they are; "choosing" logits are there, and no token; "noted" tokens were chosen, and nobody got them.
+    """
+
+    def __init__(self, replica):
+        self.runner, self.writer = replica._runner, replica._writer
+        self.armed, self.steps, self.most = deque(), 0, None
+        self.sampler = self.writer._sampler
+        self.writer._runner = self
+        self._late = None
+        choose, note = self.sampler.choose, self.sampler.note
+
+        def failing_choose(*arguments):
+            self._raise_late("choosing")
+            return choose(*arguments)
+
+        def failing_note(rows, tokens):
+            note(rows, tokens)
+            self._raise_late("noted")
+
+        self.sampler.choose, self.sampler.note = failing_choose, failing_note
+
+    def __getattr__(self, name):
+        return getattr(self.runner, name)
+
+    def _raise_late(self, moment):
+        if self._late is not None and self._late[0] == moment:
+            fault, self._late = self._late, None
+            raise error_of(fault[1])
+
+    def _run(self, sequences, run):
+        self.steps += 1
+        if self.most is not None and sum(tokens for _, tokens in sequences) > self.most:
+            raise error_of(NO_MEMORY)
+        moment, kind = self.armed.popleft() if self.armed else (None, None)
+        if moment in ("choosing", "noted"):
+            self._late = moment, kind
+        if moment == "before":
+            raise error_of(kind)
+        if moment == "reserved":
+            self.runner._reserve(sequences)
+            raise error_of(kind)
+        scores = run()
+        if moment == "within":
+            for sequence, tokens in sequences:
+                sequence.length -= tokens
+        if moment in ("within", "after"):
+            raise error_of(kind)
+        return scores
+
+    def step(self, chunks):
+        return self._run([(c.sequence, len(c.tokens)) for c in chunks], lambda: self.runner.step(chunks))
+
+    def advance(self, sequences, tokens):
+        return self._run([(one, 1) for one in sequences], lambda: self.runner.advance(sequences, tokens))
