@@ -1,6 +1,7 @@
 """Texts under a grammar: valid JSON always, beside others whose bits stay."""
 
 import json
+import re
 import sys
 import time
 from contextlib import suppress
@@ -262,3 +263,29 @@ def test_models_of_all_kinds_of_tokenizers_write_json(make, tmp_path):
             text = engine.submit("random", "hello ", 300, options, grammar=Grammar.json_schema(schema)).result()
             assert text.finish_reason == "stop"
             jsonschema.validate(json.loads(text.text), schema)
+
+
+def test_states_that_are_used_up_by_earlier_texts_are_no_error_of_a_later_one(engine, monkeypatch):
+    from bitnet_jit.engine.text import grammar as module
+
+    monkeypatch.setitem(module.LIMITS, "max_lexer_states", 120)  # a text of 30 needs a part of them, all texts more
+    grammar = Grammar.json_schema({"type": "string", "pattern": "^(a|b)*a(a|b){7}$", "maxLength": 30})
+    compiled = []
+    compile_grammar = module.compile_grammar
+    monkeypatch.setattr(module, "compile_grammar", lambda *rest: compiled.append(rest) or compile_grammar(*rest))
+    for seed in range(12):
+        options = Sampling(temperature=1.0, seed=seed, logit_bias={ord('"'): -2.0})
+        speculate = "ngram" if seed % 2 else None
+        text = engine.submit("tiny", PROMPT, 60, options, grammar=grammar, speculate=speculate).result()
+        assert re.fullmatch('"(a|b)*a(a|b){7}"', text.text)
+    assert len(compiled) > 2
+
+
+def test_a_text_that_needs_more_states_than_there_may_be_fails(engine, monkeypatch):
+    from bitnet_jit.engine.text import grammar as module
+
+    monkeypatch.setitem(module.LIMITS, "max_lexer_states", 60)
+    grammar = Grammar.json_schema({"type": "string", "pattern": "^(a|b){99,}a(a|b){7}$"})
+    options = Sampling(temperature=99.0, seed=0, banned_token_ids=[0])  # a and b about evenly
+    with pytest.raises(RequestFailed, match="grammar: lexer error: too many states"):
+        engine.submit("tiny", PROMPT, 300, options, grammar=grammar).result()

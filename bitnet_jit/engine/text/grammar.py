@@ -21,6 +21,7 @@ from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.masks import mask_words
 
 MAX_KEPT = 64  # compiled grammars of a model
+USED_UP = "too many states"  # llguidance's words
 LIMITS = {  # of llguidance: its work for one mask takes some milliseconds at most, that for a grammar some seconds
     "max_items_in_row": 2_000,
     "initial_lexer_fuel": 1_000_000,
@@ -55,17 +56,43 @@ class Grammar:
         return cls('{"type": "object"}')
 
 
+class Source:
+    """A grammar that was compiled, from which matchers are copied.
+
+    All copies share the states that llguidance comes to know, which makes later texts fast. There may be so many: where
+    they are used up, by whichever text, the grammar is compiled anew.
+
+    Args:
+        grammar: the grammar.
+        tokenizer: of llguidance.
+    """
+
+    def __init__(self, grammar: Grammar, tokenizer: Any) -> None:
+        self._grammar, self._tokenizer, self._lock = grammar, tokenizer, Lock()
+        self.matcher = compile_grammar(grammar, tokenizer)
+
+    def renewed(self, used_up: Any) -> Any:
+        """Return a matcher to copy that is not this one."""
+        with self._lock:
+            if self.matcher is used_up:
+                self.matcher = compile_grammar(self._grammar, self._tokenizer)
+            return self.matcher
+
+
 class Matcher:
     """A text within its grammar: takes its tokens, tells which may come next.
 
     Args:
-        matcher: of llguidance.
+        source: the grammar.
         vocab_size: of the model.
         ends: the model's end tokens; without one the text ends as soon as it is whole.
     """
 
-    def __init__(self, matcher: Any, vocab_size: int, ends: Sequence[int]) -> None:
-        self._matcher, self._vocab_size, self._ends = matcher, vocab_size, frozenset(ends)
+    def __init__(self, source: Source, vocab_size: int, ends: Sequence[int]) -> None:
+        self._source, self._vocab_size, self._ends = source, vocab_size, frozenset(ends)
+        self._taken: list[int] = []
+        self._original = source.matcher
+        self._matcher = self._original.deep_copy()
 
     @property
     def error(self) -> str:
@@ -74,8 +101,9 @@ class Matcher:
 
     def take(self, token: int) -> bool:
         """Take the next token of the text; return whether the text ends with it."""
+        self._taken.append(token)
         self._matcher.consume_token(token)
-        if self._matcher.is_error():  # counts as stopped there; the next mask tells it
+        if self._matcher.is_error() and not self._renew():  # counts as stopped there; the next mask tells it
             return False
         return bool(self._matcher.is_stopped() or (not self._ends and self._matcher.is_accepting()))
 
@@ -86,7 +114,15 @@ class Matcher:
         return list(guesses[:possible])
 
     def masks(self, guesses: Sequence[int] = ()) -> torch.Tensor:
-        """Return which tokens may come next, and behind each guess: (1 + guesses, words) int32 on the CPU."""
+        """Return which tokens may come next, and behind each guess: (1 + guesses, words) int32 on the CPU.
+
+        No token may come where there is an error.
+        """
+        masks = self._made_masks(guesses)
+        return self._made_masks(guesses) if self._matcher.is_error() and self._renew() else masks
+
+    def _made_masks(self, guesses: Sequence[int]) -> torch.Tensor:
+        """Make the masks with the present matcher."""
         words = mask_words(width(self._vocab_size, self._ends))
         masks = torch.zeros(1 + len(guesses), words, dtype=torch.int32, device="cpu")
         for place, mask in enumerate(masks):
@@ -100,6 +136,15 @@ class Matcher:
             self._matcher.rollback(len(guesses))
         return masks[:, : mask_words(self._vocab_size)]
 
+    def _renew(self) -> bool:
+        """Take a new matcher to this place of the text, where the states of all have been used up; return whether."""
+        if USED_UP not in self._matcher.get_error():
+            return False
+        self._original = self._source.renewed(self._original)
+        self._matcher = self._original.deep_copy()
+        self._matcher.consume_tokens(self._taken)
+        return not self._matcher.is_error()
+
 
 class Grammars:
     """The grammars of one model, compiled; for any number of threads.
@@ -112,7 +157,7 @@ class Grammars:
         self.decoder = decoder
         self._lock, self._tokenizer_lock = Lock(), Lock()  # the first is held for an instant, by event loops too
         self._tokenizer: Any = None
-        self._compiled: OrderedDict[Grammar, Any] = OrderedDict()
+        self._compiled: OrderedDict[Grammar, Source] = OrderedDict()
 
     def matcher(self, grammar: Grammar) -> Matcher:
         """Return a matcher at the beginning of a text. The first one of a grammar takes milliseconds up to seconds.
@@ -125,14 +170,14 @@ class Grammars:
         with self._lock:
             compiled = self._compiled.get(grammar)
         if compiled is None:
-            compiled = compile_grammar(grammar, self._known_tokenizer())
+            compiled = Source(grammar, self._known_tokenizer())
         with self._lock:
             self._compiled[grammar] = compiled
             self._compiled.move_to_end(grammar)
             if len(self._compiled) > MAX_KEPT:
                 self._compiled.popitem(last=False)
         config = self.decoder.config
-        return Matcher(compiled.deep_copy(), config.vocab_size, config.eos_ids)
+        return Matcher(compiled, config.vocab_size, config.eos_ids)
 
     def _known_tokenizer(self) -> Any:
         """Return the model's tokens, gathered once."""
