@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -18,12 +17,13 @@ from bitnet_jit.engine.config import EngineConfig
 from bitnet_jit.engine.devices.fallback import Fallback
 from bitnet_jit.engine.devices.named import as_devices
 from bitnet_jit.engine.devices.selector import DeviceSelector
+from bitnet_jit.engine.embedding_calls import EmbeddingCalls
 from bitnet_jit.engine.model import Model, close_models, make_model
 from bitnet_jit.engine.tensors.benchmark import benchmark
 from bitnet_jit.engine.tensors.report import BenchmarkResults
 from bitnet_jit.engine.text.asking import Prompt, check_pages, make_request, set_extras, set_terms
 from bitnet_jit.engine.text.embedding import Embedding
-from bitnet_jit.engine.text.embedding_request import embed_all, make_embedding_request
+from bitnet_jit.engine.text.embedding_request import make_embedding_request
 from bitnet_jit.engine.text.generation import Completion, Generation
 from bitnet_jit.engine.text.grammar import Grammar
 from bitnet_jit.engine.text.stats import ModelStats, stats_of
@@ -33,7 +33,7 @@ from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.stopping import Stop
 
 
-class InferenceEngine:
+class InferenceEngine(EmbeddingCalls):
     """Serves many requests at once.
 
     Each decoder has a worker thread, which writes the texts of all its requests together: requests join and leave
@@ -188,18 +188,6 @@ class InferenceEngine:
         request, handle = make_embedding_request(model.module, prompt, model.replica.cancel, pages, client, timeout_s)
         model.replica.submit(request)
         return handle
-
-    def embed(self, model_id: str, prompts: Sequence[Prompt]) -> torch.Tensor:
-        """Return the embeddings of texts, (n, hidden_size) float32, each of length 1: means of the last hidden states.
-
-        Raises:
-            InvalidInput, ModelNotFound, QueueFull, EngineClosed: as in `submit`; what has begun is cancelled.
-        """
-        return embed_all(partial(self.submit_embedding, model_id), prompts, self.config.max_running)
-
-    async def embed_async(self, model_id: str, prompts: Sequence[Prompt]) -> torch.Tensor:
-        """Do as `embed` does, in a thread."""
-        return await asyncio.to_thread(self.embed, model_id, prompts)
 
     def infer(self, model_id: str, x: torch.Tensor) -> torch.Tensor:
         """Return what a model makes of a tensor; see `Fallback.infer`. Raises ModelNotFound, too."""
