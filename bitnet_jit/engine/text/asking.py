@@ -3,13 +3,12 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from bitnet_jit.arguments import as_real, show, whole_number
 from bitnet_jit.engine.text.generation import Generation
-from bitnet_jit.engine.text.grammar import Grammar, Grammars
 from bitnet_jit.engine.text.pieces import TextPieces
 from bitnet_jit.engine.text.request import Request
 from bitnet_jit.errors import InvalidInput
@@ -20,6 +19,9 @@ from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.stopping import Stop, parted, stop_rules
 from bitnet_jit.generation.text import encode_prompt
 from bitnet_jit.problem import PAGE, pages_for
+
+if TYPE_CHECKING:
+    from bitnet_jit.engine.text.grammar import Grammar, Grammars
 
 Prompt = str | Sequence[int] | torch.Tensor
 MAX_PRIORITY = 2**31 - 1
@@ -82,8 +84,8 @@ def set_terms(request: Request, priority: int, client: str, timeout_s: float | N
 
 def set_extras(
     request: Request,
-    grammars: Grammars,
-    grammar: Grammar | None,
+    grammars: "Grammars",
+    grammar: "Grammar | None",
     speculate: Literal["ngram"] | None,
     prompt_logprobs: int | None,
 ) -> None:

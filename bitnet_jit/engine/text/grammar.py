@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
@@ -17,8 +17,10 @@ from bitnet_jit.arguments import show
 from bitnet_jit.engine.text.grammar_tokens import library, make_tokenizer, short, width
 from bitnet_jit.engine.text.schema import HOW, schema_text
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.masks import mask_words
+
+if TYPE_CHECKING:
+    from bitnet_jit.generation.decoder import Decoder
 
 MAX_KEPT = 64  # compiled grammars of a model
 USED_UP = "too many states"  # llguidance's words
@@ -153,7 +155,7 @@ class Grammars:
         decoder: the model.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: "Decoder") -> None:
         self.decoder = decoder
         self._lock, self._tokenizer_lock = Lock(), Lock()  # the first is held for an instant, by event loops too
         self._tokenizer: Any = None

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.tokenizer import ByteTokenizer
 from bitnet_jit.generation.tokenizer_file import FileTokenizer
+
+if TYPE_CHECKING:
+    from bitnet_jit.generation.decoder import Decoder
 
 SPACE = "\u2581"  # as Metaspace writes it
 
@@ -26,7 +28,7 @@ def width(vocab_size: int, ends: Sequence[int] | frozenset[int]) -> int:
     return vocab_size if ends else vocab_size + 1
 
 
-def make_tokenizer(decoder: Decoder) -> Any:
+def make_tokenizer(decoder: "Decoder") -> Any:
     """Return llguidance's view of a model's tokenizer; InvalidInput where it has none that llguidance can read."""
     vocab_size, ends = decoder.config.vocab_size, list(decoder.config.eos_ids)
     tokens = width(vocab_size, ends)
