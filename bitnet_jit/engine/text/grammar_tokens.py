@@ -1,7 +1,6 @@
 """The library llguidance, and the tokens of a model as it reads them."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bitnet_jit.errors import InvalidInput
@@ -11,7 +10,8 @@ from bitnet_jit.generation.tokenizer_file import FileTokenizer
 if TYPE_CHECKING:
     from bitnet_jit.generation.decoder import Decoder
 
-SPACE = "\u2581"  # as Metaspace writes it
+MARKED = b"\xff"  # is in no text; llguidance writes special tokens with it
+MARK, MARK_TOKENS = "\x02", 6  # a character that joins no other, and the most tokens that it takes
 
 
 def library() -> Any:
@@ -29,53 +29,78 @@ def width(vocab_size: int, ends: Sequence[int] | frozenset[int]) -> int:
 
 
 def make_tokenizer(decoder: "Decoder") -> Any:
-    """Return llguidance's view of a model's tokenizer; InvalidInput where it has none that llguidance can read."""
+    """Return a model's tokens as llguidance takes them; InvalidInput where they have no bytes of their own.
+
+    Bytes are handed over, not a tokenizer.json: llguidance would take seconds for a large one, and threads wait then.
+    """
     vocab_size, ends = decoder.config.vocab_size, list(decoder.config.eos_ids)
-    tokens = width(vocab_size, ends)
-    content: Any
+    special: list[int] = []
+    encode: Callable[[str], list[int]]
     if isinstance(decoder.tokenizer, ByteTokenizer):
-        content = library().TokenizerWrapper(ByteTokens(tokens, ends or [vocab_size]))
+        known: dict[int, bytes] | None = {token: bytes([token]) for token in range(256)}
+        encode = decoder.tokenizer.encode
     elif isinstance(decoder.tokenizer, FileTokenizer):
-        content = without_metaspace(decoder.tokenizer.content())
+        known, special = decoder.tokenizer.token_bytes(), decoder.tokenizer.special_tokens()
+        encode = decoder.tokenizer.encode_part
     else:
         raise InvalidInput("grammar: this model came without a tokenizer")
-    try:
-        return library().LLTokenizer(content, n_vocab=tokens, eos_token=ends or [vocab_size])
-    except Exception as error:  # its own kinds of errors, panics apart, are not told
-        raise InvalidInput(f"grammar: llguidance cannot read the model's tokenizer: {short(str(error))}") from error
+    if known is None:
+        raise InvalidInput(
+            "grammar: the tokens of this model have no bytes of their own, as its tokenizer.json joins them by other "
+            "rules than those of byte pairs and sentencepiece"
+        )
+    number, ends = width(vocab_size, ends), ends or [vocab_size]
+    texts = [known.get(token, b"") for token in range(number)]
+    tokens = Tokens([b"" if MARKED in text else text for text in texts], ends, special, encode)
+    return library().LLTokenizer(library().TokenizerWrapper(tokens), n_vocab=number, eos_token=ends)
 
 
-def without_metaspace(content: str) -> str:
-    """Return a tokenizer.json whose decoder, where it is Metaspace, is written as the steps that llguidance knows."""
-    file = json.loads(content)
-    decoder = file.get("decoder") or {}
-    kinds = {step.get("type") for step in (decoder, *decoder.get("decoders", ()))}
-    if "Metaspace" not in kinds:
-        return content
-    steps = [
-        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
-        {"type": "ByteFallback"},
-        {"type": "Fuse"},
-    ]
-    return json.dumps(file | {"decoder": {"type": "Sequence", "decoders": steps}})
-
-
-class ByteTokens:
-    """Tokens that are bytes, as llguidance asks for them.
+class Tokens:
+    """Tokens as llguidance asks for them.
 
     Args:
-        number: of tokens; those beyond bytes are empty.
-        ends: end tokens, which stand for no byte.
+        tokens: bytes of each; those without any are never chosen.
+        ends: end tokens.
+        special: others that are no text.
+        encode: makes tokens of a text, by the rules of the model.
     """
 
     bos_token_id = None
 
-    def __init__(self, number: int, ends: list[int]) -> None:
-        self.eos_token_id, self.special_token_ids = ends[0], ends
-        self.tokens = [bytes([token]) if token < 256 else b"" for token in range(number)]
+    def __init__(
+        self, tokens: list[bytes], ends: list[int], special: list[int], encode: Callable[[str], list[int]]
+    ) -> None:
+        self.tokens, self.eos_token_id, self._encode = tokens, ends[0], encode
+        self.special_token_ids = sorted({token for token in (*ends, *special) if token < len(tokens)})
+        texts = {text: token for token, text in enumerate(tokens) if text}
+        self._texts = {text: token for text, token in texts.items() if token not in self.special_token_ids}
+        self._longest = max(map(len, self._texts), default=0)
 
     def __call__(self, text: bytes) -> list[int]:
-        return list(text)
+        """Return the tokens in which a model writes a text that it must write."""
+        for mark in ("", MARK):  # some put a space before the first character
+            tokens = self._encode(mark + text.decode(errors="replace"))
+            for first in range(1 + len(mark) * MARK_TOKENS):
+                part = tokens[first:]
+                if not set(part) & set(self.special_token_ids) and self._joined(part) == text:
+                    return part
+        return self._longest_first(text)
+
+    def _joined(self, tokens: Sequence[int]) -> bytes:
+        """Return the text of tokens."""
+        return b"".join(self.tokens[token] for token in tokens if token < len(self.tokens))
+
+    def _longest_first(self, text: bytes) -> list[int]:
+        """Return the tokens of a text, the longest one that fits at each place; as far as there are some."""
+        result, place = [], 0
+        while place < len(text):
+            lengths = range(min(self._longest, len(text) - place), 0, -1)
+            length = next((length for length in lengths if text[place : place + length] in self._texts), 0)
+            if not length:
+                break
+            result.append(self._texts[text[place : place + length]])
+            place += length
+        return result
 
 
 def short(words: str) -> str:
