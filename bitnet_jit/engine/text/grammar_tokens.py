@@ -1,6 +1,7 @@
 """The library llguidance, and the tokens of a model as it reads them."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bitnet_jit.errors import InvalidInput
@@ -72,9 +73,12 @@ class Tokens:
     ) -> None:
         self.tokens, self.eos_token_id, self._encode = tokens, ends[0], encode
         self.special_token_ids = sorted({token for token in (*ends, *special) if token < len(tokens)})
-        texts = {text: token for token, text in enumerate(tokens) if text}
-        self._texts = {text: token for text, token in texts.items() if token not in self.special_token_ids}
-        self._longest = max(map(len, self._texts), default=0)
+
+    @cached_property
+    def _texts(self) -> dict[bytes, int]:
+        """Return the tokens by their texts; seldom needed, and large."""
+        special = {*self.special_token_ids}
+        return {text: token for token, text in enumerate(self.tokens) if text and token not in special}
 
     def __call__(self, text: bytes) -> list[int]:
         """Return the tokens in which a model writes a text that it must write."""
@@ -92,9 +96,10 @@ class Tokens:
 
     def _longest_first(self, text: bytes) -> list[int]:
         """Return the tokens of a text, the longest one that fits at each place; as far as there are some."""
+        longest = max(map(len, self._texts), default=0)
         result, place = [], 0
         while place < len(text):
-            lengths = range(min(self._longest, len(text) - place), 0, -1)
+            lengths = range(min(longest, len(text) - place), 0, -1)
             length = next((length for length in lengths if text[place : place + length] in self._texts), 0)
             if not length:
                 break
