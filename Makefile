@@ -17,10 +17,11 @@ setup: .venv/ready ## a virtual environment with the pinned versions
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
-check: setup ## lint, formatting, types
+check: setup ## lint, formatting, types, container files
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/hadolint containers/Dockerfile.*
 
 format: setup ## rewrite what the linter and the formatter can
 	$(BIN)/ruff check --fix

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import bitnet_jit
 
+EMBEDDED = "tiny-bitnet"  # its name
+
 
 def embedded_model() -> Path:
     """Return the directory of the model that is used where none is named; docs/tiny-bitnet describes it."""
-    return Path(bitnet_jit.__file__).parent / "assets" / "tiny-bitnet"
+    return Path(bitnet_jit.__file__).parent / "assets" / EMBEDDED

@@ -7,6 +7,7 @@ import typer
 import bitnet_jit
 from bitnet_jit.cli.autotune import autotune
 from bitnet_jit.cli.bench import bench
+from bitnet_jit.cli.bench_engine import bench_engine
 from bitnet_jit.cli.explain import explain
 from bitnet_jit.cli.generate import generate
 from bitnet_jit.cli.info import info
@@ -37,5 +38,5 @@ def options(
     """Accept options before the command."""
 
 
-for command in (generate, serve, train, autotune, explain, info, bench):
+for command in (generate, serve, train, autotune, explain, info, bench, bench_engine):
     app.command()(command)

@@ -13,9 +13,9 @@ from bitnet_jit.cli.streams import tell
 from bitnet_jit.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from bitnet_jit.checkpoints.chat_template import ChatTemplate
     from bitnet_jit.engine.engine import InferenceEngine
     from bitnet_jit.models.config import DecoderConfig
-    from bitnet_jit.server.templates import ChatTemplate
 
 WHICH_MODELS = (
     "Directories, or hub ids such as microsoft/bitnet-b1.58-2B-4T; clients name them by the folder's name or the id. "
@@ -23,7 +23,6 @@ WHICH_MODELS = (
 )
 KEYS = "The environment variable that holds API keys, with commas between several; requests must have one of them."
 TEMPLATE = "A chat template in Jinja, for models that came without one or in place of theirs."
-EMBEDDED = "tiny-bitnet"
 MEGABYTE = 2**20
 WARM_PROMPT, WARM_TOKENS = 48, 8  # less than a page of prompt, so that it is not kept
 
@@ -77,9 +76,9 @@ def add(
     chat_template: Path | None,
 ) -> "tuple[str, ChatTemplate | None]":
     """Load a model into the engine; return its id and its chat template."""
-    from bitnet_jit.checkpoints.embedded import embedded_model
+    from bitnet_jit.checkpoints.chat_template import template_of
+    from bitnet_jit.checkpoints.embedded import EMBEDDED, embedded_model
     from bitnet_jit.checkpoints.hub import find_model
-    from bitnet_jit.server.templates import template_of
 
     path = embedded_model() if model is None else find_model(model)
     template = template_of(path if path.is_dir() else path.parent, chat_template)

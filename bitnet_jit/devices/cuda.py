@@ -143,6 +143,14 @@ def begin_fetch(tensor: Any) -> Any:
     return wait
 
 
+@cache
+def copies(device: Any) -> Any:
+    """Return what moves tensors to a GPU and back beside its work."""
+    from bitnet_jit.devices.copies import CudaCopies
+
+    return CudaCopies(device)
+
+
 def describe(device: Any) -> dict[str, str]:
     """Return what people want to know of a GPU."""
     gpu = find_gpu(device)
@@ -170,6 +178,7 @@ CUDA = DeviceKind(
     to_fill=to_fill,
     prompt_tokens=4096,
     begin_fetch=begin_fetch,
+    copies=copies,
     own_random_state=True,
     compiled_training=True,
     mixed_sums=True,

@@ -35,6 +35,7 @@ class DeviceKind:
         default_dtype: of activations, where a model does not say.
         times_alone: whether nothing else may run in this process's machine while calls are timed: kernels are compiled
             before, not beside it.
+        copies: device -> its `Copies`, which move tensors beside its work; None where copies wait for all else.
         own_random_state: whether the device draws random numbers by itself.
         compiled_training: whether training pays for torch.compile by default.
         mixed_sums: whether torch.mm of half types can give its float32 sums.
@@ -74,6 +75,7 @@ class DeviceKind:
     prompt_tokens: int = 1024
     begin_fetch: Callable[[Any], Callable[[], Any]] = lambda tensor: lambda: tensor
     failure_words: tuple[str, ...] = ()
+    copies: Callable[[Any], Any] | None = None
     title: Callable[[int], str] | None = None
     describe: Callable[[Any], dict[str, str]] = lambda device: {}
 

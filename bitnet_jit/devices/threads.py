@@ -1,6 +1,8 @@
 """How many CPU threads our kernels use, and where they come from."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from bitnet_jit.arguments import whole_number
 from bitnet_jit.settings import MAX_THREADS, read_settings
@@ -17,6 +19,16 @@ class Threads:
         """Use `number` threads; None follows torch again."""
         wanted = None if number is None else whole_number("number", number, 1, MAX_THREADS, none=True)
         self._number = None if wanted is None else min(wanted, MAX_USEFUL)
+
+    @contextmanager
+    def using(self, number: int) -> Iterator[None]:
+        """Use `number` threads in the block, then those of before."""
+        before = self._number
+        self.set(number)
+        try:
+            yield
+        finally:
+            self._number = before
 
     def get(self) -> int:
         """Return how many threads the next call will ask for."""

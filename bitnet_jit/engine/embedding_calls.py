@@ -1,28 +1,40 @@
 """`EmbeddingCalls`: vectors of texts by an engine, many at a time."""
 
 import asyncio
-from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
 from bitnet_jit.engine.config import EngineConfig
 from bitnet_jit.engine.text.asking import Prompt
 from bitnet_jit.engine.text.embedding import Embedding
-from bitnet_jit.engine.text.embedding_request import embed_all
+from bitnet_jit.engine.text.embedding_request import embed_all, make_embedding_request
+
+if TYPE_CHECKING:
+    from bitnet_jit.engine.models import ModelStore
 
 
 class EmbeddingCalls:
     """The calls of an engine that give vectors; all of them are requests of `submit_embedding`."""
 
     config: EngineConfig
+    _store: "ModelStore"
 
-    @abstractmethod
     def submit_embedding(
         self, model_id: str, prompt: Prompt, client: str = "", timeout_s: float | None = None
     ) -> Embedding:
-        """Ask for the embedding of a text; return its handle at once."""
+        """Ask for the embedding of a text; return its handle at once; arguments and errors are those of `submit`."""
+        from bitnet_jit.engine.model import text_parts  # a long chain of modules
+
+        with self._store.starting(model_id) as held:
+            decoder, replica = text_parts(held.model)
+            pages, cancel = replica.num_pages, replica.cancel
+            request, handle = make_embedding_request(decoder, prompt, cancel, pages, client, timeout_s)
+            request.ended = partial(self._store.end, held)
+            replica.submit(request)
+        return handle
 
     def embed(self, model_id: str, prompts: Sequence[Prompt]) -> torch.Tensor:
         """Return the embeddings of texts, each the mean of its last hidden states, made of length 1.

@@ -1,9 +1,10 @@
 """`InferenceEngine`: models by name, requests in, handles out, for any number of threads and event loops."""
 
 import asyncio
+import os
 from collections.abc import Sequence
-from pathlib import Path
-from threading import Lock
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Literal, Self
 from weakref import finalize
@@ -11,29 +12,36 @@ from weakref import finalize
 import torch
 from torch import nn
 
-from bitnet_jit.arguments import show
-from bitnet_jit.checkpoints.loading import load
-from bitnet_jit.engine.config import EngineConfig
+from bitnet_jit.devices.checks import check_device
+from bitnet_jit.engine.builder import EngineBuilder
+from bitnet_jit.engine.config import AUTO, EngineConfig
 from bitnet_jit.engine.devices.fallback import Fallback
 from bitnet_jit.engine.devices.named import as_devices
 from bitnet_jit.engine.devices.selector import DeviceSelector
 from bitnet_jit.engine.embedding_calls import EmbeddingCalls
-from bitnet_jit.engine.model import Model, close_models, make_model
-from bitnet_jit.engine.tensors.benchmark import benchmark
-from bitnet_jit.engine.tensors.report import BenchmarkResults
+from bitnet_jit.engine.held import Held
+from bitnet_jit.engine.loading import load_into
+from bitnet_jit.engine.memory.engine_memory import EngineMemory
+from bitnet_jit.engine.memory.pool import DEFAULT_LIMIT_BYTES
+from bitnet_jit.engine.model import Model, make_model, text_parts
+from bitnet_jit.engine.models import ModelStore, check_name
+from bitnet_jit.engine.pending import Pending
+from bitnet_jit.engine.preparing import tune, warm_up
+from bitnet_jit.engine.source import Source
+from bitnet_jit.engine.tensor_calls import TensorCalls
+from bitnet_jit.engine.tensors.infer import infer
 from bitnet_jit.engine.text.asking import Prompt, check_pages, make_request, set_extras, set_terms
-from bitnet_jit.engine.text.embedding import Embedding
-from bitnet_jit.engine.text.embedding_request import make_embedding_request
-from bitnet_jit.engine.text.generation import Completion, Generation
+from bitnet_jit.engine.text.generation import Generation
 from bitnet_jit.engine.text.grammar import Grammar
 from bitnet_jit.engine.text.stats import ModelStats, stats_of
-from bitnet_jit.errors import EngineClosed, InvalidInput, ModelNotFound
-from bitnet_jit.generation.decoder import Decoder
+from bitnet_jit.engine.text_calls import TextCalls
+from bitnet_jit.engine.usage import CacheStats, MemoryUsage, memory_usage, weight_bytes
+from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.stopping import Stop
 
 
-class InferenceEngine(EmbeddingCalls):
+class InferenceEngine(TextCalls, EmbeddingCalls, TensorCalls):
     """Serves many requests at once.
 
     Each decoder has a worker thread, which writes the texts of all its requests together: requests join and leave
@@ -54,76 +62,150 @@ class InferenceEngine(EmbeddingCalls):
 
     def __init__(self, config: EngineConfig | None = None) -> None:
         self.config = config or EngineConfig()
-        self._models: dict[str, Model] = {}
-        self._lock = Lock()
-        self._is_closed = False
         self._fallback = Fallback()
-        finalize(self, close_models, self._models, True)  # where nobody closes it: no thread outlives it, or Python
+        self._memory = EngineMemory(self.config.memory_pool_bytes or DEFAULT_LIMIT_BYTES)
+        self._infer = partial(infer, memory=self._memory)
+        self._store = store = ModelStore(self.config.max_cached_models, self.config.max_cached_bytes)
+        finalize(self, store.close, True)  # where nobody closes it: no thread outlives it, or Python
+
+    @classmethod
+    def builder(cls) -> EngineBuilder:
+        """Return what builds an engine, option by option."""
+        return EngineBuilder(cls)
+
+    @classmethod
+    def balanced(cls) -> Self:
+        """Return an engine of `EngineConfig.balanced()`."""
+        return cls(EngineConfig.balanced())
+
+    @classmethod
+    def optimized_for_speed(cls) -> Self:
+        """Return an engine of `EngineConfig.optimized_for_speed()`."""
+        return cls(EngineConfig.optimized_for_speed())
+
+    @classmethod
+    def optimized_for_memory(cls) -> Self:
+        """Return an engine of `EngineConfig.optimized_for_memory()`."""
+        return cls(EngineConfig.optimized_for_memory())
 
     @property
     def device(self) -> torch.device:
-        """Return the device on which models are loaded where nobody names one: the fastest; see `DeviceSelector`."""
-        return DeviceSelector().select()
+        """Return the device on which models are loaded where nobody names one: `config.device`, or the fastest one."""
+        return DeviceSelector().select() if self.config.device == AUTO else check_device(self.config.device)
 
     @property
     def models(self) -> dict[str, Model]:
         """Return the models by their names."""
-        return dict(self._models)
+        return {name: held.model for name, held in self._store.held.items()}
 
     def model(self, model_id: str) -> Model:
-        """Return a model. Raises ModelNotFound where there is none of that name."""
-        model = self._models.get(model_id)
-        if model is None:
-            raise ModelNotFound(f"model_id: expected one of {', '.join(self._models) or 'none'}, got {show(model_id)}")
-        return model
+        """Return a model, which counts as used. Raises ModelNotFound where there is none of that name."""
+        return self._store.get(model_id).model
 
-    def add_model(self, model_id: str, module: nn.Module, replicas: Sequence[Decoder] = ()) -> Model:
+    def add_model(
+        self, model_id: str, module: nn.Module, replicas: Sequence[nn.Module] = (), *, pinned: bool = True
+    ) -> Model:
         """Take in a model that is in memory: a decoder, or any module that takes tensors.
 
         Args:
-            model_id: its name from now on.
+            model_id: its name.
             module: the model.
-            replicas: the same decoder on other devices, each of which gets a worker, too; see `ReplicaGroup`.
+            replicas: the same model on other devices, among which requests are shared out; see `ReplicaGroup` and
+                `Balanced`.
+            pinned: whether it stays until `remove_model`; else it may be let go for others, as those of `load_model`.
 
         Raises:
             InvalidInput: the name is taken, a replica is another model, or memory does not suffice for the pages.
             EngineClosed: the engine is closed.
         """
-        if not isinstance(model_id, str) or not model_id:
-            raise InvalidInput(f"model_id: expected a name, got {show(model_id)}")
+        check_name(model_id)
         if not isinstance(module, nn.Module):
             raise InvalidInput(f"module: expected a torch.nn.Module, got {type(module).__name__}")
-        with self._lock:
-            if self._is_closed:
-                raise EngineClosed("the engine takes no more models: it is closed")
-            if model_id in self._models:
-                raise InvalidInput(f"model_id: expected a new name, got {model_id!r}, which is taken")
-            self._models[model_id] = model = make_model(model_id, module, self.config, replicas)
-        return model
+        num_bytes = None if pinned else weight_bytes(module)
+        return self._store.put(model_id, partial(self._make, model_id, module, replicas, pinned), num_bytes).model
 
-    async def load_model(
+    def load_model(
         self,
-        path: str | Path | None = None,
+        path: str | os.PathLike[str] | None = None,
         model_id: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
         head: str = "checkpoint",
         cache: str = "auto",
         devices: Sequence[torch.device | str] = (),
-    ) -> Model:
-        """Load a checkpoint as `bitnet_jit.load` does, in a thread, and take it in; its name is that of its folder.
+        *,
+        checksum: str | None = None,
+        pinned: bool = False,
+    ) -> Pending[Model]:
+        """Load a checkpoint as `bitnet_jit.load` does, in a thread, and take it in.
 
-        `devices` names several in place of `device`, each of which gets the weights and a worker; one that is named
-        twice gets two workers on the same weights.
+        A model that the engine has is not read again: who asks for the same path and options gets the same Model. How
+        many are kept is said by the config; the one that nobody has used for longest makes room for a new one.
+
+        Args:
+            path, device, dtype, head, cache: as in `bitnet_jit.load`; None as a device is the engine's.
+            devices: several in place of `device`, each of which gets the weights and a worker; one that is named twice
+                gets two workers on the same weights.
+            model_id: its name; None: that of its folder.
+            checksum: the SHA-256 of its weights, which `cat *.safetensors | sha256sum` prints; None: any.
+            pinned: whether it never makes room for others.
+
+        Returns:
+            The work: `await` it in an event loop, or ask it for its `.result()`.
+
+        Raises:
+            CheckpointError: there is no such model, it is damaged, or its weights have another checksum.
+            InvalidInput: an argument makes no sense, or the name is taken by another model.
+            OutOfMemory: it would have to take the place of models that are in use.
         """
-        places = as_devices(device, devices) if devices or device is not None else [self.device]
-        loaded = {
-            place: await asyncio.to_thread(load, path, place, dtype, head=head, cache=cache)
-            for place in dict.fromkeys(places)
-        }
-        decoder, *replicas = [loaded[place] for place in places]
-        name = model_id or (Path(path).name if path is not None else "tiny-bitnet")
-        return self.add_model(name, decoder, replicas)
+        places = as_devices(device, devices) if devices or device is not None else []
+        source = Source.of(path, places, dtype, head, cache)
+        return Pending(lambda: self._load(source, model_id, checksum, pinned).model, "bitnet-jit load")
+
+    def remove_model(self, model_id: str, abandon: bool = False) -> None:
+        """Let a model go, after its requests or without them. Raises ModelNotFound."""
+        self._store.remove(model_id, abandon)
+
+    def clear_cache(self) -> int:
+        """Let models go that are neither pinned nor in use, and unused buffers; return the number of models."""
+        self._memory.trim()
+        return self._store.clear()
+
+    def cache_stats(self) -> CacheStats:
+        """Return how many models are kept, and how often one that was asked for was there."""
+        return self._store.stats()
+
+    def memory_usage(self) -> MemoryUsage:
+        """Return what the models take, and what this process holds."""
+        return memory_usage(self._store.held.values(), self._memory.statistics().allocated_bytes)
+
+    def _load(
+        self, source: Source, model_id: str | None = None, checksum: str | None = None, pinned: bool = False
+    ) -> Held:
+        """Return the model of a source, read where the engine has it not; on the engine's device where it has none."""
+        source = source if source.devices else replace(source, devices=(self.device,))
+        return load_into(self._store, self._make, source, model_id, checksum, pinned)
+
+    def _make(
+        self,
+        model_id: str,
+        module: nn.Module,
+        replicas: Sequence[nn.Module],
+        pinned: bool,
+        source: Source | None = None,
+    ) -> Held:
+        """Return a module as a model to be held, its worker begun where it writes text."""
+        if self.config.optimization_level.prepares:
+            tune([module, *replicas], self.config)
+        model = make_model(model_id, module, self.config, replicas)
+        held = Held(model, source, pinned, weight_bytes(module, *replicas))
+        try:
+            if self.config.optimization_level.prepares and model.replica is not None:
+                warm_up(*text_parts(model), self.config)
+        except BaseException:
+            held.close(abandon=True)
+            raise
+        return held
 
     def submit(
         self,
@@ -156,68 +238,23 @@ class InferenceEngine(EmbeddingCalls):
             InvalidInput: a value is out of range, or the text would not fit the model's context or the pages.
             ModelNotFound, QueueFull, EngineClosed: no such model; too many requests wait; no more are taken.
         """
-        model = self.model(model_id)
-        if model.replica is None or not isinstance(model.module, Decoder):
-            raise InvalidInput(f"model_id: {model_id!r} is no decoder, and writes no text")
-        request = make_request(model.module, prompt, max_new_tokens, sampling, stop, model.replica.cancel)
-        check_pages(request, model.replica.num_pages)
-        set_terms(request, priority, client, timeout_s)
-        set_extras(request, model.grammars, grammar, speculate, prompt_logprobs)
-        model.replica.submit(request)
+        with self._store.starting(model_id) as held:
+            decoder, replica = text_parts(held.model)
+            request = make_request(decoder, prompt, max_new_tokens, sampling, stop, replica.cancel)
+            check_pages(request, replica.num_pages)
+            set_terms(request, priority, client, timeout_s)
+            set_extras(request, held.model.grammars, grammar, speculate, prompt_logprobs)
+            request.ended = partial(self._store.end, held)
+            replica.submit(request)
         return request.generation
-
-    async def generate(
-        self,
-        model_id: str,
-        prompt: Prompt,
-        max_new_tokens: int | None = None,
-        sampling: Sampling | None = None,
-        stop: Stop = (),
-    ) -> Completion:
-        """Write a text to its end; arguments and errors are those of `submit`."""
-        return await self.submit(model_id, prompt, max_new_tokens, sampling, stop)
-
-    def submit_embedding(
-        self, model_id: str, prompt: Prompt, client: str = "", timeout_s: float | None = None
-    ) -> Embedding:
-        """Ask for the embedding of a text; return its handle at once; arguments and errors are those of `submit`."""
-        model = self.model(model_id)
-        if model.replica is None or not isinstance(model.module, Decoder):
-            raise InvalidInput(f"model_id: {model_id!r} is no decoder, and reads no text")
-        pages = model.replica.num_pages
-        request, handle = make_embedding_request(model.module, prompt, model.replica.cancel, pages, client, timeout_s)
-        model.replica.submit(request)
-        return handle
-
-    def infer(self, model_id: str, x: torch.Tensor) -> torch.Tensor:
-        """Return what a model makes of a tensor; see `Fallback.infer`. Raises ModelNotFound, too."""
-        return self._fallback.infer(self.model(model_id).module, x)
-
-    def infer_batch(self, model_id: str, xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Return what a model makes of each tensor, of any numbers of rows; see `Fallback.infer_batch`."""
-        return self._fallback.infer_batch(self.model(model_id).module, xs)
-
-    async def infer_async(self, model_id: str, x: torch.Tensor) -> torch.Tensor:
-        """Do as `infer` does, in a thread."""
-        return await asyncio.to_thread(self.infer, model_id, x)
-
-    async def infer_batch_async(self, model_id: str, xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Do as `infer_batch` does, in a thread."""
-        return await asyncio.to_thread(self.infer_batch, model_id, xs)
-
-    def benchmark(self, model_id: str, x: torch.Tensor, iterations: int = 1000) -> BenchmarkResults:
-        """Measure a model on one input; see `benchmark.benchmark`. Print `.display()`, or ask for `.grade()`."""
-        return benchmark(self.model(model_id).module, x, iterations)
 
     def stats(self) -> dict[str, ModelStats]:
         """Return what each decoder does at this moment."""
-        return {name: stats_of(model.replica) for name, model in self._models.items() if model.replica is not None}
+        return {name: stats_of(model.replica) for name, model in self.models.items() if model.replica is not None}
 
     def close(self, abandon: bool = False) -> None:
         """Take no more requests, write those that were taken to their ends, or abandon them, and free the models."""
-        with self._lock:
-            self._is_closed = True
-        close_models(self._models, abandon)
+        self._store.close(abandon)
 
     async def aclose(self, abandon: bool = False) -> None:
         """Do as `close` does, without stopping the event loop."""

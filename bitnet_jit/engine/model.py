@@ -10,6 +10,8 @@ from torch import nn
 from bitnet_jit.arguments import show
 from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.engine.config import EngineConfig
+from bitnet_jit.engine.devices.balanced import Balanced
+from bitnet_jit.engine.dimensions import input_dim, output_dim
 from bitnet_jit.engine.text.grammar import Grammars
 from bitnet_jit.engine.text.replica import Replica
 from bitnet_jit.engine.text.replicas import ReplicaGroup
@@ -17,7 +19,7 @@ from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.models.paged_store import PageShape
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
-from bitnet_jit.problem import pages_for
+from bitnet_jit.problem import PAGE, pages_for
 
 if TYPE_CHECKING:
     from bitnet_jit.generation.tokenizer import Tokenizer
@@ -51,23 +53,45 @@ class Model:
     @property
     def total_weight_count(self) -> int:
         """Return the number of weights, those of packed layers by their shapes."""
-        packed = [layer for layer in self.module.modules() if isinstance(layer, PackedBitLinear)]
-        others = [p for name, p in self.module.named_parameters() if not name.endswith("w_packed")]
+        module = one_of(self.module)
+        packed = [layer for layer in module.modules() if isinstance(layer, PackedBitLinear)]
+        others = [p for name, p in module.named_parameters() if not name.endswith("w_packed")]
         return sum(one.out_features * one.in_features for one in packed) + sum(one.numel() for one in others)
 
+    @property
+    def input_dim(self) -> int | None:
+        """Return the features of a row that it takes, of a decoder its vocabulary; None where no layer tells."""
+        return input_dim(one_of(self.module))
 
-def make_model(model_id: str, module: nn.Module, config: EngineConfig, replicas: Sequence[Decoder] = ()) -> Model:
+    @property
+    def output_dim(self) -> int | None:
+        """Return the features of a row that it gives, of a decoder its vocabulary; None where no layer tells."""
+        return output_dim(one_of(self.module))
+
+
+def one_of(module: nn.Module) -> nn.Module:
+    """Return one of the copies of a module on several devices, or the module itself."""
+    return module.members[0].module if isinstance(module, Balanced) else module
+
+
+def text_parts(model: Model) -> tuple[Decoder, Replica | ReplicaGroup]:
+    """Return a model's decoder and its worker; InvalidInput where it writes no text."""
+    if model.replica is None or not isinstance(model.module, Decoder):
+        raise InvalidInput(f"model_id: {model.model_id!r} is no decoder, and writes no text")
+    return model.module, model.replica
+
+
+def make_model(model_id: str, module: nn.Module, config: EngineConfig, replicas: Sequence[nn.Module] = ()) -> Model:
     """Return a model, whose workers have begun where it is a decoder.
 
     Raises:
         InvalidInput: a replica is not such a decoder as the module, or memory does not suffice for the pages.
     """
+    if not isinstance(replicas, Sequence):
+        raise InvalidInput(f"replicas: expected a list of modules, got {show(replicas)}")
     if not isinstance(module, Decoder):
-        if replicas:
-            raise InvalidInput(f"replicas: expected none, as module is no decoder, got {len(replicas)}")
-        return Model(model_id, module, None)
-    check_replicas(module, replicas)
-    name, decoders = f"bitnet-jit {model_id}", [module, *replicas]
+        return Model(model_id, Balanced([module, *replicas]) if replicas else module, None)
+    name, decoders = f"bitnet-jit {model_id}", as_decoders(module, replicas)
     if not replicas:
         return Model(model_id, module, Replica(module, config, num_pages(module, config), name))
     group = ReplicaGroup(model_id, config.max_waiting)
@@ -82,10 +106,9 @@ def make_model(model_id: str, module: nn.Module, config: EngineConfig, replicas:
     return Model(model_id, module, group)
 
 
-def check_replicas(decoder: Decoder, replicas: Sequence[Decoder]) -> None:
-    """Raise InvalidInput unless all are decoders of one shape, whose tokens are those of the first one."""
-    if not isinstance(replicas, Sequence):
-        raise InvalidInput(f"replicas: expected a list of decoders, got {show(replicas)}")
+def as_decoders(decoder: Decoder, replicas: Sequence[nn.Module]) -> list[Decoder]:
+    """Return a decoder and its replicas. Raises InvalidInput unless all are decoders of one shape."""
+    decoders = [decoder]
     for place, other in enumerate(replicas):
         if not isinstance(other, Decoder):
             raise InvalidInput(f"replicas[{place}]: expected a Decoder, got {show(other)}")
@@ -95,6 +118,8 @@ def check_replicas(decoder: Decoder, replicas: Sequence[Decoder]) -> None:
                     f"replicas[{place}]: expected the same model as module, whose {name} is {getattr(decoder, name)}, "
                     f"got {getattr(other, name)}"
                 )
+        decoders.append(other)
+    return decoders
 
 
 def num_pages(decoder: Decoder, config: EngineConfig, sharing: int = 1) -> int:
@@ -104,19 +129,19 @@ def num_pages(decoder: Decoder, config: EngineConfig, sharing: int = 1) -> int:
         decoder: the decoder.
         config: has the share, or the number itself.
         sharing: caches on the decoder's device that have the share together.
+
+    Raises:
+        InvalidInput: memory_pool_bytes has no room for a page in each of them.
     """
-    if config.num_pages is not None:
-        return config.num_pages
     shape = decoder.config
     page = PageShape(shape.num_layers, shape.num_kv_heads, shape.head_dim, 1, decoder.cache_dtype).num_bytes
+    if (pool := config.memory_pool_bytes) is not None:
+        if pool < page * sharing:
+            least = page * sharing
+            raise InvalidInput(f"memory_pool_bytes: expected {least} at least, for a page of {PAGE} tokens, got {pool}")
+        return min(pool // page // sharing, config.num_pages or config.max_running * pages_for(shape.context_length))
+    if config.num_pages is not None:
+        return config.num_pages
     memory = kind_of(decoder.device).total_memory(decoder.device) * config.memory_share / sharing
     longest = pages_for(shape.context_length)
     return max(longest, min(int(memory // page), config.max_running * longest))
-
-
-def close_models(models: dict[str, Model], abandon: bool) -> None:
-    """End the workers of models, after their requests or at once, and forget the models."""
-    for model in [*models.values()]:
-        if model.replica is not None:
-            model.replica.close("it is being closed", abandon)
-    models.clear()

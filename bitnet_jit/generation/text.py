@@ -1,6 +1,6 @@
 """Text in, text out: a decoder with its tokenizer; each character comes as soon as it is certain."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from bitnet_jit.arguments import show
 from bitnet_jit.errors import InvalidInput
@@ -35,6 +35,23 @@ def encode_prompt(decoder: Decoder, prompt: str) -> tuple[Tokenizer, list[int]]:
             "that was added to it"
         )
     return decoder.tokenizer, tokens
+
+
+def without_added(tokens: list[int], added: Sequence[int]) -> list[int]:
+    """Return tokens without those that the tokenizer puts around every text.
+
+    Args:
+        tokens: of a text.
+        added: of an empty one: those before a text, then those behind it.
+
+    >>> without_added([1, 1, 7, 8, 2], [1, 2])
+    [1, 7, 8]
+    """
+    for before in range(len(added), -1, -1):
+        end = len(tokens) - (len(added) - before)
+        if end >= before and tokens[:before] == [*added[:before]] and tokens[end:] == [*added[before:]]:
+            return tokens[before:end]
+    return tokens
 
 
 def stream_text(

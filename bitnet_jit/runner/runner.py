@@ -27,6 +27,7 @@ class Runner:
     Args:
         network: the network.
         num_pages: pages of the cache, 64 tokens each.
+        captures: whether `advance` captures steps, where the device allows that.
 
     Attributes:
         network: as above.
@@ -45,11 +46,11 @@ class Runner:
     (16, 7)
     """
 
-    def __init__(self, network: "Network", num_pages: int) -> None:
+    def __init__(self, network: "Network", num_pages: int, captures: bool = True) -> None:
         self.network = network
         self.cache = PagedCache(network.config, num_pages, network.cache_dtype, network.device)
         width = min(self.cache.pool.count, pages_for(network.config.context_length))
-        self._decode = DecodeSteps(self.cache, width) if can_capture(network.device) else None
+        self._decode = DecodeSteps(self.cache, width) if captures and can_capture(network.device) else None
 
     def step(self, chunks: Sequence[Chunk]) -> torch.Tensor:
         """Run the tokens of chunks, of different sequences, and keep their keys and values.
@@ -88,7 +89,7 @@ class Runner:
     @property
     def runs_ahead(self) -> bool:
         """Return whether `advance` gives back logits before they have been computed."""
-        return kind_of(self.network.device).capture is not None
+        return self._decode is not None and kind_of(self.network.device).capture is not None
 
     def advance(self, sequences: Sequence[PagedSequence], tokens: torch.Tensor) -> Scores:
         """Run one token per sequence, as `step` does, but by a step that is captured once; on a GPU nothing waits.

@@ -12,12 +12,12 @@ from fastapi import APIRouter, FastAPI
 from fastapi.responses import HTMLResponse
 
 import bitnet_jit
+from bitnet_jit.checkpoints.chat_template import ChatTemplate
 from bitnet_jit.server import chat, completions, embeddings, health, metrics, models, tokens
 from bitnet_jit.server.answers import ErrorResponse
 from bitnet_jit.server.errors import add_handlers
 from bitnet_jit.server.limits import Gate, Limits
 from bitnet_jit.server.service import Service
-from bitnet_jit.server.templates import ChatTemplate
 from bitnet_jit.server.watch import STUCK_S, Watch
 
 if TYPE_CHECKING:

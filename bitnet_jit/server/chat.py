@@ -8,6 +8,7 @@ from fastapi.responses import Response
 
 from bitnet_jit.engine.text.generation import Completion, Generation, TokenLogprobs
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.generation.text import without_added
 from bitnet_jit.server.answers import (
     ChatChoice,
     ChatChunk,
@@ -56,23 +57,6 @@ async def chat_tokens(service: Service, model_id: str, messages: Sequence[Messag
     tokens = await tokens_of(service, model_id, text)
     tokenizer = service.engine.model(model_id).tokenizer
     return tokens if tokenizer is None else without_added(tokens, tokenizer.encode(""))
-
-
-def without_added(tokens: list[int], added: Sequence[int]) -> list[int]:
-    """Return tokens without those that the tokenizer puts around every text.
-
-    Args:
-        tokens: of a text.
-        added: of an empty one: those before a text, then those behind it.
-
-    >>> without_added([1, 1, 7, 8, 2], [1, 2])
-    [1, 7, 8]
-    """
-    for before in range(len(added), -1, -1):
-        end = len(tokens) - (len(added) - before)
-        if end >= before and tokens[:before] == [*added[:before]] and tokens[end:] == [*added[before:]]:
-            return tokens[before:end]
-    return tokens
 
 
 def as_plain(message: Message) -> dict[str, str]:

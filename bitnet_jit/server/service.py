@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import Depends, Request
 
+from bitnet_jit.checkpoints.chat_template import ChatTemplate
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.server.limits import Limits
 from bitnet_jit.server.metrics import Metrics
-from bitnet_jit.server.templates import ChatTemplate
 from bitnet_jit.server.token_texts import TokenTexts
 from bitnet_jit.server.watch import Watch
 

@@ -3,8 +3,9 @@
 from fastapi import APIRouter
 
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.generation.text import without_added
 from bitnet_jit.server.answers import Text, TokenizerInfo, Tokens
-from bitnet_jit.server.chat import chat_tokens, without_added
+from bitnet_jit.server.chat import chat_tokens
 from bitnet_jit.server.requests import DetokenizeRequest, TokenizeRequest
 from bitnet_jit.server.service import ServiceOf
 from bitnet_jit.server.texts import context_of, tokens_of

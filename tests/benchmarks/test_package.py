@@ -46,7 +46,8 @@ def test_help_tells_the_options_of_a_script(script, monkeypatch, capsys):
         runpy.run_path(str(FOLDER / script), run_name="__main__")
     assert ended.value.code == 0
     printed = capsys.readouterr().out
-    for option in ("--json", "--threads") if script.startswith("bench_") else ("--results",):
+    others = {"load_server.py": ("--json", "--picture"), "soak.py": ("--json",)}
+    for option in ("--json", "--threads") if script.startswith("bench_") else others.get(script, ("--results",)):
         assert option in printed
 
 

@@ -127,7 +127,7 @@ def test_a_bad_text_ends_the_call_and_nothing_else(engine, prompt):
 
 def test_a_model_that_reads_no_text_is_refused(engine):
     engine.add_model("layer", torch.nn.Linear(2, 2))
-    with pytest.raises(InvalidInput, match="reads no text"):
+    with pytest.raises(InvalidInput, match="is no decoder"):
         engine.embed("layer", ["x"])
     with pytest.raises(ModelNotFound):
         engine.embed("absent", ["x"])

@@ -77,14 +77,26 @@ def test_without_a_tokenizer_pieces_are_empty():
 @given(step=st.floats(1e-4, 1.0), token=st.floats(1e-6, 0.1), texts=st.integers(1, 64))
 def test_a_chunk_takes_no_longer_than_its_share_of_a_step(step, token, texts):
     pace, share = Pace(2048), max(SHARE, 3 / texts)
-    assert (pace.budget(texts), pace.budget(0)) == (LEAST, 2048)
-    for _ in range(3):
-        pace.note(texts, 0, step)
-        pace.note(texts, 100, step + 100 * token)
+    assert (pace.budget(texts), pace.budget(0)) == (0, 2048)
+    pace.note(texts, 0, step)
+    assert pace.budget(texts) == LEAST
+    for outlier in (0, 0, 0, 10):
+        pace.note(texts, 0, step + outlier)
+        pace.note(texts, 1000, step + 1000 * token + outlier)
     budget = pace.budget(texts, 3)
     assert LEAST <= budget <= 2048
     assert budget == LEAST or budget * token <= share * step * 1.001
     assert budget == 2048 or (budget + 1) * token >= share * step * 0.999
+
+
+@given(step=st.floats(1e-4, 1.0), token=st.floats(1e-6, 1e-3), texts=st.integers(1, 64), times=st.floats(0, 9))
+def test_what_prompts_add_however_short_leaves_room_for_less_or_is_worth_its_while(step, token, texts, times):
+    pace, fixed, share = Pace(4096), times * step, max(SHARE, 3 / texts)
+    for tokens in (4096, 16, 16, 8, 1024):
+        pace.note(texts, 0, step)
+        pace.note(texts, tokens, step + fixed + tokens * token)
+    wanted = min(4096, max(LEAST, max(share * step - fixed, fixed) / token))
+    assert 0.99 * wanted - 1 <= pace.budget(texts, 3) <= 1.01 * wanted + 1
 
 
 @given(data=st.data())

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_jit.engine.tensors.rows import Rows, count
+from bitnet_jit.engine.tensors.rows import Rows
 from bitnet_jit.errors import InvalidInput
 
 LEADINGS = st.lists(
@@ -29,8 +29,8 @@ def test_every_row_is_run_once_and_comes_back_in_its_place(leadings, size, alone
     xs = numbered(leadings)
     rows, seen = Rows(xs), []
     while pieces := rows.take(size, alone):
-        joined = rows.join(pieces)
-        assert len(joined) == count(pieces)
+        joined = torch.cat(rows.parts(pieces))
+        assert len(joined) == rows.taken == sum(stop - start for _, start, stop in pieces)
         assert len(joined) <= size or (alone is not None and len(pieces) == 1 and len(joined) >= alone)
         if random.random() < 0.3:  # the batch could not be run: it is taken again, smaller
             rows.rewind(pieces)
@@ -47,15 +47,16 @@ def test_every_row_is_run_once_and_comes_back_in_its_place(leadings, size, alone
 @given(st.lists(st.integers(1, 40), min_size=1), st.integers(1, 50))
 def test_batches_are_three_quarters_full_but_for_the_last(counts, size):
     rows, sizes = Rows([torch.zeros(rows, 1) for rows in counts]), []
-    while pieces := rows.take(size):
-        sizes.append(count(pieces))
+    while rows.take(size):
+        sizes.append(rows.taken)
     assert all(4 * rows >= 3 * size for rows in sizes[:-1])
 
 
 def test_rows_of_one_input_are_not_copied():
     x = torch.zeros(10, 3)
     rows = Rows([x])
-    assert rows.join(rows.take(4)).data_ptr() == x.data_ptr()
+    (part,) = rows.parts(rows.take(4))
+    assert part.data_ptr() == x.data_ptr()
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import openai
 import pytest
 
 import bitnet_jit
+from bitnet_jit.checkpoints.chat_template import ChatTemplate
 from bitnet_jit.engine import EngineConfig, InferenceEngine
 from bitnet_jit.server.app import make_app
 from bitnet_jit.server.connections import make_server
-from bitnet_jit.server.templates import ChatTemplate
 
 WAIT = 30  # seconds for what takes milliseconds
 TEMPLATE = (

@@ -5,9 +5,9 @@ import json
 import openai
 import pytest
 
+from bitnet_jit.checkpoints.chat_template import ChatTemplate, template_of
 from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.generation.sampling import Sampling
-from bitnet_jit.server.templates import ChatTemplate, template_of
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who begat Isaac?"}]
 PROMPT = "system: Be brief.\nuser: Who begat Isaac?\nassistant: "

@@ -7,9 +7,9 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from bitnet_jit.checkpoints.chat_template import ChatTemplate
 from bitnet_jit.engine import InferenceEngine
 from bitnet_jit.server.app import make_app
-from bitnet_jit.server.templates import ChatTemplate
 
 TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
 EXAMPLES = 70

@@ -12,10 +12,11 @@ from torch import nn
 
 from bitnet_jit.arguments import whole_number
 from bitnet_jit.devices.kinds import kind_of
+from bitnet_jit.engine.memory.engine_memory import DEFAULT_MEMORY, EngineMemory
 from bitnet_jit.engine.tensors.batch_size import BatchingConfig, SizeSearch
 from bitnet_jit.engine.tensors.infer import MAX_ROW_DIMS, check_module, device_of, forward_rows, is_out_of_memory
 from bitnet_jit.engine.tensors.memory_used import memory_used
-from bitnet_jit.engine.tensors.rows import Piece, Rows, count
+from bitnet_jit.engine.tensors.rows import Piece, Rows
 from bitnet_jit.errors import OutOfMemory
 
 
@@ -74,6 +75,7 @@ class BatchProcessor:
         config: limits of the size; None: the defaults.
         row_dims: dimensions of a row, as in `infer_batch`.
         used: returns the share of memory in use; None: that of the module's device.
+        memory: as in `infer_batch`.
 
     Raises:
         InvalidInput: as `infer_batch`.
@@ -92,9 +94,10 @@ class BatchProcessor:
         *,
         row_dims: int = 1,
         used: Callable[[], float] | None = None,
+        memory: EngineMemory = DEFAULT_MEMORY,
     ) -> None:
         check_module(module)
-        self.module = module
+        self.module, self._memory = module, memory
         self._row_dims = whole_number("row_dims", row_dims, 1, MAX_ROW_DIMS)
         self._search = SizeSearch(config or BatchingConfig(), used or (lambda: memory_used(device_of(self.module))))
         self._lock = Lock()
@@ -118,9 +121,10 @@ class BatchProcessor:
             while pieces := rows.take(self._search.size):
                 begin = time.perf_counter()
                 refusal = self._run_batch(rows, pieces, place)
-                self._learn(count(pieces), time.perf_counter() - begin, refusal)
+                self._learn(rows.taken, time.perf_counter() - begin, refusal)
                 if refusal is not None:
                     rows.rewind(pieces)
+                    self._memory.trim()  # smaller batches need no buffer of this size
         return rows.outputs()
 
     async def run_async(self, xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -130,7 +134,8 @@ class BatchProcessor:
     def _run_batch(self, rows: Rows, pieces: list[Piece], place: torch.device | None) -> str | None:
         """Run a batch and keep its output; return the reason where memory was short, whose tensors are freed then."""
         try:
-            rows.put(pieces, forward_rows(self.module, rows.join(pieces), place))
+            buffers = forward_rows(self.module, rows, pieces, place, self._memory)
+            rows.put(pieces, self._memory.finish(buffers))
             if place is not None:  # a batch has taken its time when its work is done
                 with kind_of(place).current(place):
                     kind_of(place).synchronize()

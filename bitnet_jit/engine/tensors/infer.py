@@ -5,6 +5,7 @@ of its time. So inputs of an eighth of the rows at which a device runs best (`De
 they are.
 """
 
+from collections import deque
 from collections.abc import Sequence
 
 import torch
@@ -14,23 +15,28 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from bitnet_jit.arguments import show, whole_number
 from bitnet_jit.devices.kinds import kind_of
-from bitnet_jit.engine.tensors.rows import Rows
+from bitnet_jit.engine.memory.buffers import InferenceBuffers
+from bitnet_jit.engine.memory.engine_memory import DEFAULT_MEMORY, EngineMemory
+from bitnet_jit.engine.tensors.rows import Piece, Rows
 from bitnet_jit.errors import InvalidInput, OutOfMemory
 
 MAX_ROW_DIMS = 8
 ALONE = 8  # measured on a 768 x 768 layer on a CPU: 8 rows are 1.1x faster joined, 16 rows 1.03x slower
+AHEAD = 1  # batches whose outputs may be on their way while the next one is launched
 NO_DEVICE = "meta"  # of weights that hold no values yet: a packed layer takes its device from its first input
 
 
-def infer(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def infer(module: nn.Module, x: torch.Tensor, *, memory: EngineMemory = DEFAULT_MEMORY) -> torch.Tensor:
     """Return what a module makes of a tensor, without gradients.
 
     Args:
         module: any module that takes one tensor and returns one; on one device.
         x: moved to the module's device where it is on another one.
+        memory: through which it is moved.
 
     Returns:
-        The output, on the device of x; an inference tensor, of which autograd keeps nothing.
+        The output, on the device of x unless the memory's strategy says otherwise; an inference tensor, of which
+        autograd keeps nothing.
 
     Raises:
         InvalidInput: the module is none, returns no tensor, or drops out in training mode; x is no tensor, or the
@@ -47,13 +53,15 @@ def infer(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
         raise InvalidInput(f"x: expected a tensor, got {show(x)}")
     with torch.inference_mode():
         try:
-            return forward(module, x, device_of(module))
+            return forward(module, x, device_of(module), memory)
         except (RuntimeError, MemoryError) as error:
             check_memory(error, f"x: shape {tuple(x.shape)}")
             raise
 
 
-def infer_batch(module: nn.Module, xs: Sequence[torch.Tensor], *, row_dims: int = 1) -> list[torch.Tensor]:
+def infer_batch(
+    module: nn.Module, xs: Sequence[torch.Tensor], *, row_dims: int = 1, memory: EngineMemory = DEFAULT_MEMORY
+) -> list[torch.Tensor]:
     """Return what a module makes of each tensor; small ones share a call.
 
     Args:
@@ -61,6 +69,7 @@ def infer_batch(module: nn.Module, xs: Sequence[torch.Tensor], *, row_dims: int 
         xs: tensors (..., *row) with any dimensions before the row, alike in row, dtype and device.
         row_dims: dimensions of a row: 1 for features (K,), 2 for sequences, 3 for images. The module gets
             (rows, *row).
+        memory: in which rows are joined, and through which they and outputs are moved.
 
     Returns:
         An output (..., *row of the output) for each, in order. Outputs of tensors that shared a call share memory.
@@ -76,25 +85,31 @@ def infer_batch(module: nn.Module, xs: Sequence[torch.Tensor], *, row_dims: int 
     rows = Rows(xs, whole_number("row_dims", row_dims, 1, MAX_ROW_DIMS))
     place = device_of(module)
     size = kind_of(place or torch.device("cpu")).prompt_tokens
+    flights: deque[tuple[list[Piece], InferenceBuffers]] = deque()
     with torch.inference_mode():
         while pieces := rows.take(size, alone=size // ALONE):
-            x = rows.join(pieces)
             try:
-                rows.put(pieces, forward_rows(module, x, place))
+                flights.append((pieces, forward_rows(module, rows, pieces, place, memory)))
+                if len(flights) > AHEAD:
+                    land(flights, rows, memory)
             except (RuntimeError, MemoryError) as error:
-                check_memory(error, f"xs: {len(x)} rows in one call")
+                check_memory(error, f"xs: {rows.taken} rows in one call")
                 raise
+        while flights:
+            land(flights, rows, memory)
     return rows.outputs()
 
 
-def infer_each(module: nn.Module, xs: Sequence[torch.Tensor], *, row_dims: int = 1) -> list[torch.Tensor | Exception]:
+def infer_each(
+    module: nn.Module, xs: Sequence[torch.Tensor], *, row_dims: int = 1, memory: EngineMemory = DEFAULT_MEMORY
+) -> list[torch.Tensor | Exception]:
     """Return what a module makes of each tensor, or the error that it meets; errors stay with their tensors.
 
     Tensors may be unlike one another; those that are alike share calls. Where a shared call fails, its halves are tried
     by themselves.
 
     Args:
-        module, row_dims: as in `infer_batch`.
+        module, row_dims, memory: as in `infer_batch`.
         xs: tensors; anything else becomes an InvalidInput.
 
     >>> good, bad = infer_each(nn.Linear(8, 3), [torch.ones(8), torch.ones(7)])
@@ -104,20 +119,22 @@ def infer_each(module: nn.Module, xs: Sequence[torch.Tensor], *, row_dims: int =
     check_module(module)
     results: dict[int, torch.Tensor | Exception] = {}
     for places in alike(xs, row_dims).values():
-        outputs = infer_halves(module, [xs[place] for place in places], row_dims)
+        outputs = infer_halves(module, [xs[place] for place in places], row_dims, memory)
         results.update(zip(places, outputs, strict=True))
     return [results[place] for place in range(len(xs))]
 
 
-def infer_halves(module: nn.Module, xs: list[torch.Tensor], row_dims: int) -> list[torch.Tensor | Exception]:
+def infer_halves(
+    module: nn.Module, xs: list[torch.Tensor], row_dims: int, memory: EngineMemory
+) -> list[torch.Tensor | Exception]:
     """Return what a module makes of tensors that are alike, or their errors; a failed call is halved."""
     try:
-        return list(infer_batch(module, xs, row_dims=row_dims))
+        return list(infer_batch(module, xs, row_dims=row_dims, memory=memory))
     except Exception as error:  # whatever a module raises belongs to one of its inputs
         if len(xs) == 1:
             return [error]
     half = len(xs) // 2
-    return infer_halves(module, xs[:half], row_dims) + infer_halves(module, xs[half:], row_dims)
+    return infer_halves(module, xs[:half], row_dims, memory) + infer_halves(module, xs[half:], row_dims, memory)
 
 
 def alike(xs: Sequence[torch.Tensor], row_dims: int) -> dict[object, list[int]]:
@@ -129,27 +146,49 @@ def alike(xs: Sequence[torch.Tensor], row_dims: int) -> dict[object, list[int]]:
     return kinds
 
 
-def forward(module: nn.Module, x: torch.Tensor, place: torch.device | None) -> torch.Tensor:
-    """Call a module on its device, and return its output on the device of x."""
-    if place is None or x.device == place:
+def forward(
+    module: nn.Module, x: torch.Tensor, place: torch.device | None, memory: EngineMemory = DEFAULT_MEMORY
+) -> torch.Tensor:
+    """Call a module on its device, and return its output where the memory's strategy has it stay."""
+    if (place is None or x.device == place) and not memory.moves_results:
         y = module(x)
         if isinstance(y, torch.Tensor):
             return y
-    else:
-        y = module(x.to(place))
-        if isinstance(y, torch.Tensor):
-            return y.to(x.device)
-    raise InvalidInput(f"module: expected one that returns a tensor, {type(module).__name__} returned {show(y)}")
+        raise no_tensor(module, y)
+    buffers = memory.prepare([x], place)
+    y = module(buffers.input)
+    if not isinstance(y, torch.Tensor):
+        raise no_tensor(module, y)
+    memory.begin_fetch(buffers, y, place)
+    return memory.finish(buffers)
 
 
-def forward_rows(module: nn.Module, x: torch.Tensor, place: torch.device | None) -> torch.Tensor:
-    """Call a module on rows as `forward` does, and check that it returns as many."""
-    y = forward(module, x, place)
+def forward_rows(
+    module: nn.Module, rows: Rows, pieces: list[Piece], place: torch.device | None, memory: EngineMemory
+) -> InferenceBuffers:
+    """Call a module on the rows taken last, and check that it returns as many; its output may be on its way."""
+    number = rows.taken
+    buffers = memory.prepare(rows.parts(pieces), place, number)
+    y = module(buffers.input)
+    if not isinstance(y, torch.Tensor):
+        raise no_tensor(module, y)
     shape = y.shape
-    if not shape or shape[0] != x.shape[0]:
+    if not shape or shape[0] != number:
         name = type(module).__name__
-        raise InvalidInput(f"module: {name} made shape {tuple(shape)} of {len(x)} rows; expected as many rows")
-    return y
+        raise InvalidInput(f"module: {name} made shape {tuple(shape)} of {number} rows; expected as many rows")
+    memory.begin_fetch(buffers, y, place)
+    return buffers
+
+
+def land(flights: deque[tuple[list[Piece], InferenceBuffers]], rows: Rows, memory: EngineMemory) -> None:
+    """Wait for the output of the oldest batch, and keep it."""
+    pieces, buffers = flights.popleft()
+    rows.put(pieces, memory.finish(buffers))
+
+
+def no_tensor(module: nn.Module, y: object) -> InvalidInput:
+    """Return the error of a module that returns something else than a tensor."""
+    return InvalidInput(f"module: expected one that returns a tensor, {type(module).__name__} returned {show(y)}")
 
 
 def check_module(module: nn.Module) -> None:

@@ -17,12 +17,15 @@ class Rows:
         xs: tensors (..., *row) of one shape of a row, one dtype and one device.
         row_dims: dimensions of a row; those before it count rows.
 
+    Attributes:
+        taken: rows of the batch that was taken last.
+
     Raises:
         InvalidInput: an input is no tensor, has too few dimensions, or is unlike the first one.
 
     >>> rows = Rows([torch.ones(2, 4), torch.zeros(3, 4), torch.ones(4)])
     >>> while pieces := rows.take(4):
-    ...     rows.put(pieces, 2 * rows.join(pieces)[:, :1])
+    ...     rows.put(pieces, 2 * torch.cat(rows.parts(pieces))[:, :1])
     >>> [y.flatten().tolist() for y in rows.outputs()]
     [[2.0, 2.0], [0.0, 0.0, 0.0], [2.0]]
     """
@@ -39,6 +42,7 @@ class Rows:
         ]
         self._outputs: list[torch.Tensor | None] = [None] * len(self._xs)
         self._next = (0, 0)  # input and row with which the next batch begins
+        self.taken = 0
 
     def take(self, size: int, alone: int | None = None) -> list[Piece]:
         """Return the pieces of the next batch; none when all rows have been taken.
@@ -53,30 +57,29 @@ class Rows:
             rows = counts[index] - start
             if alone is not None and rows >= alone:
                 if not pieces:
-                    pieces, index = [(index, start, start + rows)], index + 1
+                    pieces, index, taken = [(index, start, start + rows)], index + 1, rows
                 break
             if taken + rows > size:
                 if 4 * taken >= 3 * size:
                     break
                 pieces.append((index, start, start + size - taken))
-                start += size - taken
+                start, taken = start + size - taken, size
                 break
             pieces.append((index, start, start + rows))
             index, start, taken = index + 1, 0, taken + rows
-        self._next = (index, start)
+        self._next, self.taken = (index, start), taken
         return pieces
 
     def rewind(self, pieces: list[Piece]) -> None:
         """Have the rows of the last batch wait again: it could not be run."""
         self._next = pieces[0][:2]
 
-    def join(self, pieces: list[Piece]) -> torch.Tensor:
-        """Return the rows of a batch, (rows, *row); not copied where they are of one input."""
-        parts = [
+    def parts(self, pieces: list[Piece]) -> list[torch.Tensor]:
+        """Return the rows of a batch, (rows, *row), for each input that they are of."""
+        return [
             self._xs[index] if stop - start == self._counts[index] else self._xs[index][start:stop]
             for index, start, stop in pieces
         ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def put(self, pieces: list[Piece], y: torch.Tensor) -> None:
         """Keep the output (rows, ...) of a batch; whole inputs get views of it."""
@@ -98,11 +101,6 @@ class Rows:
             leading = len(shape) - self._row_dims
             outputs.append(y if leading == 1 else y.reshape(*shape[:leading], *y.shape[1:]))
         return outputs
-
-
-def count(pieces: list[Piece]) -> int:
-    """Return the rows of a batch."""
-    return sum(stop - start for _, start, stop in pieces)
 
 
 def as_rows(x: torch.Tensor, row_dims: int) -> torch.Tensor:

@@ -33,4 +33,5 @@ def finish(request: Request, reason: str, error: BitNetError | None = None) -> N
     first = (request.first_token or now) - request.arrived
     scores = None if request.prompt_logprobs is None else request.prompt_scores
     vector = None if request.pool is None else request.pool.vector
+    request.ended()
     request.generation.mailbox.put(End(reason, error, scores, request.cached, first, now - request.arrived, vector))

@@ -2,33 +2,44 @@
 
 Time is shared evenly: while R texts are read and W are written, prompts take R / W of what a step of writing takes.
 So a long prompt beside many texts leaves them their pace, and many short ones beside a single text begin soon.
+
+Prompts add to a step something per token, and something however few they are. The second is much on a GPU, where a
+step of texts alone is one launch; there a step reads what takes as long again. Both are those of a line through the
+last steps, by the median of all slopes (Theil and Sen), so that a kernel that was compiled in one does not count.
 """
 
+from collections import deque
 from dataclasses import dataclass, field
+from itertools import combinations
+from statistics import median_low
 
 SHARE = 0.6  # of a step's usual time, that prompts may take at least: with its spread it stays below twice
 LEAST = 8  # tokens of prompts in a step
-WEIGHT = 0.2  # of the newest step, in the averages
+RECENT = 10  # steps that count
+GROWTH = 4  # times as many tokens as the longest of them had
+PERIOD = 4  # one step of so many has half its tokens: a line needs two places
 
 
 @dataclass
 class Pace:
-    """Averages of what steps take.
+    """What steps took.
 
     Args:
         most: tokens of prompts in a step where no text is being written.
 
     Attributes:
-        step_s: seconds of a step that writes texts alone, by the logarithm of their number.
-        token_s: seconds that a prompt's token adds, 0 while unknown.
+        step_s: seconds of the last steps that wrote texts alone, by the logarithm of their number.
+        added: (tokens of prompts, seconds that they added) of the last steps that had some.
+        planned: steps with prompts beside texts that were planned.
     """
 
     most: int
-    step_s: dict[int, float] = field(default_factory=dict)
-    token_s: float = 0.0
+    step_s: dict[int, deque[float]] = field(default_factory=dict)
+    added: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=RECENT))
+    planned: int = 0
 
     def budget(self, writing: int, reading: int = 1) -> int:
-        """Return how many tokens of prompts the next step may hold.
+        """Return how many tokens of prompts the next step may hold: none where a step without them is yet to be seen.
 
         Args:
             writing: texts that are being written.
@@ -40,30 +51,35 @@ class Pace:
         >>> pace.budget(8), pace.budget(8, 16), pace.budget(0)
         (24, 80, 1024)
         """
-        if not writing:
+        if not writing or not reading:
             return self.most
-        usual = self.usual(writing)
-        if not usual or not self.token_s:
+        if writing.bit_length() not in self.step_s:
+            return 0
+        if not self.added:
             return min(self.most, LEAST)
-        share = max(SHARE, reading / writing)
-        return max(LEAST, min(self.most, int(share * usual / self.token_s)))
+        share = max(SHARE, reading / writing) * self.usual(writing)
+        fixed, token = self.line()
+        tokens = min(self.most, GROWTH * max(tokens for tokens, _ in self.added))
+        tokens = min(tokens, max(LEAST, int(max(share - fixed, fixed) / token)))
+        self.planned += 1
+        return -(-tokens // 2) if self.planned % PERIOD == 0 else tokens
 
     def note(self, writing: int, tokens: int, seconds: float) -> None:
         """Note what a step took that wrote so many texts, and read so many tokens of prompts."""
-        size = writing.bit_length()
         if not tokens:
-            self.step_s[size] = blend(self.step_s.get(size, 0.0), seconds)
-        elif not writing or self.usual(writing):
-            self.token_s = blend(self.token_s, max(0.0, seconds - self.usual(writing)) / tokens)
+            self.step_s.setdefault(writing.bit_length(), deque(maxlen=RECENT)).append(seconds)
+        elif (more := seconds - self.usual(writing)) > 0:  # else what is known of such steps was disturbed
+            self.added.append((tokens, more))
 
     def usual(self, writing: int) -> float:
         """Return the seconds of a step that writes about so many texts alone; 0 for none, and while unknown."""
-        if not writing or not self.step_s:
-            return 0.0
         size = writing.bit_length()
-        return self.step_s[min(self.step_s, key=lambda known: abs(known - size))]
+        return median_low(self.step_s[size]) if writing and size in self.step_s else 0.0
 
-
-def blend(before: float, new: float) -> float:
-    """Return an average in which the newest number counts WEIGHT; the first one counts alone."""
-    return new if not before else before + WEIGHT * (new - before)
+    def line(self) -> tuple[float, float]:
+        """Return the seconds that prompts add to a step, and that each of their tokens adds."""
+        slopes = [(a - b) / (n - m) for (n, a), (m, b) in combinations(self.added, 2) if n != m]
+        token = median_low(slopes) if slopes else 0.0
+        if token <= 0:
+            return 0.0, median_low([seconds / tokens for tokens, seconds in self.added])
+        return max(0.0, median_low([seconds - tokens * token for tokens, seconds in self.added])), token

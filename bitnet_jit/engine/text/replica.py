@@ -10,13 +10,13 @@ ends and its requests go on elsewhere: what a request is lies in its ids, and th
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from threading import Thread, current_thread
 from typing import Protocol
 
 from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.engine.config import EngineConfig
 from bitnet_jit.engine.devices.failures import is_device_failure, is_short_of_memory
+from bitnet_jit.engine.text.counts import Counts
 from bitnet_jit.engine.text.delivery import deliver, finish, wanted_at
 from bitnet_jit.engine.text.inbox import Inbox
 from bitnet_jit.engine.text.pace import Pace
@@ -40,27 +40,11 @@ from bitnet_jit.runner.runner import Runner
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Counts:
-    """What a replica has done since it began.
-
-    Attributes:
-        prompt_tokens, new_tokens: computed, and written.
-        steps: steps that it ran.
-        finished, failed: requests that ended, as asked and otherwise.
-        last_step: when the last step ended, in seconds of the monotonic clock.
-    """
-
-    prompt_tokens: int = 0
-    new_tokens: int = 0
-    steps: int = 0
-    finished: int = 0
-    failed: int = 0
-    last_step: float = 0.0
-
-
 class Successors(Protocol):
-    """Replicas that go on where one of them fails."""
+    """Replicas that go on where one of them fails, or has too much to do."""
+
+    def idle(self, replica: "Replica") -> "Replica | None":
+        """Return another one that lives and has nothing to do; None where there is none."""
 
     def has_other(self, replica: "Replica") -> bool:
         """Return whether another one lives."""
@@ -96,7 +80,7 @@ class Replica:
     ) -> None:
         self.name, self.device = name, decoder.device
         self._successors = successors
-        self._runner = Runner(decoder, num_pages)
+        self._runner = Runner(decoder, num_pages, config.optimization_level.captures)
         cache = self._runner.cache
         self.scheduler = Scheduler(cache, PrefixCache(cache) if config.prefix_cache else None, config.max_running)
         self.counts = Counts(last_step=time.monotonic())
@@ -173,6 +157,7 @@ class Replica:
             with kind_of(self.device).current(self.device):
                 while self._take_in():
                     self._end_early()
+                    self._share()
                     plan = {} if self._writer.ahead else self._plan()
                     if plan or self._writer.ahead:
                         self._run_guarded(plan)
@@ -213,6 +198,20 @@ class Replica:
                 words = f"timeout_s: {seconds:g} s have passed, and the text has {request.new_tokens} new tokens"
                 self._end(request, "", RequestTimeout(words))
 
+    def _share(self) -> None:
+        """Give every second request that waits to a replica that has nothing to do."""
+        waiting = self.scheduler.waiting
+        if self._successors is None or len(waiting) < 2 or (other := self._successors.idle(self)) is None:
+            return
+        for request in waiting[1::2]:
+            waiting.remove(request)
+            self._writer.forget(request)
+            request.begin_anew()
+            if not other.adopt(request):  # it has ended in this moment
+                self.scheduler.add(request)
+                return
+            self.inbox.note_ended()
+
     def _plan(self) -> Plan:
         """Return the next step."""
         scheduler = self.scheduler
@@ -233,10 +232,10 @@ class Replica:
             self._recover(plan, before, error)
         else:
             self._limit.note()
+            self._pace.note(writing, prompts, time.monotonic() - start)
             self.counts.prompt_tokens += prompts
-        self.counts.last_step = now = time.monotonic()
+        self.counts.last_step = time.monotonic()
         self.counts.steps += 1
-        self._pace.note(writing, prompts, now - start)
 
     def _recover(self, plan: Plan, before: Before, error: Exception) -> None:
         """Mend what an error in a step has left; raise DeviceFailed where the device cannot be used any more."""

@@ -1,7 +1,8 @@
 """`ReplicaGroup`: several replicas of one decoder, one per device, among which requests are shared out.
 
 A request goes where it would end first: where the fewest tokens are to be computed before it, those of its own prompt
-counted but not those whose pages are there already. Where a replica fails, its requests go on elsewhere. What they have
+counted but not those whose pages are there already. Texts end before their limits, too: a replica that has nothing left
+to do is given half of what waits elsewhere. Where a replica fails, its requests go on elsewhere. What they have
 got stays: their ids are computed anew, and the next token is the one that it would have been.
 """
 
@@ -80,6 +81,11 @@ class ReplicaGroup:
     def has_other(self, replica: Replica) -> bool:
         """Return whether another replica lives."""
         return any(other is not replica for other in self.living)
+
+    def idle(self, replica: Replica) -> Replica | None:
+        """Return another replica that lives and has nothing to do; None where there is none."""
+        others = (other for other in self.living if other is not replica and not other.inbox.num_open)
+        return next(others, None)
 
     def take_over(self, replica: Replica, requests: list[Request], failure: str) -> list[Request]:
         """Have the requests of a replica that has failed go on elsewhere; return those for which none is left."""

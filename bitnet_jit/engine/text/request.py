@@ -1,5 +1,6 @@
 """`Request`: a text that an engine writes, from its prompt to its end, as the scheduler and the worker see it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from bitnet_jit.engine.text.pooling import Pool
 
 NUMBERS = count()  # of requests, in the order in which they came
+
+
+def nothing() -> None:
+    """Do nothing."""
 
 
 @dataclass(eq=False)
@@ -45,6 +50,7 @@ class Request:
         matcher: tells which tokens its grammar lets follow; None: any may.
         pool: of its hidden states, where it is for an embedding: it gets no tokens then.
         is_cancelled: its caller waits no more; set from any thread.
+        ended: called once, when it has ended in whatever way, before its caller is told.
     """
 
     ids: list[int]
@@ -69,6 +75,7 @@ class Request:
     matcher: "Matcher | None" = None
     pool: "Pool | None" = None
     is_cancelled: bool = False
+    ended: Callable[[], None] = nothing
 
     @property
     def left(self) -> int:

@@ -122,6 +122,15 @@ def test_weights_of_a_device_that_is_gone_are_lost_but_for_a_copy_that_was_kept(
     torch.testing.assert_close(fallback.infer(kept, torch.ones(K)), packed()(torch.ones(K)), rtol=0, atol=0)
 
 
+def test_inputs_on_a_device_that_is_gone_are_lost_in_words():
+    module, fallback = Breaking(), Fallback()
+    fallback._failed = {GPU: "it is gone", torch.device("meta"): "it is gone"}
+    with pytest.raises(DeviceFailed, match="x: meta has failed, and gives it back no more"):
+        fallback.infer(module, torch.ones(K, device="meta"))
+    with pytest.raises(InvalidInput, match=r"xs\[0\]: expected a tensor, got 3"):
+        fallback.infer_batch(module, [3])
+
+
 @given(rows=st.lists(st.integers(0, 40), min_size=1, max_size=5), bias=st.booleans())
 def test_a_copy_computes_the_same_and_shares_nothing(rows, bias):
     module = nn.Sequential(packed(), nn.Linear(N, 5, bias=bias), nn.BatchNorm1d(5)).eval()

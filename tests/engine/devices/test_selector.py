@@ -69,6 +69,11 @@ def test_what_is_recommended_has_room_and_is_the_fastest_of_those(params, batch,
     assert all(SPEEDS[chosen].seconds(params, batch) <= SPEEDS[one].seconds(params, batch) for one in fitting)
 
 
+def test_where_no_device_has_room_the_error_tells_what_each_has():
+    with pytest.raises(OutOfMemory, match=r"1\.0 TiB are free on no device \(.*cpu: .* ms, 64\.0 GiB free"):
+        make().recommend_device(2**20, 1, 2**40)
+
+
 @pytest.mark.parametrize("mode", ["prefer", "force"])
 def test_what_is_named_is_taken(mode):
     assert make(mode, "cpu").select() == CPU
@@ -134,6 +139,12 @@ def test_a_device_that_cannot_be_measured_is_logged(monkeypatch, caplog):
     monkeypatch.setattr(file, "measure", lambda device: 1 / 0)
     assert measured_speed(CPU) is None
     assert "cpu runs no packed layer and is passed over: division by zero" in caplog.text
+
+
+def test_memory_is_asked_of_the_device():
+    (score,) = DeviceSelector("force", "cpu").scores(10**6, 3)
+    assert 0 < score.free_bytes < 2**50
+    assert 0 < score.seconds < 10
 
 
 def test_an_engine_has_the_device_that_is_chosen(monkeypatch):

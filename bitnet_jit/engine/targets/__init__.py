@@ -1,0 +1,1 @@
+"""The targets of the engine, a file each: what each asks for, how it is measured here, and whether it is met."""
