@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from threading import Condition
 
 from bitnet_jit.engine.text.request import Request
-from bitnet_jit.errors import EngineClosed, QueueFull
+from bitnet_jit.errors import DeviceFailed, EngineClosed, QueueFull
 
 
 @dataclass
@@ -98,7 +98,8 @@ class Inbox:
         with self._changed:
             self.has_ended, self.error = True, error
             ended = "its worker has ended"
-            self.closing = f"{ended}: {failure}" if failure else self.closing or ended
+            hint = "; load the model anew, or onto several devices" if error is DeviceFailed else ""
+            self.closing = f"{ended}: {failure}{hint}" if failure else self.closing or ended
             left = [*self.came]
             self.came.clear()
             return left

@@ -27,17 +27,17 @@ prompts = [list(b"And it came to pass in those days"[: 3 + index]) for index in 
 alone = [decoders[1].generate(prompt, 60).tolist()[len(prompt):] for prompt in prompts]
 with InferenceEngine() as engine:
     model = engine.add_model("tiny", decoders[0], replicas=decoders[1:])
-    writer = model.replica.members[0]._writer
-    run, steps = writer.run, 0
+    runner = model.replica.members[0]._runner
+    advance, steps = runner.advance, 0
 
-    def failing(plan):
+    def failing(*arguments):
         global steps
         steps += 1
         if steps == 20:  # an index beyond the end: the device asserts, and is of no use from then on
             torch.zeros(4, device="cuda:0")[torch.tensor([10**6], device="cuda:0")].sum()
-        return run(plan)
+        return advance(*arguments)
 
-    writer.run = failing
+    runner.advance = failing
     texts = [engine.submit("tiny", prompt, 60) for prompt in prompts]
     assert [text.result(60).tokens for text in texts] == alone
     stats = engine.stats()["tiny"]

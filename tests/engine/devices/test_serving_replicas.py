@@ -15,7 +15,7 @@ WAIT = 30
 def test_a_server_tells_of_all_replicas_together():
     with InferenceEngine() as engine:
         decoder = bitnet_jit.load()
-        runners = [FaultyRunner(one) for one in engine.add_model("tiny", decoder, [decoder]).replica.members]
+        runners = [FaultyRunner(one) for one in engine.add_model("tiny", decoder, replicas=[decoder]).replica.members]
         with TestClient(make_app(engine)) as client:
             assert client.get("/health").json() == {"status": "ok", "models": {"tiny": "idle"}}
             ask = {"model": "tiny", "prompt": ["And ", "In ", "Thus "], "max_tokens": 9, "temperature": 0}

@@ -88,7 +88,7 @@ def test_memory_is_what_an_import_and_an_engine_add(monkeypatch):
     heavier = added_memory.PROGRAM.replace("as engine:", "as engine:\n    kept = b'x' * 60_000_000")
     monkeypatch.setattr(added_memory, "PROGRAM", heavier)
     target = added_memory.measure_added_memory()
-    assert target.measured > 60
+    assert target.measured > 150
     assert target.is_met is False
 
 
@@ -153,9 +153,11 @@ def test_memory_that_is_kept_is_growth(engine, monkeypatch):
     kept = []
     with InferenceEngine() as leaking:
         infer = leaking.infer
-        monkeypatch.setattr(leaking, "infer", lambda *given: (kept.append(b"x" * 1_000_000), infer(*given))[1])
+        size = 40_000_000  # mapped by itself, not taken from what others have freed
+        leak = lambda: kept.append(b"x" * size if len(kept) % 20 == 0 else b"")  # noqa: E731
+        monkeypatch.setattr(leaking, "infer", lambda *given: (leak(), infer(*given))[1])
         target = growth.measure_growth(leaking, "cpu", 100)
-    assert target.measured > 60
+    assert target.measured > 150
     assert target.is_met is False
 
 
