@@ -3,8 +3,9 @@
 BIN := .venv/bin
 RESULTS ?= benchmarks/results
 OLDEST_TRITON := 3.4.0
+LM_EVAL := 0.4.13
 
-.PHONY: help setup check format test test-triton test-exhaustive test-arm test-gpu bench table constraints clean
+.PHONY: help setup check format test test-triton test-lm-eval test-exhaustive test-arm test-gpu bench table constraints clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 14
@@ -33,6 +34,11 @@ test-triton: setup ## kernels compile for NVIDIA GPUs with the oldest Triton of 
 	test -d .venv/triton-$(OLDEST_TRITON) || $(BIN)/pip install --quiet --no-deps \
 		--target .venv/triton-$(OLDEST_TRITON) triton==$(OLDEST_TRITON)
 	PYTHONPATH=.venv/triton-$(OLDEST_TRITON) $(BIN)/pytest tests/kernels/triton/test_compile.py -k cuda
+
+test-lm-eval: setup ## lm_eval against the server gives the decoder's log-likelihoods; in an environment of its own, which takes a minute
+	test -x .venv/lm-eval/bin/lm_eval || { python3 -m venv .venv/lm-eval && \
+		.venv/lm-eval/bin/pip install --quiet "lm-eval[api]==$(LM_EVAL)"; }
+	$(BIN)/pytest tests/server/test_lm_eval.py
 
 test-exhaustive: setup ## tests that take many minutes: fuzz of the loaders, Ctrl-C at hundreds of moments
 	$(BIN)/pytest -m exhaustive

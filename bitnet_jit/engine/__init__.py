@@ -15,7 +15,9 @@ from bitnet_jit.engine.engine import InferenceEngine
 from bitnet_jit.engine.levels import OptimizationLevel
 from bitnet_jit.engine.memory_size import MemorySize
 from bitnet_jit.engine.model import Model
+from bitnet_jit.engine.text.embedding import Embedding
 from bitnet_jit.engine.text.generation import Completion, Generation, Piece, TokenLogprobs
+from bitnet_jit.engine.text.grammar import Grammar
 from bitnet_jit.engine.text.stats import ModelStats
 from bitnet_jit.engine.usage import CacheStats, MemoryUsage, ModelMemory
 
@@ -24,9 +26,11 @@ __all__ = [
     "CacheStats",
     "Completion",
     "DeviceSelector",
+    "Embedding",
     "EngineBuilder",
     "EngineConfig",
     "Generation",
+    "Grammar",
     "InferenceEngine",
     "MemorySize",
     "MemoryUsage",

@@ -18,11 +18,12 @@ from bitnet_jit.engine.config import AUTO, EngineConfig
 from bitnet_jit.engine.devices.fallback import Fallback
 from bitnet_jit.engine.devices.named import as_devices
 from bitnet_jit.engine.devices.selector import DeviceSelector
+from bitnet_jit.engine.embedding_calls import EmbeddingCalls
 from bitnet_jit.engine.held import Held
 from bitnet_jit.engine.loading import load_into
 from bitnet_jit.engine.memory.engine_memory import EngineMemory
 from bitnet_jit.engine.memory.pool import DEFAULT_LIMIT_BYTES
-from bitnet_jit.engine.model import Model, make_model
+from bitnet_jit.engine.model import Model, make_model, text_parts
 from bitnet_jit.engine.models import ModelStore, check_name
 from bitnet_jit.engine.pending import Pending
 from bitnet_jit.engine.preparing import tune, warm_up
@@ -31,18 +32,16 @@ from bitnet_jit.engine.tensor_calls import TensorCalls
 from bitnet_jit.engine.tensors.infer import infer
 from bitnet_jit.engine.text.asking import Prompt, check_pages, make_request, set_extras, set_terms
 from bitnet_jit.engine.text.generation import Generation
-from bitnet_jit.engine.text.replica import Replica
-from bitnet_jit.engine.text.replicas import ReplicaGroup
+from bitnet_jit.engine.text.grammar import Grammar
 from bitnet_jit.engine.text.stats import ModelStats, stats_of
 from bitnet_jit.engine.text_calls import TextCalls
 from bitnet_jit.engine.usage import CacheStats, MemoryUsage, memory_usage, weight_bytes
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.stopping import Stop
 
 
-class InferenceEngine(TextCalls, TensorCalls):
+class InferenceEngine(TextCalls, EmbeddingCalls, TensorCalls):
     """Serves many requests at once.
 
     Each decoder has a worker thread, which writes the texts of all its requests together: requests join and leave
@@ -216,6 +215,7 @@ class InferenceEngine(TextCalls, TensorCalls):
         sampling: Sampling | None = None,
         stop: Stop = (),
         *,
+        grammar: Grammar | None = None,
         speculate: Literal["ngram"] | None = None,
         prompt_logprobs: int | None = None,
         priority: int = 0,
@@ -225,14 +225,13 @@ class InferenceEngine(TextCalls, TensorCalls):
         """Ask for a text; return its handle at once.
 
         Args:
-            model_id: a decoder's name.
-            prompt: text, or token ids.
+            model_id, prompt: a decoder's name; text, or token ids.
             max_new_tokens, stop: as in `Decoder.generate`; but a string that ends the text is no part of it.
             sampling: how tokens are chosen; None always takes the likeliest.
+            grammar: what the text must be, such as JSON by a schema; needs the extra `serve`.
             speculate: "ngram" guesses tokens from the text itself, and verifies several in a step.
             prompt_logprobs: likeliest tokens whose log-probabilities are given beside each token of the prompt.
-            priority: requests of higher ones begin first.
-            client: whose it is; clients with requests of equal priority share evenly.
+            priority, client: higher priorities begin first; clients with requests of equal ones share evenly.
             timeout_s: seconds until it must have ended; None: no limit.
 
         Raises:
@@ -244,7 +243,7 @@ class InferenceEngine(TextCalls, TensorCalls):
             request = make_request(decoder, prompt, max_new_tokens, sampling, stop, replica.cancel)
             check_pages(request, replica.num_pages)
             set_terms(request, priority, client, timeout_s)
-            set_extras(request, speculate, prompt_logprobs, decoder.config.vocab_size)
+            set_extras(request, held.model.grammars, grammar, speculate, prompt_logprobs)
             request.ended = partial(self._store.end, held)
             replica.submit(request)
         return request.generation
@@ -276,10 +275,3 @@ class InferenceEngine(TextCalls, TensorCalls):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose(abandon=kind is not None)
-
-
-def text_parts(model: Model) -> tuple[Decoder, Replica | ReplicaGroup]:
-    """Return a model's decoder and its worker; InvalidInput where it writes no text."""
-    if model.replica is None or not isinstance(model.module, Decoder):
-        raise InvalidInput(f"model_id: {model.model_id!r} is no decoder, and writes no text")
-    return model.module, model.replica

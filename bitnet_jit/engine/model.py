@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -11,6 +12,7 @@ from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.engine.config import EngineConfig
 from bitnet_jit.engine.devices.balanced import Balanced
 from bitnet_jit.engine.dimensions import input_dim, output_dim
+from bitnet_jit.engine.text.grammar import Grammars
 from bitnet_jit.engine.text.replica import Replica
 from bitnet_jit.engine.text.replicas import ReplicaGroup
 from bitnet_jit.errors import InvalidInput
@@ -36,6 +38,12 @@ class Model:
     model_id: str
     module: nn.Module
     replica: Replica | ReplicaGroup | None
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Return the grammars of a decoder's texts, compiled."""
+        assert isinstance(self.module, Decoder)
+        return Grammars(self.module)
 
     @property
     def tokenizer(self) -> "Tokenizer | None":
@@ -64,6 +72,13 @@ class Model:
 def one_of(module: nn.Module) -> nn.Module:
     """Return one of the copies of a module on several devices, or the module itself."""
     return module.members[0].module if isinstance(module, Balanced) else module
+
+
+def text_parts(model: Model) -> tuple[Decoder, Replica | ReplicaGroup]:
+    """Return a model's decoder and its worker; InvalidInput where it writes no text."""
+    if model.replica is None or not isinstance(model.module, Decoder):
+        raise InvalidInput(f"model_id: {model.model_id!r} is no decoder, and writes no text")
+    return model.module, model.replica
 
 
 def make_model(model_id: str, module: nn.Module, config: EngineConfig, replicas: Sequence[nn.Module] = ()) -> Model:

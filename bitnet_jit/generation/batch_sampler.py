@@ -32,6 +32,7 @@ from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.draw import MAX_VOCABULARY, draw
 from bitnet_jit.generation.largest import is_finite, largest
 from bitnet_jit.generation.logprobs import Logprobs, empty
+from bitnet_jit.generation.masks import apply_masks
 from bitnet_jit.generation.penalties import Tally
 from bitnet_jit.generation.plan import Part, Plan, Request, make_plan
 from bitnet_jit.generation.random_bits import random_words
@@ -115,12 +116,13 @@ class BatchSampler:
         self._plan: tuple[tuple[int, ...], Plan] | None = None
         self._ahead: tuple[Plan, list[int], torch.Tensor] | None = None
 
-    def add(self, options: Sampling, prompt: Sequence[int]) -> int:
+    def add(self, options: Sampling, prompt: Sequence[int], is_masked: bool = False) -> int:
         """Take in a request.
 
         Args:
             options: its own; without a seed it gets a random one.
             prompt: its tokens, for the repetition penalty.
+            is_masked: whether each choice for it comes with a mask.
 
         Returns:
             Its row, until it is removed.
@@ -132,7 +134,7 @@ class BatchSampler:
         check_prompt(prompt, self.vocab_size)
         slot = self._tally.add(options, prompt) if options.is_penalized else None
         row = self._free.pop() if self._free else len(self._requests)
-        self._requests[row] = Request(options.seeded(), slot)
+        self._requests[row] = Request(options.seeded(), slot, is_masked)
         return row
 
     def options(self, row: int) -> Sampling:
@@ -149,7 +151,12 @@ class BatchSampler:
         self._plan = None  # its row may soon be another's
 
     def choose(
-        self, logits: torch.Tensor, rows: Sequence[int], positions: Sequence[int], best: Largest | None = None
+        self,
+        logits: torch.Tensor,
+        rows: Sequence[int],
+        positions: Sequence[int],
+        best: Largest | None = None,
+        masks: torch.Tensor | None = None,
     ) -> Choice:
         """Choose a token for each row of logits.
 
@@ -158,16 +165,20 @@ class BatchSampler:
             rows: B numbers of requests.
             positions: B positions of the tokens that are chosen, each in its sequence with the prompt.
             best: the largest of these logits where they are known; its tokens become those that are chosen.
+            masks: (m, words) int32 on the sampler's device, of the m rows that have one, in the order of `rows`; see
+                `masks.apply_masks`.
 
         Raises:
             InvalidInput: another shape or dtype, a row without a request, or a negative position.
         """
         plan = self._planned(logits, rows, positions)
+        if (0 if masks is None else len(masks)) != plan.num_masks:
+            raise InvalidInput(f"masks: expected one for each of {plan.num_masks} rows, got {show(masks)}")
         top, tokens, codes = largest(logits) if best is None else best
         if plan.parts:
             ok, words = codes >= 0, self._words(plan, positions) if plan.is_drawn else None
             for part in plan.parts:
-                self._choose_part(part, logits, top, words, tokens, ok)
+                self._choose_part(part, logits, top, words, tokens, ok, masks)
             codes = torch.where(ok, tokens, torch.where(codes < 0, codes, EMPTY))
         logprobs = None
         if plan.number is not None:
@@ -201,12 +212,16 @@ class BatchSampler:
         words: torch.Tensor | None,
         tokens: torch.Tensor,
         ok: torch.Tensor,
+        masks: torch.Tensor | None,
     ) -> None:
         """Write the tokens of a part's rows, and whether they have one, into the results of the batch."""
         logits, top, chosen = logits[part.place], top[part.place], tokens[part.place]
-        if part.edits is not None:
+        if part.edits is not None or part.masks is not None:
             logits = logits.clone() if isinstance(part.place, slice) else logits
-            part.edits.apply(logits, self._tally)
+            if part.edits is not None:
+                part.edits.apply(logits, self._tally)
+            if part.masks is not None and masks is not None:
+                apply_masks(logits, masks[part.masks])
             top, chosen, _ = largest(logits)
             ok[part.place] &= is_finite(top)
         if part.limits is not None:

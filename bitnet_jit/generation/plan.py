@@ -6,7 +6,7 @@ cache.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,10 +23,17 @@ LOWEST, HIGHEST = 2.0**-126, 2.0**127  # temperatures as float32
 
 @dataclass(frozen=True)
 class Request:
-    """One row of a running batch: its options, with a seed, and its line of the tally if it has penalties."""
+    """One row of a running batch.
+
+    Attributes:
+        options: its own, with a seed.
+        slot: its line of the tally if it has penalties.
+        is_masked: whether each choice comes with a mask of the tokens that may be chosen.
+    """
 
     options: Sampling
     slot: int | None
+    is_masked: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,11 +44,13 @@ class Part:
         place: of the rows in the batch.
         edits: changes of their logits, or None.
         limits: what they are drawn by; None takes the largest logit.
+        masks: where their masks stand among those of the batch, or None.
     """
 
     place: Place
     edits: Edits | None
     limits: Limits | None
+    masks: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,7 @@ class Plan:
         wanted: rows that ask for log-probabilities.
         number: the largest number of log-probabilities that a row asks for; None where none does.
         is_drawn: whether a row needs random bits.
+        num_masks: rows that have a mask.
     """
 
     requests: tuple[Request, ...]
@@ -61,21 +71,25 @@ class Plan:
     wanted: tuple[Wanted, ...]
     number: int | None
     is_drawn: bool
+    num_masks: int = 0
 
 
 def make_plan(requests: Sequence[Request], vocab_size: int, device: torch.device) -> Plan:
     """Return the plan of a batch."""
     kinds, numbers = defaultdict(list), {}
+    masks: dict[int, int] = {}
     for row, request in enumerate(requests):
         options = request.options
-        way = way_of(options, vocab_size)
-        if way != "largest" or needs_edits(options):
-            kinds[way, needs_edits(options)].append(row)
+        way, edited = way_of(options, vocab_size), needs_edits(options)
+        if way != "largest" or edited or request.is_masked:
+            kinds[way, edited, request.is_masked].append(row)
+        if request.is_masked:
+            masks[row] = len(masks)
         if options.logprobs is not None:
             numbers[row] = options.logprobs
     parts = [
-        make_part(rows, [requests[row] for row in rows], way, edited, vocab_size, device)
-        for (way, edited), together in kinds.items()
+        make_part(rows, requests, (way, edited), masks, vocab_size, device)
+        for (way, edited, _), together in kinds.items()
         for rows in divided(together, device)
     ]
     asking = [
@@ -84,7 +98,7 @@ def make_plan(requests: Sequence[Request], vocab_size: int, device: torch.device
     ]
     number = max(numbers.values(), default=None)
     is_drawn = any(part.limits is not None for part in parts)
-    return Plan(tuple(requests), tuple(parts), tuple(asking), number, is_drawn)
+    return Plan(tuple(requests), tuple(parts), tuple(asking), number, is_drawn, len(masks))
 
 
 def way_of(options: Sampling, vocab_size: int) -> str:
@@ -115,16 +129,26 @@ def place_of(rows: Sequence[int], device: torch.device) -> Place:
 def make_part(
     rows: Sequence[int],
     requests: Sequence[Request],
-    way: str,
-    edited: bool,
+    kind: tuple[str, bool],
+    masks: Mapping[int, int],
     vocab_size: int,
     device: torch.device,
 ) -> Part:
-    """Return the part of rows that go one way."""
-    options = [request.options for request in requests]
-    edits = make_edits(options, [request.slot for request in requests], device) if edited else None
+    """Return the part of some rows of a batch that go one way.
+
+    Args:
+        rows: those of the part.
+        requests: of the whole batch.
+        kind: in which way a token is chosen, and whether options change logits.
+        masks: row -> where its mask stands, for rows that have one.
+        vocab_size, device: of the logits.
+    """
+    (way, edited), members = kind, [requests[row] for row in rows]
+    options = [request.options for request in members]
+    edits = make_edits(options, [request.slot for request in members], device) if edited else None
     limits = None if way == "largest" else make_limits(options, way, vocab_size, device)
-    return Part(place_of(rows, device), edits, limits)
+    lines = [masks[row] for row in rows if row in masks]
+    return Part(place_of(rows, device), edits, limits, place_of(lines, device) if lines else None)
 
 
 def make_limits(options: Sequence[Sampling], way: str, vocab_size: int, device: torch.device) -> Limits:

@@ -13,6 +13,7 @@ from typing import Any
 
 from bitnet_jit.arguments import show, whole_number
 from bitnet_jit.errors import CheckpointError, InvalidInput
+from bitnet_jit.generation.token_bytes import token_bytes
 from bitnet_jit.generation.unicode import REPLACEMENT, well_formed
 from bitnet_jit.system.library_errors import reason, refused
 
@@ -87,6 +88,18 @@ class FileTokenizer:
     def special_ids(self, text: str) -> tuple[int, ...]:
         """Return the id of the added token that is written just so, or none."""
         return (self._added[text],) if text in self._added else ()
+
+    def token_bytes(self) -> dict[int, bytes] | None:
+        """Return the bytes of each token by its id; None where a token's text depends on its neighbours."""
+        return token_bytes(self._library)
+
+    def encode_part(self, text: str) -> list[int]:
+        """Return the tokens of a part of a text, with no special ones around it."""
+        return list(self._library.encode(text, add_special_tokens=False).ids)
+
+    def special_tokens(self) -> list[int]:
+        """Return the ids of the tokens that are no text."""
+        return [number for number, token in self._library.get_added_tokens_decoder().items() if token.special]
 
     def _check_known(self, number: int) -> None:
         """Log a warning once for each id that the file does not have."""

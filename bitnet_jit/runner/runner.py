@@ -65,6 +65,17 @@ class Runner:
             InvalidInput: there is no token, a sequence comes twice, or would be longer than the model's context.
             CacheFull: pages do not suffice; no sequence has changed.
         """
+        return self.network.logits(self.hidden(chunks))
+
+    def hidden(self, chunks: Sequence[Chunk]) -> torch.Tensor:
+        """Run the tokens of chunks as `step` does; return the hidden states of those asked for in place of logits.
+
+        Returns:
+            (W, hidden_size) of the network's dtype: the normalized output of the last block.
+
+        Raises:
+            InvalidInput, CacheFull: as `step`.
+        """
         self.check(chunks)
         self._reserve([(chunk.sequence, len(chunk.tokens)) for chunk in chunks])
         step = make_step(chunks, self.network.device)
@@ -73,7 +84,7 @@ class Runner:
         hidden = self.network.run(step.tokens, PagedStore(self.cache.pages, rotary, step.places))
         for chunk in chunks:
             chunk.sequence.length += len(chunk.tokens)
-        return self.network.logits(hidden if step.wanted is None else hidden[step.wanted])
+        return hidden if step.wanted is None else hidden[step.wanted]
 
     @property
     def runs_ahead(self) -> bool:

@@ -139,6 +139,30 @@ class ChatChunk(BaseModel):
     usage: Usage | None = None
 
 
+class EmbeddingItem(BaseModel):
+    """The vector of one text: numbers, or float32 in base64."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(BaseModel):
+    """How many tokens were read."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingResponse(BaseModel):
+    """The answer of POST /v1/embeddings."""
+
+    object: Literal["list"] = "list"
+    data: list[EmbeddingItem]
+    model: str
+    usage: EmbeddingUsage
+
+
 class ModelCard(BaseModel):
     """A model that is served."""
 

@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse
 
 import bitnet_jit
 from bitnet_jit.checkpoints.chat_template import ChatTemplate
-from bitnet_jit.server import chat, completions, health, metrics, models, tokens
+from bitnet_jit.server import chat, completions, embeddings, health, metrics, models, tokens
 from bitnet_jit.server.answers import ErrorResponse
 from bitnet_jit.server.errors import add_handlers
 from bitnet_jit.server.limits import Gate, Limits
@@ -79,7 +79,7 @@ def make_app(
     app.state.service = Service(
         engine, dict(templates or {}), limits, metrics.Metrics(engine), watch, int(time.time()), speculate
     )
-    for module in (completions, chat, models, tokens, health, metrics):
+    for module in (completions, chat, embeddings, models, tokens, health, metrics):
         app.include_router(module.router)
     app.include_router(router)
     app.add_middleware(Gate, limits=limits, keys=tuple(keys))

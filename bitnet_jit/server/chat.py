@@ -22,7 +22,7 @@ from bitnet_jit.server.answers import (
 from bitnet_jit.server.requests import ChatRequest, Message
 from bitnet_jit.server.service import Service, ServiceOf
 from bitnet_jit.server.sse import STREAMED, EventStream, completed, merged
-from bitnet_jit.server.texts import Texts, check_prompts, new_id, tokens_of
+from bitnet_jit.server.texts import Texts, check_lengths, check_number, grammar_of, new_id, tokens_of
 from bitnet_jit.server.token_texts import TokenTexts
 
 router = APIRouter()
@@ -36,10 +36,12 @@ async def create_chat_completion(body: ChatRequest, request: Request, service: S
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         raise InvalidInput("max_tokens: expected max_completion_tokens alone, got both")
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    check_number(service, 1, body.n or 1)
     prompt = await chat_tokens(service, body.model, body.messages)
-    check_prompts(service, [prompt], body.n or 1)
+    check_lengths(service, [prompt])
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    texts = Texts(body, [prompt], limit, logprobs, new_id("chatcmpl"))
+    grammar = await grammar_of(service, body)
+    texts = Texts(body, [prompt], limit, logprobs, new_id("chatcmpl"), grammar=grammar)
     generations = texts.submit(service)
     if body.stream:
         return EventStream(chunks(service, texts, generations), generations)

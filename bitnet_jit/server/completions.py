@@ -14,7 +14,7 @@ from bitnet_jit.server.answers import CompletionChoice, CompletionLogprobs, Comp
 from bitnet_jit.server.requests import CompletionRequest
 from bitnet_jit.server.service import Service, ServiceOf
 from bitnet_jit.server.sse import STREAMED, EventStream, completed, merged
-from bitnet_jit.server.texts import Texts, check_prompts, new_id, tokens_of
+from bitnet_jit.server.texts import Texts, check_lengths, check_number, grammar_of, new_id, tokens_of
 from bitnet_jit.server.token_texts import TokenTexts
 
 DEFAULT_TOKENS = 16  # OpenAI's
@@ -43,11 +43,12 @@ async def texts_of(service: Service, body: CompletionRequest) -> Texts:
     if scores_prompts and body.stream:
         raise InvalidInput("stream: expected false beside echo and logprobs: a prompt is scored as a whole")
     prompts = await prompts_of(service, body)
-    check_prompts(service, prompts, body.n or 1)
+    check_lengths(service, prompts)
     limit = DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
     if not limit and body.echo and not body.stream:
         limit = 1  # the engine writes one token at least, which is left out
-    return Texts(body, prompts, limit, body.logprobs, new_id("cmpl"), scores_prompts)
+    grammar = await grammar_of(service, body)
+    return Texts(body, prompts, limit, body.logprobs, new_id("cmpl"), scores_prompts, grammar)
 
 
 async def prompts_of(service: Service, body: CompletionRequest) -> list[list[int]]:
@@ -57,8 +58,7 @@ async def prompts_of(service: Service, body: CompletionRequest) -> list[list[int
         raise InvalidInput(f"prompt: expected at least one character or token, got {given!r}")
     if isinstance(given, str) or isinstance(given[0], int):
         given = [given]
-    if len(given) * (body.n or 1) > service.limits.texts:
-        raise InvalidInput(f"prompt: expected at most {service.limits.texts} texts of a request, got {len(given)}")
+    check_number(service, len(given), body.n or 1)
     service.engine.model(body.model)  # before work is done for it
     return [await tokens_of(service, body.model, item) if isinstance(item, str) else item for item in given]
 

@@ -49,6 +49,8 @@ NAMES = {  # ours -> OpenAI's
     "max_new_tokens": "max_tokens",
     "input_ids": "prompt",
     "banned_token_ids": "logit_bias",
+    "grammar": "response_format",
+    "schema": "response_format",
 }
 ARGUMENT = re.compile(r"([a-z_]+): ")
 MAX_ERRORS = 8  # named in one message

@@ -31,6 +31,8 @@ COUNTERS = {
     "prefix_hit_tokens": ("prefix_hit_tokens", "Tokens of prompts that the cache of prefixes had."),
     "steps": ("steps", "Steps of the model."),
     "preemptions": ("preemptions", "How often a text lost its pages to another."),
+    "guessed": ("guessed_tokens", "Tokens that were guessed."),
+    "accepted": ("accepted_tokens", "Guessed tokens that were right."),
     "finished": ("finished_requests", "Texts that ended as asked."),
     "failed": ("failed_requests", "Texts that failed or were cancelled."),
 }

@@ -26,6 +26,37 @@ class StreamOptions(Body):
     include_obfuscation: bool | None = None
 
 
+class JsonSchema(Body):
+    """A schema and its name; texts are always held to it, whatever `strict` says."""
+
+    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+
+
+class AnyText(Body):
+    """Texts as they come."""
+
+    type: Literal["text"]
+
+
+class AnyObject(Body):
+    """Texts that are JSON objects."""
+
+    type: Literal["json_object"]
+
+
+class BySchema(Body):
+    """Texts that are JSON by a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[AnyText | AnyObject | BySchema, Field(discriminator="type")]
+
+
 class TextRequest(Body):
     """What requests for text have in common; null is the same as nothing."""
 
@@ -46,6 +77,7 @@ class TextRequest(Body):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     stop_token_ids: list[TokenId] | None = None
+    response_format: ResponseFormat | None = None
     store: Any = None
     metadata: Any = None
     service_tier: Any = None
@@ -81,6 +113,16 @@ class ChatRequest(TextRequest):
     max_completion_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+
+class EmbeddingRequest(Body):
+    """The body of POST /v1/embeddings."""
+
+    model: str
+    input: Prompt
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    user: Annotated[str, Field(max_length=256)] | None = None
 
 
 class TokenizeRequest(Body):

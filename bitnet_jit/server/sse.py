@@ -1,9 +1,9 @@
 """Server-sent events, and texts of several generations as they come."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
@@ -14,6 +14,7 @@ from bitnet_jit.engine.text.generation import Completion, Generation, Piece
 from bitnet_jit.errors import RequestCancelled
 from bitnet_jit.server.errors import described
 
+T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}  # for the description
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # proxies pass each event on at once
@@ -99,17 +100,22 @@ async def completed(generations: Sequence[Generation], request: Request) -> list
         BitNetError: one has failed.
         RequestCancelled: the client has gone.
     """
-    texts = asyncio.create_task(all_of(generations))
+    return await unless_gone(all_of(generations), request)
+
+
+async def unless_gone(work: Coroutine[Any, Any, T], request: Request) -> T:
+    """Return the result of some work, which is cancelled where the client goes. Raises RequestCancelled then."""
+    task = asyncio.create_task(work)
     gone = asyncio.create_task(disconnected(request))
     try:
-        await asyncio.wait((texts, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not texts.done():
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
             raise RequestCancelled("the client has gone")
-        return texts.result()
+        return task.result()
     finally:
-        texts.cancel()
+        task.cancel()
         gone.cancel()
-        await asyncio.gather(texts, gone, return_exceptions=True)
+        await asyncio.gather(task, gone, return_exceptions=True)
 
 
 async def all_of(generations: Sequence[Generation]) -> list[Completion]:

@@ -5,14 +5,17 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bitnet_jit.engine.text.generation import Completion, Generation
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.sampling import MAX_SEED, Sampling
 from bitnet_jit.server.answers import PromptDetails, Usage
-from bitnet_jit.server.requests import TextRequest
+from bitnet_jit.server.requests import BySchema, TextRequest
 from bitnet_jit.server.service import Service
+
+if TYPE_CHECKING:
+    from bitnet_jit.engine.text.grammar import Grammar
 
 MAX_STOPS = 16
 
@@ -27,6 +30,7 @@ class Texts:
         limit: new tokens of a text; None: as many as fit.
         logprobs: number of likeliest tokens to give; None gives none.
         of_prompts: whether log-probabilities of the prompts are given, too.
+        grammar: what texts must be, or None.
         number: the id of the answer.
         created: seconds of the Unix clock.
     """
@@ -37,6 +41,7 @@ class Texts:
     logprobs: int | None
     number: str
     of_prompts: bool = False
+    grammar: "Grammar | None" = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -80,6 +85,7 @@ class Texts:
             room_behind(service, model_id, prompt) if self.limit is None else self.limit,
             options,
             stop,
+            grammar=self.grammar,
             speculate=service.speculate,
             prompt_logprobs=self.logprobs if self.of_prompts else None,
             client=self.request.user or "",
@@ -116,6 +122,28 @@ def sampling(request: TextRequest, logprobs: int | None) -> Sampling:
         logit_bias=biases(request.logit_bias),
         logprobs=logprobs,
     )
+
+
+async def grammar_of(service: Service, request: TextRequest) -> "Grammar | None":
+    """Return what the texts of a request must be; compiled in a thread, where the engine finds it then.
+
+    Raises:
+        InvalidInput: the schema is none, has no text that ends, or is too much.
+    """
+    from bitnet_jit.engine.text.grammar import Grammar  # imports torch
+
+    given = request.response_format
+    if given is None or given.type == "text":
+        return None
+    model = service.engine.model(request.model)
+
+    def compiled() -> "Grammar":
+        schema = given.json_schema.schema_ if isinstance(given, BySchema) else None
+        grammar = Grammar.json_object() if schema is None else Grammar.json_schema(schema)
+        model.grammars.matcher(grammar)
+        return grammar
+
+    return await asyncio.to_thread(compiled)
 
 
 def nth(options: Sampling, place: int) -> Sampling:
@@ -156,14 +184,19 @@ def room_behind(service: Service, model_id: str, prompt: Sequence[int]) -> int |
     return context - len(prompt) if context is not None and context > len(prompt) else None
 
 
-def check_prompts(service: Service, prompts: Sequence[Sequence[int]], n: int) -> None:
-    """Raise InvalidInput where prompts are too long or too many."""
-    limits = service.limits
-    if len(prompts) * n > limits.texts:
-        raise InvalidInput(f"n: expected at most {limits.texts} texts of a request, got {len(prompts)} prompts x {n}")
-    longest = max(map(len, prompts))
-    if limits.prompt_tokens is not None and longest > limits.prompt_tokens:
-        raise InvalidInput(f"prompt: expected at most {limits.prompt_tokens} tokens, got {longest}")
+def check_number(service: Service, prompts: int, n: int) -> None:
+    """Raise InvalidInput where a request asks for too many texts."""
+    most = service.limits.texts
+    if prompts * n > most:
+        name = "prompt" if prompts > most else "n"
+        raise InvalidInput(f"{name}: expected at most {most} texts of a request, got {prompts} prompts x {n}")
+
+
+def check_lengths(service: Service, prompts: Sequence[Sequence[int]], name: str = "prompt") -> None:
+    """Raise InvalidInput where a prompt is too long; `name` is that of the field."""
+    most, longest = service.limits.prompt_tokens, max(map(len, prompts))
+    if most is not None and longest > most:
+        raise InvalidInput(f"{name}: expected at most {most} tokens, got {longest}")
 
 
 async def tokens_of(service: Service, model_id: str, prompt: str) -> list[int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from bitnet_jit.engine.text.embedding import Embedding
 from bitnet_jit.engine.text.generation import End, Generation
 from bitnet_jit.errors import EngineClosed
 
@@ -68,9 +69,9 @@ class Watch:
 
     def __init__(self, engine: "InferenceEngine | Any", stuck_s: float = STUCK_S) -> None:
         self._engine, self._progress = engine, Progress(stuck_s)
-        self._open: defaultdict[str, WeakSet[Generation]] = defaultdict(WeakSet)
+        self._open: defaultdict[str, WeakSet[Generation | Embedding]] = defaultdict(WeakSet)
 
-    def add(self, model_id: str, generations: Iterable[Generation]) -> None:
+    def add(self, model_id: str, generations: Iterable[Generation | Embedding]) -> None:
         """Take note of texts that somebody waits for."""
         self._open[model_id].update(generations)
 

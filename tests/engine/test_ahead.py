@@ -7,6 +7,7 @@ import pytest
 
 from bitnet_jit.engine.text import ahead
 from bitnet_jit.runner.runner import Runner
+from tests.engine.devices.test_other_requests import test_nothing_is_lost_or_changed  # noqa: F401
 from tests.engine.devices.test_replicas import (
     test_every_text_is_the_one_that_it_is_alone as test_every_text_is_the_same_where_devices_fail,  # noqa: F401
 )

@@ -235,7 +235,7 @@ def test_logits_that_are_no_numbers_end_their_request_alone(make_engine, tiny, m
     sampler = engine.model("tiny").replica._writer._sampler
     choose = sampler.choose
 
-    def damaged(logits, rows, positions, best=None):
+    def damaged(logits, rows, positions, best=None, masks=None):
         logits = logits.clone()
         logits[[position % 50 == 49 for position in positions]] = float("nan")
         return choose(logits, rows, positions)

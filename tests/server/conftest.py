@@ -86,6 +86,21 @@ def shared(tiny):
 
 
 @pytest.fixture(scope="session")
+def serve_names(tiny):
+    """Return a context of a server that has the decoder by several names, with chats; it gives the address."""
+
+    @contextmanager
+    def serving(*names):
+        with InferenceEngine() as engine:
+            for name in names:
+                engine.add_model(name, tiny)
+            with served(make_app(engine, dict.fromkeys(names, ChatTemplate(TEMPLATE)))) as address:
+                yield address
+
+    return serving
+
+
+@pytest.fixture(scope="session")
 def address(shared):
     return shared[0]
 

@@ -50,6 +50,7 @@ FIELDS = [
     "echo",
     "messages",
     "max_completion_tokens",
+    "response_format",
 ]
 
 
@@ -146,7 +147,7 @@ def test_a_wrong_field_is_named(address, change, param):
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"logprobs": 3}, "logprobs"),
         ({"tools": []}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "yaml"}}, "response_format"),
     ],
     ids=lambda value: json.dumps(value)[:30] if isinstance(value, dict) else "",
 )

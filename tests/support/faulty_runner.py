@@ -77,5 +77,8 @@ class FaultyRunner:
     def step(self, chunks):
         return self._run([(c.sequence, len(c.tokens)) for c in chunks], lambda: self.runner.step(chunks))
 
+    def hidden(self, chunks):
+        return self._run([(c.sequence, len(c.tokens)) for c in chunks], lambda: self.runner.hidden(chunks))
+
     def advance(self, sequences, tokens):
         return self._run([(one, 1) for one in sequences], lambda: self.runner.advance(sequences, tokens))

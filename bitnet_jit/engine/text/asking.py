@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -19,6 +19,9 @@ from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.stopping import Stop, parted, stop_rules
 from bitnet_jit.generation.text import encode_prompt
 from bitnet_jit.problem import PAGE, pages_for
+
+if TYPE_CHECKING:
+    from bitnet_jit.engine.text.grammar import Grammar, Grammars
 
 Prompt = str | Sequence[int] | torch.Tensor
 MAX_PRIORITY = 2**31 - 1
@@ -80,13 +83,20 @@ def set_terms(request: Request, priority: int, client: str, timeout_s: float | N
 
 
 def set_extras(
-    request: Request, speculate: Literal["ngram"] | None, prompt_logprobs: int | None, vocab_size: int
+    request: Request,
+    grammars: "Grammars",
+    grammar: "Grammar | None",
+    speculate: Literal["ngram"] | None,
+    prompt_logprobs: int | None,
 ) -> None:
     """Set what is done beside the text; InvalidInput where a value is out of range."""
     if speculate not in (None, "ngram"):
         raise InvalidInput(f'speculate: expected "ngram" or None, got {show(speculate)}')
     if prompt_logprobs is not None:
-        request.prompt_logprobs = whole_number("prompt_logprobs", prompt_logprobs, 0, vocab_size, none=True)
+        most = grammars.decoder.config.vocab_size
+        request.prompt_logprobs = whole_number("prompt_logprobs", prompt_logprobs, 0, most, none=True)
+    if grammar is not None:
+        request.matcher = grammars.matcher(grammar)
     if (
         speculate is not None and not request.options.is_penalized
     ):  # with penalties a choice depends on the guesses before it

@@ -32,5 +32,6 @@ def finish(request: Request, reason: str, error: BitNetError | None = None) -> N
     now = time.monotonic()
     first = (request.first_token or now) - request.arrived
     scores = None if request.prompt_logprobs is None else request.prompt_scores
+    vector = None if request.pool is None else request.pool.vector
     request.ended()
-    request.generation.mailbox.put(End(reason, error, scores, request.cached, first, now - request.arrived))
+    request.generation.mailbox.put(End(reason, error, scores, request.cached, first, now - request.arrived, vector))

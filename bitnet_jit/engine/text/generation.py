@@ -6,9 +6,12 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Condition
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bitnet_jit.errors import BitNetError
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class End:
         reason: "stop" or "length"; "" with an error.
         error: what the caller gets raised, or None.
         prompt_logprobs, cached_tokens, first_token_s, seconds: as in `Completion`.
+        vector: of a request for an embedding, (hidden_size,) float32 on the CPU.
     """
 
     reason: str
@@ -82,6 +86,7 @@ class End:
     cached_tokens: int = 0
     first_token_s: float = 0.0
     seconds: float = 0.0
+    vector: "torch.Tensor | None" = None
 
 
 @dataclass

@@ -274,6 +274,8 @@ class Replica:
                 self._end(request, reason)
             elif written.error:
                 self._end(request, "", RequestFailed(written.error))
+            elif request.pool is not None:
+                self._end(request, "stop")
 
     def _goes_on(self, requests: Sequence[Request]) -> bool:
         """Return whether the next step may begin before the tokens of this one have come."""

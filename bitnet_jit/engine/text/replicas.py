@@ -134,7 +134,7 @@ class ReplicaGroup:
 def tokens_before(replica: Replica, request: Request) -> int:
     """Return how many tokens a replica would compute before a request has its first one, were they all before it."""
     prefixes = replica.scheduler.prefixes
-    known = 0 if prefixes is None or request.prompt_logprobs is not None else prefixes.num_known(request.ids)
+    known = 0 if prefixes is None or request.needs_all else prefixes.num_known(request.ids)
     return sum(other.work for other in replica.requests) + len(request.ids) - known
 
 

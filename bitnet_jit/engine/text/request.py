@@ -3,12 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
+from typing import TYPE_CHECKING
 
 from bitnet_jit.engine.text.generation import Generation, TokenLogprobs
 from bitnet_jit.generation.ngram import NGrams
 from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.stopping import StopRule
 from bitnet_jit.runner.pages import PagedSequence
+
+if TYPE_CHECKING:
+    from bitnet_jit.engine.text.grammar import Matcher
+    from bitnet_jit.engine.text.pooling import Pool
 
 NUMBERS = count()  # of requests, in the order in which they came
 
@@ -27,7 +32,7 @@ class Request:
         limit: new tokens that it may get.
         rule: what ends it.
         options: how its tokens are chosen, with a seed.
-        generation: where its pieces go.
+        generation: where its pieces go; an `Embedding` where it has a pool.
         arrived: when it came, in seconds of the monotonic clock.
         deadline: when it must have ended, by the same clock; None: never.
         priority: higher ones go first.
@@ -42,6 +47,8 @@ class Request:
         prompt_logprobs: number of likeliest tokens whose log-probabilities are given beside each of the prompt's; None:
             none are given.
         prompt_scores: those, of the prompt's second token and on.
+        matcher: tells which tokens its grammar lets follow; None: any may.
+        pool: of its hidden states, where it is for an embedding: it gets no tokens then.
         is_cancelled: its caller waits no more; set from any thread.
         ended: called once, when it has ended in whatever way, before its caller is told.
     """
@@ -65,6 +72,8 @@ class Request:
     guesses: list[int] = field(default_factory=list)
     prompt_logprobs: int | None = None
     prompt_scores: list[TokenLogprobs] = field(default_factory=list)
+    matcher: "Matcher | None" = None
+    pool: "Pool | None" = None
     is_cancelled: bool = False
     ended: Callable[[], None] = nothing
 
@@ -72,6 +81,11 @@ class Request:
     def left(self) -> int:
         """Return how many of its ids are to be computed before its next token is known: 1 in a running text."""
         return len(self.ids) - self.sequence.length
+
+    @property
+    def needs_all(self) -> bool:
+        """Return whether something is asked of each token of its prompt, so that all of them are computed."""
+        return self.prompt_logprobs is not None or self.pool is not None
 
     @property
     def new_tokens(self) -> int:
@@ -93,15 +107,18 @@ class Request:
         if self.ngrams is None:
             return []
         self.ngrams.extend(self.ids[len(self.ngrams.tokens) :])
-        return self.ngrams.following(max(0, min(most, self.limit - self.new_tokens - 1)))
+        guesses = self.ngrams.following(max(0, min(most, self.limit - self.new_tokens - 1)))
+        return guesses if self.matcher is None else self.matcher.possible(guesses)
 
     def begin_anew(self) -> None:
         """Forget where it was computed: all of its ids are to be computed elsewhere. Its new tokens stay."""
         self.sequence, self.row, self.guesses = PagedSequence(), -1, []
+        if self.pool is not None:
+            self.pool.clear()
 
     def push(self, token: int) -> str:
         """Take the next token; return why the text ends with it, "" where it goes on."""
         self.ids.append(token)
-        if self.rule.ends_with(token):
+        if self.rule.ends_with(token) or (self.matcher is not None and self.matcher.take(token)):
             return "stop"
         return "length" if self.new_tokens >= self.limit else ""

@@ -152,7 +152,7 @@ class Scheduler:
             return None
         request = min(self.waiting, key=lambda other: (-other.priority, self._served[other.client], other.number))
         sequence = PagedSequence()
-        if self.prefixes is not None and request.prompt_logprobs is None:  # those are of tokens that are computed
+        if self.prefixes is not None and not request.needs_all:
             sequence = self.prefixes.match(request.ids)
         needed = pages_for(len(request.ids)) - len(sequence.pages) + len(self.running)  # each may need a page soon
         if self.running and not self._make_room(needed):

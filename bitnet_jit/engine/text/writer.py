@@ -11,6 +11,7 @@ import torch
 
 from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.engine.text.ahead import Ahead, GoesOn, begin
+from bitnet_jit.engine.text.pooling import pool_hidden
 from bitnet_jit.engine.text.prompt_scores import note_scores, wants_all
 from bitnet_jit.engine.text.request import Request
 from bitnet_jit.engine.text.scheduler import Plan
@@ -32,7 +33,7 @@ class Written:
 
     Attributes:
         request: the request.
-        tokens: its next tokens, one at least; none where it failed.
+        tokens: its next tokens, one at least; none where it failed, or was read for an embedding.
         first: the row of the first one in the step's log-probabilities.
         logprobs: of the step, or None.
         error: why it failed, in words, or "".
@@ -71,21 +72,24 @@ class Writer:
             plan: the step.
             goes_on: whether requests may have a next step at once; see `ahead.begin`.
         """
-        ready = [request for request, tokens in plan.items() if tokens == request.left]
+        whole = [request for request, tokens in plan.items() if tokens == request.left]
+        ready = [request for request in whole if request.pool is None]
         if guessing := [request for request in ready if request.left == 1 and request.ngrams is not None]:
             self._guess(guessing, plan)
         wanted = {request: wanted_of(request, tokens) for request, tokens in plan.items()}
         scored = {request: request.sequence.length for request in plan if wants_all(request)}
         scores = self._compute(plan, wanted)
         for request in plan:
-            if request.row < 0:
+            if request.row < 0 and request.pool is None:
                 self._take_in(request)
         logits = note_prompts(wanted, scored, ready, scores.logits) if scored else scores.logits
+        pooled = [Written(request, [], 0, None, request.pool.read()) for request in whole if request.pool is not None]
         if not ready:
-            return []
+            return pooled
         rows = [request.row for request in ready for _ in range(1 + len(request.guesses))]
         positions = [len(request.ids) + place for request in ready for place in range(1 + len(request.guesses))]
-        return self._read(ready, rows, self._sampler.choose(logits, rows, positions, scores.largest), goes_on)
+        choice = self._sampler.choose(logits, rows, positions, scores.largest, masks_of(ready, self._device))
+        return pooled + self._read(ready, rows, choice, goes_on)
 
     def go_on(self, goes_on: GoesOn) -> list[Written]:
         """Choose tokens behind the step that was begun; see `run`."""
@@ -95,7 +99,8 @@ class Writer:
         if not ready:
             return []
         rows = [request.row for request in ready]
-        choice = self._sampler.choose(scores.logits, rows, [len(request.ids) for request in ready], scores.largest)
+        positions, masks = [len(request.ids) for request in ready], masks_of(ready, self._device)
+        choice = self._sampler.choose(scores.logits, rows, positions, scores.largest, masks)
         return self._read(ready, rows, choice, goes_on)
 
     def drop(self, plan: Iterable[Request]) -> None:
@@ -108,7 +113,8 @@ class Writer:
 
     def _take_in(self, request: Request) -> None:
         """Give a request a row of the sampler, which knows the tokens that it got before: elsewhere, or in vain."""
-        request.row = self._sampler.add(request.options, request.ids[: request.prompt_length])
+        prompt = request.ids[: request.prompt_length]
+        request.row = self._sampler.add(request.options, prompt, request.matcher is not None)
         if request.new_tokens:
             tokens = torch.tensor(request.ids[request.prompt_length :], device=self._device)
             self._sampler.note([request.row] * request.new_tokens, tokens)
@@ -133,14 +139,20 @@ class Writer:
 
     def _compute(self, plan: Plan, wanted: Mapping[Request, int]) -> Scores:
         """Run the network on a step; return the scores behind each request whose last id is among them."""
-        if all(request.left == 1 and not request.guesses for request in plan) and self._is_stable(len(plan)):
+        pools = [request for request in plan if request.pool is not None]
+        writes = all(request.left == 1 and not request.guesses for request in plan) and not pools
+        if writes and self._is_stable(len(plan)):
             last = torch.tensor([request.ids[-1] for request in plan], device=self._device)
             return self._runner.advance([request.sequence for request in plan], last)
         chunks = []
         for request, tokens in plan.items():
             start = request.sequence.length
             ids = request.ids[start : start + tokens] + request.guesses
-            chunks.append(Chunk(request.sequence, ids, wanted[request]))
+            chunks.append(Chunk(request.sequence, ids, len(ids) if request in pools else wanted[request]))
+        if pools:
+            hidden = self._runner.hidden(chunks)
+            rows = {request: chunk.wanted for request, chunk in zip(plan, chunks, strict=True)}
+            return Scores(self._runner.network.logits(pool_hidden(rows, hidden)), None)
         return Scores(self._runner.step(chunks), None)
 
     def _is_stable(self, rows: int) -> bool:
@@ -166,16 +178,27 @@ class Writer:
             request.guesses = []
             bad = next((place for place in range(right + 1) if first + place in errors), None)
             kept = chosen[: right + 1] if bad is None else chosen[:bad]
-            written.append(Written(request, kept, first, choice.logprobs, "" if bad is None else errors[first + bad]))
+            error = "" if bad is None else errors[first + bad]
+            if error and request.matcher is not None:
+                error = request.matcher.error or error
+            written.append(Written(request, kept, first, choice.logprobs, error))
             first += len(chosen)
         return written
 
 
 def wanted_of(request: Request, tokens: int) -> int:
     """Return behind how many of the next tokens of a request, with its guesses, logits are wanted."""
+    if request.pool is not None:
+        return 0
     if wants_all(request):
         return tokens
     return 1 + len(request.guesses) if tokens == request.left else 0
+
+
+def masks_of(ready: Sequence[Request], device: torch.device) -> torch.Tensor | None:
+    """Return which tokens the grammars of requests let follow, and behind each guess; None where none has one."""
+    masks = [request.matcher.masks(request.guesses) for request in ready if request.matcher is not None]
+    return torch.cat(masks).to(device) if masks else None
 
 
 def note_prompts(

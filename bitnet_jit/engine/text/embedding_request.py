@@ -1,0 +1,60 @@
+"""How requests for embeddings are made, and many of them answered."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+
+from bitnet_jit.arguments import show
+from bitnet_jit.engine.text.asking import Prompt, check_pages, set_terms
+from bitnet_jit.engine.text.embedding import Embedding
+from bitnet_jit.engine.text.pooling import Pool
+from bitnet_jit.engine.text.request import Request
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.generation.decoder import Decoder
+from bitnet_jit.generation.prompts import as_row
+from bitnet_jit.generation.sampling import Sampling
+from bitnet_jit.generation.stopping import StopRule
+from bitnet_jit.generation.text import encode_prompt
+
+
+def embed_all(submit: Callable[[Prompt], Embedding], prompts: Sequence[Prompt], at_once: int) -> torch.Tensor:
+    """Return the embeddings of texts, (n, hidden_size) float32; so many wait at a time. InvalidInput for no texts."""
+    if isinstance(prompts, str | bytes | torch.Tensor) or not isinstance(prompts, Sequence) or not prompts:
+        raise InvalidInput(f"prompts: expected a list of texts, got {show(prompts)}")
+    vectors: list[torch.Tensor] = []
+    for first in range(0, len(prompts), at_once):
+        handles: list[Embedding] = []
+        try:
+            for prompt in prompts[first : first + at_once]:
+                handles.append(submit(prompt))
+            vectors += [handle.result() for handle in handles]
+        finally:
+            for handle in handles:  # of no effect on those that have ended
+                handle.cancel()
+    return torch.stack(vectors)
+
+
+def make_embedding_request(
+    decoder: Decoder,
+    prompt: Prompt,
+    cancel: Callable[[Request], None],
+    pages: int,
+    client: str,
+    timeout_s: float | None,
+) -> tuple[Request, Embedding]:
+    """Return a request with its handle, which calls `cancel` where its caller gives up.
+
+    Raises:
+        InvalidInput: an argument is out of range, or the text does not fit the model's context or the pages.
+    """
+    config = decoder.config
+    text = encode_prompt(decoder, prompt)[1] if isinstance(prompt, str) else prompt
+    ids = as_row(0, text, config.vocab_size, config.context_length)
+    handle = Embedding(len(ids), lambda: cancel(request))
+    rule, waiting = StopRule(frozenset(), ()), cast(Any, handle)
+    request = Request(ids, len(ids), 0, rule, Sampling(), waiting, time.monotonic(), pool=Pool())
+    check_pages(request, pages)
+    set_terms(request, 0, client, timeout_s)
+    return request, handle
