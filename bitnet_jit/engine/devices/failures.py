@@ -9,6 +9,13 @@ from bitnet_jit.errors import BitNetError, CacheFull, DeviceFailed
 DRIVER = getattr(torch, "AcceleratorError", DeviceFailed)  # PyTorch 2.6 has none: a RuntimeError with the same words
 NO_MEMORY = ("out of memory", "ALLOC_FAILED")  # in the words of drivers and libraries that allocate by themselves
 
+LOST: list[object] = []
+
+
+def keep_forever(*things: object) -> None:
+    """Keep what holds memory of a device that has failed: to free page-locked memory there ends the process."""
+    LOST.extend(things)
+
 
 def is_short_of_memory(error: BaseException, device: torch.device) -> bool:
     """Return whether a call would have needed more memory than its device had; less of it may fit.

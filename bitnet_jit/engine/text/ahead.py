@@ -28,12 +28,17 @@ class Ahead:
     requests: list[Request]
     scores: Scores
 
+    @property
+    def alive(self) -> list[Request]:
+        """Return the requests that have not ended since."""
+        return [request for request in self.requests if request.row >= 0]
+
     def left(self) -> tuple[list[Request], Scores]:
-        """Return the requests that have not ended since, and the scores behind their last tokens."""
+        """Return those requests, and the scores behind their last tokens."""
         places = [place for place, request in enumerate(self.requests) if request.row >= 0]
         if len(places) == len(self.requests):
             return self.requests, self.scores
-        return [self.requests[place] for place in places], Scores(self.scores.logits[places], None)
+        return self.alive, Scores(self.scores.logits[places], None)
 
 
 def begin(runner: Runner, ready: Sequence[Request], choice: Choice, goes_on: GoesOn) -> Ahead | None:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.engine.config import EngineConfig
-from bitnet_jit.engine.devices.failures import is_device_failure, is_short_of_memory
+from bitnet_jit.engine.devices.failures import is_device_failure, is_short_of_memory, keep_forever
 from bitnet_jit.engine.text.counts import Counts
 from bitnet_jit.engine.text.delivery import deliver, finish, wanted_at
 from bitnet_jit.engine.text.inbox import Inbox
@@ -162,7 +162,10 @@ class Replica:
                     if plan or self._writer.ahead:
                         self._run_guarded(plan)
         except BaseException as error:
-            failure, kind = repr(error), DeviceFailed if is_device_failure(error, self.device) else EngineClosed
+            failure, kind = repr(error), EngineClosed
+            if is_device_failure(error, self.device):
+                kind = DeviceFailed
+                keep_forever(self._runner, self._writer, error)
             logger.exception("the worker of a model has ended")
         finally:
             self._leave(failure, kind)
@@ -222,7 +225,7 @@ class Replica:
         """Run a step, or end the one that was begun; an error ends its requests, and no others, if nothing helps."""
         start = time.monotonic()
         if self._writer.ahead is not None:
-            plan = dict.fromkeys(self._writer.ahead.left()[0], 1)
+            plan = dict.fromkeys(self._writer.ahead.alive, 1)
         before = Before.step(plan)
         writing = sum(request.left <= 1 for request in plan)
         prompts = sum(plan.values()) - writing

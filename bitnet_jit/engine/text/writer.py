@@ -4,7 +4,7 @@ Guesses (`speculate="ngram"`) are tokens that followed the last ones where they 
 verifies them: one is kept where the model chooses the same, so they change no text.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +62,7 @@ class Writer:
         self._device, self._runner = decoder.device, runner
         self._sampler = BatchSampler(decoder.config.vocab_size, decoder.device)
         self._same, self._last_rows = 0, 0  # steps of so many texts each
+        self._arrived: Callable[[], torch.Tensor] | None = None  # kept, as it holds memory that a device writes to
         self.ahead: Ahead | None = None
         self.guessed = self.accepted = 0
 
@@ -164,9 +165,9 @@ class Writer:
     def _read(self, ready: list[Request], rows: list[int], choice: Choice, goes_on: GoesOn) -> list[Written]:
         """Return what was chosen, without what stands behind a wrong guess; meanwhile the next step may begin."""
         self._sampler.note(rows, choice.tokens)  # for penalties: texts that have some have no guesses
-        arrived = kind_of(self._device).begin_fetch(choice.codes)
+        self._arrived = kind_of(self._device).begin_fetch(choice.codes)
         self.ahead = begin(self._runner, ready, choice, goes_on)
-        tokens, errors = read_codes(arrived())
+        tokens, errors = read_codes(self._arrived())
         written, first = [], 0
         for request in ready:
             chosen = tokens[first : first + 1 + len(request.guesses)]
