@@ -1,4 +1,4 @@
-"""Replicas and stand-ins on real GPUs; a device that fails takes its process with it, so those tests have their own."""
+"""Replicas and stand-ins on real GPUs; who loses a context loses CUDA in all of its process, so that has its own."""
 
 import subprocess
 import sys
@@ -33,8 +33,8 @@ with InferenceEngine() as engine:
     def failing(*arguments):
         global steps
         steps += 1
-        if steps == 20:  # an index beyond the end: the device asserts, and is of no use from then on
-            torch.zeros(4, device="cuda:0")[torch.tensor([10**6], device="cuda:0")].sum()
+        if steps == 20:
+            raise torch.AcceleratorError("CUDA error: it was injected")
         return advance(*arguments)
 
     runner.advance = failing
@@ -56,6 +56,36 @@ def test_two_workers_on_one_gpu_write_what_one_writes():
         engine.add_model("tiny", decoder, replicas=[decoder])
         texts = [engine.submit("tiny", prompt, 50) for prompt in prompts]
         assert [text.result(WAIT).tokens for text in texts] == alone
+
+
+LOST = """
+import os
+import torch
+import bitnet_jit
+from bitnet_jit.engine import InferenceEngine
+from bitnet_jit.errors import DeviceFailed
+
+engine = InferenceEngine()
+model = engine.add_model("tiny", bitnet_jit.load(device="cuda:0"))
+texts = [engine.submit("tiny", list(range(3 + index)), 400) for index in range(5)]
+next(iter(texts[0]))
+torch.zeros(4, device="cuda:0")[torch.tensor([10**6], device="cuda:0")].sum()  # the device asserts
+failures = 0
+for text in texts:
+    try:
+        text.result(60)
+    except DeviceFailed as error:
+        failures += 1
+assert failures == 5, failures
+assert not engine.stats()["tiny"].alive
+print("all were told", flush=True)
+os._exit(0)  # what ends a process asks the device that failed
+"""
+
+
+def test_requests_are_told_where_a_context_is_lost():
+    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, timeout=300)
+    assert "all were told" in done.stdout, done.stderr
 
 
 @TWO

@@ -220,7 +220,7 @@ def test_what_was_frozen_stays_so():
     try:
         count = gc.get_freeze_count()
         Profiler(Leaky(0)).check_leaks(torch.ones(1, 3), calls=64)
-        assert gc.get_freeze_count() >= count > 0
+        assert gc.get_freeze_count() > 0.99 * count > 0  # some of them are freed meanwhile
     finally:
         gc.unfreeze()
     Profiler(Leaky(0)).check_leaks(torch.ones(1, 3), calls=64)
