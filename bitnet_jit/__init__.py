@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # one line per entry of _HOMES, which a test compares with it
     from bitnet_jit.checkpoints.saving import save as save
     from bitnet_jit.devices.threads import get_num_threads as get_num_threads
     from bitnet_jit.devices.threads import set_num_threads as set_num_threads
-    from bitnet_jit.engine.config import EngineConfig as EngineConfig
     from bitnet_jit.engine.engine import InferenceEngine as InferenceEngine
+    from bitnet_jit.engine.options.config import EngineConfig as EngineConfig
     from bitnet_jit.errors import BitNetError as BitNetError
     from bitnet_jit.errors import CheckpointError as CheckpointError
     from bitnet_jit.errors import CheckpointWarning as CheckpointWarning
@@ -50,7 +50,7 @@ _HOMES = {
     "CheckpointError": "bitnet_jit.errors",
     "CheckpointWarning": "bitnet_jit.errors",
     "Decoder": "bitnet_jit.generation.decoder",
-    "EngineConfig": "bitnet_jit.engine.config",
+    "EngineConfig": "bitnet_jit.engine.options.config",
     "GenerationError": "bitnet_jit.errors",
     "InferenceEngine": "bitnet_jit.engine.engine",
     "InvalidInput": "bitnet_jit.errors",

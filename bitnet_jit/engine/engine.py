@@ -13,29 +13,29 @@ import torch
 from torch import nn
 
 from bitnet_jit.devices.checks import check_device
-from bitnet_jit.engine.builder import EngineBuilder
-from bitnet_jit.engine.config import AUTO, EngineConfig
+from bitnet_jit.engine.calls.embeddings import EmbeddingCalls
+from bitnet_jit.engine.calls.tensors import TensorCalls
+from bitnet_jit.engine.calls.texts import TextCalls
 from bitnet_jit.engine.devices.fallback import Fallback
 from bitnet_jit.engine.devices.named import as_devices
 from bitnet_jit.engine.devices.selector import DeviceSelector
-from bitnet_jit.engine.embedding_calls import EmbeddingCalls
-from bitnet_jit.engine.held import Held
-from bitnet_jit.engine.loading import load_into
+from bitnet_jit.engine.grammar.grammar import Grammar
 from bitnet_jit.engine.memory.engine_memory import EngineMemory
 from bitnet_jit.engine.memory.pool import DEFAULT_LIMIT_BYTES
-from bitnet_jit.engine.model import Model, make_model, text_parts
-from bitnet_jit.engine.models import ModelStore, check_name
+from bitnet_jit.engine.models.held import Held
+from bitnet_jit.engine.models.loading import load_into
+from bitnet_jit.engine.models.model import Model, make_model, text_parts
+from bitnet_jit.engine.models.preparing import tune, warm_up
+from bitnet_jit.engine.models.source import Source
+from bitnet_jit.engine.models.store import ModelStore, check_name
+from bitnet_jit.engine.models.usage import CacheStats, MemoryUsage, memory_usage, weight_bytes
+from bitnet_jit.engine.options.builder import EngineBuilder
+from bitnet_jit.engine.options.config import AUTO, EngineConfig
 from bitnet_jit.engine.pending import Pending
-from bitnet_jit.engine.preparing import tune, warm_up
-from bitnet_jit.engine.source import Source
-from bitnet_jit.engine.tensor_calls import TensorCalls
 from bitnet_jit.engine.tensors.infer import infer
 from bitnet_jit.engine.text.asking import Prompt, check_pages, make_request, set_extras, set_terms
 from bitnet_jit.engine.text.generation import Generation
-from bitnet_jit.engine.text.grammar import Grammar
 from bitnet_jit.engine.text.stats import ModelStats, stats_of
-from bitnet_jit.engine.text_calls import TextCalls
-from bitnet_jit.engine.usage import CacheStats, MemoryUsage, memory_usage, weight_bytes
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.stopping import Stop

@@ -10,7 +10,7 @@ import torch
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from bitnet_jit.engine.text.embedding import Embedding
+from bitnet_jit.engine.embeddings.embedding import Embedding
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.server.answers import EmbeddingItem, EmbeddingResponse, EmbeddingUsage
 from bitnet_jit.server.requests import EmbeddingRequest

@@ -15,7 +15,7 @@ from bitnet_jit.server.requests import BySchema, TextRequest
 from bitnet_jit.server.service import Service
 
 if TYPE_CHECKING:
-    from bitnet_jit.engine.text.grammar import Grammar
+    from bitnet_jit.engine.grammar.grammar import Grammar
 
 MAX_STOPS = 16
 
@@ -130,7 +130,7 @@ async def grammar_of(service: Service, request: TextRequest) -> "Grammar | None"
     Raises:
         InvalidInput: the schema is none, has no text that ends, or is too much.
     """
-    from bitnet_jit.engine.text.grammar import Grammar  # imports torch
+    from bitnet_jit.engine.grammar.grammar import Grammar  # imports torch
 
     given = request.response_format
     if given is None or given.type == "text":

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from bitnet_jit.engine.text.embedding import Embedding
+from bitnet_jit.engine.embeddings.embedding import Embedding
 from bitnet_jit.engine.text.generation import End, Generation
 from bitnet_jit.errors import EngineClosed
 

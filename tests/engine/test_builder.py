@@ -17,7 +17,7 @@ from bitnet_jit.engine import (
     OptimizationLevel,
 )
 from bitnet_jit.engine import engine as engine_module
-from bitnet_jit.engine.usage import weight_bytes
+from bitnet_jit.engine.models.usage import weight_bytes
 from bitnet_jit.errors import InvalidInput, ModelNotFound, QueueFull
 from bitnet_jit.ops import calls
 from bitnet_jit.problem import PAGE

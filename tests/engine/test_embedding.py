@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import bitnet_jit
 from bitnet_jit.engine import Grammar, InferenceEngine
-from bitnet_jit.engine.text.pooling import LARGEST, Pool
+from bitnet_jit.engine.embeddings.pooling import LARGEST, Pool
 from bitnet_jit.errors import InvalidInput, ModelNotFound, RequestCancelled, RequestFailed, RequestTimeout
 from bitnet_jit.generation.sampling import Sampling
 

@@ -17,8 +17,8 @@ from tokenizer_files import KINDS, word_ends, word_level, word_piece
 
 import bitnet_jit
 from bitnet_jit.engine import Grammar, InferenceEngine
-from bitnet_jit.engine.text.grammar import Grammars
-from bitnet_jit.engine.text.schema import MAX_SCHEMA, has_end
+from bitnet_jit.engine.grammar.grammar import Grammars
+from bitnet_jit.engine.grammar.schema import MAX_SCHEMA, has_end
 from bitnet_jit.errors import InvalidInput, RequestFailed
 from bitnet_jit.generation.sampling import Sampling
 

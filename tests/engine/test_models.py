@@ -25,11 +25,11 @@ from bitnet_jit.checkpoints.checksum import checksum_of
 from bitnet_jit.checkpoints.embedded import embedded_model
 from bitnet_jit.engine import EngineConfig, InferenceEngine
 from bitnet_jit.engine import source as source_module
-from bitnet_jit.engine.held import Held
-from bitnet_jit.engine.model import Model
-from bitnet_jit.engine.models import ModelStore
+from bitnet_jit.engine.models.held import Held
+from bitnet_jit.engine.models.model import Model
+from bitnet_jit.engine.models.source import Source
+from bitnet_jit.engine.models.store import ModelStore
 from bitnet_jit.engine.pending import Pending
-from bitnet_jit.engine.source import Source
 from bitnet_jit.errors import CheckpointError, EngineClosed, InvalidInput, ModelNotFound, OutOfMemory, RequestCancelled
 
 WAIT = 30

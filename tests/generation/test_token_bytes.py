@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizer_files import byte_level, llama, metaspace, unigram, word_ends, word_level, word_piece
 
-from bitnet_jit.engine.text.grammar_tokens import Tokens
+from bitnet_jit.engine.grammar.tokens import Tokens
 from bitnet_jit.generation.token_bytes import SPACE, token_bytes
 
 WITH_BYTES = {make.__name__: make() for make in (byte_level, llama, metaspace, unigram)}

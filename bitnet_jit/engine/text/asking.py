@@ -21,7 +21,7 @@ from bitnet_jit.generation.text import encode_prompt
 from bitnet_jit.problem import PAGE, pages_for
 
 if TYPE_CHECKING:
-    from bitnet_jit.engine.text.grammar import Grammar, Grammars
+    from bitnet_jit.engine.grammar.grammar import Grammar, Grammars
 
 Prompt = str | Sequence[int] | torch.Tensor
 MAX_PRIORITY = 2**31 - 1

@@ -14,8 +14,8 @@ from threading import Thread, current_thread
 from typing import Protocol
 
 from bitnet_jit.devices.kinds import kind_of
-from bitnet_jit.engine.config import EngineConfig
 from bitnet_jit.engine.devices.failures import is_device_failure, is_short_of_memory, keep_forever
+from bitnet_jit.engine.options.config import EngineConfig
 from bitnet_jit.engine.text.counts import Counts
 from bitnet_jit.engine.text.delivery import deliver, finish, wanted_at
 from bitnet_jit.engine.text.inbox import Inbox

@@ -12,8 +12,8 @@ from bitnet_jit.generation.stopping import StopRule
 from bitnet_jit.runner.pages import PagedSequence
 
 if TYPE_CHECKING:
-    from bitnet_jit.engine.text.grammar import Matcher
-    from bitnet_jit.engine.text.pooling import Pool
+    from bitnet_jit.engine.embeddings.pooling import Pool
+    from bitnet_jit.engine.grammar.grammar import Matcher
 
 NUMBERS = count()  # of requests, in the order in which they came
 

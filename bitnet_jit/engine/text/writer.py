@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from bitnet_jit.devices.kinds import kind_of
+from bitnet_jit.engine.embeddings.pooling import pool_hidden
 from bitnet_jit.engine.text.ahead import Ahead, GoesOn, begin
-from bitnet_jit.engine.text.pooling import pool_hidden
 from bitnet_jit.engine.text.prompt_scores import note_scores, wants_all
 from bitnet_jit.engine.text.request import Request
 from bitnet_jit.engine.text.scheduler import Plan

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
-from bitnet_jit.engine.text.schema_limits import check_work
+from bitnet_jit.engine.grammar.limits import check_work
 from bitnet_jit.errors import InvalidInput
 
 MAX_SCHEMA = 2**17  # characters

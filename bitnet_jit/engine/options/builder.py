@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bitnet_jit.arguments import show, whole_number
-from bitnet_jit.engine.config import AUTO, MAX, EngineConfig, check_level, check_place
-from bitnet_jit.engine.levels import OptimizationLevel
-from bitnet_jit.engine.memory_size import MAX_BYTES, MemorySize
+from bitnet_jit.engine.options.config import AUTO, MAX, EngineConfig, check_level, check_place
+from bitnet_jit.engine.options.levels import OptimizationLevel
+from bitnet_jit.engine.options.memory_size import MAX_BYTES, MemorySize
 from bitnet_jit.errors import InvalidInput
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from itertools import count
 from threading import RLock
 
 from bitnet_jit.arguments import show
-from bitnet_jit.engine.held import Held
-from bitnet_jit.engine.source import Source
-from bitnet_jit.engine.usage import CacheStats
+from bitnet_jit.engine.models.held import Held
+from bitnet_jit.engine.models.source import Source
+from bitnet_jit.engine.models.usage import CacheStats
 from bitnet_jit.errors import EngineClosed, InvalidInput, ModelNotFound, OutOfMemory
 from bitnet_jit.system.memory import give_back, in_words
 

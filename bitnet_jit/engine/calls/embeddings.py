@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bitnet_jit.engine.config import EngineConfig
+from bitnet_jit.engine.embeddings.asking import embed_all, make_embedding_request
+from bitnet_jit.engine.embeddings.embedding import Embedding
+from bitnet_jit.engine.options.config import EngineConfig
 from bitnet_jit.engine.text.asking import Prompt
-from bitnet_jit.engine.text.embedding import Embedding
-from bitnet_jit.engine.text.embedding_request import embed_all, make_embedding_request
 
 if TYPE_CHECKING:
-    from bitnet_jit.engine.models import ModelStore
+    from bitnet_jit.engine.models.store import ModelStore
 
 
 class EmbeddingCalls:
@@ -26,7 +26,7 @@ class EmbeddingCalls:
         self, model_id: str, prompt: Prompt, client: str = "", timeout_s: float | None = None
     ) -> Embedding:
         """Ask for the embedding of a text; return its handle at once; arguments and errors are those of `submit`."""
-        from bitnet_jit.engine.model import text_parts  # a long chain of modules
+        from bitnet_jit.engine.models.model import text_parts  # a long chain of modules
 
         with self._store.starting(model_id) as held:
             decoder, replica = text_parts(held.model)

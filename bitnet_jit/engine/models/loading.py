@@ -8,9 +8,9 @@ from typing import Protocol
 from torch import nn
 
 from bitnet_jit.checkpoints.checksum import Stamp, as_digest, check_checksum, stamp_of, weight_file_bytes
-from bitnet_jit.engine.held import Held
-from bitnet_jit.engine.models import ModelStore
-from bitnet_jit.engine.source import Source
+from bitnet_jit.engine.models.held import Held
+from bitnet_jit.engine.models.source import Source
+from bitnet_jit.engine.models.store import ModelStore
 from bitnet_jit.engine.tensors.infer import is_out_of_memory
 from bitnet_jit.errors import CheckpointError, OutOfMemory
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from bitnet_jit.engine.config import EngineConfig
 from bitnet_jit.engine.devices.fallback import Fallback, Many, One
 from bitnet_jit.engine.memory.engine_memory import EngineMemory
-from bitnet_jit.engine.source import Source
+from bitnet_jit.engine.models.source import Source
+from bitnet_jit.engine.options.config import EngineConfig
 from bitnet_jit.engine.tensors.batch_size import BatchingConfig
 from bitnet_jit.engine.tensors.batcher import BatchProcessor
 from bitnet_jit.engine.tensors.benchmark import benchmark
@@ -21,8 +21,8 @@ from bitnet_jit.engine.tensors.infer import infer_batch
 from bitnet_jit.engine.tensors.report import BenchmarkResults
 
 if TYPE_CHECKING:
-    from bitnet_jit.engine.held import Held
-    from bitnet_jit.engine.models import ModelStore
+    from bitnet_jit.engine.models.held import Held
+    from bitnet_jit.engine.models.store import ModelStore
 
 
 class TensorCalls:

@@ -11,7 +11,7 @@ from bitnet_jit.engine.tensors.infer import device_of
 from bitnet_jit.engine.tensors.memory_used import number_behind
 
 if TYPE_CHECKING:
-    from bitnet_jit.engine.held import Held
+    from bitnet_jit.engine.models.held import Held
 
 STATUS = Path("/proc/self/status")
 

@@ -14,8 +14,8 @@ from bitnet_jit.generation.stopping import Stop
 
 if TYPE_CHECKING:
     from bitnet_jit.checkpoints.chat_template import ChatTemplate
-    from bitnet_jit.engine.held import Held
-    from bitnet_jit.engine.models import ModelStore
+    from bitnet_jit.engine.models.held import Held
+    from bitnet_jit.engine.models.store import ModelStore
 
 
 class TextCalls:

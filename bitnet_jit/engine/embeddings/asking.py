@@ -7,9 +7,9 @@ from typing import Any, cast
 import torch
 
 from bitnet_jit.arguments import show
+from bitnet_jit.engine.embeddings.embedding import Embedding
+from bitnet_jit.engine.embeddings.pooling import Pool
 from bitnet_jit.engine.text.asking import Prompt, check_pages, set_terms
-from bitnet_jit.engine.text.embedding import Embedding
-from bitnet_jit.engine.text.pooling import Pool
 from bitnet_jit.engine.text.request import Request
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.decoder import Decoder

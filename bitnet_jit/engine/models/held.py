@@ -8,8 +8,8 @@ if TYPE_CHECKING:
 
     from bitnet_jit.checkpoints.chat_template import ChatTemplate
     from bitnet_jit.checkpoints.checksum import Stamp
-    from bitnet_jit.engine.model import Model
-    from bitnet_jit.engine.source import Source
+    from bitnet_jit.engine.models.model import Model
+    from bitnet_jit.engine.models.source import Source
     from bitnet_jit.engine.tensors.batcher import BatchProcessor
 
 

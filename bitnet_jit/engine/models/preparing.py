@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from bitnet_jit.devices.kinds import kind_of
-from bitnet_jit.engine.config import EngineConfig
+from bitnet_jit.engine.options.config import EngineConfig
 from bitnet_jit.engine.text.asking import make_request
 from bitnet_jit.engine.text.replica import Replica
 from bitnet_jit.engine.text.replicas import ReplicaGroup

@@ -9,10 +9,10 @@ from torch import nn
 
 from bitnet_jit.arguments import show
 from bitnet_jit.devices.kinds import kind_of
-from bitnet_jit.engine.config import EngineConfig
 from bitnet_jit.engine.devices.balanced import Balanced
-from bitnet_jit.engine.dimensions import input_dim, output_dim
-from bitnet_jit.engine.text.grammar import Grammars
+from bitnet_jit.engine.grammar.grammar import Grammars
+from bitnet_jit.engine.models.dimensions import input_dim, output_dim
+from bitnet_jit.engine.options.config import EngineConfig
 from bitnet_jit.engine.text.replica import Replica
 from bitnet_jit.engine.text.replicas import ReplicaGroup
 from bitnet_jit.errors import InvalidInput

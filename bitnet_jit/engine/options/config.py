@@ -7,7 +7,7 @@ import torch
 
 from bitnet_jit.arguments import as_real, show, whole_number
 from bitnet_jit.devices.checks import check_device
-from bitnet_jit.engine.levels import OptimizationLevel
+from bitnet_jit.engine.options.levels import OptimizationLevel
 from bitnet_jit.errors import InvalidInput
 
 AUTO = "auto"

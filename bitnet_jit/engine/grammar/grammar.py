@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from bitnet_jit.arguments import show
-from bitnet_jit.engine.text.grammar_tokens import library, make_tokenizer, short, width
-from bitnet_jit.engine.text.schema import HOW, schema_text
+from bitnet_jit.engine.grammar.schema import HOW, schema_text
+from bitnet_jit.engine.grammar.tokens import library, make_tokenizer, short, width
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.masks import mask_words
 

@@ -1,0 +1,1 @@
+"""What an engine is asked, by kind: texts, tensors, embeddings; `InferenceEngine` is made of these."""

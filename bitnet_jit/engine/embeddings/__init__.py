@@ -1,0 +1,1 @@
+"""Vectors of texts: their requests, and the mean of hidden states."""

@@ -1,0 +1,1 @@
+"""Texts that hold to a JSON schema: which schemas are taken, and the masks that a grammar makes."""
