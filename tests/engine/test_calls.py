@@ -12,7 +12,7 @@ from tensor_modules import Recorded, inputs
 
 from bitnet_jit.checkpoints.chat_template import ChatTemplate
 from bitnet_jit.checkpoints.embedded import embedded_model
-from bitnet_jit.engine import EngineConfig, InferenceEngine
+from bitnet_jit.engine import EngineConfig, Grammar, InferenceEngine
 from bitnet_jit.errors import CheckpointError, InvalidInput, ModelNotFound, OutOfMemory, RequestTimeout
 from bitnet_jit.generation.sampling import Sampling
 
@@ -183,3 +183,19 @@ def test_each_blocking_call_has_its_twin(make_engine):
     for name in ("infer", "infer_batch", "quick_infer", "smart_infer", "benchmark"):
         assert asyncio.iscoroutinefunction(getattr(engine, f"{name}_async"))
         assert not asyncio.iscoroutinefunction(getattr(engine, name))
+
+
+def test_every_form_of_a_text_takes_a_grammar(make_engine):
+    grammar, template = Grammar.json_schema({"enum": [[1, "x"]]}), ChatTemplate("{{ messages[0].content }}")
+
+    async def texts():
+        engine = make_engine()
+        yield (await engine.generate("tiny", "And ", 40, grammar=grammar)).text
+        yield "".join([piece.text async for piece in engine.stream("tiny", "And ", 40, grammar=grammar)])
+        message = {"role": "user", "content": "And "}
+        yield (await engine.chat("tiny", [message], 40, grammar=grammar, template=template)).text
+
+    async def collected():
+        return [json.loads(text) async for text in texts()]
+
+    assert asyncio.run(collected()) == [[1, "x"]] * 3

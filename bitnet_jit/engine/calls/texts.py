@@ -14,6 +14,7 @@ from bitnet_jit.generation.stopping import Stop
 
 if TYPE_CHECKING:
     from bitnet_jit.checkpoints.chat_template import ChatTemplate
+    from bitnet_jit.engine.grammar.grammar import Grammar
     from bitnet_jit.engine.models.held import Held
     from bitnet_jit.engine.models.store import ModelStore
 
@@ -32,6 +33,7 @@ class TextCalls:
         sampling: Sampling | None = None,
         stop: Stop = (),
         *,
+        grammar: "Grammar | None" = None,
         speculate: Literal["ngram"] | None = None,
         prompt_logprobs: int | None = None,
         priority: int = 0,
@@ -47,9 +49,10 @@ class TextCalls:
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
         stop: Stop = (),
+        grammar: "Grammar | None" = None,
     ) -> Completion:
         """Write a text to its end; arguments and errors are those of `submit`, whose `result` does it in a thread."""
-        return await self.submit(model_id, prompt, max_new_tokens, sampling, stop)
+        return await self.submit(model_id, prompt, max_new_tokens, sampling, stop, grammar=grammar)
 
     def stream(
         self,
@@ -58,12 +61,13 @@ class TextCalls:
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
         stop: Stop = (),
+        grammar: "Grammar | None" = None,
     ) -> AsyncIterator[Piece]:
         """Yield the pieces of a text in an event loop; in a thread, iterate what `submit` returns.
 
         The text ends where its reader leaves. Arguments and errors are those of `submit`, raised at the call.
         """
-        return aiter(self.submit(model_id, prompt, max_new_tokens, sampling, stop))
+        return aiter(self.submit(model_id, prompt, max_new_tokens, sampling, stop, grammar=grammar))
 
     def chat(
         self,
@@ -73,6 +77,7 @@ class TextCalls:
         sampling: Sampling | None = None,
         stop: Stop = (),
         *,
+        grammar: "Grammar | None" = None,
         template: "ChatTemplate | None" = None,
         priority: int = 0,
         client: str = "",
@@ -81,7 +86,7 @@ class TextCalls:
         """Ask for the answer to the last message of a chat; return its handle at once.
 
         Args:
-            model_id, max_new_tokens, sampling, stop, priority, client, timeout_s: as in `submit`.
+            model_id, max_new_tokens, sampling, stop, grammar, priority, client, timeout_s: as in `submit`.
             messages: each with a "role" and a "content", both str.
             template: makes a prompt of them; None: that of the model's folder.
 
@@ -95,7 +100,15 @@ class TextCalls:
                 raise InvalidInput(f"model_id: {model_id!r} is no decoder, and writes no text")
             ids = chat_ids(held.model.module, template or template_for(held), messages)
             return self.submit(
-                model_id, ids, max_new_tokens, sampling, stop, priority=priority, client=client, timeout_s=timeout_s
+                model_id,
+                ids,
+                max_new_tokens,
+                sampling,
+                stop,
+                grammar=grammar,
+                priority=priority,
+                client=client,
+                timeout_s=timeout_s,
             )
 
 
