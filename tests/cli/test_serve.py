@@ -80,7 +80,7 @@ def test_the_page_of_the_documentation_runs(start, tmp_path, monkeypatch):
         exec(compile(block.replace("http://127.0.0.1:8000", address), "serving.md", "exec"), namespace)
     namespace["client"].close()
     assert printed == expected
-    assert len(printed) == 3
+    assert len(printed) == 5
     for command in re.findall(r"^(curl .*?[^\\\\])\n", text, re.M | re.S):
         if "SERVE_KEYS" not in command and shutil.which("curl"):
             command = command.replace("http://127.0.0.1:8000", address)
