@@ -24,7 +24,7 @@ import bitnet_jit
 from bitnet_jit.checkpoints.checksum import checksum_of
 from bitnet_jit.checkpoints.embedded import embedded_model
 from bitnet_jit.engine import EngineConfig, InferenceEngine
-from bitnet_jit.engine import source as source_module
+from bitnet_jit.engine.models import source as source_module
 from bitnet_jit.engine.models.held import Held
 from bitnet_jit.engine.models.model import Model
 from bitnet_jit.engine.models.source import Source

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 import bitnet_jit
 from bitnet_jit.engine import EngineConfig, InferenceEngine
-from bitnet_jit.engine import model as model_file
+from bitnet_jit.engine.models import model as model_file
 from bitnet_jit.engine.text.replicas import tokens_before
 from bitnet_jit.engine.text.request import Request
 from bitnet_jit.errors import DeviceFailed, EngineClosed, InvalidInput, OutOfMemory, QueueFull, RequestCancelled
