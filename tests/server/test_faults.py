@@ -58,7 +58,7 @@ class Faults(RuleBasedStateMachine):
         self.stack, self.answers = ExitStack(), []
         self.whole, self.short, self.shift = 2, 0, 0.0
         now = time.time
-        self.stack.enter_context(mock.patch("time.time", lambda: now() + self.shift))
+        self.stack.enter_context(mock.patch("time.time", side_effect=lambda: now() + self.shift))
 
     @initialize(
         waiting=st.sampled_from([3, 100]),

@@ -9,7 +9,7 @@ ends and its requests go on elsewhere: what a request is lies in its ids, and th
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from threading import Thread, current_thread
 from typing import Protocol
 
@@ -137,6 +137,9 @@ class Replica:
     def cancel(self, request: Request) -> None:
         """End a request before the next step; called by any thread."""
         request.is_cancelled = True  # steps follow one another while there are requests, so nobody need be woken
+
+    def pass_by(self, stuck: Iterable["Replica"]) -> None:
+        """Do nothing: no other replica could be given its requests."""
 
     def close(self, reason: str, abandon: bool = False, timeout: float | None = None) -> None:
         """Take no more requests, end those that were taken, and wait for it.
