@@ -28,6 +28,7 @@ class Ask:
     stream: bool = False
     step: int = 65536
     patience: int | None = None
+    model: str = "tiny"
 
     @property
     def prompt(self):
@@ -35,8 +36,8 @@ class Ask:
 
     @property
     def body(self):
-        same = {name: getattr(self, name) for name in ("prompt", "n", "seed", "temperature", "stream")}
-        return {"model": "tiny", "max_tokens": self.limit, "stop": list(self.stop) or None, **same}
+        same = {name: getattr(self, name) for name in ("model", "prompt", "n", "seed", "temperature", "stream")}
+        return {"max_tokens": self.limit, "stop": list(self.stop) or None, **same}
 
 
 @dataclass
@@ -87,7 +88,11 @@ def connect(address, receive_bytes=None):
     connection.settimeout(WAIT)
     if receive_bytes is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-    connection.connect((host, int(port)))
+    try:
+        connection.connect((host, int(port)))
+    except OSError:
+        connection.close()
+        raise
     return connection
 
 
