@@ -6,6 +6,7 @@ import torch
 
 MOMENTS = ("before", "reserved", "within", "after", "choosing", "noted")
 NO_MEMORY = "memory"
+BUG = "bug"
 
 
 class Killed(BaseException):
@@ -16,6 +17,8 @@ def error_of(kind):
     """Return an error of a kind."""
     if kind == NO_MEMORY:
         return torch.OutOfMemoryError("no memory: it was injected")
+    if kind == BUG:
+        return ZeroDivisionError("a bug: it was injected")
     if kind == "killed":
         return Killed("it was injected")
     return torch.AcceleratorError("the device is gone: it was injected")
@@ -31,6 +34,7 @@ class FaultyRunner:
     def __init__(self, replica):
         self.runner, self.writer = replica._runner, replica._writer
         self.armed, self.steps, self.most = deque(), 0, None
+        self.hit = []  # the sequences of steps that failed
         self.sampler = self.writer._sampler
         self.writer._runner = self
         self._late = None
@@ -59,6 +63,8 @@ class FaultyRunner:
         if self.most is not None and sum(tokens for _, tokens in sequences) > self.most:
             raise error_of(NO_MEMORY)
         moment, kind = self.armed.popleft() if self.armed else (None, None)
+        if moment is not None:
+            self.hit += [sequence for sequence, _ in sequences]
         if moment in ("choosing", "noted"):
             self._late = moment, kind
         if moment == "before":
