@@ -11,6 +11,7 @@ from http_histories import WAIT, Ask, check_whole, decoder, fetch
 from served import running, wait_until
 
 from bitnet_jit.engine import EngineConfig, InferenceEngine
+from bitnet_jit.engine.text import replica as replica_file
 from bitnet_jit.server.app import make_app
 
 STUCK_S = 0.3
@@ -113,3 +114,19 @@ def test_what_nobody_has_looked_at_ends_with_the_engine():
         texts = [handle.result(0).tokens for handle in handles]
     expected = decoder().generate(list(Ask().prompt.encode()), 200).tolist()[len(Ask().prompt) :]
     assert texts == [expected] * 12
+
+
+def test_a_shutdown_leaves_a_stuck_worker_behind(monkeypatch, caplog):
+    """A server that is told to end does so, though a step does not."""
+    monkeypatch.setattr(replica_file, "ABANDON_S", 0.3)
+    with serving() as (address, members, within, go_on, clients):
+        stuck = clients.submit(fetch, address, Ask(limit=300))
+        assert within.wait(WAIT)
+        assert stuck.result(WAIT).status == 503
+        begin = time.monotonic()
+        members[0].close("it is being closed", abandon=True)
+        assert 0.3 <= time.monotonic() - begin < 10
+        assert members[0].inbox.num_open == 1
+        go_on.set()
+        wait_until(lambda: not members[0].inbox.num_open)
+    assert any("tiny 0 has not ended" in record.getMessage() for record in caplog.records)

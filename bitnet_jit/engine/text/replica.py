@@ -39,6 +39,8 @@ from bitnet_jit.runner.runner import Runner
 
 logger = logging.getLogger(__name__)
 
+ABANDON_S = 30.0  # seconds for the step of a worker that is abandoned: one that is stuck would hold up the process
+
 
 class Successors(Protocol):
     """Replicas that go on where one of them fails, or has too much to do."""
@@ -147,11 +149,13 @@ class Replica:
         Args:
             reason: why, for those who come later.
             abandon: whether requests are cancelled instead of written to their ends.
-            timeout: seconds to wait.
+            timeout: seconds to wait; None: any time, for one that is abandoned as long as a step may take.
         """
         self.inbox.stop(reason, abandon)
         if self._thread is not current_thread():
-            self._thread.join(timeout)
+            self._thread.join(ABANDON_S if abandon and timeout is None else timeout)
+            if self._thread.is_alive():
+                logger.error("%s has not ended: it is left behind within its step", self.name)
 
     def _work(self) -> None:
         """Run until closed; whatever happens, nobody is left to wait."""
