@@ -15,6 +15,7 @@ HEADER_S = 10.0  # seconds for the head of a request
 SEND_S = 60.0  # seconds in which a client must read something of what is sent
 FILES_BESIDE = 128  # that the process has open beside connections
 MAX_CONNECTIONS = 16384
+MAX_AHEAD = 16384  # bytes of next requests that are read while one is answered
 
 
 class GuardedProtocol(H11Protocol):
@@ -43,6 +44,7 @@ class GuardedProtocol(H11Protocol):
         """Take in bytes; the time for the head goes on until it is whole."""
         super().data_received(data)
         self._watch()
+        self._listen()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
@@ -84,6 +86,12 @@ class GuardedProtocol(H11Protocol):
             self._disarm()
         elif self._timer is None:
             self._timer = self.loop.call_later(self.header_s, self._expire)
+
+    def _listen(self) -> None:
+        """Read on where the next request has come before this one is answered: else a client could go unnoticed."""
+        if self.flow.read_paused and self.cycle is not None and not self.cycle.more_body:
+            if len(self.conn.trailing_data[0]) <= MAX_AHEAD:
+                self.flow.resume_reading()
 
     def _disarm(self) -> None:
         if self._timer is not None:

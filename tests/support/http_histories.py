@@ -96,10 +96,11 @@ def connect(address, receive_bytes=None):
     return connection
 
 
-def send(connection, body, path="/v1/completions"):
-    """Send a request, after which the server closes the connection."""
+def send(connection, body, keep_alive=False):
+    """Send a request."""
     content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head += "" if keep_alive else "Connection: close\r\n"
     connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
 
 
@@ -137,7 +138,7 @@ def fetch(address, ask):
 def note(got, ask, content):
     """Note what the body of an answer says."""
     if got.status != 200:
-        got.error = json.loads(content)["error"] if content and got.is_whole else None
+        got.error = json.loads(content)["error"] if got.is_whole else {"code": ""}
         return
     if not ask.stream:
         answers = [json.loads(content)] if got.is_whole else []
