@@ -89,9 +89,9 @@ class GuardedProtocol(H11Protocol):
 
     def _listen(self) -> None:
         """Read on where the next request has come before this one is answered: else a client could go unnoticed."""
-        if self.flow.read_paused and self.cycle is not None and not self.cycle.more_body:
-            if len(self.conn.trailing_data[0]) <= MAX_AHEAD:
-                self.flow.resume_reading()
+        has_body = self.cycle is not None and not self.cycle.more_body
+        if self.flow.read_paused and has_body and len(self.conn.trailing_data[0]) <= MAX_AHEAD:
+            self.flow.resume_reading()
 
     def _disarm(self) -> None:
         if self._timer is not None:
