@@ -34,7 +34,7 @@ class FaultyRunner:
     def __init__(self, replica):
         self.runner, self.writer = replica._runner, replica._writer
         self.armed, self.steps, self.most = deque(), 0, None
-        self.hit = []  # the sequences of steps that failed
+        self.hit, self._present = [], []  # the sequences of steps that failed, and of the present one
         self.sampler = self.writer._sampler
         self.writer._runner = self
         self._late = None
@@ -53,31 +53,34 @@ class FaultyRunner:
     def __getattr__(self, name):
         return getattr(self.runner, name)
 
+    def _error(self, kind):
+        self.hit += self._present
+        return error_of(kind)
+
     def _raise_late(self, moment):
         if self._late is not None and self._late[0] == moment:
             fault, self._late = self._late, None
-            raise error_of(fault[1])
+            raise self._error(fault[1])
 
     def _run(self, sequences, run):
         self.steps += 1
+        self._present = [sequence for sequence, _ in sequences]
         if self.most is not None and sum(tokens for _, tokens in sequences) > self.most:
-            raise error_of(NO_MEMORY)
+            raise self._error(NO_MEMORY)
         moment, kind = self.armed.popleft() if self.armed else (None, None)
-        if moment is not None:
-            self.hit += [sequence for sequence, _ in sequences]
         if moment in ("choosing", "noted"):
             self._late = moment, kind
         if moment == "before":
-            raise error_of(kind)
+            raise self._error(kind)
         if moment == "reserved":
             self.runner._reserve(sequences)
-            raise error_of(kind)
+            raise self._error(kind)
         scores = run()
         if moment == "within":
             for sequence, tokens in sequences:
                 sequence.length -= tokens
         if moment in ("within", "after"):
-            raise error_of(kind)
+            raise self._error(kind)
         return scores
 
     def step(self, chunks):
