@@ -15,11 +15,14 @@ from bitnet_jit.errors import EngineClosed
 
 if TYPE_CHECKING:
     from bitnet_jit.engine.engine import InferenceEngine
+    from bitnet_jit.engine.text.replica import Replica
+    from bitnet_jit.engine.text.replicas import ReplicaGroup
 
 logger = logging.getLogger(__name__)
 
 STUCK_S = 120.0  # steps of a kind that has not been run yet compile kernels, which may take long
 MAX_PAUSE_S = 1.0  # between two looks
+WORST = ("stuck", "busy", "idle", "dead")  # of the workers of a model: it is dead where all of them are
 
 
 @dataclass
@@ -28,33 +31,35 @@ class Progress:
 
     Attributes:
         stuck_s: seconds without a step after which a worker with work is stuck.
-        seen: model -> the end of its last step, and since when that has been its last one while it has work.
+        seen: worker -> the end of its last step, and since when that has been its last one while it has work.
     """
 
     stuck_s: float = STUCK_S
-    seen: dict[str, tuple[float, float]] = field(default_factory=dict)
+    seen: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
 
-    def state(self, model_id: str, stats: Any, now: float) -> str:
+    def state(self, key: tuple[str, int], replica: "Replica | Any", now: float) -> str:
         """Return "dead", "stuck", "busy" or "idle".
 
         Args:
-            model_id: the model.
-            stats: of the model, by the engine.
+            key: the model, and which of its workers.
+            replica: the worker.
             now: seconds of the monotonic clock.
 
         >>> from types import SimpleNamespace
-        >>> progress, stats = Progress(60), SimpleNamespace(alive=True, waiting=1, running=0, last_step=5.0)
-        >>> progress.state("m", stats, 1000), progress.state("m", stats, 1061)
+        >>> progress = Progress(60)
+        >>> worker = SimpleNamespace(is_alive=True, requests=["one"], counts=SimpleNamespace(last_step=5.0))
+        >>> progress.state(("m", 0), worker, 1000), progress.state(("m", 0), worker, 1061)
         ('busy', 'stuck')
         """
-        if not stats.alive:
+        if not replica.is_alive:
             return "dead"
-        if not (stats.waiting or stats.running):
-            self.seen.pop(model_id, None)
+        if not replica.requests:
+            self.seen.pop(key, None)
             return "idle"
-        last, since = self.seen.get(model_id, (None, now))
-        if last != stats.last_step:
-            self.seen[model_id] = stats.last_step, now
+        last_step = replica.counts.last_step
+        last, since = self.seen.get(key, (None, now))
+        if last != last_step:
+            self.seen[key] = last_step, now
             return "busy"
         return "stuck" if now - since > self.stuck_s else "busy"
 
@@ -76,19 +81,29 @@ class Watch:
         self._open[model_id].update(generations)
 
     def states(self) -> dict[str, str]:
-        """Return the state of each model's worker; those who wait for a stuck one get EngineClosed."""
+        """Return the state of each model; those who wait for a worker that is stuck get EngineClosed."""
         now = time.monotonic()
-        result = {name: self._progress.state(name, stats, now) for name, stats in self._engine.stats().items()}
-        for name, state in result.items():
-            if state == "stuck" and self._open[name]:
-                self._fail(name)
-        return result
+        groups = {name: model.replica for name, model in self._engine.models.items() if model.replica is not None}
+        return {name: self._state(name, group, now) for name, group in groups.items()}
 
-    def _fail(self, model_id: str) -> None:
-        """End all texts that wait for a model. What its worker may still write is read by nobody."""
+    def _state(self, model_id: str, group: "Replica | ReplicaGroup | Any", now: float) -> str:
+        """Return the state of a model: of its living workers that of the worst one. Stuck ones are passed by."""
+        states = [self._progress.state((model_id, place), one, now) for place, one in enumerate(group.members)]
+        stuck = [replica for replica, state in zip(group.members, states, strict=True) if state == "stuck"]
+        group.pass_by(stuck)
+        for replica in stuck:
+            self._fail(model_id, replica)
+        return next(state for state in WORST if state in states)
+
+    def _fail(self, model_id: str, replica: "Replica | Any") -> None:
+        """End the texts that wait for a worker. What it may still write of them is read by nobody."""
+        waiting = {request.generation for request in replica.requests} & set(self._open[model_id])
+        if not waiting:
+            return
         words = f"the worker of {model_id} has made no step for {self._progress.stuck_s:g} s"
-        logger.error("%s; %d texts are given up", words, len(self._open[model_id]))
-        for generation in self._open.pop(model_id):
+        logger.error("%s; %d texts are given up", words, len(waiting))
+        for generation in waiting:
+            self._open[model_id].discard(generation)
             generation.cancel()
             generation.mailbox.put(End("", EngineClosed(words)))
 

@@ -1,18 +1,15 @@
 """A server of the small decoder on a free port, and the official client for it."""
 
-import logging
-import threading
-import time
 from contextlib import ExitStack, contextmanager
 
 import openai
 import pytest
+from served import running
 
 import bitnet_jit
 from bitnet_jit.checkpoints.chat_template import ChatTemplate
 from bitnet_jit.engine import EngineConfig, InferenceEngine
 from bitnet_jit.server.app import make_app
-from bitnet_jit.server.connections import make_server
 
 WAIT = 30  # seconds for what takes milliseconds
 TEMPLATE = (
@@ -22,38 +19,11 @@ TEMPLATE = (
 )
 
 
-class Records(logging.Handler):
-    """Keeps what is logged."""
-
-    def __init__(self, level):
-        super().__init__(level)
-        self.messages = []
-
-    def emit(self, record):
-        self.messages.append(record.getMessage())
-
-
 @contextmanager
 def served(app, **options):
     """Run a server in a thread; yield its address."""
-    server = make_server(app, "127.0.0.1", 0, "critical", **options)
-    thread = threading.Thread(target=server.run)
-    log = Records(logging.ERROR)
-    logging.getLogger("asyncio").addHandler(log)
-    thread.start()
-    try:
-        end = time.monotonic() + WAIT
-        while not server.started:
-            assert thread.is_alive()
-            assert time.monotonic() < end
-            time.sleep(0.005)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(WAIT)
-        logging.getLogger("asyncio").removeHandler(log)
-        assert not thread.is_alive()
-        assert log.messages == [], "such as exceptions of tasks that nobody asked for"
+    with running(app, **options) as (address, _):
+        yield address
 
 
 @pytest.fixture(scope="session")

@@ -137,19 +137,18 @@ def test_requests_of_a_stuck_worker_are_given_up(serve, monkeypatch, stream):
 def test_a_stuck_worker_is_told_from_a_busy_one():
     progress = Progress(stuck_s=10)
 
-    def state(now, last_step=5.0, waiting=0, running=1):
-        return progress.state(
-            "m", SimpleNamespace(alive=True, waiting=waiting, running=running, last_step=last_step), now
-        )
+    def state(now, last_step=5.0, requests=1):
+        counts = SimpleNamespace(last_step=last_step)
+        return progress.state(("m", 0), SimpleNamespace(is_alive=True, requests=["a"] * requests, counts=counts), now)
 
-    assert state(100, running=0) == "idle"
+    assert state(100, requests=0) == "idle"
     assert state(1000) == "busy", "it has just got work"
     assert state(1009) == "busy"
     assert state(1011) == "stuck"
     assert state(1012, last_step=1011.5) == "busy"
     assert state(1021, last_step=1011.5) == "busy"
-    assert state(1023, last_step=1011.5, waiting=1, running=0) == "stuck"
-    assert state(1024, last_step=1011.5, running=0) == "idle"
+    assert state(1023, last_step=1011.5, requests=2) == "stuck"
+    assert state(1024, last_step=1011.5, requests=0) == "idle"
     assert state(1025, last_step=1011.5) == "busy"
 
 

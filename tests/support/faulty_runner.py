@@ -6,6 +6,7 @@ import torch
 
 MOMENTS = ("before", "reserved", "within", "after", "choosing", "noted")
 NO_MEMORY = "memory"
+BUG = "bug"
 
 
 class Killed(BaseException):
@@ -16,6 +17,8 @@ def error_of(kind):
     """Return an error of a kind."""
     if kind == NO_MEMORY:
         return torch.OutOfMemoryError("no memory: it was injected")
+    if kind == BUG:
+        return ZeroDivisionError("a bug: it was injected")
     if kind == "killed":
         return Killed("it was injected")
     return torch.AcceleratorError("the device is gone: it was injected")
@@ -31,6 +34,7 @@ class FaultyRunner:
     def __init__(self, replica):
         self.runner, self.writer = replica._runner, replica._writer
         self.armed, self.steps, self.most = deque(), 0, None
+        self.hit, self._present = [], []  # the sequences of steps that failed, and of the present one
         self.sampler = self.writer._sampler
         self.writer._runner = self
         self._late = None
@@ -49,29 +53,34 @@ class FaultyRunner:
     def __getattr__(self, name):
         return getattr(self.runner, name)
 
+    def _error(self, kind):
+        self.hit += self._present
+        return error_of(kind)
+
     def _raise_late(self, moment):
         if self._late is not None and self._late[0] == moment:
             fault, self._late = self._late, None
-            raise error_of(fault[1])
+            raise self._error(fault[1])
 
     def _run(self, sequences, run):
         self.steps += 1
+        self._present = [sequence for sequence, _ in sequences]
         if self.most is not None and sum(tokens for _, tokens in sequences) > self.most:
-            raise error_of(NO_MEMORY)
+            raise self._error(NO_MEMORY)
         moment, kind = self.armed.popleft() if self.armed else (None, None)
         if moment in ("choosing", "noted"):
             self._late = moment, kind
         if moment == "before":
-            raise error_of(kind)
+            raise self._error(kind)
         if moment == "reserved":
             self.runner._reserve(sequences)
-            raise error_of(kind)
+            raise self._error(kind)
         scores = run()
         if moment == "within":
             for sequence, tokens in sequences:
                 sequence.length -= tokens
         if moment in ("within", "after"):
-            raise error_of(kind)
+            raise self._error(kind)
         return scores
 
     def step(self, chunks):

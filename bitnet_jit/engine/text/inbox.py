@@ -55,6 +55,15 @@ class Inbox:
                 self._take(request)
             return not self.has_ended
 
+    def take_back(self) -> list[Request]:
+        """Return the requests that the worker has not looked at, which are another's from now on."""
+        with self._changed:
+            left = [*self.came]
+            self.came.clear()
+            self.num_open -= len(left)
+            self._changed.notify_all()
+            return left
+
     def _take(self, request: Request) -> None:
         """Take a request, under the lock."""
         self.came.append(request)

@@ -9,7 +9,7 @@ ends and its requests go on elsewhere: what a request is lies in its ids, and th
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from threading import Thread, current_thread
 from typing import Protocol
 
@@ -38,6 +38,8 @@ from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.runner.runner import Runner
 
 logger = logging.getLogger(__name__)
+
+ABANDON_S = 30.0  # seconds for the step of a worker that is abandoned: one that is stuck would hold up the process
 
 
 class Successors(Protocol):
@@ -138,17 +140,22 @@ class Replica:
         """End a request before the next step; called by any thread."""
         request.is_cancelled = True  # steps follow one another while there are requests, so nobody need be woken
 
+    def pass_by(self, stuck: Iterable["Replica"]) -> None:
+        """Do nothing: no other replica could be given its requests."""
+
     def close(self, reason: str, abandon: bool = False, timeout: float | None = None) -> None:
         """Take no more requests, end those that were taken, and wait for it.
 
         Args:
             reason: why, for those who come later.
             abandon: whether requests are cancelled instead of written to their ends.
-            timeout: seconds to wait.
+            timeout: seconds to wait; None: any time, for one that is abandoned as long as a step may take.
         """
         self.inbox.stop(reason, abandon)
         if self._thread is not current_thread():
-            self._thread.join(timeout)
+            self._thread.join(ABANDON_S if abandon and timeout is None else timeout)
+            if self._thread.is_alive():
+                logger.error("%s has not ended: it is left behind within its step", self.name)
 
     def _work(self) -> None:
         """Run until closed; whatever happens, nobody is left to wait."""

@@ -8,8 +8,10 @@ got stays: their ids are computed anew, and the next token is the one that it wo
 
 import logging
 import time
+from collections.abc import Iterable
 from threading import Lock
 
+from bitnet_jit.engine.text.delivery import finish
 from bitnet_jit.engine.text.replica import Replica
 from bitnet_jit.engine.text.request import Request
 from bitnet_jit.errors import EngineClosed, QueueFull
@@ -31,6 +33,7 @@ class ReplicaGroup:
     def __init__(self, name: str, max_waiting: int) -> None:
         self._name, self._max_waiting = name, max_waiting
         self.members: tuple[Replica, ...] = ()
+        self._stuck: frozenset[Replica] = frozenset()
         self._closing = ""
         self._lock = Lock()
 
@@ -97,6 +100,19 @@ class ReplicaGroup:
         )
         return left
 
+    def pass_by(self, stuck: Iterable[Replica]) -> None:
+        """Give requests to others than these replicas, which make no steps; what they have not looked at goes on there.
+
+        Args:
+            stuck: all replicas that are to be passed by from now on.
+        """
+        with self._lock:
+            self._stuck = frozenset(stuck)
+            for replica in self._stuck:
+                for request in replica.inbox.take_back():
+                    if not self._place(request):  # all have ended in this moment
+                        finish(request, "", replica.inbox.refusal("the request was not written to its end"))
+
     def close(self, reason: str, abandon: bool = False, timeout: float | None = None) -> None:
         """Take no more requests, end those that were taken, wherever they go on, and wait for it.
 
@@ -127,8 +143,9 @@ class ReplicaGroup:
     def _place(self, request: Request) -> bool:
         """Give a request to the replica where it would end first, under the lock; return whether one took it."""
         living = self.living
-        order = living if len(living) == 1 else sorted(living, key=lambda replica: tokens_before(replica, request))
-        return any(replica.adopt(request) for replica in order)
+        if len(living) > 1:
+            living.sort(key=lambda replica: (replica in self._stuck, tokens_before(replica, request)))
+        return any(replica.adopt(request) for replica in living)
 
 
 def tokens_before(replica: Replica, request: Request) -> int:
