@@ -219,7 +219,7 @@ def test_the_search_for_an_end_takes_whatever_is_json(schema):
 
 
 def test_a_grammar_that_fails_midway_fails_alone(engine, monkeypatch):
-    from bitnet_jit.engine.text import grammar as module
+    from bitnet_jit.engine.grammar import grammar as module
 
     monkeypatch.setitem(module.LIMITS, "step_lexer_fuel", 30)
     hard = Grammar.json_schema({"type": "string", "pattern": "^a(a|b|[c-z]{2,9})*a(a|b){30}$"})
@@ -266,7 +266,7 @@ def test_models_of_all_kinds_of_tokenizers_write_json(make, tmp_path):
 
 
 def test_states_that_are_used_up_by_earlier_texts_are_no_error_of_a_later_one(engine, monkeypatch):
-    from bitnet_jit.engine.text import grammar as module
+    from bitnet_jit.engine.grammar import grammar as module
 
     monkeypatch.setitem(module.LIMITS, "max_lexer_states", 120)  # a text of 30 needs a part of them, all texts more
     grammar = Grammar.json_schema({"type": "string", "pattern": "^(a|b)*a(a|b){7}$", "maxLength": 30})
@@ -282,7 +282,7 @@ def test_states_that_are_used_up_by_earlier_texts_are_no_error_of_a_later_one(en
 
 
 def test_a_text_that_needs_more_states_than_there_may_be_fails(engine, monkeypatch):
-    from bitnet_jit.engine.text import grammar as module
+    from bitnet_jit.engine.grammar import grammar as module
 
     monkeypatch.setitem(module.LIMITS, "max_lexer_states", 60)
     grammar = Grammar.json_schema({"type": "string", "pattern": "^(a|b){99,}a(a|b){7}$"})

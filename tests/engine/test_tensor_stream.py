@@ -188,12 +188,12 @@ def wait_until(condition):
 
 
 def test_a_stream_that_is_left_ends_its_threads():
-    before = stream_threads()
+    wait_until(lambda: stream_threads() == 0)  # those of other tests have ended
     endless = InferenceStream(LAYER, workers=2).run(Ticker(lambda tick: torch.ones(K), 0))
     next(endless)
-    assert stream_threads() == before + 3
+    assert stream_threads() == 3
     endless.close()
-    wait_until(lambda: stream_threads() == before)
+    wait_until(lambda: stream_threads() == 0)
 
     async def leave():
         results = InferenceStream(LAYER, workers=2).run_async(Ticker(lambda tick: torch.ones(K), 0.1))
@@ -203,7 +203,7 @@ def test_a_stream_that_is_left_ends_its_threads():
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(leave())
-    wait_until(lambda: stream_threads() == before)
+    wait_until(lambda: stream_threads() == 0)
 
 
 def test_a_stream_can_be_left_while_its_source_is_silent():

@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from threading import Thread, current_thread
-from typing import Protocol
 
 from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.engine.devices.failures import is_device_failure, is_short_of_memory, keep_forever
@@ -24,6 +23,7 @@ from bitnet_jit.engine.text.prefix_cache import PrefixCache
 from bitnet_jit.engine.text.request import Request
 from bitnet_jit.engine.text.scheduler import Plan, Scheduler
 from bitnet_jit.engine.text.step_limit import Before, StepLimit
+from bitnet_jit.engine.text.successors import Successors
 from bitnet_jit.engine.text.writer import Writer
 from bitnet_jit.errors import (
     BitNetError,
@@ -40,19 +40,6 @@ from bitnet_jit.runner.runner import Runner
 logger = logging.getLogger(__name__)
 
 ABANDON_S = 30.0  # seconds for the step of a worker that is abandoned: one that is stuck would hold up the process
-
-
-class Successors(Protocol):
-    """Replicas that go on where one of them fails, or has too much to do."""
-
-    def idle(self, replica: "Replica") -> "Replica | None":
-        """Return another one that lives and has nothing to do; None where there is none."""
-
-    def has_other(self, replica: "Replica") -> bool:
-        """Return whether another one lives."""
-
-    def take_over(self, replica: "Replica", requests: list[Request], failure: str) -> list[Request]:
-        """Take the requests of one that has failed; return those that nobody can go on with."""
 
 
 class Replica:
