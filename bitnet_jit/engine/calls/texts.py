@@ -96,9 +96,7 @@ class TextCalls:
             ModelNotFound, QueueFull, EngineClosed: as `submit`.
         """
         with self._store.using(model_id) as held:
-            if not isinstance(held.model.module, Decoder):
-                raise InvalidInput(f"model_id: {model_id!r} is no decoder, and writes no text")
-            ids = chat_ids(held.model.module, template or template_for(held), messages)
+            ids = chat_prompt(held, messages, template)
             return self.submit(
                 model_id,
                 ids,
@@ -110,6 +108,13 @@ class TextCalls:
                 client=client,
                 timeout_s=timeout_s,
             )
+
+
+def chat_prompt(held: "Held", messages: Messages, template: "ChatTemplate | None") -> list[int]:
+    """Return the tokens of a chat up to the answer that is asked for; InvalidInput where the model writes no text."""
+    if not isinstance(held.model.module, Decoder):
+        raise InvalidInput(f"model_id: {held.model.model_id!r} is no decoder, and writes no text")
+    return chat_ids(held.model.module, template or template_for(held), messages)
 
 
 def template_for(held: "Held") -> "ChatTemplate":
