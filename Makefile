@@ -28,7 +28,7 @@ format: setup ## rewrite what the linter and the formatter can
 	$(BIN)/ruff format
 
 test: setup ## every test that this machine can run
-	$(BIN)/pytest
+	$(BIN)/pytest --durations=30
 
 test-triton: setup ## kernels compile for NVIDIA GPUs with the oldest Triton of pyproject.toml (for AMD's it lacks a linker)
 	test -d .venv/triton-$(OLDEST_TRITON) || $(BIN)/pip install --quiet --no-deps \

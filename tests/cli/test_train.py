@@ -56,7 +56,14 @@ def test_a_model_is_trained_and_continues_a_text(text, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
-@pytest.mark.parametrize(("target", "limit"), [("checkpoint.safetensors", 20_000), ("losses.csv", 10), ("", 10)])
+@pytest.mark.parametrize(
+    ("target", "limit"),
+    [
+        ("checkpoint.safetensors", 20_000),
+        pytest.param("losses.csv", 10, marks=pytest.mark.exhaustive),
+        pytest.param("", 10, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_a_full_disk_is_one_line_and_old_files_stay(text, tmp_path, target, limit):
     out = tmp_path / "out"
     assert run(*command(text, out, 3)).returncode == 0
@@ -192,7 +199,7 @@ run.Trainer.advance = logged
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
 def test_a_run_killed_at_random_moments_loses_an_interval_at_most(text, tmp_path):
     whole, parts, log, interval, draw = tmp_path / "whole", tmp_path / "parts", tmp_path / "log", 0.2, Random(0)
