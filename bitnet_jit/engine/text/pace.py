@@ -15,9 +15,10 @@ from statistics import median_low
 
 SHARE = 0.6  # of a step's usual time, that prompts may take at least: with its spread it stays below twice
 LEAST = 8  # tokens of prompts in a step
-RECENT = 10  # steps that count
-GROWTH = 4  # times as many tokens as the longest of them had
-PERIOD = 4  # one step of so many has half its tokens: a line needs two places
+RECENT = 12  # steps that count
+GROWTH = 2  # times as many tokens as the longest of them had
+PERIOD, PART = 6, 4  # one step of so many has a part of its tokens: a line needs two places
+APART = 2  # times as many tokens has one of two steps, that tell a slope
 
 
 @dataclass
@@ -62,7 +63,7 @@ class Pace:
         tokens = min(self.most, GROWTH * max(tokens for tokens, _ in self.added))
         tokens = min(tokens, max(LEAST, int(max(share - fixed, fixed) / token)))
         self.planned += 1
-        return -(-tokens // 2) if self.planned % PERIOD == 0 else tokens
+        return -(-tokens // PART) if self.planned % PERIOD == 0 else tokens
 
     def note(self, writing: int, tokens: int, seconds: float) -> None:
         """Note what a step took that wrote so many texts, and read so many tokens of prompts."""
@@ -78,7 +79,8 @@ class Pace:
 
     def line(self) -> tuple[float, float]:
         """Return the seconds that prompts add to a step, and that each of their tokens adds."""
-        slopes = [(a - b) / (n - m) for (n, a), (m, b) in combinations(self.added, 2) if n != m]
+        pairs = combinations(sorted(self.added), 2)
+        slopes = [(b - a) / (m - n) for (n, a), (m, b) in pairs if m >= APART * n]
         token = median_low(slopes) if slopes else 0.0
         if token <= 0:
             return 0.0, median_low([seconds / tokens for tokens, seconds in self.added])
