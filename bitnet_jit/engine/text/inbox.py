@@ -1,5 +1,6 @@
 """`Inbox`: where threads hand requests to a worker, and where they wait for it to have done them all."""
 
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,6 +8,9 @@ from threading import Condition
 
 from bitnet_jit.engine.text.request import Request
 from bitnet_jit.errors import DeviceFailed, EngineClosed, QueueFull
+
+PAUSE_S = 0.0005  # in which nobody comes: then an idle worker begins
+GATHER_S = 0.01  # after which it begins in any case
 
 
 @dataclass
@@ -93,9 +97,18 @@ class Inbox:
                     self.has_ended = True
                     return False
                 self._changed.wait()
+            if wait:
+                self._gather()
             while self.came:
                 add(self.came.popleft())
             return not self.abandon
+
+    def _gather(self) -> None:
+        """Wait until no more come: what is asked for together is read together, not the first request by itself."""
+        end, before = time.monotonic() + GATHER_S, 0
+        while len(self.came) > before and time.monotonic() < end:
+            before = len(self.came)
+            self._changed.wait(PAUSE_S)
 
     def end(self, failure: str, error: type[EngineClosed]) -> list[Request]:
         """Note that the worker looks here no more; return what it has not looked at.
