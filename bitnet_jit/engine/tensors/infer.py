@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from bitnet_jit.arguments import show, whole_number
+from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.engine.memory.buffers import InferenceBuffers
 from bitnet_jit.engine.memory.engine_memory import DEFAULT_MEMORY, EngineMemory
@@ -83,20 +84,8 @@ def infer_batch(
     """
     check_module(module)
     rows = Rows(xs, whole_number("row_dims", row_dims, 1, MAX_ROW_DIMS))
-    place = device_of(module)
-    size = kind_of(place or torch.device("cpu")).prompt_tokens
-    flights: deque[tuple[list[Piece], InferenceBuffers]] = deque()
     with torch.inference_mode():
-        while pieces := rows.take(size, alone=size // ALONE):
-            try:
-                flights.append((pieces, forward_rows(module, rows, pieces, place, memory)))
-                if len(flights) > AHEAD:
-                    land(flights, rows, memory)
-            except (RuntimeError, MemoryError) as error:
-                check_memory(error, f"xs: {rows.taken} rows in one call")
-                raise
-        while flights:
-            land(flights, rows, memory)
+        forward_batches(module, rows, memory)
     return rows.outputs()
 
 
@@ -163,21 +152,45 @@ def forward(
     return memory.finish(buffers)
 
 
+def forward_batches(module: nn.Module, rows: Rows, memory: EngineMemory) -> None:
+    """Call a module on all rows, batch after batch; the output of one may be on its way while the next one runs."""
+    place = device_of(module)
+    size = kind_of(place or CPU).prompt_tokens
+    stays = not memory.moves_results and (place is None or rows.device in (place, None))
+    flights: deque[tuple[list[Piece], InferenceBuffers]] = deque()
+    while pieces := rows.take(size, alone=size // ALONE):
+        try:
+            if stays and len(pieces) == 1:  # nothing to join or to move: 2 us less
+                rows.put(pieces, checked(module, module(rows.parts(pieces)[0]), rows.taken))
+                continue
+            flights.append((pieces, forward_rows(module, rows, pieces, place, memory)))
+            if len(flights) > AHEAD:
+                land(flights, rows, memory)
+        except (RuntimeError, MemoryError) as error:
+            check_memory(error, f"xs: {rows.taken} rows in one call")
+            raise
+    while flights:
+        land(flights, rows, memory)
+
+
 def forward_rows(
     module: nn.Module, rows: Rows, pieces: list[Piece], place: torch.device | None, memory: EngineMemory
 ) -> InferenceBuffers:
     """Call a module on the rows taken last, and check that it returns as many; its output may be on its way."""
-    number = rows.taken
-    buffers = memory.prepare(rows.parts(pieces), place, number)
-    y = module(buffers.input)
+    buffers = memory.prepare(rows.parts(pieces), place, rows.taken)
+    memory.begin_fetch(buffers, checked(module, module(buffers.input), rows.taken), place)
+    return buffers
+
+
+def checked(module: nn.Module, y: object, number: int) -> torch.Tensor:
+    """Return a module's output; InvalidInput where it is none of so many rows."""
     if not isinstance(y, torch.Tensor):
         raise no_tensor(module, y)
     shape = y.shape
     if not shape or shape[0] != number:
         name = type(module).__name__
         raise InvalidInput(f"module: {name} made shape {tuple(shape)} of {number} rows; expected as many rows")
-    memory.begin_fetch(buffers, y, place)
-    return buffers
+    return y
 
 
 def land(flights: deque[tuple[list[Piece], InferenceBuffers]], rows: Rows, memory: EngineMemory) -> None:

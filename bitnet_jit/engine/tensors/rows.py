@@ -19,6 +19,7 @@ class Rows:
 
     Attributes:
         taken: rows of the batch that was taken last.
+        device: of the inputs; None where there are none.
 
     Raises:
         InvalidInput: an input is no tensor, has too few dimensions, or is unlike the first one.
@@ -43,6 +44,7 @@ class Rows:
         self._outputs: list[torch.Tensor | None] = [None] * len(self._xs)
         self._next = (0, 0)  # input and row with which the next batch begins
         self.taken = 0
+        self.device = xs[0].device if xs else None
 
     def take(self, size: int, alone: int | None = None) -> list[Piece]:
         """Return the pieces of the next batch; none when all rows have been taken.
