@@ -58,8 +58,8 @@ def load(
         raise InvalidInput(f"dtype: expected torch.float32 or torch.bfloat16, got {dtype}")
     word, place = check_head(head), check_device(device)
     kept = kv_dtype(cache, dtype, place)
-    get_ready(place.type)  # while weights are read
     reader = make_reader(embedded_model() if path is None else find_model(path))
+    get_ready(place.type)  # while weights are read
     decoder = build(reader, place, dtype, progress or (lambda *_: None), word, kept)
     reader.oddities.warn()
     return decoder

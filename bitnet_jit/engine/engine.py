@@ -240,7 +240,7 @@ class InferenceEngine(TextCalls, EmbeddingCalls, TensorCalls):
         """
         with self._store.starting(model_id) as held:
             decoder, replica = text_parts(held.model)
-            request = make_request(decoder, prompt, max_new_tokens, sampling, stop, replica.cancel)
+            request = make_request(decoder, prompt, max_new_tokens, sampling, stop)
             check_pages(request, replica.num_pages)
             set_terms(request, priority, client, timeout_s)
             set_extras(request, held.model.grammars, grammar, speculate, prompt_logprobs)

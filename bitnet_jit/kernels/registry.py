@@ -43,7 +43,7 @@ def unregister(name: str) -> None:
 
 def forget() -> None:
     """Forget what was derived from the backends that were there."""
-    for derived in (absent_reason, kernels_of, layouts_of, preferred_layout, training_layout, get_layout):
+    for derived in (absent_reason, get_ready, kernels_of, layouts_of, preferred_layout, training_layout, get_layout):
         derived.cache_clear()
 
 
@@ -88,8 +88,9 @@ def layouts_of(name: str) -> "tuple[Layout, ...]":
     return layouts
 
 
+@cache
 def get_ready(device_type: str) -> None:
-    """Begin, in threads, what the first calls on a type of device would wait for."""
+    """Begin, in threads and once, what the first calls on a type of device would wait for."""
     for backend in serving(device_type):
         if backend.get_ready is not None:
             Thread(target=backend.get_ready, name=f"bitnet_jit-{backend.name}").start()

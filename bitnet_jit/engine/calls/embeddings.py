@@ -30,8 +30,7 @@ class EmbeddingCalls:
 
         with self._store.starting(model_id) as held:
             decoder, replica = text_parts(held.model)
-            pages, cancel = replica.num_pages, replica.cancel
-            request, handle = make_embedding_request(decoder, prompt, cancel, pages, client, timeout_s)
+            request, handle = make_embedding_request(decoder, prompt, replica.num_pages, client, timeout_s)
             request.ended = partial(self._store.end, held)
             replica.submit(request)
         return handle

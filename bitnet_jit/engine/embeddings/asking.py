@@ -39,12 +39,11 @@ def embed_all(submit: Callable[[Prompt], Embedding], prompts: Sequence[Prompt], 
 def make_embedding_request(
     decoder: Decoder,
     prompt: Prompt,
-    cancel: Callable[[Request], None],
     pages: int,
     client: str,
     timeout_s: float | None,
 ) -> tuple[Request, Embedding]:
-    """Return a request with its handle, which calls `cancel` where its caller gives up.
+    """Return a request with its handle.
 
     Raises:
         InvalidInput: an argument is out of range, or the text does not fit the model's context or the pages.
@@ -52,7 +51,7 @@ def make_embedding_request(
     config = decoder.config
     text = encode_prompt(decoder, prompt)[1] if isinstance(prompt, str) else prompt
     ids = as_row(0, text, config.vocab_size, config.context_length)
-    handle = Embedding(len(ids), lambda: cancel(request))
+    handle = Embedding(len(ids), lambda: request.cancel())
     rule, waiting = StopRule(frozenset(), ()), cast(Any, handle)
     request = Request(ids, len(ids), 0, rule, Sampling(), waiting, time.monotonic(), pool=Pool())
     check_pages(request, pages)

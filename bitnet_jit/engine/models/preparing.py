@@ -53,8 +53,7 @@ def warm_up(decoder: Decoder, replica: Replica | ReplicaGroup, config: EngineCon
     options = Sampling(temperature=1.0, seed=0, banned_token_ids=shape.eos_ids)
     for texts in sizes_to_capture(config, replica, kind_of(decoder.device).capture is not None):
         requests = [
-            make_request(decoder, [0] * length, limit, options, (), replica.cancel)
-            for _ in range(texts * len(replica.members))
+            make_request(decoder, [0] * length, limit, options, ()) for _ in range(texts * len(replica.members))
         ]
         for request in requests:
             replica.submit(request)

@@ -2,18 +2,15 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from bitnet_jit.engine.tensors.infer import device_of
-from bitnet_jit.engine.tensors.memory_used import number_behind
+from bitnet_jit.engine.tensors.memory_used import resident_bytes
 
 if TYPE_CHECKING:
     from bitnet_jit.engine.models.held import Held
-
-STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -82,8 +79,7 @@ class MemoryUsage:
 
 def memory_usage(models: Iterable["Held"], buffers: int) -> MemoryUsage:
     """Return what models and buffers take, and what this process holds."""
-    resident = number_behind("VmRSS:", STATUS)
-    return MemoryUsage(tuple(map(memory_of, models)), buffers, None if resident is None else 1024 * resident)
+    return MemoryUsage(tuple(map(memory_of, models)), buffers, resident_bytes())
 
 
 def memory_of(held: "Held") -> ModelMemory:

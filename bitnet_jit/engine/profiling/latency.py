@@ -1,6 +1,5 @@
 """`LatencyProfile`: how long single calls take, and how many rows per second that is."""
 
-import time
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -9,7 +8,7 @@ from torch import nn
 
 from bitnet_jit.engine.memory.engine_memory import EngineMemory
 from bitnet_jit.engine.profiling.tables import as_table
-from bitnet_jit.engine.tensors.benchmark import quantile, wait_for
+from bitnet_jit.engine.tensors.benchmark import quantile, seconds_of
 from bitnet_jit.engine.tensors.infer import infer
 
 
@@ -62,14 +61,4 @@ def latency_of(seconds: list[float], rows: int) -> LatencyProfile:
 
 def time_calls(module: nn.Module, x: torch.Tensor, calls: int, memory: EngineMemory) -> list[float]:
     """Return the seconds of each of several calls of `infer`, their results waited for."""
-    seconds = []
-    for _ in range(calls):
-        start = time.perf_counter()
-        wait_for(infer(module, x, memory=memory))
-        seconds.append(time.perf_counter() - start)
-    return seconds
-
-
-def rows_of(x: torch.Tensor) -> int:
-    """Return how many rows a tensor (..., K) has."""
-    return max(1, x[..., 0].numel()) if x.dim() > 1 else 1
+    return [seconds_of(lambda: infer(module, x, memory=memory)) for _ in range(calls)]

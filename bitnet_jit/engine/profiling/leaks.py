@@ -15,7 +15,7 @@ from statistics import median
 import torch
 
 from bitnet_jit.engine.profiling.tables import as_table
-from bitnet_jit.engine.tensors.benchmark import resident_bytes
+from bitnet_jit.engine.tensors.memory_used import resident_bytes
 from bitnet_jit.errors import BitNetError
 from bitnet_jit.system.memory import give_back
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 
 from bitnet_jit.engine.profiling.tables import as_table
-from bitnet_jit.engine.tensors.benchmark import STATUS, resident_bytes
-from bitnet_jit.engine.tensors.memory_used import number_behind
+from bitnet_jit.engine.tensors.memory_used import peak_bytes, resident_bytes
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
 RESET_PEAK = "5"
@@ -88,12 +87,6 @@ def reset_peak() -> bool:
         CLEAR_REFS.write_text(RESET_PEAK)
         return True
     return False
-
-
-def peak_bytes() -> int | None:
-    """Return what this process held at most since the last reset; None where the system does not tell."""
-    number = number_behind("VmHWM:", STATUS)
-    return None if number is None else 1024 * number
 
 
 def device_peak_mb(device: torch.device) -> float | None:

@@ -16,10 +16,10 @@ from bitnet_jit.engine.profiling.comparison import (
     sweep_sizes,
 )
 from bitnet_jit.engine.profiling.hot_spots import HotSpots, hot_modules, hot_ops
-from bitnet_jit.engine.profiling.latency import LatencyProfile, latency_of, rows_of, time_calls
+from bitnet_jit.engine.profiling.latency import LatencyProfile, latency_of, time_calls
 from bitnet_jit.engine.profiling.leaks import LeakCheck, check_leaks
 from bitnet_jit.engine.profiling.phases import PhaseClock, PhaseProfile
-from bitnet_jit.engine.tensors.benchmark import WARMUP_CALLS
+from bitnet_jit.engine.tensors.benchmark import WARMUP_CALLS, rows_of
 from bitnet_jit.engine.tensors.infer import check_module, device_of, infer
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.system.cores import available_cores

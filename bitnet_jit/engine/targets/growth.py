@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 from bitnet_jit.engine.targets.layers import random_layer, random_rows
 from bitnet_jit.engine.targets.target import Target
-from bitnet_jit.engine.tensors.benchmark import resident_bytes, wait_for
+from bitnet_jit.engine.tensors.benchmark import wait_for
+from bitnet_jit.engine.tensors.memory_used import resident_bytes
 
 if TYPE_CHECKING:
     from bitnet_jit.engine.engine import InferenceEngine

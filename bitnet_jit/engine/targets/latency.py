@@ -1,12 +1,11 @@
 """The latency of single calls: P99 at batch 1 of a packed model of 2^20 parameters, through `engine.infer`."""
 
-import time
 from typing import TYPE_CHECKING
 
 from bitnet_jit.engine.targets.figures import Latencies
 from bitnet_jit.engine.targets.layers import random_layer, random_rows
 from bitnet_jit.engine.targets.target import Target
-from bitnet_jit.engine.tensors.benchmark import WARMUP_CALLS, wait_for
+from bitnet_jit.engine.tensors.benchmark import WARMUP_CALLS, seconds_of
 
 if TYPE_CHECKING:
     from bitnet_jit.engine.engine import InferenceEngine
@@ -21,11 +20,8 @@ def measure_latency(engine: "InferenceEngine", device: str, iterations: int) -> 
     if MODEL not in engine.models:
         engine.add_model(MODEL, random_layer(FEATURES, FEATURES, device))
     x = random_rows(1, FEATURES, device)
-    milliseconds = []
-    for _ in range(WARMUP_CALLS + iterations):
-        start = time.perf_counter()
-        wait_for(engine.infer(MODEL, x))
-        milliseconds.append(1e3 * (time.perf_counter() - start))
+    calls = WARMUP_CALLS + iterations
+    milliseconds = [1e3 * seconds_of(lambda: engine.infer(MODEL, x)) for _ in range(calls)]
     latencies = Latencies(tuple(sorted(milliseconds[WARMUP_CALLS:])))
     how = f"P99 of {iterations} calls of engine.infer, one row, {FEATURES} -> {FEATURES}"
     return Target("latency", LIMIT, "ms", False, latencies.quantile(0.99), how), latencies

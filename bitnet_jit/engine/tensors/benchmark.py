@@ -1,7 +1,7 @@
 """The benchmark of one model and one input: latency of single calls, rows per second of batches, memory."""
 
 import time
-from pathlib import Path
+from collections.abc import Callable
 from statistics import fmean
 
 import torch
@@ -9,14 +9,13 @@ from torch import nn
 
 from bitnet_jit.arguments import whole_number
 from bitnet_jit.engine.tensors.infer import device_of, infer, infer_batch
-from bitnet_jit.engine.tensors.memory_used import number_behind
+from bitnet_jit.engine.tensors.memory_used import resident_bytes
 from bitnet_jit.engine.tensors.report import BenchmarkResults
 
 WARMUP_CALLS = 20
 BATCH = 256  # inputs per call of infer_batch
 BATCH_CALLS = 4  # at least, of which the fastest counts
 MAX_ITERATIONS = 10_000_000
-STATUS = Path("/proc/self/status")
 
 
 def benchmark(module: nn.Module, x: torch.Tensor, iterations: int) -> BenchmarkResults:
@@ -39,8 +38,8 @@ def benchmark(module: nn.Module, x: torch.Tensor, iterations: int) -> BenchmarkR
     for _ in range(WARMUP_CALLS):
         wait_for(infer(module, x))
     warmup = time.perf_counter() - start
-    times = sorted(seconds_of_call(module, x) for _ in range(count))
-    rows = max(1, x[..., 0].numel()) if x.dim() > 1 else 1
+    times = sorted(seconds_of(lambda: infer(module, x)) for _ in range(count))
+    rows = rows_of(x)
     after = resident_bytes()
     p50, p95, p99 = (1e3 * quantile(times, share) for share in (0.5, 0.95, 0.99))
     return BenchmarkResults(
@@ -57,22 +56,23 @@ def benchmark(module: nn.Module, x: torch.Tensor, iterations: int) -> BenchmarkR
     )
 
 
-def seconds_of_call(module: nn.Module, x: torch.Tensor) -> float:
-    """Return the time of one call of `infer`, its result waited for."""
+def seconds_of(call: Callable[[], torch.Tensor]) -> float:
+    """Return the time of one call, its result waited for."""
     start = time.perf_counter()
-    wait_for(infer(module, x))
+    wait_for(call())
     return time.perf_counter() - start
+
+
+def rows_of(x: torch.Tensor) -> int:
+    """Return how many rows a tensor (..., K) has."""
+    return max(1, x[..., 0].numel()) if x.dim() > 1 else 1
 
 
 def seconds_of_batch(module: nn.Module, x: torch.Tensor, iterations: int) -> float:
     """Return the least time of a call of `infer_batch` with BATCH inputs."""
     xs = [x.clone() for _ in range(BATCH)]
-    times = []
-    for _ in range(max(BATCH_CALLS, iterations // BATCH) + 1):  # the first one chooses kernels
-        start = time.perf_counter()
-        wait_for(infer_batch(module, xs)[-1])
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+    calls = max(BATCH_CALLS, iterations // BATCH) + 1  # the first one chooses kernels
+    return min([seconds_of(lambda: infer_batch(module, xs)[-1]) for _ in range(calls)][1:])
 
 
 def wait_for(y: torch.Tensor) -> None:
@@ -88,9 +88,3 @@ def quantile(ordered: list[float], share: float) -> float:
     (2.0, 4.0)
     """
     return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
-
-
-def resident_bytes() -> int | None:
-    """Return the memory that this process holds; None where the system does not tell."""
-    number = number_behind("VmRSS:", STATUS)
-    return None if number is None else 1024 * number

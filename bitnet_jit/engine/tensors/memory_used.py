@@ -1,4 +1,4 @@
-"""The share of a device's memory that is in use, by this process and all others."""
+"""What of the memory is in use: of a device's by all programs, of the machine's by this process."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.system.memory import physical_memory, total_memory
 
 MEMINFO = Path("/proc/meminfo")
+STATUS = Path("/proc/self/status")
 CGROUP = Path("/sys/fs/cgroup")  # a container's own, of version 2
 
 
@@ -47,6 +48,22 @@ def container_bytes() -> int:
     except (OSError, ValueError):
         return 0
     return max(0, current - (number_behind("inactive_file", CGROUP / "memory.stat") or 0))
+
+
+def resident_bytes() -> int | None:
+    """Return the memory that this process holds; None where the system does not tell."""
+    return own_bytes("VmRSS:")
+
+
+def peak_bytes() -> int | None:
+    """Return what this process held at most since the last reset; None where the system does not tell."""
+    return own_bytes("VmHWM:")
+
+
+def own_bytes(name: str) -> int | None:
+    """Return the bytes that the system tells of this process under a name."""
+    number = number_behind(name, STATUS)
+    return None if number is None else 1024 * number
 
 
 def number_behind(name: str, path: Path) -> int | None:

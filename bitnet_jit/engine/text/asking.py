@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -33,9 +33,8 @@ def make_request(
     max_new_tokens: int | None,
     sampling: Sampling | None,
     stop: Stop,
-    cancel: Callable[[Request], None],
 ) -> Request:
-    """Return a request with its handle, which calls `cancel` where its caller gives up.
+    """Return a request with its handle.
 
     Raises:
         InvalidInput: an argument is out of range, or the text would not fit the model's context.
@@ -54,7 +53,7 @@ def make_request(
     (rule,) = stop_rules(stop, config.eos_ids, decoder.tokenizer, [ids], config.vocab_size)
     stream = None if decoder.tokenizer is None else decoder.tokenizer.stream(ids)
     text = TextPieces(stream, parted(stop, config.vocab_size)[1])
-    generation = Generation(len(ids), text, lambda: cancel(request))
+    generation = Generation(len(ids), text, lambda: request.cancel())
     request = Request(ids, len(ids), limit, rule, options.seeded(), generation, time.monotonic())
     return request
 
@@ -97,7 +96,6 @@ def set_extras(
         request.prompt_logprobs = whole_number("prompt_logprobs", prompt_logprobs, 0, most, none=True)
     if grammar is not None:
         request.matcher = grammars.matcher(grammar)
-    if (
-        speculate is not None and not request.options.is_penalized
-    ):  # with penalties a choice depends on the guesses before it
+    # with penalties a choice depends on the guesses before it
+    if speculate is not None and not request.options.is_penalized:
         request.ngrams = NGrams()

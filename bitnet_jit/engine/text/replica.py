@@ -123,10 +123,6 @@ class Replica:
         """Take a request that its engine has accepted before; return False where the worker has ended."""
         return self.inbox.adopt(request)
 
-    def cancel(self, request: Request) -> None:
-        """End a request before the next step; called by any thread."""
-        request.is_cancelled = True  # steps follow one another while there are requests, so nobody need be woken
-
     def pass_by(self, stuck: Iterable["Replica"]) -> None:
         """Do nothing: no other replica could be given its requests."""
 

@@ -77,10 +77,6 @@ class ReplicaGroup:
             if not self._place(request):
                 raise self.members[-1].inbox.refusal(f"the {len(self.members)} replicas of the model have failed")
 
-    def cancel(self, request: Request) -> None:
-        """End a request before the next step, wherever it is; called by any thread."""
-        request.is_cancelled = True
-
     def has_other(self, replica: Replica) -> bool:
         """Return whether another replica lives."""
         return any(other is not replica for other in self.living)

@@ -110,6 +110,10 @@ class Request:
         guesses = self.ngrams.following(max(0, min(most, self.limit - self.new_tokens - 1)))
         return guesses if self.matcher is None else self.matcher.possible(guesses)
 
+    def cancel(self) -> None:
+        """Have it end before the next step, wherever it is; called by any thread."""
+        self.is_cancelled = True  # steps follow one another while there are requests, so nobody need be woken
+
     def begin_anew(self) -> None:
         """Forget where it was computed: all of its ids are to be computed elsewhere. Its new tokens stay."""
         self.sequence, self.row, self.guesses = PagedSequence(), -1, []

@@ -15,7 +15,7 @@ from bitnet_jit.engine.memory.pool import BufferPool
 from bitnet_jit.engine.memory.region import HOST, PAGE, PINNED, Block, HostSource
 from bitnet_jit.engine.memory.size_classes import ALIGN, size_class
 from bitnet_jit.engine.memory.spans import FreeSpans
-from bitnet_jit.engine.tensors.benchmark import resident_bytes
+from bitnet_jit.engine.tensors.memory_used import resident_bytes
 from bitnet_jit.errors import InvalidInput, OutOfMemory
 
 SIZES = st.one_of(st.sampled_from([0, 1, 3, 17, 63, 64, 65, 4096]), st.integers(0, 200_000))
