@@ -7,12 +7,12 @@ import re
 import socket
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 import typer
+from scripted_server import scripted_server
 
 from bitnet_jit.cli.app import app
 from bitnet_jit.settings import read_settings
@@ -163,14 +163,8 @@ class Health(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def healthy(status):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Health)
-    server.status = status
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server.server_port
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with scripted_server(Health, status=status) as (server, _):
+        yield server.server_port
 
 
 def check_health(file, port):

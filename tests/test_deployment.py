@@ -10,19 +10,20 @@ import subprocess
 import threading
 import time
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import httpx
 import pytest
 import typer
 import yaml
+from scripted_server import scripted_server
+from served import running
 
 import bitnet_jit
 from bitnet_jit.cli.app import app
 from bitnet_jit.engine import InferenceEngine
 from bitnet_jit.server.app import make_app
-from bitnet_jit.server.connections import make_server
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "deployment.md").read_text()
@@ -55,16 +56,8 @@ def real_server():
     """Run a server of the small model; yield its port and its engine."""
     with InferenceEngine() as engine:
         engine.add_model("tiny", bitnet_jit.load())
-        server = make_server(make_app(engine), "127.0.0.1", 0, "critical")
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        while not server.started:
-            time.sleep(0.005)
-        try:
-            yield server.servers[0].sockets[0].getsockname()[1], engine
-        finally:
-            server.should_exit = True
-            thread.join(WAIT)
+        with running(make_app(engine)) as (address, _):
+            yield int(address.rpartition(":")[2]), engine
 
 
 class Slow(BaseHTTPRequestHandler):
@@ -89,16 +82,8 @@ class Slow(BaseHTTPRequestHandler):
 
 @contextmanager
 def slow_server():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
-    server.left = threading.Event()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with scripted_server(Slow, left=threading.Event()) as (server, _):
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def configured(folder, upstream, listen, *changes):

@@ -5,13 +5,14 @@ import json
 import math
 import threading
 import time
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted_server import scripted_server
+from served import running
 
 import bitnet_jit
 from benchmarks.suites.load.client import Endpoint, Outcome
@@ -23,7 +24,6 @@ from benchmarks.suites.load.plan import Planned, Prompts, arrivals, plan
 from benchmarks.suites.load.run import run
 from bitnet_jit.engine import InferenceEngine
 from bitnet_jit.server.app import make_app
-from bitnet_jit.server.connections import make_server
 
 WAIT = 30
 PROMPTS = Prompts(parse_lengths("uniform:3:9"), parse_lengths("4"))
@@ -126,14 +126,8 @@ def address():
     """Return the address of a real server of the small model."""
     with InferenceEngine() as engine:
         engine.add_model("tiny", bitnet_jit.load())
-        server = make_server(make_app(engine), "127.0.0.1", 0, "critical")
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        while not server.started:
-            time.sleep(0.005)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        server.should_exit = True
-        thread.join(WAIT)
+        with running(make_app(engine)) as (address, _):
+            yield address
 
 
 def test_a_closed_loop_on_the_real_server(address, tmp_path, capsys):
@@ -197,17 +191,9 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
 def scripted(end, pause=0.0):
     """Run a server that ends its streams so."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.end, server.pause, server.open, server.most, server.counts = end, pause, 0, 0, threading.Lock()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join(WAIT)
-    server.server_close()
+    return scripted_server(Handler, end=end, pause=pause, open=0, most=0, counts=threading.Lock())
 
 
 def asked(address, count=1, concurrency=None, timeout=WAIT):

@@ -2,12 +2,11 @@
 
 import asyncio
 import json
-import threading
 import time
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+from scripted_server import scripted_server
 
 from benchmarks.suites.load.drive import open_client
 from benchmarks.suites.soak import run as module
@@ -88,17 +87,6 @@ class Failing(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
-def failing():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Failing)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
 def test_errors_of_clients_are_noted_by_kind():
     tally = Tally()
 
@@ -106,7 +94,7 @@ def test_errors_of_clients_are_noted_by_kind():
         async with open_client(address, None, 5) as http:
             await asyncio.gather(*(client(http, "m", seed, time.monotonic() + 0.5, tally) for seed in range(8)))
 
-    with failing() as address:
+    with scripted_server(Failing) as (_, address):
         asyncio.run(main(address))
     assert set(tally.errors) == {"HTTP 500", "ValueError"}
     assert not tally.done[LEFT]

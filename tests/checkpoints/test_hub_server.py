@@ -4,11 +4,11 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from scripted_server import scripted_server
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = b'{"model_type": "bitnet"}'
@@ -100,13 +100,8 @@ def ask(endpoint: str, home: Path, kinds: list[str], **environment: str) -> dict
 
 @pytest.fixture(scope="module")
 def endpoint():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with scripted_server(Hub) as (_, address):
+        yield address
 
 
 def test_answers_of_every_damaged_kind_are_told_in_words(endpoint, tmp_path):

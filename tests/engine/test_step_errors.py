@@ -1,20 +1,16 @@
 """Errors in a step that no device has made: they reach the requests of that step, and leave nothing wrong behind."""
 
-from dataclasses import replace
-from functools import cache
-
 import pytest
 from faulty_runner import BUG, MOMENTS, NO_MEMORY, FaultyRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lone_texts import alone, ask, decoder
 
-import bitnet_jit
 from bitnet_jit.engine import EngineConfig, InferenceEngine
 from bitnet_jit.errors import RequestFailed
 from bitnet_jit.generation.sampling import Sampling
 
 WAIT = 30  # seconds for a token, which take milliseconds
-SCRIPTURE = b"And it came to pass in those days, that there went out a decree from the king, and all the people " * 3
 SAMPLINGS = st.builds(
     Sampling,
     temperature=st.sampled_from([0.0, 0.9]),
@@ -25,18 +21,6 @@ SAMPLINGS = st.builds(
 REQUESTS = st.tuples(
     st.integers(0, 1), st.integers(1, 200), st.integers(1, 40), SAMPLINGS, st.sampled_from([None, "ngram"])
 )
-
-
-@cache
-def decoder():
-    return bitnet_jit.load()
-
-
-@cache
-def alone(start, length, limit, sampling):
-    """Return the tokens of a text that nobody shares a step with."""
-    prompt = list(SCRIPTURE[start : start + length])
-    return decoder().generate(prompt, limit, sampling=replace(sampling, logprobs=None)).tolist()[length:]
 
 
 @settings(max_examples=20)
@@ -68,11 +52,6 @@ def test_they_reach_the_requests_of_the_step_and_no_others(requests, bugs, pages
         runners[0].armed.clear()
         for request in requests:  # whatever was kept of those that failed
             assert ask(engine, request).result(WAIT).tokens == alone(*request[:4])
-
-
-def ask(engine, request):
-    start, length, limit, sampling, speculate = request
-    return engine.submit("tiny", list(SCRIPTURE[start : start + length]), limit, sampling, speculate=speculate)
 
 
 def outcome(handle, request):

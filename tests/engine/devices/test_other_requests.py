@@ -7,10 +7,11 @@ import torch
 from faulty_runner import MOMENTS, NO_MEMORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lone_texts import decoder
 
 from bitnet_jit.engine import Grammar, InferenceEngine
 from bitnet_jit.generation.sampling import Sampling
-from tests.engine.devices.test_replicas import FAULTS, WAIT, arm, decoder, make_engine
+from tests.engine.devices.test_replicas import FAULTS, WAIT, arm, make_engine
 
 SCHEMA = {"type": "array", "items": {"enum": ["Abraham", "Isaac", 7]}, "minItems": 2, "maxItems": 4}
 TEXTS = ("x", "In the beginning ", "And it came to pass in those days " * 5)

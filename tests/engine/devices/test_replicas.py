@@ -6,8 +6,6 @@ import gc
 import re
 import threading
 import time
-from dataclasses import replace
-from functools import cache
 
 import pytest
 import torch
@@ -15,8 +13,8 @@ from faulty_runner import MOMENTS, NO_MEMORY, FaultyRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from lone_texts import alone, ask, decoder, prompt_of
 
-import bitnet_jit
 from bitnet_jit.engine import EngineConfig, InferenceEngine
 from bitnet_jit.engine.models import model as model_file
 from bitnet_jit.engine.text.replicas import tokens_before
@@ -26,7 +24,6 @@ from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.stopping import StopRule
 
 WAIT = 30  # seconds for a token, which take milliseconds
-SCRIPTURE = b"And it came to pass in those days, that there went out a decree from the king, and all the people " * 3
 SAMPLINGS = st.builds(
     Sampling,
     temperature=st.sampled_from([0.0, 0.9]),
@@ -41,32 +38,11 @@ REQUESTS = st.tuples(
 FAULTS = st.tuples(st.integers(0, 25), st.sampled_from(MOMENTS))
 
 
-@cache
-def decoder():
-    return bitnet_jit.load()
-
-
-def prompt_of(start, length):
-    return list(SCRIPTURE[start : start + length])
-
-
-@cache
-def alone(start, length, limit, sampling):
-    """Return the tokens of a text that nobody shares a step with."""
-    plain = replace(sampling, logprobs=None)
-    return decoder().generate(prompt_of(start, length), limit, sampling=plain).tolist()[length:]
-
-
 def make_engine(replicas, **options):
     """Return an engine with so many replicas on the CPU, and their runners, which can be told to fail."""
     engine = InferenceEngine(EngineConfig(**options))
     model = engine.add_model("tiny", decoder(), replicas=[decoder()] * (replicas - 1))
     return engine, [FaultyRunner(replica) for replica in model.replica.members]
-
-
-def submit(engine, request):
-    start, length, limit, sampling, speculate = request
-    return engine.submit("tiny", prompt_of(start, length), limit, sampling, speculate=speculate)
 
 
 def arm(runner, step, moment, kind):
@@ -91,7 +67,7 @@ def test_every_text_is_the_one_that_it_is_alone(requests, fatal, kinds, short, p
             arm(runners[number], step, moment, NO_MEMORY)
         for runner, kind, (step, moment) in zip(runners, kinds, fatal, strict=False):
             arm(runner, step, moment, kind)
-        texts = [handle.result(WAIT).tokens for handle in [submit(engine, request) for request in requests]]
+        texts = [handle.result(WAIT).tokens for handle in [ask(engine, request) for request in requests]]
         assert texts == [alone(*request[:4]) for request in requests]
         stats = engine.stats()["tiny"]
         assert (stats.finished, stats.failed, stats.waiting, stats.running) == (len(requests), 0, 0, 0)
@@ -111,7 +87,7 @@ class Machine(RuleBasedStateMachine):
     @rule(request=REQUESTS)
     @precondition(lambda self: len(self.handles) < 20)
     def add(self, request):
-        self.handles.append((request, submit(self.engine, request)))
+        self.handles.append((request, ask(self.engine, request)))
 
     @rule(data=st.data())
     @precondition(lambda self: self.handles)
