@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from json_schemas import SCHEMAS
 from small_checkpoints import write
@@ -213,6 +213,8 @@ DAMAGED = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(WORDS), DAMAGED, max_size=4))
+@example({"anyOf": [{"allOf": True}]})
+@example({"allOf": 1})
 def test_the_search_for_an_end_takes_whatever_is_json(schema):
     with suppress(InvalidInput):
         assert has_end(schema) in (True, False)

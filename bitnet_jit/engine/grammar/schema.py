@@ -85,7 +85,8 @@ def groups_of(schema: Any, root: dict[str, Any]) -> Groups:
         raise InvalidInput("schema: expected no $id within it")
     groups = [[resolved(schema["$ref"], root)]] if "$ref" in schema else []
     groups += [items for word in ("anyOf", "oneOf") if isinstance(items := schema.get(word), list)]
-    groups += [[item] for item in schema.get("allOf") or [] if isinstance(schema.get("allOf"), list)]
+    parts = schema.get("allOf")
+    groups += [[item] for item in parts] if isinstance(parts, list) else []
     kind = schema.get("type")
     if kind in ("object", ["object"]):
         groups += object_groups(schema)
