@@ -208,8 +208,8 @@ class Replica:
     def _plan(self) -> Plan:
         """Return the next step."""
         scheduler = self.scheduler
-        budget = self._limit.budget(self._pace.budget(scheduler.num_writing, scheduler.num_reading))
-        return self._limit.cut(scheduler.plan(budget))
+        pace = self._pace.budget(scheduler.num_writing, scheduler.num_reading, scheduler.num_young)
+        return self._limit.cut(scheduler.plan(self._limit.budget(pace)))
 
     def _run_guarded(self, plan: Plan) -> None:
         """Run a step, or end the one that was begun; an error ends its requests, and no others, if nothing helps."""
