@@ -84,10 +84,11 @@ def share_of(reading, old):
     token=st.floats(1e-6, 0.1),
     texts=st.integers(1, 64),
     reading=st.integers(1, 9),
+    has_fixed=st.booleans(),
     data=st.data(),
 )
-def test_a_chunk_takes_no_longer_than_its_share_of_a_step(step, token, texts, reading, data):
-    pace, young = Pace(2000), data.draw(st.integers(0, texts - 1))
+def test_a_chunk_takes_no_longer_than_its_share_of_a_step(step, token, texts, reading, has_fixed, data):
+    pace, young = Pace(2000, has_fixed), data.draw(st.integers(0, texts - 1))
     share = share_of(reading, texts - young)
     assert (pace.budget(texts), pace.budget(0), pace.budget(texts, 1, texts)) == (0, 2000, 2000)
     pace.note(texts, 0, step)
@@ -97,7 +98,7 @@ def test_a_chunk_takes_no_longer_than_its_share_of_a_step(step, token, texts, re
         pace.note(texts, 1000, step + 1000 * token + outlier)
     budget = pace.budget(texts, reading, young)
     assert LEAST <= budget <= 2000
-    few = Pace(data.draw(st.integers(1, 2 * LEAST)), pace.step_s, pace.added)
+    few = Pace(data.draw(st.integers(1, 2 * LEAST)), data.draw(st.booleans()), pace.step_s, pace.added)
     assert 1 <= few.budget(texts, reading, young) <= few.most
     assert budget < LEAST + TILE or budget * token <= share * step * 1.001
     assert budget > 2000 - TILE or (budget + TILE + 1) * token >= share * step * 0.999

@@ -4,9 +4,9 @@ Time is shared evenly: while R texts are read and W are written, prompts take R 
 a long prompt beside many texts leaves them their pace. Texts that begin together are soon written together, since
 steps of many are worth most: where more are read than written it is the square of that, and who has just begun waits.
 
-Prompts add to a step something per token, and something however few they are. The second is much on a GPU, where a
-step of texts alone is one launch; there a step reads what takes as long again. Both are those of a line through the
-last steps, by the median of all slopes (Theil and Sen), so that a kernel that was compiled in one does not count.
+Prompts add to a step something per token, and on a GPU something however few they are, as a step of texts alone is one
+launch there: where that is much, a step reads what takes as long again. Both are those of a line through the last
+steps, by the median of all slopes (Theil and Sen), so that a kernel that was compiled in one does not count.
 """
 
 from collections import deque
@@ -30,6 +30,7 @@ class Pace:
 
     Args:
         most: tokens of prompts in a step where no text is being written.
+        has_fixed: whether prompts add something however few they are.
 
     Attributes:
         step_s: seconds of the last steps that wrote texts alone, by the logarithm of their number.
@@ -38,6 +39,7 @@ class Pace:
     """
 
     most: int
+    has_fixed: bool = True
     step_s: dict[int, deque[float]] = field(default_factory=dict)
     added: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=RECENT))
     planned: int = 0
@@ -68,7 +70,8 @@ class Pace:
         tokens = max(seconds, fixed if fixed > LARGE * usual else 0.0) / token
         tokens = min(self.most, GROWTH * max(tokens for tokens, _ in self.added), int(tokens))
         self.planned += 1
-        return min(self.most, in_tiles(writing, -(-tokens // PART) if self.planned % PERIOD == 0 else tokens))
+        is_part = self.has_fixed and self.planned % PERIOD == 0
+        return min(self.most, in_tiles(writing, -(-tokens // PART) if is_part else tokens))
 
     def note(self, writing: int, tokens: int, seconds: float) -> None:
         """Note what a step took that wrote so many texts, and read so many tokens of prompts."""
@@ -85,7 +88,7 @@ class Pace:
 
     def line(self) -> tuple[float, float]:
         """Return the seconds that prompts add to a step, and that each of their tokens adds."""
-        pairs = combinations(sorted(self.added), 2)
+        pairs = combinations(sorted(self.added) if self.has_fixed else (), 2)
         slopes = [(b - a) / (m - n) for (n, a), (m, b) in pairs if m >= APART * n]
         token = median_low(slopes) if slopes else 0.0
         if token <= 0:
