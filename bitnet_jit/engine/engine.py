@@ -228,7 +228,7 @@ class InferenceEngine(TextCalls, EmbeddingCalls, TensorCalls):
         Args:
             model_id, prompt: a decoder's name; text, or token ids.
             max_new_tokens, stop: as in `Decoder.generate`; but a string that ends the text is no part of it.
-            sampling, ignore_eos: how tokens are chosen, None: the likeliest; whether the text goes on behind end tokens.
+            sampling, ignore_eos: how tokens are chosen, None: the likeliest; whether texts go on behind end tokens.
             grammar: what the text must be, such as JSON by a schema; needs the extra `serve`.
             speculate: "ngram" guesses tokens from the text itself, and verifies several in a step.
             prompt_logprobs: likeliest tokens whose log-probabilities are given beside each token of the prompt.
