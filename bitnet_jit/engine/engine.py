@@ -94,6 +94,11 @@ class InferenceEngine(TextCalls, EmbeddingCalls, TensorCalls):
         return DeviceSelector().select() if self.config.device == AUTO else check_device(self.config.device)
 
     @property
+    def memory(self) -> EngineMemory:
+        """Return the pool and the copies of its calls, to be shared by processors and streams beside it."""
+        return self._memory
+
+    @property
     def models(self) -> dict[str, Model]:
         """Return the models by their names."""
         return {name: held.model for name, held in self._store.held.items()}
