@@ -49,6 +49,7 @@ class Request:
         prompt_scores: those, of the prompt's second token and on.
         matcher: tells which tokens its grammar lets follow; None: any may.
         pool: of its hidden states, where it is for an embedding: it gets no tokens then.
+        ignore_eos: whether its rule knows none of the model's end tokens.
         is_cancelled: its caller waits no more; set from any thread.
         ended: called once, when it has ended in whatever way, before its caller is told.
     """
@@ -74,6 +75,7 @@ class Request:
     prompt_scores: list[TokenLogprobs] = field(default_factory=list)
     matcher: "Matcher | None" = None
     pool: "Pool | None" = None
+    ignore_eos: bool = False
     is_cancelled: bool = False
     ended: Callable[[], None] = nothing
 
