@@ -109,6 +109,9 @@ class FaultyRunner:
     def step(self, chunks):
         return self._run([(c.sequence, len(c.tokens)) for c in chunks], lambda: self.runner.step(chunks))
 
+    def repeat(self, chunks):
+        return self._run([(c.sequence, len(c.tokens)) for c in chunks], lambda: self.runner.repeat(chunks))
+
     def hidden(self, chunks):
         return self._run([(c.sequence, len(c.tokens)) for c in chunks], lambda: self.runner.hidden(chunks))
 
