@@ -52,9 +52,10 @@ def make_request(
     options.check_vocabulary(config.vocab_size)
     (rule,) = stop_rules(stop, config.eos_ids, decoder.tokenizer, [ids], config.vocab_size)
     stream = None if decoder.tokenizer is None else decoder.tokenizer.stream(ids)
-    text = TextPieces(stream, parted(stop, config.vocab_size)[1])
-    generation = Generation(len(ids), text, lambda: request.cancel())
+    tokens, strings = parted(stop, config.vocab_size)
+    generation = Generation(len(ids), TextPieces(stream, strings), lambda: request.cancel())
     request = Request(ids, len(ids), limit, rule, options.seeded(), generation, time.monotonic())
+    request.stop = (*tokens, *strings)
     return request
 
 
@@ -95,7 +96,7 @@ def set_extras(
         most = grammars.decoder.config.vocab_size
         request.prompt_logprobs = whole_number("prompt_logprobs", prompt_logprobs, 0, most, none=True)
     if grammar is not None:
-        request.matcher = grammars.matcher(grammar)
+        request.grammar, request.matcher = grammar, grammars.matcher(grammar)
     # with penalties a choice depends on the guesses before it
     if speculate is not None and not request.options.is_penalized:
         request.ngrams = NGrams()
