@@ -10,13 +10,13 @@ from bitnet_jit.engine.text.inbox import Inbox
 from bitnet_jit.engine.text.request import Request
 from bitnet_jit.engine.text.scheduler import Scheduler
 from bitnet_jit.engine.text.stats import ModelStats
-from bitnet_jit.engine.text.writer import Writer
 from bitnet_jit.errors import EngineClosed
 
 if TYPE_CHECKING:
     import torch
 
     from bitnet_jit.engine.text.worker import Worker
+    from bitnet_jit.engine.text.writer import Writer
 
 
 class LocalWorker:
@@ -34,7 +34,7 @@ class LocalWorker:
     scheduler: Scheduler
     counts: Counts
     inbox: Inbox
-    _writer: Writer
+    _writer: "Writer"
     _thread: Thread
 
     @property
