@@ -4,7 +4,7 @@ import re
 
 import pytest
 from lone_texts import alone, ask, prompt_of
-from process_engines import WAIT, kill, serving, wait_ready
+from process_engines import WAIT, kill, kill_and_wait, serving, wait_ready
 
 from bitnet_jit.engine.grammar.grammar import Grammar
 from bitnet_jit.engine.text.processes import restarts as restarts_file
