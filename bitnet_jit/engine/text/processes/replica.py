@@ -11,7 +11,6 @@ from concurrent.futures import Future
 from threading import Thread, current_thread
 from typing import Any
 
-from bitnet_jit.engine.text.delivery import deliver
 from bitnet_jit.engine.text.generation import End
 from bitnet_jit.engine.text.processes.messages import Failed, Given, Lost, Ready, Start, Update
 from bitnet_jit.engine.text.processes.open_requests import OpenRequests
@@ -193,11 +192,11 @@ class ProcessReplica(RemoteWorker):
         elif isinstance(item, int):
             known.cached = item
         else:
-            token, logprobs, last = item
-            known.ids.append(token)
+            known.ids.append(item[0])
             known.sequence.length, known.deaths = len(known.ids) - 1, 0
+            known.first_token = known.first_token or time.monotonic()
             self._totals.new_tokens += 1
-            deliver(known, token, logprobs, last)
+            known.generation.mailbox.put(item)
 
     def _heed(self, session: Session, message: object) -> None:
         """Do what a message of the process asks for."""
