@@ -11,6 +11,7 @@ from bitnet_jit.cli.bench_engine import bench_engine
 from bitnet_jit.cli.explain import explain
 from bitnet_jit.cli.generate import generate
 from bitnet_jit.cli.info import info
+from bitnet_jit.cli.plain_help import PlainHelp
 from bitnet_jit.cli.serve import serve
 from bitnet_jit.cli.train import train
 
@@ -39,4 +40,4 @@ def options(
 
 
 for command in (generate, serve, train, autotune, explain, info, bench, bench_engine):
-    app.command()(command)
+    app.command(cls=PlainHelp)(command)

@@ -235,6 +235,7 @@ class InferenceEngine(TextCalls, EmbeddingCalls, TensorCalls):
         sampling: Sampling | None = None,
         stop: Stop = (),
         *,
+        ignore_eos: bool = False,
         grammar: Grammar | None = None,
         speculate: Literal["ngram"] | None = None,
         prompt_logprobs: int | None = None,
@@ -248,6 +249,7 @@ class InferenceEngine(TextCalls, EmbeddingCalls, TensorCalls):
             model_id, prompt: a decoder's name; text, or token ids.
             max_new_tokens, stop: as in `Decoder.generate`; but a string that ends the text is no part of it.
             sampling: how tokens are chosen; None always takes the likeliest.
+            ignore_eos: whether the text goes on behind the model's end tokens, to its limit or another stop.
             grammar: what the text must be, such as JSON by a schema; needs the extra `serve`.
             speculate: "ngram" guesses tokens from the text itself, and verifies several in a step.
             prompt_logprobs: likeliest tokens whose log-probabilities are given beside each token of the prompt.
@@ -260,7 +262,7 @@ class InferenceEngine(TextCalls, EmbeddingCalls, TensorCalls):
         """
         with self._store.starting(model_id) as held:
             decoder, replica = text_parts(held.model)
-            request = make_request(decoder, prompt, max_new_tokens, sampling, stop)
+            request = make_request(decoder, prompt, max_new_tokens, sampling, stop, ignore_eos)
             check_pages(request, replica.num_pages)
             set_terms(request, priority, client, timeout_s)
             set_extras(request, held.model.grammars, grammar, speculate, prompt_logprobs)

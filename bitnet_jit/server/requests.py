@@ -77,6 +77,7 @@ class TextRequest(Body):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     stop_token_ids: list[TokenId] | None = None
+    ignore_eos: Annotated[bool, Field(description="Write on behind the end token, to the limit.")] | None = None
     response_format: ResponseFormat | None = None
     store: Any = None
     metadata: Any = None

@@ -85,6 +85,7 @@ class Texts:
             room_behind(service, model_id, prompt) if self.limit is None else self.limit,
             options,
             stop,
+            ignore_eos=bool(self.request.ignore_eos),
             grammar=self.grammar,
             speculate=service.speculate,
             prompt_logprobs=self.logprobs if self.of_prompts else None,

@@ -30,6 +30,12 @@ from tests.engine.test_engine import (  # noqa: F401
     test_logprobs_of_prompts_are_those_of_the_network,
     test_requests_lose_their_pages_and_go_on,
 )
+from tests.engine.test_step_errors import (  # noqa: F401
+    test_an_error_that_comes_once_ends_nobody,
+    test_one_request_of_eight_fails_alone,
+    test_only_cursed_requests_fail,
+    test_several_of_eight_fail_within_few_steps,
+)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitnet_jit.engine import EngineConfig, InferenceEngine
+from bitnet_jit.engine import EngineConfig, Grammar, InferenceEngine
 from bitnet_jit.errors import (
     EngineClosed,
     InvalidInput,
@@ -125,6 +125,24 @@ def test_a_stop_string_is_no_part_of_the_text(make_engine, tiny):
     done = make_engine().submit("tiny", "And it came to pass ", 60, stop=[stop]).result(WAIT)
     assert done.text == text[: text.index(stop)]
     assert done.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("speculate", [None, "ngram"])
+def test_a_text_goes_on_behind_end_tokens_that_are_ignored(make_engine, tiny, speculate):
+    engine, sampling = make_engine(), Sampling(logit_bias={0: 99.0})
+
+    def ask(**options):
+        return engine.submit("tiny", "And ", 30, sampling, speculate=speculate, **options).result(WAIT)
+
+    text = ask()
+    assert (text.tokens, text.text, text.finish_reason) == ([0], "", "stop")
+    text = ask(ignore_eos=True)
+    assert (text.tokens, text.text, text.finish_reason) == ([0] * 30, "\0" * 30, "length")
+    assert ask(ignore_eos=True, stop=0).tokens == [0]  # what the caller named ends it
+    whole = asyncio.run(engine.generate("tiny", "And ", 30, sampling, ignore_eos=True))
+    assert whole.tokens == [0] * 30
+    with pytest.raises(InvalidInput, match="ignore_eos: expected False beside a grammar"):
+        ask(ignore_eos=True, grammar=Grammar.json_object())
 
 
 def test_logprobs_are_those_that_were_asked_for(make_engine):
@@ -324,6 +342,7 @@ def test_a_worker_that_dies_leaves_nobody_waiting(make_engine, monkeypatch):
             "max_new_tokens: a prompt of 1 tokens and 1000 new ones take 16 pages",
         ),
         ({"prompt": "a", "sampling": 3}, "sampling: expected a Sampling, got 3"),
+        ({"prompt": "a", "ignore_eos": 1}, "ignore_eos: expected True or False, got 1"),
         ({"prompt": "a", "sampling": Sampling(banned_token_ids=[256])}, "banned_token_ids: expected ids from 0 to 255"),
         ({"prompt": "a", "stop": [""]}, "stop: expected strings of at least one character"),
         ({"prompt": "a", "priority": 0.5}, "priority: expected a whole number"),

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_jit.engine.text.generation import Mailbox
+from bitnet_jit.engine.text.mailbox import Mailbox
 from bitnet_jit.engine.text.pace import LEAST, SHARE, Pace
 from bitnet_jit.engine.text.pieces import TextPieces
 from bitnet_jit.engine.text.prefix_cache import PrefixCache

@@ -1,8 +1,10 @@
 """POST /v1/completions by the official client: every text is the one that the decoder writes alone."""
 
 import asyncio
+import copy
 import json
 import math
+from dataclasses import replace
 
 import httpx
 import openai
@@ -70,6 +72,34 @@ def test_prompts_in_every_form(tiny, client, prompt):
     assert [choice.index for choice in answer.choices] == list(range(len(rows)))
     assert [choice.text for choice in answer.choices] == [text_of(tiny, alone(tiny, row, 5)) for row in rows]
     assert answer.usage.prompt_tokens == sum(map(len, rows))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("route", ["completions", "chat"])
+def test_a_text_goes_on_behind_the_end_token_where_that_is_ignored(tiny, client, route, stream):
+    options = {"temperature": 0.8, "seed": 3, "logit_bias": {"0": 20}, "max_tokens": 40, "stream": stream}
+    ours = Sampling(temperature=0.8, seed=3, logit_bias={0: 20.0})
+    endless = copy.copy(tiny)
+    endless.config = replace(tiny.config, eos_ids=())
+    prompt = VERSE if route == "completions" else f"user: {VERSE}\nassistant: "
+    expected = endless.generate(list(prompt.encode()), 40, sampling=ours).tolist()[len(prompt) :]
+    assert 0 < expected.count(0) < 40  # there are end tokens within, and tokens behind them
+    for ignored in (True, False, None):
+        options["extra_body"] = {"ignore_eos": ignored}
+        if route == "completions":
+            answer = client.completions.create(model="tiny", prompt=VERSE, **options)
+        else:
+            messages = [{"role": "user", "content": VERSE}]
+            answer = client.chat.completions.create(model="tiny", messages=messages, **options)
+        chunks = [chunk.choices[0] for chunk in answer] if stream else [answer.choices[0]]
+        texts = [
+            one.text if route == "completions" else (one.delta if stream else one.message).content for one in chunks
+        ]
+        length = 40 if ignored else expected.index(0) + 1
+        written = expected if ignored else expected[: length - 1]
+        assert "".join(text or "" for text in texts) == tiny.tokenizer.decode(written)
+        assert chunks[-1].finish_reason == ("length" if ignored else "stop")
+        assert stream or answer.usage.completion_tokens == length
 
 
 def test_n_texts_draw_by_seeds_of_their_own(tiny, client):

@@ -46,6 +46,7 @@ FIELDS = [
     "min_p",
     "repetition_penalty",
     "stop_token_ids",
+    "ignore_eos",
     "logprobs",
     "echo",
     "messages",

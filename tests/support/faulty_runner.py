@@ -29,12 +29,16 @@ class FaultyRunner:
 
     "before" nothing is done; "reserved" pages are taken; "within" keys and values are written, but not counted;
     "after" they are; "choosing" logits are there, and no token; "noted" tokens were chosen, and nobody got them.
+
+    A request is cursed by `cursed[request] = (moment, tokens)`: with so many new tokens or more, each step that has it
+    fails. The moment may also be "adding", when the sampler is told of it.
     """
 
     def __init__(self, replica):
         self.runner, self.writer = replica._runner, replica._writer
         self.armed, self.steps, self.most = deque(), 0, None
         self.hit, self._present = [], []  # the sequences of steps that failed, and of the present one
+        self.cursed = {}
         self.sampler = self.writer._sampler
         self.writer._runner = self
         self._late = None
@@ -49,9 +53,27 @@ class FaultyRunner:
             self._raise_late("noted")
 
         self.sampler.choose, self.sampler.note = failing_choose, failing_note
+        take_in = self.writer._take_in
+
+        def failing_take_in(request):
+            if self._curse_of(request) == "adding":
+                raise self._error(BUG)
+            take_in(request)
+
+        self.writer._take_in = failing_take_in
 
     def __getattr__(self, name):
         return getattr(self.runner, name)
+
+    def _curse_of(self, request):
+        """Return the moment at which a request's step is to fail now, or None."""
+        moment, tokens = self.cursed.get(request, (None, 0))
+        return moment if request.new_tokens >= tokens else None
+
+    def _curse(self):
+        """Return the moment at which the present step is to fail because of a request in it, or None."""
+        present = [request for request in self.cursed if request.sequence in self._present]
+        return next((moment for request in present if (moment := self._curse_of(request))), None)
 
     def _error(self, kind):
         self.hit += self._present
@@ -68,8 +90,9 @@ class FaultyRunner:
         if self.most is not None and sum(tokens for _, tokens in sequences) > self.most:
             raise self._error(NO_MEMORY)
         moment, kind = self.armed.popleft() if self.armed else (None, None)
-        if moment in ("choosing", "noted"):
-            self._late = moment, kind
+        if moment is None and (curse := self._curse()) is not None:
+            moment, kind = curse, BUG
+        self._late = (moment, kind) if moment in ("choosing", "noted") else None
         if moment == "before":
             raise self._error(kind)
         if moment == "reserved":

@@ -11,6 +11,10 @@ from benchmarks.suites.load.figures import GOALS
 from benchmarks.suites.load.lengths import FORMS, Lengths, parse_lengths
 from benchmarks.suites.load.plan import Prompts
 
+IGNORE_EOS = (
+    "have texts go on behind the end token, as long as asked; for servers that know it, such as this one and vLLM"
+)
+
 
 @dataclass(frozen=True)
 class Options:
@@ -81,7 +85,7 @@ def parse(description: str | None, arguments: Sequence[str] | None) -> Options:
     add_times(parser)
     add_lengths(parser)
     add("--temperature", type=not_negative, default=0.0, help="default: 0")
-    add("--ignore-eos", action="store_true", help="send ignore_eos, for servers that know it, such as vLLM")
+    add("--ignore-eos", action="store_true", help=IGNORE_EOS)
     add("--goodput", nargs="+", type=goal, default=[], metavar="NAME:MS", help=f"goals: {', '.join(GOALS)}")
     add("--timeout", type=positive, default=600.0, metavar="S", help="seconds without a byte (default: 600)")
     add("--seed", type=whole, default=0, help="of times, lengths and prompts (default: 0)")

@@ -1,7 +1,7 @@
 """Load on a server of OpenAI's interface: requests by a Poisson process, or by clients in a closed loop.
 
 python benchmarks/load_server.py --request-rate 1 2 4 --num-prompts 50 --picture curves.png
-python benchmarks/load_server.py --max-concurrency 16 --input-len lognormal:128:0.5:512 --output-len 64 --ban-token 0
+python benchmarks/load_server.py --max-concurrency 16 --input-len lognormal:128:0.5:512 --output-len 64 --ignore-eos
 python benchmarks/load_server.py --request-rate 4 --goodput ttft:500 tpot:50 --json figures.json
 
 Prompts are random token ids, sent to /v1/completions as a stream. A key is read from OPENAI_API_KEY. The time to the

@@ -33,6 +33,7 @@ class TextCalls:
         sampling: Sampling | None = None,
         stop: Stop = (),
         *,
+        ignore_eos: bool = False,
         grammar: "Grammar | None" = None,
         speculate: Literal["ngram"] | None = None,
         prompt_logprobs: int | None = None,
@@ -50,9 +51,12 @@ class TextCalls:
         sampling: Sampling | None = None,
         stop: Stop = (),
         grammar: "Grammar | None" = None,
+        ignore_eos: bool = False,
     ) -> Completion:
         """Write a text to its end; arguments and errors are those of `submit`, whose `result` does it in a thread."""
-        return await self.submit(model_id, prompt, max_new_tokens, sampling, stop, grammar=grammar)
+        return await self.submit(
+            model_id, prompt, max_new_tokens, sampling, stop, grammar=grammar, ignore_eos=ignore_eos
+        )
 
     def stream(
         self,
@@ -62,12 +66,15 @@ class TextCalls:
         sampling: Sampling | None = None,
         stop: Stop = (),
         grammar: "Grammar | None" = None,
+        ignore_eos: bool = False,
     ) -> AsyncIterator[Piece]:
         """Yield the pieces of a text in an event loop; in a thread, iterate what `submit` returns.
 
         The text ends where its reader leaves. Arguments and errors are those of `submit`, raised at the call.
         """
-        return aiter(self.submit(model_id, prompt, max_new_tokens, sampling, stop, grammar=grammar))
+        return aiter(
+            self.submit(model_id, prompt, max_new_tokens, sampling, stop, grammar=grammar, ignore_eos=ignore_eos)
+        )
 
     def chat(
         self,
@@ -77,6 +84,7 @@ class TextCalls:
         sampling: Sampling | None = None,
         stop: Stop = (),
         *,
+        ignore_eos: bool = False,
         grammar: "Grammar | None" = None,
         template: "ChatTemplate | None" = None,
         priority: int = 0,
@@ -86,7 +94,7 @@ class TextCalls:
         """Ask for the answer to the last message of a chat; return its handle at once.
 
         Args:
-            model_id, max_new_tokens, sampling, stop, grammar, priority, client, timeout_s: as in `submit`.
+            model_id, max_new_tokens, sampling, stop, ignore_eos, grammar, priority, client, timeout_s: as in `submit`.
             messages: each with a "role" and a "content", both str.
             template: makes a prompt of them; None: that of the model's folder.
 
@@ -103,6 +111,7 @@ class TextCalls:
                 max_new_tokens,
                 sampling,
                 stop,
+                ignore_eos=ignore_eos,
                 grammar=grammar,
                 priority=priority,
                 client=client,

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
-from bitnet_jit.engine.text.generation import End, Mailbox
+from bitnet_jit.engine.text.generation import End
+from bitnet_jit.engine.text.mailbox import Mailbox
 
 if TYPE_CHECKING:
     import torch

@@ -127,15 +127,19 @@ class Matcher:
         """Make the masks with the present matcher."""
         words = mask_words(width(self._vocab_size, self._ends))
         masks = torch.zeros(1 + len(guesses), words, dtype=torch.int32, device="cpu")
-        for place, mask in enumerate(masks):
-            if not self._matcher.is_error():
-                self._matcher.unsafe_compute_mask_ptr(mask.data_ptr(), 4 * words)
-            if self._matcher.is_error():
-                mask.zero_()
-            elif place < len(guesses):
-                self._matcher.consume_token(guesses[place])
-        if guesses and not self._matcher.is_error():
-            self._matcher.rollback(len(guesses))
+        taken = 0
+        try:
+            for place, mask in enumerate(masks):
+                if not self._matcher.is_error():
+                    self._matcher.unsafe_compute_mask_ptr(mask.data_ptr(), 4 * words)
+                if self._matcher.is_error():
+                    mask.zero_()
+                elif place < len(guesses):
+                    self._matcher.consume_token(guesses[place])
+                    taken += 1
+        finally:  # whatever happens, as the step may be run again
+            if taken and not self._matcher.is_error():
+                self._matcher.rollback(taken)
         return masks[:, : mask_words(self._vocab_size)]
 
     def _renew(self) -> bool:

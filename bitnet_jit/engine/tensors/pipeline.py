@@ -17,7 +17,7 @@ from torch import nn
 from bitnet_jit.engine.tensors.infer import infer_each
 from bitnet_jit.engine.tensors.slots import Slots
 from bitnet_jit.engine.tensors.streaming import StreamingConfig, StreamItem
-from bitnet_jit.engine.text.generation import Mailbox
+from bitnet_jit.engine.text.mailbox import Mailbox
 from bitnet_jit.errors import EngineClosed
 
 Outcome = torch.Tensor | BaseException

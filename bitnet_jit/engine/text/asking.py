@@ -33,8 +33,9 @@ def make_request(
     max_new_tokens: int | None,
     sampling: Sampling | None,
     stop: Stop,
+    ignore_eos: bool = False,
 ) -> Request:
-    """Return a request with its handle.
+    """Return a request with its handle; see `InferenceEngine.submit`.
 
     Raises:
         InvalidInput: an argument is out of range, or the text would not fit the model's context.
@@ -50,12 +51,16 @@ def make_request(
     if not isinstance(options, Sampling):
         raise InvalidInput(f"sampling: expected a Sampling, got {show(sampling)}")
     options.check_vocabulary(config.vocab_size)
-    (rule,) = stop_rules(stop, config.eos_ids, decoder.tokenizer, [ids], config.vocab_size)
-    stream = None if decoder.tokenizer is None else decoder.tokenizer.stream(ids)
+    if not isinstance(ignore_eos, bool):
+        raise InvalidInput(f"ignore_eos: expected True or False, got {show(ignore_eos)}")
+    ends = () if ignore_eos else config.eos_ids
     tokens, strings = parted(stop, config.vocab_size)
-    generation = Generation(len(ids), TextPieces(stream, strings), lambda: request.cancel())
+    named = (*tokens, *strings)  # `stop` may be an iterator
+    (rule,) = stop_rules(named, ends, decoder.tokenizer, [ids], config.vocab_size)
+    stream = None if decoder.tokenizer is None else decoder.tokenizer.stream(ids)
+    generation = Generation(len(ids), TextPieces(stream, strings, ends), lambda: request.cancel())
     request = Request(ids, len(ids), limit, rule, options.seeded(), generation, time.monotonic())
-    request.stop = (*tokens, *strings)
+    request.ignore_eos, request.stop = ignore_eos, named
     return request
 
 
@@ -96,6 +101,8 @@ def set_extras(
         most = grammars.decoder.config.vocab_size
         request.prompt_logprobs = whole_number("prompt_logprobs", prompt_logprobs, 0, most, none=True)
     if grammar is not None:
+        if request.ignore_eos:
+            raise InvalidInput("ignore_eos: expected False beside a grammar, whose texts end where they are whole")
         request.grammar, request.matcher = grammar, grammars.matcher(grammar)
     # with penalties a choice depends on the guesses before it
     if speculate is not None and not request.options.is_penalized:

@@ -11,6 +11,7 @@ class TextPieces:
     Args:
         stream: makes text of tokens; None where there is no tokenizer.
         stops: strings that end the text and are no part of it.
+        ends: tokens that end the text and have none.
 
     >>> from bitnet_jit.generation.tokenizer import ByteTokenizer
     >>> pieces = TextPieces(ByteTokenizer().stream(), ["END"])
@@ -18,15 +19,16 @@ class TextPieces:
     ['a', ' ', '', '', 'EN ', '', '', '']
     """
 
-    def __init__(self, stream: TextStream | None, stops: Sequence[str] = ()) -> None:
-        self._stream, self._stops = stream, tuple(stops)
+    def __init__(self, stream: TextStream | None, stops: Sequence[str] = (), ends: Sequence[int] = ()) -> None:
+        self._stream, self._stops, self._ends = stream, tuple(stops), frozenset(ends)
         self._held = ""
 
     def push(self, token: int, last: bool) -> str:
         """Take the next token, which may be the last one; return the text that is certain now."""
         if self._stream is None:
             return ""
-        text = self._held + self._stream.push(token) + (self._stream.finish() if last else "")
+        more = "" if token in self._ends else self._stream.push(token)
+        text = self._held + more + (self._stream.finish() if last else "")
         places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
         if places or last:
             self._held = ""

@@ -3,8 +3,9 @@
 Other threads hand it requests and take pieces from their mailboxes; nobody else touches its runner. Between two steps
 it takes in what has come, ends what was cancelled or is too late, and plans the next step.
 
-Where memory is short for a step, it is undone and tried again with fewer tokens. Where the device fails, the thread
-ends and its requests go on elsewhere: what a request is lies in its ids, and those can be computed anew.
+Where memory is short for a step, it is undone and tried again with fewer tokens; after another error in parts, until
+it is clear whose error it is. Where the device fails, the thread ends and its requests go on elsewhere: what a request
+is lies in its ids, and those can be computed anew.
 """
 
 import logging
@@ -16,16 +17,17 @@ from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.engine.devices.failures import is_device_failure, is_short_of_memory, keep_forever
 from bitnet_jit.engine.options.config import EngineConfig
 from bitnet_jit.engine.text.counts import Counts
-from bitnet_jit.engine.text.delivery import deliver, finish, wanted_at
+from bitnet_jit.engine.text.delivery import deliver, finish
 from bitnet_jit.engine.text.inbox import Inbox
 from bitnet_jit.engine.text.local_worker import LocalWorker
 from bitnet_jit.engine.text.pace import Pace
+from bitnet_jit.engine.text.parts import Parts
 from bitnet_jit.engine.text.prefix_cache import PrefixCache
 from bitnet_jit.engine.text.request import Request
 from bitnet_jit.engine.text.scheduler import Plan, Scheduler
 from bitnet_jit.engine.text.step_limit import Before, StepLimit
 from bitnet_jit.engine.text.successors import Successors
-from bitnet_jit.engine.text.writer import Writer
+from bitnet_jit.engine.text.writer import Writer, Written
 from bitnet_jit.errors import (
     BitNetError,
     DeviceFailed,
@@ -161,17 +163,23 @@ class Replica(LocalWorker):
         return self._limit.cut(scheduler.plan(budget))
 
     def _run_guarded(self, plan: Plan) -> None:
-        """Run a step, or end the one that was begun; an error ends its requests, and no others, if nothing helps."""
-        start = time.monotonic()
+        """Run a step, or end the one that was begun; where it fails, run it in parts."""
         if self._writer.ahead is not None:
             plan = dict.fromkeys(self._writer.ahead.alive, 1)
+        parts = Parts(plan)
+        for part in parts:
+            self._run_part(part, parts)
+
+    def _run_part(self, plan: Plan, parts: Parts) -> None:
+        """Run a step, or a part of one that failed."""
+        start = time.monotonic()
         before = Before.step(plan)
         writing = sum(request.left <= 1 for request in plan)
         prompts = sum(plan.values()) - writing
         try:
             self._run(plan)
         except Exception as error:
-            self._recover(plan, before, error)
+            self._recover(plan, before, parts, error)
         else:
             self._limit.note()
             self._pace.note(writing, prompts, time.monotonic() - start)
@@ -179,45 +187,50 @@ class Replica(LocalWorker):
         self.counts.last_step = time.monotonic()
         self.counts.steps += 1
 
-    def _recover(self, plan: Plan, before: Before, error: Exception) -> None:
+    def _recover(self, plan: Plan, before: Before, parts: Parts, error: Exception) -> None:
         """Mend what an error in a step has left; raise DeviceFailed where the device cannot be used any more."""
         if is_device_failure(error, self.device):
             raise DeviceFailed(f"{self.device}: {error}") from error
         self._writer.drop(plan)
-        if is_short_of_memory(error, self.device):
-            guessed = before.undo(self._runner.cache)
+        guessed = before.undo(self._runner.cache, is_short := is_short_of_memory(error, self.device))
+        if is_short:
             if self._limit.lower(sum(plan.values())) or guessed:
+                parts.clear()
                 return
             if self._successors is not None and self._successors.has_other(self):
                 raise DeviceFailed(f"{self.device}: not even one token fits into its memory: {error}") from error
             error = OutOfMemory(f"{self.device} has too little memory for a step of one token ({error})")
-        logger.error("a step of %d requests failed", len(plan), exc_info=error)
-        for request in plan:
-            if request in self.scheduler.running:
-                self._end(request, "", error if isinstance(error, BitNetError) else RequestFailed(repr(error)))
+        elif parts.split(plan, before.left(self.scheduler.running)):
+            logger.warning("a step of %d requests failed, and is run again in parts: %r", len(plan), error)
+            return
+        logger.error("a step of one request failed", exc_info=error)
+        for request in before.left(self.scheduler.running):
+            self._end(request, "", error if isinstance(error, BitNetError) else RequestFailed(repr(error)))
 
     def _run(self, plan: Plan) -> None:
         """Run a step, or end the one that was begun, and hand out what it chose."""
         writer, goes_on = self._writer, self._goes_on
         for written in writer.run(plan, goes_on) if writer.ahead is None else writer.go_on(goes_on):
-            request, reason = written.request, ""
-            if not request.new_tokens:
-                self.scheduler.note_computed(request)
-            for place, token in enumerate(written.tokens):
-                logprobs = wanted_at(request, written.logprobs, written.first + place)  # may meet the device's errors
-                reason = request.push(token)
-                self.counts.new_tokens += 1
-                deliver(request, token, logprobs, bool(reason))
-                if reason:
-                    break
-            if writer.ahead is None:  # else its last token is being computed
-                self._runner.cache.truncate(request.sequence, len(request.ids) - 1)
-            if reason:
-                self._end(request, reason)
-            elif written.error:
-                self._end(request, "", RequestFailed(written.error))
-            elif request.pool is not None:
-                self._end(request, "stop")
+            try:
+                self._hand_out(written)
+            except RequestFailed as error:
+                writer.put_back(written.request)
+                self._end(written.request, "", error)
+
+    def _hand_out(self, written: Written) -> None:
+        """Hand a request what a step chose for it; raise RequestFailed where it fails by itself."""
+        request = written.request
+        if not request.new_tokens:
+            self.scheduler.note_computed(request)
+        reason = deliver(request, written.tokens, written.logprobs, written.first, self.counts)
+        if self._writer.ahead is None:  # else its last token is being computed
+            self._runner.cache.truncate(request.sequence, len(request.ids) - 1)
+        if reason:
+            self._end(request, reason)
+        elif written.error:
+            raise RequestFailed(written.error)
+        elif request.pool is not None:
+            self._end(request, "stop")
 
     def _goes_on(self, requests: Sequence[Request]) -> bool:
         """Return whether the next step may begin before the tokens of this one have come."""

@@ -51,6 +51,7 @@ class Request:
         grammar: what the text must be; None: anything.
         matcher: tells which tokens the grammar lets follow; None: any may.
         pool: of its hidden states, where it is for an embedding: it gets no tokens then.
+        ignore_eos: whether its rule knows none of the model's end tokens.
         is_cancelled: its caller waits no more; set from any thread.
         ended: called once, when it has ended in whatever way, before its caller is told.
         on_cancel: called by any thread when it was cancelled; of a worker that does not look by itself.
@@ -79,6 +80,7 @@ class Request:
     grammar: "Grammar | None" = None
     matcher: "Matcher | None" = None
     pool: "Pool | None" = None
+    ignore_eos: bool = False
     is_cancelled: bool = False
     ended: Callable[[], None] = nothing
     on_cancel: Callable[[], None] = nothing

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bitnet_jit.engine.text.request import Request
@@ -82,22 +82,37 @@ class Before:
     """Where requests stood before a step.
 
     Attributes:
+        plan: the step.
         lengths: request -> tokens that were computed, and its ids.
     """
 
+    plan: Plan
     lengths: dict[Request, tuple[int, int]]
 
     @classmethod
-    def step(cls, plan: Iterable[Request]) -> "Before":
+    def step(cls, plan: Plan) -> "Before":
         """Note where the requests of a plan stand."""
-        return cls({request: (request.sequence.length, len(request.ids)) for request in plan})
+        return cls(plan, {request: (request.sequence.length, len(request.ids)) for request in plan})
 
-    def undo(self, cache: PagedCache) -> bool:
-        """Put back requests that got no token; return whether some had guesses, which they make no more."""
+    def undo(self, cache: PagedCache, is_short: bool) -> bool:
+        """Put back requests that got no token; return whether some had guesses.
+
+        Those make none any more where memory was short. After any other error no request of the step does: it may come
+        from guessing, and the step's pages are to suffice when it is run again.
+        """
         guessed = False
         for request, (length, ids) in self.lengths.items():
-            if request.guesses:
-                request.guesses, request.ngrams, guessed = [], None, True
+            guessed |= bool(request.guesses)
+            if request.guesses or not is_short:
+                request.guesses, request.ngrams = [], None
             if len(request.ids) == ids and request.sequence.length >= length:  # 0 where it has ended meanwhile
                 cache.truncate(request.sequence, length)
         return guessed
+
+    def left(self, running: Sequence[Request]) -> Plan:
+        """Return what is to be run again: the requests that have not ended, and got no token."""
+        plan = {}
+        for request, tokens in self.plan.items():
+            if request in running and len(request.ids) == self.lengths[request][1]:
+                plan[request] = tokens
+        return plan

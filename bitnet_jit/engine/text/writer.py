@@ -108,9 +108,13 @@ class Writer:
         """Forget what an error in a step has left of it, and the step that was begun: both can be computed again."""
         self.ahead = None
         for request in plan:
-            length = min(request.sequence.length, len(request.ids) - 1)  # 0 where it has ended
-            self._runner.cache.truncate(request.sequence, length)
-            self.forget(request)
+            self.put_back(request)
+
+    def put_back(self, request: Request) -> None:
+        """Forget what was computed behind the last but one id of a request, and its row: both can be made again."""
+        length = min(request.sequence.length, len(request.ids) - 1)  # 0 where it has ended
+        self._runner.cache.truncate(request.sequence, length)
+        self.forget(request)
 
     def _take_in(self, request: Request) -> None:
         """Give a request a row of the sampler, which knows the tokens that it got before: elsewhere, or in vain."""

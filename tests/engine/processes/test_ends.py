@@ -178,9 +178,9 @@ def test_warnings_of_a_load_are_given_here(folder):
 
 def test_a_process_that_ends_before_it_is_ready_is_told(monkeypatch):
     monkeypatch.setattr(process_file, "CHILD", "no_such_module")
-    with InferenceEngine(EngineConfig(processes=True)) as engine:
-        with pytest.raises(DeviceFailed, match="tiny-bitnet 0 on cpu: its process has ended .exit code 1"):
-            engine.load_model(devices=["cpu", "cpu"]).result()
+    words = "tiny-bitnet 0 on cpu: its process has ended .exit code 1"
+    with InferenceEngine(EngineConfig(processes=True)) as engine, pytest.raises(DeviceFailed, match=words):
+        engine.load_model(devices=["cpu", "cpu"]).result()
 
 
 def test_a_process_is_not_started_anew_with_other_weights(folder):

@@ -29,6 +29,7 @@ SAMPLINGS = st.builds(
 REQUESTS = st.tuples(
     st.integers(0, 2), st.integers(1, 200), st.integers(1, 60), SAMPLINGS, st.sampled_from([None, "ngram"])
 )
+EOS = 0
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
 
 
@@ -56,6 +57,8 @@ def test_texts_are_those_that_they_are_alone(engines, requests):
         {"stop": "days"},
         {"stop": ["the", 101]},
         {"speculate": "ngram"},
+        {"ignore_eos": True, "sampling": Sampling(logit_bias={EOS: 100.0})},
+        {"sampling": Sampling(logit_bias={EOS: 100.0})},
         {"grammar": Grammar.json_schema(SCHEMA)},
         {"grammar": Grammar.json_schema(SCHEMA), "sampling": Sampling(temperature=1.2, seed=1), "speculate": "ngram"},
     ],
@@ -65,6 +68,11 @@ def test_all_of_an_answer_is_what_a_thread_gives(engines, options):
     for name in ("text", "tokens", "finish_reason", "prompt_tokens", "logprobs", "prompt_logprobs"):
         assert getattr(one, name) == getattr(other, name), name
     assert 0 < one.first_token_s <= one.seconds < WAIT
+
+
+def test_what_ends_a_text_may_be_an_iterator(engines):
+    for engine in engines:
+        assert engine.submit("tiny", "And it ", 60, stop=iter(["the", "zz"])).result(WAIT).text == "came to pass, that "
 
 
 def test_pieces_come_one_by_one(engines):

@@ -175,8 +175,9 @@ class Child:
 
 def request_of(terms: Terms, decoder: Decoder, handle: Handle) -> Request:
     """Return a request by its terms; its stop rule knows the tokens that are there."""
-    prompt = terms.ids[: terms.prompt_length]
-    (rule,) = stop_rules(terms.stop, decoder.config.eos_ids, decoder.tokenizer, [prompt], decoder.config.vocab_size)
+    config, prompt = decoder.config, terms.ids[: terms.prompt_length]
+    ends = () if terms.ignore_eos else config.eos_ids
+    (rule,) = stop_rules(terms.stop, ends, decoder.tokenizer, [prompt], config.vocab_size)
     for token in terms.ids[terms.prompt_length :]:
         rule.ends_with(token)
     return Request(

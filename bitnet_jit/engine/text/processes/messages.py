@@ -58,6 +58,7 @@ class Terms:
     prompt_length: int
     limit: int
     stop: tuple[int | str, ...]
+    ignore_eos: bool
     options: "Sampling"
     arrived: float
     deadline: float | None
@@ -78,6 +79,7 @@ class Terms:
             request.prompt_length,
             request.limit,
             request.stop,
+            request.ignore_eos,
             request.options,
             request.arrived,
             request.deadline,
