@@ -28,7 +28,7 @@ from bitnet_jit.engine.models.held import Held
 from bitnet_jit.engine.models.loading import load_into
 from bitnet_jit.engine.models.model import Model, make_model, text_parts
 from bitnet_jit.engine.models.preparing import tune, warm_up
-from bitnet_jit.engine.models.processes import in_processes, make_processes, weight_bytes_of
+from bitnet_jit.engine.models.processes import check_module, in_processes, make_processes, weight_bytes_of
 from bitnet_jit.engine.models.source import Source
 from bitnet_jit.engine.models.store import ModelStore, check_name
 from bitnet_jit.engine.models.usage import CacheStats, MemoryUsage, memory_usage, weight_bytes
@@ -39,8 +39,6 @@ from bitnet_jit.engine.tensors.infer import infer
 from bitnet_jit.engine.text.asking import Prompt, check_pages, make_request, set_extras, set_terms
 from bitnet_jit.engine.text.generation import Generation
 from bitnet_jit.engine.text.stats import ModelStats, stats_of
-from bitnet_jit.errors import InvalidInput
-from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.stopping import Stop
 
@@ -123,12 +121,7 @@ class InferenceEngine(TextCalls, EmbeddingCalls, TensorCalls):
             EngineClosed: the engine is closed.
         """
         check_name(model_id)
-        if not isinstance(module, nn.Module):
-            raise InvalidInput(f"module: expected a torch.nn.Module, got {type(module).__name__}")
-        if self.config.processes and isinstance(module, Decoder):
-            raise InvalidInput(
-                "module: a worker in a process (EngineConfig.processes) loads its weights itself; use load_model"
-            )
+        check_module(module, self.config)
         num_bytes = None if pinned else weight_bytes(module)
         return self._store.put(model_id, partial(self._make, model_id, module, replicas, pinned), num_bytes).model
 
@@ -153,8 +146,7 @@ class InferenceEngine(TextCalls, EmbeddingCalls, TensorCalls):
         Args:
             path, device, dtype, head, cache: as in `bitnet_jit.load`; None as a device is the engine's.
             devices: several in place of `device`, each of which gets the weights and a worker; one that is named twice
-                gets two workers on the same weights. With `EngineConfig.processes` each worker has a process, in which
-                its weights are.
+                gets two workers. With `EngineConfig.processes` each worker has a process with weights of its own.
             model_id: its name; None: that of its folder.
             checksum: the SHA-256 of its weights, which `cat *.safetensors | sha256sum` prints; None: any.
             pinned: whether it never makes room for others.

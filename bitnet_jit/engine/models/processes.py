@@ -4,6 +4,8 @@ import logging
 import warnings
 from pathlib import Path
 
+from torch import nn
+
 from bitnet_jit.checkpoints.checksum import Stamp
 from bitnet_jit.checkpoints.formats.registry import make_reader
 from bitnet_jit.devices.threads import get_num_threads
@@ -14,6 +16,8 @@ from bitnet_jit.engine.text.processes.messages import Start
 from bitnet_jit.engine.text.processes.remote_decoder import RemoteDecoder
 from bitnet_jit.engine.text.processes.replica import ProcessReplica
 from bitnet_jit.engine.text.replicas import ReplicaGroup
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.models.network import DTYPES
 
 CPU = "cpu"
@@ -24,6 +28,16 @@ def in_processes(config: EngineConfig, source: Source) -> bool:
     if config.processes is not None:
         return config.processes
     return len({device for device in source.devices if device.type != CPU}) > 1
+
+
+def check_module(module: object, config: EngineConfig) -> None:
+    """Raise InvalidInput for what is no module, or a decoder that would have to get into processes."""
+    if not isinstance(module, nn.Module):
+        raise InvalidInput(f"module: expected a torch.nn.Module, got {type(module).__name__}")
+    if config.processes and isinstance(module, Decoder):
+        raise InvalidInput(
+            "module: a worker in a process (EngineConfig.processes) loads its weights itself; use load_model"
+        )
 
 
 def make_processes(model_id: str, source: Source, path: Path, stamp: Stamp, config: EngineConfig) -> Model:

@@ -55,7 +55,7 @@ def make_request(
         raise InvalidInput(f"ignore_eos: expected True or False, got {show(ignore_eos)}")
     ends = () if ignore_eos else config.eos_ids
     tokens, strings = parted(stop, config.vocab_size)
-    named = (*tokens, *strings)  # `stop` may be an iterator
+    named: tuple[int | str, ...] = (*tokens, *strings)  # `stop` may be an iterator
     (rule,) = stop_rules(named, ends, decoder.tokenizer, [ids], config.vocab_size)
     stream = None if decoder.tokenizer is None else decoder.tokenizer.stream(ids)
     generation = Generation(len(ids), TextPieces(stream, strings, ends), lambda: request.cancel())

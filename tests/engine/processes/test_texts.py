@@ -72,7 +72,9 @@ def test_all_of_an_answer_is_what_a_thread_gives(engines, options):
 
 def test_what_ends_a_text_may_be_an_iterator(engines):
     for engine in engines:
-        assert engine.submit("tiny", "And it ", 60, stop=iter(["the", "zz"])).result(WAIT).text == "came to pass, that "
+        assert (
+            engine.submit("tiny", "And it ", 60, stop=iter(["the", "zz"])).result(WAIT).text == "came to pass, that "
+        )  # FIX
 
 
 def test_pieces_come_one_by_one(engines):
