@@ -215,21 +215,35 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
+def take_pipes() -> Channel:
+    """Return the channel to the engine; nothing else in this process, nor what it starts, reads or writes there."""
+    channel = Channel(os.fdopen(os.dup(sys.stdin.fileno()), "rb"), os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, sys.stdin.fileno())
+    os.close(nothing)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
+    return channel
+
+
+def prepare(start: Start, outlet: Outlet) -> None:
+    """Set threads and logging as the engine has them."""
+    torch.set_num_threads(start.threads)
+    set_num_threads(start.threads)
+    logging.getLogger().addHandler(Records(outlet, start.log_level))
+    logging.getLogger("bitnet_jit").setLevel(start.log_level)
+
+
 def main() -> None:
     """Serve one engine."""
-    channel = Channel(os.fdopen(os.dup(sys.stdin.fileno()), "rb"), os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
+    channel = take_pipes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine, which decides
     outlet = Outlet(channel)
     try:
         start = channel.receive()
     except EOFError:
         leave(0)
-    torch.set_num_threads(start.threads)
-    set_num_threads(start.threads)
-    logging.getLogger().addHandler(Records(outlet, start.log_level))
-    logging.getLogger().setLevel(start.log_level)
     try:
+        prepare(start, outlet)
         child = Child(start, channel, outlet)
     except Exception as error:
         outlet.put(Failed(portable(error)))
