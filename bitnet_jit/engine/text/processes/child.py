@@ -13,23 +13,21 @@ import warnings
 from threading import Thread
 from typing import Any, NoReturn, cast
 
-import torch
-
 from bitnet_jit.checkpoints.checksum import stamp_of
 from bitnet_jit.checkpoints.loading import load
-from bitnet_jit.devices.threads import set_num_threads
 from bitnet_jit.engine.embeddings.pooling import Pool
 from bitnet_jit.engine.grammar.grammar import Grammars
 from bitnet_jit.engine.models.model import num_pages, weight_count
 from bitnet_jit.engine.models.preparing import tune
 from bitnet_jit.engine.models.usage import weight_bytes
+from bitnet_jit.engine.options.config import EngineConfig
 from bitnet_jit.engine.text.delivery import finish
 from bitnet_jit.engine.text.processes.channel import Channel
 from bitnet_jit.engine.text.processes.messages import Cancel, Failed, Given, Lost, Ready, Share, Start, Stop, Terms
 from bitnet_jit.engine.text.processes.outlet import Handle, Outlet, Records, portable
 from bitnet_jit.engine.text.replica import Replica
 from bitnet_jit.engine.text.request import Request
-from bitnet_jit.engine.text.successors import Adopter
+from bitnet_jit.engine.text.successors import Adopter, Successors
 from bitnet_jit.engine.text.worker import Worker
 from bitnet_jit.errors import BitNetError, CheckpointError, RequestFailed
 from bitnet_jit.generation.decoder import Decoder
@@ -79,6 +77,32 @@ class Engine:
         leave(1)
 
 
+class SentReplica(Replica):
+    """A worker whose tokens are sent once per step.
+
+    Args:
+        outlet: where its requests put them.
+        decoder, config, num_pages, name, successors: as of a `Replica`.
+    """
+
+    def __init__(
+        self,
+        outlet: Outlet,
+        decoder: Decoder,
+        config: EngineConfig,
+        num_pages: int,
+        name: str,
+        successors: Successors,
+    ) -> None:
+        self._outlet = outlet
+        super().__init__(decoder, config, num_pages, name, successors)
+
+    def _take_in(self) -> bool:
+        """Have the last step's tokens sent, and do as all workers do."""
+        self._outlet.flush()
+        return super()._take_in()
+
+
 class Child:
     """A worker and its engine.
 
@@ -98,7 +122,7 @@ class Child:
         self._decoder, self._grammars = decoder, Grammars(decoder)
         pages = num_pages(decoder, start.config, start.sharing)
         self._engine = Engine(outlet, start.has_others)
-        self._replica = Replica(decoder, start.config, pages, start.name, self._engine)
+        self._replica = SentReplica(outlet, decoder, start.config, pages, start.name, self._engine)
         outlet.stats = self._replica.stats
         told = tuple(one.message for one in caught if isinstance(one.message, Warning))
         outlet.put(
@@ -153,6 +177,7 @@ class Child:
         except Exception as error:
             finish(request, "", error if isinstance(error, BitNetError) else RequestFailed(repr(error)))
             self._outlet.taken += 1
+            self._outlet.flush()
         else:
             self._adopt(request)
 
@@ -226,9 +251,7 @@ def take_pipes() -> Channel:
 
 
 def prepare(start: Start, outlet: Outlet) -> None:
-    """Set threads and logging as the engine has them."""
-    torch.set_num_threads(start.threads)
-    set_num_threads(start.threads)
+    """Have log records sent that the engine's logging would take."""
     logging.getLogger().addHandler(Records(outlet, start.log_level))
     logging.getLogger("bitnet_jit").setLevel(start.log_level)
 

@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from threading import Condition, Thread
@@ -31,17 +32,26 @@ class Outlet:
         self.stats: Callable[[], ModelStats] | None = None
         self.taken = 0
         self._channel = channel
-        self._items: list[Any] = []
+        self._items: deque[Any] = deque()  # its methods are atomic: who adds needs no lock
         self._changed = Condition()
         self._ends = False
         self._thread = Thread(target=self._send, name="bitnet-jit outlet", daemon=True)
         self._thread.start()
 
+    def add(self, *items: Any) -> None:
+        """Take items of one message, sent after `flush`: a worker that woke the sender for each token would wait."""
+        self._items.extend(items)
+
+    def flush(self) -> None:
+        """Have all that was added sent."""
+        if self._items:
+            with self._changed:
+                self._changed.notify()
+
     def put(self, *items: Any) -> None:
-        """Take items of one message; called by any thread, which waits for nobody."""
-        with self._changed:
-            self._items += items
-            self._changed.notify()
+        """Take items of one message, and have them sent; called by any thread, which waits for nobody."""
+        self.add(*items)
+        self.flush()
 
     def finish(self) -> None:
         """Wait until all has been sent; nothing may come behind."""
@@ -56,7 +66,7 @@ class Outlet:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._items or self._ends, BEAT_S)
-                items, self._items = self._items, []
+                items = [self._items.popleft() for _ in range(len(self._items))]
                 ends = self._ends
             stats = None if self.stats is None else self.stats()
             try:
@@ -91,7 +101,7 @@ class Handle:
         return self
 
     def put(self, item: Any) -> None:
-        """Take a piece (token, logprobs, whether it is the last one), or the end."""
+        """Take a piece (token, logprobs, whether it is the last one), or the end; `Outlet.flush` has it sent."""
         items: list[Any] = []
         if isinstance(item, End):
             item = item if item.error is None else replace(item, error=portable(item.error))
@@ -101,7 +111,7 @@ class Handle:
             items.append((self._number, self._cached()))
         items.append((self._number, item))
         if isinstance(item, End) or not item[-1]:
-            self._outlet.put(*items)
+            self._outlet.add(*items)
         else:
             self._before = items
 
