@@ -9,7 +9,7 @@ got stays: their ids are computed anew, and the next token is the one that it wo
 import logging
 import time
 from collections.abc import Iterable
-from threading import Lock
+from threading import RLock
 
 from bitnet_jit.engine.text.delivery import finish
 from bitnet_jit.engine.text.request import Request
@@ -35,7 +35,7 @@ class ReplicaGroup:
         self.members: tuple[Worker, ...] = ()
         self._stuck: frozenset[Worker] = frozenset()
         self._closing = ""
-        self._lock = Lock()
+        self._lock = RLock()  # a collector of garbage may close the group in a thread that is in it
 
     def add(self, replica: Worker) -> None:
         """Take in a replica, whose successors are this group."""

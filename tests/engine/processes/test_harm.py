@@ -7,7 +7,6 @@ from process_engines import WAIT, serving, wait_ready
 from served import wait_until
 
 from bitnet_jit.engine.text.processes import process as process_file
-from bitnet_jit.engine.text.processes import replica as replica_file
 from bitnet_jit.engine.text.processes import restarts as restarts_file
 from bitnet_jit.errors import RequestFailed
 from bitnet_jit.generation.sampling import Sampling
@@ -21,21 +20,25 @@ def harmful(monkeypatch):
     monkeypatch.setattr(restarts_file, "MAX_PAUSE_S", 0.05)
 
 
-def test_a_request_that_ends_every_process_is_given_up(harmful, monkeypatch):
-    """It would take one process after another; those beside it that get tokens meanwhile go on."""
-    monkeypatch.setattr(replica_file, "MAX_DEATHS", 2)
-    with serving(1) as (engine, (member,)):
-        handle = engine.submit("tiny", prompt_of(0, 9), 300)
-        next(iter(handle))
-        poison = engine.submit("tiny", [KILLS, *prompt_of(0, 9)], 300)
-        with pytest.raises(RequestFailed, match="2 processes have ended while it was to get its next token: its proc"):
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_request_that_ends_every_process_fails_alone(harmful, replicas):
+    """Those beside it go on, also those that are read in the very step in which it ends the process, and who waits."""
+    with serving(replicas, max_running=5) as (engine, members):
+        prompts = [prompt_of(start, 9) for start in range(12)]
+        handles = [engine.submit("tiny", prompt, 100) for prompt in prompts[:2]]
+        next(iter(handles[0]))
+        poison = engine.submit("tiny", [KILLS, *prompt_of(0, 9)], 100)
+        handles += [engine.submit("tiny", prompt, 100) for prompt in prompts[2:]]
+        embedding = engine.submit_embedding("tiny", prompts[0])
+        with pytest.raises(RequestFailed, match="4 processes have ended while it was to get its next token: its proc"):
             poison.result(WAIT)
-        try:
-            assert handle.result(WAIT).tokens == alone(0, 9, 300, Sampling())
-        except RequestFailed:  # nobody knows which of the two it was
-            assert handle.prompt_tokens == 9
-        assert engine.submit("tiny", prompt_of(0, 9), 40).result(WAIT).tokens == alone(0, 9, 40, Sampling())
-        assert engine.stats()["tiny"].restarts == 2
+        tokens = [handle.result(WAIT).tokens for handle in handles]
+        assert tokens == [alone(start, 9, 100, Sampling()) for start in range(12)]
+        assert embedding.result(WAIT).shape == (384,)
+        stats = engine.stats()["tiny"]
+        assert (stats.finished, stats.failed) == (13, 1)
+        wait_ready(members)
+        assert engine.stats()["tiny"].restarts == 4
 
 
 @pytest.mark.parametrize("replicas", [1, 2])

@@ -2,13 +2,14 @@
 
 `process.py` alone starts it, by `python -m`. Messages come from stdin: `Start` once, then `Terms`, `Cancel`, `Share`
 and `Stop`. Answers go to stdout, each an `Update`, with `Ready` or `Failed` first. What libraries print goes to stderr.
-It ends when stdin does: an engine that is gone leaves nothing behind.
+It ends when stdin does, or when the engine's process is gone: that leaves nothing behind.
 """
 
 import logging
 import os
 import signal
 import sys
+import time
 import warnings
 from threading import Thread
 from typing import Any, NoReturn, cast
@@ -20,87 +21,26 @@ from bitnet_jit.engine.grammar.grammar import Grammars
 from bitnet_jit.engine.models.model import num_pages, weight_count
 from bitnet_jit.engine.models.preparing import tune
 from bitnet_jit.engine.models.usage import weight_bytes
-from bitnet_jit.engine.options.config import EngineConfig
 from bitnet_jit.engine.text.delivery import finish
 from bitnet_jit.engine.text.processes.channel import Channel
-from bitnet_jit.engine.text.processes.messages import Cancel, Failed, Given, Lost, Ready, Share, Start, Stop, Terms
+from bitnet_jit.engine.text.processes.messages import (
+    Cancel,
+    Failed,
+    Ready,
+    Share,
+    Start,
+    Stop,
+    Terms,
+)
 from bitnet_jit.engine.text.processes.outlet import Handle, Outlet, Records, portable
-from bitnet_jit.engine.text.replica import Replica
+from bitnet_jit.engine.text.processes.sent_replica import Engine, SentReplica
 from bitnet_jit.engine.text.request import Request
-from bitnet_jit.engine.text.successors import Adopter, Successors
-from bitnet_jit.engine.text.worker import Worker
 from bitnet_jit.errors import BitNetError, CheckpointError, RequestFailed
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.ngram import NGrams
 from bitnet_jit.generation.stopping import stop_rules
 
-
-class Engine:
-    """The engine in the other process, as the worker here sees it: who goes on where this one does not.
-
-    Args:
-        outlet: leads there.
-        has_others: whether there are other workers.
-
-    Attributes:
-        shares: whether somebody has nothing to do, and half of what waits is to be given back.
-    """
-
-    def __init__(self, outlet: Outlet, has_others: bool) -> None:
-        self._outlet, self._has_others = outlet, has_others
-        self.shares = False
-        self.open: dict[int, Request] = {}
-
-    def idle(self, worker: Worker) -> Adopter | None:  # noqa: ARG002
-        """Return itself, once for each time that somebody has nothing to do."""
-        shares, self.shares = self.shares, False
-        return self if shares else None
-
-    def has_other(self, worker: Worker) -> bool:  # noqa: ARG002
-        """Return whether there are others: the engine knows whether they live."""
-        return self._has_others
-
-    def adopt(self, request: Request) -> bool:
-        """Give a request back."""
-        self.open.pop(request.number, None)
-        self._outlet.put(Given(request.number))
-        return True
-
-    def place(self, requests: list[Request]) -> list[Request]:
-        """Give requests back; none is left."""
-        return [request for request in requests if not self.adopt(request)]
-
-    def take_over(self, worker: Worker, requests: list[Request], failure: str) -> list[Request]:  # noqa: ARG002
-        """Tell that the worker has ended, and end the process: the engine has all that it needs to go on."""
-        self._outlet.put(Lost(failure))
-        self._outlet.finish()
-        leave(1)
-
-
-class SentReplica(Replica):
-    """A worker whose tokens are sent once per step.
-
-    Args:
-        outlet: where its requests put them.
-        decoder, config, num_pages, name, successors: as of a `Replica`.
-    """
-
-    def __init__(
-        self,
-        outlet: Outlet,
-        decoder: Decoder,
-        config: EngineConfig,
-        num_pages: int,
-        name: str,
-        successors: Successors,
-    ) -> None:
-        self._outlet = outlet
-        super().__init__(decoder, config, num_pages, name, successors)
-
-    def _take_in(self) -> bool:
-        """Have the last step's tokens sent, and do as all workers do."""
-        self._outlet.flush()
-        return super()._take_in()
+LOOK_S = 1.0  # between two looks whether the engine's process is there
 
 
 class Child:
@@ -256,9 +196,18 @@ def prepare(start: Start, outlet: Outlet) -> None:
     logging.getLogger("bitnet_jit").setLevel(start.log_level)
 
 
+def end_with_parent() -> None:
+    """End this process once the engine's has ended: one that was forked from that may hold stdin open."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(LOOK_S)
+    leave(0)
+
+
 def main() -> None:
     """Serve one engine."""
     channel = take_pipes()
+    Thread(target=end_with_parent, name="bitnet-jit parent", daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine, which decides
     outlet = Outlet(channel)
     try:

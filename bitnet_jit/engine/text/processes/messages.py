@@ -144,6 +144,13 @@ class Lost:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """Requests of these numbers are in the next step for the first time: they may be what ends the process."""
+
+    numbers: list[int]
+
+
+@dataclass(frozen=True)
 class Given:
     """The request of a number was given back: it has not begun."""
 

@@ -5,7 +5,7 @@ import pickle
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from threading import Condition, Thread
+from threading import Condition, Event, Thread
 from typing import Any
 
 from bitnet_jit.engine.text.generation import End
@@ -15,6 +15,8 @@ from bitnet_jit.engine.text.stats import ModelStats
 from bitnet_jit.errors import RequestFailed
 
 BEAT_S = 0.25  # between two looks whether steps went on that gave no tokens, as in a long prompt
+
+SENT_S = 5.0  # for a message, where the engine reads none
 
 
 class Outlet:
@@ -53,6 +55,12 @@ class Outlet:
         self.add(*items)
         self.flush()
 
+    def put_through(self, *items: Any) -> None:
+        """Take items, and wait until they have been sent with all that came before: the process may end behind them."""
+        sent = Event()
+        self.put(*items, sent)
+        sent.wait(SENT_S)
+
     def finish(self) -> None:
         """Wait until all has been sent; nothing may come behind."""
         with self._changed:
@@ -62,19 +70,23 @@ class Outlet:
 
     def _send(self) -> None:
         """Send until `finish`, or until nobody reads any more."""
-        sent: ModelStats | None = None
+        told: ModelStats | None = None
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._items or self._ends, BEAT_S)
                 items = [self._items.popleft() for _ in range(len(self._items))]
                 ends = self._ends
             stats = None if self.stats is None else self.stats()
+            news = [item for item in items if not isinstance(item, Event)]
             try:
-                if items or stats != sent:
-                    self._channel.send(Update(items, stats, self.taken))
+                if news or stats != told:
+                    self._channel.send(Update(news, stats, self.taken))
             except EOFError:
                 return
-            sent = stats
+            told = stats
+            for item in items:
+                if isinstance(item, Event):
+                    item.set()
             if ends:
                 return
 
@@ -88,12 +100,15 @@ class Handle:
         number: of the request.
         outlet: where its pieces go.
         cached: returns how many tokens of its prompt were cached; asked at the first token.
+
+    Attributes:
+        is_planned: whether the engine was told that it is in a step.
     """
 
     def __init__(self, number: int, outlet: Outlet, cached: Callable[[], int]) -> None:
         self._number, self._outlet, self._cached = number, outlet, cached
         self._before: list[Any] = []
-        self._has_begun = False
+        self._has_begun = self.is_planned = False
 
     @property
     def mailbox(self) -> "Handle":

@@ -123,6 +123,7 @@ class RemoteWorker:
             request.on_cancel = lambda: self._cancel(request)
             if self.is_ready and self._session is not None:
                 self._session.send(request)
+                self._session.try_suspect(len(self._open))
         if request.is_cancelled:
             self._cancel(request)
         return True
@@ -153,8 +154,7 @@ class RemoteWorker:
         with self._changed:
             if self._open.get(request.number) is not request:
                 return
-            if self.is_ready and self._session is not None:
-                self._session.cancel(request)
+            if self.is_ready and self._session is not None and self._session.cancel(request):
                 return
             taken = self._open.take(request.number)
         self._open.end(taken, error=RequestCancelled("the request was cancelled by its caller"))

@@ -12,7 +12,7 @@ from threading import Thread, current_thread
 from typing import Any
 
 from bitnet_jit.engine.text.generation import End
-from bitnet_jit.engine.text.processes.messages import Failed, Given, Lost, Ready, Start, Update
+from bitnet_jit.engine.text.processes.messages import Begun, Failed, Given, Lost, Ready, Start, Update
 from bitnet_jit.engine.text.processes.open_requests import OpenRequests
 from bitnet_jit.engine.text.processes.remote_worker import RemoteWorker
 from bitnet_jit.engine.text.processes.restarts import Restarts
@@ -30,7 +30,7 @@ from bitnet_jit.errors import (
 
 logger = logging.getLogger(__name__)
 
-MAX_DEATHS = 4  # of processes that had a request and gave it no token: it may be what ends them
+MAX_DEATHS = 4  # of processes that had a request in a step and gave it no token: then it is what ends them
 KILLED_S = 30.0  # for the end of a process that was killed: one within its driver may take long
 LOOK_S = 0.05  # between two looks at deadlines while there is no process
 
@@ -120,7 +120,7 @@ class ProcessReplica(RemoteWorker):
 
     def _lose(self, session: Session | None, error: Exception | None, failure: str) -> float | None:
         """Have requests go on where a process has ended; return the seconds after which another one is started."""
-        was_loaded = session is not None and session.ready is not None
+        begun = set() if session is None else session.begun
         with self._changed:  # from now on requests stay here, or go elsewhere at once
             left, self._session, self._failure = self._open.take_all(), None, failure
             pause = None if self._closing else self._restarts.pause(0.0 if session is None else session.worked_s)
@@ -130,7 +130,7 @@ class ProcessReplica(RemoteWorker):
             self._totals.add(None if session is None else session.stats)
         if not self.ready.done():
             self.ready.set_exception(error or DeviceFailed(f"{self.name} on {self.device}: {failure}"))
-        going = [request for request in left if self._survives(request, was_loaded)]
+        going = [request for request in left if self._survives(request, request.number in begun)]
         if pause is not None:
             words = "%s on %s: %s; its %d requests go on, and it is started anew in %g s"
             logger.error(words, self.name, self.device, failure, len(going), pause)
@@ -141,10 +141,10 @@ class ProcessReplica(RemoteWorker):
         self._open.end(refused, error=self.refusal("the request was not written to its end"))
         return pause
 
-    def _survives(self, request: Request, was_loaded: bool) -> bool:
+    def _survives(self, request: Request, had_begun: bool) -> bool:
         """Return whether a request goes on elsewhere; else it ends here."""
         request.begin_anew()
-        request.deaths += was_loaded
+        request.deaths += had_begun
         if request.is_cancelled:
             self._open.end([request], error=RequestCancelled("the request was cancelled by its caller"))
         elif request.deaths >= MAX_DEATHS:
@@ -174,14 +174,18 @@ class ProcessReplica(RemoteWorker):
                 self._receive(session, *item)
             else:
                 self._heed(session, item)
+        with self._changed:
+            session.try_suspect(len(self._open))
         waiting = 0 if update.stats is None else update.stats.waiting
         if waiting > 1 and self._successors.idle(self) is not None:
             session.ask_back()
 
     def _receive(self, session: Session, number: int, item: Any) -> None:
         """Take what has come of a request: how many of its tokens were cached, a new token, or its end."""
+        session.has_given = True
         if isinstance(item, End):
             for request in self._open.take(number):
+                session.forget(request)
                 session.pages.note(request.ids)
                 request.cached, request.prompt_scores = item.cached_tokens, item.prompt_logprobs or []
                 if request.pool is not None:
@@ -209,7 +213,9 @@ class ProcessReplica(RemoteWorker):
         elif isinstance(message, Lost):
             session.failure = message.failure
         elif isinstance(message, Given):
-            self._give(self._open.take(message.number))
+            self._give(session, self._open.take(message.number))
+        elif isinstance(message, Begun):
+            session.begun.update(message.numbers)
 
     def _begin(self, session: Session, ready: Ready) -> None:
         """Send the requests that have waited for the process."""
@@ -223,9 +229,10 @@ class ProcessReplica(RemoteWorker):
         else:
             self.ready.set_result(ready)
 
-    def _give(self, given: list[Request]) -> None:
+    def _give(self, session: Session, given: list[Request]) -> None:
         """Give requests that have not begun to another worker."""
         for request in given:
+            session.forget(request)
             request.begin_anew()
             other = self._successors.idle(self)
             refused = [] if other is not None and other.adopt(request) else self._successors.place([request])

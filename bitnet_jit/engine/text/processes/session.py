@@ -1,6 +1,7 @@
 """`Session`: one process of a worker, from its start to its end, and what the engine knows of it."""
 
 import time
+from collections import deque
 from typing import Any
 
 from bitnet_jit.engine.text.processes.messages import Cancel, Ready, Share, Start, Stop, Terms, Update
@@ -10,6 +11,7 @@ from bitnet_jit.engine.text.request import Request
 from bitnet_jit.engine.text.stats import ModelStats
 
 ASK_AGAIN_S = 0.25  # for requests that wait there, where none have come back
+SUSPECT_DEATHS = 2  # of processes that had a request: from then on it is tried by itself
 
 
 class Session:
@@ -24,6 +26,8 @@ class Session:
         pages: that it was sent.
         failure: why it ends, where that is known.
         error: why it could not load its model, or None.
+        begun: numbers of the requests that have been in a step.
+        has_given: whether something has come of a request.
     """
 
     def __init__(self, start: Start) -> None:
@@ -34,6 +38,10 @@ class Session:
         self.pages = SentPages(0)
         self.failure = ""
         self.error: Exception | None = None
+        self.begun: set[int] = set()
+        self.has_given = False
+        self._suspects: deque[Request] = deque()
+        self._trial: Request | None = None  # a suspect that was sent last
         self._sent = self._taken = 0
         self._since = self._asked = 0.0
 
@@ -50,7 +58,8 @@ class Session:
     @property
     def num_waiting(self) -> int:
         """Return how many requests have not begun there, or were not looked at."""
-        return (0 if self.stats is None else self.stats.waiting) + self._sent - self._taken
+        there = 0 if self.stats is None else self.stats.waiting
+        return there + self._sent - self._taken + len(self._suspects)
 
     def begin(self, ready: Ready) -> None:
         """Note that its model is loaded."""
@@ -62,6 +71,33 @@ class Session:
         self.stats, self._taken = update.stats or self.stats, update.taken
 
     def send(self, request: Request) -> None:
+        """Send a request, or keep it for `try_suspect` where it may be what ended processes."""
+        if request.deaths >= SUSPECT_DEATHS:
+            self._suspects.append(request)
+        else:
+            self._post(request)
+
+    def try_suspect(self, num_open: int) -> None:
+        """Send the next suspect, once the one before has got a token, and others too.
+
+        So a request that ends processes is the only one that gets no token before one ends.
+
+        Args:
+            num_open: requests that this process has or is to have.
+        """
+        if self._trial is not None and not self._trial.deaths:
+            self._trial = None
+        if self._suspects and self._trial is None and (self.has_given or num_open == len(self._suspects)):
+            self._trial = self._suspects.popleft()
+            self._post(self._trial)
+
+    def forget(self, request: Request) -> None:
+        """Note that a request has ended, or went elsewhere."""
+        self.begun.discard(request.number)
+        if self._trial is request:
+            self._trial = None
+
+    def _post(self, request: Request) -> None:
         """Send a request."""
         self._sent += 1
         self.pages.note(request.ids)
@@ -69,9 +105,13 @@ class Session:
         if request.is_cancelled:
             self.cancel(request)
 
-    def cancel(self, request: Request) -> None:
-        """Have a request end."""
+    def cancel(self, request: Request) -> bool:
+        """Have a request end; return False where it was not sent, so that nothing will come of it."""
+        if request in self._suspects:
+            self._suspects.remove(request)
+            return False
         self._process.post(Cancel(request.number))
+        return True
 
     def ask_back(self) -> None:
         """Ask for half of what waits, not too often."""
