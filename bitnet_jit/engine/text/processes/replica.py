@@ -121,21 +121,22 @@ class ProcessReplica(RemoteWorker):
     def _lose(self, session: Session | None, error: Exception | None, failure: str) -> float | None:
         """Have requests go on where a process has ended; return the seconds after which another one is started."""
         begun = set() if session is None else session.begun
+        was_ready = self.ready.done()
         with self._changed:  # from now on requests stay here, or go elsewhere at once
             left, self._session, self._failure = self._open.take_all(), None, failure
             pause = None if self._closing else self._restarts.pause(0.0 if session is None else session.worked_s)
-            if isinstance(error, CheckpointError) or not self.ready.done():  # another one would end in the same way
+            if isinstance(error, CheckpointError) or not was_ready:  # another one would end in the same way
                 pause = None
             self._has_ended = pause is None
             self._totals.add(None if session is None else session.stats)
-        if not self.ready.done():
+        if not was_ready:
             self.ready.set_exception(error or DeviceFailed(f"{self.name} on {self.device}: {failure}"))
         going = [request for request in left if self._survives(request, request.number in begun)]
         if pause is not None:
             words = "%s on %s: %s; its %d requests go on, and it is started anew in %g s"
             logger.error(words, self.name, self.device, failure, len(going), pause)
             Thread(target=self._expire, name=f"{self.name} deadlines", daemon=True).start()
-        gone = pause is None and not self._closing
+        gone = was_ready and pause is None and not self._closing
         refused = self._successors.take_over(self, going, failure) if gone else self._successors.place(going)
         self._open.put_down(len(going) - len(refused))
         self._open.end(refused, error=self.refusal("the request was not written to its end"))
