@@ -96,6 +96,11 @@ class InferenceEngine(TextCalls, EmbeddingCalls, TensorCalls):
         return DeviceSelector().select() if self.config.device == AUTO else check_device(self.config.device)
 
     @property
+    def memory(self) -> EngineMemory:
+        """Return the pool and the copies of its calls, to be shared by processors and streams beside it."""
+        return self._memory
+
+    @property
     def models(self) -> dict[str, Model]:
         """Return the models by their names."""
         return {name: held.model for name, held in self._store.held.items()}
@@ -240,13 +245,11 @@ class InferenceEngine(TextCalls, EmbeddingCalls, TensorCalls):
         Args:
             model_id, prompt: a decoder's name; text, or token ids.
             max_new_tokens, stop: as in `Decoder.generate`; but a string that ends the text is no part of it.
-            sampling: how tokens are chosen; None always takes the likeliest.
-            ignore_eos: whether the text goes on behind the model's end tokens, to its limit or another stop.
+            sampling, ignore_eos: how tokens are chosen, None: the likeliest; whether texts go on behind end tokens.
             grammar: what the text must be, such as JSON by a schema; needs the extra `serve`.
             speculate: "ngram" guesses tokens from the text itself, and verifies several in a step.
             prompt_logprobs: likeliest tokens whose log-probabilities are given beside each token of the prompt.
-            priority, client: higher priorities begin first; clients with requests of equal ones share evenly.
-            timeout_s: seconds until it must have ended; None: no limit.
+            priority, client, timeout_s: higher priorities begin first; clients of equal ones share; seconds to its end.
 
         Raises:
             InvalidInput: a value is out of range, or the text would not fit the model's context or the pages.

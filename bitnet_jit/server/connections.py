@@ -5,17 +5,47 @@ of one that has begun, and for a client that reads nothing of its answer.
 """
 
 import asyncio
+import logging
+import math
 import sys
+import time
+from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+logger = logging.getLogger(__name__)
 
 HEADER_S = 10.0  # seconds for the head of a request
 SEND_S = 60.0  # seconds in which a client must read something of what is sent
 FILES_BESIDE = 128  # that the process has open beside connections
 MAX_CONNECTIONS = 16384
 MAX_AHEAD = 16384  # bytes of next requests that are read while one is answered
+BACKLOG = 4096  # connections that wait to be taken in; systems have limits of their own, Linux this one
+TELL_S = 10.0  # between lines of the log about connections that are refused
+
+
+@dataclass
+class Refusals:
+    """Connections that are closed at once, of which the log tells now and then.
+
+    Args:
+        limit: what leaves no room for them, in words.
+    """
+
+    limit: str
+    _count: int = 0  # since the last line
+    _told: float = -math.inf
+
+    def note(self, connections: int) -> None:
+        """Note that one was closed beside so many that are open."""
+        self._count += 1
+        if (now := time.monotonic()) - self._told < TELL_S:
+            return
+        words = "connections closed at once: %d, as %d are open, which is as many as %s; more are closed, too"
+        logger.warning(words, self._count, connections, self.limit)
+        self._count, self._told = 0, now
 
 
 class GuardedProtocol(H11Protocol):
@@ -25,6 +55,7 @@ class GuardedProtocol(H11Protocol):
     """
 
     max_connections = MAX_CONNECTIONS
+    refusals = Refusals("MAX_CONNECTIONS")
     header_s = HEADER_S
     send_s = SEND_S
     _timer: asyncio.TimerHandle | None = None
@@ -36,6 +67,7 @@ class GuardedProtocol(H11Protocol):
         super().connection_made(transport)
         transport.set_write_buffer_limits(0)  # so that the two methods below hear of every byte that cannot leave
         if is_full:
+            self.refusals.note(self.max_connections)
             transport.abort()
         else:
             self._watch()
@@ -105,10 +137,13 @@ class GuardedProtocol(H11Protocol):
             self.transport.close()
 
 
-def file_limit() -> int:
-    """Return how many connections the limit of open files leaves, which is raised as far as the system allows."""
+def file_limit() -> tuple[int, str]:
+    """Return how many connections may be open, and why, in words.
+
+    They are as many as the limit of open files leaves, which is raised as far as the system allows.
+    """
     if sys.platform == "win32":
-        return MAX_CONNECTIONS
+        return MAX_CONNECTIONS, "this server takes"
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -117,7 +152,9 @@ def file_limit() -> int:
     if soft != resource.RLIM_INFINITY and soft < reachable:
         resource.setrlimit(resource.RLIMIT_NOFILE, (reachable, hard))
         soft = reachable
-    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(MAX_CONNECTIONS, soft - FILES_BESIDE))
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return MAX_CONNECTIONS, "this server takes"
+    return max(1, soft - FILES_BESIDE), f"the limit of {soft} open files leaves room for (ulimit -n, LimitNOFILE)"
 
 
 def make_server(
@@ -141,14 +178,15 @@ def make_server(
         header_s: seconds for the head of a request.
         send_s: seconds after which a client is given up that has read nothing of what waits for it.
     """
-    most = file_limit() if max_connections is None else max_connections
-    limits = {"max_connections": most, "header_s": header_s, "send_s": send_s}
+    most, limit = file_limit() if max_connections is None else (max_connections, "max_connections says")
+    limits = {"max_connections": most, "refusals": Refusals(limit), "header_s": header_s, "send_s": send_s}
     protocol = type("Protocol", (GuardedProtocol,), limits)
     return uvicorn.Server(
         uvicorn.Config(
             app,
             host,
             port,
+            backlog=BACKLOG,
             http=protocol,
             ws="none",
             log_level=log_level,

@@ -262,8 +262,9 @@ def refuses(address):
 
 def test_two_thousand_idle_connections_keep_nobody_out(serve):
     address, _ = serve(connections={"header_s": 2.0})
-    assert file_limit() >= 100
-    connections = [connect(address) for _ in range(min(2000, file_limit() // 2 - 50))]  # both ends are in this process
+    most, _ = file_limit()
+    assert most >= 100
+    connections = [connect(address) for _ in range(min(2000, most // 2 - 50))]  # both ends are in this process
     try:
         assert post(address, SHORT).status_code == 200
         assert connections[-1].recv(10) == b"", "they are closed in the end"

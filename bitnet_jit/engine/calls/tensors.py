@@ -107,7 +107,7 @@ class TensorCalls:
     def benchmark(self, model_id: str, x: torch.Tensor, iterations: int = 1000) -> BenchmarkResults:
         """Measure a model on one input; see `benchmark.benchmark`. Print `.display()`, or ask for `.grade()`."""
         with self._store.using(model_id) as held:
-            return benchmark(held.model.module, x, iterations)
+            return benchmark(held.model.module, x, iterations, self._memory)
 
     async def benchmark_async(self, model_id: str, x: torch.Tensor, iterations: int = 1000) -> BenchmarkResults:
         """Do as `benchmark` does, in a thread."""

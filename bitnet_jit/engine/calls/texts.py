@@ -99,9 +99,8 @@ class TextCalls:
             template: makes a prompt of them; None: that of the model's folder.
 
         Raises:
-            InvalidInput: the model has no template, which takes no such messages, or as `submit`.
+            InvalidInput: the model has no template, or it takes no such messages; other errors are those of `submit`.
             CheckpointError: the template of the folder is damaged.
-            ModelNotFound, QueueFull, EngineClosed: as `submit`.
         """
         with self._store.using(model_id) as held:
             ids = chat_prompt(held, messages, template)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from bitnet_jit.arguments import whole_number
+from bitnet_jit.engine.memory.engine_memory import DEFAULT_MEMORY, EngineMemory
 from bitnet_jit.engine.tensors.infer import device_of, infer, infer_batch
 from bitnet_jit.engine.tensors.memory_used import resident_bytes
 from bitnet_jit.engine.tensors.report import BenchmarkResults
@@ -18,11 +19,13 @@ BATCH_CALLS = 4  # at least, of which the fastest counts
 MAX_ITERATIONS = 10_000_000
 
 
-def benchmark(module: nn.Module, x: torch.Tensor, iterations: int) -> BenchmarkResults:
+def benchmark(
+    module: nn.Module, x: torch.Tensor, iterations: int, memory: EngineMemory = DEFAULT_MEMORY
+) -> BenchmarkResults:
     """Measure a model on one input, again and again.
 
     Args:
-        module, x: as in `infer`.
+        module, x, memory: as in `infer`.
         iterations: calls of `infer` that are timed; as many inputs pass in batches, 1,024 at least.
 
     Raises:
@@ -36,9 +39,9 @@ def benchmark(module: nn.Module, x: torch.Tensor, iterations: int) -> BenchmarkR
     before = resident_bytes()
     start = time.perf_counter()
     for _ in range(WARMUP_CALLS):
-        wait_for(infer(module, x))
+        wait_for(infer(module, x, memory=memory))
     warmup = time.perf_counter() - start
-    times = sorted(seconds_of(lambda: infer(module, x)) for _ in range(count))
+    times = sorted(seconds_of(lambda: infer(module, x, memory=memory)) for _ in range(count))
     rows = rows_of(x)
     after = resident_bytes()
     p50, p95, p99 = (1e3 * quantile(times, share) for share in (0.5, 0.95, 0.99))
@@ -50,7 +53,7 @@ def benchmark(module: nn.Module, x: torch.Tensor, iterations: int) -> BenchmarkR
         p95_ms=p95,
         p99_ms=p99,
         mean_ms=1e3 * fmean(times),
-        rows_per_s=rows * BATCH / seconds_of_batch(module, x, count),
+        rows_per_s=rows * BATCH / seconds_of_batch(module, x, count, memory),
         single_rows_per_s=1e3 * rows / p50,
         memory_mb=None if before is None or after is None else max(0.0, (after - before) / 1e6),
     )
@@ -68,11 +71,11 @@ def rows_of(x: torch.Tensor) -> int:
     return max(1, x[..., 0].numel()) if x.dim() > 1 else 1
 
 
-def seconds_of_batch(module: nn.Module, x: torch.Tensor, iterations: int) -> float:
+def seconds_of_batch(module: nn.Module, x: torch.Tensor, iterations: int, memory: EngineMemory) -> float:
     """Return the least time of a call of `infer_batch` with BATCH inputs."""
     xs = [x.clone() for _ in range(BATCH)]
     calls = max(BATCH_CALLS, iterations // BATCH) + 1  # the first one chooses kernels
-    return min([seconds_of(lambda: infer_batch(module, xs)[-1]) for _ in range(calls)][1:])
+    return min([seconds_of(lambda: infer_batch(module, xs, memory=memory)[-1]) for _ in range(calls)][1:])
 
 
 def wait_for(y: torch.Tensor) -> None:

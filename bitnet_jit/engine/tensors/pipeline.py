@@ -14,6 +14,7 @@ from threading import Lock, Thread
 import torch
 from torch import nn
 
+from bitnet_jit.engine.memory.engine_memory import EngineMemory
 from bitnet_jit.engine.tensors.infer import infer_each
 from bitnet_jit.engine.tensors.slots import Slots
 from bitnet_jit.engine.tensors.streaming import StreamingConfig, StreamItem
@@ -44,7 +45,7 @@ class Pipeline:
     """A stream from one source to one caller.
 
     Args:
-        module, row_dims: as in `infer_batch`.
+        module, row_dims, memory: as in `infer_batch`.
         config: how batches form.
         workers: threads that form and run them.
 
@@ -52,8 +53,10 @@ class Pipeline:
         outbox: lists of results, one per batch; an empty one is the end.
     """
 
-    def __init__(self, module: nn.Module, config: StreamingConfig, workers: int, row_dims: int) -> None:
-        self._module, self._config, self._row_dims = module, config, row_dims
+    def __init__(
+        self, module: nn.Module, config: StreamingConfig, workers: int, row_dims: int, memory: EngineMemory
+    ) -> None:
+        self._module, self._config, self._row_dims, self._memory = module, config, row_dims, memory
         self._inbox, self.outbox = Mailbox(), Mailbox()
         self._slots = Slots(config.channel_capacity)
         self._forming, self._delivering = Lock(), Lock()
@@ -160,7 +163,8 @@ class Pipeline:
     def _run(self, batch: list[Read]) -> list[Outcome]:
         """Return the output or the error of each item."""
         try:
-            return list(infer_each(self._module, [read.x for read in batch], row_dims=self._row_dims))
+            inputs = [read.x for read in batch]
+            return list(infer_each(self._module, inputs, row_dims=self._row_dims, memory=self._memory))
         except BaseException as error:  # a module that calls sys.exit would leave the caller waiting
             return [error] * len(batch)
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from bitnet_jit.arguments import show, whole_number
+from bitnet_jit.engine.memory.engine_memory import DEFAULT_MEMORY, EngineMemory
 from bitnet_jit.engine.tensors.infer import MAX_ROW_DIMS, check_module
 from bitnet_jit.engine.tensors.pipeline import Pipeline
 from bitnet_jit.engine.tensors.streaming import StreamingConfig as StreamingConfig
@@ -28,6 +29,7 @@ class InferenceStream:
         workers: threads that form and run batches. None: one where order is kept, as it uses all cores for each batch;
             else as many as there are cores, of which none waits for another.
         row_dims: dimensions of a row, as in `infer_batch`.
+        memory: in which rows are joined, and through which they are moved, such as `InferenceEngine.memory`.
 
     Raises:
         InvalidInput: an argument is out of range.
@@ -38,9 +40,16 @@ class InferenceStream:
     """
 
     def __init__(
-        self, module: nn.Module, config: StreamingConfig | None = None, *, workers: int | None = None, row_dims: int = 1
+        self,
+        module: nn.Module,
+        config: StreamingConfig | None = None,
+        *,
+        workers: int | None = None,
+        row_dims: int = 1,
+        memory: EngineMemory = DEFAULT_MEMORY,
     ) -> None:
         check_module(module)
+        self._memory = memory
         self.module, self.config = module, config or StreamingConfig()
         usual = 1 if self.config.preserve_order else available_cores()
         self.workers = usual if workers is None else whole_number("workers", workers, 1, MAX_WORKERS, none=True)
@@ -61,7 +70,7 @@ class InferenceStream:
         return self._run(source)
 
     def _run(self, source: Iterable[torch.Tensor]) -> Iterator[StreamItem]:
-        pipeline = Pipeline(self.module, self.config, self.workers, self.row_dims)
+        pipeline = Pipeline(self.module, self.config, self.workers, self.row_dims, self._memory)
         try:
             pipeline.start(source)
             while results := pipeline.outbox.take():
@@ -76,7 +85,7 @@ class InferenceStream:
         """Yield as `run` does, in an event loop; an async source is read in that loop."""
         if not isinstance(source, Iterable | AsyncIterable):
             raise InvalidInput(f"source: expected an iterable of tensors, async or not, got {show(source)}")
-        pipeline = Pipeline(self.module, self.config, self.workers, self.row_dims)
+        pipeline = Pipeline(self.module, self.config, self.workers, self.row_dims, self._memory)
         feeder = None
         try:
             if isinstance(source, AsyncIterable):

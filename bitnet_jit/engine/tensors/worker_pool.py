@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from bitnet_jit.arguments import as_real, show, whole_number
+from bitnet_jit.engine.memory.engine_memory import DEFAULT_MEMORY, EngineMemory
 from bitnet_jit.engine.tensors.deadlines import Deadlines
 from bitnet_jit.engine.tensors.infer import check_module, infer
 from bitnet_jit.engine.tensors.slots import Slots
@@ -44,6 +45,7 @@ class ParallelInferenceProcessor:
         module: as in `infer`; or a list of modules, one per worker: replicas on several devices.
         workers: number of threads that share one module; None: as many as there are cores.
         capacity: tasks that may wait; who submits more waits, too.
+        memory: through which tensors are moved, such as `InferenceEngine.memory`.
 
     Raises:
         InvalidInput: an argument is out of range, or does not go with another.
@@ -56,9 +58,15 @@ class ParallelInferenceProcessor:
     """
 
     def __init__(
-        self, module: nn.Module | Sequence[nn.Module], workers: int | None = None, *, capacity: int = 100
+        self,
+        module: nn.Module | Sequence[nn.Module],
+        workers: int | None = None,
+        *,
+        capacity: int = 100,
+        memory: EngineMemory = DEFAULT_MEMORY,
     ) -> None:
         modules = modules_of(module, workers)
+        self._memory = memory
         self._slots = Slots(whole_number("capacity", capacity, 1, MAX_CAPACITY))
         self._workers = [Worker(module) for module in modules]
         self._idle: SimpleQueue[Worker] = SimpleQueue()  # never empty for a thread: there are as many of both
@@ -208,7 +216,7 @@ class ParallelInferenceProcessor:
         worker, begin = self._idle.get(), time.perf_counter()
         outcome: torch.Tensor | BaseException
         try:
-            outcome = infer(worker.module, task.x)
+            outcome = infer(worker.module, task.x, memory=self._memory)
         except BaseException as error:  # a module that calls sys.exit, too, owes an answer
             outcome = error
         worker.tasks, worker.seconds = worker.tasks + 1, worker.seconds + time.perf_counter() - begin

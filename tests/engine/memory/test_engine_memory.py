@@ -10,12 +10,17 @@ from hypothesis import strategies as st
 from tensor_modules import K, Recorded, inputs, packed
 from torch import nn
 
+from bitnet_jit.engine import InferenceEngine
 from bitnet_jit.engine.memory.engine_memory import DEFAULT_MEMORY, MIN_POOLED, EngineMemory
+from bitnet_jit.engine.memory.placement import AllocationStrategy
 from bitnet_jit.engine.memory.pool import BufferPool
 from bitnet_jit.engine.memory.trace import TraceEvent, record_serving, replay
 from bitnet_jit.engine.tensors.batch_size import BatchingConfig
 from bitnet_jit.engine.tensors.batcher import BatchProcessor
 from bitnet_jit.engine.tensors.infer import infer_batch, infer_each
+from bitnet_jit.engine.tensors.stream import InferenceStream
+from bitnet_jit.engine.tensors.streaming import StreamingConfig
+from bitnet_jit.engine.tensors.worker_pool import ParallelInferenceProcessor
 from bitnet_jit.errors import InvalidInput
 
 LAYER = packed()
@@ -65,6 +70,44 @@ def test_large_batches_do_so_without_being_told():
     processor.run([xs[0], xs[1][1:]])
     assert DEFAULT_MEMORY.statistics().allocations == before + 1
     DEFAULT_MEMORY.trim()
+
+
+def moved(memory):
+    """Return the list to which a memory adds the rows that it prepares."""
+    seen, prepare = [], memory.prepare
+    memory.prepare = lambda parts, *rest: (seen.append(sum(map(len, parts))), prepare(parts, *rest))[1]
+    return seen
+
+
+def test_processors_and_streams_take_the_memory_that_they_are_given():
+    untouched = moved(DEFAULT_MEMORY)
+    try:
+        memory = EngineMemory(strategy=AllocationStrategy.PREFER_CPU, min_pooled_bytes=0)
+        seen = moved(memory)
+        with ParallelInferenceProcessor(LAYER, workers=2, memory=memory) as processor:
+            xs = inputs([(3,), (5,)])
+            assert all(torch.equal(y, LAYER(x)) for x, y in zip(xs, processor.map(xs), strict=True))
+        assert sorted(seen) == [3, 5]
+        stream = InferenceStream(LAYER, StreamingConfig(buffer_size=4), memory=memory)
+        ys = [item.result() for item in stream.run(xs)]
+        assert all(torch.equal(y, LAYER(x)) for x, y in zip(xs, ys, strict=True))
+        assert sum(seen) == 16
+        assert not untouched
+    finally:
+        del DEFAULT_MEMORY.prepare
+
+
+def test_an_engine_measures_with_its_own_memory():
+    untouched = moved(DEFAULT_MEMORY)
+    try:
+        with InferenceEngine() as engine:
+            engine.add_model("layer", LAYER)
+            seen = moved(engine.memory)
+            engine.benchmark("layer", torch.ones(1, K), iterations=1)
+            assert sum(seen) >= 256
+            assert not untouched
+    finally:
+        del DEFAULT_MEMORY.prepare
 
 
 class Keeps(nn.Module):
