@@ -11,6 +11,7 @@ from bitnet_jit.cli.generate import CACHE, HEAD, SPECULATE, Guesses, load_model
 from bitnet_jit.cli.patience import Patience
 from bitnet_jit.cli.streams import tell
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.system.garbage import freeze
 
 if TYPE_CHECKING:
     from bitnet_jit.checkpoints.chat_template import ChatTemplate
@@ -68,6 +69,7 @@ def serve(
         names: list[str | None] = [*models] if models else [None]
         added = [add(engine, name, device, head, cache, chat_template) for name in names]
         known = {model_id: template for model_id, template in added if template is not None}
+        freeze()
         tell(f"serving {', '.join(engine.models)} at http://{host}:{port}{'' if keys else '; no API key is asked for'}")
         guesses = None if speculate is None else speculate.value
         run(make_app(engine, known, limits, keys, stuck_after, guesses), host, port, access_log)

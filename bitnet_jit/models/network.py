@@ -134,18 +134,19 @@ class Network(nn.Module):
             _, head = self.tables
             return head.normalized_logits(x, delta, self.norm)
 
-    def run(self, tokens: torch.Tensor, store: KVStore) -> torch.Tensor:
+    def run(self, tokens: torch.Tensor, store: KVStore, wanted: torch.Tensor | None = None) -> torch.Tensor:
         """Compute the normalized output of the last block for the tokens of a step, of any mix of sequences.
 
         Args:
             tokens: (T,) integers, in range.
             store: keys and values of the tokens before them; these are put there, too.
+            wanted: (W,) int32: the rows that are returned; None: all.
 
         Returns:
-            (T, hidden_size) of the network's dtype.
+            (W, hidden_size) of the network's dtype.
         """
         with torch.no_grad(), without_autocast(self.device):
-            x, delta = self._run_blocks(tokens, store)
+            x, delta = self._run_blocks(tokens, store, wanted)
             normalized: torch.Tensor
             if delta is None:
                 normalized = self.norm(x)
@@ -153,12 +154,13 @@ class Network(nn.Module):
                 _, normalized = add_rms_norm(x, delta, self.norm.weight, self.norm.eps)
             return normalized
 
-    def _run_blocks(self, tokens: torch.Tensor, store: KVStore) -> Stream:
-        """Run the tokens of a step through all blocks; return the stream behind the last one."""
+    def _run_blocks(self, tokens: torch.Tensor, store: KVStore, wanted: torch.Tensor | None = None) -> Stream:
+        """Run the tokens of a step through all blocks; return the stream of those wanted behind the last one."""
         embedding, _ = self.tables
         stream: Stream = embedding.look_up(tokens, self.dtype), None
+        last = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):
-            stream = block(stream, store, layer)
+            stream = block(stream, store, layer, wanted if layer == last else None)
         return stream
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

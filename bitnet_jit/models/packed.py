@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from bitnet_jit.models.attention import KVStore
+from bitnet_jit.ops.embedding import embedding
 from bitnet_jit.ops.fused_linear import (
     add_rms_norm_bit_linear,
     relu2_mul_norm_bit_linear,
@@ -39,6 +40,14 @@ def run_normalized(layer: "PackedBitLinear", norm: "RMSNorm", stream: Stream) ->
         return total, layer(normalized)
     total, y = add_rms_norm_bit_linear(x, delta, norm.weight, norm.eps, *layer.operands())
     return total, y
+
+
+def rows_of(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return rows (W,) int32 of x (T, K)."""
+    if x.device.type != "cpu":
+        return x[rows]
+    copied: torch.Tensor = embedding(rows, x, None, x.dtype)  # torch's threads would spin on, for as long as a layer
+    return copied
 
 
 class HeadNorms(nn.Module):
@@ -87,10 +96,12 @@ class PackedAttention(nn.Module):
         self.norm, self.qkv, self.sub_norm, self.output = norm, qkv, sub_norm, output
         self.head_norms = head_norms
 
-    def forward(self, stream: Stream, store: KVStore, layer: int) -> Stream:
-        """Mix the tokens of a stream (T, hidden) with those that the store keeps for a layer."""
+    def forward(self, stream: Stream, store: KVStore, layer: int, wanted: torch.Tensor | None = None) -> Stream:
+        """Mix the tokens of a stream (T, hidden) with those that the store keeps for a layer; return wanted rows."""
         x, qkv = run_normalized(self.qkv, self.norm, stream)
         y = store.attend(layer, qkv if self.head_norms is None else self.head_norms(qkv))
+        if wanted is not None:
+            x, y = rows_of(x, wanted), rows_of(y, wanted)
         return x, self.project_out(y)
 
     def project_out(self, y: torch.Tensor) -> torch.Tensor:
@@ -148,7 +159,14 @@ class PackedBlock(nn.Module):
         super().__init__()
         self.attention, self.feed_forward = attention, feed_forward
 
-    def forward(self, stream: Stream, store: KVStore, layer: int) -> Stream:
-        """Run the block on the stream of T tokens; the store keeps keys and values of its layer."""
-        result: Stream = self.feed_forward(self.attention(stream, store, layer))
+    def forward(self, stream: Stream, store: KVStore, layer: int, wanted: torch.Tensor | None = None) -> Stream:
+        """Run the block on the stream of T tokens; the store keeps keys and values of its layer.
+
+        Args:
+            stream: of T tokens.
+            store: keeps keys and values of the layer.
+            layer: the place of the block among the blocks.
+            wanted: (W,) int32: the rows that are computed behind attention, and returned; None: all.
+        """
+        result: Stream = self.feed_forward(self.attention(stream, store, layer, wanted))
         return result

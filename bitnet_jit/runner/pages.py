@@ -14,6 +14,8 @@ from bitnet_jit.problem import PAGE, pages_for
 class PagePool:
     """Pages 0 to count - 1, each free or referred to by one sequence or more.
 
+    The page that was freed last is taken first: its memory is there already, and may be in the caches.
+
     Args:
         count: number of pages.
     """
@@ -62,7 +64,7 @@ class PagePool:
         for page in pages:
             self._references[page] -= 1
             if not self._references[page]:
-                self._free.append(page)
+                self._free.appendleft(page)
 
 
 @dataclass(eq=False)

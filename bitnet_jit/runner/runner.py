@@ -12,7 +12,8 @@ from bitnet_jit.problem import pages_for
 from bitnet_jit.runner.decode import MAX_ROWS, DecodeSteps, Scores, can_capture
 from bitnet_jit.runner.paged_cache import PagedCache
 from bitnet_jit.runner.pages import PagedSequence
-from bitnet_jit.runner.step import Chunk, make_step
+from bitnet_jit.runner.recorded import RecordedSteps, Shape
+from bitnet_jit.runner.step import Chunk, Step, make_step
 
 if TYPE_CHECKING:
     from bitnet_jit.models.network import Network
@@ -51,6 +52,7 @@ class Runner:
         self.cache = PagedCache(network.config, num_pages, network.cache_dtype, network.device)
         width = min(self.cache.pool.count, pages_for(network.config.context_length))
         self._decode = DecodeSteps(self.cache, width) if captures and can_capture(network.device) else None
+        self._recorded = RecordedSteps(self.cache, width) if captures and kind_of(network.device).records else None
 
     def step(self, chunks: Sequence[Chunk]) -> torch.Tensor:
         """Run the tokens of chunks, of different sequences, and keep their keys and values.
@@ -76,15 +78,30 @@ class Runner:
         Raises:
             InvalidInput, CacheFull: as `step`.
         """
-        self.check(chunks)
-        self._reserve([(chunk.sequence, len(chunk.tokens)) for chunk in chunks])
-        step = make_step(chunks, self.network.device)
+        step = self._begin(chunks)
         longest = max(chunk.sequence.length + len(chunk.tokens) for chunk in chunks)
         rotary = self.network.rope.rotary(longest, self.network.device)
-        hidden = self.network.run(step.tokens, PagedStore(self.cache.pages, rotary, step.places))
+        hidden = self.network.run(step.tokens, PagedStore(self.cache.pages, rotary, step.places), step.wanted)
         for chunk in chunks:
             chunk.sequence.length += len(chunk.tokens)
-        return hidden if step.wanted is None else hidden[step.wanted]
+        return hidden
+
+    def repeat(self, chunks: Sequence[Chunk]) -> torch.Tensor:
+        """Run chunks as `step` does, by a step of their shape that is recorded once, where the device allows that.
+
+        Returns:
+            (W, vocab_size) float32, valid until the next step.
+
+        Raises:
+            InvalidInput, CacheFull: as `step`.
+        """
+        if self._recorded is None or not any(chunk.wanted for chunk in chunks):
+            return self.step(chunks)
+        step = self._begin(chunks)
+        logits = self._recorded.run(self.network, Shape.of(chunks), step)
+        for chunk in chunks:
+            chunk.sequence.length += len(chunk.tokens)
+        return logits
 
     @property
     def runs_ahead(self) -> bool:
@@ -115,6 +132,12 @@ class Runner:
         for sequence in sequences:
             sequence.length += 1
         return scores
+
+    def _begin(self, chunks: Sequence[Chunk]) -> Step:
+        """Return the step of chunks, which have been checked and have room."""
+        self.check(chunks)
+        self._reserve([(chunk.sequence, len(chunk.tokens)) for chunk in chunks])
+        return make_step(chunks, self.network.device)
 
     def _reserve(self, sequences: Sequence[tuple[PagedSequence, int]]) -> None:
         """Make room for new tokens of each sequence; give all pages back where they do not suffice."""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_jit.engine.text.mailbox import Mailbox
-from bitnet_jit.engine.text.pace import LEAST, SHARE, Pace
+from bitnet_jit.engine.text.pace import LARGE, LEAST, SHARE, TILE, Pace, in_tiles
 from bitnet_jit.engine.text.pieces import TextPieces
 from bitnet_jit.engine.text.prefix_cache import PrefixCache
 from bitnet_jit.generation.tokenizer import ByteTokenizer
@@ -74,29 +74,68 @@ def test_without_a_tokenizer_pieces_are_empty():
     assert TextPieces(None).push(5, True) == ""
 
 
-@given(step=st.floats(1e-4, 1.0), token=st.floats(1e-6, 0.1), texts=st.integers(1, 64))
-def test_a_chunk_takes_no_longer_than_its_share_of_a_step(step, token, texts):
-    pace, share = Pace(2000), max(SHARE, 3 / texts)
-    assert (pace.budget(texts), pace.budget(0)) == (0, 2000)
+def share_of(reading, old):
+    """Return what prompts may take of a step's usual time."""
+    return max(SHARE, reading / old, (reading / old) ** 2)
+
+
+@given(
+    step=st.floats(1e-4, 1.0),
+    token=st.floats(1e-6, 0.1),
+    texts=st.integers(1, 64),
+    reading=st.integers(1, 9),
+    has_fixed=st.booleans(),
+    data=st.data(),
+)
+def test_a_chunk_takes_no_longer_than_its_share_of_a_step(step, token, texts, reading, has_fixed, data):
+    pace, young = Pace(2000, has_fixed), data.draw(st.integers(0, texts - 1))
+    share = share_of(reading, texts - young)
+    assert (pace.budget(texts), pace.budget(0), pace.budget(texts, 1, texts)) == (0, 2000, 2000)
     pace.note(texts, 0, step)
-    assert pace.budget(texts) == LEAST
+    assert pace.budget(texts) == in_tiles(texts, LEAST)
     for outlier in (0, 0, 0, 10):
         pace.note(texts, 0, step + outlier)
         pace.note(texts, 1000, step + 1000 * token + outlier)
-    budget = pace.budget(texts, 3)
+    budget = pace.budget(texts, reading, young)
     assert LEAST <= budget <= 2000
-    assert budget == LEAST or budget * token <= share * step * 1.001
-    assert budget == 2000 or (budget + 1) * token >= share * step * 0.999
+    few = Pace(data.draw(st.integers(1, 2 * LEAST)), data.draw(st.booleans()), pace.step_s, pace.added)
+    assert 1 <= few.budget(texts, reading, young) <= few.most
+    assert budget < LEAST + TILE or budget * token <= share * step * 1.001
+    assert budget > 2000 - TILE or (budget + TILE + 1) * token >= share * step * 0.999
+    assert pace.budget(texts, 0) == pace.budget(texts, reading, texts) == 2000
 
 
 @given(step=st.floats(1e-4, 1.0), token=st.floats(1e-6, 1e-3), texts=st.integers(1, 64), times=st.floats(0, 9))
 def test_what_prompts_add_however_short_leaves_room_for_less_or_is_worth_its_while(step, token, texts, times):
-    pace, fixed, share = Pace(4096), times * step, max(SHARE, 3 / texts)
+    pace, fixed, share = Pace(4096), times * step, share_of(3, texts)
     for tokens in (4096, 16, 16, 8, 1024):
         pace.note(texts, 0, step)
         pace.note(texts, tokens, step + fixed + tokens * token)
-    wanted = min(4096, max(LEAST, max(share * step - fixed, fixed) / token))
-    assert 0.99 * wanted - 1 <= pace.budget(texts, 3) <= 1.01 * wanted + 1
+    wanted = max(share * step - fixed, fixed if fixed > LARGE * step else 0) / token
+    if abs(fixed - LARGE * step) > 0.01 * step:
+        assert 0.99 * min(4096, wanted) - TILE <= pace.budget(texts, 3) <= 1.01 * wanted + LEAST + TILE
+
+
+@given(writing=st.integers(1, 300), tokens=st.integers(0, 5000))
+def test_a_budget_fills_tiles(writing, tokens):
+    filled = in_tiles(writing, tokens)
+    assert (writing + filled) % TILE == 0
+    assert filled >= LEAST
+    assert filled <= max(tokens, LEAST + TILE - 1)
+
+
+@given(known=st.dictionaries(st.integers(1, 300), st.floats(1e-3, 1), min_size=1), writing=st.integers(1, 300))
+def test_a_step_of_a_size_that_was_not_seen_is_like_the_nearest(known, writing):
+    pace = Pace(100)
+    for number, seconds in known.items():
+        pace.note(number, 0, seconds)
+    sizes = {number.bit_length() for number in known}
+    assert (pace.usual(writing) in known.values()) is True
+    if writing.bit_length() in sizes:
+        assert pace.usual(writing) in {
+            seconds for n, seconds in known.items() if n.bit_length() == writing.bit_length()
+        }
+    assert pace.usual(0) == 0
 
 
 @given(data=st.data())

@@ -12,6 +12,7 @@ from ternary_heads import make_head_ternary
 import bitnet_jit
 from bitnet_jit.errors import CacheFull, InvalidInput
 from bitnet_jit.problem import PAGE
+from bitnet_jit.runner.recorded import MAX_STEPS
 from bitnet_jit.runner.runner import Runner
 from bitnet_jit.runner.step import Chunk
 
@@ -78,7 +79,8 @@ def run_schedule(decoder, texts, alone, seed):
                 tokens = torch.tensor([chunk.tokens[0] for *_, chunk in chunks], device=decoder.device)
                 rows = runner.advance([chunk.sequence for *_, chunk in chunks], tokens).logits
             else:
-                rows = runner.step([chunk for *_, chunk in chunks])
+                run = chance.choice((runner.step, runner.repeat))
+                rows = run([chunk for *_, chunk in chunks])
             for which, end, chunk in chunks:
                 assert torch.equal(rows[: chunk.wanted], alone[which][end - chunk.wanted : end])
                 rows = rows[chunk.wanted :]
@@ -147,6 +149,46 @@ def test_steps_are_captured_for_each_number_of_rows_and_of_threads(decoder, text
                 assert torch.equal(row, logits[place])
     finally:
         bitnet_jit.set_num_threads(threads)
+
+
+def test_a_step_of_each_shape_and_number_of_threads_is_recorded(decoder, texts, alone):
+    """A chunk of a prompt beside texts: shapes come and go, more than are kept, and sequences change places."""
+    runner, threads = Runner(decoder, 12), bitnet_jit.get_num_threads()
+    sequences = [runner.cache.new_sequence() for _ in range(3)]
+    sizes = [
+        (3, 1, 1),
+        (1, 1, 3),
+        (3, 1, 1),
+        (1, 1, 1),
+        (2, 2, 2),
+        (5, 1, 1),
+        (4, 1, 1),
+        (6, 1, 1),
+        (3, 1, 1),
+        (1, 7, 1),
+    ]
+    try:
+        for turn, step in enumerate(sizes):
+            bitnet_jit.set_num_threads(1 + turn // 2 % 2)
+            order = [(turn + place) % 3 for place in range(3)]
+            ends = {which: sequences[which].length + size for which, size in zip(order, step, strict=True)}
+            chunks = [
+                Chunk(sequences[which], texts[3 + which][sequences[which].length : end], wanted=1)
+                for which, end in ends.items()
+            ]
+            for row, (which, end) in zip(runner.repeat(chunks), ends.items(), strict=True):
+                assert torch.equal(row, alone[3 + which][end - 1])
+    finally:
+        bitnet_jit.set_num_threads(threads)
+    if runner._recorded is not None:
+        assert len(runner._recorded._steps) == MAX_STEPS
+
+
+def test_a_step_that_wants_no_logits_is_run_and_not_recorded(decoder, texts, alone):
+    runner = Runner(decoder, 4)
+    sequence = runner.cache.new_sequence()
+    assert runner.repeat([Chunk(sequence, texts[3][:40], 0)]).shape == (0, decoder.config.vocab_size)
+    assert torch.equal(runner.repeat([Chunk(sequence, texts[3][40:], 3)]), alone[3][-3:])
 
 
 def test_bad_chunks_are_refused_before_anything_changes(decoder):

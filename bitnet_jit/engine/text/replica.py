@@ -72,7 +72,8 @@ class Replica(LocalWorker):
         self.counts = Counts(last_step=time.monotonic())
         self.inbox = Inbox(config.max_waiting)
         self._writer = Writer(decoder, self._runner)
-        self._pace = Pace(config.step_tokens or kind_of(decoder.device).prompt_tokens)
+        kind = kind_of(decoder.device)
+        self._pace = Pace(config.step_tokens or kind.prompt_tokens, has_fixed=kind.capture is not None)
         self._limit = StepLimit()
         self._thread = Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -159,8 +160,8 @@ class Replica(LocalWorker):
     def _plan(self) -> Plan:
         """Return the next step."""
         scheduler = self.scheduler
-        budget = self._limit.budget(self._pace.budget(scheduler.num_writing, scheduler.num_reading))
-        return self._limit.cut(scheduler.plan(budget))
+        pace = self._pace.budget(scheduler.num_writing, scheduler.num_reading, scheduler.num_young)
+        return self._limit.cut(scheduler.plan(self._limit.budget(pace)))
 
     def _run_guarded(self, plan: Plan) -> None:
         """Run a step, or end the one that was begun; where it fails, run it in parts."""

@@ -19,6 +19,7 @@ from bitnet_jit.runner.paged_cache import PagedCache
 from bitnet_jit.runner.pages import PagedSequence, shared_tail
 
 MAX_CLIENTS = 10_000  # that are remembered without a request
+YOUNG = 8  # new tokens, up to which a text has just begun
 Plan = dict[Request, int]  # how many ids of each are computed
 
 
@@ -50,6 +51,11 @@ class Scheduler:
     def num_writing(self) -> int:
         """Return how many texts wait for their next token alone."""
         return sum(request.left == 1 for request in self.running)
+
+    @property
+    def num_young(self) -> int:
+        """Return how many of them have just begun."""
+        return sum(request.left == 1 and request.new_tokens < YOUNG for request in self.running)
 
     @property
     def num_reading(self) -> int:

@@ -4,6 +4,7 @@ Guesses (`speculate="ngram"`) are tokens that followed the last ones where they 
 verifies them: one is kept where the model chooses the same, so they change no text.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,10 +21,11 @@ from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.logprobs import Logprobs
 from bitnet_jit.problem import pages_for
 from bitnet_jit.runner.decode import MAX_ROWS, Scores
+from bitnet_jit.runner.recorded import Shape
 from bitnet_jit.runner.runner import Runner
 from bitnet_jit.runner.step import Chunk
 
-STABLE_STEPS = 4  # of so many texts each, before a step of this size is captured: that takes as long as some steps
+RECENT_STEPS, STABLE_STEPS = 16, 4  # so many of a shape among the last ones: then it is captured, which takes as long
 MAX_GUESSES = 8  # of a text in a step
 
 
@@ -61,7 +63,7 @@ class Writer:
     def __init__(self, decoder: Decoder, runner: Runner) -> None:
         self._device, self._runner = decoder.device, runner
         self._sampler = BatchSampler(decoder.config.vocab_size, decoder.device)
-        self._same, self._last_rows = 0, 0  # steps of so many texts each
+        self._shapes: deque[tuple[int, ...]] = deque(maxlen=RECENT_STEPS)
         self._arrived: Callable[[], torch.Tensor] | None = None  # kept, as it holds memory that a device writes to
         self.ahead: Ahead | None = None
         self.guessed = self.accepted = 0
@@ -146,7 +148,7 @@ class Writer:
         """Run the network on a step; return the scores behind each request whose last id is among them."""
         pools = [request for request in plan if request.pool is not None]
         writes = all(request.left == 1 and not request.guesses for request in plan) and not pools
-        if writes and self._is_stable(len(plan)):
+        if writes and self._comes_again(len(plan)):
             last = torch.tensor([request.ids[-1] for request in plan], device=self._device)
             return self._runner.advance([request.sequence for request in plan], last)
         chunks = []
@@ -158,13 +160,15 @@ class Writer:
             hidden = self._runner.hidden(chunks)
             rows = {request: chunk.wanted for request, chunk in zip(plan, chunks, strict=True)}
             return Scores(self._runner.network.logits(pool_hidden(rows, hidden)), None)
-        return Scores(self._runner.step(chunks), None)
+        again = not writes and self._comes_again(*Shape.of(chunks))
+        return Scores(self._runner.repeat(chunks) if again else self._runner.step(chunks), None)
 
-    def _is_stable(self, rows: int) -> bool:
-        """Return whether steps have had so many texts for a while: a captured step is of one size."""
-        self._same = self._same + 1 if rows == self._last_rows else 0
-        self._last_rows = rows
-        return self._runner.runs_ahead or (rows <= MAX_ROWS and self._same >= STABLE_STEPS)
+    def _comes_again(self, *shape: int) -> bool:
+        """Return whether steps of a shape have been some of the last ones: a captured step has one."""
+        self._shapes.append(shape)
+        if len(shape) == 1:  # texts alone
+            return self._runner.runs_ahead or (shape[0] <= MAX_ROWS and self._shapes.count(shape) > STABLE_STEPS)
+        return self._shapes.count(shape) > STABLE_STEPS
 
     def _read(self, ready: list[Request], rows: list[int], choice: Choice, goes_on: GoesOn) -> list[Written]:
         """Return what was chosen, without what stands behind a wrong guess; meanwhile the next step may begin."""

@@ -86,7 +86,7 @@ def weigh(spec, panel, block, number, scratch, v, v_stride, row, rows, results, 
 
 @jit
 def attend_packed(spec, job, block, number, kv_head, scratch, rows, results):
-    """Attend to page `number` of the block's sequence, made float32 first: for many rows."""
+    """Attend to page `number` of the block's sequence, made float32 in whole registers first."""
     page, row = page_of(job, block.sequence, number), first_row(spec, block, number)
     pack_page(spec, keys_at(spec, job, page, kv_head), values_at(spec, job, page, kv_head), scratch)
     behind = score(spec, spec.tall, scratch, scratch.k, row, rows, 0)
@@ -100,7 +100,7 @@ def attend_packed(spec, job, block, number, kv_head, scratch, rows, results):
 
 @jit
 def attend_in_memory(spec, job, block, number, kv_head, scratch, rows, results):
-    """Attend to page `number` as it comes from memory, and ask for what comes next: for few rows."""
+    """Attend to page `number` as it comes from memory, and ask for what comes next."""
     page, row = page_of(job, block.sequence, number), first_row(spec, block, number)
     k, v = keys_at(spec, job, page, kv_head), values_at(spec, job, page, kv_head)
     after = keys_at(spec, job, *next_page(spec, job, block, number, kv_head))
@@ -113,16 +113,9 @@ def attend_in_memory(spec, job, block, number, kv_head, scratch, rows, results):
     weigh(spec, one, block, number, scratch, v, v_stride, behind, rows, results, after)
 
 
-@jit
-def attend_either(spec, job, block, number, kv_head, scratch, rows, results):
-    """Attend to page `number` in the way that is the faster one for so many rows."""
-    if rows >= spec.packed_rows:
-        attend_packed(spec, job, block, number, kv_head, scratch, rows, results)
-    else:
-        attend_in_memory(spec, job, block, number, kv_head, scratch, rows, results)
-
-
-attend_page = one_of(lambda spec: attend_codes if spec.is_int8 else attend_packed if spec.is_ragged else attend_either)
+attend_page = one_of(
+    lambda spec: attend_codes if spec.is_int8 else attend_packed if spec.is_ragged else attend_in_memory
+)
 
 
 @jit

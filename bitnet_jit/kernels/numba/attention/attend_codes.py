@@ -168,13 +168,10 @@ def attend_bytes(spec, tiles, job, block, number, kv_head, scratch, rows, result
     weigh_bytes(spec, tiles.one_value, block, number, scratch, values, row, rows, results, next_values)
 
 
-attend_few = one_of(lambda spec: attend_bytes if spec.reads_bytes else attend_with)
+attend_tiles = one_of(lambda spec: attend_bytes if spec.reads_bytes else attend_with)
 
 
 @jit
 def attend_codes(spec, job, block, number, kv_head, scratch, rows, results):
-    """Attend to page `number` of the block's sequence, in the way that is the faster one for so many rows."""
-    if rows >= spec.packed_rows:
-        attend_with(spec, spec.tall_tiles, job, block, number, kv_head, scratch, rows, results)
-    else:
-        attend_few(spec, spec.few_tiles, job, block, number, kv_head, scratch, rows, results)
+    """Attend to page `number` of the block's sequence."""
+    attend_tiles(spec, spec.code_tiles, job, block, number, kv_head, scratch, rows, results)

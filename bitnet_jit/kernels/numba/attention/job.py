@@ -16,7 +16,6 @@ from bitnet_jit.problem import PAGE
 MAX_ROWS = 128  # queries of a block: tokens by the heads that share keys and values
 TALL_ROWS, FEW_ROWS = 6, 4  # of register tiles
 TOTALS = 16  # floats behind the sums of a page's results
-PACKED_ROWS = 16  # from so many on, a page is made float32 once and read from there
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,7 @@ class AttentionSpec:
         return self.panel(self.cache_dtype, 1, asks=True)
 
     @property
-    def tall_tiles(self) -> "CodeTiles":
-        return CodeTiles(self.panel("int8", self.tall.rows))
-
-    @property
-    def few_tiles(self) -> "CodeTiles":
+    def code_tiles(self) -> "CodeTiles":
         return CodeTiles(self.panel("int8", FEW_ROWS, asks=True))
 
     @property
@@ -91,8 +86,8 @@ class AttentionSpec:
 
     @property
     def reads_bytes(self) -> bool:
-        """Return whether few rows take codes as they lie in a page: four registers by four rows make whole words."""
-        return self.few_tiles.codes.vectors == 4 and self.whole_words == self.head_dim
+        """Return whether codes are taken as they lie in a page: four registers by four rows make whole words."""
+        return self.code_tiles.codes.vectors == 4 and self.whole_words == self.head_dim
 
     @property
     def group(self) -> int:
@@ -115,10 +110,6 @@ class AttentionSpec:
     @property
     def is_ragged(self) -> bool:
         return self.stride != self.head_dim
-
-    @property
-    def packed_rows(self) -> int:
-        return PACKED_ROWS
 
     @property
     def block(self) -> int:
@@ -171,7 +162,7 @@ class CodeTiles:
     """The register tiles of an int8 cache.
 
     Attributes:
-        codes: of keys, many rows.
+        codes: of keys.
     """
 
     codes: Panel
