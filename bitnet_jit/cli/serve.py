@@ -28,6 +28,7 @@ PROCESSES = (
     "[default: where several GPUs are named]"
 )
 TEMPLATE = "A chat template in Jinja, for models that came without one or in place of theirs."
+PROMPT = "Tokens of a prompt. [default: the model's context]"
 MEGABYTE = 2**20
 WARM_PROMPT, WARM_TOKENS = 48, 8  # less than a page of prompt, so that it is not kept
 
@@ -45,9 +46,7 @@ def serve(
     max_running: Annotated[int, typer.Option(min=1, help="Texts of a model that are written at a time.")] = 64,
     max_waiting: Annotated[int, typer.Option(min=1, help="Texts that may wait; more are refused with 429.")] = 1024,
     max_requests: Annotated[int, typer.Option(min=1, help="Requests that may be open at a time.")] = 1024,
-    max_prompt_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of a prompt. [default: the model's context]")
-    ] = None,
+    max_prompt_tokens: Annotated[int | None, typer.Option(min=1, help=PROMPT)] = None,
     max_body: Annotated[int, typer.Option(min=1, help="Size of a request, in MiB.")] = 4,
     timeout: Annotated[float | None, typer.Option(help="Seconds that a text may take. [default: no limit]")] = None,
     stuck_after: Annotated[
