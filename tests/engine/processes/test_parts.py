@@ -6,20 +6,27 @@ import logging
 import os
 import pickle
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lone_texts import decoder, prompt_of
 
 from bitnet_jit import errors
+from bitnet_jit.engine.grammar.grammar import Grammars
+from bitnet_jit.engine.text.asking import make_request, set_extras, set_terms
 from bitnet_jit.engine.text.generation import End, TokenLogprobs
 from bitnet_jit.engine.text.prefix_cache import keys_of
 from bitnet_jit.engine.text.processes.channel import Channel
+from bitnet_jit.engine.text.processes.child import request_of
+from bitnet_jit.engine.text.processes.messages import Terms
 from bitnet_jit.engine.text.processes.outlet import Handle, Outlet, Records, portable
 from bitnet_jit.engine.text.processes.restarts import MAX_ENDS, WITHIN_S, WORKED_S, Restarts
 from bitnet_jit.engine.text.processes.sent_pages import SentPages
 from bitnet_jit.engine.text.stats import ModelStats
+from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.problem import PAGE
 
 ARGUMENTS = {
@@ -169,10 +176,35 @@ def test_beginnings_that_were_sent_are_known(texts, limit):
         for key in reversed(list(keys_of(ids))[:limit]):
             last.pop(key, None)
             last[key] = None
-    kept = set(list(last)[len(last) - limit :] if limit else [])
+    kept = set(list(last)[-limit:] if limit else [])
     for start, length in texts:
         ids = list(range(start, start + length))
         keys = list(keys_of(ids[:-1]))
         known = next((place for place, key in enumerate(keys) if key not in kept), len(keys))
         assert pages.num_known(ids) == PAGE * known
         assert len(pages._keys) <= limit
+
+
+@pytest.mark.parametrize("ignore_eos", [False, True])
+@given(cut=st.integers(0, 8), prompt=st.integers(1, 70), cached=st.sampled_from([0, 64]))
+def test_a_request_goes_on_in_another_process_where_it_was(ignore_eos, cut, prompt, cached):
+    """Also within a string that ends it, whose beginning it has got before."""
+    sampling = Sampling(0.7, seed=3, logit_bias={5: 1.5}, banned_token_ids=[7], logprobs=2)
+    request = make_request(decoder(), prompt_of(0, prompt), 50, sampling, ["and days", 9], ignore_eos)
+    set_terms(request, 3, "somebody", 20.0)
+    set_extras(request, Grammars(decoder()), None, "ngram", 1)
+    request.ids += b"and days"[:cut]
+    request.cached = cached
+    terms = pickle.loads(pickle.dumps(Terms.of(request)))
+    handle = Handle(terms.number, Outlet(Pipe()), lambda: 0)
+    other, same = (request_of(replace(terms, ids=terms.ids.copy()), decoder(), handle) for _ in range(2))
+    for name in ("ids", "prompt_length", "limit", "options", "arrived", "deadline", "priority", "client", "number"):
+        assert getattr(same, name) == getattr(request, name), name
+    assert (same.cached, same.prompt_logprobs, same.new_tokens) == (cached, 1, cut)
+    assert same.ngrams is not None
+    assert same.ids is not request.ids
+    reasons = [same.push(token) for token in b"and days"[cut:]]
+    assert reasons == [""] * (7 - cut) + ["stop"] * (cut < 8)
+    if cut < 8:
+        assert other.push(decoder().config.eos_ids[0]) == ("" if ignore_eos else "stop")
+        assert other.push(9) == "stop"
