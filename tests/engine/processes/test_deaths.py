@@ -5,8 +5,10 @@ import re
 import pytest
 from lone_texts import alone, ask, prompt_of
 from process_engines import WAIT, kill, kill_and_wait, serving, wait_ready
+from served import wait_until
 
 from bitnet_jit.engine.grammar.grammar import Grammar
+from bitnet_jit.engine.text.processes import replica as replica_file
 from bitnet_jit.engine.text.processes import restarts as restarts_file
 from bitnet_jit.errors import DeviceFailed, RequestCancelled, RequestTimeout
 from bitnet_jit.generation.sampling import Sampling
@@ -79,14 +81,28 @@ def test_grammars_stops_prompts_and_embeddings_go_on_too():
         assert embedding.result(WAIT).tolist() == vector[0].tolist()
 
 
+def test_deaths_with_tokens_between_them_are_no_fault_of_a_text(monkeypatch):
+    monkeypatch.setattr(replica_file, "MAX_DEATHS", 2)
+    with serving(1) as (engine, (member,)):
+        handle = engine.submit("tiny", prompt_of(0, 9), 900)
+        for _ in range(2):
+            before = member.stats().new_tokens
+            wait_until(lambda: member.is_ready and member.stats().new_tokens > before)  # noqa: B023
+            kill_and_wait(member)
+        assert handle.result(WAIT).tokens == alone(0, 9, 900, Sampling())
+
+
 def test_requests_wait_for_a_process_and_can_end_meanwhile(monkeypatch):
     monkeypatch.setattr(restarts_file, "PAUSE_S", 1.0)
     with serving(1) as (engine, (member,)):
         handle = engine.submit("tiny", prompt_of(0, 9), 200)
-        begun([handle])
+        wait_until(lambda: member.stats().steps > 3)
+        before = member.stats()
         kill_and_wait(member)
         assert member.is_alive
         stats = engine.stats()["tiny"]
+        assert stats.steps >= before.steps
+        assert stats.prompt_tokens >= before.prompt_tokens > 0
         assert (stats.waiting, stats.running, stats.alive, stats.replicas_alive, stats.pages) == (1, 0, True, 0, 0)
         cancelled, late = engine.submit("tiny", "And ", 9), engine.submit("tiny", "And ", 9, timeout_s=0.2)
         early = engine.submit("tiny", prompt_of(0, 9), 40)

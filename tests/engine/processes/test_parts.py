@@ -22,6 +22,7 @@ from bitnet_jit.engine.text.prefix_cache import keys_of
 from bitnet_jit.engine.text.processes.channel import Channel
 from bitnet_jit.engine.text.processes.child import request_of
 from bitnet_jit.engine.text.processes.messages import Terms
+from bitnet_jit.engine.text.processes.open_requests import OpenRequests
 from bitnet_jit.engine.text.processes.outlet import Handle, Outlet, Records, portable
 from bitnet_jit.engine.text.processes.restarts import MAX_ENDS, WITHIN_S, WORKED_S, Restarts
 from bitnet_jit.engine.text.processes.sent_pages import SentPages
@@ -148,6 +149,30 @@ def test_log_records_travel_with_their_tracebacks():
     (record,) = pickle.loads(pickle.dumps(pipe.items))
     assert record.getMessage() == f"{threading.Lock} of 3"
     assert "ZeroDivisionError: a bug" in logging.Formatter().format(record)
+
+
+def test_requests_count_until_they_have_ended_or_are_anothers():
+    """Else an engine that closes would end the workers to which they are on their way."""
+    requests = [make_request(decoder(), prompt_of(0, 5), 9, None, ()) for _ in range(3)]
+    held = OpenRequests()
+    for request in requests:
+        held.add(request)
+    (first,) = held.take(requests[0].number)
+    assert (len(held), held.take(first.number), held.get(first.number)) == (3, [], None)
+    assert held.take_all() == requests[1:]
+    assert (len(held), held.all()) == (3, [])
+    held.put_down(1)
+    waiting = threading.Thread(target=held.wait_idle)
+    waiting.start()
+    held.end([first], "stop")
+    held.wait_idle(0.05)
+    assert waiting.is_alive()
+    assert len(held) == 1
+    held.end(requests[1:2], error=errors.RequestCancelled("by its caller"))
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert (len(held), held.finished, held.failed) == (0, 1, 1)
+    assert first.generation.result(0).finish_reason == "stop"
 
 
 def test_processes_are_started_anew_ever_later_and_at_last_no_more(monkeypatch):

@@ -213,6 +213,15 @@ def test_requests_go_where_their_beginning_has_been_read():
         assert sorted(member.stats().finished for member in members) == [0, 6]
 
 
+def test_requests_go_where_their_beginning_is_being_written():
+    with serving(2) as (engine, (one, two)):
+        long, short = engine.submit("tiny", prompt_of(0, 290), 300), engine.submit("tiny", prompt_of(5, 9), 400)
+        assert (one.num_open, two.num_open) == (1, 1)
+        alike = engine.submit("tiny", prompt_of(0, 280), 20)
+        assert (one.num_open, two.num_open) == (2, 1), "though the other one has less to do"
+        assert [len(handle.result(WAIT).tokens) for handle in (long, short, alike)] == [300, 400, 20]
+
+
 def test_without_a_cache_of_prefixes_requests_go_where_the_least_is_to_be_done():
     with serving(2, prefix_cache=False) as (engine, members):
         handles = [engine.submit("tiny", prompt_of(0, 290), 100) for _ in range(6)]
