@@ -1,6 +1,7 @@
 """Errors of the package: one root, and each branch is also the built-in exception that a caller would expect."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class BitNetError(Exception):
@@ -51,14 +52,20 @@ class GenerationError(BitNetError):
         self.errors, self.texts = dict(errors), [list(text) for text in texts]
         super().__init__("; ".join(f"prompt {row}: {words}" for row, words in self.errors.items()))
 
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return type(self), (self.errors, self.texts)
+
 
 class UnsupportedProblem(BitNetError, NotImplementedError):
     """No kernel takes a problem. `refusals` maps each kernel's name to its reason in words."""
 
     def __init__(self, problem: str, refusals: Mapping[str, str]) -> None:
-        self.refusals = dict(refusals)
+        self.problem, self.refusals = problem, dict(refusals)
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in self.refusals.items()) or "\n  (no kernel at all)"
         super().__init__(f"no kernel can run {problem}; each one's reason:{reasons}")
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return type(self), (self.problem, self.refusals)
 
 
 class EngineError(BitNetError):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitnet_jit.cli.generate import CACHE, HEAD, SPECULATE, DeviceOption, Guesses, load_model
+from bitnet_jit.cli.generate import CACHE, HEAD, SPECULATE, Guesses, load_model
 from bitnet_jit.cli.patience import Patience
 from bitnet_jit.cli.streams import tell
 from bitnet_jit.errors import InvalidInput
@@ -16,14 +16,19 @@ from bitnet_jit.system.garbage import freeze
 if TYPE_CHECKING:
     from bitnet_jit.checkpoints.chat_template import ChatTemplate
     from bitnet_jit.engine.engine import InferenceEngine
-    from bitnet_jit.models.config import DecoderConfig
 
 WHICH_MODELS = (
     "Directories, or hub ids such as microsoft/bitnet-b1.58-2B-4T; clients name them by the folder's name or the id. "
     "[default: the embedded model, tiny-bitnet]"
 )
 KEYS = "The environment variable that holds API keys, with commas between several; requests must have one of them."
+DEVICES = "Where models are; several, with commas between them, share requests. Such as cpu or cuda:0. [default: cpu]"
+PROCESSES = (
+    "Give each device a process of its own: one that ends, as where a GPU fails, is started anew, and no text is lost. "
+    "[default: where several GPUs are named]"
+)
 TEMPLATE = "A chat template in Jinja, for models that came without one or in place of theirs."
+PROMPT = "Tokens of a prompt. [default: the model's context]"
 MEGABYTE = 2**20
 WARM_PROMPT, WARM_TOKENS = 48, 8  # less than a page of prompt, so that it is not kept
 
@@ -32,17 +37,16 @@ def serve(
     models: Annotated[list[str] | None, typer.Argument(help=WHICH_MODELS, show_default=False)] = None,
     host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0: all of this machine's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0: any that is free.")] = 8000,
-    device: DeviceOption = None,
+    device: Annotated[str | None, typer.Option(help=DEVICES)] = None,
     head: Annotated[str, typer.Option(help=HEAD)] = "checkpoint",
     cache: Annotated[str, typer.Option(help=CACHE)] = "auto",
+    processes: Annotated[bool | None, typer.Option("--processes/--no-processes", help=PROCESSES)] = None,
     api_key_env: Annotated[str | None, typer.Option(help=KEYS)] = None,
     chat_template: Annotated[Path | None, typer.Option(help=TEMPLATE)] = None,
     max_running: Annotated[int, typer.Option(min=1, help="Texts of a model that are written at a time.")] = 64,
     max_waiting: Annotated[int, typer.Option(min=1, help="Texts that may wait; more are refused with 429.")] = 1024,
     max_requests: Annotated[int, typer.Option(min=1, help="Requests that may be open at a time.")] = 1024,
-    max_prompt_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of a prompt. [default: the model's context]")
-    ] = None,
+    max_prompt_tokens: Annotated[int | None, typer.Option(min=1, help=PROMPT)] = None,
     max_body: Annotated[int, typer.Option(min=1, help="Size of a request, in MiB.")] = 4,
     timeout: Annotated[float | None, typer.Option(help="Seconds that a text may take. [default: no limit]")] = None,
     stuck_after: Annotated[
@@ -59,7 +63,8 @@ def serve(
 
     keys = read_keys(api_key_env)
     limits = Limits(max_body * MEGABYTE, open_requests=max_requests, prompt_tokens=max_prompt_tokens, request_s=timeout)
-    with InferenceEngine(EngineConfig(max_running=max_running, max_waiting=max_waiting)) as engine:
+    config = EngineConfig(max_running=max_running, max_waiting=max_waiting, processes=processes)
+    with InferenceEngine(config) as engine:
         names: list[str | None] = [*models] if models else [None]
         added = [add(engine, name, device, head, cache, chat_template) for name in names]
         known = {model_id: template for model_id, template in added if template is not None}
@@ -85,20 +90,29 @@ def add(
     path = embedded_model() if model is None else find_model(model)
     template = template_of(path if path.is_dir() else path.parent, chat_template)
     model_id = EMBEDDED if model is None else Path(model).resolve().name if os.path.exists(model) else model
-    decoder = load_model(model, device, head, cache)
-    engine.add_model(model_id, decoder)
-    warm_up(engine, model_id, decoder.config)
+    places = ["cpu"] if device is None else device.split(",")
+    if engine.config.processes or len(places) > 1:
+        with Patience("loading"):
+            engine.load_model(path, model_id, head=head, cache=cache, devices=places, pinned=True).result()
+    else:
+        engine.add_model(model_id, load_model(model, device, head, cache))
+    warm_up(engine, model_id, len(places))
     return model_id, template
 
 
-def warm_up(engine: "InferenceEngine", model_id: str, config: "DecoderConfig") -> None:
-    """Write a short text, so that kernels are compiled before the first request comes."""
+def warm_up(engine: "InferenceEngine", model_id: str, workers: int) -> None:
+    """Write a short text on each worker, so that kernels are compiled before the first request comes."""
+    from bitnet_jit.engine.models.model import text_parts
     from bitnet_jit.generation.sampling import Sampling
+
+    config = text_parts(engine.model(model_id))[0].config
 
     length = max(1, min(WARM_PROMPT, config.context_length - WARM_TOKENS))
     options = Sampling(temperature=1.0, seed=0, banned_token_ids=config.eos_ids)
     with Patience("preparing kernels, which takes a while the first time"):
-        engine.submit(model_id, [0] * length, min(WARM_TOKENS, config.context_length - length), options).result()
+        limit = min(WARM_TOKENS, config.context_length - length)
+        for text in [engine.submit(model_id, [0] * length, limit, options) for _ in range(workers)]:
+            text.result()
 
 
 def run(app: Any, host: str, port: int, access_log: bool) -> None:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 from weakref import finalize
@@ -12,6 +13,7 @@ from weakref import finalize
 import torch
 from torch import nn
 
+from bitnet_jit.checkpoints.checksum import Stamp
 from bitnet_jit.devices.checks import check_device
 from bitnet_jit.engine.calls.embeddings import EmbeddingCalls
 from bitnet_jit.engine.calls.tensors import TensorCalls
@@ -26,6 +28,7 @@ from bitnet_jit.engine.models.held import Held
 from bitnet_jit.engine.models.loading import load_into
 from bitnet_jit.engine.models.model import Model, make_model, text_parts
 from bitnet_jit.engine.models.preparing import tune, warm_up
+from bitnet_jit.engine.models.processes import check_module, in_processes, make_processes, weight_bytes_of
 from bitnet_jit.engine.models.source import Source
 from bitnet_jit.engine.models.store import ModelStore, check_name
 from bitnet_jit.engine.models.usage import CacheStats, MemoryUsage, memory_usage, weight_bytes
@@ -36,7 +39,6 @@ from bitnet_jit.engine.tensors.infer import infer
 from bitnet_jit.engine.text.asking import Prompt, check_pages, make_request, set_extras, set_terms
 from bitnet_jit.engine.text.generation import Generation
 from bitnet_jit.engine.text.stats import ModelStats, stats_of
-from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.stopping import Stop
 
@@ -124,8 +126,7 @@ class InferenceEngine(TextCalls, EmbeddingCalls, TensorCalls):
             EngineClosed: the engine is closed.
         """
         check_name(model_id)
-        if not isinstance(module, nn.Module):
-            raise InvalidInput(f"module: expected a torch.nn.Module, got {type(module).__name__}")
+        check_module(module, self.config)
         num_bytes = None if pinned else weight_bytes(module)
         return self._store.put(model_id, partial(self._make, model_id, module, replicas, pinned), num_bytes).model
 
@@ -150,7 +151,7 @@ class InferenceEngine(TextCalls, EmbeddingCalls, TensorCalls):
         Args:
             path, device, dtype, head, cache: as in `bitnet_jit.load`; None as a device is the engine's.
             devices: several in place of `device`, each of which gets the weights and a worker; one that is named twice
-                gets two workers on the same weights.
+                gets two workers. With `EngineConfig.processes` each worker has a process with weights of its own.
             model_id: its name; None: that of its folder.
             checksum: the SHA-256 of its weights, which `cat *.safetensors | sha256sum` prints; None: any.
             pinned: whether it never makes room for others.
@@ -189,7 +190,15 @@ class InferenceEngine(TextCalls, EmbeddingCalls, TensorCalls):
     ) -> Held:
         """Return the model of a source, read where the engine has it not; on the engine's device where it has none."""
         source = source if source.devices else replace(source, devices=(self.device,))
-        return load_into(self._store, self._make, source, model_id, checksum, pinned)
+        return load_into(self._store, self._read, source, model_id, checksum, pinned)
+
+    def _read(self, model_id: str, source: Source, path: Path, stamp: Stamp, pinned: bool) -> Held:
+        """Return the model of a source that was found at a path: in this process, or in one for each worker."""
+        if not in_processes(self.config, source):
+            decoder, *replicas = source.load(path)
+            return self._make(model_id, decoder, replicas, pinned, source)
+        model = make_processes(model_id, source, path, stamp, self.config)
+        return self._prepared(Held(model, source, pinned, weight_bytes_of(model)))
 
     def _make(
         self,
@@ -203,10 +212,13 @@ class InferenceEngine(TextCalls, EmbeddingCalls, TensorCalls):
         if self.config.optimization_level.prepares:
             tune([module, *replicas], self.config)
         model = make_model(model_id, module, self.config, replicas)
-        held = Held(model, source, pinned, weight_bytes(module, *replicas))
+        return self._prepared(Held(model, source, pinned, weight_bytes(module, *replicas)))
+
+    def _prepared(self, held: Held) -> Held:
+        """Return a model that has written its first texts, where the config asks for that."""
         try:
-            if self.config.optimization_level.prepares and model.replica is not None:
-                warm_up(*text_parts(model), self.config)
+            if self.config.optimization_level.prepares and held.model.replica is not None:
+                warm_up(*text_parts(held.model), self.config)
         except BaseException:
             held.close(abandon=True)
             raise
@@ -255,7 +267,9 @@ class InferenceEngine(TextCalls, EmbeddingCalls, TensorCalls):
 
     def stats(self) -> dict[str, ModelStats]:
         """Return what each decoder does at this moment."""
-        return {name: stats_of(model.replica) for name, model in self.models.items() if model.replica is not None}
+        return {
+            name: stats_of(model.replica.members) for name, model in self.models.items() if model.replica is not None
+        }
 
     def close(self, abandon: bool = False) -> None:
         """Take no more requests, write those that were taken to their ends, or abandon them, and free the models."""

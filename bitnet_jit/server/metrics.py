@@ -35,6 +35,7 @@ COUNTERS = {
     "accepted": ("accepted_tokens", "Guessed tokens that were right."),
     "finished": ("finished_requests", "Texts that ended as asked."),
     "failed": ("failed_requests", "Texts that failed or were cancelled."),
+    "restarts": ("restarts", "How often a process of a worker was started anew."),
 }
 SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384)

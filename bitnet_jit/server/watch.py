@@ -15,14 +15,15 @@ from bitnet_jit.errors import EngineClosed
 
 if TYPE_CHECKING:
     from bitnet_jit.engine.engine import InferenceEngine
-    from bitnet_jit.engine.text.replica import Replica
+    from bitnet_jit.engine.text.local_worker import LocalWorker
     from bitnet_jit.engine.text.replicas import ReplicaGroup
+    from bitnet_jit.engine.text.worker import Worker
 
 logger = logging.getLogger(__name__)
 
 STUCK_S = 120.0  # steps of a kind that has not been run yet compile kernels, which may take long
 MAX_PAUSE_S = 1.0  # between two looks
-WORST = ("stuck", "busy", "idle", "dead")  # of the workers of a model: it is dead where all of them are
+WORST = ("stuck", "starting", "busy", "idle", "dead")  # of the workers of a model: it is dead where all of them are
 
 
 @dataclass
@@ -37,8 +38,8 @@ class Progress:
     stuck_s: float = STUCK_S
     seen: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
 
-    def state(self, key: tuple[str, int], replica: "Replica | Any", now: float) -> str:
-        """Return "dead", "stuck", "busy" or "idle".
+    def state(self, key: tuple[str, int], replica: "Worker | Any", now: float) -> str:
+        """Return "dead", "starting", "stuck", "busy" or "idle".
 
         Args:
             key: the model, and which of its workers.
@@ -47,16 +48,16 @@ class Progress:
 
         >>> from types import SimpleNamespace
         >>> progress = Progress(60)
-        >>> worker = SimpleNamespace(is_alive=True, requests=["one"], counts=SimpleNamespace(last_step=5.0))
+        >>> worker = SimpleNamespace(is_alive=True, is_ready=True, requests=["one"], last_step=5.0)
         >>> progress.state(("m", 0), worker, 1000), progress.state(("m", 0), worker, 1061)
         ('busy', 'stuck')
         """
         if not replica.is_alive:
             return "dead"
-        if not replica.requests:
+        if not replica.is_ready or not replica.requests:
             self.seen.pop(key, None)
-            return "idle"
-        last_step = replica.counts.last_step
+            return "idle" if replica.is_ready else "starting"
+        last_step = replica.last_step
         last, since = self.seen.get(key, (None, now))
         if last != last_step:
             self.seen[key] = last_step, now
@@ -86,16 +87,26 @@ class Watch:
         groups = {name: model.replica for name, model in self._engine.models.items() if model.replica is not None}
         return {name: self._state(name, group, now) for name, group in groups.items()}
 
-    def _state(self, model_id: str, group: "Replica | ReplicaGroup | Any", now: float) -> str:
-        """Return the state of a model: of its living workers that of the worst one. Stuck ones are passed by."""
+    def _state(self, model_id: str, group: "LocalWorker | ReplicaGroup | Any", now: float) -> str:
+        """Return the state of a model: of its living workers that of the worst one.
+
+        Those that are stuck begin anew where they can, with their requests; others are passed by.
+        """
         states = [self._progress.state((model_id, place), one, now) for place, one in enumerate(group.members)]
-        stuck = [replica for replica, state in zip(group.members, states, strict=True) if state == "stuck"]
+        stuck = []
+        for place, replica in enumerate(group.members):
+            if states[place] != "stuck":
+                continue
+            if replica.restart(f"it has made no step for {self._progress.stuck_s:g} s"):
+                states[place] = "starting"
+            else:
+                stuck.append(replica)
         group.pass_by(stuck)
         for replica in stuck:
             self._fail(model_id, replica)
         return next(state for state in WORST if state in states)
 
-    def _fail(self, model_id: str, replica: "Replica | Any") -> None:
+    def _fail(self, model_id: str, replica: "Worker | Any") -> None:
         """End the texts that wait for a worker. What it may still write of them is read by nobody."""
         waiting = {request.generation for request in replica.requests} & set(self._open[model_id])
         if not waiting:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from process_engines import is_running
 from typer.testing import CliRunner
 
 from bitnet_jit.checkpoints.embedded import embedded_model
@@ -105,6 +107,34 @@ def test_models_templates_and_keys(start, tmp_path, monkeypatch):
         assert client.post("/v1/completions", content=b" " * (2**20 + 1)).status_code == 413
 
 
+def children_of(process):
+    """Return the processes that a process has begun, and that are no zombies."""
+    numbers = Path(f"/proc/{process.pid}/task").glob("*/children")
+    pids = [int(pid) for file in numbers for pid in file.read_text().split()]
+    return [pid for pid in pids if is_running(pid)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processes are looked at in /proc")
+def test_a_worker_that_is_killed_costs_no_request(start):
+    process, address = start("--processes", "--device", "cpu,cpu")
+    workers = children_of(process)
+    assert len(workers) == 2
+    body = {"model": "tiny-bitnet", "prompt": "A", "max_tokens": 500, "temperature": 0, "stream": True}
+    with httpx.stream("POST", f"{address}/v1/completions", json=body, timeout=WAIT) as response:
+        pieces = response.iter_text()
+        text = next(pieces)
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
+        text += "".join(pieces)
+    assert text.endswith("data: [DONE]\n\n")
+    assert '"error"' not in text
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=WAIT)
+    assert "exit code -9, SIGKILL" in err
+    assert process.returncode == 130
+    assert not any(map(is_running, workers))
+
+
 def test_a_port_that_is_taken_is_an_error(start):
     _, address = start()
     port = address.rpartition(":")[2]
@@ -139,6 +169,7 @@ import bitnet_jit.cli.app, bitnet_jit.engine
         (["--chat-template", "no/such/file"], "no/such/file"),
         (["--timeout", "0"], "request_s"),
         (["no/such/model"], "no/such/model"),
+        (["--device", "cpu,toaster"], "toaster"),
     ],
 )
 def test_wrong_options_are_named(options, words, monkeypatch):

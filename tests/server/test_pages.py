@@ -138,8 +138,9 @@ def test_a_stuck_worker_is_told_from_a_busy_one():
     progress = Progress(stuck_s=10)
 
     def state(now, last_step=5.0, requests=1):
-        counts = SimpleNamespace(last_step=last_step)
-        return progress.state(("m", 0), SimpleNamespace(is_alive=True, requests=["a"] * requests, counts=counts), now)
+        return progress.state(
+            ("m", 0), SimpleNamespace(is_alive=True, is_ready=True, requests=["a"] * requests, last_step=last_step), now
+        )
 
     assert state(100, requests=0) == "idle"
     assert state(1000) == "busy", "it has just got work"

@@ -1,11 +1,9 @@
 """How a model gets from its files into an engine: found, checked, read, and held."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
-
-from torch import nn
 
 from bitnet_jit.checkpoints.checksum import Stamp, as_digest, check_checksum, stamp_of, weight_file_bytes
 from bitnet_jit.engine.models.held import Held
@@ -20,11 +18,9 @@ ESTIMATE = 7 / 8  # of the size of its files, for the bytes of a model: too low,
 
 
 class Make(Protocol):
-    """A function that makes a module a model that a store holds."""
+    """A function that reads a model from where its source was found, by the stamp that its files have."""
 
-    def __call__(
-        self, model_id: str, module: nn.Module, replicas: Sequence[nn.Module], pinned: bool, source: Source | None
-    ) -> Held: ...
+    def __call__(self, model_id: str, source: Source, path: Path, stamp: Stamp, pinned: bool) -> Held: ...
 
 
 def load_into(
@@ -39,7 +35,7 @@ def load_into(
 
     Args:
         store: holds the models.
-        make_held: makes the module a model.
+        make_held: reads the model.
         source: where it comes from.
         model_id: its name; None: the source's.
         checksum: that its weights must have; None: any.
@@ -68,8 +64,7 @@ def load_into(
 def read(make_held: Make, model_id: str, source: Source, path: Path, pinned: bool) -> Held:
     """Return the model of a path, which knows its folder and of which writing its files were."""
     stamp = stamp_of(path)
-    decoder, *replicas = source.load(path)
-    held = make_held(model_id, decoder, replicas, pinned, source)
+    held = make_held(model_id, source, path, stamp, pinned)
     held.folder, held.stamp = (path if path.is_dir() else path.parent), stamp
     return held
 

@@ -13,6 +13,7 @@ from bitnet_jit.engine.devices.balanced import Balanced
 from bitnet_jit.engine.grammar.grammar import Grammars
 from bitnet_jit.engine.models.dimensions import input_dim, output_dim
 from bitnet_jit.engine.options.config import EngineConfig
+from bitnet_jit.engine.text.processes.remote_decoder import RemoteDecoder
 from bitnet_jit.engine.text.replica import Replica
 from bitnet_jit.engine.text.replicas import ReplicaGroup
 from bitnet_jit.errors import InvalidInput
@@ -31,7 +32,8 @@ class Model:
 
     Attributes:
         model_id: its name there.
-        module: a `Decoder`, which writes text, or any other module, which takes tensors.
+        module: a `Decoder`, which writes text, or any other module, which takes tensors. Where its workers have
+            processes, it has no weights: see `RemoteDecoder`.
         replica: the worker of a decoder, or a group of them, one per device; else None.
     """
 
@@ -53,10 +55,7 @@ class Model:
     @property
     def total_weight_count(self) -> int:
         """Return the number of weights, those of packed layers by their shapes."""
-        module = one_of(self.module)
-        packed = [layer for layer in module.modules() if isinstance(layer, PackedBitLinear)]
-        others = [p for name, p in module.named_parameters() if not name.endswith("w_packed")]
-        return sum(one.out_features * one.in_features for one in packed) + sum(one.numel() for one in others)
+        return weight_count(one_of(self.module))
 
     @property
     def input_dim(self) -> int | None:
@@ -67,6 +66,15 @@ class Model:
     def output_dim(self) -> int | None:
         """Return the features of a row that it gives, of a decoder its vocabulary; None where no layer tells."""
         return output_dim(one_of(self.module))
+
+
+def weight_count(module: nn.Module) -> int:
+    """Return the number of weights of a module, those of packed layers by their shapes."""
+    if isinstance(module, RemoteDecoder):
+        return module.weight_count
+    packed = [layer for layer in module.modules() if isinstance(layer, PackedBitLinear)]
+    others = [p for name, p in module.named_parameters() if not name.endswith("w_packed")]
+    return sum(one.out_features * one.in_features for one in packed) + sum(one.numel() for one in others)
 
 
 def one_of(module: nn.Module) -> nn.Module:
@@ -89,6 +97,8 @@ def make_model(model_id: str, module: nn.Module, config: EngineConfig, replicas:
     """
     if not isinstance(replicas, Sequence):
         raise InvalidInput(f"replicas: expected a list of modules, got {show(replicas)}")
+    if isinstance(module, RemoteDecoder):
+        raise InvalidInput("module: expected a model with its weights, got one whose weights are in other processes")
     if not isinstance(module, Decoder):
         return Model(model_id, Balanced([module, *replicas]) if replicas else module, None)
     name, decoders = f"bitnet-jit {model_id}", as_decoders(module, replicas)

@@ -86,7 +86,7 @@ def memory_of(held: "Held") -> ModelMemory:
     """Return what one model takes."""
     members = () if held.model.replica is None else held.model.replica.members
     places = dict.fromkeys(str(member.device) for member in members) or [str(device_of(held.model.module) or "cpu")]
-    pages = sum(member.scheduler.cache.num_bytes for member in members)
+    pages = sum(member.cache_bytes for member in members)
     return ModelMemory(held.model.model_id, ", ".join(places), held.num_bytes, pages)
 
 

@@ -78,6 +78,10 @@ class EngineBuilder:
         """Keep loaded models of at most so many bytes together."""
         return self._with("max_cached_bytes", size)
 
+    def processes(self, enabled: bool = True) -> "EngineBuilder":
+        """Give each worker of a model that is loaded a process of its own, or none."""
+        return self._with("processes", enabled)
+
     def high_performance(self) -> "EngineBuilder":
         """Begin with many texts at a time in half of a device's memory, and with models that are tuned."""
         level = OptimizationLevel.AGGRESSIVE
@@ -167,6 +171,11 @@ def caching(name: str, value: object) -> Fields:
     return {"prefix_cache": True} if switch(name, value) else {"prefix_cache": False, "max_cached_models": 1}
 
 
+def processes(name: str, value: object) -> Fields:
+    """Return the fields of `processes`."""
+    return {"processes": switch(name, value)}
+
+
 def level(name: str, value: object) -> Fields:  # noqa: ARG001
     """Return the fields of `optimization_level`."""
     check_level(value)
@@ -205,4 +214,5 @@ CHECKS: dict[str, Callable[[str, object], Fields]] = {
     "enable_caching": caching,
     "max_cached_models": number_as("max_cached_models"),
     "max_cached_bytes": bytes_as("max_cached_bytes"),
+    "processes": processes,
 }

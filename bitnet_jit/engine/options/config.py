@@ -60,12 +60,19 @@ def check_seconds(value: object) -> None:
         raise InvalidInput(f"tuning_seconds: expected a number of at least 0, got {show(value)}")
 
 
+def check_processes(value: object) -> None:
+    """Raise InvalidInput for what is neither True, False nor None."""
+    if value is not None and not isinstance(value, bool):
+        raise InvalidInput(f"processes: expected True, False or None, got {show(value)}")
+
+
 CHECKS: dict[str, Callable[[object], None]] = {
     "memory_share": check_share,
     "prefix_cache": check_switch,
     "device": check_place,
     "optimization_level": check_level,
     "tuning_seconds": check_seconds,
+    "processes": check_processes,
 }
 
 
@@ -90,6 +97,8 @@ class EngineConfig:
         max_cached_models: models of `load_model` that are kept; for one more, the one that was not used for longest is
             let go, of those that nobody uses at the moment. Pinned models do not count. None: any number.
         max_cached_bytes: of the weights of those models together; None: any number.
+        processes: whether each worker of a model of `load_model` has a process of its own, so that a GPU's context that
+            is lost, or a process that is killed, costs no more than that process; None: where several GPUs are named.
 
     Raises:
         InvalidInput: a value is out of range; the message names every one that is.
@@ -112,6 +121,7 @@ class EngineConfig:
     tuning_seconds: float = 60.0
     max_cached_models: int | None = 8
     max_cached_bytes: int | None = None
+    processes: bool | None = None
 
     def __post_init__(self) -> None:
         errors = []

@@ -54,12 +54,13 @@ def make_request(
     if not isinstance(ignore_eos, bool):
         raise InvalidInput(f"ignore_eos: expected True or False, got {show(ignore_eos)}")
     ends = () if ignore_eos else config.eos_ids
-    (rule,) = stop_rules(stop, ends, decoder.tokenizer, [ids], config.vocab_size)
+    tokens, strings = parted(stop, config.vocab_size)
+    named: tuple[int | str, ...] = (*tokens, *strings)  # `stop` may be an iterator
+    (rule,) = stop_rules(named, ends, decoder.tokenizer, [ids], config.vocab_size)
     stream = None if decoder.tokenizer is None else decoder.tokenizer.stream(ids)
-    text = TextPieces(stream, parted(stop, config.vocab_size)[1], ends)
-    generation = Generation(len(ids), text, lambda: request.cancel())
+    generation = Generation(len(ids), TextPieces(stream, strings, ends), lambda: request.cancel())
     request = Request(ids, len(ids), limit, rule, options.seeded(), generation, time.monotonic())
-    request.ignore_eos = ignore_eos
+    request.ignore_eos, request.stop = ignore_eos, named
     return request
 
 
@@ -102,7 +103,7 @@ def set_extras(
     if grammar is not None:
         if request.ignore_eos:
             raise InvalidInput("ignore_eos: expected False beside a grammar, whose texts end where they are whole")
-        request.matcher = grammars.matcher(grammar)
+        request.grammar, request.matcher = grammar, grammars.matcher(grammar)
     # with penalties a choice depends on the guesses before it
     if speculate is not None and not request.options.is_penalized:
         request.ngrams = NGrams()

@@ -10,7 +10,7 @@ is lies in its ids, and those can be computed anew.
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from threading import Thread, current_thread
 
 from bitnet_jit.devices.kinds import kind_of
@@ -19,6 +19,7 @@ from bitnet_jit.engine.options.config import EngineConfig
 from bitnet_jit.engine.text.counts import Counts
 from bitnet_jit.engine.text.delivery import deliver, finish
 from bitnet_jit.engine.text.inbox import Inbox
+from bitnet_jit.engine.text.local_worker import LocalWorker
 from bitnet_jit.engine.text.pace import Pace
 from bitnet_jit.engine.text.parts import Parts
 from bitnet_jit.engine.text.prefix_cache import PrefixCache
@@ -44,7 +45,7 @@ logger = logging.getLogger(__name__)
 ABANDON_S = 30.0  # seconds for the step of a worker that is abandoned: one that is stuck would hold up the process
 
 
-class Replica:
+class Replica(LocalWorker):
     """The worker of one decoder.
 
     Args:
@@ -53,12 +54,6 @@ class Replica:
         num_pages: pages of its cache.
         name: of its thread.
         successors: go on with its requests where it fails; None: they fail, too.
-
-    Attributes:
-        name, device: of its thread, and of its decoder.
-        scheduler: its requests.
-        counts: what it has done.
-        inbox: those that come to it, and how many have not ended.
     """
 
     def __init__(
@@ -82,52 +77,6 @@ class Replica:
         self._limit = StepLimit()
         self._thread = Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
-
-    @property
-    def members(self) -> tuple["Replica", ...]:
-        """Return itself: several replicas are asked in the same way."""
-        return (self,)
-
-    @property
-    def is_alive(self) -> bool:
-        """Return whether its thread runs, and takes requests."""
-        return self._thread.is_alive() and not self.inbox.has_ended
-
-    @property
-    def num_pages(self) -> int:
-        """Return the pages that one text may fill."""
-        return self.scheduler.cache.pool.count
-
-    @property
-    def guesses(self) -> tuple[int, int]:
-        """Return how many tokens were guessed, and how many of them rightly."""
-        return self._writer.guessed, self._writer.accepted
-
-    @property
-    def num_waiting(self) -> int:
-        """Return how many requests have not begun."""
-        return len(self.inbox.came) + len(self.scheduler.waiting)
-
-    @property
-    def requests(self) -> list[Request]:
-        """Return the requests that have not ended; from another thread, those of about this moment."""
-        return [*self.scheduler.running, *self.scheduler.waiting, *self.inbox.came]
-
-    def submit(self, request: Request) -> None:
-        """Take a request; called by any thread.
-
-        Raises:
-            QueueFull: too many wait.
-            EngineClosed, DeviceFailed: no more are taken.
-        """
-        self.inbox.submit(request, len(self.scheduler.waiting))
-
-    def adopt(self, request: Request) -> bool:
-        """Take a request that its engine has accepted before; return False where the worker has ended."""
-        return self.inbox.adopt(request)
-
-    def pass_by(self, stuck: Iterable["Replica"]) -> None:
-        """Do nothing: no other replica could be given its requests."""
 
     def close(self, reason: str, abandon: bool = False, timeout: float | None = None) -> None:
         """Take no more requests, end those that were taken, and wait for it.

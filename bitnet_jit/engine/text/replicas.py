@@ -9,11 +9,11 @@ got stays: their ids are computed anew, and the next token is the one that it wo
 import logging
 import time
 from collections.abc import Iterable
-from threading import Lock
+from threading import RLock
 
 from bitnet_jit.engine.text.delivery import finish
-from bitnet_jit.engine.text.replica import Replica
 from bitnet_jit.engine.text.request import Request
+from bitnet_jit.engine.text.worker import Worker
 from bitnet_jit.errors import EngineClosed, QueueFull
 
 logger = logging.getLogger(__name__)
@@ -32,18 +32,18 @@ class ReplicaGroup:
 
     def __init__(self, name: str, max_waiting: int) -> None:
         self._name, self._max_waiting = name, max_waiting
-        self.members: tuple[Replica, ...] = ()
-        self._stuck: frozenset[Replica] = frozenset()
+        self.members: tuple[Worker, ...] = ()
+        self._stuck: frozenset[Worker] = frozenset()
         self._closing = ""
-        self._lock = Lock()
+        self._lock = RLock()  # a collector of garbage may close the group in a thread that is in it
 
-    def add(self, replica: Replica) -> None:
+    def add(self, replica: Worker) -> None:
         """Take in a replica, whose successors are this group."""
         with self._lock:
             self.members = (*self.members, replica)
 
     @property
-    def living(self) -> list[Replica]:
+    def living(self) -> list[Worker]:
         """Return the replicas that have not failed."""
         return [replica for replica in self.members if replica.is_alive]
 
@@ -75,28 +75,32 @@ class ReplicaGroup:
             if (waiting := self.num_waiting) >= self._max_waiting:
                 raise QueueFull(f"{waiting} requests wait, as many as may (max_waiting); try again later")
             if not self._place(request):
-                raise self.members[-1].inbox.refusal(f"the {len(self.members)} replicas of the model have failed")
+                raise self.members[-1].refusal(f"the {len(self.members)} replicas of the model have failed")
 
-    def has_other(self, replica: Replica) -> bool:
+    def has_other(self, replica: Worker) -> bool:
         """Return whether another replica lives."""
         return any(other is not replica for other in self.living)
 
-    def idle(self, replica: Replica) -> Replica | None:
+    def idle(self, replica: Worker) -> Worker | None:
         """Return another replica that lives and has nothing to do; None where there is none."""
-        others = (other for other in self.living if other is not replica and not other.inbox.num_open)
+        others = (other for other in self.living if other is not replica and other.is_ready and not other.num_open)
         return next(others, None)
 
-    def take_over(self, replica: Replica, requests: list[Request], failure: str) -> list[Request]:
-        """Have the requests of a replica that has failed go on elsewhere; return those for which none is left."""
+    def place(self, requests: list[Request]) -> list[Request]:
+        """Give requests to the replicas where they would end first; return those that none takes."""
         with self._lock:
-            left = [request for request in requests if not self._place(request)]
+            return [request for request in requests if not self._place(request)]
+
+    def take_over(self, replica: Worker, requests: list[Request], failure: str) -> list[Request]:
+        """Have the requests of a replica that has failed go on elsewhere; return those for which none is left."""
+        left = self.place(requests)
         logger.error(
             "%s on %s is out: %s; %d of its %d requests go on on %d other replicas",
             *(self._name, replica.device, failure, len(requests) - len(left), len(requests), len(self.living)),
         )
         return left
 
-    def pass_by(self, stuck: Iterable[Replica]) -> None:
+    def pass_by(self, stuck: Iterable[Worker]) -> None:
         """Give requests to others than these replicas, which make no steps; what they have not looked at goes on there.
 
         Args:
@@ -105,9 +109,9 @@ class ReplicaGroup:
         with self._lock:
             self._stuck = frozenset(stuck)
             for replica in self._stuck:
-                for request in replica.inbox.take_back():
+                for request in replica.take_back():
                     if not self._place(request):  # all have ended in this moment
-                        finish(request, "", replica.inbox.refusal("the request was not written to its end"))
+                        finish(request, "", replica.refusal("the request was not written to its end"))
 
     def close(self, reason: str, abandon: bool = False, timeout: float | None = None) -> None:
         """Take no more requests, end those that were taken, wherever they go on, and wait for it.
@@ -123,7 +127,7 @@ class ReplicaGroup:
         if not abandon:
             self._wait_idle(end)
         for replica in self.members:
-            replica.inbox.stop(reason, abandon)
+            replica.stop(reason, abandon)
         for replica in self.members:
             replica.close(reason, abandon, seconds_to(end))
 
@@ -131,24 +135,19 @@ class ReplicaGroup:
         """Wait until no replica has a request: while one has, its requests may become another's."""
         while end is None or time.monotonic() < end:
             for replica in self.members:
-                replica.inbox.wait_idle(seconds_to(end))
+                replica.wait_idle(seconds_to(end))
             with self._lock:  # under which requests go from one to another
-                if not any(replica.inbox.num_open for replica in self.members):
+                if not any(replica.num_open for replica in self.members):
                     return
 
     def _place(self, request: Request) -> bool:
         """Give a request to the replica where it would end first, under the lock; return whether one took it."""
         living = self.living
         if len(living) > 1:
-            living.sort(key=lambda replica: (replica in self._stuck, tokens_before(replica, request)))
+            living.sort(
+                key=lambda replica: (replica in self._stuck or not replica.is_ready, replica.tokens_before(request))
+            )
         return any(replica.adopt(request) for replica in living)
-
-
-def tokens_before(replica: Replica, request: Request) -> int:
-    """Return how many tokens a replica would compute before a request has its first one, were they all before it."""
-    prefixes = replica.scheduler.prefixes
-    known = 0 if prefixes is None or request.needs_all else prefixes.num_known(request.ids)
-    return sum(other.work for other in replica.requests) + len(request.ids) - known
 
 
 def seconds_to(end: float | None) -> float | None:

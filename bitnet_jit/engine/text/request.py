@@ -13,7 +13,7 @@ from bitnet_jit.runner.pages import PagedSequence
 
 if TYPE_CHECKING:
     from bitnet_jit.engine.embeddings.pooling import Pool
-    from bitnet_jit.engine.grammar.grammar import Matcher
+    from bitnet_jit.engine.grammar.grammar import Grammar, Matcher
 
 NUMBERS = count()  # of requests, in the order in which they came
 
@@ -31,6 +31,7 @@ class Request:
         prompt_length: tokens of the prompt.
         limit: new tokens that it may get.
         rule: what ends it.
+        stop: tokens and strings of which the rule was made, beside the model's end tokens.
         options: how its tokens are chosen, with a seed.
         generation: where its pieces go; an `Embedding` where it has a pool.
         arrived: when it came, in seconds of the monotonic clock.
@@ -47,11 +48,14 @@ class Request:
         prompt_logprobs: number of likeliest tokens whose log-probabilities are given beside each of the prompt's; None:
             none are given.
         prompt_scores: those, of the prompt's second token and on.
-        matcher: tells which tokens its grammar lets follow; None: any may.
+        grammar: what the text must be; None: anything.
+        matcher: tells which tokens the grammar lets follow; None: any may.
         pool: of its hidden states, where it is for an embedding: it gets no tokens then.
         ignore_eos: whether its rule knows none of the model's end tokens.
         is_cancelled: its caller waits no more; set from any thread.
         ended: called once, when it has ended in whatever way, before its caller is told.
+        on_cancel: called by any thread when it was cancelled; of a worker that does not look by itself.
+        deaths: processes that ended while it was open, one after another without a token for it.
     """
 
     ids: list[int]
@@ -73,11 +77,15 @@ class Request:
     guesses: list[int] = field(default_factory=list)
     prompt_logprobs: int | None = None
     prompt_scores: list[TokenLogprobs] = field(default_factory=list)
+    grammar: "Grammar | None" = None
     matcher: "Matcher | None" = None
     pool: "Pool | None" = None
     ignore_eos: bool = False
     is_cancelled: bool = False
     ended: Callable[[], None] = nothing
+    on_cancel: Callable[[], None] = nothing
+    deaths: int = 0
+    stop: tuple[int | str, ...] = ()
 
     @property
     def left(self) -> int:
@@ -114,7 +122,8 @@ class Request:
 
     def cancel(self) -> None:
         """Have it end before the next step, wherever it is; called by any thread."""
-        self.is_cancelled = True  # steps follow one another while there are requests, so nobody need be woken
+        self.is_cancelled = True  # steps follow one another while there are requests, so no thread need be woken
+        self.on_cancel()
 
     def begin_anew(self) -> None:
         """Forget where it was computed: all of its ids are to be computed elsewhere. Its new tokens stay."""

@@ -1,9 +1,11 @@
 """`ModelStats`: what an engine does with one of its models, at one moment."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
-from bitnet_jit.engine.text.replica import Replica
-from bitnet_jit.engine.text.replicas import ReplicaGroup
+if TYPE_CHECKING:
+    from bitnet_jit.engine.text.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,9 @@ class ModelStats:
         finished, failed: requests that ended, as asked and otherwise.
         last_step: when the last step ended, by time.monotonic(); of several workers, that of the one with work that has
             made none for longest.
-        alive: whether its worker runs, or one of several.
+        alive: whether its worker takes requests, or one of several.
         replicas, replicas_alive: workers that it began with, and those that run.
+        restarts: how often a process of a worker was started anew.
     """
 
     waiting: int
@@ -43,12 +46,12 @@ class ModelStats:
     alive: bool
     replicas: int = 1
     replicas_alive: int = 1
+    restarts: int = 0
 
 
-def stats_of(group: Replica | ReplicaGroup) -> ModelStats:
-    """Return what the replicas of a model do together; numbers may be of neighbouring steps."""
-    replicas = group.members
-    each = [stats_of_one(replica) for replica in replicas]
+def stats_of(workers: "Iterable[Worker]") -> ModelStats:
+    """Return what the workers of a model do together; numbers may be of neighbouring steps."""
+    each = [worker.stats() for worker in workers]
     if len(each) == 1:
         return each[0]
     living = [one for one in each if one.alive]
@@ -58,30 +61,3 @@ def stats_of(group: Replica | ReplicaGroup) -> ModelStats:
         total[name] = sum(getattr(one, name) for one in living)
     last_step = min(busy, default=max(one.last_step for one in each))
     return ModelStats(**total | {"last_step": last_step, "alive": bool(living)})
-
-
-def stats_of_one(replica: Replica) -> ModelStats:
-    """Return what a replica does; read from another thread."""
-    scheduler, counts = replica.scheduler, replica.counts
-    pool, prefixes = scheduler.cache.pool, scheduler.prefixes
-    guessed, accepted = replica.guesses
-    return ModelStats(
-        waiting=replica.num_waiting,
-        running=len(scheduler.running),
-        pages=pool.count,
-        pages_used=pool.count - pool.num_free,
-        pages_kept=0 if prefixes is None else len(prefixes),
-        prompt_tokens=counts.prompt_tokens,
-        new_tokens=counts.new_tokens,
-        prefix_asked_tokens=0 if prefixes is None else prefixes.asked,
-        prefix_hit_tokens=0 if prefixes is None else prefixes.hits,
-        steps=counts.steps,
-        preemptions=scheduler.preemptions,
-        guessed=guessed,
-        accepted=accepted,
-        finished=counts.finished,
-        failed=counts.failed,
-        last_step=counts.last_step,
-        alive=(alive := replica.is_alive),
-        replicas_alive=int(alive),
-    )

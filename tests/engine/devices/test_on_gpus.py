@@ -1,15 +1,20 @@
 """Replicas and stand-ins on real GPUs; who loses a context loses CUDA in all of its process, so that has its own."""
 
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
 import torch
+from failing_child import ASSERTS
+from served import wait_until
 from tensor_modules import K, packed
 
 import bitnet_jit
-from bitnet_jit.engine import DeviceSelector, InferenceEngine
+from bitnet_jit.engine import DeviceSelector, EngineConfig, InferenceEngine
 from bitnet_jit.engine.devices.fallback import Fallback, copy_to_cpu
+from bitnet_jit.engine.text.processes import process as process_file
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 TWO = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two GPUs")
@@ -93,6 +98,44 @@ def test_texts_go_on_on_the_other_gpu_where_one_fails():
     done = subprocess.run([sys.executable, "-c", FAILING], capture_output=True, text=True, timeout=300)
     assert "all texts are there" in done.stdout, done.stderr
     assert "tiny on cuda:0 is out" in done.stderr
+
+
+@pytest.mark.parametrize("devices", [["cuda:0"], pytest.param(["cuda:0", "cuda:1"], marks=TWO)])
+def test_a_lost_context_costs_its_process_alone(monkeypatch, caplog, devices):
+    """A real assert of the device ends CUDA in that process; all texts are written, on the other GPU or anew."""
+    monkeypatch.setattr(process_file, "CHILD", "failing_child")
+    prompts = [[ASSERTS, 1, 2], *(list(b"And it came to pass"[: 3 + index]) for index in range(11))]
+    decoder = bitnet_jit.load(device="cuda:0")
+    alone = [decoder.generate(prompt, 60).tolist()[len(prompt) :] for prompt in prompts]
+    with InferenceEngine(EngineConfig(processes=True)) as engine:
+        members = engine.load_model(None, "tiny", devices=devices).result().replica.members
+        assert [str(member.device) for member in members] == devices
+        texts = [engine.submit("tiny", prompt, 60) for prompt in prompts]
+        assert [text.result(WAIT).tokens for text in texts] == alone
+        wait_until(lambda: all(member.is_ready for member in members), WAIT)
+        again = [engine.submit("tiny", prompt, 60) for prompt in prompts[1:]]
+        assert [text.result(WAIT).tokens for text in again] == alone[1:]
+        stats = engine.stats()["tiny"]
+        assert (stats.replicas_alive, stats.restarts, stats.finished, stats.failed) == (len(devices), 1, 23, 0)
+    assert torch.zeros(3, device="cuda:0").sum().item() == 0, "the engine's process has its context"
+    (words,) = [record.getMessage() for record in caplog.records if "started anew" in record.getMessage()]
+    assert "exit code 1" in words
+
+
+@TWO
+def test_a_process_that_is_killed_costs_no_text():
+    """Several GPUs have processes unless the config says otherwise."""
+    prompts = [list(b"And it came to pass"[: 3 + index]) for index in range(12)]
+    decoder = bitnet_jit.load(device="cuda:0")
+    alone = [decoder.generate(prompt, 300).tolist()[len(prompt) :] for prompt in prompts]
+    with InferenceEngine() as engine:
+        members = engine.load_model(None, "tiny", devices=["cuda:0", "cuda:1"]).result().replica.members
+        texts = [engine.submit("tiny", prompt, 300) for prompt in prompts]
+        next(iter(texts[0]))
+        os.kill(members[0].pid, signal.SIGKILL)
+        assert [text.result(WAIT).tokens for text in texts[1:]] == alone[1:]
+        wait_until(lambda: members[0].is_ready, WAIT)
+        assert engine.stats()["tiny"].failed == 0
 
 
 def test_the_cpu_makes_a_call_that_does_not_fit(caplog):
