@@ -39,6 +39,7 @@ from bitnet_jit.errors import BitNetError, CheckpointError, RequestFailed
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.ngram import NGrams
 from bitnet_jit.generation.stopping import stop_rules
+from bitnet_jit.system.garbage import freeze
 
 LOOK_S = 1.0  # between two looks whether the engine's process is there
 
@@ -221,6 +222,7 @@ def main() -> None:
         outlet.put(Failed(portable(error)))
         outlet.finish()
         leave(1)
+    freeze()
     child.serve()
 
 
