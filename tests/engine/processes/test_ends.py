@@ -112,7 +112,10 @@ def test_processes_end_though_a_fork_of_the_engine_s_process_lives():
         os.killpg(parent.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, None])
+LATER = [pytest.param(number, marks=pytest.mark.exhaustive) for number in (signal.SIGTERM, signal.SIGINT)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, None, *LATER])
 def test_processes_end_with_their_engine_however_it_ends(number):
     command = [sys.executable, "-c", PARENT]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:

@@ -20,7 +20,7 @@ def harmful(monkeypatch):
     monkeypatch.setattr(restarts_file, "MAX_PAUSE_S", 0.05)
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [pytest.param(1, marks=pytest.mark.exhaustive), 2])
 def test_a_request_that_ends_every_process_fails_alone(harmful, replicas):
     """Those beside it go on, also those that are read in the very step in which it ends the process, and who waits."""
     with serving(replicas, max_running=5) as (engine, members):

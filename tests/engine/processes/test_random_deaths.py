@@ -38,9 +38,24 @@ def often():
         yield
 
 
-@settings(max_examples=2)
-@given(requests=st.lists(REQUESTS, min_size=6, max_size=12), seed=st.integers(0, 99))
-def test_twenty_deaths_at_any_moment(requests, seed):
+HISTORIES = {"requests": st.lists(REQUESTS, min_size=6, max_size=12), "seed": st.integers(0, 99)}
+
+
+@settings(max_examples=1)
+@given(**HISTORIES)
+def test_ten_deaths_at_any_moment(requests, seed):
+    run_history(requests, seed)
+
+
+@pytest.mark.exhaustive
+@settings(max_examples=20)
+@given(**HISTORIES)
+def test_many_deaths_at_any_moment(requests, seed):
+    run_history(requests, seed)
+
+
+def run_history(requests, seed):
+    """Have requests written while processes are killed; the texts are those that each gets alone."""
     moments = random.Random(seed)
     with often(), serving(2, max_running=4, num_pages=20, step_tokens=70) as (engine, members):
         deaths = threading.Thread(target=kill_often, args=(members, moments, 10))
