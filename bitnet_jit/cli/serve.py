@@ -106,7 +106,6 @@ def warm_up(engine: "InferenceEngine", model_id: str, workers: int) -> None:
     from bitnet_jit.generation.sampling import Sampling
 
     config = text_parts(engine.model(model_id))[0].config
-
     length = max(1, min(WARM_PROMPT, config.context_length - WARM_TOKENS))
     options = Sampling(temperature=1.0, seed=0, banned_token_ids=config.eos_ids)
     with Patience("preparing kernels, which takes a while the first time"):

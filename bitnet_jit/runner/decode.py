@@ -6,7 +6,8 @@ of two of rows; else as a list of bound kernels (`ops/program.py`), for just so 
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 256  # of a captured step
 MAX_STEPS = 16  # that are kept
+Key = TypeVar("Key")
+Made = TypeVar("Made")
 
 
 class Scores(NamedTuple):
@@ -111,9 +114,17 @@ class DecodeSteps:
         """Run a step of one token per sequence; see `DecodeStep.run`."""
         rows = len(sequences) if kind_of(network.device).records else 1 << (len(sequences) - 1).bit_length()
         key = rows, THREADS.get()  # of the CPU; on other devices steps are few, and this seldom changes
-        if key not in self._steps:
-            while len(self._steps) >= MAX_STEPS:
-                del self._steps[next(iter(self._steps))]
-            with torch.inference_mode(False):  # tensors that are made in it cannot be written to outside
-                self._steps[key] = DecodeStep(network, self._cache, rows, self._width)
-        return self._steps[key].run(sequences, tokens)
+        make = partial(DecodeStep, network, self._cache, rows, self._width)
+        return kept_step(self._steps, key, MAX_STEPS, make).run(sequences, tokens)
+
+
+def kept_step(steps: dict[Key, Made], key: Key, most: int, make: Callable[[], Made]) -> Made:
+    """Return the captured step of a key, made where it is not kept; the one used longest ago makes room for it."""
+    step = steps.pop(key, None)
+    if step is None:
+        while len(steps) >= most:
+            del steps[next(iter(steps))]
+        with torch.inference_mode(False):  # tensors that are made in it cannot be written to outside
+            step = make()
+    steps[key] = step
+    return step

@@ -5,6 +5,7 @@ once per shape, and the memory of a step, logits first, stays where it is: fresh
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from bitnet_jit.devices.threads import THREADS
 from bitnet_jit.models.paged_store import PagedStore, Places
 from bitnet_jit.ops.program import record
 from bitnet_jit.problem import PAGE
+from bitnet_jit.runner.decode import kept_step
 from bitnet_jit.runner.step import Chunk, Step
 
 if TYPE_CHECKING:
@@ -91,11 +93,5 @@ class RecordedSteps:
 
     def run(self, network: "Network", shape: Shape, step: Step) -> torch.Tensor:
         """Run a step of a shape; see `RecordedStep.run`."""
-        recorded = self._steps.pop(shape, None)
-        if recorded is None:
-            while len(self._steps) >= MAX_STEPS:
-                del self._steps[next(iter(self._steps))]
-            with torch.inference_mode(False):  # tensors that are made in it cannot be written to outside
-                recorded = RecordedStep(network, self._cache, shape, self._width)
-        self._steps[shape] = recorded  # the last one is the one that was used last
-        return recorded.run(step)
+        make = partial(RecordedStep, network, self._cache, shape, self._width)
+        return kept_step(self._steps, shape, MAX_STEPS, make).run(step)

@@ -148,7 +148,7 @@ class Writer:
         """Run the network on a step; return the scores behind each request whose last id is among them."""
         pools = [request for request in plan if request.pool is not None]
         writes = all(request.left == 1 and not request.guesses for request in plan) and not pools
-        if writes and self._comes_again(len(plan)):
+        if writes and (self._runner.runs_ahead or (len(plan) <= MAX_ROWS and self._comes_again(len(plan)))):
             last = torch.tensor([request.ids[-1] for request in plan], device=self._device)
             return self._runner.advance([request.sequence for request in plan], last)
         chunks = []
@@ -166,8 +166,6 @@ class Writer:
     def _comes_again(self, *shape: int) -> bool:
         """Return whether steps of a shape have been some of the last ones: a captured step has one."""
         self._shapes.append(shape)
-        if len(shape) == 1:  # texts alone
-            return self._runner.runs_ahead or (shape[0] <= MAX_ROWS and self._shapes.count(shape) > STABLE_STEPS)
         return self._shapes.count(shape) > STABLE_STEPS
 
     def _read(self, ready: list[Request], rows: list[int], choice: Choice, goes_on: GoesOn) -> list[Written]:
