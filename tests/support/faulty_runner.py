@@ -68,7 +68,8 @@ class FaultyRunner:
     def _curse_of(self, request):
         """Return the moment at which a request's step is to fail now, or None."""
         moment, tokens = self.cursed.get(request, (None, 0))
-        return moment if request.new_tokens >= tokens else None
+        ahead = request.sequence.length + 1 - request.prompt_length  # in a step that is begun early one token more
+        return moment if max(request.new_tokens, ahead) >= tokens else None
 
     def _curse(self):
         """Return the moment at which the present step is to fail because of a request in it, or None."""
