@@ -33,3 +33,14 @@ def test_sanitizers_run_on_tests_that_are_there():
     words = [word for word in expression.replace("\\\n", " ").split() if word not in ("and", "or", "not")]
     assert len(names) >= 4
     assert [word for word in words if word not in sources] == []
+
+
+def test_every_file_with_tests_of_a_gpu_runs_where_there_is_one():
+    tests = ROOT / "tests"
+    of_gpus = {path for path in tests.rglob("test_*.py") if "cuda.is_available()" in path.read_text()} - {
+        Path(__file__)
+    }
+    named = (ROOT / "tools/test_gpu.sh").read_text().split()
+    names = {word.strip('"') for word in named}
+    assert len(of_gpus) > 10
+    assert sorted(name for path in of_gpus if (name := str(path.relative_to(ROOT))) not in names) == []

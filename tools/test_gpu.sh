@@ -17,14 +17,18 @@ gpu_tests="tests/kernels/test_conformance.py tests/models/test_compile.py tests/
     tests/kernels/triton/test_norm_gemv.py
     tests/kernels/triton/test_linear.py tests/kernels/triton/test_rows.py tests/kernels/triton/test_repeats.py
     tests/kernels/triton/test_weights.py tests/kernels/triton/test_norm_gradients.py
-    tests/nn/test_on_gpu.py tests/models/test_on_gpu.py tests/benchmarks/test_on_gpu.py"
+    tests/nn/test_on_gpu.py tests/models/test_on_gpu.py tests/models/test_packed_table.py tests/checkpoints/test_on_gpu.py
+    tests/devices/test_checks.py tests/benchmarks/test_on_gpu.py
+    tests/engine/devices/test_on_gpus.py tests/engine/devices/test_backends.py tests/engine/memory/test_staging.py
+    tests/engine/profiling/test_profiler.py tests/engine/targets/test_on_gpu.py tests/engine/test_builder.py
+    tests/engine/test_tensors.py tests/engine/test_text_on_gpu.py"
 pytest="$python -m pytest -q -p no:cacheprovider -p no:benchmark"
 failed=0
 
 suite() {
     "$python" -c 'import torch, triton; print(torch.cuda.get_device_name(), "torch", torch.__version__, "triton", triton.__version__)'
     # kernels are compiled for most examples, so several processes share the work where pytest-xdist is installed
-    parallel=$("$python" -c 'import xdist' 2>/dev/null && echo "-n ${PROCESSES:-8}")
+    parallel=$("$python" -c 'import xdist' 2>/dev/null && echo "-n ${PROCESSES:-8} --dist worksteal")
     # shellcheck disable=SC2086
     $pytest $parallel --durations=5 $gpu_tests
 }

@@ -15,7 +15,7 @@ They act in this order, which is that of transformers and vLLM where the two agr
 `logprobs` are of the model's logits as they are, before all of that, as vLLM gives them by default.
 """
 
-import dataclasses
+import copy
 import math
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
@@ -120,7 +120,11 @@ class Sampling:
         >>> Sampling(temperature=1.0).seeded().seed is None
         False
         """
-        return self if self.seed is not None else dataclasses.replace(self, seed=secrets.randbits(63))
+        if self.seed is not None:
+            return self
+        seeded = copy.copy(self)  # which has been checked
+        object.__setattr__(seeded, "seed", secrets.randbits(63))
+        return seeded
 
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raise InvalidInput where a token lies outside of a vocabulary, or every one of it is banned."""

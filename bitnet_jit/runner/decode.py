@@ -87,7 +87,7 @@ class DecodeStep:
         return Scores(logits, Largest(values, self._tokens, codes))
 
 
-def capture(forward: Callable[[], Scores], device: torch.device) -> tuple[Callable[[], object], Scores]:
+def capture(forward: Callable[[], Made], device: torch.device) -> tuple[Callable[[], object], Made]:
     """Capture what a function does on a device; return what does it again, and its result, filled anew each time."""
     by_graph = kind_of(device).capture
     return record(forward) if by_graph is None else by_graph(forward, device)

@@ -91,6 +91,8 @@ def extend(pool: PagePool, sequence: PagedSequence, tokens: int) -> list[tuple[i
     """
     shared = shared_tail(pool, sequence)
     more = max(0, pages_for(sequence.length + tokens) - len(sequence.pages))
+    if not shared and not more:
+        return []
     pages = pool.take(len(shared) + more)
     copies = [(sequence.pages[place], page) for place, page in zip(shared, pages, strict=False)]
     for place, (before, after) in zip(shared, copies, strict=True):

@@ -13,7 +13,7 @@ from bitnet_jit.runner.decode import MAX_ROWS, DecodeSteps, Scores, can_capture
 from bitnet_jit.runner.paged_cache import PagedCache
 from bitnet_jit.runner.pages import PagedSequence
 from bitnet_jit.runner.recorded import RecordedSteps, Shape
-from bitnet_jit.runner.step import Chunk, Step, make_step
+from bitnet_jit.runner.step import Chunk, make_step
 
 if TYPE_CHECKING:
     from bitnet_jit.models.network import Network
@@ -51,8 +51,9 @@ class Runner:
         self.network = network
         self.cache = PagedCache(network.config, num_pages, network.cache_dtype, network.device)
         width = min(self.cache.pool.count, pages_for(network.config.context_length))
-        self._decode = DecodeSteps(self.cache, width) if captures and can_capture(network.device) else None
-        self._recorded = RecordedSteps(self.cache, width) if captures and kind_of(network.device).records else None
+        captures = captures and can_capture(network.device)
+        self._decode = DecodeSteps(self.cache, width) if captures else None
+        self._recorded = RecordedSteps(self.cache, width, network.device) if captures else None
 
     def step(self, chunks: Sequence[Chunk]) -> torch.Tensor:
         """Run the tokens of chunks, of different sequences, and keep their keys and values.
@@ -78,7 +79,8 @@ class Runner:
         Raises:
             InvalidInput, CacheFull: as `step`.
         """
-        step = self._begin(chunks)
+        self._begin(chunks)
+        step = make_step(chunks, self.network.device)
         longest = max(chunk.sequence.length + len(chunk.tokens) for chunk in chunks)
         rotary = self.network.rope.rotary(longest, self.network.device)
         hidden = self.network.run(step.tokens, PagedStore(self.cache.pages, rotary, step.places), step.wanted)
@@ -87,7 +89,7 @@ class Runner:
         return hidden
 
     def repeat(self, chunks: Sequence[Chunk]) -> torch.Tensor:
-        """Run chunks as `step` does, by a step of their shape that is recorded once, where the device allows that.
+        """Run chunks as `step` does, by a step of their shape that is captured once, where that is of use.
 
         Returns:
             (W, vocab_size) float32, valid until the next step.
@@ -95,13 +97,25 @@ class Runner:
         Raises:
             InvalidInput, CacheFull: as `step`.
         """
-        if self._recorded is None or not any(chunk.wanted for chunk in chunks):
+        if self._recorded is None or (shape := self._recorded.shape_of(chunks)) is None:
             return self.step(chunks)
-        step = self._begin(chunks)
-        logits = self._recorded.run(self.network, Shape.of(chunks), step)
+        self._begin(chunks)
+        logits = self._recorded.run(self.network, shape, chunks)
         for chunk in chunks:
             chunk.sequence.length += len(chunk.tokens)
         return logits
+
+    def shape_of(self, chunks: Sequence[Chunk]) -> tuple[Shape | None, bool]:
+        """Return the shape of the step that `repeat` would capture for chunks, if any, and whether it has been."""
+        shape = None if self._recorded is None else self._recorded.shape_of(chunks)
+        return shape, self._recorded is not None and shape in self._recorded
+
+    def capture_next(self, most: int) -> bool:
+        """Capture a step of `repeat` that chunks of at most `most` sequences may need; return whether one was left.
+
+        Each is captured once so, where steps are graphs; elsewhere there are too many shapes.
+        """
+        return self._recorded is not None and self._recorded.capture_next(self.network, most)
 
     @property
     def runs_ahead(self) -> bool:
@@ -133,11 +147,10 @@ class Runner:
             sequence.length += 1
         return scores
 
-    def _begin(self, chunks: Sequence[Chunk]) -> Step:
-        """Return the step of chunks, which have been checked and have room."""
+    def _begin(self, chunks: Sequence[Chunk]) -> None:
+        """Check chunks, and make room for them."""
         self.check(chunks)
         self._reserve([(chunk.sequence, len(chunk.tokens)) for chunk in chunks])
-        return make_step(chunks, self.network.device)
 
     def _reserve(self, sequences: Sequence[tuple[PagedSequence, int]]) -> None:
         """Make room for new tokens of each sequence; give all pages back where they do not suffice."""

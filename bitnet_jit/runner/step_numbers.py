@@ -9,10 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.problem import aligned
-
-BUFFERS = 2  # of page-locked memory: while one is being copied, the next step fills the other
+from bitnet_jit.runner.staged import Staged
 
 
 class StepNumbers:
@@ -30,33 +28,27 @@ class StepNumbers:
     """
 
     def __init__(self, rows: int, width: int, device: torch.device, raised: bool) -> None:
-        self._rows, self._next = rows, 0
-        first = aligned(rows)
-        numbers = torch.zeros(first + rows * width, dtype=torch.int32, device="cpu")
-        self._numbers = numbers.to(device, copy=raised)
-        self._buffers = [kind_of(device).to_fill(numbers.clone()) for _ in range(BUFFERS)] if raised else []
-        self._wanted = numbers.numpy()
+        self._rows, first = rows, aligned(rows)
+        self._staged = Staged(first + rows * width, device, raised)
         self._on_device: np.ndarray | None = None  # what the device has, where that is known
-        self.positions, self.tables = self._numbers[:rows], self._numbers[first:].view(rows, width)
+        numbers = self._staged.tensor
+        self.positions, self.tables = numbers[:rows], numbers[first:].view(rows, width)
 
     def load(self, positions: Sequence[int], tables: Sequence[list[int]]) -> None:
         """Have positions and tables on the device; from then on it is not known what it has, until `advanced`."""
-        view = self._wanted
+        view = self._staged.values
         view[: len(positions)] = positions
         view[len(positions) : self._rows] = -1
         table_rows = view[aligned(self._rows) :].reshape(self._rows, -1)
         for row, pages in zip(table_rows, tables, strict=False):
             row[: len(pages)] = pages
         known, self._on_device = self._on_device, None
-        if self._buffers and (known is None or not np.array_equal(known, view)):
-            host = self._buffers[self._next]
-            self._next = (self._next + 1) % BUFFERS
-            host.numpy()[:] = view
-            self._numbers.copy_(host, non_blocking=True)
+        if known is None or not np.array_equal(known, view):
+            self._staged.send()
 
     def advanced(self) -> None:
         """Note that a step has raised the positions on the device, of rows that are used."""
-        after = self._wanted.copy()
+        after = self._staged.values.copy()
         positions = after[: self._rows]
         positions += positions >= 0
         self._on_device = after

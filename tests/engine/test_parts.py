@@ -1,6 +1,7 @@
 """The small parts of an engine: mailboxes, pieces of text, the pace of prompts, the cache of prefixes."""
 
 import asyncio
+import math
 import threading
 
 import pytest
@@ -8,10 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bitnet_jit.engine.text import graph_pace
+from bitnet_jit.engine.text.graph_pace import SIZES, GraphPace
 from bitnet_jit.engine.text.mailbox import Mailbox
-from bitnet_jit.engine.text.pace import LARGE, LEAST, SHARE, TILE, Pace, in_tiles
+from bitnet_jit.engine.text.pace import SHARE, TILE, Pace, in_tiles
 from bitnet_jit.engine.text.pieces import TextPieces
 from bitnet_jit.engine.text.prefix_cache import PrefixCache
+from bitnet_jit.engine.text.usual import LEAST, Usual, share_of
 from bitnet_jit.generation.tokenizer import ByteTokenizer
 from bitnet_jit.problem import PAGE
 from bitnet_jit.runner.paged_cache import PagedCache
@@ -74,22 +78,16 @@ def test_without_a_tokenizer_pieces_are_empty():
     assert TextPieces(None).push(5, True) == ""
 
 
-def share_of(reading, old):
-    """Return what prompts may take of a step's usual time."""
-    return max(SHARE, reading / old, (reading / old) ** 2)
-
-
 @given(
     step=st.floats(1e-4, 1.0),
     token=st.floats(1e-6, 0.1),
     texts=st.integers(1, 64),
     reading=st.integers(1, 9),
-    has_fixed=st.booleans(),
     data=st.data(),
 )
-def test_a_chunk_takes_no_longer_than_its_share_of_a_step(step, token, texts, reading, has_fixed, data):
-    pace, young = Pace(2000, has_fixed), data.draw(st.integers(0, texts - 1))
-    share = share_of(reading, texts - young)
+def test_a_chunk_takes_no_longer_than_its_share_of_a_step(step, token, texts, reading, data):
+    pace, young = Pace(2000), data.draw(st.integers(0, texts - 1))
+    share = share_of(reading, texts - young, SHARE)
     assert (pace.budget(texts), pace.budget(0), pace.budget(texts, 1, texts)) == (0, 2000, 2000)
     pace.note(texts, 0, step)
     assert pace.budget(texts) == in_tiles(texts, LEAST)
@@ -98,22 +96,52 @@ def test_a_chunk_takes_no_longer_than_its_share_of_a_step(step, token, texts, re
         pace.note(texts, 1000, step + 1000 * token + outlier)
     budget = pace.budget(texts, reading, young)
     assert LEAST <= budget <= 2000
-    few = Pace(data.draw(st.integers(1, 2 * LEAST)), data.draw(st.booleans()), pace.step_s, pace.added)
+    few = Pace(data.draw(st.integers(1, 2 * LEAST)), pace.usual, pace.added)
     assert 1 <= few.budget(texts, reading, young) <= few.most
     assert budget < LEAST + TILE or budget * token <= share * step * 1.001
     assert budget > 2000 - TILE or (budget + TILE + 1) * token >= share * step * 0.999
     assert pace.budget(texts, 0) == pace.budget(texts, reading, texts) == 2000
 
 
-@given(step=st.floats(1e-4, 1.0), token=st.floats(1e-6, 1e-3), texts=st.integers(1, 64), times=st.floats(0, 9))
-def test_what_prompts_add_however_short_leaves_room_for_less_or_is_worth_its_while(step, token, texts, times):
-    pace, fixed, share = Pace(4096), times * step, share_of(3, texts)
-    for tokens in (4096, 16, 16, 8, 1024):
-        pace.note(texts, 0, step)
-        pace.note(texts, tokens, step + fixed + tokens * token)
-    wanted = max(share * step - fixed, fixed if fixed > LARGE * step else 0) / token
-    if abs(fixed - LARGE * step) > 0.01 * step:
-        assert 0.99 * min(4096, wanted) - TILE <= pace.budget(texts, 3) <= 1.01 * wanted + LEAST + TILE
+@given(
+    step=st.floats(1e-4, 1.0),
+    times=st.lists(st.floats(1, 3), min_size=len(SIZES), max_size=len(SIZES)),
+    texts=st.integers(1, 250),
+    reading=st.integers(1, 9),
+)
+def test_the_largest_graph_is_used_that_keeps_the_goal_or_is_worth_its_time(step, times, texts, reading):
+    """Sizes take ever longer; they are tried one by one, and none behind one that took too long."""
+    seconds = {size: step * math.prod(times[: place + 1]) for place, size in enumerate(SIZES)}
+    pace, seen = GraphPace(4096), []
+    assert (pace.budget(texts), pace.budget(0), pace.budget(texts, 1, texts)) == (0, 4096, 4096)
+    pace.note(texts, 0, step)
+    for _ in range(2 * len(SIZES)):
+        seen.append(pace.budget(texts, reading))
+        size = next((size for size in SIZES if size >= texts + seen[-1]), None)
+        assert size in (None, texts + seen[-1]) or seen[-1] == LEAST, "a graph is full"
+        pace.note(texts, seen[-1], seconds.get(size, 0))
+    goal = (1 + share_of(reading, texts, graph_pace.SHARE)) * step
+    sizes = [size for size in SIZES if size >= texts + LEAST]
+    best = sizes[0]
+    for size in sizes[1:]:
+        if seconds[size] > max(goal, graph_pace.WORTH * seconds[best]):
+            break
+        best = size
+    assert seen[-1] == seen[-2] == best - texts
+    assert len(set(seen)) <= len(sizes)
+    pace.note(texts, sizes[-1], 1e-9)
+    for _ in range(graph_pace.FORGOTTEN):
+        pace.budget(texts, reading)
+    assert len(pace.took) == 0, "what was is forgotten at times"
+
+
+def test_a_pace_of_graphs_keeps_to_the_tokens_that_a_step_may_hold():
+    pace = GraphPace(100)
+    pace.note(16, 0, 1.0)
+    assert [pace.budget(texts) for texts in (16, 4090, 5000)] == [16, LEAST, LEAST]
+    pace.note(16, 16, 1.0)
+    pace.note(16, 112, 1.0)
+    assert pace.budget(16) == 100
 
 
 @given(writing=st.integers(1, 300), tokens=st.integers(0, 5000))
@@ -126,16 +154,16 @@ def test_a_budget_fills_tiles(writing, tokens):
 
 @given(known=st.dictionaries(st.integers(1, 300), st.floats(1e-3, 1), min_size=1), writing=st.integers(1, 300))
 def test_a_step_of_a_size_that_was_not_seen_is_like_the_nearest(known, writing):
-    pace = Pace(100)
+    usual = Usual()
     for number, seconds in known.items():
-        pace.note(number, 0, seconds)
+        usual.note(number, seconds)
     sizes = {number.bit_length() for number in known}
-    assert (pace.usual(writing) in known.values()) is True
+    assert (usual.seconds(writing) in known.values()) is True
     if writing.bit_length() in sizes:
-        assert pace.usual(writing) in {
+        assert usual.seconds(writing) in {
             seconds for n, seconds in known.items() if n.bit_length() == writing.bit_length()
         }
-    assert pace.usual(0) == 0
+    assert usual.seconds(0) == 0
 
 
 @given(data=st.data())

@@ -12,7 +12,7 @@ from ternary_heads import make_head_ternary
 import bitnet_jit
 from bitnet_jit.errors import CacheFull, InvalidInput
 from bitnet_jit.problem import PAGE
-from bitnet_jit.runner.recorded import MAX_STEPS
+from bitnet_jit.runner.recorded import GRAPH_ROWS, MAX_STEPS
 from bitnet_jit.runner.runner import Runner
 from bitnet_jit.runner.step import Chunk
 
@@ -180,8 +180,56 @@ def test_a_step_of_each_shape_and_number_of_threads_is_recorded(decoder, texts, 
                 assert torch.equal(row, alone[3 + which][end - 1])
     finally:
         bitnet_jit.set_num_threads(threads)
-    if runner._recorded is not None:
+    if decoder.device.type == "cpu":
         assert len(runner._recorded._steps) == MAX_STEPS
+    else:
+        assert [shape.rows for shape in runner._recorded._steps] == [16] * 2, "one graph for each number of threads"
+
+
+@pytest.mark.parametrize("turn", range(4))
+def test_a_step_that_is_captured_serves_smaller_ones(decoder, texts, alone, turn):
+    """Where steps are graphs; on a CPU they are recorded with the same padding."""
+    runner = Runner(decoder, 20)
+    runner._recorded._by_graph = True
+    chance = random.Random(turn)
+    sequences = {which: runner.cache.new_sequence() for which in range(len(texts))}
+    for _ in range(12):
+        left = [which for which, sequence in sequences.items() if sequence.length < len(texts[which])]
+        chunks = []
+        for which in chance.sample(left, chance.randint(1, len(left))) if left else ():
+            length = sequences[which].length
+            end = min(len(texts[which]), length + chance.choice((1, 1, 2, 17, 33, 90)))
+            chunks.append(Chunk(sequences[which], texts[which][length:end], chance.randint(0, end - length)))
+        if not sum(chunk.wanted for chunk in chunks):
+            continue
+        expected = [
+            alone[which][sequence.length + len(chunk.tokens) - chunk.wanted : sequence.length + len(chunk.tokens)]
+            for chunk in chunks
+            for which, sequence in sequences.items()
+            if sequence is chunk.sequence
+        ]
+        assert torch.equal(runner.repeat(chunks), torch.cat(expected))
+    assert all(shape.rows in GRAPH_ROWS for shape in runner._recorded._steps)
+
+
+def test_steps_are_captured_ahead_where_they_are_graphs(decoder, texts, alone):
+    runner = Runner(decoder, 4)
+    if decoder.device.type == "cpu":
+        assert not runner.capture_next(16), "there are too many shapes"
+    runner._recorded._by_graph = True
+    sequence = runner.cache.new_sequence()
+    assert torch.equal(runner.repeat([Chunk(sequence, texts[3][:40])])[0], alone[3][39])
+    before = set(runner._recorded._steps)
+    for _ in range(3):
+        assert runner.capture_next(1)
+    runner._recorded._to_come = runner._recorded._to_come[-1:]
+    while runner.capture_next(1):
+        pass
+    kept = runner._recorded._steps
+    assert before < set(kept)
+    assert {shape.sequences for shape in kept} == {1}
+    assert not runner.capture_next(1)
+    assert torch.equal(runner.repeat([Chunk(sequence, texts[3][40:45], 5)]), alone[3][40:45])
 
 
 def test_a_step_that_wants_no_logits_is_run_and_not_recorded(decoder, texts, alone):

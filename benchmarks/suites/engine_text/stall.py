@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import median
 
 import torch
@@ -45,38 +46,44 @@ class Stream:
 
 
 def stall(decoder: Decoder, options: Options, say: Callable[[str], object]) -> Figure:
-    """Measure the pauses of running streams before and while a long prompt is read; the best turn counts.
+    """Measure the pauses of running streams before and while a long prompt is read.
+
+    The best turn counts, of those behind the first one, which is an engine's first step of each size; its ratio stands
+    beside.
 
     Raises:
         RuntimeError: a stream ended before the prompt was read.
     """
-    turns = [one_turn(decoder, options, turn, say) for turn in range(1 + options.turns)][1:]
-    return min(turns, key=lambda figure: figure.value)
-
-
-def one_turn(decoder: Decoder, options: Options, turn: int, say: Callable[[str], object]) -> Figure:
-    """Measure once, with an engine of its own."""
-    vocab, room = decoder.config.vocab_size, decoder.config.context_length
-    generator = torch.Generator().manual_seed(turn)
-    rows = torch.randint(0, vocab, (options.streams, PROMPT), generator=generator).tolist()
-    long = torch.randint(0, vocab, (options.long_prompt,), generator=generator).tolist()
-    new = min(MAX_NEW, room - PROMPT)
+    new = min(MAX_NEW, decoder.config.context_length - PROMPT)
     pages = options.streams * pages_for(PROMPT + new) + pages_for(options.long_prompt + LONG_NEW)
     with InferenceEngine(EngineConfig(max_running=options.streams + 1, num_pages=pages)) as engine:
         engine.add_model("model", decoder)
-        say(f"stall, turn {turn}: {options.streams} streams")
-        streams = [Stream(engine.submit("model", row, new)) for row in rows]
-        wait_until(lambda: min(len(stream.times) for stream in streams) >= WARM_PIECES, streams)
-        early = min(stream.times[-USUAL_PIECES] for stream in streams)
-        say(f"stall, turn {turn}: the long prompt")
-        begin = time.perf_counter()
-        first = engine.submit("model", long, LONG_NEW).result().first_token_s
-        end = begin + first
-        wait_until(lambda: all(stream.times[-1] > end for stream in streams), streams)  # what began before has ended
-        for stream in streams:
-            stream.generation.cancel()
-        for stream in streams:
-            stream.thread.join()
+        first, *turns = [one_turn(engine, decoder, options, turn, say) for turn in range(1 + options.turns)]
+    best = min(turns, key=lambda figure: figure.value)
+    return replace(best, details=best.details | {"first_turn": first.value})
+
+
+def one_turn(
+    engine: InferenceEngine, decoder: Decoder, options: Options, turn: int, say: Callable[[str], object]
+) -> Figure:
+    """Measure once."""
+    vocab, new = decoder.config.vocab_size, min(MAX_NEW, decoder.config.context_length - PROMPT)
+    generator = torch.Generator().manual_seed(turn)
+    rows = torch.randint(0, vocab, (options.streams, PROMPT), generator=generator).tolist()
+    long = torch.randint(0, vocab, (options.long_prompt,), generator=generator).tolist()
+    say(f"stall, turn {turn}: {options.streams} streams")
+    streams = [Stream(engine.submit("model", row, new)) for row in rows]
+    wait_until(lambda: min(len(stream.times) for stream in streams) >= WARM_PIECES, streams)
+    early = min(stream.times[-USUAL_PIECES] for stream in streams)
+    say(f"stall, turn {turn}: the long prompt")
+    begin = time.perf_counter()
+    first = engine.submit("model", long, LONG_NEW).result().first_token_s
+    end = begin + first
+    wait_until(lambda: all(stream.times[-1] > end for stream in streams), streams)  # what began before has ended
+    for stream in streams:
+        stream.generation.cancel()
+    for stream in streams:
+        stream.thread.join()
     usual = median(pause for stream in streams for pause in stream.pauses(early, begin))
     during = [pause for stream in streams for pause in stream.pauses(begin, end)]
     details = {

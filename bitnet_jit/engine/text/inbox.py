@@ -84,19 +84,21 @@ class Inbox:
             self.closing, self.abandon = self.closing or reason, abandon
             self._changed.notify_all()
 
-    def receive(self, add: Callable[[Request], None], wait: bool) -> bool:
+    def receive(self, add: Callable[[Request], None], wait: bool, patience: float | None = None) -> bool:
         """Hand what has come to the worker; return whether it is to go on.
 
         Args:
             add: takes one request.
             wait: whether to wait until some have come.
+            patience: seconds after which it returns with none; None: it waits on.
         """
         with self._changed:
             while wait and not self.came:
                 if self.closing:
                     self.has_ended = True
                     return False
-                self._changed.wait()
+                if not self._changed.wait(patience):
+                    return True
             if wait:
                 self._gather()
             while self.came:

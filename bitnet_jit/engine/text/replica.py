@@ -18,6 +18,7 @@ from bitnet_jit.engine.devices.failures import is_device_failure, is_short_of_me
 from bitnet_jit.engine.options.config import EngineConfig
 from bitnet_jit.engine.text.counts import Counts
 from bitnet_jit.engine.text.delivery import deliver, finish
+from bitnet_jit.engine.text.graph_pace import GraphPace
 from bitnet_jit.engine.text.inbox import Inbox
 from bitnet_jit.engine.text.local_worker import LocalWorker
 from bitnet_jit.engine.text.pace import Pace
@@ -42,6 +43,7 @@ from bitnet_jit.runner.runner import Runner
 
 logger = logging.getLogger(__name__)
 
+IDLE_S = 0.5  # seconds without a request, after which the worker captures a step
 ABANDON_S = 30.0  # seconds for the step of a worker that is abandoned: one that is stuck would hold up the process
 
 
@@ -73,8 +75,9 @@ class Replica(LocalWorker):
         self.inbox = Inbox(config.max_waiting)
         self._writer = Writer(decoder, self._runner)
         kind = kind_of(decoder.device)
-        self._pace = Pace(config.step_tokens or kind.prompt_tokens, has_fixed=kind.capture is not None)
+        self._pace = (Pace if kind.capture is None else GraphPace)(config.step_tokens or kind.prompt_tokens)
         self._limit = StepLimit()
+        self._captures = kind.capture is not None  # whether steps may be left to capture in idle moments
         self._thread = Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -130,7 +133,21 @@ class Replica(LocalWorker):
     def _take_in(self) -> bool:
         """Take the requests that have come, and wait while there are none; return whether to go on."""
         scheduler = self.scheduler
-        return self.inbox.receive(scheduler.add, wait=not (scheduler.running or scheduler.waiting))
+        is_idle = not (scheduler.running or scheduler.waiting)
+        patience = IDLE_S if self._captures and self.counts.steps else None
+        goes_on = self.inbox.receive(scheduler.add, is_idle, patience)
+        if is_idle and goes_on and not scheduler.waiting:
+            self._capture_one()
+        return goes_on
+
+    def _capture_one(self) -> None:
+        """Capture a step that requests may need, while there are none."""
+        try:
+            self._captures = self._runner.capture_next(self.scheduler.max_running)
+        except Exception as error:
+            self._captures = False
+            if not is_short_of_memory(error, self.device):
+                raise
 
     def _end_early(self) -> None:
         """End requests that were cancelled, or whose deadline has passed."""
@@ -183,7 +200,8 @@ class Replica(LocalWorker):
             self._recover(plan, before, parts, error)
         else:
             self._limit.note()
-            self._pace.note(writing, prompts, time.monotonic() - start)
+            if self._writer.is_settled:
+                self._pace.note(writing, prompts, time.monotonic() - start)
             self.counts.prompt_tokens += prompts
         self.counts.last_step = time.monotonic()
         self.counts.steps += 1

@@ -21,11 +21,11 @@ from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.logprobs import Logprobs
 from bitnet_jit.problem import pages_for
 from bitnet_jit.runner.decode import MAX_ROWS, Scores
-from bitnet_jit.runner.recorded import Shape
 from bitnet_jit.runner.runner import Runner
 from bitnet_jit.runner.step import Chunk
 
 RECENT_STEPS, STABLE_STEPS = 16, 4  # so many of a shape among the last ones: then it is captured, which takes as long
+STABLE_GRAPHS = 1  # where steps are graphs, of fewer shapes
 MAX_GUESSES = 8  # of a text in a step
 
 
@@ -57,6 +57,7 @@ class Writer:
 
     Attributes:
         ahead: the step that was begun already, which `go_on` ends; None: there is none.
+        is_settled: whether the last step was like those of its shape that will come: not one before it is captured.
         guessed, accepted: guesses that were verified, and those that were right.
     """
 
@@ -64,8 +65,10 @@ class Writer:
         self._device, self._runner = decoder.device, runner
         self._sampler = BatchSampler(decoder.config.vocab_size, decoder.device)
         self._shapes: deque[tuple[int, ...]] = deque(maxlen=RECENT_STEPS)
+        self._stable = STABLE_STEPS if kind_of(self._device).capture is None else STABLE_GRAPHS
         self._arrived: Callable[[], torch.Tensor] | None = None  # kept, as it holds memory that a device writes to
         self.ahead: Ahead | None = None
+        self.is_settled = True
         self.guessed = self.accepted = 0
 
     def run(self, plan: Plan, goes_on: GoesOn) -> list[Written]:
@@ -147,6 +150,7 @@ class Writer:
     def _compute(self, plan: Plan, wanted: Mapping[Request, int]) -> Scores:
         """Run the network on a step; return the scores behind each request whose last id is among them."""
         pools = [request for request in plan if request.pool is not None]
+        self.is_settled = True
         writes = all(request.left == 1 and not request.guesses for request in plan) and not pools
         if writes and (self._runner.runs_ahead or (len(plan) <= MAX_ROWS and self._comes_again(len(plan)))):
             last = torch.tensor([request.ids[-1] for request in plan], device=self._device)
@@ -160,13 +164,15 @@ class Writer:
             hidden = self._runner.hidden(chunks)
             rows = {request: chunk.wanted for request, chunk in zip(plan, chunks, strict=True)}
             return Scores(self._runner.network.logits(pool_hidden(rows, hidden)), None)
-        again = not writes and self._comes_again(*Shape.of(chunks))
+        shape, is_captured = self._runner.shape_of(chunks)
+        again = shape is not None and not writes and (is_captured or self._comes_again(*shape))
+        self.is_settled = is_captured or shape is None or not self._runner.runs_ahead
         return Scores(self._runner.repeat(chunks) if again else self._runner.step(chunks), None)
 
     def _comes_again(self, *shape: int) -> bool:
         """Return whether steps of a shape have been some of the last ones: a captured step has one."""
         self._shapes.append(shape)
-        return self._shapes.count(shape) > STABLE_STEPS
+        return self._shapes.count(shape) > self._stable
 
     def _read(self, ready: list[Request], rows: list[int], choice: Choice, goes_on: GoesOn) -> list[Written]:
         """Return what was chosen, without what stands behind a wrong guess; meanwhile the next step may begin."""
