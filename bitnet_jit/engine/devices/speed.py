@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 TINY, LARGE = 256, 8192  # features of the layers; the weight of the large one is 16 MiB
 MANY = 64  # rows
-ATTEMPTS = 3
+ATTEMPTS = 10  # a device may be busy with another process
 
 
 @dataclass(frozen=True)

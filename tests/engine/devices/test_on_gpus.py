@@ -64,6 +64,7 @@ def test_two_workers_on_one_gpu_write_what_one_writes():
 
 
 LOST = """
+import contextlib
 import os
 import torch
 import bitnet_jit
@@ -74,7 +75,8 @@ engine = InferenceEngine()
 model = engine.add_model("tiny", bitnet_jit.load(device="cuda:0"))
 texts = [engine.submit("tiny", list(range(3 + index)), 400) for index in range(5)]
 next(iter(texts[0]))
-torch.zeros(4, device="cuda:0")[torch.tensor([10**6], device="cuda:0")].sum()  # the device asserts
+with contextlib.suppress(RuntimeError):  # what is asked of a device may meet its assert before this line has ended
+    torch.zeros(4, device="cuda:0")[torch.tensor([10**6], device="cuda:0")].sum()
 failures = 0
 for text in texts:
     try:

@@ -14,7 +14,7 @@ from bitnet_jit.devices.threads import THREADS
 from bitnet_jit.engine.profiling import comparison, leaks, phases
 from bitnet_jit.engine.profiling.hot_spots import Stopwatch, hooked
 from bitnet_jit.engine.profiling.latency import latency_of
-from bitnet_jit.engine.profiling.leaks import robust_slope
+from bitnet_jit.engine.profiling.leaks import FROZEN_BY_PYTHON, robust_slope
 from bitnet_jit.engine.profiling.profiler import Profiler
 from bitnet_jit.engine.profiling.transfers import compare_staging
 from bitnet_jit.errors import BitNetError, InvalidInput
@@ -226,7 +226,7 @@ def test_what_was_frozen_stays_so():
     finally:
         gc.unfreeze()
     Profiler(Leaky(0)).check_leaks(torch.ones(1, 3), calls=64)
-    assert gc.get_freeze_count() == 0
+    assert gc.get_freeze_count() < FROZEN_BY_PYTHON < count
 
 
 def test_a_jump_is_no_leak():
