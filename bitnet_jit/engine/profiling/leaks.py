@@ -79,7 +79,7 @@ def check_leaks(run: Callable[[], object], calls: int, threshold: float, device:
 def frozen() -> Iterator[None]:
     """Have the garbage collector pass over what is there already in the block: 30 collections would take seconds."""
     gc.collect()
-    is_ours = gc.get_freeze_count() < FROZEN_BY_PYTHON  # else somebody has frozen objects, who would not have them thawed
+    is_ours = gc.get_freeze_count() < FROZEN_BY_PYTHON  # else it is somebody else's, who would not have it undone
     if is_ours:
         gc.freeze()
     try:

@@ -43,7 +43,7 @@ from bitnet_jit.runner.runner import Runner
 
 logger = logging.getLogger(__name__)
 
-IDLE_S = 0.5  # seconds without a request, after which the worker captures a step
+IDLE_S = 5.0  # seconds without a request, after which the worker captures steps
 ABANDON_S = 30.0  # seconds for the step of a worker that is abandoned: one that is stuck would hold up the process
 
 
@@ -136,14 +136,15 @@ class Replica(LocalWorker):
         is_idle = not (scheduler.running or scheduler.waiting)
         patience = IDLE_S if self._captures and self.counts.steps else None
         goes_on = self.inbox.receive(scheduler.add, is_idle, patience)
-        if is_idle and goes_on and not scheduler.waiting:
-            self._capture_one()
+        if is_idle and not scheduler.waiting:
+            self._capture()
         return goes_on
 
-    def _capture_one(self) -> None:
-        """Capture a step that requests may need, while there are none."""
+    def _capture(self) -> None:
+        """Capture steps that requests may need, until one comes."""
         try:
-            self._captures = self._runner.capture_next(self.scheduler.max_running)
+            while self._captures and not self.inbox.came and not self.inbox.closing:
+                self._captures = self._runner.capture_next(self.scheduler.max_running)
         except Exception as error:
             self._captures = False
             if not is_short_of_memory(error, self.device):
