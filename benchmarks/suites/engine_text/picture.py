@@ -21,7 +21,7 @@ def draw(figures: Sequence[Figure], header: Mapping[str, Any], file: Path) -> No
     axes.set_xlabel("over its limit", fontsize=8)
     axes.tick_params(labelsize=7)
     axes.invert_yaxis()
-    canvas.suptitle(f"{header['cpu']}, {header['model']}, {header['device']}", fontsize=9)
+    canvas.suptitle(f"{header.get('gpu', header['cpu'])}, {header['model']}", fontsize=9)
     file.parent.mkdir(parents=True, exist_ok=True)
     canvas.savefig(file, dpi=120)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bitnet_jit.engine.text.mailbox import Mailbox
 from bitnet_jit.errors import BitNetError
@@ -24,8 +24,7 @@ class TokenLogprobs:
     likeliest: tuple[tuple[int, float], ...]
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """One new token of a text.
 
     Attributes:
@@ -110,7 +109,7 @@ class Generation:
         self._cancel()
 
     def __iter__(self) -> Iterator[Piece]:
-        while (piece := self._received(self.mailbox.take)) is not None:
+        while self._end is None and (piece := self._read(self.mailbox.take())) is not None:
             yield piece
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
@@ -133,8 +132,8 @@ class Generation:
             TimeoutError: no token has come for so long; the request goes on.
             BitNetError: the request failed, was cancelled, or its deadline has passed.
         """
-        while self._received(lambda: self.mailbox.take(timeout)) is not None:
-            pass
+        while self._end is None:
+            self._read(self.mailbox.take(timeout))
         return self.completion
 
     def __await__(self) -> Generator[Any, None, Completion]:
@@ -164,10 +163,6 @@ class Generation:
             end.first_token_s,
             end.seconds,
         )
-
-    def _received(self, take: Callable[[], Any]) -> Piece | None:
-        """Return the next piece, or None at the end."""
-        return None if self._end is not None else self._read(take())
 
     def _read(self, item: Any) -> Piece | None:
         """Return an item of the mailbox as a piece, None where it is the end; raise its error."""
