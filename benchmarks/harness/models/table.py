@@ -17,7 +17,8 @@ def print_report(report: ModelReport) -> None:
     """Print the machine and the versions, a table per case, the peaks of memory, the starts, and the refusals."""
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
     versions = (f"{package} {version}" for package, version in report.header["versions"].items())
-    console.print(f"{report.header.get('gpu', report.header['cpu'])}; {report.header['model']}; {', '.join(versions)}")
+    words = f"{report.header.get('gpu', report.header['cpu'])}; {report.header['model']}; {', '.join(versions)}"
+    console.print(words, soft_wrap=True)
     for case, group in groupby(report.rows, key=lambda row: row.case):
         rows = list(group)
         console.print(titled(str(case), COLUMNS, [cells(row, rows[0]) for row in rows]))

@@ -78,7 +78,7 @@ def test_what_ends_a_text_may_be_an_iterator(engines):
 
 
 def test_pieces_come_one_by_one(engines):
-    one, other = ([vars(piece) for piece in engine.submit("tiny", "And ", 20)] for engine in engines)
+    one, other = ([piece._asdict() for piece in engine.submit("tiny", "And ", 20)] for engine in engines)
     assert one == other
     assert len(one) == 20
 
