@@ -136,7 +136,6 @@ def test_single_tokens_from_the_device_are_those_of_steps(decoder, texts, alone)
 def test_steps_are_captured_for_each_number_of_rows_and_of_threads(decoder, texts, alone):
     runner = Runner(decoder, 12)
     sequences = [runner.cache.new_sequence() for _ in range(3)]
-    threads = bitnet_jit.get_num_threads()
     try:
         for place, (rows, number) in enumerate([(3, 1), (2, 1), (3, 2), (1, 2), (3, 1), (2, 2)]):
             bitnet_jit.set_num_threads(number)
@@ -148,12 +147,12 @@ def test_steps_are_captured_for_each_number_of_rows_and_of_threads(decoder, text
             for row, logits in zip(runner.advance(sequences[:rows], tokens).logits, alone[3:], strict=False):
                 assert torch.equal(row, logits[place])
     finally:
-        bitnet_jit.set_num_threads(threads)
+        bitnet_jit.set_num_threads(None)
 
 
 def test_a_step_of_each_shape_and_number_of_threads_is_recorded(decoder, texts, alone):
     """A chunk of a prompt beside texts: shapes come and go, more than are kept, and sequences change places."""
-    runner, threads = Runner(decoder, 12), bitnet_jit.get_num_threads()
+    runner = Runner(decoder, 12)
     sequences = [runner.cache.new_sequence() for _ in range(3)]
     sizes = [
         (3, 1, 1),
@@ -179,7 +178,7 @@ def test_a_step_of_each_shape_and_number_of_threads_is_recorded(decoder, texts, 
             for row, (which, end) in zip(runner.repeat(chunks), ends.items(), strict=True):
                 assert torch.equal(row, alone[3 + which][end - 1])
     finally:
-        bitnet_jit.set_num_threads(threads)
+        bitnet_jit.set_num_threads(None)
     if decoder.device.type == "cpu":
         assert len(runner._recorded._steps) == MAX_STEPS
     else:
