@@ -49,7 +49,7 @@ class Shape(NamedTuple):
 
         >>> Shape(90, 5, 1, 2).of_graph()
         Shape(rows=128, sequences=16, wanted=16, threads=2)
-        >>> Shape(90, 65, 65, 2).of_graph() is None
+        >>> Shape(2000, 5, 1, 2).of_graph() is None
         True
         """
         sequences = least_of(GRAPH_SEQUENCES, self.sequences)
