@@ -29,6 +29,7 @@ def folder(tmp_path):
     [
         ({"dtype": torch.float16}, InvalidInput, "dtype: expected torch.float32 or torch.bfloat16"),
         ({"head": "wooden"}, InvalidInput, "head"),
+        ({"cache": "wooden"}, InvalidInput, "cache"),
     ],
 )
 def test_what_cannot_be_loaded_is_refused_as_in_a_thread(options, kind, words):

@@ -64,7 +64,7 @@ def test_phases_tell_what_loading_takes():
         time.sleep(0.02)
         with mmap.mmap(-1, 80_000_000) as needed:  # and not kept
             needed[::4096] = bytes(len(needed[::4096]))
-        model = nn.Linear(1000, 5000, bias=False)  # 20 MB
+        model = nn.Linear(1000, 10_000, bias=False)  # 40 MB
         return nn.Sequential(model, Slow(0.001)).eval()
 
     profile = Profiler.phases(load, torch.ones(1, 1000), calls=10)
@@ -72,7 +72,7 @@ def test_phases_tell_what_loading_takes():
     assert [phase.name for phase in profile.phases] == ["load", "warm-up", "run"]
     assert load_phase.seconds >= 0.02
     assert run.seconds >= 0.01
-    assert load_phase.grown_mb > 10
+    assert load_phase.grown_mb > 15
     assert abs(run.grown_mb) < 10
     assert load_phase.peak_mb is None or load_phase.peak_mb > load_phase.grown_mb + 10
     assert load_phase.device_peak_mb is None
