@@ -7,6 +7,7 @@ from served import wait_until
 import bitnet_jit
 from bitnet_jit.engine import EngineConfig, InferenceEngine
 from bitnet_jit.engine.text import replica as replica_file
+from bitnet_jit.errors import DeviceFailed
 from bitnet_jit.runner import recorded
 
 WAIT = 30
@@ -39,16 +40,27 @@ def test_steps_are_captured_once_a_text_has_come(engine):
     assert engine.submit("tiny", list(b"In the beginning"), 20).result(WAIT).tokens == alone
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("too much"), MemoryError("too much")])
-def test_memory_that_is_short_ends_the_captures_alone(engine, monkeypatch, error):
-    def short(*arguments):
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("too much"), MemoryError("too much"), KeyError("a fault")])
+def test_an_error_ends_the_captures_alone(engine, monkeypatch, caplog, error):
+    def fail(*arguments):
         raise error
 
     worker = as_graphs(engine)
-    monkeypatch.setattr(worker._runner, "capture_next", short)
+    monkeypatch.setattr(worker._runner, "capture_next", fail)
     assert len(engine.submit("tiny", [1, 2, 3], 5).result(WAIT).tokens) == 5
     wait_until(lambda: not worker._captures, WAIT)
     assert len(engine.submit("tiny", [1, 2, 3], 5).result(WAIT).tokens) == 5
+    assert repr(error) in caplog.text
+
+
+def test_a_device_that_fails_in_a_capture_ends_the_worker(engine, monkeypatch):
+    def fail(*arguments):
+        raise DeviceFailed("the device is gone")
+
+    worker = as_graphs(engine)
+    monkeypatch.setattr(worker._runner, "capture_next", fail)
+    engine.submit("tiny", [1, 2, 3], 5).result(WAIT)
+    wait_until(lambda: not worker._thread.is_alive(), WAIT)
 
 
 def test_an_engine_closes_while_steps_are_captured(engine):

@@ -164,21 +164,24 @@ def test_good_inputs_share_calls_beside_a_bad_one():
     assert sorted(module.calls) == [1, 2, 4, 8]
 
 
-def least_seconds(calls, rounds):
-    """Return the least time of each call, taken in turn."""
+def measure_until(calls, rounds, holds, tries=10):
+    """Time calls in turn until their least seconds hold a relation; other work on the machine only adds to them."""
     best = dict.fromkeys(calls, 1e9)
-    for _ in range(rounds):
-        for name, call in calls.items():
-            begin = time.perf_counter()
-            call()
-            best[name] = min(best[name], time.perf_counter() - begin)
-    return best
+    for _ in range(tries):
+        for _ in range(rounds):
+            for name, call in calls.items():
+                begin = time.perf_counter()
+                call()
+                best[name] = min(best[name], time.perf_counter() - begin)
+        if holds(best):
+            return
+    pytest.fail(f"seconds of {tries * rounds} rounds: {best}")
 
 
 def test_a_call_takes_at_most_15_microseconds_more_than_the_layer():
     layer, x = packed(768, 768), torch.randn(1, 768)
-    best = least_seconds({"layer": lambda: layer(x), "infer": lambda: infer(layer, x)}, 500)
-    assert best["infer"] - best["layer"] < 15e-6
+    calls = {"layer": lambda: layer(x), "infer": lambda: infer(layer, x)}
+    measure_until(calls, 500, lambda best: best["infer"] - best["layer"] < 15e-6)
 
 
 @pytest.fixture
@@ -192,12 +195,11 @@ def one_thread():
 def test_many_single_rows_are_much_faster_joined():
     layer, xs = packed(768, 768), list(torch.randn(256, 768))
     calls = {"each": lambda: [layer(x) for x in xs], "joined": lambda: infer_batch(layer, xs)}
-    best = least_seconds(calls, 30)
-    assert best["joined"] < 0.75 * best["each"]  # about 0.4 where nothing else runs
+    measure_until(calls, 30, lambda best: best["joined"] < 0.75 * best["each"])  # about 0.4 where nothing else runs
 
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_full_batch_takes_hardly_more_than_the_layer():
     layer, x = packed(768, 768), torch.randn(512, 768)
-    best = least_seconds({"layer": lambda: layer(x), "batch": lambda: infer_batch(layer, [x])}, 60)
-    assert best["batch"] < 1.1 * best["layer"]  # 1.01 where nothing else runs
+    calls = {"layer": lambda: layer(x), "batch": lambda: infer_batch(layer, [x])}
+    measure_until(calls, 60, lambda best: best["batch"] < 1.1 * best["layer"])  # 1.01 where nothing else runs

@@ -141,14 +141,15 @@ class Replica(LocalWorker):
         return goes_on
 
     def _capture(self) -> None:
-        """Capture steps that requests may need, until one comes."""
+        """Capture steps that requests may need, until one comes; after an error, steps do without."""
         try:
             while self._captures and not self.inbox.came and not self.inbox.closing:
                 self._captures = self._runner.capture_next(self.scheduler.max_running)
         except Exception as error:
-            self._captures = False
-            if not is_short_of_memory(error, self.device):
+            if is_device_failure(error, self.device):
                 raise
+            self._captures = False
+            logger.warning("%s captures no more steps ahead of requests: %r", self.name, error)
 
     def _end_early(self) -> None:
         """End requests that were cancelled, or whose deadline has passed."""
