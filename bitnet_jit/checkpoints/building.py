@@ -7,7 +7,9 @@ import torch
 from bitnet_jit.checkpoints.decoder_names import EMBEDDING, FINAL_NORM, HEAD, BlockNames, LinearName, block_names
 from bitnet_jit.checkpoints.formats.reader import Reader
 from bitnet_jit.checkpoints.fused_layers import read_joint
+from bitnet_jit.models.head import Stored
 from bitnet_jit.models.packed import HeadNorms, PackedAttention, PackedBlock, PackedFeedForward
+from bitnet_jit.models.packed_table import PackedTable
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import RMSNorm
 
@@ -23,13 +25,26 @@ class Builder:
     def __init__(self, reader: Reader, device: torch.device) -> None:
         self.reader, self.config, self.device = reader, reader.config, device
 
-    def embedding(self) -> torch.Tensor:
-        """Return the embedding in its own dtype."""
-        return self.dense(EMBEDDING)
+    def embedding(self) -> Stored:
+        """Return the embedding as it is stored."""
+        return self.table(EMBEDDING)
 
-    def head(self) -> torch.Tensor | None:
-        """Return the head in its own dtype, None where the embedding is the head."""
-        return None if self.config.tied_embeddings else self.dense(HEAD)
+    def head(self) -> Stored | None:
+        """Return the head as it is stored, None where the embedding is the head."""
+        return None if self.config.tied_embeddings else self.table(HEAD)
+
+    def table(self, name: str) -> Stored:
+        """Return an embedding or a head: floats in their own dtype, or packed codes."""
+        if not self.reader.holds_codes(name):
+            return self.dense(name)
+        weight = read_joint(self.reader, [LinearName(name, self.config.vocab_size, self.config.hidden_size, False)])
+        return PackedTable.from_packed(
+            weight.w_packed.to(self.device),
+            weight.w_scale.to(self.device),
+            in_features=weight.in_features,
+            group_size=weight.group_size,
+            activation="a16",
+        )
 
     def final_norm(self) -> RMSNorm:
         """Return the norm behind the last block."""
@@ -55,6 +70,7 @@ class Builder:
             None if weight.bias is None else weight.bias.to(self.device),
             in_features=weight.in_features,
             group_size=weight.group_size,
+            activation=weight.activation,
         )
 
     def head_norms(self, names: BlockNames) -> HeadNorms:

@@ -4,6 +4,7 @@ Their rows lie one below the other, each row with its tensor's scale. That chang
 depends on its own row of the weight alone.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -24,11 +25,31 @@ def read_joint(reader: Reader, layers: Sequence[LinearName], device: torch.devic
     w_packed = empty_i2(sum(layer.out_features for layer in layers), first.in_features, device)
     parts = torch.split(w_packed, [layer.out_features for layer in layers])
     weights = [reader.ternary(layer, part) for layer, part in zip(layers, parts, strict=True)]
-    w_scale = weights[0].w_scale if len(layers) == 1 else torch.cat([per_row(weight) for weight in weights])
+    w_scale, group_size = joint_scale(weights)
     bias = torch.cat([weight.bias for weight in weights if weight.bias is not None]) if first.has_bias else None
-    return TernaryWeight(w_packed, w_scale, bias, first.in_features, weights[0].group_size)
+    activation = "a16" if any(weight.activation == "a16" for weight in weights) else weights[0].activation
+    return TernaryWeight(w_packed, w_scale, bias, first.in_features, group_size, activation)
+
+
+def joint_scale(weights: Sequence[TernaryWeight]) -> tuple[torch.Tensor, int]:
+    """Return the scales of weights one below the other, and the inputs per scale: 0 where no weight has groups."""
+    if len(weights) == 1:
+        return weights[0].w_scale, weights[0].group_size
+    sizes = [weight.group_size for weight in weights if weight.group_size]
+    if not sizes:
+        return torch.cat([per_row(weight) for weight in weights]), 0
+    size = math.gcd(*sizes)
+    return torch.cat([per_group(weight, size) for weight in weights]), size
 
 
 def per_row(weight: TernaryWeight) -> torch.Tensor:
-    """Return the scales of a weight by rows, (N,) or (N, groups)."""
+    """Return the scales of a weight without groups by rows, (N,)."""
     return weight.w_scale if weight.w_scale.dim() else weight.w_scale.expand(len(weight.w_packed))
+
+
+def per_group(weight: TernaryWeight, size: int) -> torch.Tensor:
+    """Return the scales of a weight by groups of `size` inputs, which divides its own, (N, groups)."""
+    groups = -(-weight.in_features // size)
+    if not weight.group_size:
+        return per_row(weight)[:, None].expand(-1, groups)
+    return weight.w_scale.repeat_interleave(weight.group_size // size, 1)[:, :groups]

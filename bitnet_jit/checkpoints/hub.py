@@ -40,8 +40,7 @@ def find_model(model: str | os.PathLike[str]) -> Path:
         if is_recognized(path):
             return path
         raise CheckpointError(
-            f"{model}: expected a directory with config.json and safetensors files, found a file"
-            f"{', and GGUF is not read' if path.suffix.lower() == '.gguf' else ''}"
+            f"{model}: expected a directory with config.json and safetensors files, or a GGUF file, found another file"
         )
     if not isinstance(model, str):
         raise CheckpointError(f"{model}: expected a directory with config.json and safetensors files, found none")

@@ -17,6 +17,7 @@ class TernaryWeight:
         bias: (N,) or None, added last.
         in_features: K.
         group_size: inputs per group with scales of groups, else 0.
+        activation: how the model was made to run it: "a8", "a8g" or "a16"; see `PackedBitLinear`.
     """
 
     w_packed: torch.Tensor
@@ -24,6 +25,7 @@ class TernaryWeight:
     bias: torch.Tensor | None
     in_features: int
     group_size: int = 0
+    activation: str = "a8"
 
 
 def empty_i2(out_features: int, in_features: int, device: torch.device | str = "cpu") -> torch.Tensor:

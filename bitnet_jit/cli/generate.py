@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from bitnet_jit.generation.decoder import Decoder
 
-WHICH_MODEL = "A directory, or a hub id such as microsoft/bitnet-b1.58-2B-4T. [default: the embedded model]"
+WHICH_MODEL = "A directory, GGUF file, or hub id such as microsoft/bitnet-b1.58-2B-4T. [default: the embedded model]"
 STOP = (
     "End the text behind this string, which is written; may be given again. One that is a special token of the model, "
     "such as </s>, ends the text at that token, which is not written."

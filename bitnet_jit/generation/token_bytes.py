@@ -14,6 +14,20 @@ PLAIN = (
 REST = (byte for byte in range(256) if byte not in PLAIN)
 TO_BYTES = {256 + place: chr(byte) for place, byte in enumerate(REST)}  # all others, in order, are those from 256 on
 
+OF_BYTES = {ord(char): number for number, char in TO_BYTES.items()} | {byte: byte for byte in PLAIN}
+ALPHABET = frozenset(map(chr, OF_BYTES.values()))  # in which GPT-2 writes tokens
+
+
+def spell(text: str) -> str:
+    """Return a text of GPT-2's tokens as it is; another one written a character per byte, as those are.
+
+    >>> spell("\u0120n"), spell(" n")
+    ('Ġn', 'Ġn')
+    """
+    if ALPHABET.issuperset(text):
+        return text
+    return "".join(chr(OF_BYTES[byte]) for byte in text.encode())
+
 
 def token_bytes(library: Any) -> dict[int, bytes] | None:
     """Return the bytes of each token by its id; None where a token's text depends on its neighbours.

@@ -30,16 +30,17 @@ class FileTokenizer:
     Lone surrogates become U+FFFD, as with `ByteTokenizer`.
 
     Args:
-        path: the file.
+        path: the file; errors name it.
+        content: what a tokenizer.json would hold, where it stands in another file.
 
     Raises:
         CheckpointError: the file cannot be read, is too large or is no tokenizer.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, content: bytes | None = None) -> None:
         from tokenizers import Tokenizer as Library
 
-        content = read(path)
+        content = read(path) if content is None else content
         self._path = path
         with refused(lambda error: f"{path}: expected a tokenizer of the tokenizers library ({reason(error)})"):
             library: Any = Library.from_buffer(content)

@@ -80,8 +80,8 @@ def check_head(head: str) -> str:
     return head
 
 
-def stored_head(weight: torch.Tensor, head: str) -> tuple[Stored, torch.Tensor | None]:
-    """Return a checkpoint's head (V, K) as it is stored, and its scales (V,) float32 where that is int8.
+def stored_head(weight: Stored, head: str) -> tuple[Stored, torch.Tensor | None]:
+    """Return a checkpoint's head (V, K) as it is to be kept, and its scales (V,) float32 where that is int8.
 
     Raises:
         InvalidInput: int8 is asked for, and there are more inputs than its sums hold; or codes are asked for, and the
@@ -90,8 +90,10 @@ def stored_head(weight: torch.Tensor, head: str) -> tuple[Stored, torch.Tensor |
     >>> stored_head(torch.tensor([[1.27, -0.5]]), "int8")
     (tensor([[127, -50]], dtype=torch.int8), tensor([0.0100]))
     """
-    if head == "checkpoint":
+    if head == "checkpoint" or (isinstance(weight, PackedTable) and head == weight.format):
         return weight, None
+    if isinstance(weight, PackedTable):
+        weight = weight.dequantize()
     if head in PACKED:
         return PackedTable.from_floats(weight, head), None
     if head != "int8":

@@ -57,6 +57,10 @@ class HfFolder:
     ) -> None:
         self._close.close()
 
+    def holds_codes(self, name: str) -> bool:  # noqa: ARG002
+        """Return that embeddings and heads are floats."""
+        return False
+
     def dense(self, name: str, device: torch.device = CPU) -> torch.Tensor:
         """Read an embedding, head or norm."""
         tensor = hf_tensor(name)

@@ -7,10 +7,10 @@ them together.
 """
 
 import torch
-from torch.nn import functional as F
+
+from bitnet_jit.checkpoints.formats.word_digits import CODES, as_words, push_together
 
 SLICE_BYTES = 2**18  # of a source on the CPU, converted at a time: all that is computed from it stays in the caches
-PAD = 0b01010101  # four codes of weight 0
 
 
 def packed_rows(out_features: int) -> int:
@@ -38,18 +38,4 @@ def repack(source: torch.Tensor, out: torch.Tensor, in_features: int) -> None:
         for digit in range(4):
             first = digit * height + start
             rows = out[first : min(first + words.shape[0], out.shape[0])]
-            push_together((words[: rows.shape[0]] >> 2 * digit) & 0x03030303, rows)
-
-
-def as_words(piece: torch.Tensor) -> torch.Tensor:
-    """View uint8 (n, K) as int32 (n, ceil(K / 4)), the first byte lowest; missing bytes hold weights 0."""
-    missing = -piece.shape[1] % 4
-    padded = F.pad(piece, (0, missing), value=PAD) if missing else piece.contiguous()
-    aligned = padded.storage_offset() % 4 == 0 and padded.data_ptr() % 4 == 0
-    return (padded if aligned else padded.clone()).view(torch.int32)
-
-
-def push_together(codes: torch.Tensor, out: torch.Tensor) -> None:
-    """Turn int32 with a code in the lowest bits of each byte into uint8 with the four codes side by side."""
-    pairs = codes | codes >> 6
-    out.copy_((pairs | pairs >> 12) & 255)
+            push_together((words[: rows.shape[0]] >> 2 * digit) & CODES, rows)

@@ -69,6 +69,10 @@ class Reader(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
+    def holds_codes(self, name: str) -> bool:
+        """Return whether the embedding or the head is stored in ternary codes, to be read as a layer is."""
+        ...
+
     def dense(self, name: str, device: torch.device = CPU) -> torch.Tensor:
         """Read an embedding, head or norm, finite and in its own dtype, onto a device."""
         ...

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from bitnet_jit.checkpoints.formats.gguf.model import GgufModel
 from bitnet_jit.checkpoints.formats.hf_folder import HfFolder
 from bitnet_jit.checkpoints.formats.hf_writer import HfWriter
 from bitnet_jit.checkpoints.formats.own_writer import OwnWriter
@@ -9,7 +10,7 @@ from bitnet_jit.checkpoints.formats.reader import Reader
 from bitnet_jit.checkpoints.formats.writer import Writer
 from bitnet_jit.errors import CheckpointError, InvalidInput
 
-FORMATS: tuple[type[Reader], ...] = (HfFolder,)  # the first that recognizes a path reads it
+FORMATS: tuple[type[Reader], ...] = (GgufModel, HfFolder)  # the first that recognizes a path reads it
 WRITERS: dict[str, Writer] = {
     "autobitlinear": HfWriter("autobitlinear", scale_divides=False),
     "bitlinear": HfWriter("bitlinear", scale_divides=True),

@@ -1,12 +1,10 @@
 """One safetensors file of unknown origin: its header checked as a whole, its tensors copied to where they stay.
 
-The file is read by position, never mapped: where a mapped file shrinks, a process that reads the lost part is killed.
 The format (https://github.com/huggingface/safetensors#format): 8 bytes with the header's size, the header as JSON, and
 the tensors' bytes, one tensor behind the other without gaps.
 """
 
 import math
-import os
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +13,15 @@ from typing import Any
 
 import torch
 
-from bitnet_jit.devices.huge_pages import CPU, HUGE_PAGES
-from bitnet_jit.devices.kinds import kind_of
+from bitnet_jit.checkpoints.formats.tensor_bytes import copy_tensor
+from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.errors import CheckpointError
-from bitnet_jit.system.memory import in_words, total_memory
-from bitnet_jit.system.reading import open_regular, parse_json
+from bitnet_jit.system.reading import parse_json
+from bitnet_jit.system.stable_file import StableFile
 
 PREFIX = 8  # bytes that hold the header's size
 HEADER_LIMIT = 32 * 2**20  # bytes, a hundred for each of 300,000 tensors
 MAX_DIMENSIONS = 64  # of a tensor
-READ_LIMIT = 2**30  # bytes per call of the system, which takes no more than 2 GiB
 # dtypes that a file may have and that are not read here
 BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6} | dict.fromkeys(("F8_E5M2", "F8_E4M3", "F8_E8M0"), 8)
 DTYPES = {
@@ -77,12 +74,11 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._descriptor = open_regular(path)
+            self._file = StableFile(path)
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
         try:
-            self._state = self._look()
-            self.tensors, self.metadata = parse_header(*self._read_header())
+            self.tensors, self.metadata = parse_header(*read_header(self._file))
         except (OSError, ValueError) as error:
             self.close()
             raise CheckpointError(f"{path}: expected a whole safetensors file, found: {error}") from error
@@ -97,9 +93,7 @@ class SafetensorsFile:
 
     def close(self) -> None:
         """Close the file; tensors that were read stay."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor = -1
+        self._file.close()
 
     def read(self, name: str, device: torch.device = CPU) -> torch.Tensor:
         """Copy a tensor into memory of its own on a device.
@@ -109,74 +103,20 @@ class SafetensorsFile:
                 larger than this machine's memory.
         """
         stored = self.tensors[name]
-        num_bytes = stored.stop - stored.start
-        if num_bytes > (most := total_memory()):
-            raise self._error(name, f"at most the {in_words(most)} of memory that there are", in_words(num_bytes))
         if stored.dtype not in DTYPES:
-            raise self._error(name, f"one of {', '.join(DTYPES)}", stored.dtype)
-        try:
-            tensor = self._copy(stored, device)
-            if self._look() != self._state:
-                raise ValueError("it is being written")
-        except (OSError, ValueError) as error:
-            raise self._error(name, "a file that stays as it is", str(error)) from error
-        except torch.OutOfMemoryError:  # of a GPU
-            raise
-        except RuntimeError as error:  # of torch, where memory lacks
-            raise self._error(name, "memory for it", f"none ({error})") from error
-        return tensor
-
-    def _copy(self, stored: StoredTensor, device: torch.device) -> torch.Tensor:
-        """Return a tensor's copy on a device, by way of the CPU where the device has no way of its own."""
-        upload = kind_of(device).upload
-        tensor = HUGE_PAGES.empty(stored.shape, DTYPES[stored.dtype], device if upload else CPU, alone=True)
-        if not tensor.numel():
-            return tensor.to(device)
-        if upload:
-            upload(tensor, lambda buffer, offset: self._fill(buffer, stored.start + offset))
-            return tensor
-        self._fill(tensor.view(-1).view(torch.uint8).numpy().data, stored.start)
-        return tensor.to(device)
-
-    def _look(self) -> tuple[int, int]:
-        """Return size and time of the last writing, which are to stay as they are while the file is read."""
-        status = os.fstat(self._descriptor)
-        return status.st_size, status.st_mtime_ns
-
-    def _read_header(self) -> tuple[bytes, int]:
-        """Return the header, and the bytes that follow it. Raise ValueError where the file holds no whole one."""
-        prefix, size = bytearray(PREFIX), self._state[0]
-        if size < PREFIX:
-            raise ValueError(f"{size} bytes, fewer than {PREFIX}")
-        self._fill(memoryview(prefix), 0)
-        length = int.from_bytes(prefix, "little")
-        if length > min(HEADER_LIMIT, size - PREFIX):
-            raise ValueError(f"a header of {length} bytes; expected at most {min(HEADER_LIMIT, size - PREFIX)}")
-        header = bytearray(length)
-        self._fill(memoryview(header), PREFIX)
-        return bytes(header), size - PREFIX - length
-
-    def _fill(self, buffer: memoryview, start: int) -> None:
-        """Fill a buffer with the bytes from `start` on. Raise ValueError where the file ends before."""
-        filled = 0
-        while filled < len(buffer):
-            part = buffer[filled : filled + READ_LIMIT]
-            if not (count := read_at(self._descriptor, part, start + filled)):
-                raise ValueError(f"its end at byte {start + filled}, before byte {start + len(buffer)}")
-            filled += count
-
-    def _error(self, name: str, expected: str, actual: str) -> CheckpointError:
-        return CheckpointError(f"{self.path}: {name}: expected {expected}, found {actual}")
+            words = f"expected one of {', '.join(DTYPES)}, found {stored.dtype}"
+            raise CheckpointError(f"{self.path}: {name}: {words}")
+        return copy_tensor(self._file, name, stored.start, stored.shape, DTYPES[stored.dtype], device)
 
 
-def read_at(descriptor: int, buffer: memoryview, start: int) -> int:
-    """Fill the first bytes of a buffer with those of a file from `start` on; return their number, 0 at its end."""
-    if hasattr(os, "preadv"):
-        return os.preadv(descriptor, [buffer], start)
-    os.lseek(descriptor, start, os.SEEK_SET)  # Windows
-    chunk = os.read(descriptor, len(buffer))
-    buffer[: len(chunk)] = chunk
-    return len(chunk)
+def read_header(file: StableFile) -> tuple[bytes, int]:
+    """Return the header, and the number of bytes that follow it. Raise ValueError where there is no whole one."""
+    if file.size < PREFIX:
+        raise ValueError(f"{file.size} bytes, fewer than {PREFIX}")
+    length, most = int.from_bytes(file.read(0, PREFIX), "little"), min(HEADER_LIMIT, file.size - PREFIX)
+    if length > most:
+        raise ValueError(f"a header of {length} bytes; expected at most {most}")
+    return file.read(PREFIX, length), file.size - PREFIX - length
 
 
 def parse_header(header: bytes, num_bytes: int) -> tuple[dict[str, StoredTensor], dict[str, str]]:

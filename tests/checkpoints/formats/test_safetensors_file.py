@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save, save_file
 
-from bitnet_jit.checkpoints.formats import safetensors_file
 from bitnet_jit.checkpoints.formats.safetensors_file import DTYPES, SafetensorsFile
 from bitnet_jit.devices.kinds import KINDS
 from bitnet_jit.errors import CheckpointError
+from bitnet_jit.system import stable_file
 
 UNIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
 
@@ -194,8 +194,8 @@ def test_memory_that_cannot_be_had_is_told(tmp_path):
     sparse(tmp_path / "file", 2**34)
     code = (
         "import sys, resource; from pathlib import Path; from bitnet_jit.errors import CheckpointError\n"
-        "from bitnet_jit.checkpoints.formats import safetensors_file as ours\n"
-        "ours.total_memory = lambda: 2**50; resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))\n"
+        "from bitnet_jit.checkpoints.formats import tensor_bytes, safetensors_file as ours\n"
+        "tensor_bytes.total_memory = lambda: 2**50; resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))\n"
         "try: ours.SafetensorsFile(Path(sys.argv[1])).read('a')\nexcept CheckpointError as e: print(e)"
     )
     result = subprocess.run([sys.executable, "-c", code, tmp_path / "file"], capture_output=True, text=True, check=True)
@@ -203,7 +203,7 @@ def test_memory_that_cannot_be_had_is_told(tmp_path):
 
 
 def test_reads_in_several_calls_of_the_system(tmp_path, monkeypatch):
-    monkeypatch.setattr(safetensors_file, "READ_LIMIT", 1000)
+    monkeypatch.setattr(stable_file, "READ_LIMIT", 1000)
     save_file({"a": torch.arange(10_000.0)}, tmp_path / "file")
     for with_position in (True, False):  # Windows has no preadv
         if not with_position:

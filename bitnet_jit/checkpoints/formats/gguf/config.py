@@ -1,0 +1,129 @@
+"""Metadata of a GGUF file -> our `DecoderConfig`."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from bitnet_jit.checkpoints.formats.gguf.keys import Keys
+from bitnet_jit.checkpoints.formats.gguf.names import HEAD, ROPE_DIVISORS
+from bitnet_jit.errors import CheckpointError, InvalidInput
+from bitnet_jit.models.config import DecoderConfig
+from bitnet_jit.models.rope import check_rope
+from bitnet_jit.problem import MAX_IN_FEATURES
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """The consequences of a general.architecture.
+
+    Attributes:
+        activation, sub_norms, qk_norms: as in `DecoderConfig`.
+        pairs: whether rows of q and k stand as llama.cpp turns them, two by two: see `model.in_halves`.
+        quantizes: whether models were trained with activations of int8, where their scales are of whole weights.
+    """
+
+    activation: Literal["relu2", "silu"] = "silu"
+    sub_norms: bool = False
+    qk_norms: bool = False
+    pairs: bool = False
+    quantizes: bool = True
+
+
+KINDS = {
+    "bitnet-b1.58": ModelKind("relu2", sub_norms=True),
+    "bitnet-25": ModelKind("relu2", sub_norms=True),
+    "bitnet": ModelKind("silu", sub_norms=True),
+    "llama": ModelKind(pairs=True),
+    "qwen3": ModelKind(qk_norms=True, quantizes=False),
+}
+
+
+def read_kind(keys: Keys) -> ModelKind:
+    """Return the kind of model that a file says it holds."""
+    return KINDS[keys.word("general.architecture", tuple(KINDS))]
+
+
+def read_config(keys: Keys, tensors: Collection[str]) -> DecoderConfig:
+    """Return the architecture that metadata describes.
+
+    Args:
+        keys: of the file.
+        tensors: the names of its tensors, which tell of biases and of a head of its own.
+
+    Raises:
+        CheckpointError: a key is missing, wrong, or describes a model that we cannot run; it names the key.
+    """
+    kind, architecture = read_kind(keys), keys.text("general.architecture")
+
+    def of(name: str) -> str:
+        return f"{architecture}.{name}"
+
+    num_heads = keys.same_integer(of("attention.head_count"), high=2**16)
+    hidden_size = keys.integer(of("embedding_length"), high=MAX_IN_FEATURES)
+    vocab_size = keys.integer(of("vocab_size"), num_tokens(keys))
+    config = DecoderConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        intermediate_size=keys.same_integer(of("feed_forward_length"), high=MAX_IN_FEATURES),
+        num_layers=keys.integer(of("block_count"), high=2**16),
+        num_heads=num_heads,
+        num_kv_heads=keys.same_integer(of("attention.head_count_kv"), num_heads, high=num_heads),
+        head_dim=keys.integer(of("attention.key_length"), max(1, hidden_size // num_heads), high=MAX_IN_FEATURES),
+        context_length=keys.integer(of("context_length"), 2048),
+        norm_eps=keys.positive(of("attention.layer_norm_rms_epsilon"), 1e-5),
+        rope_theta=keys.positive(of("rope.freq_base"), 10_000.0),
+        rope_scaling=None,
+        activation=activation_of(keys, kind, architecture),
+        sub_norms=kind.sub_norms,
+        tied_embeddings=HEAD not in tensors,
+        attention_bias="blk.0.attn_q.bias" in tensors,
+        mlp_bias="blk.0.ffn_gate.bias" in tensors,
+        eos_ids=read_eos_ids(keys, vocab_size),
+        qk_norms=kind.qk_norms,
+    )
+    check_refused(keys, of, config, tensors)
+    return config
+
+
+def activation_of(keys: Keys, kind: ModelKind, architecture: str) -> Literal["relu2", "silu"]:
+    """Return the activation: that of the kind, unless the file names another."""
+    word = keys.word(f"{architecture}.hidden_activation", ("silu", "relu2"), kind.activation)
+    return "relu2" if word == "relu2" else "silu"
+
+
+def num_tokens(keys: Keys) -> int:
+    """Return the number of tokens of a file's tokenizer, where its architecture has no vocab_size."""
+    return len(keys.take("tokenizer.ggml.tokens", (), "an array of strings"))
+
+
+def read_eos_ids(keys: Keys, vocab_size: int) -> tuple[int, ...]:
+    """Return the tokens that end a text."""
+    names = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
+    ids = [keys.token(name, vocab_size) for name in names]
+    return tuple(dict.fromkeys(number for number in ids if number is not None))
+
+
+def check_refused(keys: Keys, of: Callable[[str], str], config: DecoderConfig, tensors: Collection[str]) -> None:
+    """Raise CheckpointError where a model needs what we cannot run, or its parts do not go together."""
+    if config.num_heads % config.num_kv_heads:
+        raise keys.refuse(of("attention.head_count_kv"), f"a divisor of attention.head_count {config.num_heads}")
+    if config.head_dim % 2:
+        raise CheckpointError(f"{keys.where}: the width of a head: expected an even number, found {config.head_dim}")
+    if keys.integer(of("attention.value_length"), config.head_dim) != config.head_dim:
+        raise keys.refuse(of("attention.value_length"), f"that of keys, {config.head_dim}")
+    if keys.integer(of("rope.dimension_count"), config.head_dim) != config.head_dim:
+        raise keys.refuse(of("rope.dimension_count"), f"{config.head_dim} (every dimension of a head turns)")
+    if keys.same_integer(of("attention.sliding_window"), 0, low=0):
+        raise keys.refuse(of("attention.sliding_window"), "none: every token sees all tokens before it")
+    scaling = keys.word(of("rope.scaling.type"), ("none", "linear"), "none")
+    if scaling == "linear" and keys.positive(of("rope.scaling.factor"), 1.0) != 1.0:
+        raise keys.refuse(of("rope.scaling.factor"), "1")
+    if ROPE_DIVISORS in tensors:
+        raise CheckpointError(f"{keys.where}: {ROPE_DIVISORS}: expected no such tensor: not read yet")
+    for name in keys.values:
+        if name.startswith("prism.hadamard."):
+            raise CheckpointError(f"{keys.where}: {name}: expected no rotated weights: they are not read yet")
+    try:
+        check_rope(config)
+    except InvalidInput as error:
+        raise CheckpointError(f"{keys.where}: {error}") from None

@@ -1,0 +1,161 @@
+"""`GgufModel`: the reader of GGUF files."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from bitnet_jit.checkpoints.checks import Oddities, check_codes, check_finite
+from bitnet_jit.checkpoints.decoder_names import LinearName, block_names, outer_shapes
+from bitnet_jit.checkpoints.formats.gguf.config import read_config, read_kind
+from bitnet_jit.checkpoints.formats.gguf.file import GgufFile
+from bitnet_jit.checkpoints.formats.gguf.found import file_of, is_gguf
+from bitnet_jit.checkpoints.formats.gguf.i2_s import read_i2_s
+from bitnet_jit.checkpoints.formats.gguf.keys import Keys
+from bitnet_jit.checkpoints.formats.gguf.names import gguf_layer, gguf_tensor
+from bitnet_jit.checkpoints.formats.gguf.runs import to_i2
+from bitnet_jit.checkpoints.formats.gguf.tokenizer import read_tokenizer
+from bitnet_jit.checkpoints.formats.gguf.types import I2_S
+from bitnet_jit.checkpoints.ternary import TernaryWeight
+from bitnet_jit.devices.huge_pages import CPU
+from bitnet_jit.errors import CheckpointError
+from bitnet_jit.generation.tokenizer import Tokenizer
+from bitnet_jit.models.config import DecoderConfig
+from bitnet_jit.quant.ternary import coarsest_scale
+
+SLICE_BLOCKS = 2**14  # of a quantized embedding, decoded at a time
+
+
+class GgufModel:
+    """A model in a GGUF file; see `Reader`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = file_of(path)
+        with GgufFile(self.path) as file:
+            self.keys = Keys(file.metadata, str(self.path))
+            self.config: DecoderConfig = read_config(self.keys, file.tensors.keys() | file.unread.keys())
+        self.kind = read_kind(self.keys)
+        self.oddities = Oddities()
+        self._close = ExitStack()
+
+    @staticmethod
+    def recognizes(path: Path) -> bool:
+        """Return whether a path is a GGUF file, or a folder with one."""
+        return is_gguf(path)
+
+    def tokenizer(self) -> Tokenizer | None:
+        """Return the tokenizer that the file holds, or None."""
+        return read_tokenizer(self.keys, self.keys.text("general.architecture"), self.path)
+
+    def __enter__(self) -> "GgufModel":
+        with ExitStack() as stack:
+            self.file = stack.enter_context(GgufFile(self.path))
+            self._check_tensors()
+            self._close = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close.close()
+
+    def _check_tensors(self) -> None:
+        """Raise CheckpointError unless the file holds the model's tensors, with the right shapes and types."""
+        for name, shape in outer_shapes(self.config).items():
+            self.require(gguf_tensor(name), shape)
+        for index in range(self.config.num_layers):
+            names = block_names(self.config, index)
+            for name, features in names.norms(self.config):
+                self.require(gguf_tensor(name), (features,))
+            for layers in names.linears:
+                for layer in layers:
+                    self.require(gguf_tensor(layer.name), (layer.out_features, layer.in_features), ternary=True)
+
+    def require(self, name: str, shape: tuple[int, ...], ternary: bool = False) -> None:
+        """Raise CheckpointError unless there is a tensor of a shape, of codes if they are asked for."""
+        what = f"{'codes' if ternary else 'numbers'} {shape}"
+        if name in self.file.unread:
+            raise CheckpointError(f"{self.path}: {name}: expected {what}, found the type {self.file.unread[name]}")
+        if (tensor := self.file.tensors.get(name)) is None:
+            raise CheckpointError(f"{self.path}: {name}: expected {what}, found no such tensor")
+        if tensor.shape != shape or (ternary and not tensor.type.is_ternary):
+            raise CheckpointError(f"{self.path}: {name}: expected {what}, found {tensor.type.name} {tensor.shape}")
+
+    def holds_codes(self, name: str) -> bool:
+        """Return whether an embedding or a head is stored in ternary codes."""
+        return self.file.tensors[gguf_tensor(name)].type.is_ternary
+
+    def dense(self, name: str, device: torch.device = CPU) -> torch.Tensor:
+        """Read an embedding, head or norm."""
+        stored = gguf_tensor(name)
+        tensor = self.file.tensors[stored]
+        if tensor.type.to_floats is None:
+            return check_finite(self.place(stored), self.file.read(stored, device))
+        blocks = self.file.read_bytes(stored, device).view(-1, tensor.type.num_bytes)
+        floats = torch.empty(tensor.shape, dtype=torch.float32, device=device)
+        parts = floats.view(-1, tensor.type.block).split(SLICE_BLOCKS)
+        for part, source in zip(parts, blocks.split(SLICE_BLOCKS), strict=True):
+            part.copy_(tensor.type.to_floats(source))
+        return check_finite(self.place(stored), floats)
+
+    def ternary(self, layer: LinearName, out: torch.Tensor) -> TernaryWeight:
+        """Read a ternary layer, its codes into `out`."""
+        name = gguf_tensor(layer.name)
+        w_scale, group_size = self.fill(name, layer, out)
+        w_scale = w_scale * self.output_scale(layer)
+        bias = self.bias(layer)
+        if self.kind.pairs and (heads := self.heads(layer.name)):
+            out.copy_(in_halves(out, heads))
+            w_scale = in_halves(w_scale, heads) if w_scale.dim() else w_scale
+            bias = None if bias is None else in_halves(bias, heads)
+        self.oddities.note_density(name, check_codes(self.place(name), out, layer.in_features))
+        check_finite(self.place(name), w_scale)
+        activation = "a8" if self.kind.quantizes and not group_size else "a16"
+        return TernaryWeight(out, w_scale, bias, layer.in_features, group_size, activation)
+
+    def fill(self, name: str, layer: LinearName, out: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """Fill `out` with the codes of a tensor in the order of the file; return scales, and inputs per scale or 0."""
+        of = self.file.tensors[name].type
+        content = self.file.read_bytes(name, out.device)
+        if of is I2_S:
+            try:
+                return read_i2_s(content, "x86", out, layer.in_features), 0
+            except ValueError as error:
+                raise CheckpointError(f"{self.place(name)}: expected {error}") from None
+        blocks = content.view(-1, of.num_bytes)
+        to_i2(blocks, of.runs, out.view(-1, of.block // 4))
+        scales = blocks[:, of.scale_at : of.scale_at + 2].contiguous().view(torch.float16)
+        w_scale = coarsest_scale(scales.float().view(layer.out_features, -1))
+        return w_scale, of.block if w_scale.dim() == 2 else 0
+
+    def output_scale(self, layer: LinearName) -> torch.Tensor:
+        """Return what a layer's outputs are multiplied by besides, which few files have."""
+        name = f"{gguf_layer(layer.name)}.scale"
+        scale: torch.Tensor = self.file.read(name)[0] if name in self.file.tensors else torch.ones(())
+        return scale
+
+    def bias(self, layer: LinearName) -> torch.Tensor | None:
+        """Read a layer's bias, float32 (N,), None where it has none."""
+        if not layer.has_bias:
+            return None
+        name = f"{gguf_layer(layer.name)}.bias"
+        return check_finite(self.place(name), self.file.read(name)).float()
+
+    def heads(self, name: str) -> int:
+        """Return the number of heads of queries or of keys, 0 for other layers."""
+        part = name.rsplit(".", 1)[-1]
+        return {"q": self.config.num_heads, "k": self.config.num_kv_heads}.get(part, 0)
+
+    def place(self, name: str) -> str:
+        """Return the file and the name of a tensor, with which errors about it begin."""
+        return f"{self.path}: {name}"
+
+
+def in_halves(rows: torch.Tensor, heads: int) -> torch.Tensor:
+    """Return rows of q or k (heads * D, ...) that turn two by two, so that the halves of each head turn.
+
+    >>> in_halves(torch.tensor([0, 2, 1, 3]), 1)
+    tensor([0, 1, 2, 3])
+    """
+    return rows.view(heads, -1, 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
