@@ -34,8 +34,8 @@ def load(
     """Load a ternary decoder from a Hugging Face directory (config.json and safetensors) or from a GGUF file.
 
     Args:
-        path: the directory or file; or, as a str, the id of a model on the Hugging Face hub
-            ("microsoft/bitnet-b1.58-2B-4T"), downloaded once, unless there is such a path. None is the small model that comes with the package.
+        path: the directory or file; or, as a str, the id of a model on the Hugging Face hub, downloaded once
+            ("microsoft/bitnet-b1.58-2B-4T"). None is the small model that comes with the package.
         device: where the weights go, the CPU by default.
         dtype: of activations: float32 or bfloat16. Weights are stored alike in both.
         progress: called with the number of blocks that are loaded, and that there are, after each.
