@@ -3,22 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """Llama 3.1's stretching of rotary positions: long wavelengths slow down by `factor`, short ones stay.
-
-    Attributes:
-        factor: the ratio of the new context to the old one.
-        low_freq_factor: wavelengths above original_context / low_freq_factor are divided by `factor` entirely.
-        high_freq_factor: wavelengths below original_context / high_freq_factor stay as they were.
-        original_context: tokens that the model was trained on before.
-    """
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_context: int
+from bitnet_jit.models.rope_scaling import RopeScaling
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Rotary positions (RoFormer, arXiv 2104.09864), plain and as Llama 3.1 scales them, on heads split into halves.
+"""Rotary positions (RoFormer, arXiv 2104.09864), plain or scaled (`rope_scaling.py`), on heads split into halves.
 
 frequency_i = theta^(-2i / D)                     i = 0 .. D/2 - 1
 (x1, x2)   -> (x1 cos - x2 sin, x2 cos + x1 sin)  with the angle position * frequency, x1 and x2 a head's halves
@@ -13,7 +13,10 @@ import math
 import torch
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.models.config import DecoderConfig, RopeScaling
+from bitnet_jit.models.config import DecoderConfig
+from bitnet_jit.models.rope_scaling import DividedScaling, RopeScaling
+
+MAX_SHOWN = 300  # characters of a scaling in an error: some have a list of divisors
 
 
 class Rope:
@@ -26,6 +29,7 @@ class Rope:
     def __init__(self, config: DecoderConfig) -> None:
         check_rope(config)
         self.frequencies = frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+        self.magnitude = 1.0 if config.rope_scaling is None else config.rope_scaling.magnitude
         self._rotary = torch.empty(0, config.head_dim, dtype=torch.float32, device="cpu")
 
     def rotary(self, length: int, device: torch.device) -> torch.Tensor:
@@ -33,7 +37,7 @@ class Rope:
         if length > len(self._rotary) or self._rotary.device != device:
             rows = max(len(self._rotary), 1 << (length - 1).bit_length())
             angles = torch.arange(rows, dtype=torch.float32, device="cpu")[:, None] * self.frequencies
-            self._rotary = torch.cat((angles.cos(), angles.sin()), 1).to(device)
+            self._rotary = (torch.cat((angles.cos(), angles.sin()), 1) * self.magnitude).to(device)
         return self._rotary
 
     def tables(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,12 +65,17 @@ def check_rope(config: DecoderConfig) -> None:
             f"rope_theta: expected a base whose rotary frequencies theta^(-2i / {config.head_dim}) are positive, and "
             f"their angles up to position {last} finite, in float32; got {theta!r}"
         )
-    if scaling is not None and not are_usable(frequencies(config.head_dim, theta, scaling), last):
+    if scaling is None:
+        return
+    if isinstance(scaling, DividedScaling) and len(scaling.divisors) != config.head_dim // 2:
+        raise InvalidInput(
+            f"rope_scaling: expected {config.head_dim // 2} divisors, one per pair of a head's dimensions, got "
+            f"{len(scaling.divisors)}"
+        )
+    if not (math.isfinite(scaling.magnitude) and are_usable(frequencies(config.head_dim, theta, scaling), last)):
         raise InvalidInput(
             "rope_scaling: expected factors that keep the rotary frequencies positive, and their angles up to position "
-            f"{last} finite, in float32; got factor={scaling.factor!r}, low_freq_factor={scaling.low_freq_factor!r}, "
-            f"high_freq_factor={scaling.high_freq_factor!r}, "
-            f"original_max_position_embeddings={scaling.original_context!r}"
+            f"{last} finite, in float32; got {repr(scaling)[:MAX_SHOWN]}"
         )
 
 
@@ -82,14 +91,4 @@ def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> tor
     tensor([1.0000, 0.1000])
     """
     plain = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim)
-    return plain if scaling is None else scaled(plain, scaling)
-
-
-def scaled(plain: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
-    """Scale frequencies as Llama 3.1 does: divide long waves by `factor`, keep short ones, blend on a ramp between."""
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    wavelength = 2 * math.pi / plain
-    ramp = (scaling.original_context / wavelength - low) / (high - low)
-    between = (1 - ramp) * plain / scaling.factor + ramp * plain
-    slowed = torch.where(wavelength > scaling.original_context / low, plain / scaling.factor, between)
-    return torch.where(wavelength < scaling.original_context / high, plain, slowed)
+    return plain if scaling is None else scaling.scaled(plain, theta)

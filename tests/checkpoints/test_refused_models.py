@@ -63,7 +63,7 @@ def with_weights_that_are_not_finite():
 
 
 def with_positions_that_are_not_finite():
-    model = bitnet_jit.convert(build("llama", "yarn"))
+    model = bitnet_jit.convert(build("llama", "dynamic"))
     model.model.rotary_emb.inv_freq[0] = float("inf")
     return model
 

@@ -23,7 +23,7 @@ from torch import nn
 
 import bitnet_jit
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.models.config import RopeScaling
+from bitnet_jit.models.rope_scaling import Llama3Scaling
 from bitnet_jit.training.network import TrainedDecoder
 from bitnet_jit.training.settings import TrainSettings
 
@@ -34,14 +34,14 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("rope", [*OURS, "yarn"])
+@pytest.mark.parametrize("rope", [*OURS, "dynamic"])
 def test_a_patched_model_is_saved_over_the_files_that_it_is_mapped_from(tmp_path, format, rope):
     bitnet_jit.save(bitnet_jit.convert(build("llama", rope, attention_bias=True)), tmp_path)
     shard(tmp_path)
     patched = bitnet_jit.patch(read_by_transformers(tmp_path))
     wanted = logits(patched)
-    if rope == "yarn" and format not in HUGGING_FACE:
-        with pytest.raises(InvalidInput, match="found 'yarn'"):
+    if rope == "dynamic" and format not in HUGGING_FACE:
+        with pytest.raises(InvalidInput, match="found 'dynamic'"):
             bitnet_jit.save(patched, tmp_path, format)
         torch.testing.assert_close(logits(bitnet_jit.patch(read_by_transformers(tmp_path))), wanted)
         return
@@ -59,7 +59,7 @@ def test_the_rope_scaling_of_a_decoder_is_saved(tmp_path, format):
     settings = TrainSettings(
         layers=1, hidden_size=32, intermediate_size=48, heads=2, kv_heads=1, context_length=64, window=8
     )
-    scaling = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=16)
+    scaling = Llama3Scaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=16)
     config = replace(settings.decoder(), rope_scaling=scaling)
     trained = TrainedDecoder(config).eval()
     bitnet_jit.save(trained, tmp_path, format)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from bitnet_jit.checkpoints.embedded import embedded_model
 from bitnet_jit.checkpoints.formats.hf_config import read_config
 from bitnet_jit.models.attention import attend
-from bitnet_jit.models.config import RopeScaling
 from bitnet_jit.models.kv_cache import KVCache
 from bitnet_jit.models.rope import Rope, frequencies, rotate
+from bitnet_jit.models.rope_scaling import Llama3Scaling
 
 CONFIG, _ = read_config(embedded_model() / "config.json")
 
@@ -34,7 +34,7 @@ def test_llama3_frequencies_are_those_of_transformers():
         rope_parameters={"rope_type": "llama3", "rope_theta": 500000.0, **scaling},
     )
     expected, _ = ROPE_INIT_FUNCTIONS["llama3"](config)
-    assert torch.allclose(frequencies(128, 500000.0, RopeScaling(8.0, 1.0, 4.0, 512)), expected, rtol=1e-6, atol=0)
+    assert torch.allclose(frequencies(128, 500000.0, Llama3Scaling(8.0, 1.0, 4.0, 512)), expected, rtol=1e-6, atol=0)
 
 
 def test_rotation_turns_pairs_by_position():

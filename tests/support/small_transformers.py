@@ -36,7 +36,7 @@ ROPES = {
     },
 }
 LONG = {"short_factor": 1.0, "long_factor": 2.0}
-OURS = ("default", "llama3")
+OURS = ("default", "linear", "llama3", "yarn", "longrope")
 FAMILIES = {"bitnet": "BitNet", "llama": "Llama", "qwen3": "Qwen3"}
 HUGGING_FACE = ("autobitlinear", "bitlinear")
 FORMATS = (*HUGGING_FACE, "i2", "t5")

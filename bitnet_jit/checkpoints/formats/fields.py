@@ -85,11 +85,18 @@ class Fields:
         return int(value)
 
     def positive(self, name: str, default: Any = REQUIRED) -> float:
-        """Return a number above zero, and at most 1e300 so that float() takes it."""
+        """Return a number above zero."""
         value = self.take(name, default, "a positive number")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1e300:
+        if not is_positive(value):
             raise self.refuse(name, "a positive number")
         return float(value)
+
+    def positives(self, name: str) -> tuple[float, ...]:
+        """Return a list of numbers above zero as a tuple."""
+        value = self.take(name, REQUIRED, "a list of positive numbers")
+        if not isinstance(value, list) or not all(map(is_positive, value)):
+            raise self.refuse(name, "a list of positive numbers")
+        return tuple(map(float, value))
 
     def flag(self, name: str, default: Any = REQUIRED) -> bool:
         """Return true or false."""
@@ -132,6 +139,11 @@ class Fields:
         if not isinstance(value, dict):
             raise self.refuse(name, "an object")
         return Fields(value, f"{self.where}: {name}")
+
+
+def is_positive(value: Any) -> bool:
+    """Return whether a value is a number above zero, and at most 1e300 so that float() takes it."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1e300
 
 
 def is_integer(value: Any) -> bool:

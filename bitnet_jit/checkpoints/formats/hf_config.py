@@ -7,9 +7,10 @@ from typing import Literal
 from bitnet_jit.checkpoints.file_names import GENERATION
 from bitnet_jit.checkpoints.formats.fields import Fields, read_json, read_json_if_there
 from bitnet_jit.checkpoints.formats.hf_quantization import read_storage
+from bitnet_jit.checkpoints.formats.hf_rope import read_rope
 from bitnet_jit.checkpoints.formats.hf_storage import Storage
 from bitnet_jit.errors import CheckpointError, InvalidInput
-from bitnet_jit.models.config import DecoderConfig, RopeScaling
+from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.models.rope import check_rope
 from bitnet_jit.problem import MAX_IN_FEATURES
 
@@ -58,7 +59,7 @@ def read_config(path: Path) -> tuple[DecoderConfig, Storage]:
     hidden_size = fields.integer("hidden_size", high=MAX_IN_FEATURES)
     vocab_size = fields.integer("vocab_size")
     context_length = fields.integer("max_position_embeddings", 2048)
-    rope_theta, rope_scaling = read_rope(fields, kind, context_length)
+    rope_theta, rope_scaling = read_rope(fields, kind.rope_theta, context_length)
     fields.word("hidden_act", (kind.activation,), kind.activation)
     config = DecoderConfig(
         vocab_size=vocab_size,
@@ -110,28 +111,6 @@ def check_positions(config: DecoderConfig, fields: Fields, kind: ModelKind) -> N
         check_rope(config)
     except InvalidInput as error:
         raise CheckpointError(f"{fields.where}: {error}") from None
-
-
-def read_rope(fields: Fields, kind: ModelKind, context_length: int) -> tuple[float, RopeScaling | None]:
-    """Read rotary base and scaling from transformers 5's rope_parameters or the older rope_theta and rope_scaling."""
-    inner = fields.inner("rope_scaling") or fields.inner("rope_parameters") or Fields({}, fields.where)
-    theta = inner.positive("rope_theta", fields.positive("rope_theta", kind.rope_theta))
-    for place in (fields, inner):
-        if place.positive("partial_rotary_factor", 1.0) != 1.0:
-            raise place.refuse("partial_rotary_factor", "1 (every dimension of a head turns)")
-    name = "rope_type" if "rope_type" in inner.values else "type"
-    if inner.word(name, ("default", "llama3"), "default") == "default":
-        return theta, None
-    original = fields.integer("original_max_position_embeddings", 0, low=0)
-    scaling = RopeScaling(
-        factor=inner.positive("factor"),
-        low_freq_factor=inner.positive("low_freq_factor"),
-        high_freq_factor=inner.positive("high_freq_factor"),
-        original_context=original or inner.integer("original_max_position_embeddings", context_length),
-    )
-    if scaling.high_freq_factor <= scaling.low_freq_factor:
-        raise inner.refuse("high_freq_factor", f"a number above low_freq_factor {scaling.low_freq_factor}")
-    return theta, scaling
 
 
 def read_eos_ids(fields: Fields, path: Path, vocab_size: int) -> tuple[int, ...]:

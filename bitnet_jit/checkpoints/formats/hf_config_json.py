@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from bitnet_jit.checkpoints.formats.hf_config import KINDS, ModelKind
+from bitnet_jit.checkpoints.formats.hf_rope import scaling_json
 from bitnet_jit.checkpoints.formats.writer import Writer
 from bitnet_jit.dtypes import dtype_name
 from bitnet_jit.models.config import DecoderConfig
@@ -56,11 +57,4 @@ def rope_json(config: DecoderConfig) -> dict[str, Any]:
     """Return the rotary positions of a config.json, as transformers has them since 4.43; version 5 reads them too."""
     if (scaling := config.rope_scaling) is None:
         return {"rope_theta": config.rope_theta}
-    said = {
-        "rope_type": "llama3",
-        "factor": scaling.factor,
-        "low_freq_factor": scaling.low_freq_factor,
-        "high_freq_factor": scaling.high_freq_factor,
-        "original_max_position_embeddings": scaling.original_context,
-    }
-    return {"rope_theta": config.rope_theta, "rope_scaling": said}
+    return {"rope_theta": config.rope_theta, "rope_scaling": scaling_json(scaling)}

@@ -9,7 +9,7 @@ from bitnet_jit.checkpoints.formats.hf_bitnet import Online, Packed
 from bitnet_jit.checkpoints.formats.hf_config import read_config
 from bitnet_jit.checkpoints.formats.own_format import Own
 from bitnet_jit.errors import CheckpointError
-from bitnet_jit.models.config import RopeScaling
+from bitnet_jit.models.rope_scaling import Llama3Scaling
 
 LLAMA3 = {"factor": 8, "low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": 512}
 
@@ -55,8 +55,8 @@ def test_storage(tmp_path, quantization, expected):
         ({"rope_theta": None}, 500000.0, None),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 9.0}}, 9.0, None),
         ({"rope_theta": 7.0, "rope_parameters": {"rope_type": "default"}}, 7.0, None),
-        ({"rope_scaling": {"type": "llama3", **LLAMA3}}, 1e4, RopeScaling(8, 1, 4, 512)),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5.0, **LLAMA3}}, 5.0, RopeScaling(8, 1, 4, 512)),
+        ({"rope_scaling": {"type": "llama3", **LLAMA3}}, 1e4, Llama3Scaling(8, 1, 4, 512)),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5.0, **LLAMA3}}, 5.0, Llama3Scaling(8, 1, 4, 512)),
     ],
 )
 def test_rope(tmp_path, fields, theta, scaling):
@@ -110,7 +110,9 @@ def test_qwen3(tmp_path):
         ({"eos_token_id": 256}, ["eos_token_id", "0 to 255", "256"]),
         ({"eos_token_id": "x"}, ["eos_token_id", "'x'"]),
         ({"tie_word_embeddings": "yes"}, ["tie_word_embeddings", "true or false", "'yes'"]),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, ["rope_type", "'default' or 'llama3'", "'yarn'"]),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, ["rope_type", "or 'longrope'", "'dynamic'"]),
+        ({"rope_scaling": {"rope_type": "longrope", "short_factor": [1, 0]}}, ["short_factor", "positive", "[1, 0]"]),
+        ({"rope_scaling": {"rope_type": "longrope", "short_factor": 2.0}}, ["short_factor", "list", "2.0"]),
         ({"rope_scaling": {"rope_type": "llama3"}}, ["rope_scaling", "factor", "no such field"]),
         ({"rope_scaling": {"type": "llama3", **LLAMA3, "high_freq_factor": 1}}, ["high_freq_factor", "above"]),
         ({"rope_scaling": []}, ["rope_scaling", "an object", "[]"]),
