@@ -4,8 +4,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from bitnet_jit.checkpoints.formats.gguf.keys import Keys
-from bitnet_jit.checkpoints.formats.gguf.names import HEAD, ROPE_DIVISORS
+from bitnet_jit.checkpoints.formats.gguf.names import HEAD
+from bitnet_jit.checkpoints.formats.gguf.rope import read_rope_scaling
 from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.models.rope import check_rope
@@ -43,12 +46,13 @@ def read_kind(keys: Keys) -> ModelKind:
     return KINDS[keys.word("general.architecture", tuple(KINDS))]
 
 
-def read_config(keys: Keys, tensors: Collection[str]) -> DecoderConfig:
+def read_config(keys: Keys, tensors: Collection[str], divisors: torch.Tensor | None = None) -> DecoderConfig:
     """Return the architecture that metadata describes.
 
     Args:
         keys: of the file.
         tensors: the names of its tensors, which tell of biases and of a head of its own.
+        divisors: of rotary frequencies; see `read_rope_scaling`.
 
     Raises:
         CheckpointError: a key is missing, wrong, or describes a model that we cannot run; it names the key.
@@ -72,7 +76,7 @@ def read_config(keys: Keys, tensors: Collection[str]) -> DecoderConfig:
         context_length=keys.integer(of("context_length"), 2048),
         norm_eps=keys.positive(of("attention.layer_norm_rms_epsilon"), 1e-5),
         rope_theta=keys.positive(of("rope.freq_base"), 10_000.0),
-        rope_scaling=None,
+        rope_scaling=read_rope_scaling(keys, architecture, divisors),
         activation=activation_of(keys, kind, architecture),
         sub_norms=kind.sub_norms,
         tied_embeddings=HEAD not in tensors,
@@ -81,7 +85,7 @@ def read_config(keys: Keys, tensors: Collection[str]) -> DecoderConfig:
         eos_ids=read_eos_ids(keys, vocab_size),
         qk_norms=kind.qk_norms,
     )
-    check_refused(keys, of, config, tensors)
+    check_refused(keys, of, config)
     return config
 
 
@@ -103,7 +107,7 @@ def read_eos_ids(keys: Keys, vocab_size: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(number for number in ids if number is not None))
 
 
-def check_refused(keys: Keys, of: Callable[[str], str], config: DecoderConfig, tensors: Collection[str]) -> None:
+def check_refused(keys: Keys, of: Callable[[str], str], config: DecoderConfig) -> None:
     """Raise CheckpointError where a model needs what we cannot run, or its parts do not go together."""
     if config.num_heads % config.num_kv_heads:
         raise keys.refuse(of("attention.head_count_kv"), f"a divisor of attention.head_count {config.num_heads}")
@@ -115,11 +119,6 @@ def check_refused(keys: Keys, of: Callable[[str], str], config: DecoderConfig, t
         raise keys.refuse(of("rope.dimension_count"), f"{config.head_dim} (every dimension of a head turns)")
     if keys.same_integer(of("attention.sliding_window"), 0, low=0):
         raise keys.refuse(of("attention.sliding_window"), "none: every token sees all tokens before it")
-    scaling = keys.word(of("rope.scaling.type"), ("none", "linear"), "none")
-    if scaling == "linear" and keys.positive(of("rope.scaling.factor"), 1.0) != 1.0:
-        raise keys.refuse(of("rope.scaling.factor"), "1")
-    if ROPE_DIVISORS in tensors:
-        raise CheckpointError(f"{keys.where}: {ROPE_DIVISORS}: expected no such tensor: not read yet")
     for name in keys.values:
         if name.startswith("prism.hadamard."):
             raise CheckpointError(f"{keys.where}: {name}: expected no rotated weights: they are not read yet")

@@ -13,7 +13,7 @@ from bitnet_jit.checkpoints.formats.gguf.file import GgufFile
 from bitnet_jit.checkpoints.formats.gguf.found import file_of, is_gguf
 from bitnet_jit.checkpoints.formats.gguf.i2_s import read_i2_s
 from bitnet_jit.checkpoints.formats.gguf.keys import Keys
-from bitnet_jit.checkpoints.formats.gguf.names import gguf_layer, gguf_tensor
+from bitnet_jit.checkpoints.formats.gguf.names import ROPE_DIVISORS, gguf_layer, gguf_tensor
 from bitnet_jit.checkpoints.formats.gguf.runs import to_i2
 from bitnet_jit.checkpoints.formats.gguf.tokenizer import read_tokenizer
 from bitnet_jit.checkpoints.formats.gguf.types import I2_S
@@ -34,7 +34,9 @@ class GgufModel:
         self.path = file_of(path)
         with GgufFile(self.path) as file:
             self.keys = Keys(file.metadata, str(self.path))
-            self.config: DecoderConfig = read_config(self.keys, file.tensors.keys() | file.unread.keys())
+            divisors = file.read(ROPE_DIVISORS) if ROPE_DIVISORS in file.tensors else None
+            names = file.tensors.keys() | file.unread.keys()
+            self.config: DecoderConfig = read_config(self.keys, names, divisors)
         self.kind = read_kind(self.keys)
         self.oddities = Oddities()
         self._close = ExitStack()

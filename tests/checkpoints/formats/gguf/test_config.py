@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from bitnet_jit.checkpoints.formats.gguf.config import KINDS, read_config
 from bitnet_jit.checkpoints.formats.gguf.keys import Keys
 from bitnet_jit.errors import CheckpointError
+from bitnet_jit.models.rope_scaling import DividedScaling, LinearScaling, YarnScaling, yarn_magnitude
 
 BLOCKS = {"blk.0.attn_q.weight", "output.weight"}
 OFFICIAL = {  # of microsoft's 2B-4T
@@ -25,6 +27,9 @@ OFFICIAL = {  # of microsoft's 2B-4T
     "tokenizer.ggml.bos_token_id": 128000,
     "tokenizer.ggml.eos_token_id": 128001,
 }
+YARN = {"A__rope__scaling__type": "yarn", "A__rope__scaling__factor": 4.0}
+YARN |= {"A__rope__scaling__original_context_length": 16384}
+SCALED = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
 
 
 def read(tensors=BLOCKS, architecture="bitnet-b1.58", **changes):
@@ -111,6 +116,8 @@ def test_every_architecture_that_is_known_is_named_where_another_comes():
         ({"A__rope__dimension_count": 64}, "dimension_count: expected 128 .*, found 64"),
         ({"A__attention__sliding_window": 512}, "sliding_window: expected none.*, found 512"),
         ({"A__rope__scaling__type": "new"}, "scaling.type: expected .*, found 'new'"),
+        ({"A__rope__scaling__type": "yarn"}, "original_context_length: expected a whole number"),
+        ({**YARN, "A__rope__scaling__yarn_log_multiplier": 2.0}, "log_multiplier: expected 1, found 2.0"),
         ({"A__rope__freq_base": 0.0}, "freq_base: expected a positive number, found 0.0"),
         ({"tokenizer__ggml__eos_token_id": 128256}, "eos_token_id: expected a whole number from 0 to 128255"),
         ({"prism__hadamard__version": 1}, "prism.hadamard.version: expected no rotated weights"),
@@ -119,6 +126,20 @@ def test_every_architecture_that_is_known_is_named_where_another_comes():
 def test_a_key_that_is_wrong_is_named(changes, words):
     with pytest.raises(CheckpointError, match=f"file: .*{words}"):
         read(**changes)
+
+
+def test_rotary_scalings():
+    assert read(A__rope__scaling__type="linear", A__rope__scaling__factor=1.0).rope_scaling is None
+    assert read(A__rope__scaling__type="linear", A__rope__scaling__factor=2.0).rope_scaling == LinearScaling(2.0)
+    assert read(**YARN).rope_scaling == YarnScaling(4.0, 16384, magnitude=yarn_magnitude(4.0))
+    scaling = read(**YARN, A__rope__scaling__attn_factor=0.5, A__rope__scaling__yarn_beta_slow=2.0).rope_scaling
+    assert scaling == YarnScaling(4.0, 16384, 32.0, 2.0, 0.5 * yarn_magnitude(4.0))
+    divisors = torch.linspace(1, 8, 64)
+    keys = {key.replace("bitnet-b1.58", "llama"): given for key, given in OFFICIAL.items()}
+    config = read_config(Keys(keys | {"general.architecture": "llama"}, "file"), BLOCKS, divisors)
+    assert config.rope_scaling == DividedScaling(tuple(divisors.tolist()))
+    with pytest.raises(CheckpointError, match=r"factor: expected 1 beside rope_freqs\.weight, found 4\.0"):
+        read_config(Keys(keys | {"general.architecture": "llama", **SCALED}, "file"), BLOCKS, divisors)
 
 
 def test_a_path_is_part_of_every_error():

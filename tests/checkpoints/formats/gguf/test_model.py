@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 from gguf_files import I2_S, PQ2_0, PTQ1_0, Q2_0, TQ1_0, TQ2_0, pack_blocks, write_gguf
-from gguf_models import as_gguf, metadata_of, tensors_of
+from gguf_models import as_gguf, floats, metadata_of, tensors_of
 
 import bitnet_jit
 from bitnet_jit.checkpoints.decoder_tensors import block_layers
 from bitnet_jit.errors import CheckpointError
 from bitnet_jit.models.packed_table import PackedTable
+from bitnet_jit.models.rope import frequencies
 
 ARCHITECTURES = {"bitnet": "bitnet-b1.58", "llama": "llama", "qwen3": "qwen3"}
 WIDE = {"hidden_size": 512, "intermediate_size": 512, "head_dim": 128, "num_hidden_layers": 1}
@@ -58,6 +59,18 @@ def test_every_type_holds_the_same_codes(make_pair, type_id):
 def test_rows_of_q_and_k_are_put_in_halves_and_their_biases_with_them(make_pair):
     origin, read = make_pair("llama", attention_bias=True)
     assert_same_weights(origin, read)
+
+
+def test_rope_divisors_are_those_of_llama_3(write_checkpoint, tmp_path):
+    said = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaling = {"rope_theta": 5e5, "rope_scaling": {**said, "original_max_position_embeddings": 16}}
+    origin = bitnet_jit.load(write_checkpoint(model_type="llama", **WIDE, **scaling))
+    plain = frequencies(origin.config.head_dim, 5e5, None)
+    tensors = tensors_of(origin, "llama") | {"rope_freqs.weight": floats(plain / origin.rope.frequencies)}
+    read = bitnet_jit.load(write_gguf(tmp_path / "model.gguf", metadata_of(origin, "llama"), tensors))
+    torch.testing.assert_close(read.rope.frequencies, origin.rope.frequencies, rtol=1e-6, atol=0)
+    ids = list(b"In the beginning")
+    assert read.generate(ids, 8).tolist() == origin.generate(ids, 8).tolist()
 
 
 def test_the_embedded_model_writes_its_own_text(tiny, tmp_path):

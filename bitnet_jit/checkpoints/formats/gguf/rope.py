@@ -1,0 +1,37 @@
+"""Rotary positions in the metadata of a GGUF file, and in its tensor of divisors, which Llama 3.1's files have."""
+
+import torch
+
+from bitnet_jit.checkpoints.formats.gguf.keys import Keys
+from bitnet_jit.models.rope_scaling import DividedScaling, LinearScaling, RopeScaling, YarnScaling, yarn_magnitude
+
+
+def read_rope_scaling(keys: Keys, architecture: str, divisors: torch.Tensor | None) -> RopeScaling | None:
+    """Return how a file's frequencies are stretched, None where they are plain.
+
+    Args:
+        keys: of the file.
+        architecture: the word before its keys.
+        divisors: `rope_freqs.weight`, (D / 2,), None where there is no such tensor.
+
+    Raises:
+        CheckpointError: a key is wrong, or asks for another way.
+    """
+
+    def of(name: str) -> str:
+        return f"{architecture}.rope.scaling.{name}"
+
+    kind = keys.word(of("type"), ("none", "linear", "yarn"), "none")
+    factor = keys.positive(of("factor"), 1.0)
+    if divisors is not None:
+        if kind != "none" and factor != 1.0:
+            raise keys.refuse(of("factor"), "1 beside rope_freqs.weight")
+        return DividedScaling(tuple(divisors.tolist()))
+    if kind == "yarn":
+        magnitude = keys.positive(of("attn_factor"), 1.0) * yarn_magnitude(factor)
+        original = keys.integer(of("original_context_length"))
+        beta_fast, beta_slow = keys.positive(of("yarn_beta_fast"), 32.0), keys.positive(of("yarn_beta_slow"), 1.0)
+        if keys.positive(of("yarn_log_multiplier"), 1.0) != 1.0:
+            raise keys.refuse(of("yarn_log_multiplier"), "1")
+        return YarnScaling(factor, original, beta_fast, beta_slow, magnitude)
+    return None if kind == "none" or factor == 1.0 else LinearScaling(factor)
