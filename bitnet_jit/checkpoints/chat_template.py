@@ -10,14 +10,14 @@ from typing import Any
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from bitnet_jit.checkpoints.formats.registry import format_of
 from bitnet_jit.errors import CheckpointError, InvalidInput
-from bitnet_jit.system.reading import read_file, read_json
+from bitnet_jit.system.reading import read_file
 
-MAX_FILE = 2**24  # bytes; configs with all tokens that were added take up to some MB
+MAX_FILE = 2**24  # bytes
 MAX_TEXT = 2**24  # characters of a rendered chat
 MAX_SECONDS = 10.0
 MAX_ROUNDS = 100_000  # of loops over ranges in one chat
-SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 class TemplateRefusal(TemplateError):
@@ -111,39 +111,21 @@ def tojson(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def template_of(folder: Path, source: Path | None = None) -> ChatTemplate | None:
-    """Return the chat template of a model's folder, None where it has none.
+def template_of(path: Path, source: Path | None = None) -> ChatTemplate | None:
+    """Return the chat template that comes with a model, None where it has none.
 
     Args:
-        folder: with tokenizer_config.json, and chat_template.jinja where that holds the template.
-        source: a template in place of the model's.
+        path: the model's folder or file.
+        source: the file of a template in place of the model's.
 
     Raises:
         CheckpointError: a file cannot be read or is no template.
     """
-    path, config = folder / "tokenizer_config.json", {}
-    separate = folder / "chat_template.jinja"
-    try:
-        if path.is_file():
-            config = read_json(path, MAX_FILE, allow_nan=True)
-        path = source or separate
-        text = read_file(path, MAX_FILE).decode() if source or separate.is_file() else template_in(config)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read as a chat template ({error})") from error
-    return None if text is None else ChatTemplate(text, special_tokens(config), str(path))
-
-
-def template_in(config: Any) -> str | None:
-    """Return the template in a tokenizer_config.json: a text, or the one named "default" of several."""
-    given = config.get("chat_template") if isinstance(config, dict) else None
-    if isinstance(given, list):
-        named = [item for item in given if isinstance(item, dict)]
-        given = next((item.get("template") for item in named if item.get("name") == "default"), None)
-    return given if isinstance(given, str) else None
-
-
-def special_tokens(config: Any) -> dict[str, str]:
-    """Return the special tokens that a tokenizer_config.json names: texts, or objects with a content."""
-    given = {name: config.get(name) for name in SPECIAL} if isinstance(config, dict) else {}
-    texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in given.items()}
-    return {name: value for name, value in texts.items() if isinstance(value, str)}
+    chat, name = format_of(path).chat(path), path
+    text = chat.source
+    if source is not None:
+        try:
+            text, name = read_file(source, MAX_FILE).decode(), source
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{source}: cannot be read as a chat template ({error})") from error
+    return None if text is None else ChatTemplate(text, chat.special, str(name))

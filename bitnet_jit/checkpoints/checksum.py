@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from bitnet_jit.arguments import show
-from bitnet_jit.checkpoints.tensor_files import find_files
+from bitnet_jit.checkpoints.formats.registry import format_of
 from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.system.reading import open_regular
 
@@ -16,7 +16,7 @@ DIGEST = re.compile(r"(sha256:)?([0-9a-f]{64})", re.IGNORECASE | re.ASCII)
 
 
 def checksum_of(path: Path) -> str:
-    """Return the SHA-256 of a model's weight files, in hexadecimal: what `cat *.safetensors | sha256sum` prints.
+    """Return the SHA-256 of a model's weight files, in hexadecimal: what `cat FILES | sha256sum` prints.
 
     Args:
         path: the model's folder, or its file where it is one.
@@ -40,8 +40,8 @@ def checksum_of(path: Path) -> str:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """Return a model's files of weights, by name; CheckpointError where there are none."""
-    return sorted(find_files(path)) if path.is_dir() else [path]
+    """Return a model's files of weights; CheckpointError where there are none."""
+    return format_of(path).weight_files(path)
 
 
 def stamp_of(path: Path) -> Stamp:

@@ -88,7 +88,7 @@ def add(
     from bitnet_jit.checkpoints.hub import find_model
 
     path = embedded_model() if model is None else find_model(model)
-    template = template_of(path if path.is_dir() else path.parent, chat_template)
+    template = template_of(path, chat_template)
     model_id = EMBEDDED if model is None else Path(model).resolve().name if os.path.exists(model) else model
     places = ["cpu"] if device is None else device.split(",")
     if engine.config.processes or len(places) > 1:

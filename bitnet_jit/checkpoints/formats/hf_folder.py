@@ -14,10 +14,12 @@ import torch
 from bitnet_jit.checkpoints.checks import Oddities, check_finite
 from bitnet_jit.checkpoints.decoder_names import BlockNames, LinearName, block_names, outer_shapes
 from bitnet_jit.checkpoints.file_names import CONFIG
+from bitnet_jit.checkpoints.formats.hf_chat import read_chat
 from bitnet_jit.checkpoints.formats.hf_config import read_config
 from bitnet_jit.checkpoints.formats.hf_names import hf_layer, hf_tensor, is_harmless
 from bitnet_jit.checkpoints.formats.hf_storage import Storage
-from bitnet_jit.checkpoints.tensor_files import TensorFiles
+from bitnet_jit.checkpoints.formats.reader import Chat
+from bitnet_jit.checkpoints.tensor_files import TensorFiles, find_files
 from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.errors import CheckpointError
@@ -40,6 +42,16 @@ class HfFolder:
     def recognizes(path: Path) -> bool:
         """Return whether a path is a folder; missing files are told when it is read."""
         return os.path.isdir(path)  # unlike Path.is_dir it never raises
+
+    @staticmethod
+    def weight_files(path: Path) -> list[Path]:
+        """Return the safetensors files, by name."""
+        return sorted(find_files(path))
+
+    @staticmethod
+    def chat(path: Path) -> Chat:
+        """Return what the folder's files say of chats."""
+        return read_chat(path)
 
     def tokenizer(self) -> Tokenizer | None:
         """Return the tokenizer of tokenizer.json, that of bytes where there is none and tokens are bytes, or None."""

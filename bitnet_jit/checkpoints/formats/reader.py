@@ -19,7 +19,7 @@ A reader promises:
 
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import torch
 
@@ -29,6 +29,18 @@ from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.generation.tokenizer import Tokenizer
 from bitnet_jit.models.config import DecoderConfig
+
+
+class Chat(NamedTuple):
+    """What a model's files say of chats.
+
+    Attributes:
+        source: the template in Jinja, or None.
+        special: names of special tokens, such as bos_token, and their texts.
+    """
+
+    source: str | None
+    special: dict[str, str]
 
 
 class Reader(Protocol):
@@ -51,6 +63,16 @@ class Reader(Protocol):
     @staticmethod
     def recognizes(path: Path) -> bool:
         """Return whether a path holds a model of this format, by its kind, name or first bytes alone."""
+        ...
+
+    @staticmethod
+    def weight_files(path: Path) -> list[Path]:
+        """Return the files with the weights, in their order; CheckpointError where one is missing."""
+        ...
+
+    @staticmethod
+    def chat(path: Path) -> Chat:
+        """Return what the model's files say of chats; CheckpointError where they cannot be read."""
         ...
 
     @property

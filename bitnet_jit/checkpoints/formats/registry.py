@@ -30,9 +30,14 @@ def make_reader(path: Path) -> Reader:
     Raises:
         CheckpointError: no format recognizes the path, or the model cannot be read.
     """
+    return format_of(path)(path)
+
+
+def format_of(path: Path) -> type[Reader]:
+    """Return the format that recognizes a path. Raise CheckpointError where none does."""
     for format in FORMATS:
         if format.recognizes(path):
-            return format(path)
+            return format
     raise CheckpointError(f"{path}: expected a model in a known format, found none")
 
 

@@ -126,11 +126,11 @@ def chat_prompt(held: "Held", messages: Messages, template: "ChatTemplate | None
 
 
 def template_for(held: "Held") -> "ChatTemplate":
-    """Return the template of a model's folder, read once; InvalidInput where it came without one."""
+    """Return the template of a model's files, read once; InvalidInput where it came without one."""
     from bitnet_jit.checkpoints.chat_template import template_of  # with Jinja, which takes megabytes
 
-    if held.template is None and held.folder is not None:
-        held.template = template_of(held.folder)
+    if held.template is None and held.path is not None:
+        held.template = template_of(held.path)
     if held.template is None:
         raise InvalidInput(
             f"template: the model {held.model.model_id} came without a chat template; pass a ChatTemplate, or use "

@@ -23,7 +23,7 @@ class Held:
         is_pinned: stays until its user lets it go, and counts for no limit.
         num_bytes: of its weights.
         checksum: that its files were known to have, or None.
-        folder: with its files, where it was loaded.
+        path: its folder or file, where it was loaded.
         stamp: of those files, before they were read.
         template: of its chats, once it is known.
         processor: finds the size of its batches, once it was asked for.
@@ -36,7 +36,7 @@ class Held:
     is_pinned: bool
     num_bytes: int
     checksum: str | None = None
-    folder: "Path | None" = None
+    path: "Path | None" = None
     stamp: "Stamp" = ()
     template: "ChatTemplate | None" = None
     processor: "BatchProcessor | None" = None

@@ -62,10 +62,10 @@ def load_into(
 
 
 def read(make_held: Make, model_id: str, source: Source, path: Path, pinned: bool) -> Held:
-    """Return the model of a path, which knows its folder and of which writing its files were."""
+    """Return the model of a path, which knows its path and of which writing its files were."""
     stamp = stamp_of(path)
     held = make_held(model_id, source, path, stamp, pinned)
-    held.folder, held.stamp = (path if path.is_dir() else path.parent), stamp
+    held.path, held.stamp = path, stamp
     return held
 
 

@@ -8,15 +8,18 @@ import torch
 
 from bitnet_jit.checkpoints.checks import Oddities, check_codes, check_finite
 from bitnet_jit.checkpoints.decoder_names import LinearName, block_names, outer_shapes
+from bitnet_jit.checkpoints.formats.gguf.chat import read_chat
 from bitnet_jit.checkpoints.formats.gguf.config import read_config, read_kind
 from bitnet_jit.checkpoints.formats.gguf.file import GgufFile
 from bitnet_jit.checkpoints.formats.gguf.found import file_of, is_gguf
 from bitnet_jit.checkpoints.formats.gguf.i2_s import read_i2_s
 from bitnet_jit.checkpoints.formats.gguf.keys import Keys
 from bitnet_jit.checkpoints.formats.gguf.names import ROPE_DIVISORS, gguf_layer, gguf_tensor
+from bitnet_jit.checkpoints.formats.gguf.parts import GgufParts, parts_of
 from bitnet_jit.checkpoints.formats.gguf.runs import to_i2
 from bitnet_jit.checkpoints.formats.gguf.tokenizer import read_tokenizer
 from bitnet_jit.checkpoints.formats.gguf.types import I2_S
+from bitnet_jit.checkpoints.formats.reader import Chat
 from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.errors import CheckpointError
@@ -32,7 +35,7 @@ class GgufModel:
 
     def __init__(self, path: Path) -> None:
         self.path = file_of(path)
-        with GgufFile(self.path) as file:
+        with GgufParts(self.path) as file:
             self.keys = Keys(file.metadata, str(self.path))
             divisors = file.read(ROPE_DIVISORS) if ROPE_DIVISORS in file.tensors else None
             names = file.tensors.keys() | file.unread.keys()
@@ -46,13 +49,24 @@ class GgufModel:
         """Return whether a path is a GGUF file, or a folder with one."""
         return is_gguf(path)
 
+    @staticmethod
+    def weight_files(path: Path) -> list[Path]:
+        """Return the file, or its parts."""
+        return parts_of(file_of(path))
+
+    @staticmethod
+    def chat(path: Path) -> Chat:
+        """Return what the file's metadata says of chats."""
+        with GgufFile(parts_of(file_of(path))[0]) as file:
+            return read_chat(Keys(file.metadata, str(file.path)))
+
     def tokenizer(self) -> Tokenizer | None:
         """Return the tokenizer that the file holds, or None."""
         return read_tokenizer(self.keys, self.keys.text("general.architecture"), self.path)
 
     def __enter__(self) -> "GgufModel":
         with ExitStack() as stack:
-            self.file = stack.enter_context(GgufFile(self.path))
+            self.file = stack.enter_context(GgufParts(self.path))
             self._check_tensors()
             self._close = stack.pop_all()
         return self
@@ -78,11 +92,11 @@ class GgufModel:
         """Raise CheckpointError unless there is a tensor of a shape, of codes if they are asked for."""
         what = f"{'codes' if ternary else 'numbers'} {shape}"
         if name in self.file.unread:
-            raise CheckpointError(f"{self.path}: {name}: expected {what}, found the type {self.file.unread[name]}")
+            raise CheckpointError(f"{self.file.place(name)}: expected {what}, found the type {self.file.unread[name]}")
         if (tensor := self.file.tensors.get(name)) is None:
-            raise CheckpointError(f"{self.path}: {name}: expected {what}, found no such tensor")
+            raise CheckpointError(f"{self.file.place(name)}: expected {what}, found no such tensor")
         if tensor.shape != shape or (ternary and not tensor.type.is_ternary):
-            raise CheckpointError(f"{self.path}: {name}: expected {what}, found {tensor.type.name} {tensor.shape}")
+            raise CheckpointError(f"{self.file.place(name)}: expected {what}, found {tensor.type.name} {tensor.shape}")
 
     def holds_codes(self, name: str) -> bool:
         """Return whether an embedding or a head is stored in ternary codes."""
@@ -93,13 +107,13 @@ class GgufModel:
         stored = gguf_tensor(name)
         tensor = self.file.tensors[stored]
         if tensor.type.to_floats is None:
-            return check_finite(self.place(stored), self.file.read(stored, device))
+            return check_finite(self.file.place(stored), self.file.read(stored, device))
         blocks = self.file.read_bytes(stored, device).view(-1, tensor.type.num_bytes)
         floats = torch.empty(tensor.shape, dtype=torch.float32, device=device)
         parts = floats.view(-1, tensor.type.block).split(SLICE_BLOCKS)
         for part, source in zip(parts, blocks.split(SLICE_BLOCKS), strict=True):
             part.copy_(tensor.type.to_floats(source))
-        return check_finite(self.place(stored), floats)
+        return check_finite(self.file.place(stored), floats)
 
     def ternary(self, layer: LinearName, out: torch.Tensor) -> TernaryWeight:
         """Read a ternary layer, its codes into `out`."""
@@ -111,8 +125,8 @@ class GgufModel:
             out.copy_(in_halves(out, heads))
             w_scale = in_halves(w_scale, heads) if w_scale.dim() else w_scale
             bias = None if bias is None else in_halves(bias, heads)
-        self.oddities.note_density(name, check_codes(self.place(name), out, layer.in_features))
-        check_finite(self.place(name), w_scale)
+        self.oddities.note_density(name, check_codes(self.file.place(name), out, layer.in_features))
+        check_finite(self.file.place(name), w_scale)
         activation = "a8" if self.kind.quantizes and not group_size else "a16"
         return TernaryWeight(out, w_scale, bias, layer.in_features, group_size, activation)
 
@@ -124,7 +138,7 @@ class GgufModel:
             try:
                 return read_i2_s(content, "x86", out, layer.in_features), 0
             except ValueError as error:
-                raise CheckpointError(f"{self.place(name)}: expected {error}") from None
+                raise CheckpointError(f"{self.file.place(name)}: expected {error}") from None
         blocks = content.view(-1, of.num_bytes)
         to_i2(blocks, of.runs, out.view(-1, of.block // 4))
         scales = blocks[:, of.scale_at : of.scale_at + 2].contiguous().view(torch.float16)
@@ -142,16 +156,12 @@ class GgufModel:
         if not layer.has_bias:
             return None
         name = f"{gguf_layer(layer.name)}.bias"
-        return check_finite(self.place(name), self.file.read(name)).float()
+        return check_finite(self.file.place(name), self.file.read(name)).float()
 
     def heads(self, name: str) -> int:
         """Return the number of heads of queries or of keys, 0 for other layers."""
         part = name.rsplit(".", 1)[-1]
         return {"q": self.config.num_heads, "k": self.config.num_kv_heads}.get(part, 0)
-
-    def place(self, name: str) -> str:
-        """Return the file and the name of a tensor, with which errors about it begin."""
-        return f"{self.path}: {name}"
 
 
 def in_halves(rows: torch.Tensor, heads: int) -> torch.Tensor:
