@@ -62,8 +62,8 @@ def read_config(keys: Keys, tensors: Collection[str], divisors: torch.Tensor | N
     def of(name: str) -> str:
         return f"{architecture}.{name}"
 
-    num_heads = keys.same_integer(of("attention.head_count"), high=2**16)
     hidden_size = keys.integer(of("embedding_length"), high=MAX_IN_FEATURES)
+    num_heads, num_kv_heads, head_dim = read_heads(keys, of, hidden_size)
     vocab_size = keys.integer(of("vocab_size"), num_tokens(keys))
     config = DecoderConfig(
         vocab_size=vocab_size,
@@ -71,8 +71,8 @@ def read_config(keys: Keys, tensors: Collection[str], divisors: torch.Tensor | N
         intermediate_size=keys.same_integer(of("feed_forward_length"), high=MAX_IN_FEATURES),
         num_layers=keys.integer(of("block_count"), high=2**16),
         num_heads=num_heads,
-        num_kv_heads=keys.same_integer(of("attention.head_count_kv"), num_heads, high=num_heads),
-        head_dim=keys.integer(of("attention.key_length"), max(1, hidden_size // num_heads), high=MAX_IN_FEATURES),
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
         context_length=keys.integer(of("context_length"), 2048),
         norm_eps=keys.positive(of("attention.layer_norm_rms_epsilon"), 1e-5),
         rope_theta=keys.positive(of("rope.freq_base"), 10_000.0),
@@ -87,6 +87,14 @@ def read_config(keys: Keys, tensors: Collection[str], divisors: torch.Tensor | N
     )
     check_refused(keys, of, config)
     return config
+
+
+def read_heads(keys: Keys, of: Callable[[str], str], hidden_size: int) -> tuple[int, int, int]:
+    """Return the number of heads of queries and of keys, and the width of one."""
+    num_heads = keys.same_integer(of("attention.head_count"), high=2**16)
+    num_kv_heads = keys.same_integer(of("attention.head_count_kv"), num_heads, high=num_heads)
+    width = keys.integer(of("attention.key_length"), max(1, hidden_size // num_heads), high=MAX_IN_FEATURES)
+    return num_heads, num_kv_heads, width
 
 
 def activation_of(keys: Keys, kind: ModelKind, architecture: str) -> Literal["relu2", "silu"]:
