@@ -58,10 +58,7 @@ def read_config(keys: Keys, tensors: Collection[str], divisors: torch.Tensor | N
         CheckpointError: a key is missing, wrong, or describes a model that we cannot run; it names the key.
     """
     kind, architecture = read_kind(keys), keys.text("general.architecture")
-
-    def of(name: str) -> str:
-        return f"{architecture}.{name}"
-
+    of = f"{architecture}.{{}}".format
     hidden_size = keys.integer(of("embedding_length"), high=MAX_IN_FEATURES)
     num_heads, num_kv_heads, head_dim = read_heads(keys, of, hidden_size)
     vocab_size = keys.integer(of("vocab_size"), num_tokens(keys))

@@ -85,5 +85,5 @@ def test_an_engine_chats_with_a_file(tiny, tmp_path):
     messages = [{"role": "user", "content": "In the beginning"}]
     with bitnet_jit.InferenceEngine() as engine:
         engine.load_model(path, "tiny").result()
-        text = engine.chat("tiny", messages, 12).text
+        text = engine.chat("tiny", messages, 12).result(30).text
     assert text == tiny.tokenizer.decode(tiny.generate(list(b"In the beginning"), 12).tolist()[16:])
