@@ -31,6 +31,7 @@ SMALL: dict[str, Any] = {
 ACTIVATIONS = {"bitnet": "relu2", "llama": "silu", "qwen3": "silu"}
 DIVISOR = {"quant_method": "bitnet"}
 MULTIPLIER = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"}
+EXACT = {"group_size": 32}  # floats that are ternary, of which config.json says nothing
 ONLINE = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online"}
 
 
@@ -88,7 +89,8 @@ def write(
     if model_type == "qwen3":
         config.setdefault("head_dim", 16)  # its class has 128 where the config says nothing
     config["quantization_config"] = quantization
-    (directory / "config.json").write_text(json.dumps(config))
+    said = config if "quant_method" in quantization else {**config, "quantization_config": None}
+    (directory / "config.json").write_text(json.dumps(said))
     tensors = make_tensors(config, dtype)
     if num_shards == 1:
         save_file(tensors, directory / "model.safetensors")
@@ -145,6 +147,10 @@ def stored(w: torch.Tensor, config: dict[str, Any]) -> dict[str, torch.Tensor]:
     quantization = config["quantization_config"]
     if quantization.get("quantization_mode") == "online":
         return {"weight": w}
+    if "group_size" in quantization:
+        groups = w.float().unflatten(1, (-1, quantization["group_size"]))
+        scales = groups.abs().mean(2, keepdim=True).to(w.dtype)
+        return {"weight": ((groups / scales.float()).round().clamp(-1, 1).to(w.dtype) * scales).flatten(1)}
     w_q, w_scale = oracle.quantize_weight(w.float().numpy())
     scale = w_scale if quantization.get("linear_class") == "autobitlinear" else 1 / w_scale
     return {"weight": hf_pack(w_q), "weight_scale": torch.tensor([scale]).to(w.dtype)}
@@ -167,11 +173,11 @@ def twin(directory: Path) -> torch.nn.Module:
     from transformers.utils.quantization_config import BitNetQuantConfig
 
     config = AutoConfig.from_pretrained(directory)
-    options = dict(config.quantization_config)
-    del config.quantization_config
-    options.pop("quant_method")
-    model = AutoModelForCausalLM.from_config(config).float()
-    replace_with_bitnet_linear(model, ["lm_head"], BitNetQuantConfig(**options))
+    options = dict(getattr(config, "quantization_config", None) or {})
+    model_config = {key: value for key, value in config.to_dict().items() if key != "quantization_config"}
+    model = AutoModelForCausalLM.from_config(type(config).from_dict(model_config)).float()
+    if options.pop("quant_method", None):
+        replace_with_bitnet_linear(model, ["lm_head"], BitNetQuantConfig(**options))
     tensors = {}
     for file in directory.glob("*.safetensors"):
         tensors |= load_file(file)

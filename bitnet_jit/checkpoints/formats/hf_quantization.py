@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from bitnet_jit.checkpoints.formats import hf_bitnet, own_format
 from bitnet_jit.checkpoints.formats.fields import Fields
+from bitnet_jit.checkpoints.formats.hf_exact import ExactFloats
 from bitnet_jit.checkpoints.formats.hf_storage import Storage
 
 # by quant_method; each takes the fields of quantization_config
@@ -17,5 +18,5 @@ def read_storage(fields: Fields) -> Storage:
     """Return the storage that a config.json describes."""
     inner = fields.inner("quantization_config")
     if inner is None:
-        raise fields.refuse("quantization_config", "one of BitNet; a plain model is not quantized silently")
+        return ExactFloats()
     return STORAGES[inner.word("quant_method", tuple(STORAGES))](inner)

@@ -7,6 +7,7 @@ import pytest
 from bitnet_jit.checkpoints.embedded import embedded_model
 from bitnet_jit.checkpoints.formats.hf_bitnet import Online, Packed
 from bitnet_jit.checkpoints.formats.hf_config import read_config
+from bitnet_jit.checkpoints.formats.hf_exact import ExactFloats
 from bitnet_jit.checkpoints.formats.own_format import Own
 from bitnet_jit.errors import CheckpointError
 from bitnet_jit.models.rope_scaling import Llama3Scaling
@@ -32,6 +33,10 @@ def test_the_embedded_model():
     assert config.rope_scaling is None
     assert config.eos_ids == (0,)
     assert storage == Own("t5")
+
+
+def test_floats_without_a_description_have_to_be_ternary(tmp_path):
+    assert read_config(write_config(tmp_path, quantization_config=None))[1] == ExactFloats()
 
 
 @pytest.mark.parametrize(
@@ -117,7 +122,6 @@ def test_qwen3(tmp_path):
         ({"rope_scaling": {"type": "llama3", **LLAMA3, "high_freq_factor": 1}}, ["high_freq_factor", "above"]),
         ({"rope_scaling": []}, ["rope_scaling", "an object", "[]"]),
         ({"partial_rotary_factor": 0.5}, ["partial_rotary_factor", "0.5"]),
-        ({"quantization_config": None}, ["quantization_config", "not quantized silently"]),
         ({"quantization_config": {"quant_method": "gptq"}}, ["quant_method", "'bitnet'", "'gptq'"]),
         ({"quantization_config": {}}, ["quant_method", "no such field"]),
         ({"quantization_config": {**BITNET, "linear_class": "x"}}, ["linear_class", "'x'"]),
