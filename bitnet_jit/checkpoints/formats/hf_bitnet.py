@@ -16,6 +16,7 @@ from bitnet_jit.checkpoints.decoder_names import LinearName
 from bitnet_jit.checkpoints.formats.fields import Fields
 from bitnet_jit.checkpoints.formats.hf_packing import packed_rows, repack
 from bitnet_jit.checkpoints.formats.hf_storage import (
+    FloatTables,
     Storage,
     check_unconverted,
     read_bias,
@@ -33,7 +34,7 @@ SLICE_ELEMENTS = 2**18  # of a master weight, quantized at a time
 
 
 @dataclass(frozen=True)
-class Packed:
+class Packed(FloatTables):
     """2-bit codes with a weight_scale beside them.
 
     Attributes:
@@ -59,7 +60,7 @@ class Packed:
 
 
 @dataclass(frozen=True)
-class Online:
+class Online(FloatTables):
     """Master weights in floats, to be quantized by absmean."""
 
     def require(self, files: TensorFiles, layer: LinearName) -> list[str]:

@@ -12,7 +12,7 @@ from types import TracebackType
 import torch
 
 from bitnet_jit.checkpoints.checks import Oddities, check_finite
-from bitnet_jit.checkpoints.decoder_names import BlockNames, LinearName, block_names, outer_shapes
+from bitnet_jit.checkpoints.decoder_names import EMBEDDING, HEAD, BlockNames, LinearName, block_names, outer_shapes
 from bitnet_jit.checkpoints.file_names import CONFIG
 from bitnet_jit.checkpoints.formats.hf_chat import read_chat
 from bitnet_jit.checkpoints.formats.hf_config import read_config
@@ -69,12 +69,14 @@ class HfFolder:
     ) -> None:
         self._close.close()
 
-    def holds_codes(self, name: str) -> bool:  # noqa: ARG002
-        """Return that embeddings and heads are floats."""
-        return False
+    def holds_codes(self, name: str) -> bool:
+        """Return whether the embedding or the head is stored in ternary codes."""
+        return self.storage.holds_codes(self.files, hf_layer(name))
 
     def dense(self, name: str, device: torch.device = CPU) -> torch.Tensor:
         """Read an embedding, head or norm."""
+        if name in (EMBEDDING, HEAD):
+            return self.storage.read_table(self.files, hf_layer(name), device)
         tensor = hf_tensor(name)
         return check_finite(self.files.place(tensor), self.files.read(tensor, device))
 
@@ -92,8 +94,11 @@ def check_tensors(config: DecoderConfig, files: TensorFiles, storage: Storage) -
     """Raise CheckpointError unless the files hold exactly the model's tensors, with the right shapes and dtypes."""
     expected: set[str] = set()
     for name, shape in outer_shapes(config).items():
-        files.require(hf_tensor(name), shape)
-        expected.add(hf_tensor(name))
+        if len(shape) == 2:
+            expected.update(storage.require_table(files, hf_layer(name), shape))
+        else:
+            files.require(hf_tensor(name), shape)
+            expected.add(hf_tensor(name))
     for index in range(config.num_layers):
         expected |= check_block(config, block_names(config, index), files, storage)
     extra = sorted(name for name in files.entries.keys() - expected if not is_harmless(name))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from bitnet_jit.checkpoints.formats import hf_bitnet, own_format
+from bitnet_jit.checkpoints.formats import hf_bitnet, mlx_affine, own_format
 from bitnet_jit.checkpoints.formats.fields import Fields
 from bitnet_jit.checkpoints.formats.hf_exact import ExactFloats
 from bitnet_jit.checkpoints.formats.hf_storage import Storage
@@ -16,6 +16,8 @@ STORAGES: dict[str, Callable[[Fields], Storage]] = {
 
 def read_storage(fields: Fields) -> Storage:
     """Return the storage that a config.json describes."""
+    if (mlx := fields.inner(mlx_affine.KEY)) is not None:
+        return mlx_affine.read_mlx(mlx)
     inner = fields.inner("quantization_config")
     if inner is None:
         return ExactFloats()

@@ -25,6 +25,18 @@ class Storage(Protocol):
         """
         ...
 
+    def require_table(self, files: TensorFiles, path: str, shape: tuple[int, int]) -> list[str]:
+        """Return the names of the tensors of an embedding or a head by its path; errors are those of `require`."""
+        ...
+
+    def holds_codes(self, files: TensorFiles, path: str) -> bool:
+        """Return whether an embedding or a head is ternary codes, to be read as a layer is."""
+        ...
+
+    def read_table(self, files: TensorFiles, path: str, device: torch.device) -> torch.Tensor:
+        """Read an embedding or a head, finite floats (V, K)."""
+        ...
+
     def read(self, files: TensorFiles, layer: LinearName, out: torch.Tensor, oddities: Oddities) -> TernaryWeight:
         """Read a layer that was required before, its codes into `out`, uint8 (N, ceil(K / 4)).
 
@@ -32,6 +44,24 @@ class Storage(Protocol):
             CheckpointError: a code is 3, a scale is not positive and finite, or a value is not finite.
         """
         ...
+
+
+class FloatTables:
+    """Embeddings and heads as most storages have them: floats."""
+
+    def require_table(self, files: TensorFiles, path: str, shape: tuple[int, int]) -> list[str]:
+        """Return the name of the tensor of an embedding or a head, which must be there."""
+        files.require(f"{path}.weight", shape)
+        return [f"{path}.weight"]
+
+    def holds_codes(self, files: TensorFiles, path: str) -> bool:  # noqa: ARG002
+        """Return that they are floats."""
+        return False
+
+    def read_table(self, files: TensorFiles, path: str, device: torch.device) -> torch.Tensor:
+        """Read an embedding or a head in its own dtype."""
+        name = f"{path}.weight"
+        return check_finite(files.place(name), files.read(name, device))
 
 
 def check_unconverted(fields: Fields) -> None:

@@ -21,6 +21,7 @@ from bitnet_jit.checkpoints.checks import Oddities, check_codes
 from bitnet_jit.checkpoints.decoder_names import LinearName
 from bitnet_jit.checkpoints.formats.fields import Fields
 from bitnet_jit.checkpoints.formats.hf_storage import (
+    FloatTables,
     Storage,
     check_unconverted,
     read_bias,
@@ -40,7 +41,7 @@ SCALE, ACTIVATION = "tensor", "a8"  # the one scale layout and activation mode o
 
 
 @dataclass(frozen=True)
-class Own:
+class Own(FloatTables):
     """Canonical weights of ours.
 
     Attributes:
