@@ -13,6 +13,7 @@ from bitnet_jit.system import forks as forks  # registers its hook before anythi
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # one line per entry of _HOMES, which a test compares with it
+    from bitnet_jit.checkpoints.converting import convert_checkpoint as convert_checkpoint
     from bitnet_jit.checkpoints.embedded import embedded_model as embedded_model
     from bitnet_jit.checkpoints.loading import load as load
     from bitnet_jit.checkpoints.saving import save as save
@@ -63,6 +64,7 @@ _HOMES = {
     "add_lora": "bitnet_jit.nn.lora",
     "autotune": "bitnet_jit.tuning.autotune",
     "convert": "bitnet_jit.nn.convert",
+    "convert_checkpoint": "bitnet_jit.checkpoints.converting",
     "embedded_model": "bitnet_jit.checkpoints.embedded",
     "explain": "bitnet_jit.tuning.explain",
     "get_num_threads": "bitnet_jit.devices.threads",

@@ -8,6 +8,7 @@ import bitnet_jit
 from bitnet_jit.cli.autotune import autotune
 from bitnet_jit.cli.bench import bench
 from bitnet_jit.cli.bench_engine import bench_engine
+from bitnet_jit.cli.convert import convert
 from bitnet_jit.cli.explain import explain
 from bitnet_jit.cli.generate import generate
 from bitnet_jit.cli.info import info
@@ -39,5 +40,5 @@ def options(
     """Accept options before the command."""
 
 
-for command in (generate, serve, train, autotune, explain, info, bench, bench_engine):
+for command in (generate, serve, convert, train, autotune, explain, info, bench, bench_engine):
     app.command(cls=PlainHelp)(command)

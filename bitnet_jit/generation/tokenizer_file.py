@@ -53,6 +53,10 @@ class FileTokenizer:
         self._added = {token.content: number for number, token in added.items()}
         self._unknown: set[int] = set()
 
+    def content(self) -> bytes:
+        """Return what a tokenizer.json holds of it."""
+        return str(self._library.to_str()).encode()
+
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text, with the tokens that the file's post-processor puts around it.
 

@@ -86,3 +86,14 @@ def as_gguf(decoder: Decoder, path: Path, architecture: str, type_id: int = I2_S
     """Write a decoder as a GGUF file."""
     keys = metadata_of(decoder, architecture) | metadata
     return write_gguf(path, keys, tensors_of(decoder, architecture, type_id))
+
+
+def assert_same_weights(origin, read):
+    """Assert that two decoders have the same codes, scales and biases."""
+    for one, other in zip(origin.blocks, read.blocks, strict=True):
+        for expected, layer in zip(block_layers(one), block_layers(other), strict=True):
+            (codes, scale), (codes_read, scale_read) = expected.unpack(), layer.unpack()
+            assert torch.equal(codes, codes_read)
+            assert torch.equal(scale.half().float().expand(scale_read.shape), scale_read.half().float())
+            assert (layer.bias is None) == (expected.bias is None)
+            assert layer.bias is None or torch.equal(layer.bias, expected.bias.float())

@@ -43,6 +43,11 @@ class Packed(FloatTables):
 
     scale_divides: bool
 
+    @property
+    def description(self) -> str:
+        """Return how layers are stored, in words."""
+        return f"2 bits with a scale that {'divides' if self.scale_divides else 'multiplies'}"
+
     def require(self, files: TensorFiles, layer: LinearName) -> list[str]:
         """Return the names of a layer's tensors, which must be there."""
         files.require(f"{layer.name}.weight", (packed_rows(layer.out_features), layer.in_features), ("U8",))
@@ -62,6 +67,8 @@ class Packed(FloatTables):
 @dataclass(frozen=True)
 class Online(FloatTables):
     """Master weights in floats, to be quantized by absmean."""
+
+    description = "floats to be quantized by absmean"
 
     def require(self, files: TensorFiles, layer: LinearName) -> list[str]:
         """Return the names of a layer's tensors, which must be there."""

@@ -26,6 +26,8 @@ SLICE_ELEMENTS = 2**18  # of a weight, split at a time
 class ExactFloats(FloatTables):
     """Floats that are codes times scales of groups, rows or the tensor; activations stay floats."""
 
+    description = "floats that are ternary times scales"
+
     def require(self, files: TensorFiles, layer: LinearName) -> list[str]:
         """Return the names of a layer's tensors, which must be there."""
         files.require(f"{layer.name}.weight", (layer.out_features, layer.in_features))

@@ -19,6 +19,7 @@ from bitnet_jit.checkpoints.formats.hf_config import read_config
 from bitnet_jit.checkpoints.formats.hf_names import hf_layer, hf_tensor, is_harmless
 from bitnet_jit.checkpoints.formats.hf_storage import Storage
 from bitnet_jit.checkpoints.formats.reader import Chat
+from bitnet_jit.checkpoints.formats.safetensors_file import DTYPES
 from bitnet_jit.checkpoints.tensor_files import TensorFiles, find_files
 from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.devices.huge_pages import CPU
@@ -57,6 +58,11 @@ class HfFolder:
         """Return the tokenizer of tokenizer.json, that of bytes where there is none and tokens are bytes, or None."""
         return find_tokenizer(self.directory, self.config.vocab_size)
 
+    @property
+    def description(self) -> str:
+        """Return which format was found, in words."""
+        return f"a folder of Hugging Face, {self.storage.description}"
+
     def __enter__(self) -> "HfFolder":
         with ExitStack() as stack:
             self.files = stack.enter_context(TensorFiles(self.directory))
@@ -72,6 +78,11 @@ class HfFolder:
     def holds_codes(self, name: str) -> bool:
         """Return whether the embedding or the head is stored in ternary codes."""
         return self.storage.holds_codes(self.files, hf_layer(name))
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        """Return the dtype in which `dense` reads a tensor."""
+        dtype = DTYPES[self.files.entries[hf_tensor(name)].dtype]
+        return dtype if dtype.is_floating_point else torch.float32  # codes of more than two bits
 
     def dense(self, name: str, device: torch.device = CPU) -> torch.Tensor:
         """Read an embedding, head or norm."""

@@ -17,6 +17,11 @@ NEVER_TERNARY = {"lm_head", "embed_tokens", "model.embed_tokens", "norm", "model
 class Storage(Protocol):
     """One way of holding ternary layers, which come by their names in the files."""
 
+    @property
+    def description(self) -> str:
+        """Return how layers are stored, in words."""
+        ...
+
     def require(self, files: TensorFiles, layer: LinearName) -> list[str]:
         """Return the names of a layer's tensors.
 

@@ -49,17 +49,22 @@ class MlxAffine(FloatTables):
     usual: Quantization
     others: dict[str, Quantization | None] = field(default_factory=dict)
 
+    @property
+    def description(self) -> str:
+        """Return how layers are stored, in words."""
+        return f"MLX's {self.usual.bits} bits with scales per {self.usual.group_size} inputs"
+
     def of(self, files: TensorFiles, path: str) -> Quantization | None:
         """Return how a module is quantized, None where it is floats."""
         return self.others.get(path, self.usual) if f"{path}.scales" in files.entries else None
 
     def require(self, files: TensorFiles, layer: LinearName) -> list[str]:
         """Return the names of a layer's tensors, which must be there."""
-        found = self.others.get(layer.name, self.usual)
-        if found is None or found.bits != TERNARY:
-            bits = "floats" if found is None else f"{found.bits} bits"
+        size = self.others.get(layer.name, self.usual)
+        if size is None or size.bits != TERNARY:
+            bits = "floats" if size is None else f"{size.bits} bits"
             raise files.error(f"{layer.name}.weight", f"codes of {TERNARY} bits", bits)
-        return [*self._require(files, layer, found), *require_bias(files, layer)]
+        return [*self._require(files, layer, size), *require_bias(files, layer)]
 
     def read(self, files: TensorFiles, layer: LinearName, out: torch.Tensor, oddities: Oddities) -> TernaryWeight:
         """Read a layer, its codes into `out`."""

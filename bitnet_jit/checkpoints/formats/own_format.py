@@ -50,6 +50,11 @@ class Own(FloatTables):
 
     packing: str
 
+    @property
+    def description(self) -> str:
+        """Return how layers are stored, in words."""
+        return f"ours, {self.packing}"
+
     def require(self, files: TensorFiles, layer: LinearName) -> list[str]:
         """Return the names of a layer's tensors, which must be there."""
         name = f"{layer.name}.weight"

@@ -79,6 +79,11 @@ class Reader(Protocol):
     def config(self) -> DecoderConfig: ...
 
     @property
+    def description(self) -> str:
+        """Return which format was found, in words."""
+        ...
+
+    @property
     def oddities(self) -> Oddities: ...
 
     def tokenizer(self) -> Tokenizer | None:
@@ -93,6 +98,10 @@ class Reader(Protocol):
 
     def holds_codes(self, name: str) -> bool:
         """Return whether the embedding or the head is stored in ternary codes, to be read as a layer is."""
+        ...
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        """Return the dtype in which `dense` reads a tensor."""
         ...
 
     def dense(self, name: str, device: torch.device = CPU) -> torch.Tensor:

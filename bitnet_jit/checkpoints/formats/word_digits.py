@@ -19,3 +19,13 @@ def push_together(codes: torch.Tensor, out: torch.Tensor) -> None:
     """Turn int32 with a code in the lowest bits of each byte into uint8 with the four codes side by side."""
     pairs = codes | codes >> 6
     out.copy_((pairs | pairs >> 12) & 255)
+
+
+def pull_apart(packed: torch.Tensor) -> torch.Tensor:
+    """Turn uint8 with four codes side by side into int32 with a code in the lowest bits of each byte.
+
+    >>> f"{pull_apart(torch.tensor([0b11_10_01_00], dtype=torch.uint8)).item():032b}"
+    '00000011000000100000000100000000'
+    """
+    words = packed.int()
+    return (words | words << 6 | words << 12 | words << 18) & CODES

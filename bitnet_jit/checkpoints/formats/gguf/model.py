@@ -39,6 +39,7 @@ class GgufModel:
             self.keys = Keys(file.metadata, str(self.path))
             divisors = file.read(ROPE_DIVISORS) if ROPE_DIVISORS in file.tensors else None
             names = file.tensors.keys() | file.unread.keys()
+            self.types = sorted({tensor.type.name for tensor in file.tensors.values() if tensor.type.is_ternary})
             self.config: DecoderConfig = read_config(self.keys, names, divisors)
         self.kind = read_kind(self.keys)
         self.oddities = Oddities()
@@ -63,6 +64,11 @@ class GgufModel:
     def tokenizer(self) -> Tokenizer | None:
         """Return the tokenizer that the file holds, or None."""
         return read_tokenizer(self.keys, self.keys.text("general.architecture"), self.path)
+
+    @property
+    def description(self) -> str:
+        """Return which format was found, in words."""
+        return f"a GGUF file, {self.keys.text('general.architecture')} in {', '.join(self.types)}"
 
     def __enter__(self) -> "GgufModel":
         with ExitStack() as stack:
@@ -101,6 +107,10 @@ class GgufModel:
     def holds_codes(self, name: str) -> bool:
         """Return whether an embedding or a head is stored in ternary codes."""
         return self.file.tensors[gguf_tensor(name)].type.is_ternary
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        """Return the dtype in which `dense` reads a tensor."""
+        return self.file.tensors[gguf_tensor(name)].type.dtype or torch.float32
 
     def dense(self, name: str, device: torch.device = CPU) -> torch.Tensor:
         """Read an embedding, head or norm."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from gguf_files import I2_S, PQ2_0, PTQ1_0, Q2_0, TQ1_0, TQ2_0, pack_blocks, write_gguf
-from gguf_models import as_gguf, floats, metadata_of, tensors_of
+from gguf_models import as_gguf, assert_same_weights, floats, metadata_of, tensors_of
 
 import bitnet_jit
 from bitnet_jit.checkpoints.decoder_tensors import block_layers
@@ -26,17 +26,6 @@ def make_pair(write_checkpoint, tmp_path):
         return origin, bitnet_jit.load(path)
 
     return make
-
-
-def assert_same_weights(origin, read):
-    """Assert that two decoders have the same codes, scales and biases."""
-    for one, other in zip(origin.blocks, read.blocks, strict=True):
-        for expected, layer in zip(block_layers(one), block_layers(other), strict=True):
-            (codes, scale), (codes_read, scale_read) = expected.unpack(), layer.unpack()
-            assert torch.equal(codes, codes_read)
-            assert torch.equal(scale.half().float().expand(scale_read.shape), scale_read.half().float())
-            assert (layer.bias is None) == (expected.bias is None)
-            assert layer.bias is None or torch.equal(layer.bias, expected.bias.float())
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)

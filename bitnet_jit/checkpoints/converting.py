@@ -1,0 +1,121 @@
+"""`convert_checkpoint`: a model's files in one format -> files in another, with the same codes and scales."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bitnet_jit.checkpoints.chat_template import ChatTemplate
+from bitnet_jit.checkpoints.formats.gguf.target import NAMES, GgufTarget
+from bitnet_jit.checkpoints.formats.gguf.writing import write_file
+from bitnet_jit.checkpoints.formats.reader import Chat, Reader
+from bitnet_jit.checkpoints.formats.registry import WRITERS, format_of, make_reader
+from bitnet_jit.checkpoints.hub import find_model
+from bitnet_jit.checkpoints.loading import load
+from bitnet_jit.checkpoints.saving import save
+from bitnet_jit.checkpoints.verifying import Verification, verify_same
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.generation.tokenizer_file import FileTokenizer
+from bitnet_jit.system.files import beside, write_beside_and_rename
+from bitnet_jit.system.writing import writing
+
+FORMATS = (*NAMES, *WRITERS)
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was converted.
+
+    Attributes:
+        source: the format that was found, in words.
+        num_bytes: of the files that were written.
+        moved: by how much, relative, scales were rounded to float16, by the names of tensors; empty where none was.
+        verification: how the two models compare, None where that was not asked for.
+    """
+
+    source: str
+    num_bytes: int
+    moved: dict[str, float] = field(default_factory=dict)
+    verification: Verification | None = None
+
+
+def convert_checkpoint(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    format: str,
+    round_scales: bool = False,
+    verify: bool = False,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Write a model that `load` reads in another format; codes and scales stay what they are, or it is refused.
+
+    Args:
+        source: a folder, a GGUF file or a hub id.
+        target: the GGUF file, or the folder for formats of `save`. An older one is replaced once the new one is whole.
+        format: "tq1_0", "tq2_0", "i2_s", "q2_0", "pq2_0" or "ptq1_0": a GGUF file whose ternary layers have that type;
+            or a format of `save`: "autobitlinear", "bitlinear", "i2" or "t5".
+        round_scales: whether scales may be rounded to float16, which the types of GGUF but i2_s hold; each is reported.
+        verify: whether to read both again, and compare all codes, scales and floats, and the logits of a fixed text.
+        progress: called with the number of tensors that are written, and that there are, after each.
+
+    Raises:
+        CheckpointError: the source cannot be read.
+        InvalidInput: an argument is wrong, or the format does not hold the model; it names the tensor.
+        WriteError: the target cannot be written; what was there before is as it was.
+
+    >>> import tempfile, bitnet_jit
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     result = convert_checkpoint(bitnet_jit.embedded_model(), f"{folder}/tiny.gguf", "i2_s", verify=True)
+    >>> result.verification.largest_difference
+    0.0
+    """
+    if format not in FORMATS:
+        raise InvalidInput(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
+    path, place = find_model(source), Path(target)
+    check_apart(path, place, format in NAMES)
+    reader, chat = make_reader(path), format_of(path).chat(path)
+    report = progress or (lambda *_: None)
+    if format in NAMES:
+        moved = write_gguf(reader, chat, place, GgufTarget(format, round_scales), path.stem, report)
+    else:
+        moved = {}
+        write_folder(path, reader, chat, place, format, report)
+    size = place.stat().st_size if place.is_file() else sum(file.stat().st_size for file in place.iterdir())
+    return Conversion(reader.description, size, moved, verify_same(path, place) if verify else None)
+
+
+def check_apart(path: Path, place: Path, is_file: bool) -> None:
+    """Raise InvalidInput where the target is the source, or is no place for files of a kind."""
+    if place.exists() and (place.samefile(path) or (place.is_dir() and path.parent.samefile(place))):
+        raise InvalidInput(f"target: {place} holds the source; choose another place")
+    if is_file and place.is_dir():
+        raise InvalidInput(f"target: expected a file, got the folder {place}; add a name such as model.gguf")
+
+
+def write_gguf(
+    reader: Reader, chat: Chat, place: Path, target: GgufTarget, name: str, progress: Progress
+) -> dict[str, float]:
+    """Write a GGUF file, tensor by tensor; return by how much the scales of each were rounded."""
+    metadata = target.metadata(reader, chat, name)
+    with reader, writing(place), beside(place) as temporary, temporary.open("wb") as file:
+        planned = list(target.tensors(reader))
+        write_file(file, metadata, planned, progress)
+        file.flush()
+        os.fsync(file.fileno())
+    return target.moved
+
+
+def write_folder(path: Path, reader: Reader, chat: Chat, place: Path, format: str, progress: Progress) -> None:
+    """Write a folder of a format of `save`, and the tokenizer and the chat template beside the weights."""
+    save(load(path, progress=progress), place, format)
+    tokenizer = reader.tokenizer()
+    with writing(place):
+        if isinstance(tokenizer, FileTokenizer):
+            write_beside_and_rename(place / "tokenizer.json", tokenizer.content())
+        if chat.source is not None or chat.special:
+            ChatTemplate(chat.source or "", chat.special)
+            said = {"chat_template": chat.source, **chat.special}
+            content = json.dumps({name: given for name, given in said.items() if given is not None}, indent=2)
+            write_beside_and_rename(place / "tokenizer_config.json", content.encode())

@@ -1,0 +1,171 @@
+"""`GgufTarget`: what is converted to GGUF, tensor by tensor, with its ternary layers in one type."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from bitnet_jit.checkpoints.decoder_names import LinearName, block_names, outer_shapes
+from bitnet_jit.checkpoints.formats.gguf.config import KINDS
+from bitnet_jit.checkpoints.formats.gguf.config_keys import architecture_of, config_keys, rope_divisors
+from bitnet_jit.checkpoints.formats.gguf.encode import i2_s_bytes, to_blocks
+from bitnet_jit.checkpoints.formats.gguf.i2_s import BLOCKS
+from bitnet_jit.checkpoints.formats.gguf.names import ROPE_DIVISORS, gguf_layer, gguf_tensor
+from bitnet_jit.checkpoints.formats.gguf.tensor_type import TensorType
+from bitnet_jit.checkpoints.formats.gguf.tokenizer_keys import tokenizer_keys
+from bitnet_jit.checkpoints.formats.gguf.types import I2_S, TYPES
+from bitnet_jit.checkpoints.formats.gguf.writing import Planned
+from bitnet_jit.checkpoints.formats.reader import Chat, Reader
+from bitnet_jit.checkpoints.ternary import TernaryWeight, empty_i2
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.quant.ternary import coarsest_scale
+
+NAMES = {"tq1_0": 34, "tq2_0": 35, "i2_s": 36, "q2_0": 42, "pq2_0": 142, "ptq1_0": 143}
+DENSE = {of.dtype: (number, of) for number, of in TYPES.items() if of.dtype is not None}
+I2_S_BLOCK, I2_S_RUN = BLOCKS["x86"]
+
+
+@dataclass
+class GgufTarget:
+    """A GGUF file to be made of a model.
+
+    Attributes:
+        type_name: of the ternary layers: one of NAMES.
+        rounds: whether scales may be rounded to float16; else such a model is refused.
+        moved: by how much, relative, the scales of a tensor were rounded, by its name.
+    """
+
+    type_name: str
+    rounds: bool = False
+    moved: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def type(self) -> TensorType:
+        return TYPES[NAMES[self.type_name]]
+
+    def metadata(self, reader: Reader, chat: Chat, name: str) -> dict[str, Any]:
+        """Return the keys of a model of that name."""
+        config = reader.config
+        keys = config_keys(config, name) | tokenizer_keys(reader.tokenizer(), config.vocab_size)
+        for key, number in zip(("eos", "eot"), config.eos_ids, strict=False):
+            keys[f"tokenizer.ggml.{key}_token_id"] = number
+        return keys if chat.source is None else keys | {"tokenizer.chat_template": chat.source}
+
+    def tensors(self, reader: Reader) -> Iterator[Planned]:
+        """Yield the tensors of a reader that is open, in their order; InvalidInput names a layer that does not fit."""
+        config = reader.config
+        for name, shape in outer_shapes(config).items():
+            yield self.outer(reader, name, shape)
+        if (divisors := rope_divisors(config)) is not None:
+            yield numbers(ROPE_DIVISORS, tuple(divisors.shape), torch.float32, lambda: divisors)
+        for index in range(config.num_layers):
+            names = block_names(config, index)
+            for name, features in names.norms(config):
+                yield self.norm(reader, name, features)
+            for layers in names.linears:
+                for layer in layers:
+                    yield from self.linear(reader, layer)
+
+    def outer(self, reader: Reader, name: str, shape: tuple[int, ...]) -> Planned:
+        """Return an embedding, a head or the last norm."""
+        if len(shape) == 1:
+            return self.norm(reader, name, shape[0])
+        if reader.holds_codes(name):
+            return next(self.linear(reader, LinearName(name, shape[0], shape[1], False)))
+        return numbers(gguf_tensor(name), shape, reader.dtype_of(name), lambda: reader.dense(name))
+
+    def norm(self, reader: Reader, name: str, features: int) -> Planned:
+        """Return a norm, in float32: llama.cpp takes no other."""
+        return numbers(gguf_tensor(name), (features,), torch.float32, lambda: reader.dense(name))
+
+    def linear(self, reader: Reader, layer: LinearName) -> Iterator[Planned]:
+        """Yield the weight of a layer, and its bias."""
+        block = I2_S_BLOCK if self.type is I2_S else self.type.block
+        if layer.in_features % block:
+            raise InvalidInput(
+                f"format: {self.type.name} holds inputs in multiples of {block}, {layer.name} has {layer.in_features}"
+            )
+        biases: list[torch.Tensor] = []
+
+        def content() -> torch.Tensor:
+            weight = self.in_order(reader, layer)
+            biases.extend([] if weight.bias is None else [weight.bias])
+            return self.encoded(gguf_tensor(layer.name), weight)
+
+        shape = (layer.out_features, layer.in_features)
+        size = self.type.size(layer.out_features * layer.in_features)
+        yield Planned(gguf_tensor(layer.name), NAMES[self.type_name], shape, size, content)
+        if layer.has_bias:
+            yield numbers(f"{gguf_layer(layer.name)}.bias", shape[:1], torch.float32, biases.pop)
+
+    def in_order(self, reader: Reader, layer: LinearName) -> TernaryWeight:
+        """Read a layer, its rows in the order of the architecture."""
+        weight = reader.ternary(layer, empty_i2(layer.out_features, layer.in_features))
+        config, part = reader.config, layer.name.rsplit(".", 1)[-1]
+        heads = {"q": config.num_heads, "k": config.num_kv_heads}.get(part, 0)
+        if not heads or not KINDS[architecture_of(config)].pairs:
+            return weight
+        return TernaryWeight(
+            in_pairs(weight.w_packed, heads),
+            in_pairs(weight.w_scale, heads) if weight.w_scale.dim() else weight.w_scale,
+            None if weight.bias is None else in_pairs(weight.bias, heads),
+            weight.in_features,
+            weight.group_size,
+        )
+
+    def encoded(self, name: str, weight: TernaryWeight) -> torch.Tensor:
+        """Return the bytes of a weight; InvalidInput where the type does not hold its scales."""
+        if self.type is I2_S:
+            w_scale = weight.w_scale if not weight.group_size else coarsest_scale(weight.w_scale)
+            if w_scale.dim():
+                raise InvalidInput(f"format: I2_S holds one scale per tensor, {name} has {w_scale.numel()}")
+            return i2_s_bytes(weight.w_packed.view(-1, I2_S_BLOCK // 4), w_scale, I2_S_RUN)
+        scales = self.halves(name, block_scales(name, weight, self.type.block))
+        return to_blocks(weight.w_packed.view(-1, self.type.block // 4), scales.reshape(-1), self.type).view(-1)
+
+    def halves(self, name: str, scales: torch.Tensor) -> torch.Tensor:
+        """Return scales as float16; InvalidInput where they do not stay what they are, and may not be rounded."""
+        halves = scales.half()
+        moved = float(((halves.float() - scales).abs() / scales.abs().clamp(min=1e-30)).max())
+        if not bool(halves.isfinite().all()) or bool(((halves == 0) & (scales != 0)).any()):
+            worst = float(scales.abs().amax())
+            raise InvalidInput(f"format: {self.type.name} holds scales in float16, those of {name} reach {worst:g}")
+        if moved and not self.rounds:
+            raise InvalidInput(
+                f"format: {self.type.name} holds scales in float16, which moves those of {name} by up to {moved:.1e} "
+                "of them; ask for rounding, or use i2_s"
+            )
+        if moved:
+            self.moved[name] = moved
+        return halves
+
+
+def numbers(name: str, shape: tuple[int, ...], dtype: torch.dtype, read: Callable[[], torch.Tensor]) -> Planned:
+    """Return a tensor of floats in a dtype."""
+    number, of = DENSE[dtype]
+    size = of.size(torch.Size(shape).numel())
+    return Planned(name, number, shape, size, lambda: read().to(dtype).contiguous().view(-1).view(torch.uint8))
+
+
+def block_scales(name: str, weight: TernaryWeight, block: int) -> torch.Tensor:
+    """Return the scales of a weight by blocks of inputs, float32 (N, K / block)."""
+    blocks = weight.in_features // block
+    if not weight.group_size:
+        return weight.w_scale.reshape(-1, 1).expand(len(weight.w_packed), blocks)
+    if weight.group_size % block == 0:
+        return weight.w_scale.repeat_interleave(weight.group_size // block, 1)[:, :blocks]
+    groups = weight.w_scale.unflatten(1, (blocks, -1)) if block % weight.group_size == 0 else None
+    if groups is None or bool(((groups != 0) & (groups != groups.amax(2, keepdim=True))).any()):
+        raise InvalidInput(f"format: a scale per {block} inputs, {name} has one per {weight.group_size}")
+    largest: torch.Tensor = groups.amax(2)
+    return largest
+
+
+def in_pairs(rows: torch.Tensor, heads: int) -> torch.Tensor:
+    """Return rows of q or k (heads * D, ...) as llama.cpp turns them: row 2 j + h of a head is its row h * D / 2 + j.
+
+    >>> in_pairs(torch.tensor([0, 1, 2, 3]), 1)
+    tensor([0, 2, 1, 3])
+    """
+    return rows.view(heads, 2, -1, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
