@@ -4,6 +4,7 @@ BIN := .venv/bin
 RESULTS ?= benchmarks/results
 OLDEST_TRITON := 3.4.0
 LM_EVAL := 0.4.13
+PROCESSES ?= 2
 
 .PHONY: help setup check format test test-triton test-lm-eval test-exhaustive test-arm test-gpu bench table constraints clean
 
@@ -28,7 +29,7 @@ format: setup ## rewrite what the linter and the formatter can
 	$(BIN)/ruff format
 
 test: setup ## every test that this machine can run
-	$(BIN)/pytest --durations=30
+	$(BIN)/pytest -n $(PROCESSES) --dist worksteal --durations=30
 
 test-triton: setup ## kernels compile for NVIDIA GPUs with the oldest Triton of pyproject.toml (for AMD's it lacks a linker)
 	test -d .venv/triton-$(OLDEST_TRITON) || $(BIN)/pip install --quiet --no-deps \

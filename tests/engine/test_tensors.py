@@ -198,8 +198,17 @@ def test_many_single_rows_are_much_faster_joined():
     measure_until(calls, 30, lambda best: best["joined"] < 0.75 * best["each"])  # about 0.4 where nothing else runs
 
 
-@pytest.mark.usefixtures("one_thread")
-def test_a_full_batch_takes_hardly_more_than_the_layer():
-    layer, x = packed(768, 768), torch.randn(512, 768)
-    calls = {"layer": lambda: layer(x), "batch": lambda: infer_batch(layer, [x])}
-    measure_until(calls, 60, lambda best: best["batch"] < 1.1 * best["layer"])  # 1.01 where nothing else runs
+def test_a_full_batch_is_neither_joined_nor_copied():
+    """Its time is the layer's own, to 2 %: see `bitnet-jit bench-engine`; here the memory tells, on any machine."""
+    layer, seen = packed(768, 768), []
+
+    class Watched(nn.Module):
+        def forward(self, x):
+            y = layer(x)
+            seen.append((x.data_ptr(), y.data_ptr()))
+            return y
+
+    xs = [torch.randn(512, 768), torch.randn(4, 128, 768)]
+    ys = infer_batch(Watched(), xs)
+    assert seen == [(x.data_ptr(), y.data_ptr()) for x, y in zip(xs, ys, strict=True)]
+    assert all(torch.equal(y, layer(x)) for x, y in zip(xs, ys, strict=True))

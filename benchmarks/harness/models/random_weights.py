@@ -56,6 +56,10 @@ class RandomReader:
     ) -> None:
         """Do nothing."""
 
+    def holds_codes(self, name: str) -> bool:  # noqa: ARG002
+        """Return that embedding and head are floats."""
+        return False
+
     def dense(self, name: str, device: torch.device = CPU) -> torch.Tensor:
         """Draw an embedding or head (vocab, hidden) bfloat16, or a norm, whose name ends in "norm"."""
         rng = generator(name)
