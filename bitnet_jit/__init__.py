@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:  # one line per entry of _HOMES, which a test compares with it
     from bitnet_jit.checkpoints.converting import convert_checkpoint as convert_checkpoint
     from bitnet_jit.checkpoints.embedded import embedded_model as embedded_model
+    from bitnet_jit.checkpoints.inspection import inspect_checkpoint as inspect_checkpoint
     from bitnet_jit.checkpoints.loading import load as load
     from bitnet_jit.checkpoints.saving import save as save
     from bitnet_jit.devices.threads import get_num_threads as get_num_threads
@@ -68,6 +69,7 @@ _HOMES = {
     "embedded_model": "bitnet_jit.checkpoints.embedded",
     "explain": "bitnet_jit.tuning.explain",
     "get_num_threads": "bitnet_jit.devices.threads",
+    "inspect_checkpoint": "bitnet_jit.checkpoints.inspection",
     "load": "bitnet_jit.checkpoints.loading",
     "lora_state_dict": "bitnet_jit.nn.lora",
     "merge_lora": "bitnet_jit.nn.lora_merge",

@@ -26,29 +26,35 @@ class Builder:
         self.reader, self.config, self.device = reader, reader.config, device
 
     def embedding(self) -> Stored:
-        """Return the embedding as it is stored."""
-        return self.table(EMBEDDING)
+        """Return the embedding as it is stored, its multiplier in it."""
+        return self.table(EMBEDDING, self.config.multipliers.embedding)
 
     def head(self) -> Stored | None:
         """Return the head as it is stored, None where the embedding is the head."""
         return None if self.config.tied_embeddings else self.table(HEAD)
 
-    def table(self, name: str) -> Stored:
-        """Return an embedding or a head: floats in their own dtype, or packed codes."""
+    def table(self, name: str, multiplier: float = 1.0) -> Stored:
+        """Return an embedding or a head, times a number: floats in their own dtype where they fit, or packed codes."""
         if not self.reader.holds_codes(name):
-            return self.dense(name)
+            floats = self.dense(name)
+            return floats if multiplier == 1.0 else multiplied(floats, multiplier)
         weight = read_joint(self.reader, [LinearName(name, self.config.vocab_size, self.config.hidden_size, False)])
         return PackedTable.from_packed(
             weight.w_packed.to(self.device),
-            weight.w_scale.to(self.device),
+            (weight.w_scale * multiplier).to(self.device),
             in_features=weight.in_features,
             group_size=weight.group_size,
             activation="a16",
         )
 
     def final_norm(self) -> RMSNorm:
-        """Return the norm behind the last block."""
-        return self.norm(FINAL_NORM)
+        """Return the norm behind the last block, with the multiplier of logits in it."""
+        multipliers = self.config.multipliers
+        tied = multipliers.embedding if self.config.tied_embeddings else 1.0  # the head is the embedding, multiplied
+        norm = self.norm(FINAL_NORM)
+        if (multiplier := multipliers.logits / tied) != 1.0:
+            norm.weight = torch.nn.Parameter(norm.weight.float() * multiplier, requires_grad=False)
+        return norm
 
     def dense(self, name: str) -> torch.Tensor:
         """Return an embedding, head or norm in its own dtype."""
@@ -61,13 +67,13 @@ class Builder:
         norm.weight = torch.nn.Parameter(weight, requires_grad=False)
         return norm
 
-    def linear(self, layers: Sequence[LinearName]) -> PackedBitLinear:
-        """Return layers that share an input, as one."""
+    def linear(self, layers: Sequence[LinearName], multiplier: float = 1.0) -> PackedBitLinear:
+        """Return layers that share an input, as one; a multiplier of their output goes into scale and bias."""
         weight = read_joint(self.reader, layers, self.device)
         return PackedBitLinear.from_packed(
             weight.w_packed,
-            weight.w_scale.to(self.device),
-            None if weight.bias is None else weight.bias.to(self.device),
+            (weight.w_scale * multiplier).to(self.device),
+            None if weight.bias is None else (weight.bias * multiplier).to(self.device),
             in_features=weight.in_features,
             group_size=weight.group_size,
             activation=weight.activation,
@@ -85,13 +91,21 @@ class Builder:
             self.norm(names.input_norm),
             self.linear(names.qkv),
             self.norm(names.attention_sub_norm) if self.config.sub_norms else None,
-            self.linear(names.output),
+            self.linear(names.output, self.config.multipliers.residual),
             self.head_norms(names) if self.config.qk_norms else None,
         )
         feed_forward = PackedFeedForward(
             self.norm(names.middle_norm),
             self.linear(names.gate_up),
             self.norm(names.mlp_sub_norm) if self.config.sub_norms else None,
-            self.linear(names.down),
+            self.linear(names.down, self.config.multipliers.residual),
+            self.config.activation,
         )
         return PackedBlock(attention, feed_forward)
+
+
+def multiplied(floats: torch.Tensor, multiplier: float) -> torch.Tensor:
+    """Return floats times a number, in float32 where their own dtype would round them."""
+    exact = floats.float() * multiplier
+    same = exact.to(floats.dtype)
+    return same if torch.equal(same.float(), exact) else exact

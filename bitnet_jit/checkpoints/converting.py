@@ -9,7 +9,7 @@ from pathlib import Path
 from bitnet_jit.checkpoints.chat_template import ChatTemplate
 from bitnet_jit.checkpoints.formats.gguf.target import NAMES, GgufTarget
 from bitnet_jit.checkpoints.formats.gguf.writing import write_file
-from bitnet_jit.checkpoints.formats.reader import Chat, Reader
+from bitnet_jit.checkpoints.formats.reader import Reader
 from bitnet_jit.checkpoints.formats.registry import WRITERS, format_of, make_reader
 from bitnet_jit.checkpoints.hub import find_model
 from bitnet_jit.checkpoints.loading import load
@@ -73,17 +73,19 @@ def convert_checkpoint(
     """
     if format not in FORMATS:
         raise InvalidInput(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
-    path, place = find_model(source), Path(target)
+    path, place, report = find_model(source), Path(target), progress or (lambda *_: None)
     check_apart(path, place, format in NAMES)
-    reader, chat = make_reader(path), format_of(path).chat(path)
-    report = progress or (lambda *_: None)
+    reader, moved = make_reader(path), {}
     if format in NAMES:
-        moved = write_gguf(reader, chat, place, GgufTarget(format, round_scales), path.stem, report)
+        moved = write_gguf(path, reader, place, GgufTarget(format, round_scales), report)
     else:
-        moved = {}
-        write_folder(path, reader, chat, place, format, report)
-    size = place.stat().st_size if place.is_file() else sum(file.stat().st_size for file in place.iterdir())
-    return Conversion(reader.description, size, moved, verify_same(path, place) if verify else None)
+        write_folder(path, reader, place, format, report)
+    return Conversion(reader.description, bytes_of(place), moved, verify_same(path, place) if verify else None)
+
+
+def bytes_of(place: Path) -> int:
+    """Return the size of a file, or of the files in a folder."""
+    return place.stat().st_size if place.is_file() else sum(file.stat().st_size for file in place.iterdir())
 
 
 def check_apart(path: Path, place: Path, is_file: bool) -> None:
@@ -94,21 +96,20 @@ def check_apart(path: Path, place: Path, is_file: bool) -> None:
         raise InvalidInput(f"target: expected a file, got the folder {place}; add a name such as model.gguf")
 
 
-def write_gguf(
-    reader: Reader, chat: Chat, place: Path, target: GgufTarget, name: str, progress: Progress
-) -> dict[str, float]:
+def write_gguf(path: Path, reader: Reader, place: Path, target: GgufTarget, progress: Progress) -> dict[str, float]:
     """Write a GGUF file, tensor by tensor; return by how much the scales of each were rounded."""
-    metadata = target.metadata(reader, chat, name)
+    chat = format_of(path).chat(path)
     with reader, writing(place), beside(place) as temporary, temporary.open("wb") as file:
         planned = list(target.tensors(reader))
-        write_file(file, metadata, planned, progress)
+        write_file(file, target.metadata(reader, chat, path.stem), planned, progress)
         file.flush()
         os.fsync(file.fileno())
     return target.moved
 
 
-def write_folder(path: Path, reader: Reader, chat: Chat, place: Path, format: str, progress: Progress) -> None:
+def write_folder(path: Path, reader: Reader, place: Path, format: str, progress: Progress) -> None:
     """Write a folder of a format of `save`, and the tokenizer and the chat template beside the weights."""
+    chat = format_of(path).chat(path)
     save(load(path, progress=progress), place, format)
     tokenizer = reader.tokenizer()
     with writing(place):

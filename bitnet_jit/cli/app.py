@@ -12,6 +12,7 @@ from bitnet_jit.cli.convert import convert
 from bitnet_jit.cli.explain import explain
 from bitnet_jit.cli.generate import generate
 from bitnet_jit.cli.info import info
+from bitnet_jit.cli.inspect import inspect
 from bitnet_jit.cli.plain_help import PlainHelp
 from bitnet_jit.cli.serve import serve
 from bitnet_jit.cli.train import train
@@ -40,5 +41,5 @@ def options(
     """Accept options before the command."""
 
 
-for command in (generate, serve, convert, train, autotune, explain, info, bench, bench_engine):
+for command in (generate, serve, convert, inspect, train, autotune, explain, info, bench, bench_engine):
     app.command(cls=PlainHelp)(command)

@@ -7,6 +7,21 @@ from bitnet_jit.models.rope_scaling import RopeScaling
 
 
 @dataclass(frozen=True)
+class Multipliers:
+    """MiniCPM's constants, which `load` multiplies into scales and norms: a `Decoder` has none.
+
+    Attributes:
+        embedding: of the rows of the embedding.
+        residual: of what each branch adds to the residual stream.
+        logits: of the last norm's output.
+    """
+
+    embedding: float = 1.0
+    residual: float = 1.0
+    logits: float = 1.0
+
+
+@dataclass(frozen=True)
 class DecoderConfig:
     """The architecture of a decoder with ternary linear layers.
 
@@ -29,6 +44,7 @@ class DecoderConfig:
         mlp_bias: gate, up and down have biases.
         eos_ids: tokens that end a text.
         qk_norms: Qwen3's norms of each head of queries and of keys, before they turn.
+        multipliers: MiniCPM's constants.
     """
 
     vocab_size: int
@@ -49,6 +65,7 @@ class DecoderConfig:
     mlp_bias: bool
     eos_ids: tuple[int, ...]
     qk_norms: bool = False
+    multipliers: Multipliers = Multipliers()
 
     @property
     def q_features(self) -> int:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
     from bitnet_jit.nn.rms_norm import RMSNorm
 
+GATES = {"relu2": relu2_mul_norm, "silu": silu_mul_norm}
+FUSED_GATES = {"relu2": relu2_mul_norm_bit_linear, "silu": silu_mul_norm_bit_linear}
 Stream = tuple[torch.Tensor, torch.Tensor | None]  # the residual stream (..., K), and what is still to be added to it
 
 
@@ -114,22 +116,29 @@ class PackedAttention(nn.Module):
 
 
 class PackedFeedForward(nn.Module):
-    """Feed-forward with packed layers: BitNet's relu(gate)^2 * up with a norm behind it, or Llama's silu(gate) * up.
+    """Feed-forward with packed layers: relu(gate)^2 * up or silu(gate) * up, BitNet's with a norm behind it.
 
     Args:
         norm: of the input.
         gate_up: rows of gate and up one below the other.
-        sub_norm: BitNet's norm before `down`; None makes it Llama's.
+        sub_norm: BitNet's norm before `down`, or None; "relu2" has one.
         down: back to the residual stream.
+        activation: "relu2" or "silu".
     """
 
     quantizes_for_layers = True
 
     def __init__(
-        self, norm: "RMSNorm", gate_up: "PackedBitLinear", sub_norm: "RMSNorm | None", down: "PackedBitLinear"
+        self,
+        norm: "RMSNorm",
+        gate_up: "PackedBitLinear",
+        sub_norm: "RMSNorm | None",
+        down: "PackedBitLinear",
+        activation: str,
     ) -> None:
         super().__init__()
         self.norm, self.gate_up, self.sub_norm, self.down = norm, gate_up, sub_norm, down
+        self.activation = activation
 
     def forward(self, stream: Stream) -> Stream:
         """Transform each token of a stream (T, hidden); normalized and quantized once."""
@@ -137,19 +146,17 @@ class PackedFeedForward(nn.Module):
         gate, up = joint.chunk(2, -1)
         if self.down.activation != "a8":
             return x, self.down(self.float_middle(gate, up))
-        if self.sub_norm is None:
-            return x, silu_mul_norm_bit_linear(gate, up, None, 0.0, *self.down.operands())
-        norm = self.sub_norm
-        return x, relu2_mul_norm_bit_linear(gate, up, norm.weight, norm.eps, *self.down.operands())
+        op = FUSED_GATES[self.activation]
+        return x, op(gate, up, *self.inner_norm(), *self.down.operands())
 
     def float_middle(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         """Activate the gate, multiply it with up, and normalize if the model does."""
-        middle: torch.Tensor
-        if (norm := self.sub_norm) is None:
-            middle = silu_mul_norm(gate, up, None, 0.0)
-        else:
-            middle = relu2_mul_norm(gate, up, norm.weight, norm.eps)
+        middle: torch.Tensor = GATES[self.activation](gate, up, *self.inner_norm())
         return middle
+
+    def inner_norm(self) -> tuple[torch.Tensor | None, float]:
+        """Return weight and eps of the norm before `down`."""
+        return (None, 0.0) if self.sub_norm is None else (self.sub_norm.weight, self.sub_norm.eps)
 
 
 class PackedBlock(nn.Module):

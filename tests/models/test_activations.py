@@ -41,7 +41,11 @@ def block(activation, sub_norms):
         norm(HIDDEN), layer(3 * HIDDEN, HIDDEN, activation), sub[0], layer(HIDDEN, HIDDEN, activation)
     )
     middle = PackedFeedForward(
-        norm(HIDDEN), layer(2 * MIDDLE, HIDDEN, activation), sub[1], layer(HIDDEN, MIDDLE, activation)
+        norm(HIDDEN),
+        layer(2 * MIDDLE, HIDDEN, activation),
+        sub[1],
+        layer(HIDDEN, MIDDLE, activation),
+        "relu2" if sub_norms else "silu",
     )
     return PackedBlock(attention, middle)
 

@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {
     "eos_token_id": 0,
     "tie_word_embeddings": False,
 }
-ACTIVATIONS = {"bitnet": "relu2", "llama": "silu", "qwen3": "silu"}
+ACTIVATIONS = {"bitnet": "relu2", "llama": "silu", "minicpm": "silu", "qwen3": "silu"}
 DIVISOR = {"quant_method": "bitnet"}
 MULTIPLIER = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"}
 EXACT = {"group_size": 32}  # floats that are ternary, of which config.json says nothing

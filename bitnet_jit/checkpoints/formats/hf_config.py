@@ -1,16 +1,18 @@
 """config.json of the Hugging Face format -> our `DecoderConfig`, and how its ternary weights were stored."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from bitnet_jit.checkpoints.file_names import GENERATION
 from bitnet_jit.checkpoints.formats.fields import Fields, read_json, read_json_if_there
+from bitnet_jit.checkpoints.formats.hf_bitnet import Online
 from bitnet_jit.checkpoints.formats.hf_quantization import read_storage
 from bitnet_jit.checkpoints.formats.hf_rope import read_rope
 from bitnet_jit.checkpoints.formats.hf_storage import Storage
 from bitnet_jit.errors import CheckpointError, InvalidInput
-from bitnet_jit.models.config import DecoderConfig
+from bitnet_jit.models.config import DecoderConfig, Multipliers
 from bitnet_jit.models.rope import check_rope
 from bitnet_jit.problem import MAX_IN_FEATURES
 
@@ -26,6 +28,7 @@ class ModelKind:
         windows: whether layers can see the last tokens alone, which we do not run.
         norm_eps, rope_theta: where config.json has none.
         head_dim: likewise; 0 is hidden_size / num_attention_heads.
+        multiplies: whether config.json has MiniCPM's constants.
     """
 
     architecture: str
@@ -37,11 +40,14 @@ class ModelKind:
     norm_eps: float = 1e-6
     rope_theta: float = 10_000.0
     head_dim: int = 0
+    multiplies: bool = False
 
 
+ONE_BIT_LLM = "BitnetForCausalLM"  # 1bitLLM's class, of model_type "llama"
 KINDS = {
     "bitnet": ModelKind("BitNetForCausalLM", activation="relu2", sub_norms=True, norm_eps=1e-5, rope_theta=500_000.0),
     "llama": ModelKind("LlamaForCausalLM", mlp_bias=True),
+    "minicpm": ModelKind("MiniCPMForCausalLM", multiplies=True),
     "qwen3": ModelKind("Qwen3ForCausalLM", qk_norms=True, windows=True, head_dim=128),
 }
 
@@ -53,8 +59,7 @@ def read_config(path: Path) -> tuple[DecoderConfig, Storage]:
         CheckpointError: a field is missing, wrong, or describes a model that we cannot run; it names the field.
     """
     fields = Fields(read_json(path), str(path))
-    kind = KINDS[fields.word("model_type", tuple(KINDS))]
-    storage = read_storage(fields)
+    kind, storage = read_kind(fields)
     num_heads = fields.integer("num_attention_heads", high=2**16)
     hidden_size = fields.integer("hidden_size", high=MAX_IN_FEATURES)
     vocab_size = fields.integer("vocab_size")
@@ -80,10 +85,26 @@ def read_config(path: Path) -> tuple[DecoderConfig, Storage]:
         mlp_bias=kind.mlp_bias and fields.flag("mlp_bias", False),
         eos_ids=read_eos_ids(fields, path, vocab_size),
         qk_norms=kind.qk_norms,
+        multipliers=read_multipliers(fields) if kind.multiplies else Multipliers(),
     )
     check_heads(config, fields)
     check_positions(config, fields, kind)
     return config, storage
+
+
+def read_kind(fields: Fields) -> tuple[ModelKind, Storage]:
+    """Return the kind of a model, and how its layers are stored."""
+    kind = KINDS[fields.word("model_type", tuple(KINDS))]
+    if ONE_BIT_LLM in (fields.words("architectures") or ()):
+        return replace(kind, architecture=ONE_BIT_LLM, sub_norms=True), Online()
+    return kind, read_storage(fields)
+
+
+def read_multipliers(fields: Fields) -> Multipliers:
+    """Return MiniCPM's constants, without which its text would be garbage: none has a default here."""
+    depth = fields.positive("scale_depth") / math.sqrt(fields.integer("num_hidden_layers"))
+    width = fields.positive("dim_model_base") / fields.integer("hidden_size")
+    return Multipliers(fields.positive("scale_emb"), depth, width)
 
 
 def check_heads(config: DecoderConfig, fields: Fields) -> None:

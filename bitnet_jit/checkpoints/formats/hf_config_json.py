@@ -8,6 +8,7 @@ from bitnet_jit.checkpoints.formats.hf_config import KINDS, ModelKind
 from bitnet_jit.checkpoints.formats.hf_rope import scaling_json
 from bitnet_jit.checkpoints.formats.writer import Writer
 from bitnet_jit.dtypes import dtype_name
+from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.config import DecoderConfig
 
 
@@ -49,8 +50,13 @@ def config_json(
 
 def kind_of(config: DecoderConfig) -> tuple[str, ModelKind]:
     """Return the model_type of an architecture, and what it stands for."""
-    parts = (config.activation, config.qk_norms)
-    return next(item for item in KINDS.items() if (item[1].activation, item[1].qk_norms) == parts)
+    parts = (config.activation, config.sub_norms, config.qk_norms)
+    for name, kind in KINDS.items():
+        if (kind.activation, kind.sub_norms, kind.qk_norms) == parts:
+            return name, kind
+    raise InvalidInput(
+        f"model: no model_type of transformers has activation={parts[0]!r}, sub_norms={parts[1]}, qk_norms={parts[2]}"
+    )
 
 
 def rope_json(config: DecoderConfig) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from bitnet_jit.checkpoints.decoder_names import EMBEDDING, HEAD, BlockNames, Li
 from bitnet_jit.checkpoints.file_names import CONFIG
 from bitnet_jit.checkpoints.formats.hf_chat import read_chat
 from bitnet_jit.checkpoints.formats.hf_config import read_config
-from bitnet_jit.checkpoints.formats.hf_names import hf_layer, hf_tensor, is_harmless
+from bitnet_jit.checkpoints.formats.hf_names import hf_layer, hf_tensor, is_harmless, names_for
 from bitnet_jit.checkpoints.formats.hf_storage import Storage
-from bitnet_jit.checkpoints.formats.reader import Chat
+from bitnet_jit.checkpoints.formats.reader import Chat, StoredAs
 from bitnet_jit.checkpoints.formats.safetensors_file import DTYPES
 from bitnet_jit.checkpoints.tensor_files import TensorFiles, find_files
 from bitnet_jit.checkpoints.ternary import TernaryWeight
@@ -36,6 +36,7 @@ class HfFolder:
     def __init__(self, path: Path) -> None:
         self.directory = path
         self.config, self.storage = read_config(path / CONFIG)
+        self.names = names_for(self.config)
         self.oddities = Oddities()
         self._close = ExitStack()
 
@@ -48,6 +49,13 @@ class HfFolder:
     def weight_files(path: Path) -> list[Path]:
         """Return the safetensors files, by name."""
         return sorted(find_files(path))
+
+    @staticmethod
+    def contents(path: Path) -> list[StoredAs]:
+        """Return every tensor of the folder's files."""
+        with TensorFiles(path) as files:
+            places = {name: entry.source.tensors[name] for name, entry in files.entries.items()}
+            return [StoredAs(name, at.dtype, at.shape, at.stop - at.start) for name, at in places.items()]
 
     @staticmethod
     def chat(path: Path) -> Chat:
@@ -81,14 +89,14 @@ class HfFolder:
 
     def dtype_of(self, name: str) -> torch.dtype:
         """Return the dtype in which `dense` reads a tensor."""
-        dtype = DTYPES[self.files.entries[hf_tensor(name)].dtype]
+        dtype = DTYPES[self.files.entries[hf_tensor(name, self.names)].dtype]
         return dtype if dtype.is_floating_point else torch.float32  # codes of more than two bits
 
     def dense(self, name: str, device: torch.device = CPU) -> torch.Tensor:
         """Read an embedding, head or norm."""
         if name in (EMBEDDING, HEAD):
             return self.storage.read_table(self.files, hf_layer(name), device)
-        tensor = hf_tensor(name)
+        tensor = hf_tensor(name, self.names)
         return check_finite(self.files.place(tensor), self.files.read(tensor, device))
 
     def ternary(self, layer: LinearName, out: torch.Tensor) -> TernaryWeight:
@@ -126,8 +134,9 @@ def check_block(config: DecoderConfig, block: BlockNames, files: TensorFiles, st
     """Check the tensors of one block, and return their names in the files."""
     names: set[str] = set()
     for name, features in block.norms(config):
-        files.require(hf_tensor(name), (features,))
-        names.add(hf_tensor(name))
+        tensor = hf_tensor(name, names_for(config))
+        files.require(tensor, (features,))
+        names.add(tensor)
     for layers in block.linears:
         for layer in layers:
             names.update(storage.require(files, by_hf_name(layer)))

@@ -1,6 +1,7 @@
 """Our names of a decoder's tensors -> Hugging Face's names."""
 
 from bitnet_jit.checkpoints import decoder_names
+from bitnet_jit.models.config import DecoderConfig
 
 OUTER = {
     decoder_names.EMBEDDING: "model.embed_tokens",
@@ -22,12 +23,18 @@ IN_BLOCK = {
     "feed_forward.sub_norm": "mlp.ffn_sub_norm",
     "feed_forward.down": "mlp.down_proj",
 }
+ONE_BIT_LLM = IN_BLOCK | {"attention.sub_norm": "self_attn.inner_attn_ln", "feed_forward.sub_norm": "mlp.ffn_layernorm"}
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 ROTARY = ".rotary_emb.inv_freq"  # the end of the names of rotary frequencies, which old versions saved
 
 
-def hf_layer(name: str) -> str:
+def names_for(config: DecoderConfig) -> dict[str, str]:
+    """Return the names in a block: those of transformers, or of 1bitLLM, whose models alone have silu and sub-norms."""
+    return ONE_BIT_LLM if config.sub_norms and config.activation == "silu" else IN_BLOCK
+
+
+def hf_layer(name: str, names: dict[str, str] = IN_BLOCK) -> str:
     """Return the name of a layer.
 
     >>> hf_layer("blocks.3.attention.q")
@@ -36,16 +43,16 @@ def hf_layer(name: str) -> str:
     if name in OUTER:
         return OUTER[name]
     _, index, part = name.split(".", 2)
-    return f"model.layers.{index}.{IN_BLOCK[part]}"
+    return f"model.layers.{index}.{names[part]}"
 
 
-def hf_tensor(name: str) -> str:
+def hf_tensor(name: str, names: dict[str, str] = IN_BLOCK) -> str:
     """Return the name of a dense tensor.
 
     >>> hf_tensor("norm")
     'model.norm.weight'
     """
-    return f"{hf_layer(name)}.weight"
+    return f"{hf_layer(name, names)}.weight"
 
 
 def is_harmless(name: str) -> bool:

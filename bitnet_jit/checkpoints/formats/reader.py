@@ -43,6 +43,15 @@ class Chat(NamedTuple):
     special: dict[str, str]
 
 
+class StoredAs(NamedTuple):
+    """A tensor as a file holds it: its own name, type and shape there, and its bytes."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    num_bytes: int
+
+
 class Reader(Protocol):
     """One model in one format; a context manager that opens its tensors and closes them.
 
@@ -68,6 +77,11 @@ class Reader(Protocol):
     @staticmethod
     def weight_files(path: Path) -> list[Path]:
         """Return the files with the weights, in their order; CheckpointError where one is missing."""
+        ...
+
+    @staticmethod
+    def contents(path: Path) -> list[StoredAs]:
+        """Return every tensor of a model's files, of whatever architecture; CheckpointError where they are damaged."""
         ...
 
     @staticmethod

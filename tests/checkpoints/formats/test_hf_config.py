@@ -90,7 +90,7 @@ def test_qwen3(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model_type": "qwen2"}, ["model_type", "'bitnet' or 'llama' or 'qwen3'", "'qwen2'"]),
+        ({"model_type": "qwen2"}, ["model_type", "'bitnet' or 'llama' or 'minicpm' or 'qwen3'", "'qwen2'"]),
         ({**QWEN3, "use_sliding_window": True}, ["use_sliding_window", "false", "True"]),
         ({**QWEN3, "use_sliding_window": 1}, ["use_sliding_window", "true or false", "1"]),
         ({**QWEN3, "layer_types": [*FULL, "sliding_attention"]}, ["layer_types", "alone", "sliding_attention"]),

@@ -10,7 +10,7 @@ from bitnet_jit.checkpoints.formats.gguf.keys import Keys
 from bitnet_jit.checkpoints.formats.gguf.names import HEAD
 from bitnet_jit.checkpoints.formats.gguf.rope import read_rope_scaling
 from bitnet_jit.errors import CheckpointError, InvalidInput
-from bitnet_jit.models.config import DecoderConfig
+from bitnet_jit.models.config import DecoderConfig, Multipliers
 from bitnet_jit.models.rope import check_rope
 from bitnet_jit.problem import MAX_IN_FEATURES
 
@@ -23,6 +23,7 @@ class ModelKind:
         activation, sub_norms, qk_norms: as in `DecoderConfig`.
         pairs: whether rows of q and k stand as llama.cpp turns them, two by two: see `model.in_halves`.
         quantizes: whether models were trained with activations of int8, where their scales are of whole weights.
+        multiplies: whether the file has MiniCPM's constants.
     """
 
     activation: Literal["relu2", "silu"] = "silu"
@@ -30,13 +31,16 @@ class ModelKind:
     qk_norms: bool = False
     pairs: bool = False
     quantizes: bool = True
+    multiplies: bool = False
 
 
+ACTIVATION = "bitnet_jit.activation"  # a key of ours: "a8" or "a16"
 KINDS = {
     "bitnet-b1.58": ModelKind("relu2", sub_norms=True),
     "bitnet-25": ModelKind("relu2", sub_norms=True),
     "bitnet": ModelKind("silu", sub_norms=True),
     "llama": ModelKind(pairs=True),
+    "minicpm": ModelKind(pairs=True, quantizes=False, multiplies=True),
     "qwen3": ModelKind(qk_norms=True, quantizes=False),
 }
 
@@ -81,6 +85,7 @@ def read_config(keys: Keys, tensors: Collection[str], divisors: torch.Tensor | N
         mlp_bias="blk.0.ffn_gate.bias" in tensors,
         eos_ids=read_eos_ids(keys, vocab_size),
         qk_norms=kind.qk_norms,
+        multipliers=read_multipliers(keys, of) if kind.multiplies else Multipliers(),
     )
     check_refused(keys, of, config)
     return config
@@ -92,6 +97,12 @@ def read_heads(keys: Keys, of: Callable[[str], str], hidden_size: int) -> tuple[
     num_kv_heads = keys.same_integer(of("attention.head_count_kv"), num_heads, high=num_heads)
     width = keys.integer(of("attention.key_length"), max(1, hidden_size // num_heads), high=MAX_IN_FEATURES)
     return num_heads, num_kv_heads, width
+
+
+def read_multipliers(keys: Keys, of: Callable[[str], str]) -> Multipliers:
+    """Return MiniCPM's constants, none of which has a default here; that of logits divides in the file."""
+    embedding, residual = keys.positive(of("embedding_scale")), keys.positive(of("residual_scale"))
+    return Multipliers(embedding, residual, 1 / keys.positive(of("logit_scale")))
 
 
 def activation_of(keys: Keys, kind: ModelKind, architecture: str) -> Literal["relu2", "silu"]:

@@ -6,7 +6,7 @@ import torch
 
 from bitnet_jit.checkpoints.formats.gguf.config import KINDS
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.models.config import DecoderConfig
+from bitnet_jit.models.config import DecoderConfig, Multipliers
 from bitnet_jit.models.rope import frequencies
 from bitnet_jit.models.rope_scaling import DividedScaling, LinearScaling, Llama3Scaling, YarnScaling, yarn_magnitude
 
@@ -20,9 +20,9 @@ def architecture_of(config: DecoderConfig) -> str:
     >>> architecture_of(bitnet_jit.load().config)
     'bitnet-b1.58'
     """
-    parts = (config.activation, config.sub_norms, config.qk_norms)
+    parts = (config.activation, config.sub_norms, config.qk_norms, config.multipliers != Multipliers())
     for name, kind in KINDS.items():
-        if (kind.activation, kind.sub_norms, kind.qk_norms) == parts:
+        if (kind.activation, kind.sub_norms, kind.qk_norms, kind.multiplies) == parts:
             return name
     raise InvalidInput(
         f"model: GGUF has no architecture with activation={config.activation!r}, sub_norms={config.sub_norms}, "
@@ -47,10 +47,19 @@ def config_keys(config: DecoderConfig, name: str) -> dict[str, Any]:
         "rope.dimension_count": config.head_dim,
         "rope.freq_base": float(config.rope_theta),
         **scaling_keys(config),
+        **multiplier_keys(config.multipliers),
     }
     keys = {"general.architecture": architecture, "general.name": name}
     keys |= {f"{architecture}.{key}": given for key, given in sizes.items()}
     return keys | {"general.quantization_version": QUANTIZATION_VERSION}
+
+
+def multiplier_keys(multipliers: Multipliers) -> dict[str, Any]:
+    """Return the keys of MiniCPM's constants, none for other models."""
+    if multipliers == Multipliers():
+        return {}
+    scales = multipliers.embedding, multipliers.residual, 1 / multipliers.logits
+    return dict(zip(("embedding_scale", "residual_scale", "logit_scale"), map(float, scales), strict=True))
 
 
 def scaling_keys(config: DecoderConfig) -> dict[str, Any]:
@@ -69,6 +78,9 @@ def scaling_keys(config: DecoderConfig) -> dict[str, Any]:
             "rope.scaling.yarn_beta_fast": float(scaling.beta_fast),
             "rope.scaling.yarn_beta_slow": float(scaling.beta_slow),
         }
+    if isinstance(scaling, DividedScaling) and config.multipliers != Multipliers():
+        long = {"rope.scaling.type": "longrope", "rope.scaling.attn_factor": float(scaling.magnitude)}
+        return long | {"rope.scaling.original_context_length": config.context_length}
     if isinstance(scaling, DividedScaling) and scaling.magnitude != 1.0:
         raise InvalidInput(f"model: GGUF has no key for LongRoPE's magnitude {scaling.magnitude:g} of these models")
     return {}

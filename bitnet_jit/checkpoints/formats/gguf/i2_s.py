@@ -20,6 +20,7 @@ from bitnet_jit.checkpoints.formats.word_digits import CODES, as_words, push_tog
 HIGH_FIRST = (6, 4, 2, 0)
 BLOCKS = {"x86": (128, Run(0, 32, 0, HIGH_FIRST)), "arm": (64, Run(0, 16, 0, HIGH_FIRST))}
 VARIANTS = (*BLOCKS, "rows4")
+USUAL = "x86"
 
 
 def read_i2_s(content: torch.Tensor, variant: str, out: torch.Tensor, in_features: int) -> torch.Tensor:

@@ -9,17 +9,18 @@ import torch
 from bitnet_jit.checkpoints.checks import Oddities, check_codes, check_finite
 from bitnet_jit.checkpoints.decoder_names import LinearName, block_names, outer_shapes
 from bitnet_jit.checkpoints.formats.gguf.chat import read_chat
-from bitnet_jit.checkpoints.formats.gguf.config import read_config, read_kind
+from bitnet_jit.checkpoints.formats.gguf.config import ACTIVATION, read_config, read_kind
 from bitnet_jit.checkpoints.formats.gguf.file import GgufFile
 from bitnet_jit.checkpoints.formats.gguf.found import file_of, is_gguf
-from bitnet_jit.checkpoints.formats.gguf.i2_s import read_i2_s
+from bitnet_jit.checkpoints.formats.gguf.i2_s import USUAL, read_i2_s
 from bitnet_jit.checkpoints.formats.gguf.keys import Keys
-from bitnet_jit.checkpoints.formats.gguf.names import ROPE_DIVISORS, gguf_layer, gguf_tensor
+from bitnet_jit.checkpoints.formats.gguf.names import gguf_layer, gguf_tensor
 from bitnet_jit.checkpoints.formats.gguf.parts import GgufParts, parts_of
+from bitnet_jit.checkpoints.formats.gguf.rope import divisors_name
 from bitnet_jit.checkpoints.formats.gguf.runs import to_i2
 from bitnet_jit.checkpoints.formats.gguf.tokenizer import read_tokenizer
 from bitnet_jit.checkpoints.formats.gguf.types import I2_S
-from bitnet_jit.checkpoints.formats.reader import Chat
+from bitnet_jit.checkpoints.formats.reader import Chat, StoredAs
 from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.errors import CheckpointError
@@ -31,19 +32,28 @@ SLICE_BLOCKS = 2**14  # of a quantized embedding, decoded at a time
 
 
 class GgufModel:
-    """A model in a GGUF file; see `Reader`."""
+    """A model in a GGUF file; see `Reader`.
+
+    Attributes:
+        i2_s: the variant as which I2_S is read: one of VARIANTS in i2_s.py; nothing in the file tells it.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path = file_of(path)
+        self.path, self.i2_s = file_of(path), USUAL
         with GgufParts(self.path) as file:
             self.keys = Keys(file.metadata, str(self.path))
-            divisors = file.read(ROPE_DIVISORS) if ROPE_DIVISORS in file.tensors else None
+            divisors = self._divisors(file)
             names = file.tensors.keys() | file.unread.keys()
             self.types = sorted({tensor.type.name for tensor in file.tensors.values() if tensor.type.is_ternary})
             self.config: DecoderConfig = read_config(self.keys, names, divisors)
         self.kind = read_kind(self.keys)
         self.oddities = Oddities()
         self._close = ExitStack()
+
+    def _divisors(self, file: GgufParts) -> torch.Tensor | None:
+        """Read the divisors of rotary frequencies, None where there are none."""
+        name = divisors_name(self.keys, self.keys.text("general.architecture", ""))
+        return file.read(name).float() if name in file.tensors else None
 
     @staticmethod
     def recognizes(path: Path) -> bool:
@@ -54,6 +64,16 @@ class GgufModel:
     def weight_files(path: Path) -> list[Path]:
         """Return the file, or its parts."""
         return parts_of(file_of(path))
+
+    @staticmethod
+    def contents(path: Path) -> list[StoredAs]:
+        """Return every tensor of the file or its parts; one of a type that is not read has no size."""
+        with GgufParts(file_of(path)) as file:
+            known = [
+                StoredAs(name, at.type.name, at.shape, at.type.size(torch.Size(at.shape).numel()))
+                for name, at in file.tensors.items()
+            ]
+            return known + [StoredAs(name, of, (), 0) for name, of in file.unread.items()]
 
     @staticmethod
     def chat(path: Path) -> Chat:
@@ -68,7 +88,8 @@ class GgufModel:
     @property
     def description(self) -> str:
         """Return which format was found, in words."""
-        return f"a GGUF file, {self.keys.text('general.architecture')} in {', '.join(self.types)}"
+        types = [f"{name} (as {self.i2_s})" if name == I2_S.name else name for name in self.types]
+        return f"a GGUF file, {self.keys.text('general.architecture')} in {', '.join(types)}"
 
     def __enter__(self) -> "GgufModel":
         with ExitStack() as stack:
@@ -137,7 +158,8 @@ class GgufModel:
             bias = None if bias is None else in_halves(bias, heads)
         self.oddities.note_density(name, check_codes(self.file.place(name), out, layer.in_features))
         check_finite(self.file.place(name), w_scale)
-        activation = "a8" if self.kind.quantizes and not group_size else "a16"
+        usual = "a8" if self.kind.quantizes and not group_size else "a16"
+        activation = self.keys.word(ACTIVATION, ("a8", "a16"), usual)
         return TernaryWeight(out, w_scale, bias, layer.in_features, group_size, activation)
 
     def fill(self, name: str, layer: LinearName, out: torch.Tensor) -> tuple[torch.Tensor, int]:
@@ -146,7 +168,7 @@ class GgufModel:
         content = self.file.read_bytes(name, out.device)
         if of is I2_S:
             try:
-                return read_i2_s(content, "x86", out, layer.in_features), 0
+                return read_i2_s(content, self.i2_s, out, layer.in_features), 0
             except ValueError as error:
                 raise CheckpointError(f"{self.file.place(name)}: expected {error}") from None
         blocks = content.view(-1, of.num_bytes)

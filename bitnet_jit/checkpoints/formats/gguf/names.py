@@ -23,7 +23,6 @@ IN_BLOCK = {
     "feed_forward.down": "ffn_down",
 }
 HEAD = f"{OUTER[decoder_names.HEAD]}.weight"
-ROPE_DIVISORS = "rope_freqs.weight"
 
 
 def gguf_layer(name: str) -> str:

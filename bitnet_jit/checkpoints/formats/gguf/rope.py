@@ -1,9 +1,14 @@
-"""Rotary positions in the metadata of a GGUF file, and in its tensor of divisors, which Llama 3.1's files have."""
+"""Rotary positions in the metadata of a GGUF file, and in its tensors of divisors, which some have.
+
+`rope_freqs.weight` holds those of Llama 3.1; `rope_factors_long.weight` and `rope_factors_short.weight` are LongRoPE's.
+"""
 
 import torch
 
 from bitnet_jit.checkpoints.formats.gguf.keys import Keys
 from bitnet_jit.models.rope_scaling import DividedScaling, LinearScaling, RopeScaling, YarnScaling, yarn_magnitude
+
+PLAIN, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
 
 
 def read_rope_scaling(keys: Keys, architecture: str, divisors: torch.Tensor | None) -> RopeScaling | None:
@@ -12,7 +17,7 @@ def read_rope_scaling(keys: Keys, architecture: str, divisors: torch.Tensor | No
     Args:
         keys: of the file.
         architecture: the word before its keys.
-        divisors: `rope_freqs.weight`, (D / 2,), None where there is no such tensor.
+        divisors: (D / 2,), None where there is no such tensor.
 
     Raises:
         CheckpointError: a key is wrong, or asks for another way.
@@ -21,8 +26,12 @@ def read_rope_scaling(keys: Keys, architecture: str, divisors: torch.Tensor | No
     def of(name: str) -> str:
         return f"{architecture}.rope.scaling.{name}"
 
-    kind = keys.word(of("type"), ("none", "linear", "yarn"), "none")
+    kind = keys.word(of("type"), ("none", "linear", "yarn", "longrope"), "none")
     factor = keys.positive(of("factor"), 1.0)
+    if kind == "longrope":
+        if divisors is None:
+            raise keys.refuse(of("type"), "no longrope without the tensors of its divisors")
+        return DividedScaling(tuple(divisors.tolist()), keys.positive(of("attn_factor"), 1.0))
     if divisors is not None:
         if kind != "none" and factor != 1.0:
             raise keys.refuse(of("factor"), "1 beside rope_freqs.weight")
@@ -35,3 +44,11 @@ def read_rope_scaling(keys: Keys, architecture: str, divisors: torch.Tensor | No
             raise keys.refuse(of("yarn_log_multiplier"), "1")
         return YarnScaling(factor, original, beta_fast, beta_slow, magnitude)
     return None if kind == "none" or factor == 1.0 else LinearScaling(factor)
+
+
+def divisors_name(keys: Keys, architecture: str) -> str:
+    """Return the name of the tensor of divisors that a model would have: LongRoPE's longer list for long contexts."""
+    if keys.text(f"{architecture}.rope.scaling.type", "none") != "longrope":
+        return PLAIN
+    original = keys.integer(f"{architecture}.rope.scaling.original_context_length", 2**31 - 1)
+    return LONG if keys.integer(f"{architecture}.context_length", 0, low=0) > original else SHORT

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from bitnet_jit.checkpoints.decoder_names import LinearName, block_names, outer_shapes
-from bitnet_jit.checkpoints.formats.gguf.config import KINDS
+from bitnet_jit.checkpoints.formats.gguf.config import ACTIVATION, KINDS
 from bitnet_jit.checkpoints.formats.gguf.config_keys import architecture_of, config_keys, rope_divisors
 from bitnet_jit.checkpoints.formats.gguf.encode import i2_s_bytes, to_blocks
 from bitnet_jit.checkpoints.formats.gguf.i2_s import BLOCKS
-from bitnet_jit.checkpoints.formats.gguf.names import ROPE_DIVISORS, gguf_layer, gguf_tensor
+from bitnet_jit.checkpoints.formats.gguf.names import gguf_layer, gguf_tensor
+from bitnet_jit.checkpoints.formats.gguf.rope import PLAIN, SHORT
 from bitnet_jit.checkpoints.formats.gguf.tensor_type import TensorType
 from bitnet_jit.checkpoints.formats.gguf.tokenizer_keys import tokenizer_keys
 from bitnet_jit.checkpoints.formats.gguf.types import I2_S, TYPES
@@ -45,11 +46,14 @@ class GgufTarget:
         return TYPES[NAMES[self.type_name]]
 
     def metadata(self, reader: Reader, chat: Chat, name: str) -> dict[str, Any]:
-        """Return the keys of a model of that name."""
+        """Return the keys of a model of that name, whose reader is open."""
         config = reader.config
+        first = block_names(config, 0).output[0]
+        weight = reader.ternary(first, empty_i2(first.out_features, first.in_features))
         keys = config_keys(config, name) | tokenizer_keys(reader.tokenizer(), config.vocab_size)
         for key, number in zip(("eos", "eot"), config.eos_ids, strict=False):
             keys[f"tokenizer.ggml.{key}_token_id"] = number
+        keys[ACTIVATION] = weight.activation
         return keys if chat.source is None else keys | {"tokenizer.chat_template": chat.source}
 
     def tensors(self, reader: Reader) -> Iterator[Planned]:
@@ -58,7 +62,8 @@ class GgufTarget:
         for name, shape in outer_shapes(config).items():
             yield self.outer(reader, name, shape)
         if (divisors := rope_divisors(config)) is not None:
-            yield numbers(ROPE_DIVISORS, tuple(divisors.shape), torch.float32, lambda: divisors)
+            name = SHORT if architecture_of(config) == "minicpm" else PLAIN
+            yield numbers(name, tuple(divisors.shape), torch.float32, lambda: divisors)
         for index in range(config.num_layers):
             names = block_names(config, index)
             for name, features in names.norms(config):
