@@ -8,7 +8,7 @@ English far more than chance.
 import logging
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -69,7 +69,7 @@ def seconds(decoder: "Decoder") -> float:
     return 2 * weights * len(TEXT) / 4 / OPERATIONS.get(decoder.device.type, OTHERS)  # a token has about four letters
 
 
-def best_of(makers: "dict[str, Callable[[], Made]]", where: str) -> "Made":
+def best_of(makers: "Mapping[str, Callable[[], Made]]", where: str) -> "Made":
     """Return what a maker makes, a decoder first, that gives a text the lowest loss; all others are let go.
 
     Raises:
