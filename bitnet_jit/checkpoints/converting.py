@@ -9,10 +9,12 @@ from pathlib import Path
 from bitnet_jit.checkpoints.chat_template import ChatTemplate
 from bitnet_jit.checkpoints.formats.gguf.target import NAMES, GgufTarget
 from bitnet_jit.checkpoints.formats.gguf.writing import write_file
+from bitnet_jit.checkpoints.formats.mlx_target import METADATA, MlxTarget
 from bitnet_jit.checkpoints.formats.reader import Reader
 from bitnet_jit.checkpoints.formats.registry import WRITERS, format_of, make_reader
 from bitnet_jit.checkpoints.hub import find_model
 from bitnet_jit.checkpoints.loading import load
+from bitnet_jit.checkpoints.publish import staged, write_model
 from bitnet_jit.checkpoints.saving import save
 from bitnet_jit.checkpoints.verifying import Verification, verify_same
 from bitnet_jit.errors import InvalidInput
@@ -20,7 +22,8 @@ from bitnet_jit.generation.tokenizer_file import FileTokenizer
 from bitnet_jit.system.files import beside, write_beside_and_rename
 from bitnet_jit.system.writing import writing
 
-FORMATS = (*NAMES, *WRITERS)
+MLX = "mlx"
+FORMATS = (*NAMES, *WRITERS, MLX)
 Progress = Callable[[int, int], None]
 
 
@@ -32,12 +35,14 @@ class Conversion:
         source: the format that was found, in words.
         num_bytes: of the files that were written.
         moved: by how much, relative, scales were rounded to float16, by the names of tensors; empty where none was.
+        floats: the names of layers whose activations were int8 and are floats now.
         verification: how the two models compare, None where that was not asked for.
     """
 
     source: str
     num_bytes: int
     moved: dict[str, float] = field(default_factory=dict)
+    floats: tuple[str, ...] = ()
     verification: Verification | None = None
 
 
@@ -45,7 +50,7 @@ def convert_checkpoint(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     format: str,
-    round_scales: bool = False,
+    lossy: bool = False,
     verify: bool = False,
     progress: Progress | None = None,
 ) -> Conversion:
@@ -55,8 +60,9 @@ def convert_checkpoint(
         source: a folder, a GGUF file or a hub id.
         target: the GGUF file, or the folder for formats of `save`. An older one is replaced once the new one is whole.
         format: "tq1_0", "tq2_0", "i2_s", "q2_0", "pq2_0" or "ptq1_0": a GGUF file whose ternary layers have that type;
-            or a format of `save`: "autobitlinear", "bitlinear", "i2" or "t5".
-        round_scales: whether scales may be rounded to float16, which the types of GGUF but i2_s hold; each is reported.
+            a format of `save`: "autobitlinear", "bitlinear", "i2" or "t5"; or "mlx", a folder of mlx-lm.
+        lossy: whether to change what the format does not hold, and report it: scales are rounded to float16 in all
+            types of GGUF but i2_s, and activations of int8 become floats in "mlx".
         verify: whether to read both again, and compare all codes, scales and floats, and the logits of a fixed text.
         progress: called with the number of tensors that are written, and that there are, after each.
 
@@ -75,12 +81,15 @@ def convert_checkpoint(
         raise InvalidInput(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
     path, place, report = find_model(source), Path(target), progress or (lambda *_: None)
     check_apart(path, place, format in NAMES)
-    reader, moved = make_reader(path), {}
+    reader, file, folder = make_reader(path), GgufTarget(format, lossy), MlxTarget(lossy)
     if format in NAMES:
-        moved = write_gguf(path, reader, place, GgufTarget(format, round_scales), report)
+        write_gguf(path, reader, place, file, report)
+    elif format == MLX:
+        write_mlx(path, reader, place, folder)
     else:
         write_folder(path, reader, place, format, report)
-    return Conversion(reader.description, bytes_of(place), moved, verify_same(path, place) if verify else None)
+    verification = verify_same(path, place) if verify else None
+    return Conversion(reader.description, bytes_of(place), file.moved, tuple(folder.floats), verification)
 
 
 def bytes_of(place: Path) -> int:
@@ -96,22 +105,34 @@ def check_apart(path: Path, place: Path, is_file: bool) -> None:
         raise InvalidInput(f"target: expected a file, got the folder {place}; add a name such as model.gguf")
 
 
-def write_gguf(path: Path, reader: Reader, place: Path, target: GgufTarget, progress: Progress) -> dict[str, float]:
-    """Write a GGUF file, tensor by tensor; return by how much the scales of each were rounded."""
+def write_gguf(path: Path, reader: Reader, place: Path, target: GgufTarget, progress: Progress) -> None:
+    """Write a GGUF file, tensor by tensor."""
     chat = format_of(path).chat(path)
     with reader, writing(place), beside(place) as temporary, temporary.open("wb") as file:
         planned = list(target.tensors(reader))
         write_file(file, target.metadata(reader, chat, path.stem), planned, progress)
         file.flush()
         os.fsync(file.fileno())
-    return target.moved
+
+
+def write_mlx(path: Path, reader: Reader, place: Path, target: MlxTarget) -> None:
+    """Write a folder of mlx-lm."""
+    with reader:
+        tensors, config = target.files(reader)
+    with writing(place), staged(place) as folder:
+        write_model(folder, tensors, config, METADATA)
+    write_words(path, reader, place)
 
 
 def write_folder(path: Path, reader: Reader, place: Path, format: str, progress: Progress) -> None:
-    """Write a folder of a format of `save`, and the tokenizer and the chat template beside the weights."""
-    chat = format_of(path).chat(path)
+    """Write a folder of a format of `save`."""
     save(load(path, progress=progress), place, format)
-    tokenizer = reader.tokenizer()
+    write_words(path, reader, place)
+
+
+def write_words(path: Path, reader: Reader, place: Path) -> None:
+    """Write the tokenizer and the chat template of a model beside its weights."""
+    chat, tokenizer = format_of(path).chat(path), reader.tokenizer()
     with writing(place):
         if isinstance(tokenizer, FileTokenizer):
             write_beside_and_rename(place / "tokenizer.json", tokenizer.content())

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 SOURCE = "A directory, a GGUF file, or a hub id such as microsoft/bitnet-b1.58-2B-4T."
 TO = (
     "tq1_0, tq2_0, i2_s, q2_0, pq2_0 or ptq1_0: a GGUF file whose ternary layers have that type; autobitlinear or "
-    "bitlinear: a folder that transformers reads; i2 or t5: a folder of ours."
+    "bitlinear: a folder that transformers reads; mlx: one that mlx-lm reads; i2 or t5: one of ours."
 )
 
 
@@ -21,8 +21,8 @@ def convert(
     source: Annotated[str, typer.Argument(help=SOURCE, show_default=False)],
     target: Annotated[Path, typer.Argument(help="The GGUF file, or the directory.", show_default=False)],
     to: Annotated[str, typer.Option(help=TO, show_default=False)],
-    round_scales: Annotated[
-        bool, typer.Option("--round-scales", help="Round scales to float16 where the format holds no others.")
+    lossy: Annotated[
+        bool, typer.Option("--lossy", help="Change what the format does not hold, such as finer scales; tell what.")
     ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read both again; compare codes, scales, and the logits of a text.")
@@ -35,7 +35,7 @@ def convert(
         def update(done: int, total: int) -> None:
             patience.update(f"converting, {done} of {total}")
 
-        result = convert_checkpoint(source, target, to, round_scales, verify, update)
+        result = convert_checkpoint(source, target, to, lossy, verify, update)
     typer.echo(f"found    {result.source}")
     typer.echo(f"written  {target} ({result.num_bytes / 1e6:.1f} MB, {to})")
     if result.moved:
@@ -44,6 +44,8 @@ def convert(
             f"rounded  the scales of {len(result.moved)} tensors to float16, by up to {result.moved[name]:.1e} of them "
             f"({name})"
         )
+    if result.floats:
+        typer.echo(f"changed  the activations of {len(result.floats)} layers from int8 to floats")
     if result.verification is not None:
         tell_verification(result.verification)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from gguf import GGUFReader, dequantize
 from gguf_models import assert_same_weights
-from mlx_folders import as_mlx
+from mlx_folders import as_mlx, logits_of_mlx
 from small_checkpoints import MULTIPLIER
 from tokenizer_files import KINDS as TOKENIZERS
 from tokenizers import Tokenizer
@@ -29,7 +29,7 @@ MODELS = ("bitnet", "llama", "qwen3")
 @pytest.mark.parametrize("format", [*NAMES, *FOLDERS])
 def test_every_format_holds_the_model(write_checkpoint, tmp_path, model_type, format):
     origin = write_checkpoint(MULTIPLIER, model_type, attention_bias=model_type == "llama", **WIDE)
-    result = convert_checkpoint(origin, tmp_path / "made", format, round_scales=True, verify=True)
+    result = convert_checkpoint(origin, tmp_path / "made", format, lossy=True, verify=True)
     assert result.verification.different == ()
     assert result.verification.largest_scale < 2**-11
     assert result.source == "a folder of Hugging Face, 2 bits with a scale that multiplies"
@@ -50,7 +50,7 @@ def test_there_and_back_through_pairs(tiny, tmp_path, first, second):
 @pytest.mark.parametrize("format", ["tq1_0", "tq2_0"])
 def test_ggml_reads_the_numbers(write_checkpoint, tmp_path, format):
     origin = write_checkpoint(MULTIPLIER, "llama", **WIDE)
-    convert_checkpoint(origin, tmp_path / "made.gguf", format, round_scales=True)
+    convert_checkpoint(origin, tmp_path / "made.gguf", format, lossy=True)
     decoder = bitnet_jit.load(tmp_path / "made.gguf")
     tensors = {tensor.name: tensor for tensor in GGUFReader(tmp_path / "made.gguf").tensors}
     down = tensors["blk.0.ffn_down.weight"]
@@ -100,7 +100,7 @@ def test_what_a_format_does_not_hold_is_named(write_checkpoint, tmp_path, format
 def test_scales_are_rounded_only_where_it_is_asked_for(tmp_path):
     with pytest.raises(InvalidInput, match=r"moves those of blk.0.attn_q.weight by up to 3.6e-04 of them; ask for"):
         convert_checkpoint(bitnet_jit.embedded_model(), tmp_path / "made.gguf", "q2_0")
-    moved = convert_checkpoint(bitnet_jit.embedded_model(), tmp_path / "made.gguf", "q2_0", round_scales=True).moved
+    moved = convert_checkpoint(bitnet_jit.embedded_model(), tmp_path / "made.gguf", "q2_0", lossy=True).moved
     assert len(moved) == 42
     assert 3e-4 < moved["blk.0.attn_q.weight"] < 2**-11
 
@@ -170,5 +170,34 @@ def test_a_disk_that_is_full_leaves_the_older_file(tmp_path, monkeypatch):
 
 def test_floats_that_are_ternary_are_said(write_checkpoint, tmp_path):
     origin = write_checkpoint({"group_size": 64}, "llama", **WIDE)
-    result = convert_checkpoint(origin, tmp_path / "a.gguf", "q2_0", round_scales=True)
+    result = convert_checkpoint(origin, tmp_path / "a.gguf", "q2_0", lossy=True)
     assert result.source == "a folder of Hugging Face, floats that are ternary times scales"
+
+
+@pytest.mark.parametrize(("model_type", "group_size"), [("llama", 128), ("qwen3", 64), ("qwen3", 32), ("qwen3", 256)])
+def test_mlx_lm_reads_what_is_written_for_it(write_checkpoint, tmp_path, model_type, group_size):
+    origin = write_checkpoint({"group_size": group_size}, model_type, rms_norm_eps=1e-6, rope_theta=1e4, **WIDE)
+    result = convert_checkpoint(origin, tmp_path / "mlx", "mlx", verify=True)
+    assert (result.moved, result.floats, result.verification.different) == ({}, (), ())
+    assert result.verification.largest_scale == 0
+    ids = list(b"In the beginning")
+    logits = bitnet_jit.load(tmp_path / "mlx")(torch.tensor([ids]))[0].numpy()
+    expected = logits_of_mlx(tmp_path / "mlx", ids)
+    assert np.abs(logits - expected).max() < 2e-4 * np.abs(expected).max()
+
+
+def test_activations_become_floats_only_where_it_is_asked_for(write_checkpoint, tmp_path):
+    origin = write_checkpoint(MULTIPLIER, "llama", **WIDE)
+    with pytest.raises(InvalidInput, match="layers.0.self_attn.q_proj was made for int8; ask for a lossy one"):
+        convert_checkpoint(origin, tmp_path / "mlx", "mlx")
+    result = convert_checkpoint(origin, tmp_path / "mlx", "mlx", lossy=True, verify=True)
+    assert len(result.floats) == 7
+    assert result.verification.different == ()
+    with pytest.raises(InvalidInput, match="mlx-lm reads BitNet's models as transformers does: use autobitlinear"):
+        convert_checkpoint(bitnet_jit.embedded_model(), tmp_path / "bitnet", "mlx")
+
+
+def test_a_width_that_mlx_has_no_groups_for_is_named(write_checkpoint, tmp_path):
+    origin = write_checkpoint({"group_size": 48}, "llama", hidden_size=48, intermediate_size=48, head_dim=12)
+    with pytest.raises(InvalidInput, match=r"MLX has a scale per 32, 64 or 128 inputs, which \(48, 48, 48\) are no"):
+        convert_checkpoint(origin, tmp_path / "mlx", "mlx")

@@ -13,7 +13,7 @@ def run(*arguments):
 
 
 def test_a_model_is_converted_and_compared(tmp_path):
-    result = run(bitnet_jit.embedded_model(), tmp_path / "a.gguf", "--to", "q2_0", "--round-scales", "--verify")
+    result = run(bitnet_jit.embedded_model(), tmp_path / "a.gguf", "--to", "q2_0", "--lossy", "--verify")
     assert result.exit_code == 0, result.output
     source, written, rounded, compared = result.stdout.splitlines()
     assert source == "found    a folder of Hugging Face, ours, t5"
@@ -40,7 +40,7 @@ def test_models_that_differ_end_the_command_with_1(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("target", "format", "words"),
     [
-        ("a.gguf", "q2_0", "ask for rounding"),
+        ("a.gguf", "q2_0", "ask for a lossy"),
         ("a.gguf", "q9", "format: expected one of tq1_0"),
         (".", "i2_s", "expected a file"),
     ],

@@ -74,7 +74,7 @@ def test_a_constant_that_is_missing_is_named(mini, name):
 def test_minicpm_through_gguf_and_back(mini, tmp_path):
     longrope = {"rope_type": "longrope", "short_factor": [1.0 + n / 4 for n in range(8)], "long_factor": [2.0] * 8}
     folder = mini(64, intermediate_size=128, rope_scaling=longrope | {"original_max_position_embeddings": 64})
-    result = bitnet_jit.convert_checkpoint(folder, tmp_path / "a.gguf", "q2_0", round_scales=True, verify=True)
+    result = bitnet_jit.convert_checkpoint(folder, tmp_path / "a.gguf", "q2_0", lossy=True, verify=True)
     assert result.verification.different == ()
     assert result.verification.largest_difference < 0.01
     assert result.source == "a folder of Hugging Face, floats that are ternary times scales"

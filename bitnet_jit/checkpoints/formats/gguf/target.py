@@ -33,12 +33,12 @@ class GgufTarget:
 
     Attributes:
         type_name: of the ternary layers: one of NAMES.
-        rounds: whether scales may be rounded to float16; else such a model is refused.
+        lossy: whether scales may be rounded to float16; else such a model is refused.
         moved: by how much, relative, the scales of a tensor were rounded, by its name.
     """
 
     type_name: str
-    rounds: bool = False
+    lossy: bool = False
     moved: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -136,10 +136,10 @@ class GgufTarget:
         if not bool(halves.isfinite().all()) or bool(((halves == 0) & (scales != 0)).any()):
             worst = float(scales.abs().amax())
             raise InvalidInput(f"format: {self.type.name} holds scales in float16, those of {name} reach {worst:g}")
-        if moved and not self.rounds:
+        if moved and not self.lossy:
             raise InvalidInput(
                 f"format: {self.type.name} holds scales in float16, which moves those of {name} by up to {moved:.1e} "
-                "of them; ask for rounding, or use i2_s"
+                "of them; ask for a lossy one, or use i2_s"
             )
         if moved:
             self.moved[name] = moved
