@@ -1,0 +1,30 @@
+"""llama.cpp itself reads the files that we write, and gives logits near ours; needs llama-cpp-python (the extra peers)."""
+
+import numpy as np
+import pytest
+import torch
+from tokenizer_files import byte_level
+
+import bitnet_jit
+
+llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+
+WIDE = {"hidden_size": 512, "intermediate_size": 768, "head_dim": 128, "vocab_size": 280}
+IDS = list(range(5, 40))
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen3"])
+@pytest.mark.parametrize(("format", "group_size"), [("tq1_0", 256), ("tq2_0", 256), ("q2_0", 64)])
+def test_logits_and_tokens_are_those_of_llama_cpp(write_checkpoint, tmp_path, model_type, format, group_size):
+    origin = write_checkpoint({"group_size": group_size}, model_type, torch.float16, rms_norm_eps=1e-6, **WIDE)
+    byte_level().save(str(origin / "tokenizer.json"))
+    bitnet_jit.convert_checkpoint(origin, tmp_path / "a.gguf", format, lossy=True)
+    theirs = llama_cpp.Llama(str(tmp_path / "a.gguf"), n_ctx=64, logits_all=True, verbose=False)
+    theirs.eval(IDS)
+    decoder = bitnet_jit.load(tmp_path / "a.gguf")
+    logits = decoder(torch.tensor([IDS]))[0].numpy()
+    difference = np.abs(logits - theirs.scores[: len(IDS)]) / logits.std()  # llama.cpp quantizes activations by blocks
+    assert difference.mean() < 0.02
+    assert difference.max() < 0.3
+    text = "hello the world, and then"
+    assert theirs.tokenize(text.encode(), add_bos=False) == decoder.tokenizer.encode_part(text)
