@@ -2,13 +2,13 @@
 
 There, uint8 (R, K) with R = ceil(N / 4) holds row i * R + j of the weight in bits 2i, 2i + 1 of byte row j. Here, uint8
 (N, ceil(K / 4)) holds four inputs of one row in a byte. Both have 2-bit codes w + 1. So four neighbouring bytes there,
-read as one 32-bit word, hold a byte of each of four rows here: shift by 2i, keep the lowest two bits of each byte, push
-them together.
+read as one 32-bit word of 4 x 4 codes, hold a byte of each of four rows here, once they are transposed.
 """
 
 import torch
 
-from bitnet_jit.checkpoints.formats.word_digits import CODES, as_words, push_together
+from bitnet_jit.checkpoints.formats.word_digits import as_words
+from bitnet_jit.packing.i2 import transposed
 
 SLICE_BYTES = 2**18  # of a source on the CPU, converted at a time: all that is computed from it stays in the caches
 
@@ -35,7 +35,8 @@ def repack(source: torch.Tensor, out: torch.Tensor, in_features: int) -> None:
     step = max(1, SLICE_BYTES // in_features) if source.device.type == "cpu" else max(1, height)
     for start in range(0, height, step):
         words = as_words(source[start : start + step])
+        turned = transposed(words).view(torch.uint8).view(*words.shape, 4)
         for digit in range(4):
             first = digit * height + start
             rows = out[first : min(first + words.shape[0], out.shape[0])]
-            push_together((words[: rows.shape[0]] >> 2 * digit) & CODES, rows)
+            rows.copy_(turned[: rows.shape[0], :, digit])

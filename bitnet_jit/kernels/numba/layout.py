@@ -15,6 +15,7 @@ import numpy as np
 from bitnet_jit.kernels.numba.intrinsics.decode import LATE, LATE_NUMBERS
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.packing.format import Array, Format, array_module, device_of
+from bitnet_jit.packing.i2 import transposed
 from bitnet_jit.packing.layout import Layout
 
 BLOCK = 64  # outputs of a block
@@ -83,11 +84,7 @@ def aligned(array: Array) -> Array:
 def transpose_i2(packed: Array) -> Array:
     """Transpose each 32-bit word as 4 x 4 fields of two bits, in two swaps; its own inverse."""
     xp = array_module(packed)
-    words = packed.view(xp.int32)
-    for distance, mask in ((12, 0x0000F0F0), (6, 0x00CC00CC)):
-        change = ((words >> distance) ^ words) & mask
-        words = words ^ change ^ (change << distance)
-    return words.view(xp.uint8)
+    return transposed(packed.view(xp.int32)).view(xp.uint8)
 
 
 def transpose_t5(packed: Array) -> Array:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from bitnet_jit.checkpoints.formats.word_digits import CODES, as_words, push_together
+from bitnet_jit.checkpoints.formats.word_digits import as_words, push_together
+from bitnet_jit.packing.i2 import transposed
 
 EVEN, EVEN_CODES = 0x00FF00FF, 0x00030003  # the bytes 0 and 2 of a word as two numbers of 16 bits, and their codes
 SLICE_BYTES = 2**18  # of blocks on the CPU, converted at a time: all that is computed from them stays in the caches
@@ -55,19 +56,17 @@ def to_i2(blocks: torch.Tensor, runs: Sequence[Run], out: torch.Tensor) -> None:
 
 def fill(source: torch.Tensor, run: Run, out: torch.Tensor) -> None:
     """Fill the first bytes of `out`, uint8 (B, ...), with the codes of a run, uint8 (B, bytes)."""
-    if run.shifts or run.trits:
-        digits = digits_of(source, run)
+    if run.trits:
+        digits = trits_of(source, run.trits)
         push_together(digits, out[:, : digits[0].numel()].view(digits.shape))
+    elif run.shifts:
+        # four bytes of four codes each, turned: byte n of a word holds the codes n of four neighbouring elements
+        turned = transposed(as_words(source)).view(torch.uint8).view(len(source), -1, 4)
+        bits = out[:, : run.num_bytes].view(len(out), 4, -1)
+        for place, shift in enumerate(run.shifts):
+            bits[:, place] = turned[:, :, shift // 2]
     else:
         out[:, : run.num_bytes] = source
-
-
-def digits_of(source: torch.Tensor, run: Run) -> torch.Tensor:
-    """Return the digits of a run, uint8 (B, bytes), as words int32 (B, digits, words), a code in each byte."""
-    if run.trits:
-        return trits_of(source, run.trits)
-    shifts = torch.tensor(run.shifts, dtype=torch.int32, device=source.device)
-    return (as_words(source)[:, None] >> shifts[:, None]) & CODES
 
 
 def trits_of(source: torch.Tensor, count: int) -> torch.Tensor:

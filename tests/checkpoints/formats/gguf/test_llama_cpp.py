@@ -1,4 +1,4 @@
-"""llama.cpp itself reads the files that we write, and gives logits near ours; needs llama-cpp-python (extra `peers`)."""
+"""llama.cpp itself reads the files that we write, and gives logits near ours; needs llama-cpp-python (extra peers)."""
 
 import numpy as np
 import pytest
