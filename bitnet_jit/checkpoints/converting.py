@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bitnet_jit.checkpoints.chat_template import ChatTemplate
@@ -79,17 +79,22 @@ def convert_checkpoint(
     """
     if format not in FORMATS:
         raise InvalidInput(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
-    path, place, report = find_model(source), Path(target), progress or (lambda *_: None)
+    path, place = find_model(source), Path(target)
     check_apart(path, place, format in NAMES)
+    result = converted(path, place, format, lossy, progress or (lambda *_: None))
+    return replace(result, verification=verify_same(path, place)) if verify else result
+
+
+def converted(path: Path, place: Path, format: str, lossy: bool, progress: Progress) -> Conversion:
+    """Write a model in another format, and return what was done."""
     reader, file, folder = make_reader(path), GgufTarget(format, lossy), MlxTarget(lossy)
     if format in NAMES:
-        write_gguf(path, reader, place, file, report)
+        write_gguf(path, reader, place, file, progress)
     elif format == MLX:
         write_mlx(path, reader, place, folder)
     else:
-        write_folder(path, reader, place, format, report)
-    verification = verify_same(path, place) if verify else None
-    return Conversion(reader.description, bytes_of(place), file.moved, tuple(folder.floats), verification)
+        write_folder(path, reader, place, format, progress)
+    return Conversion(reader.description, bytes_of(place), file.moved, tuple(folder.floats))
 
 
 def bytes_of(place: Path) -> int:
