@@ -1,14 +1,15 @@
 """Metadata of a GGUF file -> our `DecoderConfig`."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from bitnet_jit.checkpoints.formats.gguf.keys import Keys
-from bitnet_jit.checkpoints.formats.gguf.names import HEAD
+from bitnet_jit.checkpoints.formats.gguf.names import EMBEDDING, HEAD
 from bitnet_jit.checkpoints.formats.gguf.rope import read_rope_scaling
+from bitnet_jit.checkpoints.formats.gguf.values import Strings
 from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.models.config import DecoderConfig, Multipliers
 from bitnet_jit.models.rope import check_rope
@@ -34,6 +35,7 @@ class ModelKind:
     multiplies: bool = False
 
 
+Shapes = Mapping[str, tuple[int, ...]]
 ACTIVATION = "bitnet_jit.activation"  # a key of ours: "a8" or "a16"
 KINDS = {
     "bitnet-b1.58": ModelKind("relu2", sub_norms=True),
@@ -50,12 +52,13 @@ def read_kind(keys: Keys) -> ModelKind:
     return KINDS[keys.word("general.architecture", tuple(KINDS))]
 
 
-def read_config(keys: Keys, tensors: Collection[str], divisors: torch.Tensor | None = None) -> DecoderConfig:
+def read_config(
+    keys: Keys, tensors: Mapping[str, tuple[int, ...]], divisors: torch.Tensor | None = None
+) -> DecoderConfig:
     """Return the architecture that metadata describes.
 
     Args:
-        keys: of the file.
-        tensors: the names of its tensors, which tell of biases and of a head of its own.
+        keys, tensors: of the file; the latter tell of biases, of a head of its own, and of the vocabulary.
         divisors: of rotary frequencies; see `read_rope_scaling`.
 
     Raises:
@@ -65,7 +68,7 @@ def read_config(keys: Keys, tensors: Collection[str], divisors: torch.Tensor | N
     of = f"{architecture}.{{}}".format
     hidden_size = keys.integer(of("embedding_length"), high=MAX_IN_FEATURES)
     num_heads, num_kv_heads, head_dim = read_heads(keys, of, hidden_size)
-    vocab_size = keys.integer(of("vocab_size"), num_tokens(keys))
+    vocab_size = keys.integer(of("vocab_size"), num_rows(keys, tensors))
     config = DecoderConfig(
         vocab_size=vocab_size,
         hidden_size=hidden_size,
@@ -111,9 +114,10 @@ def activation_of(keys: Keys, kind: ModelKind, architecture: str) -> Literal["re
     return "relu2" if word == "relu2" else "silu"
 
 
-def num_tokens(keys: Keys) -> int:
-    """Return the number of tokens of a file's tokenizer, where its architecture has no vocab_size."""
-    return len(keys.take("tokenizer.ggml.tokens", (), "an array of strings"))
+def num_rows(keys: Keys, tensors: Shapes) -> int:
+    """Return the rows of the embedding, or the number of tokens, where the architecture has no vocab_size."""
+    tokens = keys.take("tokenizer.ggml.tokens", (), "an array of strings")
+    return tensors[EMBEDDING][0] if tensors.get(EMBEDDING) else len(tokens) if isinstance(tokens, Strings) else 0
 
 
 def read_eos_ids(keys: Keys, vocab_size: int) -> tuple[int, ...]:

@@ -96,9 +96,10 @@ class GgufFile:
         self._file.close()
 
     def read(self, name: str, device: torch.device = CPU) -> torch.Tensor:
-        """Copy the numbers of a tensor, of a type whose bytes are numbers of torch, onto a device."""
+        """Copy the numbers of a tensor onto a device; CheckpointError where they are not F32, F16 or BF16."""
         tensor = self.tensors[name]
-        assert tensor.type.dtype is not None
+        if tensor.type.dtype is None:
+            raise CheckpointError(f"{self.path}: {name}: expected F32, F16 or BF16, found {tensor.type.name}")
         return copy_tensor(self._file, name, tensor.start, tensor.shape, tensor.type.dtype, device)
 
     def read_bytes(self, name: str, device: torch.device = CPU) -> torch.Tensor:

@@ -16,7 +16,7 @@ from bitnet_jit.checkpoints.formats.gguf.i2_s import USUAL, read_i2_s
 from bitnet_jit.checkpoints.formats.gguf.keys import Keys
 from bitnet_jit.checkpoints.formats.gguf.names import gguf_layer, gguf_tensor
 from bitnet_jit.checkpoints.formats.gguf.parts import GgufParts, parts_of
-from bitnet_jit.checkpoints.formats.gguf.rope import divisors_name
+from bitnet_jit.checkpoints.formats.gguf.rope import rope_tensors
 from bitnet_jit.checkpoints.formats.gguf.runs import to_i2
 from bitnet_jit.checkpoints.formats.gguf.tokenizer import read_tokenizer
 from bitnet_jit.checkpoints.formats.gguf.types import I2_S
@@ -28,6 +28,7 @@ from bitnet_jit.generation.tokenizer import Tokenizer
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.quant.ternary import coarsest_scale
 
+MAX_NAMED = 3  # tensors that an error names
 SLICE_BLOCKS = 2**14  # of a quantized embedding, decoded at a time
 
 
@@ -43,16 +44,16 @@ class GgufModel:
         with GgufParts(self.path) as file:
             self.keys = Keys(file.metadata, str(self.path))
             divisors = self._divisors(file)
-            names = file.tensors.keys() | file.unread.keys()
+            shapes = {name: tensor.shape for name, tensor in file.tensors.items()} | dict.fromkeys(file.unread, ())
             self.types = sorted({tensor.type.name for tensor in file.tensors.values() if tensor.type.is_ternary})
-            self.config: DecoderConfig = read_config(self.keys, names, divisors)
+            self.config: DecoderConfig = read_config(self.keys, shapes, divisors)
         self.kind = read_kind(self.keys)
         self.oddities = Oddities()
         self._close = ExitStack()
 
     def _divisors(self, file: GgufParts) -> torch.Tensor | None:
         """Read the divisors of rotary frequencies, None where there are none."""
-        name = divisors_name(self.keys, self.keys.text("general.architecture", ""))
+        name = rope_tensors(self.keys, self.keys.text("general.architecture", ""))[0]
         return file.read(name).float() if name in file.tensors else None
 
     @staticmethod
@@ -104,19 +105,29 @@ class GgufModel:
         self._close.close()
 
     def _check_tensors(self) -> None:
-        """Raise CheckpointError unless the file holds the model's tensors, with the right shapes and types."""
-        for name, shape in outer_shapes(self.config).items():
-            self.require(gguf_tensor(name), shape)
+        """Raise CheckpointError unless the file holds exactly the model's tensors, with the right shapes and types."""
+        expected = {self.require(gguf_tensor(name), shape) for name, shape in outer_shapes(self.config).items()}
         for index in range(self.config.num_layers):
             names = block_names(self.config, index)
-            for name, features in names.norms(self.config):
-                self.require(gguf_tensor(name), (features,))
-            for layers in names.linears:
-                for layer in layers:
-                    self.require(gguf_tensor(layer.name), (layer.out_features, layer.in_features), ternary=True)
+            expected |= {self.require(gguf_tensor(name), (width,)) for name, width in names.norms(self.config)}
+            expected.update(name for layers in names.linears for layer in layers for name in self.require_layer(layer))
+        expected.update(rope_tensors(self.keys, self.keys.text("general.architecture")))
+        if extra := sorted((self.file.tensors.keys() | self.file.unread.keys()) - expected):
+            raise CheckpointError(
+                f"{self.path}: expected the tensors of {self.keys.text('general.architecture')} alone, found "
+                f"{len(extra)} others: {', '.join(extra[:MAX_NAMED])}; without them the text would be garbage"
+            )
 
-    def require(self, name: str, shape: tuple[int, ...], ternary: bool = False) -> None:
-        """Raise CheckpointError unless there is a tensor of a shape, of codes if they are asked for."""
+    def require_layer(self, layer: LinearName) -> list[str]:
+        """Return the names of a layer's tensors, which must be there but for a scale of its outputs."""
+        names = [self.require(gguf_tensor(layer.name), (layer.out_features, layer.in_features), ternary=True)]
+        if layer.has_bias:
+            names.append(self.require(f"{gguf_layer(layer.name)}.bias", (layer.out_features,)))
+        scale = f"{gguf_layer(layer.name)}.scale"
+        return [*names, self.require(scale, (1,))] if scale in self.file.tensors else names
+
+    def require(self, name: str, shape: tuple[int, ...], ternary: bool = False) -> str:
+        """Return the name of a tensor. Raise CheckpointError unless it is there, of a shape, of codes if asked for."""
         what = f"{'codes' if ternary else 'numbers'} {shape}"
         if name in self.file.unread:
             raise CheckpointError(f"{self.file.place(name)}: expected {what}, found the type {self.file.unread[name]}")
@@ -124,6 +135,7 @@ class GgufModel:
             raise CheckpointError(f"{self.file.place(name)}: expected {what}, found no such tensor")
         if tensor.shape != shape or (ternary and not tensor.type.is_ternary):
             raise CheckpointError(f"{self.file.place(name)}: expected {what}, found {tensor.type.name} {tensor.shape}")
+        return name
 
     def holds_codes(self, name: str) -> bool:
         """Return whether an embedding or a head is stored in ternary codes."""
@@ -158,6 +170,8 @@ class GgufModel:
             bias = None if bias is None else in_halves(bias, heads)
         self.oddities.note_density(name, check_codes(self.file.place(name), out, layer.in_features))
         check_finite(self.file.place(name), w_scale)
+        if w_scale.dim() == 0 and not w_scale > 0:
+            raise CheckpointError(f"{self.file.place(name)}: expected a positive scale, found {float(w_scale):g}")
         usual = "a8" if self.kind.quantizes and not group_size else "a16"
         activation = self.keys.word(ACTIVATION, ("a8", "a16"), usual)
         return TernaryWeight(out, w_scale, bias, layer.in_features, group_size, activation)

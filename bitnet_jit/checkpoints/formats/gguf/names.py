@@ -22,7 +22,7 @@ IN_BLOCK = {
     "feed_forward.sub_norm": "ffn_sub_norm",
     "feed_forward.down": "ffn_down",
 }
-HEAD = f"{OUTER[decoder_names.HEAD]}.weight"
+EMBEDDING, HEAD = f"{OUTER[decoder_names.EMBEDDING]}.weight", f"{OUTER[decoder_names.HEAD]}.weight"
 
 
 def gguf_layer(name: str) -> str:

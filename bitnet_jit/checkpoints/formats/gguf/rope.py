@@ -46,9 +46,13 @@ def read_rope_scaling(keys: Keys, architecture: str, divisors: torch.Tensor | No
     return None if kind == "none" or factor == 1.0 else LinearScaling(factor)
 
 
-def divisors_name(keys: Keys, architecture: str) -> str:
-    """Return the name of the tensor of divisors that a model would have: LongRoPE's longer list for long contexts."""
+def rope_tensors(keys: Keys, architecture: str) -> tuple[str, ...]:
+    """Return the names of the tensors of divisors that a model may have, the one that is used first.
+
+    LongRoPE has two lists, of which the longer one is for a context beyond the original one.
+    """
     if keys.text(f"{architecture}.rope.scaling.type", "none") != "longrope":
-        return PLAIN
+        return (PLAIN,)
     original = keys.integer(f"{architecture}.rope.scaling.original_context_length", 2**31 - 1)
-    return LONG if keys.integer(f"{architecture}.context_length", 0, low=0) > original else SHORT
+    is_long = keys.integer(f"{architecture}.context_length", 0, low=0) > original
+    return (LONG, SHORT) if is_long else (SHORT, LONG)

@@ -1,5 +1,6 @@
 """Metadata as an architecture; what we cannot run is refused with the key's name."""
 
+import array
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,11 @@ import torch
 
 from bitnet_jit.checkpoints.formats.gguf.config import KINDS, read_config
 from bitnet_jit.checkpoints.formats.gguf.keys import Keys
+from bitnet_jit.checkpoints.formats.gguf.values import Strings
 from bitnet_jit.errors import CheckpointError
 from bitnet_jit.models.rope_scaling import DividedScaling, LinearScaling, YarnScaling, yarn_magnitude
 
-BLOCKS = {"blk.0.attn_q.weight", "output.weight"}
+BLOCKS = dict.fromkeys(("blk.0.attn_q.weight", "output.weight"), (2560, 2560))
 OFFICIAL = {  # of microsoft's 2B-4T
     "general.architecture": "bitnet-b1.58",
     "bitnet-b1.58.vocab_size": 128256,
@@ -27,6 +29,7 @@ OFFICIAL = {  # of microsoft's 2B-4T
     "tokenizer.ggml.bos_token_id": 128000,
     "tokenizer.ggml.eos_token_id": 128001,
 }
+STRINGS = Strings(b"abc", array.array("q", [1, 2, 3]))
 YARN = {"A__rope__scaling__type": "yarn", "A__rope__scaling__factor": 4.0}
 YARN |= {"A__rope__scaling__original_context_length": 16384}
 SCALED = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
@@ -41,7 +44,7 @@ def read(tensors=BLOCKS, architecture="bitnet-b1.58", **changes):
 
 
 def test_the_official_file():
-    config = read({"blk.0.attn_q.weight"})
+    config = read({"blk.0.attn_q.weight": (2560, 2560)})
     assert (config.vocab_size, config.hidden_size, config.intermediate_size, config.num_layers) == (
         128256,
         2560,
@@ -60,10 +63,17 @@ def test_what_a_key_may_leave_out():
         A__attention__head_count_kv=None,
         A__rope__dimension_count=None,
         A__vocab_size=None,
-        tokenizer__ggml__tokens=["a", "b", "c"],
+        tokenizer__ggml__tokens=STRINGS,
         tokenizer__ggml__eos_token_id=2,
     )
     assert (config.num_kv_heads, config.vocab_size, config.tied_embeddings) == (20, 3, False)
+
+
+def test_the_vocabulary_is_that_of_the_embedding_where_no_key_says_it():
+    rows = {"token_embd.weight": (151936, 2560)}
+    assert read(BLOCKS | rows, A__vocab_size=None, tokenizer__ggml__tokens=STRINGS).vocab_size == 151936
+    keys = {"A__vocab_size": None, "tokenizer__ggml__tokens": STRINGS, "tokenizer__ggml__eos_token_id": 2}
+    assert read({"token_embd.weight": ()}, **keys).vocab_size == 3, "of a type that is not read"
 
 
 def test_numbers_per_layer_that_are_the_same():
@@ -87,7 +97,7 @@ def test_the_activation_may_be_named():
 
 
 def test_biases_are_told_by_their_tensors():
-    config = read(BLOCKS | {"blk.0.attn_q.bias", "blk.0.ffn_gate.bias"}, "llama")
+    config = read(BLOCKS | dict.fromkeys(("blk.0.attn_q.bias", "blk.0.ffn_gate.bias"), (2560,)), "llama")
     assert config.attention_bias
     assert config.mlp_bias
 
@@ -101,6 +111,7 @@ def test_every_architecture_that_is_known_is_named_where_another_comes():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"A__vocab_size": None, "tokenizer__ggml__tokens": 3}, "vocab_size: expected a whole number from 1"),
         ({"A__block_count": None}, "bitnet-b1.58.block_count: expected a whole number .*, found no such field"),
         ({"A__embedding_length": -5}, "embedding_length: expected a whole number from 1"),
         ({"A__attention__head_count_kv": 7}, "head_count_kv: expected a divisor of attention.head_count 20, found 7"),
@@ -144,4 +155,4 @@ def test_rotary_scalings():
 
 def test_a_path_is_part_of_every_error():
     with pytest.raises(CheckpointError, match=r"dir/model\.gguf: general\.architecture: expected"):
-        read_config(Keys({}, str(Path("dir") / "model.gguf")), ())
+        read_config(Keys({}, str(Path("dir") / "model.gguf")), {})

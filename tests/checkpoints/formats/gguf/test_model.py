@@ -94,16 +94,55 @@ def test_scales_of_blocks_are_groups(make_pair, tmp_path, type_id, block):
     assert read.generate([1, 2, 3], 4).shape == (7,)
 
 
+def loaded(tmp_path, decoder, architecture="bitnet-b1.58", change=lambda tensors: None):
+    """Write a decoder with other tensors, and load it."""
+    tensors = tensors_of(decoder, architecture)
+    change(tensors)
+    return bitnet_jit.load(write_gguf(tmp_path / "a.gguf", metadata_of(decoder, architecture), tensors))
+
+
+@pytest.mark.parametrize("name", ["output_norm.weight", "blk.0.attn_q.weight", "blk.5.attn_sub_norm.weight"])
+def test_a_missing_tensor_is_named(tiny, tmp_path, name):
+    with pytest.raises(CheckpointError, match=f"{name}: expected .* found no such tensor"):
+        loaded(tmp_path, tiny, change=lambda tensors: tensors.pop(name))
+
+
 @pytest.mark.parametrize(
-    ("name", "words"),
-    [("output_norm.weight", "found no such tensor"), ("blk.0.attn_q.weight", "found no such tensor")],
+    "name", ["blk.0.attn_q_norm.weight", "blk.3.attn_q.bias", "output.bias", "blk.6.ffn_up.weight"]
 )
-def test_a_missing_tensor_is_named(tiny, tmp_path, name, words):
-    tensors = tensors_of(tiny, "bitnet-b1.58")
-    del tensors[name]
-    path = write_gguf(tmp_path / "tiny.gguf", metadata_of(tiny, "bitnet-b1.58"), tensors)
-    with pytest.raises(CheckpointError, match=f"{name}: expected .* {words}"):
-        bitnet_jit.load(path)
+def test_a_tensor_that_the_architecture_has_no_place_for_is_named(tiny, tmp_path, name):
+    with pytest.raises(CheckpointError, match=f"of bitnet-b1.58 alone, found 1 others: {name}; without them"):
+        loaded(tmp_path, tiny, change=lambda tensors: tensors.update({name: floats(torch.ones(64))}))
+
+
+def test_a_bias_that_is_missing_is_named(write_checkpoint, tmp_path):
+    origin = bitnet_jit.load(write_checkpoint(model_type="llama", attention_bias=True, **WIDE))
+    with pytest.raises(CheckpointError, match="blk.0.attn_output.bias: expected .* found no such tensor"):
+        loaded(tmp_path, origin, "llama", lambda tensors: tensors.pop("blk.0.attn_output.bias"))
+
+
+def test_a_type_that_holds_no_plain_numbers_is_named(tiny, tmp_path):
+    quantized = {"rope_freqs.weight": (8, (32,), bytes(34))}
+    with pytest.raises(CheckpointError, match="rope_freqs.weight: expected F32, F16 or BF16, found Q8_0"):
+        loaded(tmp_path, tiny, change=lambda tensors: tensors.update(quantized))
+
+
+def test_a_scale_of_outputs_multiplies(tiny, tmp_path):
+    scale = {"blk.0.attn_output.scale": floats(torch.tensor([0.5]))}
+    read = loaded(tmp_path, tiny, change=lambda tensors: tensors.update(scale))
+    expected = tiny.blocks[0].attention.output.unpack()[1]
+    assert torch.equal(read.blocks[0].attention.output.unpack()[1], expected / 2)
+
+
+@pytest.mark.parametrize(("scale", "words"), [(0.0, "a positive scale, found 0"), (float("nan"), "finite values")])
+def test_a_scale_that_is_none_is_named(tiny, tmp_path, scale, words):
+    def change(tensors):
+        type_id, shape, content = tensors["blk.2.ffn_up.weight"]
+        scaled = content[:-32] + np.float32(scale).tobytes() + content[-28:]
+        tensors["blk.2.ffn_up.weight"] = type_id, shape, scaled
+
+    with pytest.raises(CheckpointError, match=f"blk.2.ffn_up.weight: expected {words}"):
+        loaded(tmp_path, tiny, change=change)
 
 
 def test_a_file_is_known_by_its_content_and_a_folder_by_its_file(tiny, tmp_path):
