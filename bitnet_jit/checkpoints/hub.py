@@ -12,6 +12,8 @@ from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.system.library_errors import reason, refused
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+NAMED_FILE = re.compile(rf"({HUB_ID.pattern}):((?:\w[\w.+-]*/)*\w[\w.+-]*\.gguf)", re.ASCII | re.IGNORECASE)
+PART = re.compile(r"(.*)-\d{5}-(of-\d{5}\.gguf)", re.IGNORECASE)  # one of several
 # endings of files of weights; a path to a missing file is no name on the hub
 FILE = re.compile(r".*\.(gguf|ggml|safetensors|bin|json|pt|pth|ckpt|onnx|pkl|npz|zip|tar|gz|txt)", re.IGNORECASE)
 CHAT = ["tokenizer_config.json", "chat_template.jinja"]  # which the server reads
@@ -22,8 +24,8 @@ def find_model(model: str | os.PathLike[str]) -> Path:
     """Find the directory of a model, downloaded once where `model` is a hub id.
 
     Args:
-        model: a directory, or a file that a format recognizes; or as a str "owner/name" on huggingface.co. A
-            directory or file of that name wins.
+        model: a directory, or a file that a format recognizes; or as a str "owner/name" on huggingface.co, or
+            "owner/name:file.gguf". A directory or file of that name wins.
 
     Raises:
         CheckpointError: it is neither, or cannot be downloaded; the message says what to do.
@@ -44,6 +46,8 @@ def find_model(model: str | os.PathLike[str]) -> Path:
         )
     if not isinstance(model, str):
         raise CheckpointError(f"{model}: expected a directory with config.json and safetensors files, found none")
+    if named := NAMED_FILE.fullmatch(model):
+        return download_file(named[1], named[2])
     if not HUB_ID.fullmatch(model) or FILE.fullmatch(model):
         name = model if model.strip() and model.isprintable() else repr(model)
         raise CheckpointError(f"{name}: expected a directory or a hub id such as owner/name, found neither")
@@ -52,15 +56,48 @@ def find_model(model: str | os.PathLike[str]) -> Path:
 
 def download(name: str) -> Path:
     """Fetch the files of a repository into the hub's cache on this machine; CheckpointError where that fails."""
+    folder = fetch(name, FILES)
+    if (folder / CONFIG).exists():
+        return folder
+    models = sorted({PART.sub(r"\1-00001-\2", file) for file in list_gguf(name)})
+    if len(models) == 1:
+        return download_file(name, models[0])
+    if models:
+        raise CheckpointError(f"{name}: holds {len(models)} GGUF files: name one, such as {name}:{models[0]}")
+    return folder
+
+
+def download_file(name: str, file: str) -> Path:
+    """Fetch one GGUF file of a repository, with its other parts; CheckpointError where that fails."""
+    part = PART.fullmatch(file)
+    path = fetch(name, [f"{part[1]}-*-{part[2]}" if part else file]) / file
+    if not path.exists():
+        there = ", ".join(list_gguf(name)) or "no GGUF file"
+        raise CheckpointError(f"{name}:{file}: expected this file in the repository, found {there}")
+    return path
+
+
+def fetch(name: str, patterns: list[str]) -> Path:
+    """Fetch the files of a repository whose names match patterns; CheckpointError where that fails."""
     from huggingface_hub import snapshot_download
 
-    with refused(
-        lambda error: (
-            f"{name}: no such directory here, and it cannot be had from huggingface.co; {advice(error)} "
-            f"({reason(error)})"
-        )
-    ):
-        return Path(snapshot_download(name, allow_patterns=FILES))
+    with refused(lambda error: cannot(name, error)):
+        return Path(snapshot_download(name, allow_patterns=patterns))
+
+
+def list_gguf(name: str) -> list[str]:
+    """Return the names of a repository's GGUF files; CheckpointError where they cannot be had."""
+    from huggingface_hub import list_repo_files
+
+    with refused(lambda error: cannot(name, error)):
+        return sorted(file for file in list_repo_files(name) if file.lower().endswith(".gguf"))
+
+
+def cannot(name: str, error: BaseException) -> str:
+    """Return why a repository cannot be had, in words."""
+    return (
+        f"{name}: no such directory here, and it cannot be had from huggingface.co; {advice(error)} ({reason(error)})"
+    )
 
 
 def advice(error: BaseException) -> str:

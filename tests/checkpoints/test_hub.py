@@ -3,11 +3,13 @@
 import errno
 import inspect
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 
 import httpx2
 import huggingface_hub
 import pytest
+from gguf_models import as_gguf
 from huggingface_hub import errors
 
 import bitnet_jit
@@ -107,6 +109,61 @@ def test_without_a_path_the_embedded_model_is_loaded(tiny):
 def test_load_takes_a_name(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, allow_patterns: str(embedded_model()))
     assert bitnet_jit.load("owner/name").config.vocab_size == 256
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """Return a function that makes a repository of files with these contents; what was asked for is kept."""
+    asked = []
+
+    def make(files):
+        def download(name, allow_patterns):
+            asked.append((name, allow_patterns))
+            for file, content in files.items():
+                if any(fnmatch(file, pattern) for pattern in allow_patterns):
+                    (tmp_path / file).write_bytes(content)
+            return str(tmp_path)
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+        monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda name: [*files, "README.md"])
+        return asked
+
+    return make
+
+
+def test_a_file_of_a_repository_is_named_behind_a_colon(repository, tmp_path, tiny):
+    content = as_gguf(tiny, tmp_path / "made", "bitnet-b1.58").read_bytes()
+    (tmp_path / "made").unlink()
+    asked = repository({"a.gguf": content, "b.gguf": b"?"})
+    assert bitnet_jit.load("owner/name:a.gguf").config == tiny.config
+    assert asked == [("owner/name", ["a.gguf"])]
+    with pytest.raises(CheckpointError, match=r"owner/name:c.gguf: expected this file .*, found a.gguf, b.gguf"):
+        bitnet_jit.load("owner/name:c.gguf")
+    with pytest.raises(CheckpointError, match=r"owner/name: holds 2 GGUF files: name one, such as owner/name:a.gguf"):
+        bitnet_jit.load("owner/name")
+
+
+def test_the_only_file_of_a_repository_needs_no_name(repository, tmp_path, tiny):
+    content = as_gguf(tiny, tmp_path / "made", "bitnet-b1.58").read_bytes()
+    (tmp_path / "made").unlink()
+    repository({"only.gguf": content})
+    assert bitnet_jit.load("owner/name").config == tiny.config
+
+
+def test_parts_come_together(repository):
+    names = [f"m-{number:05}-of-00002.gguf" for number in (1, 2)]
+    asked = repository(dict.fromkeys(names, b"GGUF"))
+    assert hub.find_model("owner/name").name == names[0]
+    assert hub.find_model(f"owner/name:{names[1]}").name == names[1]
+    assert asked[-1] == ("owner/name", ["m-*-of-00002.gguf"])
+
+
+@pytest.mark.parametrize(
+    "name", ["owner/name:../x.gguf", "owner/name:/x.gguf", "owner/name:x.bin", "owner/name:", "name:x.gguf"]
+)
+def test_what_stands_behind_a_colon_is_a_gguf_file(unreachable, name):
+    with pytest.raises(CheckpointError, match="found neither"):
+        hub.find_model(name)
 
 
 def every_error() -> list[BaseException]:

@@ -25,13 +25,13 @@ pytestmark = pytest.mark.skipif(interpreted(), reason="the interpreter launches 
 NAME = "cuda-90"
 TARGET, GPU = GPUS[NAME]
 STREAM = 4242
+LAUNCHES = []  # of one list: a kernel that an earlier test has compiled keeps the launcher of that test's driver
 
 
 class WritingDriver:
     """The part of a driver that Triton asks for."""
 
     def __init__(self):
-        self.launches = []
         self.utils = SimpleNamespace(
             get_device_properties=lambda device: {"max_shared_mem": GPU.shared_memory},
             load_binary=lambda name, kernel, shared, device: (name, name, 32, 0, 1024),
@@ -48,7 +48,7 @@ class WritingDriver:
 
     def launcher_cls(self, source, metadata):
         def launch(x, y, z, stream, function, packed, launch_metadata, enter, leave, *arguments):
-            self.launches.append(
+            LAUNCHES.append(
                 (function, (x, y, z), stream, metadata, dict(zip(source.fn.arg_names, arguments, strict=True)))
             )
 
@@ -63,7 +63,8 @@ def launches(monkeypatch):
     monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: 0, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: STREAM, raising=False)
     monkeypatch.setattr(triton_tensors, "empty_strided", guards._empty_strided_cpu)
-    return writing.launches
+    LAUNCHES.clear()
+    return LAUNCHES
 
 
 def inputs_of(problem, rows):
