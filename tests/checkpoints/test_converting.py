@@ -98,7 +98,7 @@ def test_what_a_format_does_not_hold_is_named(write_checkpoint, tmp_path, format
 
 
 def test_scales_are_rounded_only_where_it_is_asked_for(tmp_path):
-    with pytest.raises(InvalidInput, match=r"moves those of blk.0.attn_q.weight by up to 3.6e-04 of them; ask for"):
+    with pytest.raises(InvalidInput, match=r"moves those of blk.0.attn_q.weight by up to 3.6e-04 of them; pass lossy"):
         convert_checkpoint(bitnet_jit.embedded_model(), tmp_path / "made.gguf", "q2_0")
     moved = convert_checkpoint(bitnet_jit.embedded_model(), tmp_path / "made.gguf", "q2_0", lossy=True).moved
     assert len(moved) == 42
@@ -188,7 +188,7 @@ def test_mlx_lm_reads_what_is_written_for_it(write_checkpoint, tmp_path, model_t
 
 def test_activations_become_floats_only_where_it_is_asked_for(write_checkpoint, tmp_path):
     origin = write_checkpoint(MULTIPLIER, "llama", **WIDE)
-    with pytest.raises(InvalidInput, match="layers.0.self_attn.q_proj was made for int8; ask for a lossy one"):
+    with pytest.raises(InvalidInput, match="layers.0.self_attn.q_proj was made for int8; pass lossy=True"):
         convert_checkpoint(origin, tmp_path / "mlx", "mlx")
     result = convert_checkpoint(origin, tmp_path / "mlx", "mlx", lossy=True, verify=True)
     assert len(result.floats) == 7

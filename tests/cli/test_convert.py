@@ -40,7 +40,7 @@ def test_models_that_differ_end_the_command_with_1(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("target", "format", "words"),
     [
-        ("a.gguf", "q2_0", "ask for a lossy"),
+        ("a.gguf", "q2_0", "pass lossy=True"),
         ("a.gguf", "q9", "format: expected one of tq1_0"),
         (".", "i2_s", "expected a file"),
     ],

@@ -65,7 +65,7 @@ class MlxTarget:
         if weight.activation == "a8":
             if not self.lossy:
                 raise InvalidInput(
-                    f"format: mlx-lm computes with float activations, and {path} was made for int8; ask for a lossy one"
+                    f"format: mlx-lm takes float activations, and {path} was made for int8; pass lossy=True (--lossy)"
                 )
             self.floats.append(path)
         scales = as_stored(fine_scales(path, weight, size))

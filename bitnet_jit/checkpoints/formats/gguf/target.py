@@ -139,7 +139,7 @@ class GgufTarget:
         if moved and not self.lossy:
             raise InvalidInput(
                 f"format: {self.type.name} holds scales in float16, which moves those of {name} by up to {moved:.1e} "
-                "of them; ask for a lossy one, or use i2_s"
+                "of them; pass lossy=True (--lossy), or use i2_s"
             )
         if moved:
             self.moved[name] = moved
