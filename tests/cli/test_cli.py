@@ -191,6 +191,7 @@ def test_a_hub_id_is_downloaded(monkeypatch, tmp_path):
     import huggingface_hub
 
     asked = []
+    (tmp_path / "config.json").write_text("{}")  # without one, the repository is asked for GGUF files
     monkeypatch.setattr(
         huggingface_hub,
         "snapshot_download",
