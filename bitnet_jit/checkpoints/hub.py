@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bitnet_jit.arguments import show
-from bitnet_jit.checkpoints.file_names import CONFIG, GENERATION
+from bitnet_jit.checkpoints.file_names import CONFIG, GENERATION, GGUF_PART
 from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.system.library_errors import reason, refused
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 NAMED_FILE = re.compile(rf"({HUB_ID.pattern}):((?:\w[\w.+-]*/)*\w[\w.+-]*\.gguf)", re.ASCII | re.IGNORECASE)
-PART = re.compile(r"(.*)-\d{5}-(of-\d{5}\.gguf)", re.IGNORECASE)  # one of several
 # endings of files of weights; a path to a missing file is no name on the hub
 FILE = re.compile(r".*\.(gguf|ggml|safetensors|bin|json|pt|pth|ckpt|onnx|pkl|npz|zip|tar|gz|txt)", re.IGNORECASE)
 CHAT = ["tokenizer_config.json", "chat_template.jinja"]  # which the server reads
@@ -59,7 +58,7 @@ def download(name: str) -> Path:
     folder = fetch(name, FILES)
     if (folder / CONFIG).exists():
         return folder
-    models = sorted({PART.sub(r"\1-00001-\2", file) for file in list_gguf(name)})
+    models = sorted({GGUF_PART.sub(r"\1-00001-of-\3\4", file) for file in list_gguf(name)})
     if len(models) == 1:
         return download_file(name, models[0])
     if models:
@@ -69,8 +68,7 @@ def download(name: str) -> Path:
 
 def download_file(name: str, file: str) -> Path:
     """Fetch one GGUF file of a repository, with its other parts; CheckpointError where that fails."""
-    part = PART.fullmatch(file)
-    path = fetch(name, [f"{part[1]}-*-{part[2]}" if part else file]) / file
+    path = fetch(name, [GGUF_PART.sub(r"\1-*-of-\3\4", file)]) / file
     if not path.exists():
         there = ", ".join(list_gguf(name)) or "no GGUF file"
         raise CheckpointError(f"{name}:{file}: expected this file in the repository, found {there}")

@@ -38,6 +38,15 @@ class StableFile:
     ) -> None:
         self.close()
 
+    def reopen(self) -> None:
+        """Open the file again. Raise ValueError where it was written to since it was opened first."""
+        self._descriptor = open_regular(self.path)
+        try:
+            self.check_unchanged()
+        except ValueError:
+            self.close()
+            raise
+
     def close(self) -> None:
         """Close the file."""
         if self._descriptor >= 0:

@@ -8,14 +8,12 @@ import math
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
 
-from bitnet_jit.checkpoints.formats.tensor_bytes import copy_tensor
+from bitnet_jit.checkpoints.formats.tensor_bytes import TensorFile
 from bitnet_jit.devices.huge_pages import CPU
-from bitnet_jit.errors import CheckpointError
 from bitnet_jit.system.reading import parse_json
 from bitnet_jit.system.stable_file import StableFile
 
@@ -54,7 +52,7 @@ class StoredTensor:
     stop: int
 
 
-class SafetensorsFile:
+class SafetensorsFile(TensorFile):
     """A safetensors file, open for reading; a context manager that closes it.
 
     Attributes:
@@ -72,41 +70,17 @@ class SafetensorsFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._file = StableFile(path)
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-        try:
-            self.tensors, self.metadata = parse_header(*read_header(self._file))
-        except (OSError, ValueError) as error:
-            self.close()
-            raise CheckpointError(f"{path}: expected a whole safetensors file, found: {error}") from error
+        super().__init__(path, self._parse, "safetensors")
 
-    def __enter__(self) -> "SafetensorsFile":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file; tensors that were read stay."""
-        self._file.close()
+    def _parse(self, file: StableFile) -> None:
+        self.tensors, self.metadata = parse_header(*read_header(file))
 
     def read(self, name: str, device: torch.device = CPU) -> torch.Tensor:
-        """Copy a tensor into memory of its own on a device.
-
-        Raises:
-            CheckpointError: it cannot be read, has become shorter or was written to since the file was opened, or is
-                larger than this machine's memory.
-        """
+        """Copy a tensor into memory of its own on a device; CheckpointError as `TensorFile.copy`."""
         stored = self.tensors[name]
         if stored.dtype not in DTYPES:
-            words = f"expected one of {', '.join(DTYPES)}, found {stored.dtype}"
-            raise CheckpointError(f"{self.path}: {name}: {words}")
-        return copy_tensor(self._file, name, stored.start, stored.shape, DTYPES[stored.dtype], device)
+            raise self.error(name, f"one of {', '.join(DTYPES)}", stored.dtype)
+        return self.copy(name, stored.start, stored.shape, DTYPES[stored.dtype], device)
 
 
 def read_header(file: StableFile) -> tuple[bytes, int]:

@@ -10,7 +10,6 @@ import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -19,9 +18,8 @@ from bitnet_jit.checkpoints.formats.gguf.q2_0 import Q2_0_SIZES, dialect_of
 from bitnet_jit.checkpoints.formats.gguf.tensor_type import TensorType
 from bitnet_jit.checkpoints.formats.gguf.types import OTHERS, Q2_0_ID, TYPES
 from bitnet_jit.checkpoints.formats.gguf.values import Cursor
-from bitnet_jit.checkpoints.formats.tensor_bytes import copy_tensor
+from bitnet_jit.checkpoints.formats.tensor_bytes import TensorFile
 from bitnet_jit.devices.huge_pages import CPU
-from bitnet_jit.errors import CheckpointError
 from bitnet_jit.system.stable_file import StableFile
 
 MAGIC = b"GGUF"
@@ -55,7 +53,7 @@ class GgufTensor:
     start: int
 
 
-class GgufFile:
+class GgufFile(TensorFile):
     """A GGUF file, open for reading; a context manager that closes it.
 
     Attributes:
@@ -68,45 +66,27 @@ class GgufFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._file = StableFile(path)
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-        try:
-            self.metadata, infos = read_header(self._file)
-            types = types_of(infos, self._file.size, alignment_of(self.metadata))
-            self.unread = {name: name_of(info.type_id) for name, info in infos.items() if name not in types}
-            self.tensors = {name: GgufTensor(infos[name].shape, of, infos[name].start) for name, of in types.items()}
-            check_places(infos, self.tensors, self._file.size)
-        except (OSError, ValueError) as error:
-            self.close()
-            raise CheckpointError(f"{path}: expected a whole GGUF file, found: {error}") from error
+        super().__init__(path, self._parse, "GGUF")
 
-    def __enter__(self) -> "GgufFile":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file; tensors that were read stay."""
-        self._file.close()
+    def _parse(self, file: StableFile) -> None:
+        self.metadata, infos = read_header(file)
+        types = types_of(infos, file.size, alignment_of(self.metadata))
+        self.unread = {name: name_of(info.type_id) for name, info in infos.items() if name not in types}
+        self.tensors = {name: GgufTensor(infos[name].shape, of, infos[name].start) for name, of in types.items()}
+        check_places(infos, self.tensors, file.size)
 
     def read(self, name: str, device: torch.device = CPU) -> torch.Tensor:
         """Copy the numbers of a tensor onto a device; CheckpointError where they are not F32, F16 or BF16."""
         tensor = self.tensors[name]
         if tensor.type.dtype is None:
-            raise CheckpointError(f"{self.path}: {name}: expected F32, F16 or BF16, found {tensor.type.name}")
-        return copy_tensor(self._file, name, tensor.start, tensor.shape, tensor.type.dtype, device)
+            raise self.error(name, "F32, F16 or BF16", tensor.type.name)
+        return self.copy(name, tensor.start, tensor.shape, tensor.type.dtype, device)
 
     def read_bytes(self, name: str, device: torch.device = CPU) -> torch.Tensor:
         """Copy the bytes of a tensor, uint8 (bytes,), onto a device."""
         tensor = self.tensors[name]
         size = tensor.type.size(math.prod(tensor.shape))
-        return copy_tensor(self._file, name, tensor.start, (size,), torch.uint8, device)
+        return self.copy(name, tensor.start, (size,), torch.uint8, device)
 
 
 def read_header(file: StableFile) -> tuple[dict[str, Any], dict[str, Info]]:

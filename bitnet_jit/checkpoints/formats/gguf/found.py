@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
-from bitnet_jit.checkpoints.file_names import INDEX, WEIGHTS
+from bitnet_jit.checkpoints.file_names import GGUF_PART, INDEX, WEIGHTS
 from bitnet_jit.checkpoints.formats.gguf.file import MAGIC
-from bitnet_jit.checkpoints.formats.gguf.parts import PART
 from bitnet_jit.errors import CheckpointError
 from bitnet_jit.system.stable_file import StableFile
 
@@ -25,7 +24,7 @@ def file_of(path: Path) -> Path:
     if not os.path.isdir(path):
         return path
     files = sorted(name for name in names_in(path) if name.endswith(SUFFIX))
-    models = {(match[1], match[3]) if (match := PART.fullmatch(name)) else name for name in files}
+    models = {(match[1], match[3]) if (match := GGUF_PART.fullmatch(name)) else name for name in files}
     if len(models) > 1:
         raise CheckpointError(f"{path}: expected one GGUF file, found {', '.join(files)}: name one of them")
     return path / files[0]

@@ -1,6 +1,5 @@
 """`GgufModel`: the reader of GGUF files."""
 
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -41,20 +40,20 @@ class GgufModel:
 
     def __init__(self, path: Path) -> None:
         self.path, self.i2_s = file_of(path), USUAL
-        with GgufParts(self.path) as file:
-            self.keys = Keys(file.metadata, str(self.path))
-            divisors = self._divisors(file)
-            shapes = {name: tensor.shape for name, tensor in file.tensors.items()} | dict.fromkeys(file.unread, ())
-            self.types = sorted({tensor.type.name for tensor in file.tensors.values() if tensor.type.is_ternary})
+        with GgufParts(self.path) as self.file:
+            self.keys = Keys(self.file.metadata, str(self.path))
+            divisors = self._divisors()
+            tensors, unread = self.file.tensors, self.file.unread
+            shapes = {name: tensor.shape for name, tensor in tensors.items()} | dict.fromkeys(unread, ())
+            self.types = sorted({tensor.type.name for tensor in tensors.values() if tensor.type.is_ternary})
             self.config: DecoderConfig = read_config(self.keys, shapes, divisors)
         self.kind = read_kind(self.keys)
         self.oddities = Oddities()
-        self._close = ExitStack()
 
-    def _divisors(self, file: GgufParts) -> torch.Tensor | None:
+    def _divisors(self) -> torch.Tensor | None:
         """Read the divisors of rotary frequencies, None where there are none."""
         name = rope_tensors(self.keys, self.keys.text("general.architecture", ""))[0]
-        return file.read(name).float() if name in file.tensors else None
+        return self.file.read(name).float() if name in self.file.tensors else None
 
     @staticmethod
     def recognizes(path: Path) -> bool:
@@ -93,16 +92,18 @@ class GgufModel:
         return f"a GGUF file, {self.keys.text('general.architecture')} in {', '.join(types)}"
 
     def __enter__(self) -> "GgufModel":
-        with ExitStack() as stack:
-            self.file = stack.enter_context(GgufParts(self.path))
+        self.file.reopen()
+        try:
             self._check_tensors()
-            self._close = stack.pop_all()
+        except CheckpointError:
+            self.file.close()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close.close()
+        self.file.close()
 
     def _check_tensors(self) -> None:
         """Raise CheckpointError unless the file holds exactly the model's tensors, with the right shapes and types."""

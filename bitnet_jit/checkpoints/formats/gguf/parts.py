@@ -4,19 +4,17 @@ llama.cpp's `gguf-split` names them `<name>-00001-of-00003.gguf`. The first has 
 which it is (`split.no`, from 0) and how many there are (`split.count`).
 """
 
-import re
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
 
+from bitnet_jit.checkpoints.file_names import GGUF_PART
 from bitnet_jit.checkpoints.formats.gguf.file import GgufFile, GgufTensor
 from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.errors import CheckpointError
 
-PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.gguf)", re.IGNORECASE)
 MAX_PARTS = 1000  # open files are few on some machines
 
 
@@ -37,14 +35,17 @@ class GgufParts:
         self.tensors: dict[str, GgufTensor] = {}
         self.unread: dict[str, str] = {}
         self._files: dict[str, GgufFile] = {}
-        self._close = ExitStack()
-        with ExitStack() as opened:
-            files = [opened.enter_context(GgufFile(file)) for file in parts_of(path)]
-            check_numbers(files)
-            for file in files:
+        self._parts: list[GgufFile] = []
+        try:
+            for part in parts_of(path):
+                self._parts.append(GgufFile(part))
+            check_numbers(self._parts)
+            for file in self._parts:
                 self._add(file)
-            self._close = opened.pop_all()
-        self.metadata: dict[str, Any] = files[0].metadata
+        except CheckpointError:
+            self.close()
+            raise
+        self.metadata: dict[str, Any] = self._parts[0].metadata
 
     def __enter__(self) -> "GgufParts":
         return self
@@ -52,7 +53,17 @@ class GgufParts:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close.close()
+        self.close()
+
+    def close(self) -> None:
+        """Close the files; what their headers say stays."""
+        for file in self._parts:
+            file.close()
+
+    def reopen(self) -> None:
+        """Open the files again, their headers being known; CheckpointError where one was written to meanwhile."""
+        for file in self._parts:
+            file.reopen()
 
     def _add(self, file: GgufFile) -> None:
         names = file.tensors.keys() | file.unread.keys()
@@ -77,7 +88,7 @@ class GgufParts:
 
 def parts_of(path: Path) -> list[Path]:
     """Return the files of a model in their order, by the name of one of them; CheckpointError names a missing one."""
-    match = PART.fullmatch(path.name)
+    match = GGUF_PART.fullmatch(path.name)
     if match is None:
         return [path]
     count = int(match[3])
