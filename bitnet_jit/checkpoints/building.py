@@ -1,17 +1,22 @@
 """`Builder`: a reader's tensors -> modules of a decoder, one weight at a time, on the device where they stay."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
 from bitnet_jit.checkpoints.decoder_names import EMBEDDING, FINAL_NORM, HEAD, BlockNames, LinearName, block_names
 from bitnet_jit.checkpoints.formats.reader import Reader
 from bitnet_jit.checkpoints.fused_layers import read_joint
+from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.models.head import Stored
 from bitnet_jit.models.packed import HeadNorms, PackedAttention, PackedBlock, PackedFeedForward
 from bitnet_jit.models.packed_table import PackedTable
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import RMSNorm
+
+Packed = TypeVar("Packed", bound=PackedBitLinear)
 
 
 class Builder:
@@ -38,13 +43,9 @@ class Builder:
         if not self.reader.holds_codes(name):
             floats = self.dense(name)
             return floats if multiplier == 1.0 else multiplied(floats, multiplier)
-        weight = read_joint(self.reader, [LinearName(name, self.config.vocab_size, self.config.hidden_size, False)])
-        return PackedTable.from_packed(
-            weight.w_packed.to(self.device),
-            (weight.w_scale * multiplier).to(self.device),
-            in_features=weight.in_features,
-            group_size=weight.group_size,
-            activation="a16",
+        layer = LinearName(name, self.config.vocab_size, self.config.hidden_size, False)
+        return self.packed(
+            PackedTable, replace(read_joint(self.reader, [layer], self.device), activation="a16"), multiplier
         )
 
     def final_norm(self) -> RMSNorm:
@@ -69,8 +70,11 @@ class Builder:
 
     def linear(self, layers: Sequence[LinearName], multiplier: float = 1.0) -> PackedBitLinear:
         """Return layers that share an input, as one; a multiplier of their output goes into scale and bias."""
-        weight = read_joint(self.reader, layers, self.device)
-        return PackedBitLinear.from_packed(
+        return self.packed(PackedBitLinear, read_joint(self.reader, layers, self.device), multiplier)
+
+    def packed(self, kind: type[Packed], weight: TernaryWeight, multiplier: float) -> Packed:
+        """Return a layer of a kind, whose outputs are multiplied."""
+        return kind.from_packed(
             weight.w_packed,
             (weight.w_scale * multiplier).to(self.device),
             None if weight.bias is None else (weight.bias * multiplier).to(self.device),

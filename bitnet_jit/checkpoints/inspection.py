@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import torch
 
 from bitnet_jit.checkpoints.checks import count_codes
-from bitnet_jit.checkpoints.decoder_names import LinearName, block_names, outer_shapes
+from bitnet_jit.checkpoints.decoder_layers import ternary_layers
+from bitnet_jit.checkpoints.decoder_names import LinearName
 from bitnet_jit.checkpoints.formats.reader import Reader, StoredAs
 from bitnet_jit.checkpoints.formats.registry import format_of, make_reader
+from bitnet_jit.checkpoints.fused_layers import read_joint
 from bitnet_jit.checkpoints.hub import find_model
-from bitnet_jit.checkpoints.ternary import TernaryWeight, empty_i2
+from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.errors import BitNetError
 from bitnet_jit.models.config import DecoderConfig
 
@@ -113,20 +115,13 @@ def inspect_checkpoint(source: str | os.PathLike[str], progress: Progress | None
 
 def layer_rows(reader: Reader, progress: Progress) -> list[LayerRow]:
     """Read the ternary layers of a model, and return what is to be said of each."""
-    names = [layer for index in range(reader.config.num_layers) for layer in in_block(reader.config, index)]
     rows = []
     with reader:
-        tables = [(name, shape) for name, shape in outer_shapes(reader.config).items() if len(shape) == 2]
-        names += [LinearName(name, shape[0], shape[1], False) for name, shape in tables if reader.holds_codes(name)]
-        for number, layer in enumerate(names, 1):
-            rows.append(row_of(layer, reader.ternary(layer, empty_i2(layer.out_features, layer.in_features))))
-            progress(number, len(names))
+        layers = ternary_layers(reader)
+        for layer in layers:
+            rows.append(row_of(layer, read_joint(reader, [layer])))
+            progress(len(rows), len(layers))
     return rows
-
-
-def in_block(config: DecoderConfig, index: int) -> list[LinearName]:
-    """Return the ternary layers of a block."""
-    return [layer for layers in block_names(config, index).linears for layer in layers]
 
 
 def row_of(layer: LinearName, weight: TernaryWeight) -> LayerRow:

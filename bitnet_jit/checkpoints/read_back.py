@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bitnet_jit.checkpoints.decoder_names import block_names, outer_shapes
+from bitnet_jit.checkpoints.decoder_layers import dense_tensors, ternary_layers
 from bitnet_jit.checkpoints.formats.reader import Reader
 from bitnet_jit.checkpoints.formats.registry import make_reader
 from bitnet_jit.checkpoints.formats.writer import Writer
@@ -85,14 +85,10 @@ def check_tokenizer(directory: Path, config: DecoderConfig) -> None:
 def read_all(reader: Reader) -> None:
     """Read every tensor as `load` does, one at a time, and keep none."""
     with reader:
-        for name in outer_shapes(reader.config):
+        for name in dense_tensors(reader):
             reader.dense(name)
-        for index in range(reader.config.num_layers):
-            names = block_names(reader.config, index)
-            for name, _ in names.norms(reader.config):
-                reader.dense(name)
-            for layers in names.linears:
-                read_joint(reader, layers)
+        for layer in ternary_layers(reader):
+            read_joint(reader, [layer])
 
 
 def of_transformers(model: nn.Module) -> bool:

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import torch
 
-from bitnet_jit.checkpoints.decoder_names import LinearName, block_names, outer_shapes
-from bitnet_jit.checkpoints.formats.reader import Reader
+from bitnet_jit.checkpoints.decoder_layers import dense_tensors, ternary_layers
 from bitnet_jit.checkpoints.formats.registry import make_reader
-from bitnet_jit.checkpoints.fused_layers import per_group, per_row
+from bitnet_jit.checkpoints.fused_layers import per_group, per_row, read_joint
 from bitnet_jit.checkpoints.loading import load
-from bitnet_jit.checkpoints.ternary import TernaryWeight, empty_i2
+from bitnet_jit.checkpoints.ternary import TernaryWeight
 
 TEXT = "In the beginning God created the heaven and the earth."
 NUM_TOKENS = 32  # of a text made of ids, where there is no tokenizer
@@ -37,35 +36,16 @@ def verify_same(first: Path, second: Path) -> Verification:
     """Compare two models tensor by tensor, and by the logits of a text."""
     codes, different, largest = 0, [], 0.0
     with make_reader(first) as one, make_reader(second) as other:
-        for name in dense_names(one):
+        for name in dense_tensors(one):
             if not torch.equal(one.dense(name).float(), other.dense(name).float()):
                 different.append(name)
-        for layer in ternary_names(one):
-            expected, actual = (
-                reader.ternary(layer, empty_i2(layer.out_features, layer.in_features)) for reader in (one, other)
-            )
+        for layer in ternary_layers(one):
+            expected, actual = (read_joint(reader, [layer]) for reader in (one, other))
             if not torch.equal(expected.w_packed, actual.w_packed) or not same_bias(expected, actual):
                 different.append(layer.name)
             codes += layer.out_features * layer.in_features
             largest = max(largest, scale_difference(expected, actual))
     return Verification(codes, tuple(different), largest, logit_difference(first, second))
-
-
-def ternary_names(reader: Reader) -> list[LinearName]:
-    """Return the ternary layers of a model, a packed embedding and head among them."""
-    config = reader.config
-    tables = [(name, shape) for name, shape in outer_shapes(config).items() if len(shape) == 2]
-    packed = [LinearName(name, shape[0], shape[1], False) for name, shape in tables if reader.holds_codes(name)]
-    blocks = (block_names(config, index) for index in range(config.num_layers))
-    return packed + [layer for names in blocks for layers in names.linears for layer in layers]
-
-
-def dense_names(reader: Reader) -> list[str]:
-    """Return the tensors of a model that are floats."""
-    config = reader.config
-    names = [name for name, shape in outer_shapes(config).items() if len(shape) == 1 or not reader.holds_codes(name)]
-    blocks = (block_names(config, index) for index in range(config.num_layers))
-    return names + [name for block in blocks for name, _ in block.norms(config)]
 
 
 def same_bias(one: TernaryWeight, other: TernaryWeight) -> bool:

@@ -6,6 +6,7 @@ import random
 import warnings
 
 import pytest
+from damage import cut, flipped, grown
 
 import bitnet_jit
 from bitnet_jit.checkpoints.tensor_files import TensorFiles
@@ -25,24 +26,6 @@ SCRAPS = (
     b"{}",
     b"",
 )
-
-
-def flipped(draw, content):
-    """Change some bytes, most of them in the header."""
-    end = len(content) if draw.random() < 0.2 else min(len(content), 4000)
-    for _ in range(draw.randint(1, 6)):
-        content[draw.randrange(end)] = draw.randrange(256)
-    return content
-
-
-def cut(draw, content):
-    """Cut off the end."""
-    return content[: draw.randrange(len(content))]
-
-
-def grown(draw, content):
-    """Add bytes to the end."""
-    return content + bytes(draw.randint(1, 100))
 
 
 def scrap(draw, content):

@@ -17,6 +17,7 @@ from bitnet_jit.checkpoints.formats.fields import Fields
 from bitnet_jit.checkpoints.formats.hf_packing import packed_rows, repack
 from bitnet_jit.checkpoints.formats.hf_storage import (
     FloatTables,
+    FloatWeights,
     Storage,
     check_unconverted,
     read_bias,
@@ -65,15 +66,10 @@ class Packed(FloatTables):
 
 
 @dataclass(frozen=True)
-class Online(FloatTables):
+class Online(FloatWeights):
     """Master weights in floats, to be quantized by absmean."""
 
     description = "floats to be quantized by absmean"
-
-    def require(self, files: TensorFiles, layer: LinearName) -> list[str]:
-        """Return the names of a layer's tensors, which must be there."""
-        files.require(f"{layer.name}.weight", (layer.out_features, layer.in_features))
-        return [f"{layer.name}.weight", *require_bias(files, layer)]
 
     def read(self, files: TensorFiles, layer: LinearName, out: torch.Tensor, oddities: Oddities) -> TernaryWeight:
         """Read a layer, its codes into `out`."""

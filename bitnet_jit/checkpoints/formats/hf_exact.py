@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from bitnet_jit.checkpoints.checks import Oddities, check_finite, count_codes
 from bitnet_jit.checkpoints.decoder_names import LinearName
-from bitnet_jit.checkpoints.formats.hf_storage import FloatTables, read_bias, require_bias
+from bitnet_jit.checkpoints.formats.hf_storage import FloatWeights, read_bias
 from bitnet_jit.checkpoints.tensor_files import TensorFiles
 from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.packing.i2 import I2
@@ -23,15 +23,10 @@ SLICE_ELEMENTS = 2**18  # of a weight, split at a time
 
 
 @dataclass(frozen=True)
-class ExactFloats(FloatTables):
+class ExactFloats(FloatWeights):
     """Floats that are codes times scales of groups, rows or the tensor; activations stay floats."""
 
     description = "floats that are ternary times scales"
-
-    def require(self, files: TensorFiles, layer: LinearName) -> list[str]:
-        """Return the names of a layer's tensors, which must be there."""
-        files.require(f"{layer.name}.weight", (layer.out_features, layer.in_features))
-        return [f"{layer.name}.weight", *require_bias(files, layer)]
 
     def read(self, files: TensorFiles, layer: LinearName, out: torch.Tensor, oddities: Oddities) -> TernaryWeight:
         """Read a layer, its codes into `out`."""

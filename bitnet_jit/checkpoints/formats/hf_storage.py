@@ -69,6 +69,15 @@ class FloatTables:
         return check_finite(files.place(name), files.read(name, device))
 
 
+class FloatWeights(FloatTables):
+    """Layers whose weights are floats too, to be made codes as they are read."""
+
+    def require(self, files: TensorFiles, layer: LinearName) -> list[str]:
+        """Return the names of a layer's tensors, which must be there."""
+        files.require(f"{layer.name}.weight", (layer.out_features, layer.in_features))
+        return [f"{layer.name}.weight", *require_bias(files, layer)]
+
+
 def check_unconverted(fields: Fields) -> None:
     """Raise CheckpointError unless the head is all that modules_to_not_convert leaves dense (a null does so)."""
     names = fields.words("modules_to_not_convert")

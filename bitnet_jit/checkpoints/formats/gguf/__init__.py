@@ -1,14 +1,20 @@
 """GGUF, the format of llama.cpp.
 
-file.py        GgufFile: the container, its header checked as a whole
-values.py      the values of its metadata
-tensor_type.py TensorType: how a type lays out its numbers; types.py has the table of those we read
-runs.py        ternary blocks -> canonical codes
-floats.py      blocks of other types -> floats
-q2_0.py        which of two dialects a file's Q2_0 is
-i2_s.py        microsoft's I2_S in its variants
-names.py       our names -> those of the file
-config.py      metadata -> DecoderConfig
-tokenizer.py   metadata -> the content of a tokenizer.json
-model.py       GgufModel: the reader
+Reading:
+    found.py        which path is a GGUF model
+    file.py         GgufFile: the container, its header checked as a whole; parts.py: several files that hold one model
+    values.py       the values of its metadata; keys.py: each checked as it is taken
+    tensor_type.py  TensorType: how a type lays out its numbers; types.py has the table of those we read
+    runs.py         ternary blocks -> canonical codes; i2_s.py: microsoft's I2_S; q2_0.py: which dialect a Q2_0 is
+    floats.py       blocks of other types -> floats
+    names.py        our names -> those of the file; row_order.py: rows of q and k, as a file turns them and as we do
+    config.py       metadata -> DecoderConfig; rope.py: its rotary scaling
+    tokenizer.py    metadata -> the content of a tokenizer.json; sentencepiece.py: of that kind; chat.py: the template
+    model.py        GgufModel: the reader
+
+Writing:
+    target.py       GgufTarget: the tensors of a file to be made
+    encode.py       canonical codes -> blocks
+    config_keys.py  DecoderConfig -> metadata; tokenizer_keys.py: a tokenizer
+    writing.py      the file
 """

@@ -22,7 +22,7 @@ class ModelKind:
 
     Attributes:
         activation, sub_norms, qk_norms: as in `DecoderConfig`.
-        pairs: whether rows of q and k stand as llama.cpp turns them, two by two: see `model.in_halves`.
+        pairs: whether rows of q and k stand as llama.cpp turns them, two by two: see row_order.py.
         quantizes: whether models were trained with activations of int8, where their scales are of whole weights.
         multiplies: whether the file has MiniCPM's constants.
     """
@@ -52,9 +52,7 @@ def read_kind(keys: Keys) -> ModelKind:
     return KINDS[keys.word("general.architecture", tuple(KINDS))]
 
 
-def read_config(
-    keys: Keys, tensors: Mapping[str, tuple[int, ...]], divisors: torch.Tensor | None = None
-) -> DecoderConfig:
+def read_config(keys: Keys, tensors: Shapes, divisors: torch.Tensor | None = None) -> DecoderConfig:
     """Return the architecture that metadata describes.
 
     Args:

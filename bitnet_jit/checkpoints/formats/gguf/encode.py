@@ -5,6 +5,7 @@ import torch
 from bitnet_jit.checkpoints.formats.gguf.runs import Run
 from bitnet_jit.checkpoints.formats.gguf.tensor_type import TensorType
 from bitnet_jit.checkpoints.formats.word_digits import pull_apart
+from bitnet_jit.packing.i2 import transposed
 
 TRIT_SUMS = 3**5
 TO_BYTE = (torch.arange(TRIT_SUMS, dtype=torch.int32) * 256 + TRIT_SUMS - 1) // TRIT_SUMS  # of base-3 numbers
@@ -21,7 +22,7 @@ def to_blocks(codes: torch.Tensor, w_scale: torch.Tensor, of: TensorType) -> tor
     blocks = torch.empty(len(codes), of.num_bytes, dtype=torch.uint8)
     for run in of.runs:
         blocks[:, run.start : run.start + run.num_bytes] = run_bytes(codes[:, run.first // 4 :], run)
-    blocks[:, of.scale_at : of.scale_at + 2] = w_scale.half().view(torch.uint8).view(-1, 2)
+    blocks[:, of.scale_at : of.scale_at + 2] = w_scale.view(torch.uint8).view(-1, 2)
     return blocks
 
 
@@ -31,10 +32,9 @@ def run_bytes(codes: torch.Tensor, run: Run) -> torch.Tensor:
         return trit_bytes(codes, run)
     if not run.shifts:
         return codes[:, : run.num_bytes]
-    digits = digits_of(codes, run, len(run.shifts))
-    words = digits[:, 0] << run.shifts[0]
-    for number, shift in enumerate(run.shifts[1:], 1):
-        words |= digits[:, number] << shift
+    bits = codes[:, : run.num_bytes].view(len(codes), 4, -1)
+    turned = torch.stack([bits[:, run.shifts.index(2 * place)] for place in range(4)], -1)
+    words: torch.Tensor = transposed(turned.view(torch.int32))
     return words.view(torch.uint8).view(len(codes), -1)
 
 
@@ -46,12 +46,6 @@ def trit_bytes(codes: torch.Tensor, run: Run) -> torch.Tensor:
     for number in range(run.trits):
         total += digits[:, number].int() * 3 ** (4 - number)
     return TO_BYTE[total].to(torch.uint8)
-
-
-def digits_of(codes: torch.Tensor, run: Run, count: int) -> torch.Tensor:
-    """Return the digits of a run as words int32 (B, digits, words), a code in each byte."""
-    width = run.num_bytes // 4
-    return pull_apart(codes[:, : count * width]).view(len(codes), count, width)
 
 
 def i2_s_bytes(codes: torch.Tensor, w_scale: torch.Tensor, run: Run) -> torch.Tensor:

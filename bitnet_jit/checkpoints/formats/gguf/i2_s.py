@@ -15,7 +15,8 @@ The first of a byte's elements stands in bits 7 and 6, the last in bits 1 and 0.
 import torch
 
 from bitnet_jit.checkpoints.formats.gguf.runs import Run, to_i2
-from bitnet_jit.checkpoints.formats.word_digits import CODES, as_words, push_together
+from bitnet_jit.checkpoints.formats.word_digits import as_words
+from bitnet_jit.packing.i2 import transposed
 
 HIGH_FIRST = (6, 4, 2, 0)
 BLOCKS = {"x86": (128, Run(0, 32, 0, HIGH_FIRST)), "arm": (64, Run(0, 16, 0, HIGH_FIRST))}
@@ -48,5 +49,6 @@ def read_rows(codes: torch.Tensor, out: torch.Tensor, in_features: int) -> None:
     if len(out) % 4:
         raise ValueError(f"I2_S of rows4 with rows in multiples of 4, found {len(out)}: another variant?")
     words = as_words(codes.view(-1, in_features))
+    turned = transposed(words).view(torch.uint8).view(*words.shape, 4)
     for place, shift in enumerate(HIGH_FIRST):
-        push_together((words >> shift) & CODES, out[place::4])
+        out[place::4] = turned[:, :, shift // 2]

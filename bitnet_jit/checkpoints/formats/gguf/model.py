@@ -16,6 +16,7 @@ from bitnet_jit.checkpoints.formats.gguf.keys import Keys
 from bitnet_jit.checkpoints.formats.gguf.names import gguf_layer, gguf_tensor
 from bitnet_jit.checkpoints.formats.gguf.parts import GgufParts, parts_of
 from bitnet_jit.checkpoints.formats.gguf.rope import rope_tensors
+from bitnet_jit.checkpoints.formats.gguf.row_order import in_halves, reordered
 from bitnet_jit.checkpoints.formats.gguf.runs import to_i2
 from bitnet_jit.checkpoints.formats.gguf.tokenizer import read_tokenizer
 from bitnet_jit.checkpoints.formats.gguf.types import I2_S
@@ -164,18 +165,14 @@ class GgufModel:
         name = gguf_tensor(layer.name)
         w_scale, group_size = self.fill(name, layer, out)
         w_scale = w_scale * self.output_scale(layer)
-        bias = self.bias(layer)
-        if self.kind.pairs and (heads := self.heads(layer.name)):
-            out.copy_(in_halves(out, heads))
-            w_scale = in_halves(w_scale, heads) if w_scale.dim() else w_scale
-            bias = None if bias is None else in_halves(bias, heads)
         self.oddities.note_density(name, check_codes(self.file.place(name), out, layer.in_features))
         check_finite(self.file.place(name), w_scale)
         if w_scale.dim() == 0 and not w_scale > 0:
             raise CheckpointError(f"{self.file.place(name)}: expected a positive scale, found {float(w_scale):g}")
         usual = "a8" if self.kind.quantizes and not group_size else "a16"
         activation = self.keys.word(ACTIVATION, ("a8", "a16"), usual)
-        return TernaryWeight(out, w_scale, bias, layer.in_features, group_size, activation)
+        weight = TernaryWeight(out, w_scale, self.bias(layer), layer.in_features, group_size, activation)
+        return reordered(weight, layer, self.config, in_halves) if self.kind.pairs else weight
 
     def fill(self, name: str, layer: LinearName, out: torch.Tensor) -> tuple[torch.Tensor, int]:
         """Fill `out` with the codes of a tensor in the order of the file; return scales, and inputs per scale or 0."""
@@ -204,17 +201,3 @@ class GgufModel:
             return None
         name = f"{gguf_layer(layer.name)}.bias"
         return check_finite(self.file.place(name), self.file.read(name)).float()
-
-    def heads(self, name: str) -> int:
-        """Return the number of heads of queries or of keys, 0 for other layers."""
-        part = name.rsplit(".", 1)[-1]
-        return {"q": self.config.num_heads, "k": self.config.num_kv_heads}.get(part, 0)
-
-
-def in_halves(rows: torch.Tensor, heads: int) -> torch.Tensor:
-    """Return rows of q or k (heads * D, ...) that turn two by two, so that the halves of each head turn.
-
-    >>> in_halves(torch.tensor([0, 2, 1, 3]), 1)
-    tensor([0, 1, 2, 3])
-    """
-    return rows.view(heads, -1, 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)

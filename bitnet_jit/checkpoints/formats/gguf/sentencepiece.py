@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from bitnet_jit.checkpoints.formats.gguf.keys import Keys
+from bitnet_jit.generation.token_bytes import SPACE
 
-SPACE = "\u2581"
 MAX_PIECE = 256  # characters of a token that is split: longer ones are no words of a vocabulary
 
 

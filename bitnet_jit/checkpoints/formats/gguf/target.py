@@ -13,12 +13,14 @@ from bitnet_jit.checkpoints.formats.gguf.encode import i2_s_bytes, to_blocks
 from bitnet_jit.checkpoints.formats.gguf.i2_s import BLOCKS
 from bitnet_jit.checkpoints.formats.gguf.names import gguf_layer, gguf_tensor
 from bitnet_jit.checkpoints.formats.gguf.rope import PLAIN, SHORT
+from bitnet_jit.checkpoints.formats.gguf.row_order import in_pairs, reordered
 from bitnet_jit.checkpoints.formats.gguf.tensor_type import TensorType
 from bitnet_jit.checkpoints.formats.gguf.tokenizer_keys import tokenizer_keys
 from bitnet_jit.checkpoints.formats.gguf.types import I2_S, TYPES
 from bitnet_jit.checkpoints.formats.gguf.writing import Planned
 from bitnet_jit.checkpoints.formats.reader import Chat, Reader
-from bitnet_jit.checkpoints.ternary import TernaryWeight, empty_i2
+from bitnet_jit.checkpoints.fused_layers import read_joint
+from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.quant.ternary import coarsest_scale
 
@@ -48,8 +50,7 @@ class GgufTarget:
     def metadata(self, reader: Reader, chat: Chat, name: str) -> dict[str, Any]:
         """Return the keys of a model of that name, whose reader is open."""
         config = reader.config
-        first = block_names(config, 0).output[0]
-        weight = reader.ternary(first, empty_i2(first.out_features, first.in_features))
+        weight = read_joint(reader, block_names(config, 0).output)
         keys = config_keys(config, name) | tokenizer_keys(reader.tokenizer(), config.vocab_size)
         for key, number in zip(("eos", "eot"), config.eos_ids, strict=False):
             keys[f"tokenizer.ggml.{key}_token_id"] = number
@@ -94,7 +95,9 @@ class GgufTarget:
         biases: list[torch.Tensor] = []
 
         def content() -> torch.Tensor:
-            weight = self.in_order(reader, layer)
+            weight = read_joint(reader, [layer])
+            if KINDS[architecture_of(reader.config)].pairs:
+                weight = reordered(weight, layer, reader.config, in_pairs)
             biases.extend([] if weight.bias is None else [weight.bias])
             return self.encoded(gguf_tensor(layer.name), weight)
 
@@ -103,21 +106,6 @@ class GgufTarget:
         yield Planned(gguf_tensor(layer.name), NAMES[self.type_name], shape, size, content)
         if layer.has_bias:
             yield numbers(f"{gguf_layer(layer.name)}.bias", shape[:1], torch.float32, biases.pop)
-
-    def in_order(self, reader: Reader, layer: LinearName) -> TernaryWeight:
-        """Read a layer, its rows in the order of the architecture."""
-        weight = reader.ternary(layer, empty_i2(layer.out_features, layer.in_features))
-        config, part = reader.config, layer.name.rsplit(".", 1)[-1]
-        heads = {"q": config.num_heads, "k": config.num_kv_heads}.get(part, 0)
-        if not heads or not KINDS[architecture_of(config)].pairs:
-            return weight
-        return TernaryWeight(
-            in_pairs(weight.w_packed, heads),
-            in_pairs(weight.w_scale, heads) if weight.w_scale.dim() else weight.w_scale,
-            None if weight.bias is None else in_pairs(weight.bias, heads),
-            weight.in_features,
-            weight.group_size,
-        )
 
     def encoded(self, name: str, weight: TernaryWeight) -> torch.Tensor:
         """Return the bytes of a weight; InvalidInput where the type does not hold its scales."""
@@ -165,12 +153,3 @@ def block_scales(name: str, weight: TernaryWeight, block: int) -> torch.Tensor:
         raise InvalidInput(f"format: a scale per {block} inputs, {name} has one per {weight.group_size}")
     largest: torch.Tensor = groups.amax(2)
     return largest
-
-
-def in_pairs(rows: torch.Tensor, heads: int) -> torch.Tensor:
-    """Return rows of q or k (heads * D, ...) as llama.cpp turns them: row 2 j + h of a head is its row h * D / 2 + j.
-
-    >>> in_pairs(torch.tensor([0, 1, 2, 3]), 1)
-    tensor([0, 2, 1, 3])
-    """
-    return rows.view(heads, 2, -1, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)

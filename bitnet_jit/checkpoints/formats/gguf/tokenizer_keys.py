@@ -68,7 +68,7 @@ def steps_of(content: dict[str, Any], part: str) -> list[dict[str, Any]]:
     given = content.get(part)
     if given is None:
         return []
-    inner = {"pre_tokenizer": "pretokenizers", "normalizer": "normalizers", "decoder": "decoders"}[part]
+    inner = {"pre_tokenizer": "pretokenizers", "normalizer": "normalizers"}[part]
     return list(given[inner]) if given["type"] == "Sequence" else [given]
 
 

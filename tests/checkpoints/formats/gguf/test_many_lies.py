@@ -7,6 +7,7 @@ import time
 import warnings
 
 import pytest
+from damage import HEADER, cut, flipped, grown
 from gguf_files import I2_S, PTQ1_0, Q2_0, TQ2_0
 from gguf_models import as_gguf
 
@@ -18,30 +19,11 @@ SCRAPS = (b"\xff" * 8, b"\0" * 8, struct.pack("<Q", 2**40), struct.pack("<IQ", 9
 NUMBERS = (0, 1, 2**31, 2**32 - 1, 2**62, 2**63, 2**64 - 1)
 MAX_SECONDS = 2.0  # of one file; a loaded machine takes longer than the issue's one
 WIDTH = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 2, "num_key_value_heads": 1}
-KEYS = 4000  # bytes of the header, most of which are damaged
-
-
-def flipped(draw, content):
-    """Change some bytes, most of them in the header."""
-    end = len(content) if draw.random() < 0.2 else min(len(content), KEYS)
-    for _ in range(draw.randint(1, 6)):
-        content[draw.randrange(end)] = draw.randrange(256)
-    return content
-
-
-def cut(draw, content):
-    """Cut off the end."""
-    return content[: draw.randrange(len(content))]
-
-
-def grown(draw, content):
-    """Add bytes to the end."""
-    return content + bytes(draw.randint(1, 100))
 
 
 def forged(draw, content):
     """Put a large number in the place of eight bytes, or of four: counts, offsets, sizes, types."""
-    place = draw.randrange(min(len(content), KEYS) - 8)
+    place = draw.randrange(min(len(content), HEADER) - 8)
     number = draw.choice(NUMBERS)
     content[place : place + 8] = struct.pack("<Q", number)
     return content
@@ -49,7 +31,7 @@ def forged(draw, content):
 
 def scrap(draw, content):
     """Put something between two bytes, or in place of some."""
-    start = draw.randrange(min(len(content), KEYS))
+    start = draw.randrange(min(len(content), HEADER))
     return content[:start] + draw.choice(SCRAPS) + content[start + draw.choice((0, 0, 1, 8)) :]
 
 
