@@ -6,13 +6,25 @@ from typing import TypeVar
 
 import torch
 
-from bitnet_jit.checkpoints.decoder_names import EMBEDDING, FINAL_NORM, HEAD, BlockNames, LinearName, block_names
+from bitnet_jit.checkpoints.attention_rows import attention_rows, with_rows
+from bitnet_jit.checkpoints.decoder_names import (
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    AttentionNames,
+    DeltaNetNames,
+    FeedForwardNames,
+    LinearName,
+    block_names,
+)
 from bitnet_jit.checkpoints.formats.reader import Reader
 from bitnet_jit.checkpoints.fused_layers import read_joint
 from bitnet_jit.checkpoints.ternary import TernaryWeight
+from bitnet_jit.models.delta_net import PackedDeltaNet
 from bitnet_jit.models.head import Stored
 from bitnet_jit.models.packed import HeadNorms, PackedAttention, PackedBlock, PackedFeedForward
 from bitnet_jit.models.packed_table import PackedTable
+from bitnet_jit.models.rope import head_order
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import RMSNorm
 
@@ -68,9 +80,15 @@ class Builder:
         norm.weight = torch.nn.Parameter(weight, requires_grad=False)
         return norm
 
-    def linear(self, layers: Sequence[LinearName], multiplier: float = 1.0) -> PackedBitLinear:
-        """Return layers that share an input, as one; a multiplier of their output goes into scale and bias."""
-        return self.packed(PackedBitLinear, read_joint(self.reader, layers, self.device), multiplier)
+    def linear(
+        self, layers: Sequence[LinearName], multiplier: float = 1.0, rows: torch.Tensor | None = None
+    ) -> PackedBitLinear:
+        """Return layers that share an input, as one, with rows in another order if one is given.
+
+        A multiplier of their output goes into scale and bias.
+        """
+        weight = read_joint(self.reader, layers, self.device)
+        return self.packed(PackedBitLinear, weight if rows is None else with_rows(weight, rows), multiplier)
 
     def packed(self, kind: type[Packed], weight: TernaryWeight, multiplier: float) -> Packed:
         """Return a layer of a kind, whose outputs are multiplied."""
@@ -83,29 +101,57 @@ class Builder:
             activation=weight.activation,
         )
 
-    def head_norms(self, names: BlockNames) -> HeadNorms:
-        """Return the norms of a block's queries and keys."""
-        query, key = self.norm(names.query_norm), self.norm(names.key_norm)
-        return HeadNorms(self.config.num_heads, self.config.num_kv_heads, query, key)
-
     def block(self, index: int) -> PackedBlock:
         """Return block `index`."""
         names = block_names(self.config, index)
-        attention = PackedAttention(
-            self.norm(names.input_norm),
-            self.linear(names.qkv),
-            self.norm(names.attention_sub_norm) if self.config.sub_norms else None,
-            self.linear(names.output, self.config.multipliers.residual),
-            self.head_norms(names) if self.config.qk_norms else None,
+        of_attention = names.attention
+        make = self.attention if isinstance(of_attention, AttentionNames) else self.delta_net
+        return PackedBlock(make(of_attention), self.feed_forward(names.feed_forward))  # type: ignore[operator]
+
+    def attention(self, names: AttentionNames) -> PackedAttention:
+        """Return the attention of a block."""
+        config = self.config
+        rows = attention_rows(config)
+        return PackedAttention(
+            self.norm(names.norm),
+            self.linear(names.qkv, rows=rows),
+            self.norm(names.sub_norm) if config.sub_norms else None,
+            self.linear(names.output, config.multipliers.residual),
+            self.head_norms(names) if config.qk_norms else None,
+            config.output_gate,
         )
-        feed_forward = PackedFeedForward(
-            self.norm(names.middle_norm),
+
+    def head_norms(self, names: AttentionNames) -> HeadNorms:
+        """Return the norms of a block's queries and keys."""
+        query, key = self.norm(names.query_norm), self.norm(names.key_norm)
+        if self.config.rotated_dims:
+            order = head_order(self.config.head_dim, self.config.rotated_dims).to(self.device)
+            for norm in (query, key):
+                norm.weight = torch.nn.Parameter(norm.weight[order], requires_grad=False)
+        return HeadNorms(self.config.num_heads, self.config.num_kv_heads, query, key)
+
+    def delta_net(self, names: DeltaNetNames) -> PackedDeltaNet:
+        """Return the gated DeltaNet of a block."""
+        return PackedDeltaNet(
+            self.norm(names.norm),
+            self.linear(names.projection),
+            torch.cat((self.dense(names.b), self.dense(names.a))),
+            self.dense(names.conv).float(),
+            self.dense(names.decay).float(),
+            self.dense(names.dt_bias).float(),
+            self.norm(names.head_norm),
+            self.linear(names.output, self.config.multipliers.residual),
+        )
+
+    def feed_forward(self, names: FeedForwardNames) -> PackedFeedForward:
+        """Return the feed-forward part of a block."""
+        return PackedFeedForward(
+            self.norm(names.norm),
             self.linear(names.gate_up),
-            self.norm(names.mlp_sub_norm) if self.config.sub_norms else None,
+            self.norm(names.sub_norm) if self.config.sub_norms else None,
             self.linear(names.down, self.config.multipliers.residual),
             self.config.activation,
         )
-        return PackedBlock(attention, feed_forward)
 
 
 def multiplied(floats: torch.Tensor, multiplier: float) -> torch.Tensor:

@@ -18,4 +18,4 @@ def dense_tensors(reader: Reader) -> list[str]:
     config = reader.config
     outer = [name for name, shape in outer_shapes(config).items() if len(shape) == 1 or not reader.holds_codes(name)]
     blocks = (block_names(config, index) for index in range(config.num_layers))
-    return outer + [name for names in blocks for name, _ in names.norms(config)]
+    return outer + [name for names in blocks for name, _ in names.floats(config)]

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bitnet_jit.checkpoints.decoder_names import EMBEDDING, FINAL_NORM, HEAD, BlockNames, LinearName, block_names
+from bitnet_jit.checkpoints.decoder_names import (
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    AttentionNames,
+    BlockNames,
+    LinearName,
+    block_names,
+)
 from bitnet_jit.checkpoints.formats.hf_names import hf_layer, hf_tensor
 from bitnet_jit.checkpoints.formats.writer import Writer, encoded
 from bitnet_jit.errors import InvalidInput
@@ -41,15 +49,16 @@ def decoder_tensors(decoder: "Decoder", writer: Writer) -> tuple[dict[str, torch
 
 def block_norms(names: BlockNames, block: Any) -> dict[str, torch.Tensor]:
     """Return the weights of a block's norms by their names."""
-    attention, middle = block.attention, block.feed_forward
+    attention, middle, of_attention, of_middle = block.attention, block.feed_forward, names.attention, names.feed_forward
+    assert isinstance(of_attention, AttentionNames), "savable.py refuses others"
     heads = attention.head_norms
     norms = {
-        names.input_norm: attention.norm,
-        names.middle_norm: middle.norm,
-        names.attention_sub_norm: attention.sub_norm,
-        names.mlp_sub_norm: middle.sub_norm,
-        names.query_norm: None if heads is None else heads.query,
-        names.key_norm: None if heads is None else heads.key,
+        of_attention.norm: attention.norm,
+        of_middle.norm: middle.norm,
+        of_attention.sub_norm: attention.sub_norm,
+        of_middle.sub_norm: middle.sub_norm,
+        of_attention.query_norm: None if heads is None else heads.query,
+        of_attention.key_norm: None if heads is None else heads.key,
     }
     return {name: norm.weight for name, norm in norms.items() if norm is not None}
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from bitnet_jit.checkpoints.formats.writer import Writer
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.models.delta_net import PackedDeltaNet
 from bitnet_jit.models.packed_table import PackedTable
 from bitnet_jit.nn.bit_linear import BitLinear
 from bitnet_jit.nn.convert import OUTPUT_HEADS
@@ -31,6 +32,7 @@ def check_savable(model: nn.Module, writer: Writer) -> None:
     bitnet_jit.errors.InvalidInput: model: 0 is dense, and format 't5' holds only a dense head; use autobitlinear
     """
     check_merged(model)
+    check_written(model)
     check_float_head(model)
     check_values(model)
     check_head(model)
@@ -54,6 +56,12 @@ def check_merged(model: nn.Module) -> None:
                 f"model: {name or 'it'} is a {type(module).__name__} of peft, which no format holds; merge it first: "
                 "model = model.merge_and_unload()"
             )
+
+
+def check_written(model: nn.Module) -> None:
+    """Raise InvalidInput where a `Decoder` has parts that no writer knows."""
+    if any(isinstance(module, PackedDeltaNet) for module in model.modules()):
+        raise InvalidInput("model: models with a gated DeltaNet are not written, only read")
 
 
 def check_float_head(model: nn.Module) -> None:

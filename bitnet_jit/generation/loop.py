@@ -91,7 +91,7 @@ def begin(
     lengths = [len(row) + limit for row, limit in zip(prompts, limits, strict=True)]
     speculator = make_speculator(speculate, decoder, lengths)
     with keeping(lengths):
-        runner = decoder.idle_runner.take(decoder, sum(map(pages_for, lengths)))
+        runner = decoder.idle_runner.take(decoder, sum(map(pages_for, lengths)), len(lengths))
     fields = zip(prompts, limits, rules, options, strict=True)
     texts = [Text(*values, runner.cache.new_sequence()) for values in fields]
     return Continuation(runner, texts, speculator), texts
@@ -136,6 +136,7 @@ def make_speculator(speculate: "Speculate | Decoder", decoder: "Decoder", length
     """
     if speculate is None:
         return None
+    check_goes_back("speculate: expected None, as this model", decoder)
     speculation = speculate if isinstance(speculate, Speculation) else Speculation(speculate)
     draft = speculation.draft
     if isinstance(draft, str):
@@ -146,5 +147,12 @@ def make_speculator(speculate: "Speculate | Decoder", decoder: "Decoder", length
             f"speculate: the draft model has a vocabulary of {theirs} tokens, this model one of {ours}; use a draft "
             "model of the same tokens"
         )
+    check_goes_back("speculate: expected another draft model, as this one", draft)
     with keeping(lengths):
         return Speculator(speculation, ModelDrafter(draft, lengths))
+
+
+def check_goes_back(words: str, decoder: "Decoder") -> None:
+    """Raise InvalidInput where a model cannot forget a token that was guessed wrong."""
+    if decoder.config.delta_net is not None:
+        raise InvalidInput(f"{words} has a gated DeltaNet, whose states cannot forget tokens that were guessed wrong")

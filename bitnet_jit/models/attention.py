@@ -7,17 +7,31 @@ from torch.nn import functional as F
 
 
 class KVStore(Protocol):
-    """Keys and values of earlier tokens, bound to the tokens of one step, such as a `PagedStore`."""
+    """Keys, values and states of earlier tokens, bound to the tokens of one step, such as a `PagedStore`."""
 
     def attend(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
         """Rotate the heads of a step's tokens, keep their keys and values, and attend.
 
         Args:
-            layer: the place of the block among the blocks.
+            layer: the place of the block among those that have attention.
             qkv: (T, (num_heads + 2 * num_kv_heads) * D): queries, keys and values of all heads, side by side.
 
         Returns:
             (T, num_heads * D).
+        """
+        ...
+
+    def recur(self, layer: int, mixed: torch.Tensor, gates: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+        """Run a gated DeltaNet over a step's tokens, from and to the states of their sequences.
+
+        Args:
+            layer: the place of the block among those that have a gated DeltaNet.
+            mixed: (T, C): queries, keys and values of all heads, side by side.
+            gates: (T, 2 * value_heads) float32: of writing, then of forgetting.
+            weights: conv_weight, decay and dt_bias of `ops/delta_net.py`.
+
+        Returns:
+            (T, value_features).
         """
         ...
 

@@ -22,6 +22,37 @@ class Multipliers:
 
 
 @dataclass(frozen=True)
+class DeltaNetConfig:
+    """The gated DeltaNet of a decoder, which stands in the place of attention in most of its blocks.
+
+    Attributes:
+        attends: block by block, whether it has attention instead.
+        key_heads: heads of queries and keys; divides `value_heads`.
+        value_heads: heads of values, each with a state of its own.
+        key_dim: width of a head of queries or keys.
+        value_dim: width of a head of values.
+        taps: tokens that the convolution before it sees, the current one among them.
+    """
+
+    attends: tuple[bool, ...]
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    taps: int
+
+    @property
+    def mixed_features(self) -> int:
+        """Return the number of features of queries, keys and values side by side."""
+        return 2 * self.key_heads * self.key_dim + self.value_features
+
+    @property
+    def value_features(self) -> int:
+        """Return the number of features of all heads of values."""
+        return self.value_heads * self.value_dim
+
+
+@dataclass(frozen=True)
 class DecoderConfig:
     """The architecture of a decoder with ternary linear layers.
 
@@ -45,6 +76,9 @@ class DecoderConfig:
         eos_ids: tokens that end a text.
         qk_norms: Qwen3's norms of each head of queries and of keys, before they turn.
         multipliers: MiniCPM's constants.
+        output_gate: Qwen3.5's gate of what attention gives back; q_proj has its rows, behind those of each head.
+        rotated_dims: of a head, the first ones, which turn with positions; 0: all of them.
+        delta_net: Qwen3.5's gated DeltaNet; None: all blocks have attention.
     """
 
     vocab_size: int
@@ -66,10 +100,22 @@ class DecoderConfig:
     eos_ids: tuple[int, ...]
     qk_norms: bool = False
     multipliers: Multipliers = Multipliers()
+    output_gate: bool = False
+    rotated_dims: int = 0
+    delta_net: DeltaNetConfig | None = None
+
+    @property
+    def attends(self) -> tuple[bool, ...]:
+        """Return of each block whether it has attention."""
+        return (True,) * self.num_layers if self.delta_net is None else self.delta_net.attends
+
+    def place(self, layer: int) -> int:
+        """Return how many blocks before one are of its kind: where a cache keeps what its tokens leave."""
+        return self.attends[:layer].count(self.attends[layer])
 
     @property
     def q_features(self) -> int:
-        """Return the number of outputs of q_proj, which is that of inputs of o_proj."""
+        """Return the number of features of all heads of queries: the inputs of o_proj."""
         return self.num_heads * self.head_dim
 
     @property

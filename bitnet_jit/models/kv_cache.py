@@ -1,14 +1,15 @@
-"""Keys and values of prompts that are continued together: with them, a new token computes only its own."""
+"""Keys, values and states of prompts that are continued together: with them, a new token computes only its own."""
 
 import torch
 
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.models.paged_store import PagedStore, Pages, Places, empty_pages
+from bitnet_jit.models.recurrent_states import empty_states
 from bitnet_jit.problem import PAGE, pages_for
 
 
 class KVCache:
-    """Keys and values of every layer, for prompts of one length; the capacity doubles when it is full.
+    """Keys and values, or states, of every layer, for prompts of one length; the capacity doubles when it is full.
 
     Prompt b has the pages b * M to b * M + M - 1. `runner/paged_cache.py` is for sequences of any length.
 
@@ -18,21 +19,31 @@ class KVCache:
         capacity: tokens to make room for at once.
         dtype: of keys and values.
         device: where they live.
+        state_dtype: of activations, where states keep some; None: that of keys and values.
 
     Attributes:
         pages: keys and values, and their scales where they are int8.
+        states: of prompt b in slot b; None where all layers have attention.
 
     Raises:
         InvalidInput: memory does not suffice, here or in `reserve`.
     """
 
     def __init__(
-        self, config: DecoderConfig, batch_size: int, capacity: int, dtype: torch.dtype, device: torch.device
+        self,
+        config: DecoderConfig,
+        batch_size: int,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        state_dtype: torch.dtype | None = None,
     ) -> None:
         self.length, self.batch_size = 0, batch_size
         self._config, self._dtype, self._device = config, dtype, device
         self._count = self._pages_for(capacity)
         self.pages = self._empty(self._count)
+        words = f"batch_size: the states of {batch_size} prompts"
+        self.states = empty_states(words, config, batch_size, state_dtype or dtype, device)
 
     @property
     def capacity(self) -> int:
@@ -42,7 +53,7 @@ class KVCache:
     @property
     def num_bytes(self) -> int:
         """Return the size of the storage."""
-        return self.pages.num_bytes
+        return self.pages.num_bytes + (0 if self.states is None else self.states.num_bytes)
 
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` more."""
@@ -60,7 +71,8 @@ class KVCache:
         new = torch.arange(self.length, self.length + tokens, dtype=torch.int32, device=device)
         starts = torch.arange(batch + 1, dtype=torch.int32, device=device) * tokens
         tables = torch.arange(batch * self._count, dtype=torch.int32, device=device).view(batch, -1)
-        return PagedStore(self.pages, rotary, Places(new.repeat(batch), starts, tables))
+        slots = torch.arange(batch, dtype=torch.int32, device=device)
+        return PagedStore(self.pages, rotary, Places(new.repeat(batch), starts, tables, slots), self.states)
 
     def advance(self, tokens: int) -> None:
         """Count `tokens` as seen; every layer has put them before."""

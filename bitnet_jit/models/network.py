@@ -111,7 +111,7 @@ class Network(nn.Module):
         """
         prompts = whole_number("batch_size", batch_size, most=MAX_PROMPTS)
         tokens = whole_number("capacity", capacity, most=self.config.context_length)
-        return KVCache(self.config, prompts, tokens, self.cache_dtype, self.device)
+        return KVCache(self.config, prompts, tokens, self.cache_dtype, self.device, self.dtype)
 
     def hidden(self, input_ids: torch.Tensor, cache: KVCache) -> torch.Tensor:
         """Compute the normalized output of the last block: input_ids (B, T) int64, in range -> (B, T, hidden)."""
@@ -160,7 +160,7 @@ class Network(nn.Module):
         stream: Stream = embedding.look_up(tokens, self.dtype), None
         last = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):
-            stream = block(stream, store, layer, wanted if layer == last else None)
+            stream = block(stream, store, self.config.place(layer), wanted if layer == last else None)
         return stream
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -203,7 +203,7 @@ class Network(nn.Module):
         for layer, block in enumerate(map(twin, self.blocks)):
             for m in rows:
                 x = torch.empty(m, self.config.hidden_size, dtype=self.dtype, device=meta)
-                cache = KVCache(self.config, m, 1, self.cache_dtype, meta)
+                cache = KVCache(self.config, m, 1, self.cache_dtype, meta, self.dtype)
                 rotary = torch.empty(1, self.config.head_dim, dtype=torch.float32, device=meta)
                 block((x, x if layer else None), cache.store(1, rotary), 0)
         for m in rows:

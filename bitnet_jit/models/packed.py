@@ -20,10 +20,11 @@ from bitnet_jit.ops.fused_linear import (
     silu_mul_norm_bit_linear,
 )
 from bitnet_jit.ops.linear import bit_linear
-from bitnet_jit.ops.norm import add_rms_norm, relu2_mul_norm, silu_mul_norm
+from bitnet_jit.ops.norm import add_rms_norm, relu2_mul_norm, sigmoid_mul_norm, silu_mul_norm
 from bitnet_jit.ops.norm_linear import rms_norm_bit_linear
 
 if TYPE_CHECKING:
+    from bitnet_jit.models.delta_net import PackedDeltaNet
     from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
     from bitnet_jit.nn.rms_norm import RMSNorm
 
@@ -82,6 +83,7 @@ class PackedAttention(nn.Module):
         sub_norm: BitNet's norm before `output`, or None.
         output: back to the residual stream.
         head_norms: Qwen3's norms of queries and keys, or None.
+        gated: whether rows behind q, k and v are Qwen3.5's gate of what the heads give.
     """
 
     quantizes_for_layers = True  # adapters beside the layers would be passed by: see `bitnet_jit.nn.lora`
@@ -93,18 +95,29 @@ class PackedAttention(nn.Module):
         sub_norm: "RMSNorm | None",
         output: "PackedBitLinear",
         head_norms: HeadNorms | None = None,
+        gated: bool = False,
     ) -> None:
         super().__init__()
         self.norm, self.qkv, self.sub_norm, self.output = norm, qkv, sub_norm, output
-        self.head_norms = head_norms
+        self.head_norms, self.gated = head_norms, gated
 
     def forward(self, stream: Stream, store: KVStore, layer: int, wanted: torch.Tensor | None = None) -> Stream:
         """Mix the tokens of a stream (T, hidden) with those that the store keeps for a layer; return wanted rows."""
-        x, qkv = run_normalized(self.qkv, self.norm, stream)
-        y = store.attend(layer, qkv if self.head_norms is None else self.head_norms(qkv))
+        x, joint = run_normalized(self.qkv, self.norm, stream)
+        y = self.gated_heads(joint, store, layer) if self.gated else self.heads(joint, store, layer)
         if wanted is not None:
             x, y = rows_of(x, wanted), rows_of(y, wanted)
         return x, self.project_out(y)
+
+    def heads(self, qkv: torch.Tensor, store: KVStore, layer: int) -> torch.Tensor:
+        """Normalize the heads if the model does, and attend: qkv (T, rows of q, k, v) -> (T, num_heads * head_dim)."""
+        return store.attend(layer, qkv if self.head_norms is None else self.head_norms(qkv))
+
+    def gated_heads(self, joint: torch.Tensor, store: KVStore, layer: int) -> torch.Tensor:
+        """Attend, and multiply by the sigmoid of the gate, whose rows are the last ones of joint."""
+        gate = joint.shape[-1] - self.output.in_features
+        y: torch.Tensor = sigmoid_mul_norm(joint[:, gate:], self.heads(joint[:, :gate], store, layer), None, 0.0)
+        return y
 
     def project_out(self, y: torch.Tensor) -> torch.Tensor:
         """Project the result of the heads, y (T, num_heads * head_dim) -> (T, hidden)."""
@@ -160,19 +173,24 @@ class PackedFeedForward(nn.Module):
 
 
 class PackedBlock(nn.Module):
-    """A block of packed layers: attention and feed-forward, each added to the residual stream by the norm behind it."""
+    """A block of packed layers: attention and feed-forward, each added to the residual stream by the norm behind it.
 
-    def __init__(self, attention: PackedAttention, feed_forward: PackedFeedForward) -> None:
+    Args:
+        attention: attention, or what stands in its place.
+        feed_forward: what follows.
+    """
+
+    def __init__(self, attention: "PackedAttention | PackedDeltaNet", feed_forward: PackedFeedForward) -> None:
         super().__init__()
         self.attention, self.feed_forward = attention, feed_forward
 
     def forward(self, stream: Stream, store: KVStore, layer: int, wanted: torch.Tensor | None = None) -> Stream:
-        """Run the block on the stream of T tokens; the store keeps keys and values of its layer.
+        """Run the block on the stream of T tokens; the store keeps what its tokens leave.
 
         Args:
             stream: of T tokens.
-            store: keeps keys and values of the layer.
-            layer: the place of the block among the blocks.
+            store: keeps keys and values of the layer, or its states.
+            layer: the place of the block among those of its kind.
             wanted: (W,) int32: the rows that are computed behind attention, and returned; None: all.
         """
         result: Stream = self.feed_forward(self.attention(stream, store, layer, wanted))

@@ -1,4 +1,4 @@
-"""Keys and values in pages, bound to the tokens of one step: where each token lies, and what it may look at."""
+"""Keys and values in pages, and states of other layers, bound to the tokens of one step: where each token lies, and what it may look at."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,9 @@ import torch
 from bitnet_jit.devices.huge_pages import HUGE_PAGES
 from bitnet_jit.devices.memory import allocating
 from bitnet_jit.models.config import DecoderConfig
+from bitnet_jit.models.recurrent_states import States
 from bitnet_jit.ops.attention import paged_attention
+from bitnet_jit.ops.delta_net import delta_net
 from bitnet_jit.problem import PAGE
 
 
@@ -20,11 +22,13 @@ class Places:
         positions: (T,) of each token in its sequence; -1 for a token that only fills up the step.
         starts: (R + 1,): tokens starts[r] to starts[r + 1] - 1 are of sequence r, at consecutive positions.
         tables: (R, M): the pages of a sequence, in order.
+        slots: (R,): the slot of a sequence's states; used by models that have some.
     """
 
     positions: torch.Tensor
     starts: torch.Tensor
     tables: torch.Tensor
+    slots: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -61,17 +65,19 @@ class Pages:
 
 @dataclass(frozen=True)
 class PagedStore:
-    """A `KVStore` of pages.
+    """A `KVStore` of pages and states.
 
     Attributes:
         pages: of the cache.
         rotary: cosines and sines of positions, float32 (C, D).
         places: of the step's tokens.
+        states: of the cache; None for a model that has attention alone.
     """
 
     pages: Pages
     rotary: torch.Tensor
     places: Places
+    states: States | None = None
 
     def attend(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
         """Rotate heads, keep keys and values, and attend: qkv (T, (H + 2 * kv_heads) * D) -> (T, H * D)."""
@@ -81,13 +87,21 @@ class PagedStore:
         y: torch.Tensor = paged_attention(qkv, keys, values, self.rotary, at.positions, at.starts, at.tables, *scales)
         return y
 
+    def recur(self, layer: int, mixed: torch.Tensor, gates: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+        """Run a gated DeltaNet on its projections: mixed (T, C), gates (T, 2 heads) -> (T, value_features)."""
+        at, states = self.places, self.states
+        assert states is not None, "of a model without such layers"
+        history, sums = states.history[layer], states.sums[layer]
+        y: torch.Tensor = delta_net(mixed, gates, *weights, history, sums, at.positions, at.starts, at.slots)
+        return y
+
 
 @dataclass(frozen=True)
 class PageShape:
     """The shape of a cache's pages.
 
     Attributes:
-        layers, heads, width: of the decoder: layers, heads of keys, and numbers of a head.
+        layers, heads, width: of the decoder: layers of attention, heads of keys, and numbers of a head.
         pages: number of pages.
         dtype: of keys and values.
     """
@@ -112,6 +126,11 @@ class PageShape:
         """
         per_head = self.width * self.dtype.itemsize + 4 * self.scaled
         return 2 * self.layers * self.pages * self.heads * PAGE * per_head
+
+    @classmethod
+    def of(cls, config: DecoderConfig, pages: int, dtype: torch.dtype) -> "PageShape":
+        """Return the shape of a decoder's pages."""
+        return cls(config.attends.count(True), config.num_kv_heads, config.head_dim, pages, dtype)
 
     def empty(self, device: torch.device) -> Pages:
         """Allocate pages that are not initialized."""
@@ -141,7 +160,7 @@ def empty_pages(words: str, config: DecoderConfig, pages: int, dtype: torch.dtyp
     Raises:
         InvalidInput: memory does not suffice.
     """
-    shape = PageShape(config.num_layers, config.num_kv_heads, config.head_dim, pages, dtype)
+    shape = PageShape.of(config, pages, dtype)
     if torch.compiler.is_compiling():  # which asks no system for its memory
         return shape.empty(device)
     with allocating(words, shape.num_bytes, device.type):

@@ -3,6 +3,9 @@
 frequency_i = theta^(-2i / D)                     i = 0 .. D/2 - 1
 (x1, x2)   -> (x1 cos - x2 sin, x2 cos + x1 sin)  with the angle position * frequency, x1 and x2 a head's halves
 
+Where only the first dimensions of a head turn (Qwen3.5), a packed model's rows of q and k are in another order, so that
+those dimensions are the first ones of both halves, and the frequencies of the others are 0: see `head_order`.
+
 A packed model's heads are rotated by `ops/attention.py`, which reads cosines and sines as they are. `rotate` is for
 models that learn: its tables are as wide as a head, and the first half of the sine is negative, so one product with
 (x1, x2) and one with (x2, x1) suffice.
@@ -28,7 +31,9 @@ class Rope:
 
     def __init__(self, config: DecoderConfig) -> None:
         check_rope(config)
-        self.frequencies = frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+        self.frequencies = padded(
+            frequencies(turned(config), config.rope_theta, config.rope_scaling), config.head_dim // 2
+        )
         self.magnitude = 1.0 if config.rope_scaling is None else config.rope_scaling.magnitude
         self._rotary = torch.empty(0, config.head_dim, dtype=torch.float32, device="cpu")
 
@@ -51,6 +56,28 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
+def turned(config: DecoderConfig) -> int:
+    """Return how many dimensions of a head turn."""
+    return config.rotated_dims or config.head_dim
+
+
+def padded(frequencies: torch.Tensor, pairs: int) -> torch.Tensor:
+    """Return frequencies of so many pairs of dimensions, of which the last ones stand still."""
+    return torch.nn.functional.pad(frequencies, (0, pairs - len(frequencies)))
+
+
+def head_order(head_dim: int, rotated_dims: int) -> torch.Tensor:
+    """Return which dimension of a head in a file is each dimension of ours, int64 (head_dim,).
+
+    >>> head_order(8, 4).tolist()
+    [0, 1, 4, 5, 2, 3, 6, 7]
+    """
+    half, turning = head_dim // 2, rotated_dims // 2
+    still = torch.arange(rotated_dims, head_dim, device="cpu")
+    dims = torch.arange(rotated_dims, device="cpu")
+    return torch.cat((dims[:turning], still[: half - turning], dims[turning:], still[half - turning :]))
+
+
 def check_rope(config: DecoderConfig) -> None:
     """Raise InvalidInput unless every position has finite angles and every frequency is positive; it names the field.
 
@@ -59,20 +86,20 @@ def check_rope(config: DecoderConfig) -> None:
     >>> from bitnet_jit.training.settings import TrainSettings
     >>> check_rope(TrainSettings().decoder())
     """
-    theta, scaling, last = config.rope_theta, config.rope_scaling, config.context_length - 1
-    if not are_usable(frequencies(config.head_dim, theta, None), last):
+    theta, scaling, last, width = config.rope_theta, config.rope_scaling, config.context_length - 1, turned(config)
+    if not are_usable(frequencies(width, theta, None), last):
         raise InvalidInput(
-            f"rope_theta: expected a base whose rotary frequencies theta^(-2i / {config.head_dim}) are positive, and "
+            f"rope_theta: expected a base whose rotary frequencies theta^(-2i / {width}) are positive, and "
             f"their angles up to position {last} finite, in float32; got {theta!r}"
         )
     if scaling is None:
         return
-    if isinstance(scaling, DividedScaling) and len(scaling.divisors) != config.head_dim // 2:
+    if isinstance(scaling, DividedScaling) and len(scaling.divisors) != width // 2:
         raise InvalidInput(
-            f"rope_scaling: expected {config.head_dim // 2} divisors, one per pair of a head's dimensions, got "
+            f"rope_scaling: expected {width // 2} divisors, one per pair of a head's dimensions, got "
             f"{len(scaling.divisors)}"
         )
-    if not (math.isfinite(scaling.magnitude) and are_usable(frequencies(config.head_dim, theta, scaling), last)):
+    if not (math.isfinite(scaling.magnitude) and are_usable(frequencies(width, theta, scaling), last)):
         raise InvalidInput(
             "rope_scaling: expected factors that keep the rotary frequencies positive, and their angles up to position "
             f"{last} finite, in float32; got {repr(scaling)[:MAX_SHOWN]}"

@@ -47,6 +47,8 @@ from bitnet_jit.reference.rows import rms_norm as rms_norm
 from bitnet_jit.reference.rows import rms_norm_float64 as rms_norm_float64
 from bitnet_jit.reference.rows import rms_norm_gradients_float64 as rms_norm_gradients_float64
 from bitnet_jit.reference.rows import rms_norm_quantize as rms_norm_quantize
+from bitnet_jit.reference.rows import sigmoid_mul as sigmoid_mul
+from bitnet_jit.reference.rows import sigmoid_mul_norm as sigmoid_mul_norm
 from bitnet_jit.reference.rows import silu_mul as silu_mul
 from bitnet_jit.reference.rows import silu_mul_norm as silu_mul_norm
 from bitnet_jit.reference.rows import silu_mul_norm_quantize as silu_mul_norm_quantize

@@ -143,6 +143,19 @@ def silu_mul(gate: ArrayLike, up: ArrayLike) -> NDArray[np.float32]:
         return wide / inverse * np.asarray(up, F32)
 
 
+def sigmoid_mul(gate: ArrayLike, up: ArrayLike) -> NDArray[np.float32]:
+    """Compute Qwen3.5's gated output of attention: 1 / (1 + exp(-gate)) * up, element by element in float32."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        inverse: NDArray[np.float32] = F32(1) + np.exp(-np.asarray(gate, F32))
+        return F32(1) / inverse * np.asarray(up, F32)
+
+
+def sigmoid_mul_norm(gate: ArrayLike, up: ArrayLike, weight: ArrayLike | None, eps: float) -> NDArray[np.float32]:
+    """Compute sigmoid(gate) * up, and its norm if it has a weight, in float32, which a kernel rounds once."""
+    product = sigmoid_mul(gate, up)
+    return product if weight is None else rms_norm(product, weight, eps)
+
+
 def silu_mul_norm(gate: ArrayLike, up: ArrayLike, weight: ArrayLike | None, eps: float) -> NDArray[np.float32]:
     """Compute silu(gate) * up, and its norm if it has a weight, in float32, which a kernel rounds once."""
     product = silu_mul(gate, up)

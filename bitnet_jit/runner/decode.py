@@ -61,17 +61,18 @@ class DecodeStep:
         self._numbers = StepNumbers(rows, width, device, self._goes_on)
         self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         starts = torch.arange(rows + 1, dtype=torch.int32, device=device)
-        places = Places(self._numbers.positions, starts, self._numbers.tables)
+        numbers = self._numbers
+        places = Places(numbers.positions, starts, numbers.tables, numbers.slots)
         # kept, as a graph knows the addresses of its tensors and does not own them
-        self._store = PagedStore(cache.pages, network.rope.rotary(width * PAGE, device), places)
-        self._numbers.load([], [])
+        self._store = PagedStore(cache.pages, network.rope.rotary(width * PAGE, device), places, cache.states)
+        self._numbers.load([])
         self._replay, self._scores = capture(lambda: self._forward(network), device)
 
     def run(self, sequences: Sequence[PagedSequence], tokens: torch.Tensor) -> Scores:
         """Run a step; `tokens` (R,) are on the device; return the scores of R rows, valid until the next step."""
         if tokens.data_ptr() != self._tokens.data_ptr():
             self._tokens[: len(tokens)].copy_(tokens)
-        self._numbers.load([sequence.length for sequence in sequences], [sequence.pages for sequence in sequences])
+        self._numbers.load(sequences)
         self._replay()
         if self._goes_on:
             self._numbers.advanced()

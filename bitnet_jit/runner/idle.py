@@ -8,6 +8,7 @@ from torch import nn
 
 from bitnet_jit.devices.kinds import kind_of
 from bitnet_jit.ops.call_cache import revision
+from bitnet_jit.runner.paged_cache import PagedCache
 from bitnet_jit.runner.runner import Runner
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ class IdleRunner:
         self._runner: Runner | None = None
         self._keys: WeakKeyDictionary[Runner, tuple[object, ...]] = WeakKeyDictionary()
 
-    def take(self, network: "Network", pages: int) -> Runner:
-        """Return a runner of a network with that many pages at least, all of them free: the one kept, or a new one.
+    def take(self, network: "Network", pages: int, sequences: int) -> Runner:
+        """Return a runner of a network with so many pages and slots at least, all free: the one kept, or a new one.
 
         Raises:
             InvalidInput: memory does not suffice.
@@ -33,11 +34,11 @@ class IdleRunner:
         key = key_of(network)
         with self._lock:
             runner, self._runner = self._runner, None
-        if runner is not None and self._keys[runner] == key and runner.cache.pool.count >= pages:
+        if runner is not None and self._keys[runner] == key and has_room(runner.cache, pages, sequences):
             runner.network = network
             return runner
         del runner  # its pages are given back before others are asked for
-        runner = Runner(network, rounded(pages))
+        runner = Runner(network, rounded(pages), num_sequences=sequences)
         self._keys[runner] = key
         return runner
 
@@ -54,6 +55,11 @@ class IdleRunner:
 
     def __reduce__(self) -> tuple[type["IdleRunner"], tuple[()]]:
         return IdleRunner, ()
+
+
+def has_room(cache: PagedCache, pages: int, sequences: int) -> bool:
+    """Return whether a cache is large enough for so many pages, and sequences with states."""
+    return cache.pool.count >= pages and (cache.states is None or cache.slots.count >= sequences)
 
 
 def rounded(pages: int) -> int:

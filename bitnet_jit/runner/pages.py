@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from bitnet_jit.errors import CacheFull
 from bitnet_jit.problem import PAGE, pages_for
 
+IN_STEP = -1
+
 
 class PagePool:
     """Pages 0 to count - 1, each free or referred to by one sequence or more.
@@ -74,10 +76,40 @@ class PagedSequence:
     Attributes:
         pages: their numbers, in order.
         length: tokens whose keys and values are kept.
+        slot: of its states, which it has from its first token on; see `PagedCache`.
+        state_length: tokens that its states are of; IN_STEP while a step changes them.
     """
 
     pages: list[int] = field(default_factory=list)
     length: int = 0
+    slot: int = 0
+    state_length: int = 0
+
+
+class SlotPool:
+    """Slots 0 to count - 1, each free or of one sequence.
+
+    Args:
+        count: number of slots.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count, self._free = count, list(range(count))
+
+    def check_free(self) -> None:
+        """Raise CacheFull where no slot is free."""
+        if not self._free:
+            raise CacheFull(
+                f"num_sequences: all {self.count} slots for states are in use; free a sequence or make a cache of more"
+            )
+
+    def take(self) -> int:
+        """Take a free slot; `check_free` has passed."""
+        return self._free.pop()
+
+    def give(self, slot: int) -> None:
+        """Take a slot back."""
+        self._free.append(slot)
 
 
 def extend(pool: PagePool, sequence: PagedSequence, tokens: int) -> list[tuple[int, int]]:

@@ -85,13 +85,13 @@ class StepTensors:
     """
 
     def __init__(self, shape: Shape, width: int, device: torch.device) -> None:
-        sizes = (shape.rows, shape.rows, shape.sequences + 1, shape.wanted, shape.sequences * width)
+        sizes = (shape.rows, shape.rows, shape.sequences + 1, shape.wanted, shape.sequences, shape.sequences * width)
         ends = list(accumulate(map(aligned, sizes), initial=0))
         self._staged = Staged(ends[-1], device, kind_of(device).capture is not None)
         self._values = [self._staged.values[end : end + size] for end, size in zip(ends, sizes, strict=False)]
         parts = [self._staged.tensor[end : end + size] for end, size in zip(ends, sizes, strict=False)]
-        self.tokens, positions, starts, self.wanted, tables = parts
-        self.places = Places(positions, starts, tables.view(shape.sequences, width))
+        self.tokens, positions, starts, self.wanted, slots, tables = parts
+        self.places = Places(positions, starts, tables.view(shape.sequences, width), slots)
 
     def load(self, chunks: Sequence[Chunk]) -> None:
         """Have the numbers of a step of chunks on the device; none: a step of padding."""
@@ -102,6 +102,7 @@ class StepTensors:
             (positions_of(chunks, counts), -1),
             (starts, starts[-1]),
             (wanted_rows(chunks, starts), 0),
+            ([chunk.sequence.slot for chunk in chunks], 0),
         )
         for values, (numbers, padding) in zip(self._values, lists, strict=False):
             values[: len(numbers)] = numbers
@@ -126,7 +127,7 @@ class RecordedStep:
         self._tensors = StepTensors(shape, width, network.device)
         self._wants_all = shape.wanted == shape.rows and not has_padding
         rotary = network.rope.rotary(width * PAGE, network.device)
-        self._store = PagedStore(cache.pages, rotary, self._tensors.places)
+        self._store = PagedStore(cache.pages, rotary, self._tensors.places, cache.states)
         self._tensors.load([])
         self._replay, self._logits = capture(lambda: self._forward(network), network.device)
 

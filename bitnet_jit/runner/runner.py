@@ -29,6 +29,7 @@ class Runner:
         network: the network.
         num_pages: pages of the cache, 64 tokens each.
         captures: whether `advance` captures steps, where the device allows that.
+        num_sequences: at a time, of a model with states; None: as many as pages.
 
     Attributes:
         network: as above.
@@ -47,9 +48,13 @@ class Runner:
     (16, 7)
     """
 
-    def __init__(self, network: "Network", num_pages: int, captures: bool = True) -> None:
+    def __init__(
+        self, network: "Network", num_pages: int, captures: bool = True, num_sequences: int | None = None
+    ) -> None:
         self.network = network
-        self.cache = PagedCache(network.config, num_pages, network.cache_dtype, network.device)
+        self.cache = PagedCache(
+            network.config, num_pages, network.cache_dtype, network.device, num_sequences, network.dtype
+        )
         width = min(self.cache.pool.count, pages_for(network.config.context_length))
         captures = captures and can_capture(network.device)
         self._decode = DecodeSteps(self.cache, width) if captures else None
@@ -83,9 +88,9 @@ class Runner:
         step = make_step(chunks, self.network.device)
         longest = max(chunk.sequence.length + len(chunk.tokens) for chunk in chunks)
         rotary = self.network.rope.rotary(longest, self.network.device)
-        hidden = self.network.run(step.tokens, PagedStore(self.cache.pages, rotary, step.places), step.wanted)
-        for chunk in chunks:
-            chunk.sequence.length += len(chunk.tokens)
+        store = PagedStore(self.cache.pages, rotary, step.places, self.cache.states)
+        hidden = self.network.run(step.tokens, store, step.wanted)
+        self._end(chunks)
         return hidden
 
     def repeat(self, chunks: Sequence[Chunk]) -> torch.Tensor:
@@ -101,8 +106,7 @@ class Runner:
             return self.step(chunks)
         self._begin(chunks)
         logits = self._recorded.run(self.network, shape, chunks)
-        for chunk in chunks:
-            chunk.sequence.length += len(chunk.tokens)
+        self._end(chunks)
         return logits
 
     def shape_of(self, chunks: Sequence[Chunk]) -> tuple[Shape | None, bool]:
@@ -142,15 +146,22 @@ class Runner:
             return Scores(self.step([Chunk(sequence, [token]) for sequence, token in chunks]), None)
         self.check([Chunk(sequence, [0]) for sequence in sequences])
         self._reserve([(sequence, 1) for sequence in sequences])
+        self.cache.begin(sequences)
         scores = self._decode.run(self.network, sequences, tokens)
         for sequence in sequences:
-            sequence.length += 1
+            self.cache.end(sequence, 1)
         return scores
 
     def _begin(self, chunks: Sequence[Chunk]) -> None:
         """Check chunks, and make room for them."""
         self.check(chunks)
         self._reserve([(chunk.sequence, len(chunk.tokens)) for chunk in chunks])
+        self.cache.begin(chunk.sequence for chunk in chunks)
+
+    def _end(self, chunks: Sequence[Chunk]) -> None:
+        """Note that chunks have been added."""
+        for chunk in chunks:
+            self.cache.end(chunk.sequence, len(chunk.tokens))
 
     def _reserve(self, sequences: Sequence[tuple[PagedSequence, int]]) -> None:
         """Make room for new tokens of each sequence; give all pages back where they do not suffice."""

@@ -52,10 +52,11 @@ def make_step(chunks: Sequence[Chunk], device: torch.device) -> Step:
         positions_of(chunks, counts),
         starts,
         [page for chunk in chunks for page in padded(chunk.sequence.pages, width)],
+        [chunk.sequence.slot for chunk in chunks],
         wanted if len(wanted) < starts[-1] else [],
     )
-    tokens, positions, first, tables, rows = tensors_of(parts, device)
-    places = Places(positions, first, tables.view(len(chunks), width))
+    tokens, positions, first, tables, slots, rows = tensors_of(parts, device)
+    places = Places(positions, first, tables.view(len(chunks), width), slots)
     return Step(tokens, places, rows if len(wanted) < starts[-1] else None)
 
 

@@ -151,6 +151,10 @@ CASES = {
         (floats(2, ROWS, IN), floats(2, ROWS, IN) + 1, floats(IN), 1e-5),
         (floats(ROWS, IN, dtype=torch.bfloat16), floats(ROWS, IN, dtype=torch.bfloat16), None, 0.0),
     ],
+    "sigmoid_mul_norm": [
+        (floats(2, ROWS, IN), floats(2, ROWS, IN) + 1, floats(IN), 1e-5),
+        (floats(ROWS, IN, dtype=torch.bfloat16), floats(ROWS, IN, dtype=torch.bfloat16), None, 0.0),
+    ],
     "relu2_mul_norm_quantize": [(floats(2, ROWS, IN), floats(2, ROWS, IN) + 1, floats(IN), 1e-5)],
     "silu_mul_norm_quantize": [
         (floats(2, ROWS, IN), floats(2, ROWS, IN) + 1, floats(IN), 1e-5),

@@ -13,6 +13,7 @@ from bitnet_jit.ops.norm import (
     relu2_mul_norm,
     relu2_mul_norm_quantize,
     rms_norm,
+    sigmoid_mul_norm,
     silu_mul_norm,
     silu_mul_norm_quantize,
 )
@@ -82,7 +83,7 @@ def test_a_sum_is_rounded_before_its_norm(dtype, shape, extreme, seed):
 
 @HALVES
 @pytest.mark.parametrize("with_norm", [False, True])
-@pytest.mark.parametrize("op", [relu2_mul_norm, silu_mul_norm], ids=["relu2", "silu"])
+@pytest.mark.parametrize("op", [relu2_mul_norm, silu_mul_norm, sigmoid_mul_norm], ids=["relu2", "silu", "sigmoid"])
 @given(shape=SHAPES, extreme=EXTREMES, seed=SEEDS)
 def test_a_product_is_rounded_once(op, with_norm, dtype, shape, extreme, seed):
     gate, up, weight = draw(shape, extreme, seed, dtype)

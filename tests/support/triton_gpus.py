@@ -73,6 +73,7 @@ PROBLEMS = (
             "relu2_mul_norm_quantize",
             "silu_mul_norm",
             "silu_mul_norm_quantize",
+            "sigmoid_mul_norm",
         )
     ),
 )

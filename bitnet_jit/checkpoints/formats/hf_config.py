@@ -9,7 +9,8 @@ from bitnet_jit.checkpoints.file_names import GENERATION
 from bitnet_jit.checkpoints.formats.fields import Fields, read_json, read_json_if_there
 from bitnet_jit.checkpoints.formats.hf_bitnet import Online
 from bitnet_jit.checkpoints.formats.hf_quantization import read_storage
-from bitnet_jit.checkpoints.formats.hf_rope import read_rope
+from bitnet_jit.checkpoints.formats.hf_delta_net import PARTIAL, read_delta_net
+from bitnet_jit.checkpoints.formats.hf_rope import read_rope, read_rotated
 from bitnet_jit.checkpoints.formats.hf_storage import Storage
 from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.models.config import DecoderConfig, Multipliers
@@ -29,6 +30,7 @@ class ModelKind:
         norm_eps, rope_theta: where config.json has none.
         head_dim: likewise; 0 is hidden_size / num_attention_heads.
         multiplies: whether config.json has MiniCPM's constants.
+        mixes: whether blocks have Qwen3.5's gated DeltaNet, and its attention.
     """
 
     architecture: str
@@ -41,6 +43,7 @@ class ModelKind:
     rope_theta: float = 10_000.0
     head_dim: int = 0
     multiplies: bool = False
+    mixes: bool = False
 
 
 ONE_BIT_LLM = "BitnetForCausalLM"  # 1bitLLM's class, of model_type "llama"
@@ -49,7 +52,9 @@ KINDS = {
     "llama": ModelKind("LlamaForCausalLM", mlp_bias=True),
     "minicpm": ModelKind("MiniCPMForCausalLM", multiplies=True),
     "qwen3": ModelKind("Qwen3ForCausalLM", qk_norms=True, windows=True, head_dim=128),
+    "qwen3_5_text": ModelKind("Qwen3_5ForCausalLM", qk_norms=True, head_dim=256, mixes=True),
 }
+WITH_TEXT = {"qwen3_5": "qwen3_5_text"}  # models that read more than text: the model_type of their text_config
 
 
 def read_config(path: Path) -> tuple[DecoderConfig, Storage]:
@@ -58,46 +63,60 @@ def read_config(path: Path) -> tuple[DecoderConfig, Storage]:
     Raises:
         CheckpointError: a field is missing, wrong, or describes a model that we cannot run; it names the field.
     """
-    fields = Fields(read_json(path), str(path))
-    kind, storage = read_kind(fields)
+    whole = Fields(read_json(path), str(path))
+    fields = text_fields(whole)
+    kind, storage = read_kind(fields, whole)
     num_heads = fields.integer("num_attention_heads", high=2**16)
     hidden_size = fields.integer("hidden_size", high=MAX_IN_FEATURES)
     vocab_size = fields.integer("vocab_size")
     context_length = fields.integer("max_position_embeddings", 2048)
-    rope_theta, rope_scaling = read_rope(fields, kind.rope_theta, context_length)
+    rope_theta, rope_scaling = read_rope(fields, kind.rope_theta, context_length, not kind.mixes)
     fields.word("hidden_act", (kind.activation,), kind.activation)
+    head_dim = fields.integer("head_dim", kind.head_dim or max(1, hidden_size // num_heads), high=MAX_IN_FEATURES)
+    num_layers = fields.integer("num_hidden_layers", high=2**16)
     config = DecoderConfig(
         vocab_size=vocab_size,
         hidden_size=hidden_size,
         intermediate_size=fields.integer("intermediate_size", high=MAX_IN_FEATURES),
-        num_layers=fields.integer("num_hidden_layers", high=2**16),
+        num_layers=num_layers,
         num_heads=num_heads,
         num_kv_heads=fields.integer("num_key_value_heads", num_heads, high=num_heads),
-        head_dim=fields.integer("head_dim", kind.head_dim or max(1, hidden_size // num_heads), high=MAX_IN_FEATURES),
+        head_dim=head_dim,
         context_length=context_length,
         norm_eps=fields.positive("rms_norm_eps", kind.norm_eps),
         rope_theta=rope_theta,
         rope_scaling=rope_scaling,
         activation=kind.activation,
         sub_norms=kind.sub_norms,
-        tied_embeddings=fields.flag("tie_word_embeddings", False),
+        tied_embeddings=fields.flag("tie_word_embeddings", whole.flag("tie_word_embeddings", False)),
         attention_bias=fields.flag("attention_bias", False),
         mlp_bias=kind.mlp_bias and fields.flag("mlp_bias", False),
         eos_ids=read_eos_ids(fields, path, vocab_size),
         qk_norms=kind.qk_norms,
         multipliers=read_multipliers(fields) if kind.multiplies else Multipliers(),
+        output_gate=kind.mixes,
+        rotated_dims=read_rotated(fields, head_dim, PARTIAL) if kind.mixes else 0,
+        delta_net=read_delta_net(fields, num_layers) if kind.mixes else None,
     )
     check_heads(config, fields)
     check_positions(config, fields, kind)
     return config, storage
 
 
-def read_kind(fields: Fields) -> tuple[ModelKind, Storage]:
-    """Return the kind of a model, and how its layers are stored."""
+def text_fields(whole: Fields) -> Fields:
+    """Return the fields of the text model in a config.json: those of its text_config where it reads pictures, too."""
+    model_type = whole.word("model_type", (*KINDS, *WITH_TEXT))
+    if (inner := whole.inner("text_config")) is None or model_type not in WITH_TEXT:
+        return Fields({**whole.values, "model_type": WITH_TEXT.get(model_type, model_type)}, whole.where)
+    return Fields({"model_type": WITH_TEXT[model_type], **inner.values}, inner.where)
+
+
+def read_kind(fields: Fields, whole: Fields) -> tuple[ModelKind, Storage]:
+    """Return the kind of a text model, and how the layers of the whole model are stored."""
     kind = KINDS[fields.word("model_type", tuple(KINDS))]
     if ONE_BIT_LLM in (fields.words("architectures") or ()):
         return replace(kind, architecture=ONE_BIT_LLM, sub_norms=True), Online()
-    return kind, read_storage(fields)
+    return kind, read_storage(whole)
 
 
 def read_multipliers(fields: Fields) -> Multipliers:

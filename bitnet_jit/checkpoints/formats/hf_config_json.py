@@ -50,6 +50,8 @@ def config_json(
 
 def kind_of(config: DecoderConfig) -> tuple[str, ModelKind]:
     """Return the model_type of an architecture, and what it stands for."""
+    if config.delta_net is not None:
+        raise InvalidInput("model: models with a gated DeltaNet are not written, only read")
     parts = (config.activation, config.sub_norms, config.qk_norms)
     for name, kind in KINDS.items():
         if (kind.activation, kind.sub_norms, kind.qk_norms) == parts:

@@ -12,11 +12,12 @@ from types import TracebackType
 import torch
 
 from bitnet_jit.checkpoints.checks import Oddities, check_finite
-from bitnet_jit.checkpoints.decoder_names import EMBEDDING, HEAD, BlockNames, LinearName, block_names, outer_shapes
+from bitnet_jit.checkpoints.decoder_names import EMBEDDING, HEAD, LinearName, block_names, outer_shapes
 from bitnet_jit.checkpoints.file_names import CONFIG
 from bitnet_jit.checkpoints.formats.hf_chat import read_chat
 from bitnet_jit.checkpoints.formats.hf_config import read_config
-from bitnet_jit.checkpoints.formats.hf_names import hf_layer, hf_tensor, is_harmless, names_for
+from bitnet_jit.checkpoints.formats.hf_floats import PLAIN, SAME, FloatForms, forms_of
+from bitnet_jit.checkpoints.formats.hf_names import HfNames, names_for
 from bitnet_jit.checkpoints.formats.hf_storage import Storage
 from bitnet_jit.checkpoints.formats.reader import Chat, StoredAs
 from bitnet_jit.checkpoints.formats.safetensors_file import DTYPES
@@ -36,7 +37,7 @@ class HfFolder:
     def __init__(self, path: Path) -> None:
         self.directory = path
         self.config, self.storage = read_config(path / CONFIG)
-        self.names = names_for(self.config)
+        self.names, self.forms = names_for(self.config), PLAIN
         self.oddities = Oddities()
         self._close = ExitStack()
 
@@ -74,7 +75,9 @@ class HfFolder:
     def __enter__(self) -> "HfFolder":
         with ExitStack() as stack:
             self.files = stack.enter_context(TensorFiles(self.directory))
-            check_tensors(self.config, self.files, self.storage)
+            self.names = names_for(self.config, self.files.entries)
+            self.forms = forms_of(self.config, self.names, self.files)
+            check_tensors(self.config, self.files, self.storage, self.names, self.forms)
             self._close = stack.pop_all()
         return self
 
@@ -85,42 +88,51 @@ class HfFolder:
 
     def holds_codes(self, name: str) -> bool:
         """Return whether the embedding or the head is stored in ternary codes."""
-        return self.storage.holds_codes(self.files, hf_layer(name))
+        return self.storage.holds_codes(self.files, self.names.layer(name))
 
     def dtype_of(self, name: str) -> torch.dtype:
         """Return the dtype in which `dense` reads a tensor."""
-        dtype = DTYPES[self.files.entries[hf_tensor(name, self.names)].dtype]
-        return dtype if dtype.is_floating_point else torch.float32  # codes of more than two bits
+        dtype = DTYPES[self.files.entries[self.names.tensor(name)].dtype]
+        is_kept = dtype.is_floating_point and self.forms.of(name) is SAME
+        return dtype if is_kept else torch.float32  # such as codes of more than two bits
 
     def dense(self, name: str, device: torch.device = CPU) -> torch.Tensor:
         """Read an embedding, head or norm."""
         if name in (EMBEDDING, HEAD):
-            return self.storage.read_table(self.files, hf_layer(name), device)
-        tensor = hf_tensor(name, self.names)
-        return check_finite(self.files.place(tensor), self.files.read(tensor, device))
+            return self.storage.read_table(self.files, self.names.layer(name), device)
+        tensor = self.names.tensor(name)
+        return self.forms.of(name).read(check_finite(self.files.place(tensor), self.files.read(tensor, device)))
 
     def ternary(self, layer: LinearName, out: torch.Tensor) -> TernaryWeight:
         """Read a ternary layer, its codes into `out`."""
-        return self.storage.read(self.files, by_hf_name(layer), out, self.oddities)
+        return self.storage.read(self.files, in_file(self.names, layer), out, self.oddities)
 
 
-def by_hf_name(layer: LinearName) -> LinearName:
-    """Return a layer by its name in the file."""
-    return replace(layer, name=hf_layer(layer.name))
+def in_file(names: HfNames, layer: LinearName) -> LinearName:
+    """Return a layer by its name in the files."""
+    return replace(layer, name=names.layer(layer.name))
 
 
-def check_tensors(config: DecoderConfig, files: TensorFiles, storage: Storage) -> None:
+def check_tensors(
+    config: DecoderConfig, files: TensorFiles, storage: Storage, names: HfNames, forms: FloatForms
+) -> None:
     """Raise CheckpointError unless the files hold exactly the model's tensors, with the right shapes and dtypes."""
     expected: set[str] = set()
     for name, shape in outer_shapes(config).items():
         if len(shape) == 2:
-            expected.update(storage.require_table(files, hf_layer(name), shape))
+            expected.update(storage.require_table(files, names.layer(name), shape))
         else:
-            files.require(hf_tensor(name), shape)
-            expected.add(hf_tensor(name))
+            files.require(names.tensor(name), shape)
+            expected.add(names.tensor(name))
     for index in range(config.num_layers):
-        expected |= check_block(config, block_names(config, index), files, storage)
-    extra = sorted(name for name in files.entries.keys() - expected if not is_harmless(name))
+        block = block_names(config, index)
+        for name, shape in block.floats(config):
+            files.require(names.tensor(name), forms.of(name).stored(shape))
+            expected.add(names.tensor(name))
+        for layers in block.linears:
+            for layer in layers:
+                expected.update(storage.require(files, in_file(names, layer)))
+    extra = sorted(name for name in files.entries.keys() - expected if not names.is_harmless(name))
     if extra:
         named = ", ".join(f"{name} in {files.entries[name].file.name}" for name in extra[:MAX_NAMED])
         raise CheckpointError(
@@ -128,16 +140,3 @@ def check_tensors(config: DecoderConfig, files: TensorFiles, storage: Storage) -
             f"sub_norms={config.sub_norms}, qk_norms={config.qk_norms}, attention_bias={config.attention_bias} does "
             f"not have: {named}"
         )
-
-
-def check_block(config: DecoderConfig, block: BlockNames, files: TensorFiles, storage: Storage) -> set[str]:
-    """Check the tensors of one block, and return their names in the files."""
-    names: set[str] = set()
-    for name, features in block.norms(config):
-        tensor = hf_tensor(name, names_for(config))
-        files.require(tensor, (features,))
-        names.add(tensor)
-    for layers in block.linears:
-        for layer in layers:
-            names.update(storage.require(files, by_hf_name(layer)))
-    return names

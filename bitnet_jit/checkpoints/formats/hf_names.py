@@ -1,13 +1,12 @@
 """Our names of a decoder's tensors -> Hugging Face's names."""
 
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
 from bitnet_jit.checkpoints import decoder_names
 from bitnet_jit.models.config import DecoderConfig
 
-OUTER = {
-    decoder_names.EMBEDDING: "model.embed_tokens",
-    decoder_names.FINAL_NORM: "model.norm",
-    decoder_names.HEAD: "lm_head",
-}
+BODY = {decoder_names.EMBEDDING: "embed_tokens", decoder_names.FINAL_NORM: "norm"}
 IN_BLOCK = {
     "attention.norm": "input_layernorm",
     "attention.q": "self_attn.q_proj",
@@ -23,38 +22,90 @@ IN_BLOCK = {
     "feed_forward.sub_norm": "mlp.ffn_sub_norm",
     "feed_forward.down": "mlp.down_proj",
 }
+DELTA_NET = {
+    "delta_net.norm": "input_layernorm",
+    "delta_net.qkv": "linear_attn.in_proj_qkv",
+    "delta_net.z": "linear_attn.in_proj_z",
+    "delta_net.b": "linear_attn.in_proj_b",
+    "delta_net.a": "linear_attn.in_proj_a",
+    "delta_net.conv": "linear_attn.conv1d",
+    "delta_net.decay": "linear_attn.A_log",
+    "delta_net.dt_bias": "linear_attn.dt_bias",
+    "delta_net.head_norm": "linear_attn.norm",
+    "delta_net.output": "linear_attn.out_proj",
+}
+BARE = ("linear_attn.A_log", "linear_attn.dt_bias")  # names that are those of tensors, and no modules
 ONE_BIT_LLM = IN_BLOCK | {"attention.sub_norm": "self_attn.inner_attn_ln", "feed_forward.sub_norm": "mlp.ffn_layernorm"}
-EMBEDDING = "model.embed_tokens.weight"
-HEAD = "lm_head.weight"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 ROTARY = ".rotary_emb.inv_freq"  # the end of the names of rotary frequencies, which old versions saved
+BODIES = {  # where the parts of a text model stand, with its head
+    "model": "lm_head",
+    "model.language_model": "lm_head",
+    "language_model.model": "language_model.lm_head",
+}
+ASIDE = ("mtp.", "model.visual.", "visual.", "vision_tower.", "model.vision_tower.")  # what text needs no part of
 
 
-def names_for(config: DecoderConfig) -> dict[str, str]:
-    """Return the names in a block: those of transformers, or of 1bitLLM, whose models alone have silu and sub-norms."""
-    return ONE_BIT_LLM if config.sub_norms and config.activation == "silu" else IN_BLOCK
+@dataclass(frozen=True)
+class HfNames:
+    """The names of a model's tensors in its files.
+
+    Attributes:
+        in_block: those of our parts of a block.
+        body: where the blocks stand.
+        head: the head's.
+    """
+
+    in_block: Mapping[str, str] = field(default_factory=lambda: IN_BLOCK | DELTA_NET)
+    body: str = "model"
+    head: str = "lm_head"
+
+    def layer(self, name: str) -> str:
+        """Return the name of a layer."""
+        if name == decoder_names.HEAD:
+            return self.head
+        if name in BODY:
+            return f"{self.body}.{BODY[name]}"
+        _, index, part = name.split(".", 2)
+        return f"{self.body}.layers.{index}.{self.in_block[part]}"
+
+    def tensor(self, name: str) -> str:
+        """Return the name of a tensor of floats."""
+        layer = self.layer(name)
+        return layer if layer.endswith(BARE) else f"{layer}.weight"
+
+    def is_harmless(self, name: str) -> bool:
+        """Return whether files may hold a tensor that no text needs.
+
+        A head where the embedding is it, rotary frequencies, what sees pictures, what guesses tokens.
+        """
+        return name == f"{self.head}.weight" or name.endswith(ROTARY) or name.startswith(ASIDE)
 
 
-def hf_layer(name: str, names: dict[str, str] = IN_BLOCK) -> str:
-    """Return the name of a layer.
+def names_for(config: DecoderConfig, tensors: Collection[str] = ()) -> HfNames:
+    """Return the names of a model whose files hold tensors of some names.
+
+    Those of transformers, or of 1bitLLM, whose models alone have silu and sub-norms.
+    """
+    bodies = [body for body in BODIES if f"{body}.{BODY[decoder_names.EMBEDDING]}.weight" in tensors]
+    body = bodies[0] if bodies else "model"
+    in_block = ONE_BIT_LLM if config.sub_norms and config.activation == "silu" else IN_BLOCK | DELTA_NET
+    return HfNames(in_block, body, BODIES[body])
+
+
+def hf_layer(name: str) -> str:
+    """Return the name of a layer as transformers has it.
 
     >>> hf_layer("blocks.3.attention.q")
     'model.layers.3.self_attn.q_proj'
     """
-    if name in OUTER:
-        return OUTER[name]
-    _, index, part = name.split(".", 2)
-    return f"model.layers.{index}.{names[part]}"
+    return HfNames().layer(name)
 
 
-def hf_tensor(name: str, names: dict[str, str] = IN_BLOCK) -> str:
-    """Return the name of a dense tensor.
+def hf_tensor(name: str) -> str:
+    """Return the name of a tensor of floats as transformers has it.
 
     >>> hf_tensor("norm")
     'model.norm.weight'
     """
-    return f"{hf_layer(name, names)}.weight"
-
-
-def is_harmless(name: str) -> bool:
-    """Return whether files may hold a tensor that no model needs: a tied head, or rotary frequencies."""
-    return name == HEAD or name.endswith(ROTARY)
+    return HfNames().tensor(name)

@@ -18,18 +18,21 @@ ORIGINAL = "original_max_position_embeddings"
 TYPES = ("default", "linear", "llama3", "yarn", "longrope")
 
 
-def read_rope(fields: Fields, theta: float, context_length: int) -> tuple[float, RopeScaling | None]:
+def read_rope(
+    fields: Fields, theta: float, context_length: int, turns_whole: bool = True
+) -> tuple[float, RopeScaling | None]:
     """Read rotary base and scaling from transformers 5's rope_parameters or the older rope_theta and rope_scaling.
 
     Args:
         fields: of the config.json.
         theta: the base where it says none.
         context_length: tokens that the model reads at most.
+        turns_whole: whether every dimension of a head must turn.
     """
     inner = fields.inner("rope_scaling") or fields.inner("rope_parameters") or Fields({}, fields.where)
     base = inner.positive("rope_theta", fields.positive("rope_theta", theta))
     for place in (fields, inner):
-        if place.positive("partial_rotary_factor", 1.0) != 1.0:
+        if turns_whole and place.positive("partial_rotary_factor", 1.0) != 1.0:
             raise place.refuse("partial_rotary_factor", "1 (every dimension of a head turns)")
     kind = inner.word("rope_type" if "rope_type" in inner.values else "type", TYPES, "default")
     if kind == "default":
@@ -38,6 +41,20 @@ def read_rope(fields: Fields, theta: float, context_length: int) -> tuple[float,
         return base, LinearScaling(inner.positive("factor"))
     original = fields.integer(ORIGINAL, 0, low=0) or inner.integer(ORIGINAL, context_length)
     return base, READERS[kind](inner, original, context_length)
+
+
+def read_rotated(fields: Fields, head_dim: int, share: float) -> int:
+    """Return how many dimensions of a head turn: a share of them where config.json has none.
+
+    >>> read_rotated(Fields({"rope_parameters": {"partial_rotary_factor": 0.5}}, "config.json"), 256, 0.25)
+    128
+    """
+    inner = fields.inner("rope_scaling") or fields.inner("rope_parameters") or Fields({}, fields.where)
+    place = inner if "partial_rotary_factor" in inner.values else fields
+    rotated = int(head_dim * place.positive("partial_rotary_factor", share))
+    if not 2 <= rotated <= head_dim or rotated % 2:
+        raise place.refuse("partial_rotary_factor", f"an even number of the {head_dim} dimensions of a head")
+    return rotated
 
 
 def read_llama3(inner: Fields, original: int, context_length: int) -> Llama3Scaling:  # noqa: ARG001

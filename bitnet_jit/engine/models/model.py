@@ -19,6 +19,7 @@ from bitnet_jit.engine.text.replicas import ReplicaGroup
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.models.paged_store import PageShape
+from bitnet_jit.models.recurrent_states import bytes_per_slot
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.problem import PAGE, pages_for
 
@@ -144,14 +145,18 @@ def num_pages(decoder: Decoder, config: EngineConfig, sharing: int = 1) -> int:
         InvalidInput: memory_pool_bytes has no room for a page in each of them.
     """
     shape = decoder.config
-    page = PageShape(shape.num_layers, shape.num_kv_heads, shape.head_dim, 1, decoder.cache_dtype).num_bytes
+    page = PageShape.of(shape, 1, decoder.cache_dtype).num_bytes
+    states = config.max_running * bytes_per_slot(shape, decoder.dtype)
     if (pool := config.memory_pool_bytes) is not None:
-        if pool < page * sharing:
-            least = page * sharing
-            raise InvalidInput(f"memory_pool_bytes: expected {least} at least, for a page of {PAGE} tokens, got {pool}")
-        return min(pool // page // sharing, config.num_pages or config.max_running * pages_for(shape.context_length))
+        if pool < (least := (page + states) * sharing):
+            of_states = f" beside the states of max_running={config.max_running} texts" if states else ""
+            raise InvalidInput(
+                f"memory_pool_bytes: expected {least} at least, for a page of {PAGE} tokens{of_states}, got {pool}"
+            )
+        room = pool // sharing - states
+        return min(room // page, config.num_pages or config.max_running * pages_for(shape.context_length))
     if config.num_pages is not None:
         return config.num_pages
-    memory = kind_of(decoder.device).total_memory(decoder.device) * config.memory_share / sharing
+    memory = kind_of(decoder.device).total_memory(decoder.device) * config.memory_share / sharing - states
     longest = pages_for(shape.context_length)
     return max(longest, min(int(memory // page), config.max_running * longest))

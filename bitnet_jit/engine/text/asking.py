@@ -104,6 +104,7 @@ def set_extras(
         if request.ignore_eos:
             raise InvalidInput("ignore_eos: expected False beside a grammar, whose texts end where they are whole")
         request.grammar, request.matcher = grammar, grammars.matcher(grammar)
-    # with penalties a choice depends on the guesses before it
-    if speculate is not None and not request.options.is_penalized:
+    # with penalties a choice depends on the guesses before it; states cannot forget a wrong one
+    goes_back = grammars.decoder.config.delta_net is None
+    if speculate is not None and goes_back and not request.options.is_penalized:
         request.ngrams = NGrams()

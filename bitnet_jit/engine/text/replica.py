@@ -68,9 +68,10 @@ class Replica(LocalWorker):
     ) -> None:
         self.name, self.device = name, decoder.device
         self._successors = successors
-        self._runner = Runner(decoder, num_pages, config.optimization_level.captures)
+        self._runner = Runner(decoder, num_pages, config.optimization_level.captures, config.max_running)
         cache = self._runner.cache
-        self.scheduler = Scheduler(cache, PrefixCache(cache) if config.prefix_cache else None, config.max_running)
+        keeps = config.prefix_cache and cache.states is None  # pages alone are not all that a model with states knows
+        self.scheduler = Scheduler(cache, PrefixCache(cache) if keeps else None, config.max_running)
         self.counts = Counts(last_step=time.monotonic())
         self.inbox = Inbox(config.max_waiting)
         self._writer = Writer(decoder, self._runner)

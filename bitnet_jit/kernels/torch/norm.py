@@ -33,6 +33,11 @@ def silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.silu(gate.float()) * up.float()
 
 
+def sigmoid_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """Return sigmoid(gate) * up (..., K) in float32."""
+    return torch.sigmoid(gate.float()) * up.float()
+
+
 def norm_gradients(dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:
     """Return dx (..., K) and dw (K,) of x r w with r = 1 / sqrt(mean x^2 + eps), in float32; itself differentiable."""
     wide, scaled = x.float(), dy.float() * weight.float()
@@ -83,8 +88,18 @@ def bind_relu2_mul_norm_quantize(problem: Problem, config: Config):
 
 
 def bind_silu_mul_norm(problem: Problem, config: Config):
+    return gated_norm(silu_mul)
+
+
+def bind_sigmoid_mul_norm(problem: Problem, config: Config):
+    return gated_norm(sigmoid_mul)
+
+
+def gated_norm(multiply):
+    """Return what multiplies gate and up, and normalizes the product if there is a weight."""
+
     def run(gate, up, weight, eps):
-        product = silu_mul(gate, up)
+        product = multiply(gate, up)
         return (product if weight is None else norm_rows(product, weight, eps)).to(gate.dtype)
 
     return run
@@ -115,6 +130,7 @@ KERNELS = (
     Kernel("torch.add_rms_norm_quantize", "add_rms_norm_quantize", bind_add_rms_norm_quantize, no_configs, always),
     Kernel("torch.relu2_mul_norm", "relu2_mul_norm", bind_relu2_mul_norm, no_configs, always),
     Kernel("torch.silu_mul_norm", "silu_mul_norm", bind_silu_mul_norm, no_configs, always),
+    Kernel("torch.sigmoid_mul_norm", "sigmoid_mul_norm", bind_sigmoid_mul_norm, no_configs, always),
     Kernel(
         "torch.relu2_mul_norm_quantize", "relu2_mul_norm_quantize", bind_relu2_mul_norm_quantize, no_configs, always
     ),

@@ -105,13 +105,13 @@ def test_a_new_format_is_loaded_by_its_path(drawn):
     assert isinstance(decoder.tokenizer, ByteTokenizer)
     names = block_names(CONFIG, 1)
     for layers, module in (
-        (names.qkv, decoder.blocks[1].attention.qkv),
-        (names.down, decoder.blocks[1].feed_forward.down),
+        (names.attention.qkv, decoder.blocks[1].attention.qkv),
+        (names.feed_forward.down, decoder.blocks[1].feed_forward.down),
     ):
         w_q, w_scale = module.unpack()
         assert torch.equal(w_q, torch.cat([codes(layer) for layer in layers]))
         assert torch.equal(w_scale, torch.cat([scales(layer) for layer in layers]))
-    biases = [draw(f"{layer.name}.bias", layer.out_features) for layer in names.qkv]
+    biases = [draw(f"{layer.name}.bias", layer.out_features) for layer in names.attention.qkv]
     assert torch.equal(decoder.blocks[1].attention.qkv.bias, torch.cat(biases))
     assert torch.equal(decoder.embedding, draw("embedding", 256, 32))
     assert torch.equal(decoder.norm.weight, draw("norm", 32))
@@ -125,7 +125,7 @@ def test_each_tensor_is_read_once_and_the_file_is_closed(drawn, monkeypatch):
     bitnet_jit.load(str(drawn))
     (reader,) = readers
     blocks = [block_names(CONFIG, index) for index in range(CONFIG.num_layers)]
-    expected = {*outer_shapes(CONFIG), *(name for block in blocks for name, _ in block.norms(CONFIG))}
+    expected = {*outer_shapes(CONFIG), *(name for block in blocks for name, _ in block.floats(CONFIG))}
     expected |= {layer.name for block in blocks for layers in block.linears for layer in layers}
     assert sorted(reader.reads) == sorted(expected)
     assert not reader.is_open

@@ -35,6 +35,7 @@ OPERANDS = {  # in the order in which each op's entry point takes them
     "add_rms_norm": ("x", "delta", None, "weight", "eps", "total", "y", None),
     "relu2_mul_norm": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "y", None),
     "silu_mul_norm": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "y", None),
+    "sigmoid_mul_norm": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "y", None),
     "relu2_mul_norm_quantize": ("gate", "up", ROW_STRIDE, "weight", "eps", None, *SCALES),
     "silu_mul_norm_quantize": ("gate", "up", ROW_STRIDE, "weight", "eps", None, *SCALES),
     "rms_norm_gradients": ("dy", "x", "weight", "eps", "dx", "dw"),
@@ -56,6 +57,7 @@ OPTIONAL = {
     "quantized_linear": "bias",
     "silu_mul_norm": "weight",
     "silu_mul_norm_quantize": "weight",
+    "sigmoid_mul_norm": "weight",
 }
 
 

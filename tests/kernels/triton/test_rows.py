@@ -12,14 +12,15 @@ from triton_calls import ON_GPU, call, every, max_examples, needs_device, proble
 from bitnet_jit import reference
 from bitnet_jit.kernels.triton.rowwise import rows
 
-FLOATS = ("rms_norm", "add_rms_norm", "relu2_mul_norm", "silu_mul_norm")  # what these give are not codes
+QUANTIZED = ("rms_norm", "add_rms_norm", "relu2_mul_norm", "silu_mul_norm")  # and then
+FLOATS = (*QUANTIZED, "sigmoid_mul_norm")  # what these give are not codes
 ADDS = ("add_rms_norm", rows.ADD)
-OPS = ("quantize_activation", *FLOATS, *(f"{op}_quantize" for op in FLOATS))
+OPS = ("quantize_activation", *FLOATS, *(f"{op}_quantize" for op in QUANTIZED))
 GATES = {
     f"{kind}_mul_norm{end}": product
     for kind, product in (("relu2", reference.relu2_mul), ("silu", reference.silu_mul))
     for end in ("", "_quantize")
-}
+} | {"sigmoid_mul_norm": reference.sigmoid_mul}
 EPS = 1e-5
 
 
@@ -132,15 +133,16 @@ def test_any_leading_dimensions(kernel, leading):
 
 @pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
 @needs_device
-@every(row_problem("silu_mul_norm", 4, 300), row_problem("silu_mul_norm_quantize", 4, 300))
-def test_silu_without_a_norm(kernel):
+@every(*(row_problem(op, 4, 300) for op in ("silu_mul_norm", "silu_mul_norm_quantize", "sigmoid_mul_norm")))
+def test_gates_without_a_norm(kernel):
     gate = np.random.default_rng(0).standard_normal((7, 700), dtype=np.float32) * 10
     gate[1, 3], gate[2, 4], gate[3, 5], gate[4] = np.nan, np.inf, -np.inf, -200
     up = np.random.default_rng(1).standard_normal((7, 700), dtype=np.float32)
     problem = replace(row_problem(kernel.op, 7, 700), bias="")
     result = call(kernel, problem, kernel.configs(problem)[0], gate, up, None, 0.0)
     if kernel.op in FLOATS:
-        np.testing.assert_allclose(result, reference.silu_mul(gate, up), rtol=1e-5, atol=1e-35)
+        product = reference.silu_mul if kernel.op == "silu_mul_norm" else reference.sigmoid_mul
+        np.testing.assert_allclose(result, product(gate, up), rtol=1e-5, atol=1e-35)
         return
     x_q, x_scale = result
     wanted = reference.silu_mul_norm_quantize(gate, up, None, 0.0)

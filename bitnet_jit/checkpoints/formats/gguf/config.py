@@ -1,13 +1,14 @@
 """Metadata of a GGUF file -> our `DecoderConfig`."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
+from bitnet_jit.checkpoints.formats.gguf.delta_net import read_delta_net
 from bitnet_jit.checkpoints.formats.gguf.keys import Keys
-from bitnet_jit.checkpoints.formats.gguf.names import EMBEDDING, HEAD
+from bitnet_jit.checkpoints.formats.gguf.names import EMBEDDING, HEAD, IN_BLOCK, QWEN35
 from bitnet_jit.checkpoints.formats.gguf.rope import read_rope_scaling
 from bitnet_jit.checkpoints.formats.gguf.values import Strings
 from bitnet_jit.errors import CheckpointError, InvalidInput
@@ -25,6 +26,8 @@ class ModelKind:
         pairs: whether rows of q and k stand as llama.cpp turns them, two by two: see row_order.py.
         quantizes: whether models were trained with activations of int8, where their scales are of whole weights.
         multiplies: whether the file has MiniCPM's constants.
+        mixes: whether blocks have Qwen3.5's gated DeltaNet, and its attention.
+        names: of tensors in a block.
     """
 
     activation: Literal["relu2", "silu"] = "silu"
@@ -33,6 +36,8 @@ class ModelKind:
     pairs: bool = False
     quantizes: bool = True
     multiplies: bool = False
+    mixes: bool = False
+    names: Mapping[str, str] = field(default_factory=lambda: IN_BLOCK)
 
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -44,6 +49,7 @@ KINDS = {
     "llama": ModelKind(pairs=True),
     "minicpm": ModelKind(pairs=True, quantizes=False, multiplies=True),
     "qwen3": ModelKind(qk_norms=True, quantizes=False),
+    "qwen35": ModelKind(qk_norms=True, quantizes=False, mixes=True, names=QWEN35),
 }
 
 
@@ -67,11 +73,12 @@ def read_config(keys: Keys, tensors: Shapes, divisors: torch.Tensor | None = Non
     hidden_size = keys.integer(of("embedding_length"), high=MAX_IN_FEATURES)
     num_heads, num_kv_heads, head_dim = read_heads(keys, of, hidden_size)
     vocab_size = keys.integer(of("vocab_size"), num_rows(keys, tensors))
+    num_layers = keys.integer(of("block_count"), high=2**16) - keys.integer(of("nextn_predict_layers"), 0, 0, 2**10)
     config = DecoderConfig(
         vocab_size=vocab_size,
         hidden_size=hidden_size,
         intermediate_size=keys.same_integer(of("feed_forward_length"), high=MAX_IN_FEATURES),
-        num_layers=keys.integer(of("block_count"), high=2**16),
+        num_layers=num_layers,
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
@@ -87,6 +94,9 @@ def read_config(keys: Keys, tensors: Shapes, divisors: torch.Tensor | None = Non
         eos_ids=read_eos_ids(keys, vocab_size),
         qk_norms=kind.qk_norms,
         multipliers=read_multipliers(keys, of) if kind.multiplies else Multipliers(),
+        output_gate=kind.mixes,
+        rotated_dims=keys.integer(of("rope.dimension_count"), head_dim, 2, head_dim) if kind.mixes else 0,
+        delta_net=read_delta_net(keys, of, num_layers) if kind.mixes else None,
     )
     check_refused(keys, of, config)
     return config
@@ -133,7 +143,7 @@ def check_refused(keys: Keys, of: Callable[[str], str], config: DecoderConfig) -
         raise CheckpointError(f"{keys.where}: the width of a head: expected an even number, found {config.head_dim}")
     if keys.integer(of("attention.value_length"), config.head_dim) != config.head_dim:
         raise keys.refuse(of("attention.value_length"), f"that of keys, {config.head_dim}")
-    if keys.integer(of("rope.dimension_count"), config.head_dim) != config.head_dim:
+    if keys.integer(of("rope.dimension_count"), config.head_dim) != (config.rotated_dims or config.head_dim):
         raise keys.refuse(of("rope.dimension_count"), f"{config.head_dim} (every dimension of a head turns)")
     if keys.same_integer(of("attention.sliding_window"), 0, low=0):
         raise keys.refuse(of("attention.sliding_window"), "none: every token sees all tokens before it")

@@ -20,10 +20,13 @@ def architecture_of(config: DecoderConfig) -> str:
     >>> architecture_of(bitnet_jit.load().config)
     'bitnet-b1.58'
     """
-    parts = (config.activation, config.sub_norms, config.qk_norms, config.multipliers != Multipliers())
+    multiplies, mixes = config.multipliers != Multipliers(), config.delta_net is not None
+    parts = (config.activation, config.sub_norms, config.qk_norms, multiplies, mixes)
     for name, kind in KINDS.items():
-        if (kind.activation, kind.sub_norms, kind.qk_norms, kind.multiplies) == parts:
+        if (kind.activation, kind.sub_norms, kind.qk_norms, kind.multiplies, kind.mixes) == parts and not mixes:
             return name
+    if mixes:
+        raise InvalidInput("model: models with a gated DeltaNet are not written, only read")
     raise InvalidInput(
         f"model: GGUF has no architecture with activation={config.activation!r}, sub_norms={config.sub_norms}, "
         f"qk_norms={config.qk_norms}"

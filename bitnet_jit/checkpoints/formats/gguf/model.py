@@ -9,6 +9,7 @@ from bitnet_jit.checkpoints.checks import Oddities, check_codes, check_finite
 from bitnet_jit.checkpoints.decoder_names import LinearName, block_names, outer_shapes
 from bitnet_jit.checkpoints.formats.gguf.chat import read_chat
 from bitnet_jit.checkpoints.formats.gguf.config import ACTIVATION, read_config, read_kind
+from bitnet_jit.checkpoints.formats.gguf.delta_net import floats_in_order, layer_in_order
 from bitnet_jit.checkpoints.formats.gguf.file import GgufFile
 from bitnet_jit.checkpoints.formats.gguf.found import file_of, is_gguf
 from bitnet_jit.checkpoints.formats.gguf.i2_s import USUAL, read_i2_s
@@ -43,12 +44,12 @@ class GgufModel:
         self.path, self.i2_s = file_of(path), USUAL
         with GgufParts(self.path) as self.file:
             self.keys = Keys(self.file.metadata, str(self.path))
+            self.kind = read_kind(self.keys)
             divisors = self._divisors()
             tensors, unread = self.file.tensors, self.file.unread
             shapes = {name: tensor.shape for name, tensor in tensors.items()} | dict.fromkeys(unread, ())
             self.types = sorted({tensor.type.name for tensor in tensors.values() if tensor.type.is_ternary})
             self.config: DecoderConfig = read_config(self.keys, shapes, divisors)
-        self.kind = read_kind(self.keys)
         self.oddities = Oddities()
 
     def _divisors(self) -> torch.Tensor | None:
@@ -108,24 +109,34 @@ class GgufModel:
 
     def _check_tensors(self) -> None:
         """Raise CheckpointError unless the file holds exactly the model's tensors, with the right shapes and types."""
-        expected = {self.require(gguf_tensor(name), shape) for name, shape in outer_shapes(self.config).items()}
+        expected = {self.require(self.stored(name), shape) for name, shape in outer_shapes(self.config).items()}
         for index in range(self.config.num_layers):
             names = block_names(self.config, index)
-            expected |= {self.require(gguf_tensor(name), (width,)) for name, width in names.norms(self.config)}
+            expected |= {self.require(self.stored(name), shape) for name, shape in names.floats(self.config)}
             expected.update(name for layers in names.linears for layer in layers for name in self.require_layer(layer))
         expected.update(rope_tensors(self.keys, self.keys.text("general.architecture")))
-        if extra := sorted((self.file.tensors.keys() | self.file.unread.keys()) - expected):
+        there = self.file.tensors.keys() | self.file.unread.keys()
+        if extra := sorted(name for name in there - expected if not self.is_harmless(name)):
             raise CheckpointError(
                 f"{self.path}: expected the tensors of {self.keys.text('general.architecture')} alone, found "
                 f"{len(extra)} others: {', '.join(extra[:MAX_NAMED])}; without them the text would be garbage"
             )
 
+    def stored(self, name: str) -> str:
+        """Return the name of a tensor in the file."""
+        return gguf_tensor(name, self.kind.names)
+
+    def is_harmless(self, name: str) -> bool:
+        """Return whether a tensor is of the blocks behind the last one, which guess tokens."""
+        place = name.split(".")[1] if name.startswith("blk.") else ""
+        return self.kind.mixes and place.isdecimal() and int(place) >= self.config.num_layers
+
     def require_layer(self, layer: LinearName) -> list[str]:
         """Return the names of a layer's tensors, which must be there but for a scale of its outputs."""
-        names = [self.require(gguf_tensor(layer.name), (layer.out_features, layer.in_features), ternary=True)]
+        names = [self.require(self.stored(layer.name), (layer.out_features, layer.in_features), ternary=True)]
         if layer.has_bias:
-            names.append(self.require(f"{gguf_layer(layer.name)}.bias", (layer.out_features,)))
-        scale = f"{gguf_layer(layer.name)}.scale"
+            names.append(self.require(f"{gguf_layer(layer.name, self.kind.names)}.bias", (layer.out_features,)))
+        scale = f"{gguf_layer(layer.name, self.kind.names)}.scale"
         return [*names, self.require(scale, (1,))] if scale in self.file.tensors else names
 
     def require(self, name: str, shape: tuple[int, ...], ternary: bool = False) -> str:
@@ -141,28 +152,33 @@ class GgufModel:
 
     def holds_codes(self, name: str) -> bool:
         """Return whether an embedding or a head is stored in ternary codes."""
-        return self.file.tensors[gguf_tensor(name)].type.is_ternary
+        return self.file.tensors[self.stored(name)].type.is_ternary
 
     def dtype_of(self, name: str) -> torch.dtype:
         """Return the dtype in which `dense` reads a tensor."""
-        return self.file.tensors[gguf_tensor(name)].type.dtype or torch.float32
+        return self.file.tensors[self.stored(name)].type.dtype or torch.float32
 
     def dense(self, name: str, device: torch.device = CPU) -> torch.Tensor:
         """Read an embedding, head or norm."""
-        stored = gguf_tensor(name)
+        stored = self.stored(name)
         tensor = self.file.tensors[stored]
         if tensor.type.to_floats is None:
-            return check_finite(self.file.place(stored), self.file.read(stored, device))
+            return self.in_order(name, check_finite(self.file.place(stored), self.file.read(stored, device)))
         blocks = self.file.read_bytes(stored, device).view(-1, tensor.type.num_bytes)
         floats = torch.empty(tensor.shape, dtype=torch.float32, device=device)
         parts = floats.view(-1, tensor.type.block).split(SLICE_BLOCKS)
         for part, source in zip(parts, blocks.split(SLICE_BLOCKS), strict=True):
             part.copy_(tensor.type.to_floats(source))
-        return check_finite(self.file.place(stored), floats)
+        return self.in_order(name, check_finite(self.file.place(stored), floats))
+
+    def in_order(self, name: str, floats: torch.Tensor) -> torch.Tensor:
+        """Return a tensor of floats by our name as we have it."""
+        net = self.config.delta_net
+        return floats if net is None else floats_in_order(name, floats, net)
 
     def ternary(self, layer: LinearName, out: torch.Tensor) -> TernaryWeight:
         """Read a ternary layer, its codes into `out`."""
-        name = gguf_tensor(layer.name)
+        name = self.stored(layer.name)
         w_scale, group_size = self.fill(name, layer, out)
         w_scale = w_scale * self.output_scale(layer)
         self.oddities.note_density(name, check_codes(self.file.place(name), out, layer.in_features))
@@ -172,6 +188,8 @@ class GgufModel:
         usual = "a8" if self.kind.quantizes and not group_size else "a16"
         activation = self.keys.word(ACTIVATION, ("a8", "a16"), usual)
         weight = TernaryWeight(out, w_scale, self.bias(layer), layer.in_features, group_size, activation)
+        if (net := self.config.delta_net) is not None:
+            return layer_in_order(weight, layer, net)
         return reordered(weight, layer, self.config, in_halves) if self.kind.pairs else weight
 
     def fill(self, name: str, layer: LinearName, out: torch.Tensor) -> tuple[torch.Tensor, int]:
@@ -191,7 +209,7 @@ class GgufModel:
 
     def output_scale(self, layer: LinearName) -> torch.Tensor:
         """Return what a layer's outputs are multiplied by besides, which few files have."""
-        name = f"{gguf_layer(layer.name)}.scale"
+        name = f"{gguf_layer(layer.name, self.kind.names)}.scale"
         scale: torch.Tensor = self.file.read(name)[0] if name in self.file.tensors else torch.ones(())
         return scale
 
@@ -199,5 +217,5 @@ class GgufModel:
         """Read a layer's bias, float32 (N,), None where it has none."""
         if not layer.has_bias:
             return None
-        name = f"{gguf_layer(layer.name)}.bias"
+        name = f"{gguf_layer(layer.name, self.kind.names)}.bias"
         return check_finite(self.file.place(name), self.file.read(name)).float()

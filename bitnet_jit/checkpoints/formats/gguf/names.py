@@ -1,5 +1,7 @@
 """Our names of a decoder's tensors -> those of GGUF."""
 
+from collections.abc import Mapping
+
 from bitnet_jit.checkpoints import decoder_names
 
 OUTER = {
@@ -22,10 +24,24 @@ IN_BLOCK = {
     "feed_forward.sub_norm": "ffn_sub_norm",
     "feed_forward.down": "ffn_down",
 }
+QWEN35 = IN_BLOCK | {
+    "feed_forward.norm": "post_attention_norm",
+    "delta_net.norm": "attn_norm",
+    "delta_net.qkv": "attn_qkv",
+    "delta_net.z": "attn_gate",
+    "delta_net.b": "ssm_beta",
+    "delta_net.a": "ssm_alpha",
+    "delta_net.conv": "ssm_conv1d",
+    "delta_net.decay": "ssm_a",
+    "delta_net.dt_bias": "ssm_dt",
+    "delta_net.head_norm": "ssm_norm",
+    "delta_net.output": "ssm_out",
+}
+ENDS = {"ssm_a": "", "ssm_dt": ".bias"}  # of names that do not end in ".weight"
 EMBEDDING, HEAD = f"{OUTER[decoder_names.EMBEDDING]}.weight", f"{OUTER[decoder_names.HEAD]}.weight"
 
 
-def gguf_layer(name: str) -> str:
+def gguf_layer(name: str, in_block: Mapping[str, str] = IN_BLOCK) -> str:
     """Return the name of a layer.
 
     >>> gguf_layer("blocks.3.attention.q")
@@ -34,13 +50,16 @@ def gguf_layer(name: str) -> str:
     if name in OUTER:
         return OUTER[name]
     _, index, part = name.split(".", 2)
-    return f"blk.{index}.{IN_BLOCK[part]}"
+    return f"blk.{index}.{in_block[part]}"
 
 
-def gguf_tensor(name: str) -> str:
+def gguf_tensor(name: str, in_block: Mapping[str, str] = IN_BLOCK) -> str:
     """Return the name of a weight.
 
     >>> gguf_tensor("norm")
     'output_norm.weight'
+    >>> gguf_tensor("blocks.0.delta_net.decay", QWEN35)
+    'blk.0.ssm_a'
     """
-    return f"{gguf_layer(name)}.weight"
+    layer = gguf_layer(name, in_block)
+    return layer + ENDS.get(layer.rsplit(".", 1)[-1], ".weight")

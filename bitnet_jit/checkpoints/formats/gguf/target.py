@@ -50,7 +50,7 @@ class GgufTarget:
     def metadata(self, reader: Reader, chat: Chat, name: str) -> dict[str, Any]:
         """Return the keys of a model of that name, whose reader is open."""
         config = reader.config
-        weight = read_joint(reader, block_names(config, 0).output)
+        weight = read_joint(reader, block_names(config, 0).attention.output)
         keys = config_keys(config, name) | tokenizer_keys(reader.tokenizer(), config.vocab_size)
         for key, number in zip(("eos", "eot"), config.eos_ids, strict=False):
             keys[f"tokenizer.ggml.{key}_token_id"] = number
@@ -67,8 +67,8 @@ class GgufTarget:
             yield numbers(name, tuple(divisors.shape), torch.float32, lambda: divisors)
         for index in range(config.num_layers):
             names = block_names(config, index)
-            for name, features in names.norms(config):
-                yield self.norm(reader, name, features)
+            for name, shape in names.floats(config):
+                yield self.floats(reader, name, shape)
             for layers in names.linears:
                 for layer in layers:
                     yield from self.linear(reader, layer)
@@ -76,14 +76,14 @@ class GgufTarget:
     def outer(self, reader: Reader, name: str, shape: tuple[int, ...]) -> Planned:
         """Return an embedding, a head or the last norm."""
         if len(shape) == 1:
-            return self.norm(reader, name, shape[0])
+            return self.floats(reader, name, shape)
         if reader.holds_codes(name):
             return next(self.linear(reader, LinearName(name, shape[0], shape[1], False)))
         return numbers(gguf_tensor(name), shape, reader.dtype_of(name), lambda: reader.dense(name))
 
-    def norm(self, reader: Reader, name: str, features: int) -> Planned:
+    def floats(self, reader: Reader, name: str, shape: tuple[int, ...]) -> Planned:
         """Return a norm, in float32: llama.cpp takes no other."""
-        return numbers(gguf_tensor(name), (features,), torch.float32, lambda: reader.dense(name))
+        return numbers(gguf_tensor(name), shape, torch.float32, lambda: reader.dense(name))
 
     def linear(self, reader: Reader, layer: LinearName) -> Iterator[Planned]:
         """Yield the weight of a layer, and its bias."""

@@ -4,6 +4,7 @@
     add_rms_norm     the same of x + delta, rounded to x's dtype, which it gives back, too
     relu2_mul_norm   the same of relu(gate)^2 * up                                    (arXiv 2504.12285)
     silu_mul_norm    the same of silu(gate) * up, with or without the norm            (arXiv 2002.05202)
+    sigmoid_mul_norm the same of sigmoid(gate) * up
     *_quantize       codes and scale of y, which is not rounded before
 
 A fused op keeps a row's float32 values in scratch memory. The sum of squares runs in 32 partial sums, whatever the CPU.
@@ -41,6 +42,7 @@ GATES = {  # of the ops that multiply
     "relu2_mul_norm_quantize": "relu2",
     "silu_mul_norm": "silu",
     "silu_mul_norm_quantize": "silu",
+    "sigmoid_mul_norm": "sigmoid",
 }
 
 
@@ -74,8 +76,12 @@ class RowSpec:
         return self.op in GATES
 
     @property
-    def takes_silu(self) -> bool:
-        return GATES.get(self.op) == "silu"
+    def takes_exp(self) -> bool:
+        return GATES.get(self.op) in ("silu", "sigmoid")
+
+    @property
+    def takes_sigmoid(self) -> bool:
+        return GATES.get(self.op) == "sigmoid"
 
     @property
     def adds(self) -> bool:
@@ -125,9 +131,10 @@ def widen(spec, job, row, values):
         first = row * job.row_stride
         for i in range(job.features):
             gate = load_float(spec.x_dtype, job.x, first + i)
-            if spec.takes_silu:
+            if spec.takes_exp:
                 inverse = F1 + exp_float32(-gate)
-                gate = gate / (inverse if gate >= MIN_SILU else INFINITY)
+                over = F1 if spec.takes_sigmoid else gate
+                gate = over / (inverse if not gate < MIN_SILU else INFINITY)
             else:
                 gate = F0 if gate <= F0 else gate  # NaN stays
                 gate = gate * gate
@@ -206,6 +213,7 @@ OPERANDS: dict[str, Operands] = {  # of each op, in the order of `run`
     "relu2_mul_norm_quantize": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "x_q", "x_scale"),
     "silu_mul_norm": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "y", None),
     "silu_mul_norm_quantize": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "x_q", "x_scale"),
+    "sigmoid_mul_norm": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "y", None),
 }
 
 

@@ -4,6 +4,7 @@
     add_rms_norm          the same of x + delta rounded to x's dtype, which is given back, too
     relu2_mul_norm        the same of relu(gate)^2 * up                                   (arXiv 2504.12285)
     silu_mul_norm         the same of gate / (1 + exp(-gate)) * up; the norm may be absent
+    sigmoid_mul_norm      the same of up / (1 + exp(-gate))
     quantize_activation   x_q = rint(x * (127 / max|x|)), half to even; x_scale = max|x| / 127
     *_quantize            both, y not rounded before
 
@@ -47,6 +48,7 @@ GATES = {  # of the ops that multiply
     "relu2_mul_norm_quantize": "relu2",
     "silu_mul_norm": "silu",
     "silu_mul_norm_quantize": "silu",
+    "sigmoid_mul_norm": "sigmoid",
 }
 KINDS = GATES | {"add_rms_norm": "add", ADD: "add"}  # of values, as `load_values` names them; "x" of the other ops
 OPERANDS = {
@@ -59,6 +61,7 @@ OPERANDS = {
     "relu2_mul_norm_quantize": ("gate", "up", "row_stride", "weight", "eps", None, "x_q", "x_scale"),
     "silu_mul_norm": ("gate", "up", "row_stride", "weight", "eps", None, "y", None),
     "silu_mul_norm_quantize": ("gate", "up", "row_stride", "weight", "eps", None, "x_q", "x_scale"),
+    "sigmoid_mul_norm": ("gate", "up", "row_stride", "weight", "eps", None, "y", None),
 }
 
 
@@ -187,7 +190,7 @@ def block_of(problem: Problem) -> int:
 
 def fixed(problem: Problem) -> tuple[RowConfig, ...]:
     """Return the one config of an op with sums: more warps for few rows, which wait, than for rows that compete."""
-    block, heavy = block_of(problem), 2 if KINDS.get(problem.op) == "silu" else 1  # exp keeps threads busy
+    block, heavy = block_of(problem), 2 if KINDS.get(problem.op) in ("silu", "sigmoid") else 1  # exp keeps threads busy
     spread = 2 if problem.rows <= FEW_ROWS else 1
     return (RowConfig(block, min(16, max(4, spread * heavy * block // 1024))),)
 
