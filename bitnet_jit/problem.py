@@ -8,6 +8,7 @@ EPS = 1e-5  # quantizers divide by no smaller absolute maximum or mean (arXiv 24
 SCALES = ("tensor", "row", "group")  # of a weight, by the number of dimensions of their tensor
 ACTIVATIONS = ("a8", "a16", "a8g")
 MAX_HEAD_DIM = 512
+MAX_TAPS = 4  # of a convolution over tokens
 PAGE = 64  # tokens whose keys and values lie in one page of a cache
 NO_TOKEN = -1  # the code of a row of logits that are NaN or infinite
 WEIGHT_STEPS = 2**14 - 1  # of an attention weight of a page, where values are int8: two digits of seven bits
@@ -48,9 +49,9 @@ class Problem:
         scale: "tensor", "row", "group", or "" where there is none.
         group_size: inputs that share a scale; 0 unless `scale` is "group".
         bias: dtype of the bias, of a norm's weight or of next positions; "" where there is none.
-        heads: of queries; 0 where there is no attention, as for the next three.
-        kv_heads: heads of keys and values.
-        head_dim: numbers of a head.
+        heads: of queries; of values in `delta_net`; 0 where there are none, as for the next three.
+        kv_heads: heads of keys and values; of queries and keys in `delta_net`.
+        head_dim: numbers of a head; of keys in `delta_net`.
         cache_dtype: dtype of cached keys and values; "".
         w_dtype: dtype of a weight that is not packed, such as an output head; "" where there is none.
         device: fingerprint of the device; two unlike devices never share one.

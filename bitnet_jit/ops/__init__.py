@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bitnet_jit.ops import attention as attention
+from bitnet_jit.ops import delta_net as delta_net
 from bitnet_jit.ops import embedding as embedding
 from bitnet_jit.ops import fused_linear as fused_linear
 from bitnet_jit.ops import greedy as greedy

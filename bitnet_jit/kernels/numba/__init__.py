@@ -15,6 +15,7 @@ from bitnet_jit.system.shielded import shielded
 def kernels() -> tuple[Kernel, ...]:
     """Return all kernels, the preferred ones of an op first."""
     from bitnet_jit.kernels.numba.attention import paged
+    from bitnet_jit.kernels.numba.delta_net import kernel as delta_net
     from bitnet_jit.kernels.numba.head import logits
     from bitnet_jit.kernels.numba.linear import a16, amx, tiled
     from bitnet_jit.kernels.numba.rowwise import dequantize as dequantize_activation
@@ -24,7 +25,7 @@ def kernels() -> tuple[Kernel, ...]:
 
     linear = (amx, tiled, a16)
     rowwise = (norm, norm_gradients, dequantize_activation, embedding, packed_embedding)
-    modules = (*linear, *rowwise, quantize_weight, dequantize_weight, logits, paged)
+    modules = (*linear, *rowwise, quantize_weight, dequantize_weight, logits, paged, delta_net)
     return tuple(kernel for module in modules for kernel in module.KERNELS)
 
 

@@ -19,7 +19,7 @@ from bitnet_jit.kernels.numba.bound import ROW_STRIDE, Bound
 from bitnet_jit.kernels.numba.threads.fork import Fork
 from bitnet_jit.kernels.operands import Operands
 
-GATED = ("gate", "up")  # may be parts of a wider tensor
+PARTS = ("gate", "up", "mixed")  # may be parts of a wider tensor
 FORK = Fork()
 WORKSPACE = Workspace()
 # (shape, strides, dtype) -> a tensor; as Inductor's code allocates, in half the time of new_empty
@@ -41,17 +41,22 @@ def bind_call(bound: Bound, operands: Operands) -> Call:
     exec("\n".join(source(bound, operands)), scope)
     call: Any = scope["call"]
     call.into, call.prepare = scope["into"], scope["prepare"]
-    call.in_rows = GATED if ROW_STRIDE in bound.operands else ()
+    call.in_rows = parts_of(bound, operands)
     bound_call: Call = call
     return bound_call
 
 
-def in_rows(gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Return gate and up (..., K) as rows at one distance, and that distance in elements; copied if need be."""
-    distance = row_distance(gate)
-    if 0 < distance == row_distance(up):
-        return gate, up, distance
-    return gate.contiguous(), up.contiguous(), gate.shape[-1]
+def parts_of(bound: Bound, operands: Operands) -> tuple[str, ...]:
+    """Return the names of the operands that are taken as rows at one distance."""
+    return tuple(name for name in operands.arguments if name in PARTS) if ROW_STRIDE in bound.operands else ()
+
+
+def in_rows(*parts: torch.Tensor) -> tuple[Any, ...]:
+    """Return tensors (..., K) as rows at one distance, and that distance in elements; copied if need be."""
+    distances = {row_distance(part) for part in parts}
+    if len(distances) == 1 and 0 not in distances:
+        return *parts, *distances
+    return *(part.contiguous() for part in parts), parts[0].shape[-1]
 
 
 def empty_outputs(operands: Operands) -> Any:
@@ -133,12 +138,13 @@ def launch(
 ) -> Iterator[str]:
     """Yield the lines that check the tensors, allocate the outputs, and enter the kernel, or define `run` for that."""
     tensors = [operand.name for operand in operands.inputs if operand.dtype]
-    if ROW_STRIDE in bound.operands:
+    rows = parts_of(bound, operands)
+    if rows:
         yield f"    {ROW_STRIDE} = {operands.problem.in_features}"
-        parts, whole = ", ".join(GATED), " and ".join(f"{name}.is_contiguous()" for name in GATED)
+        parts, whole = ", ".join(rows), " and ".join(f"{name}.is_contiguous()" for name in rows)
         yield f"    if not ({whole}): {parts}, {ROW_STRIDE} = in_rows({parts})"
     for name in tensors:
-        if name not in GATED:
+        if name not in rows:
             yield f"    if not {name}.is_contiguous(): {name} = {name}.contiguous()"
         yield f"    {name}_at = {name}.data_ptr()"
     yield f"    if not ({' and '.join(f'{name}_at' for name in tensors)}): raise InvalidInput(NO_MEMORY)"
