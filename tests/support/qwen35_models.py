@@ -1,6 +1,11 @@
-"""Small random Qwen3.5 models of transformers whose layers are ternary times scales of groups."""
+"""Small random Qwen3.5 models of transformers whose layers are ternary times scales of groups, and their GGUF files."""
+
+from pathlib import Path
+from typing import Any
 
 import torch
+from gguf_files import F32, pack_blocks, write_gguf
+from gguf_models import BYTES
 from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
 
 GROUP = 32
@@ -49,3 +54,86 @@ def random_model(seed: int = 0, group: int = GROUP, **changes) -> Qwen3_5ForCaus
             else:
                 parameter.copy_(torch.randn_like(parameter))
     return model
+
+
+def as_gguf(model: Qwen3_5ForCausalLM, path: Path, type_id: int, block: int, **changes: Any) -> Path:
+    """Write a model as llama.cpp's converter lays it out: heads of values tiled, norms and decay as they are used."""
+    config, state = model.config, {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    tensors = {"token_embd.weight": floats(state["model.embed_tokens.weight"])}
+    tensors["output_norm.weight"] = floats(state["model.norm.weight"] + 1)
+    tensors["output.weight"] = floats(state["lm_head.weight"])
+    for index, kind in enumerate(config.layer_types):
+        layer = {name.split(".", 3)[3]: state[name] for name in state if f"layers.{index}." in name}
+        parts = linear_tensors(layer, config) if kind == "linear_attention" else attention_tensors(layer)
+        parts |= {f"ffn_{name}.weight": layer[f"mlp.{name}_proj.weight"] for name in ("gate", "up", "down")}
+        parts["attn_norm.weight"] = layer["input_layernorm.weight"] + 1
+        parts["post_attention_norm.weight"] = layer["post_attention_layernorm.weight"] + 1
+        for name, tensor in parts.items():
+            is_ternary = tensor.dim() == 2 and not any(word in name for word in ("beta", "alpha", "conv"))
+            tensors[f"blk.{index}.{name}"] = packed(tensor, type_id, block) if is_ternary else floats(tensor)
+    return write_gguf(path, keys_of(config) | BYTES | changes, tensors)
+
+
+def keys_of(config: Qwen3_5TextConfig) -> dict[str, Any]:
+    """Return the metadata of a model."""
+    numbers = {
+        "block_count": config.num_hidden_layers,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.key_length": config.head_dim,
+        "attention.value_length": config.head_dim,
+        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "rope.dimension_count": config.head_dim // 4,
+        "rope.freq_base": config.rope_parameters["rope_theta"],
+        "full_attention_interval": config.layer_types.index("full_attention") + 1,
+        "ssm.conv_kernel": config.linear_conv_kernel_dim,
+        "ssm.state_size": config.linear_key_head_dim,
+        "ssm.group_count": config.linear_num_key_heads,
+        "ssm.time_step_rank": config.linear_num_value_heads,
+        "ssm.inner_size": config.linear_num_value_heads * config.linear_value_head_dim,
+    }
+    return {"general.architecture": "qwen35", **{f"qwen35.{name}": given for name, given in numbers.items()}}
+
+
+def attention_tensors(layer: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors of attention."""
+    names = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "output": "o_proj"}
+    tensors = {f"attn_{ours}.weight": layer[f"self_attn.{theirs}.weight"] for ours, theirs in names.items()}
+    return tensors | {f"attn_{name}_norm.weight": layer[f"self_attn.{name}_norm.weight"] + 1 for name in "qk"}
+
+
+def linear_tensors(layer: dict[str, torch.Tensor], config: Qwen3_5TextConfig) -> dict[str, torch.Tensor]:
+    """Return the tensors of a gated DeltaNet, its heads of values tiled."""
+    keys, heads, width = config.linear_num_key_heads, config.linear_num_value_heads, config.linear_value_head_dim
+    order = [group * (heads // keys) + turn for turn in range(heads // keys) for group in range(keys)]
+    rows = torch.tensor([head * width + row for head in order for row in range(width)])
+    mixed = torch.cat(
+        (torch.arange(2 * keys * config.linear_key_head_dim), rows + 2 * keys * config.linear_key_head_dim)
+    )
+    at = {name.removeprefix("linear_attn."): tensor for name, tensor in layer.items()}
+    return {
+        "attn_qkv.weight": at["in_proj_qkv.weight"][mixed],
+        "attn_gate.weight": at["in_proj_z.weight"][rows],
+        "ssm_beta.weight": at["in_proj_b.weight"][order],
+        "ssm_alpha.weight": at["in_proj_a.weight"][order],
+        "ssm_conv1d.weight": at["conv1d.weight"][mixed, 0],
+        "ssm_a": -at["A_log"].exp()[order],
+        "ssm_dt.bias": at["dt_bias"][order],
+        "ssm_norm.weight": at["norm.weight"],
+        "ssm_out.weight": at["out_proj.weight"][:, rows],
+    }
+
+
+def floats(tensor: torch.Tensor) -> tuple[int, Any, bytes]:
+    """Return a tensor of float32."""
+    return F32, tuple(tensor.shape), tensor.contiguous().numpy().tobytes()
+
+
+def packed(weight: torch.Tensor, type_id: int, block: int) -> tuple[int, Any, bytes]:
+    """Return a ternary weight in blocks, whose scales are its largest magnitudes."""
+    scale = weight.unflatten(1, (-1, block)).abs().amax(-1)
+    codes = weight.unflatten(1, (-1, block)).sign().flatten(1).to(torch.int8)
+    return type_id, tuple(weight.shape), pack_blocks(codes.numpy(), scale.numpy(), type_id)
