@@ -104,9 +104,9 @@ class Builder:
     def block(self, index: int) -> PackedBlock:
         """Return block `index`."""
         names = block_names(self.config, index)
-        of_attention = names.attention
-        make = self.attention if isinstance(of_attention, AttentionNames) else self.delta_net
-        return PackedBlock(make(of_attention), self.feed_forward(names.feed_forward))  # type: ignore[operator]
+        part = names.attention
+        attention = self.attention(part) if isinstance(part, AttentionNames) else self.delta_net(part)
+        return PackedBlock(attention, self.feed_forward(names.feed_forward))
 
     def attention(self, names: AttentionNames) -> PackedAttention:
         """Return the attention of a block."""

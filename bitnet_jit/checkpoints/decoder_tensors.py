@@ -49,7 +49,12 @@ def decoder_tensors(decoder: "Decoder", writer: Writer) -> tuple[dict[str, torch
 
 def block_norms(names: BlockNames, block: Any) -> dict[str, torch.Tensor]:
     """Return the weights of a block's norms by their names."""
-    attention, middle, of_attention, of_middle = block.attention, block.feed_forward, names.attention, names.feed_forward
+    attention, middle, of_attention, of_middle = (
+        block.attention,
+        block.feed_forward,
+        names.attention,
+        names.feed_forward,
+    )
     assert isinstance(of_attention, AttentionNames), "savable.py refuses others"
     heads = attention.head_norms
     norms = {

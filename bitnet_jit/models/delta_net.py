@@ -1,9 +1,9 @@
 """`PackedDeltaNet`: Qwen3.5's gated DeltaNet with packed layers, in the place of attention (arXiv 2412.06464).
 
-    [mixed | z] = projection(norm(x))       ternary: queries, keys and values side by side, and the output's gate
-    gates       = normalized x * gates.T    floats: how much is written, how much is forgotten
-    y           = heads of `ops/delta_net.py`, each normalized, times silu(z)
-    output(y)                               ternary, back to the residual stream
+[mixed | z] = projection(norm(x))       ternary: queries, keys and values side by side, and the output's gate
+gates       = normalized x * gates.T    floats: how much is written, how much is forgotten
+y           = heads of `ops/delta_net.py`, each normalized, times silu(z)
+output(y)                               ternary, back to the residual stream
 """
 
 from collections.abc import Callable
@@ -39,6 +39,11 @@ class PackedDeltaNet(nn.Module):
         output: back to the residual stream.
     """
 
+    gates: nn.Parameter
+    conv: nn.Parameter
+    decay: nn.Parameter
+    dt_bias: nn.Parameter
+
     quantizes_for_layers = True  # adapters beside the layers would be passed by: see `bitnet_jit.nn.lora`
 
     def __init__(
@@ -61,9 +66,7 @@ class PackedDeltaNet(nn.Module):
         """Mix the tokens of a stream (T, hidden) with the states of their sequences; return wanted rows."""
         x, normalized = self.normalize(stream)
         mixed, z = self.projection(normalized).tensor_split([len(self.conv)], -1)
-        y = store.recur(
-            layer, mixed, head_logits(normalized, self.gates, None), self.conv, self.decay, self.dt_bias
-        )
+        y = store.recur(layer, mixed, head_logits(normalized, self.gates, None), self.conv, self.decay, self.dt_bias)
         if wanted is not None:
             x, y, z = rows_of(x, wanted), rows_of(y, wanted), rows_of(z, wanted)
         return x, self.project_out(y, z)

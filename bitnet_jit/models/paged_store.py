@@ -1,4 +1,4 @@
-"""Keys and values in pages, and states of other layers, bound to the tokens of one step: where each token lies, and what it may look at."""
+"""Keys and values in pages, and states of other layers, bound to the tokens of one step: where each of them lies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

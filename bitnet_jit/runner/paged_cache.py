@@ -1,7 +1,7 @@
 """The pages themselves: keys and values of every layer, for sequences of any length that may share a beginning.
 
-Layers without attention have states instead, one slot a sequence. A state is of all tokens so far and cannot go back: such
-a sequence is forked as a whole, and where some of its tokens are to be forgotten, all are.
+Layers without attention have states instead, one slot a sequence. A state is of all tokens so far and cannot go back:
+such a sequence is forked as a whole, and where some of its tokens are to be forgotten, all are.
 """
 
 from collections.abc import Iterable
@@ -104,7 +104,9 @@ class PagedCache:
         if self.states is None or not length:
             return fork(self.pool, sequence, length)
         if length != sequence.state_length:
-            raise InvalidInput(f"length: expected {sequence.length}, all tokens of a sequence with states, got {length}")
+            raise InvalidInput(
+                f"length: expected {sequence.length}, all tokens of a sequence with states, got {length}"
+            )
         self.slots.check_free()
         copy = fork(self.pool, sequence, length)
         copy.slot, copy.state_length = self.slots.take(), length

@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitnet_jit.kernels.numba import tensors
-from bitnet_jit.ops.norm import relu2_mul_norm, relu2_mul_norm_quantize, sigmoid_mul_norm, silu_mul_norm, silu_mul_norm_quantize
+from bitnet_jit.ops.norm import (
+    relu2_mul_norm,
+    relu2_mul_norm_quantize,
+    sigmoid_mul_norm,
+    silu_mul_norm,
+    silu_mul_norm_quantize,
+)
 
 OPS = {
     "relu2": relu2_mul_norm,

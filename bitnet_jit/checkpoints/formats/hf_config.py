@@ -8,9 +8,9 @@ from typing import Literal
 from bitnet_jit.checkpoints.file_names import GENERATION
 from bitnet_jit.checkpoints.formats.fields import Fields, read_json, read_json_if_there
 from bitnet_jit.checkpoints.formats.hf_bitnet import Online
+from bitnet_jit.checkpoints.formats.hf_delta_net import with_delta_net
 from bitnet_jit.checkpoints.formats.hf_quantization import read_storage
-from bitnet_jit.checkpoints.formats.hf_delta_net import PARTIAL, read_delta_net
-from bitnet_jit.checkpoints.formats.hf_rope import read_rope, read_rotated
+from bitnet_jit.checkpoints.formats.hf_rope import read_rope
 from bitnet_jit.checkpoints.formats.hf_storage import Storage
 from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.models.config import DecoderConfig, Multipliers
@@ -72,16 +72,14 @@ def read_config(path: Path) -> tuple[DecoderConfig, Storage]:
     context_length = fields.integer("max_position_embeddings", 2048)
     rope_theta, rope_scaling = read_rope(fields, kind.rope_theta, context_length, not kind.mixes)
     fields.word("hidden_act", (kind.activation,), kind.activation)
-    head_dim = fields.integer("head_dim", kind.head_dim or max(1, hidden_size // num_heads), high=MAX_IN_FEATURES)
-    num_layers = fields.integer("num_hidden_layers", high=2**16)
     config = DecoderConfig(
         vocab_size=vocab_size,
         hidden_size=hidden_size,
         intermediate_size=fields.integer("intermediate_size", high=MAX_IN_FEATURES),
-        num_layers=num_layers,
+        num_layers=fields.integer("num_hidden_layers", high=2**16),
         num_heads=num_heads,
         num_kv_heads=fields.integer("num_key_value_heads", num_heads, high=num_heads),
-        head_dim=head_dim,
+        head_dim=fields.integer("head_dim", kind.head_dim or max(1, hidden_size // num_heads), high=MAX_IN_FEATURES),
         context_length=context_length,
         norm_eps=fields.positive("rms_norm_eps", kind.norm_eps),
         rope_theta=rope_theta,
@@ -94,10 +92,9 @@ def read_config(path: Path) -> tuple[DecoderConfig, Storage]:
         eos_ids=read_eos_ids(fields, path, vocab_size),
         qk_norms=kind.qk_norms,
         multipliers=read_multipliers(fields) if kind.multiplies else Multipliers(),
-        output_gate=kind.mixes,
-        rotated_dims=read_rotated(fields, head_dim, PARTIAL) if kind.mixes else 0,
-        delta_net=read_delta_net(fields, num_layers) if kind.mixes else None,
     )
+    if kind.mixes:
+        config = with_delta_net(config, fields)
     check_heads(config, fields)
     check_positions(config, fields, kind)
     return config, storage

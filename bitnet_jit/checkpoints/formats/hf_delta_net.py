@@ -1,14 +1,24 @@
 """The gated DeltaNet that a config.json of Qwen3.5 describes."""
 
+from dataclasses import replace
+
 from bitnet_jit.checkpoints.formats.fields import Fields
+from bitnet_jit.checkpoints.formats.hf_rope import read_rotated
 from bitnet_jit.errors import CheckpointError
-from bitnet_jit.models.config import DeltaNetConfig
+from bitnet_jit.models.config import DecoderConfig, DeltaNetConfig
 from bitnet_jit.problem import MAX_IN_FEATURES
 
 PARTIAL = 0.25  # the share of a head's dimensions that turn, where config.json has none
 INTERVAL = 4  # every fourth block attends
 MAX_TAPS = 4
 LAYERS = {"linear_attention": False, "full_attention": True}
+
+
+def with_delta_net(config: DecoderConfig, fields: Fields) -> DecoderConfig:
+    """Return an architecture with the parts that Qwen3.5 has besides."""
+    rotated_dims = read_rotated(fields, config.head_dim, PARTIAL)
+    net = read_delta_net(fields, config.num_layers)
+    return replace(config, output_gate=True, rotated_dims=rotated_dims, delta_net=net)
 
 
 def read_delta_net(fields: Fields, num_layers: int) -> DeltaNetConfig:

@@ -1,5 +1,7 @@
 """Row-wise ops in plain torch: activation quantization, RMSNorm and their fusions, as `reference.py` has them."""
 
+from collections.abc import Callable
+
 import torch
 
 from bitnet_jit.kernels.kernel import Config, Kernel
@@ -95,10 +97,10 @@ def bind_sigmoid_mul_norm(problem: Problem, config: Config):
     return gated_norm(sigmoid_mul)
 
 
-def gated_norm(multiply):
+def gated_norm(multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
     """Return what multiplies gate and up, and normalizes the product if there is a weight."""
 
-    def run(gate, up, weight, eps):
+    def run(gate: torch.Tensor, up: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.Tensor:
         product = multiply(gate, up)
         return (product if weight is None else norm_rows(product, weight, eps)).to(gate.dtype)
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from bitnet_jit.checkpoints.formats.gguf.delta_net import read_delta_net
+from bitnet_jit.checkpoints.formats.gguf.delta_net import with_delta_net
 from bitnet_jit.checkpoints.formats.gguf.keys import Keys
 from bitnet_jit.checkpoints.formats.gguf.names import EMBEDDING, HEAD, IN_BLOCK, QWEN35
 from bitnet_jit.checkpoints.formats.gguf.rope import read_rope_scaling
@@ -73,12 +73,11 @@ def read_config(keys: Keys, tensors: Shapes, divisors: torch.Tensor | None = Non
     hidden_size = keys.integer(of("embedding_length"), high=MAX_IN_FEATURES)
     num_heads, num_kv_heads, head_dim = read_heads(keys, of, hidden_size)
     vocab_size = keys.integer(of("vocab_size"), num_rows(keys, tensors))
-    num_layers = keys.integer(of("block_count"), high=2**16) - keys.integer(of("nextn_predict_layers"), 0, 0, 2**10)
     config = DecoderConfig(
         vocab_size=vocab_size,
         hidden_size=hidden_size,
         intermediate_size=keys.same_integer(of("feed_forward_length"), high=MAX_IN_FEATURES),
-        num_layers=num_layers,
+        num_layers=keys.integer(of("block_count"), high=2**16) - keys.integer(of("nextn_predict_layers"), 0, 0, 2**10),
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
@@ -94,10 +93,9 @@ def read_config(keys: Keys, tensors: Shapes, divisors: torch.Tensor | None = Non
         eos_ids=read_eos_ids(keys, vocab_size),
         qk_norms=kind.qk_norms,
         multipliers=read_multipliers(keys, of) if kind.multiplies else Multipliers(),
-        output_gate=kind.mixes,
-        rotated_dims=keys.integer(of("rope.dimension_count"), head_dim, 2, head_dim) if kind.mixes else 0,
-        delta_net=read_delta_net(keys, of, num_layers) if kind.mixes else None,
     )
+    if kind.mixes:
+        config = with_delta_net(config, keys, of)
     check_refused(keys, of, config)
     return config
 

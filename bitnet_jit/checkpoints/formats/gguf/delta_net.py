@@ -15,10 +15,20 @@ from bitnet_jit.checkpoints.formats.gguf.keys import Keys
 from bitnet_jit.checkpoints.fused_layers import per_group
 from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.errors import CheckpointError
-from bitnet_jit.models.config import DeltaNetConfig
+from bitnet_jit.models.config import DecoderConfig, DeltaNetConfig
 
 MAX_TAPS = 4
 CODES_PER_BYTE = 4
+
+
+def with_delta_net(config: DecoderConfig, keys: Keys, of: Callable[[str], str]) -> DecoderConfig:
+    """Return an architecture with the parts that Qwen3.5 has besides."""
+    rotated_dims = keys.integer(of("rope.dimension_count"), config.head_dim, 2, config.head_dim)
+    if rotated_dims % 2:
+        raise keys.refuse(of("rope.dimension_count"), "an even number")
+    return replace(
+        config, output_gate=True, rotated_dims=rotated_dims, delta_net=read_delta_net(keys, of, config.num_layers)
+    )
 
 
 def read_delta_net(keys: Keys, of: Callable[[str], str], num_layers: int) -> DeltaNetConfig:
@@ -45,7 +55,7 @@ def heads_in_order(rows: torch.Tensor, net: DeltaNetConfig) -> torch.Tensor:
     >>> heads_in_order(torch.tensor([0, 2, 1, 3]), net)
     tensor([0, 1, 2, 3])
     """
-    tiled = rows.unflatten(0, (net.value_heads // net.key_heads, net.key_heads, -1))
+    tiled: torch.Tensor = rows.unflatten(0, (net.value_heads // net.key_heads, net.key_heads, -1))
     return tiled.transpose(0, 1).reshape(rows.shape)
 
 

@@ -73,7 +73,8 @@ def largest_of(x, SIZE: tl.constexpr):
 def load_values(x_ptr, other_ptr, k, inside, KIND: tl.constexpr):
     """Load float32 values at inputs k of a row, 0 where not inside.
 
-    KIND says of what: "x", or "add" of x and other, rounded to their dtype; "relu2", "silu" or "sigmoid" of x, times other.
+    KIND says of what: "x", or "add" of x and other, rounded to their dtype; "relu2", "silu" or "sigmoid" of x, times
+    other.
     """
     # outside a quotient of 0 would take a division's slow way, and with it all threads of its warp
     x = tl.load(x_ptr + k, mask=inside, other=1.0 if KIND == "silu" else 0.0)
