@@ -3,8 +3,8 @@
     x = silu(sum of conv_weight[:, j] * mixed[token - (TAPS - 1) + j]), from the oldest token on
     q, k = x * rsqrt(sum x^2 + 1e-6), q times D^-0.5;  product = q k
 
-A program has one token, and some heads of q and k, or some numbers of v, or the gates of all heads. Programs of v make
-y zero where tokens are padding, of which nothing else is written.
+A program has one token, and some heads of q and k, or some numbers of v, or the gates of all heads. Padding has zeros,
+g = 1 and the beta PADDING, which no sigmoid is; its y is written here.
 """
 
 import triton
@@ -15,6 +15,7 @@ from bitnet_jit.kernels.triton.delta_net.tokens import load_before, sequence_of,
 from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
 
 NORM_EPS = tl.constexpr(1e-6)
+PADDING = tl.constexpr(-1.0)  # beta of padding
 
 
 @triton.jit
@@ -87,44 +88,38 @@ def inputs_kernel(
     gdc_wait(PDL)
     sequence = sequence_of(starts_ptr, token, R)
     there = (tl.load(positions_ptr + token) >= 0) & (sequence < R)
-    start = tl.load(starts_ptr + sequence)
+    start = tl.where(there, tl.load(starts_ptr + sequence), token)  # padding looks for no token before it
     slot = tl.load(slots_ptr + sequence, mask=there, other=0).to(tl.int64)
     history_ptr += slot * ((TAPS - 1) * C)
     at = token.to(tl.int64)
     if part < KEY_PARTS:
-        if there:
-            head, d = part * BLOCK_KV + tl.arange(0, BLOCK_KV)[:, None], tl.arange(0, BLOCK_D)[None, :]
-            column, inside = head * D + d, (head < KV) & (d < D)
-            q = convolved(
-                mixed_ptr, row_stride, weight_ptr, history_ptr, positions_ptr, token, start, column, inside, C, TAPS
-            )  # fmt: skip
-            column += KV * D
-            k = convolved(
-                mixed_ptr, row_stride, weight_ptr, history_ptr, positions_ptr, token, start, column, inside, C, TAPS
-            )  # fmt: skip
-            q, k = normalized(q) * SCALE, normalized(k)
-            place, inside = (at * KV + head) * BLOCK_D + d, inside | (head < KV)
-            tl.store(q_ptr + place, q, mask=inside)
-            tl.store(k_ptr + place, k, mask=inside)
-            heads = part * BLOCK_KV + tl.arange(0, BLOCK_KV)
-            tl.store(products_ptr + at * KV + heads, tl.sum(q * k, axis=1), mask=heads < KV)
+        head, d = part * BLOCK_KV + tl.arange(0, BLOCK_KV)[:, None], tl.arange(0, BLOCK_D)[None, :]
+        column, inside = head * D + d, there & (head < KV) & (d < D)
+        q = convolved(
+            mixed_ptr, row_stride, weight_ptr, history_ptr, positions_ptr, token, start, column, inside, C, TAPS
+        )
+        k = convolved(
+            mixed_ptr, row_stride, weight_ptr, history_ptr, positions_ptr, token, start, KV * D + column, inside, C, TAPS
+        )
+        q, k, heads = normalized(q) * SCALE, normalized(k), part * BLOCK_KV + tl.arange(0, BLOCK_KV)
+        place = (at * KV + head) * BLOCK_D + d
+        tl.store(q_ptr + place, q, mask=place < (at + 1) * (KV * BLOCK_D))
+        tl.store(k_ptr + place, k, mask=place < (at + 1) * (KV * BLOCK_D))
+        tl.store(products_ptr + at * KV + heads, tl.sum(q * k, axis=1), mask=heads < KV)
     elif part < KEY_PARTS + VALUE_PARTS:
         n = (part - KEY_PARTS) * BLOCK_N + tl.arange(0, BLOCK_N)
-        if there:
-            column = 2 * KV * D + n
-            v = convolved(
-                mixed_ptr, row_stride, weight_ptr, history_ptr, positions_ptr, token, start, column, n < N, C, TAPS
-            )  # fmt: skip
-            tl.store(v_ptr + at * N + n, v, mask=n < N)
-        else:
-            tl.store(y_ptr + at * N + n, tl.zeros((BLOCK_N,), y_ptr.dtype.element_ty), mask=n < N)
+        v = convolved(
+            mixed_ptr, row_stride, weight_ptr, history_ptr, positions_ptr, token, start, 2 * KV * D + n,
+            there & (n < N), C, TAPS,
+        )  # fmt: skip
+        tl.store(v_ptr + at * N + n, v, mask=n < N)
+        tl.store(y_ptr + at * N + n, tl.zeros((BLOCK_N,), y_ptr.dtype.element_ty), mask=(n < N) & (there == 0))
     else:
-        if there:
-            h = tl.arange(0, BLOCK_HEADS)
-            inside = h < HEADS
-            b = tl.load(beta_alpha_ptr + at * (2 * HEADS) + h, mask=inside, other=0.0)
-            a = tl.load(beta_alpha_ptr + at * (2 * HEADS) + HEADS + h, mask=inside, other=0.0)
-            a += tl.load(bias_ptr + h, mask=inside, other=0.0)
-            g = exp(tl.load(decay_ptr + h, mask=inside, other=0.0) * softplus(a))
-            tl.store(gates_ptr + at * (2 * HEADS) + h, g, mask=inside)
-            tl.store(gates_ptr + at * (2 * HEADS) + HEADS + h, sigmoid(b), mask=inside)
+        h = tl.arange(0, BLOCK_HEADS)
+        b = tl.load(beta_alpha_ptr + at * (2 * HEADS) + h, mask=h < HEADS, other=0.0)
+        a = tl.load(beta_alpha_ptr + at * (2 * HEADS) + HEADS + h, mask=h < HEADS, other=0.0)
+        a += tl.load(bias_ptr + h, mask=h < HEADS, other=0.0)
+        g = exp(tl.load(decay_ptr + h, mask=h < HEADS, other=0.0) * softplus(a))
+        tl.store(gates_ptr + at * (2 * HEADS) + h, tl.where(there, g, 1.0), mask=h < HEADS)
+        beta = tl.where(there, sigmoid(b), PADDING)
+        tl.store(gates_ptr + at * (2 * HEADS) + HEADS + h, beta, mask=h < HEADS)

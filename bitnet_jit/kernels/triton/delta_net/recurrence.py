@@ -13,7 +13,8 @@ then of two exchanges. The other programs of the launch write the history, which
 import triton
 import triton.language as tl
 
-from bitnet_jit.kernels.triton.delta_net.tokens import before, load_before, tokens_before
+from bitnet_jit.kernels.triton.delta_net.inputs import PADDING
+from bitnet_jit.kernels.triton.delta_net.tokens import load_before, tokens_before
 from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
 
 WARPS, LANES, COLUMNS = tl.constexpr(4), tl.constexpr(4), tl.constexpr(8)
@@ -46,18 +47,34 @@ def keep_history(
 
 @triton.jit
 def load_token(
-    q_ptr, k_ptr, v_ptr, products_ptr, gates_ptr, token, there, KV: tl.constexpr, HEADS: tl.constexpr,
-    BLOCK_D: tl.constexpr, N, inside,
+    q_ptrs, k_ptrs, v_ptrs, products_ptrs, gates_ptrs, token, end, shown,
+    HEADS: tl.constexpr, KV: tl.constexpr, BLOCK_D: tl.constexpr, N,
 ):  # fmt: skip
-    """Load what a token brings: q, k (BLOCK_D / LANES, 1, LANES, 1), v (WARPS, COLUMNS), and three numbers."""
-    at = token.to(tl.int64)
-    q = tl.load(q_ptr + at * (KV * BLOCK_D), mask=there, other=0.0)[:, None, :, None]
-    k = tl.load(k_ptr + at * (KV * BLOCK_D), mask=there, other=0.0)[:, None, :, None]
-    v = tl.load(v_ptr + at * N, mask=inside & there, other=0.0)
-    product = tl.load(products_ptr + at * KV, mask=there, other=0.0)
-    g = tl.load(gates_ptr + at * (2 * HEADS), mask=there, other=0.0)
-    beta = tl.load(gates_ptr + at * (2 * HEADS) + HEADS, mask=there, other=0.0)
+    """Load what a token before `end` brings: q and k (BLOCK_D / LANES, LANES); v, q k, g, beta (WARPS, COLUMNS).
+
+    A thread loads the last three for itself: what a warp shares would be waited for at once.
+    """
+    at, there = token.to(tl.int64), token < end
+    q = tl.load(q_ptrs + at * (KV * BLOCK_D), mask=there, other=0.0)
+    k = tl.load(k_ptrs + at * (KV * BLOCK_D), mask=there, other=0.0)
+    v = tl.load(v_ptrs + at * N, mask=shown & there, other=0.0)
+    product = tl.load(products_ptrs + at * KV, mask=shown & there, other=0.0)
+    g = tl.load(gates_ptrs + at * (2 * HEADS), mask=shown & there, other=0.0)
+    beta = tl.load(gates_ptrs + at * (2 * HEADS) + HEADS, mask=shown & there, other=0.0)
     return q, k, v, product, g, beta
+
+
+@triton.jit
+def advanced(state, q, k, v, product, g, beta):
+    """Return the state behind a token, and y (WARPS, COLUMNS); q and k are (BLOCK_D / LANES, 1, LANES, 1).
+
+    Of padding, k is 0 and g is 1: with u = -0 the state stays what it is, to the sign of a zero.
+    """
+    p, r = tl.sum(tl.sum(state * k, axis=0), axis=1), tl.sum(tl.sum(state * q, axis=0), axis=1)
+    u = tl.where(beta == PADDING, -0.0, (v - g * p) * beta)
+    y = tl.fma(product, u, g * r)
+    key, change = tl.broadcast_to(k, state.shape), tl.broadcast_to(u[None, :, None, :], state.shape)
+    return tl.fma(key, change, g[None, :, None, :] * state), y
 
 
 @triton.jit(do_not_specialize=["row_stride", "R", "DV"])
@@ -94,12 +111,13 @@ def recurrence_kernel(
     start, end = tl.load(starts_ptr + sequence), tl.load(starts_ptr + sequence + 1)
     slot = tl.load(slots_ptr + sequence).to(tl.int64)
     if part >= HEADS * TILES:
-        column = (part - HEADS * TILES) * BLOCK_C + tl.arange(0, BLOCK_C)
+        columns = (part - HEADS * TILES) * BLOCK_C + tl.arange(0, BLOCK_C)
         history_ptr += slot * ((TAPS - 1) * C)
-        keep_history(mixed_ptr, row_stride, history_ptr, positions_ptr, start, end, column, C, TAPS)
+        keep_history(mixed_ptr, row_stride, history_ptr, positions_ptr, start, end, columns, C, TAPS)
     else:
-        while tl.load(positions_ptr + start, mask=start < end, other=0) < 0:
-            start += 1
+        first = start
+        while tl.load(positions_ptr + first, mask=first < end, other=0) < 0:
+            first += 1
         head, tile = part // TILES, part % TILES
         w, c = tl.arange(0, WARPS)[:, None], tl.arange(0, COLUMNS)[None, :]
         column = tile * (WARPS * COLUMNS) + w * COLUMNS + c
@@ -107,27 +125,31 @@ def recurrence_kernel(
         d = lane * (BLOCK_D // LANES) + i
         row = d[:, None, :, None]
         states_ptrs = states_ptr + (slot * HEADS + head) * (D * DV) + (row * DV + column[None, :, None, :])
-        inside = (row < D) & (column < DV)[None, :, None, :] & (start < end)
-        begins = tl.load(positions_ptr + start, mask=start < end, other=0) == 0
+        inside = (row < D) & (column < DV)[None, :, None, :] & (first < end)
+        begins = tl.load(positions_ptr + first, mask=first < end, other=0) == 0
         state = tl.load(states_ptrs, mask=inside & (begins == 0), other=0.0)
         q_ptrs, k_ptrs = q_ptr + head // (HEADS // KV) * BLOCK_D + d, k_ptr + head // (HEADS // KV) * BLOCK_D + d
-        v_ptrs, y_ptrs, shown = v_ptr + head * DV + column, y_ptr + head * DV + column, column < DV
-        products_ptr += head // (HEADS // KV)
-        gates_ptr += head
+        v_ptrs, shown, N = v_ptr + head * DV + column, column < DV, HEADS * DV
+        products_ptrs, gates_ptrs = products_ptr + head // (HEADS // KV) + column * 0, gates_ptr + head + column * 0
+        lanes = tl.arange(0, LANES)[None, :, None]  # all have y; the first one of each column writes it from where it is
+        places = column[:, None, :] + lanes * 0
+        y_ptrs, written = y_ptr + head * DV + places, (places < DV) & (lanes == 0)
         q, k, v, product, g, beta = load_token(
-            q_ptrs, k_ptrs, v_ptrs, products_ptr, gates_ptr, start, start < end, KV, HEADS, BLOCK_D, HEADS * DV, shown
+            q_ptrs, k_ptrs, v_ptrs, products_ptrs, gates_ptrs, start, end, shown, HEADS, KV, BLOCK_D, N
+        )
+        q, k = q[:, None, :, None], k[:, None, :, None]
+        following = load_token(
+            q_ptrs, k_ptrs, v_ptrs, products_ptrs, gates_ptrs, start + 1, end, shown, HEADS, KV, BLOCK_D, N
         )
         for number in range(0, end - start):
             token = start + number
-            following = load_token(
-                q_ptrs, k_ptrs, v_ptrs, products_ptr, gates_ptr, token + 1, token + 1 < end, KV, HEADS, BLOCK_D,
-                HEADS * DV, shown,
-            )  # fmt: skip
-            if tl.load(positions_ptr + token) >= 0:
-                p, r = tl.sum(tl.sum(state * k, axis=0), axis=1), tl.sum(tl.sum(state * q, axis=0), axis=1)
-                u = (v - g * p) * beta
-                y = tl.fma(product + tl.zeros_like(u), u, g * r)
-                tl.store(y_ptrs + token.to(tl.int64) * (HEADS * DV), y.to(y_ptr.dtype.element_ty), mask=shown)
-                state = tl.fma(k + tl.zeros_like(state), u[None, :, None, :] + tl.zeros_like(state), g * state)
-            q, k, v, product, g, beta = following
+            behind = load_token(
+                q_ptrs, k_ptrs, v_ptrs, products_ptrs, gates_ptrs, token + 2, end, shown, HEADS, KV, BLOCK_D, N
+            )
+            q1, k1 = following[0][:, None, :, None], following[1][:, None, :, None]  # reach their threads meanwhile
+            state, y = advanced(state, q, k, v, product, g, beta)
+            y = tl.broadcast_to(y[:, None, :], (WARPS, LANES, COLUMNS)).to(y_ptr.dtype.element_ty)
+            tl.store(y_ptrs + token.to(tl.int64) * N, y, mask=written & (beta != PADDING)[:, None, :])
+            _, _, v, product, g, beta = following
+            q, k, following = q1, k1, behind
         tl.store(states_ptrs, state, mask=inside)
