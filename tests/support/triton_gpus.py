@@ -114,6 +114,13 @@ PROBLEMS += (
             ("int64", "row", 0, "t5/planes"),
         )
     ),
+    *(
+        Problem(
+            "delta_net", "cuda", 1, heads * dv, 2 * keys * dk + heads * dv, x_dtype=dtype, y_dtype=dtype,
+            heads=heads, kv_heads=keys, head_dim=dk,
+        )
+        for heads, keys, dk, dv, dtype in ((32, 16, 128, 128, "bfloat16"), (6, 2, 80, 33, "float32"))
+    ),  # fmt: skip
     Problem("greedy", "cuda", 1, 128_256, 128_256, bias="int32"),
     Problem("greedy", "cuda", 1, 4097, 4097),
 )

@@ -15,13 +15,14 @@ from bitnet_jit.system.shielded import shielded
 def kernels() -> tuple[Kernel, ...]:
     """Return all kernels, the preferred ones of an op first."""
     from bitnet_jit.kernels.triton.attention import paged
+    from bitnet_jit.kernels.triton.delta_net import delta_rule
     from bitnet_jit.kernels.triton.head import floats, greedy, int8
     from bitnet_jit.kernels.triton.linear import table as linear
     from bitnet_jit.kernels.triton.rowwise import embedding, norm_gradients, packed_embedding, rows
     from bitnet_jit.kernels.triton.weights import dequantize, quantize_weight
 
     rowwise = (rows, norm_gradients, embedding, packed_embedding)
-    modules = (linear, *rowwise, quantize_weight, dequantize, paged, floats, int8, greedy)
+    modules = (linear, *rowwise, quantize_weight, dequantize, paged, delta_rule, floats, int8, greedy)
     return tuple(kernel for module in modules for kernel in module.KERNELS)
 
 

@@ -21,8 +21,8 @@ from bitnet_jit.kernels.triton.device.launch import ALIGN, Bound, Run, Varying, 
 from bitnet_jit.kernels.triton.device.target import interpreted
 
 MAX_CALLS = 4096  # of different shapes, that are kept for one problem
-WRITTEN = ("keys", "values", "next_tokens", "next_positions")  # arguments that launches write into
-GATED = ("gate", "up")  # may be parts of a wider tensor: launches are handed the distance of rows, too
+WRITTEN = ("keys", "values", "history", "states", "next_tokens", "next_positions")  # arguments that launches write into
+PARTS = ("gate", "up", "mixed")  # may be parts of a wider tensor: launches are handed the distance of rows, too
 NUMBERS = {"eps": 1e-5, "row_stride": ALIGN}  # examples
 # (shape, strides, dtype) -> a tensor on the current device; as Inductor's code allocates, in half the time of new_empty
 empty_strided: Any = getattr(guards, "_empty_strided_cpu" if interpreted() else "_empty_strided_cuda")
@@ -41,11 +41,18 @@ def bind_call(bound: Bound | Varying, operands: Operands, device: torch.device) 
     if "row_stride" not in inputs:
         return call
 
-    def gated(gate, up, *others):
-        gate, up, stride = in_rows(gate, up)
-        return call(gate, up, *others, stride)
+    count = len(parts_of(operands))
 
-    return gated
+    def on_parts(*arguments):
+        *parts, stride = in_rows(*arguments[:count])
+        return call(*parts, *arguments[count:], stride)
+
+    return on_parts
+
+
+def parts_of(operands: Operands) -> tuple[str, ...]:
+    """Return the names of the arguments that may be parts of a wider tensor; they are the first ones."""
+    return tuple(name for name in operands.arguments if name in PARTS)
 
 
 def varying_call(bound: Varying, operands: Operands, device: torch.device) -> Call:
@@ -88,7 +95,7 @@ def compile_only(bound: Bound | Varying, operands: Operands) -> None:
 
 def make_call(runs: list[Run], inputs: tuple[str, ...], outputs: Shapes, scratch: Shapes, index: int) -> Call:
     """Return what a call does; every tenth of a microsecond counts here."""
-    tensors = [(place, name not in GATED) for place, name in enumerate(inputs) if name not in NUMBERS]
+    tensors = [(place, name not in PARTS) for place, name in enumerate(inputs) if name not in NUMBERS]
     written = {place for place, name in enumerate(inputs) if name in WRITTEN}
     num_bytes, split = splitter(scratch)
     allocate, takes_tensors = allocator(outputs, num_bytes), interpreted()
@@ -141,14 +148,14 @@ def interpret_all(runs: list[Run], index: int, operands: list[Any]) -> None:
         run(0, operands)
 
 
-def in_rows(gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Return gate and up (..., K) as rows at one distance, and that distance in elements; copied if need be."""
-    features, distance = gate.shape[-1], row_distance(gate)
+def in_rows(*parts: torch.Tensor) -> tuple[Any, ...]:
+    """Return tensors (..., K) as rows at one distance, and that distance in elements; copied if need be."""
+    features, distances = parts[0].shape[-1], {row_distance(part) for part in parts}
+    distance = distances.pop()
     fits = distance == features or features % ALIGN == 0 and distance % ALIGN == 0
-    if fits and 0 < distance == row_distance(up) and not (gate.data_ptr() | up.data_ptr()) % ALIGN:
-        return gate, up, distance
-    whole = torch.contiguous_format
-    return gate.clone(memory_format=whole), up.clone(memory_format=whole), features
+    if fits and distance > 0 and not distances and not any(part.data_ptr() % ALIGN for part in parts):
+        return *parts, distance
+    return *(part.clone(memory_format=torch.contiguous_format) for part in parts), features
 
 
 def allocator(outputs: Shapes, num_bytes: int) -> Callable[[], list[torch.Tensor]]:
@@ -179,7 +186,7 @@ def splitter(scratch: Shapes) -> tuple[int, Callable[[torch.Tensor], list[Any]]]
 def inputs_of(operands: Operands) -> tuple[str, ...]:
     """Return the names of what launches are handed."""
     names = operands.arguments
-    return (*names, "row_stride") if GATED[0] in names else names
+    return (*names, "row_stride") if parts_of(operands) else names
 
 
 def outputs_of(operands: Operands) -> Shapes:

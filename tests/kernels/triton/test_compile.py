@@ -40,7 +40,7 @@ FUNCTIONS = (
         "norm_gradients",
         "add_sums",
     ),
-    *("write", "whole", "piece", "join", "head", "quantize_hidden", "norm_hidden", "int8_head"),
+    *("write", "whole", "piece", "join", "inputs", "recurrence", "head", "quantize_hidden", "norm_hidden", "int8_head"),
     *("embedding", "packed_embedding", "part", "greedy"),
     *("absolute_sum", "quantize_weight", "dequantize_weight", "dequantize_activation"),
 )

@@ -1,15 +1,15 @@
 """What a token brings to the recurrence of one key head: its q, k and v behind the convolution, and its gates.
 
-    x = silu(sum of conv_weight[:, j] * row j);  q, k = x * rsqrt(sum x^2 + 1e-6), q times dk^-0.5
+    x = silu(convolution);  q, k = x * rsqrt(sum x^2 + 1e-6), q times dk^-0.5
     beta = sigmoid(b);  g = exp(decay * softplus(a + dt_bias))
 
-Products of the convolution are added from the oldest token on; sums of squares run in 32 partial sums.
+Sums of products of q and k run in 32 partial sums.
 """
 
 import numpy as np
-from numba import types
 
 from bitnet_jit.kernels.numba.compiler.jit import jit
+from bitnet_jit.kernels.numba.delta_net.convolution import convolve
 from bitnet_jit.kernels.numba.delta_net.job import parts_of
 from bitnet_jit.kernels.numba.intrinsics.elements import (
     exp_float32,
@@ -20,60 +20,49 @@ from bitnet_jit.kernels.numba.intrinsics.elements import (
 )
 from bitnet_jit.kernels.numba.intrinsics.lanes import LANES, add_lanes, add_products, zero_floats
 from bitnet_jit.kernels.numba.intrinsics.scalars import F0, F1
+from bitnet_jit.problem import MAX_TAPS
 
 NORM_EPS, F2 = np.float32(1e-6), np.float32(2)
 LINEAR = np.float32(20)  # from here on softplus(x) is x
 NOTHING = np.float32(-87)  # below this exp is 0
-LOG_TERMS = 9  # of the series of log1p
+SERIES = tuple(np.float32(1 / n) for n in range(17, 0, -2))  # of atanh
 
 
 @jit
-def load_rows(spec, source, first, head, rows):
-    """Read a key head's numbers (width,) of the token whose numbers begin with element `first` at address source."""
+def load_row(spec, source, first, head, row):
+    """Read a key head's numbers of the token that begins with element `first` at an address; zeros behind each part."""
     for part in range(2 + spec.group):
-        start, place, _, count, step = parts_of(spec, part)
+        start, place, count, padded, step = parts_of(spec, part)
         start += first + head * step
         for i in range(count):
-            store_float32(rows, place + i, load_float(spec.x_dtype, source, start + i))
+            store_float32(row, place + i, load_float(spec.x_dtype, source, start + i))
+        for i in range(count, padded):
+            store_float32(row, place + i, F0)
 
 
 @jit
-def store_rows(spec, target, first, head, rows):
-    """Write a key head's numbers to where `load_rows` reads them."""
+def store_row(spec, target, first, head, row):
+    """Write a key head's numbers to where `load_row` reads them."""
     for part in range(2 + spec.group):
-        start, place, _, count, step = parts_of(spec, part)
+        start, place, count, _, step = parts_of(spec, part)
         start += first + head * step
         for i in range(count):
-            store_float(spec.x_dtype, target, start + i, load_float32(rows, place + i))
+            store_float(spec.x_dtype, target, start + i, load_float32(row, place + i))
 
 
 @jit
 def load_weight(spec, job, head, weight):
-    """Read the weight of a key head's numbers, tap by tap."""
+    """Read the weight of a key head's numbers, tap by tap; zeros for the taps that there are not, and behind parts."""
+    none = MAX_TAPS - job.taps
+    for i in range(MAX_TAPS * spec.width):
+        store_float32(weight, i, F0)
     for part in range(2 + spec.group):
-        start, place, _, count, step = parts_of(spec, part)
+        start, place, count, _, step = parts_of(spec, part)
         start += head * step
         for tap in range(job.taps):
             for i in range(count):
                 value = load_float32(job.conv_weight, (start + i) * job.taps + tap)
-                store_float32(weight, tap * spec.width + place + i, value)
-
-
-@jit
-def convolve(spec, taps, rows, weight, out, count, padded):
-    """Write silu of the convolution of `count` columns from address rows on; 0 up to `padded`."""
-    for i in range(count):
-        store_float32(out, i, load_float32(weight, i) * load_float32(rows, i))
-    for tap in range(1, taps):
-        at = tap * spec.width
-        for i in range(count):
-            product = load_float32(weight, at + i) * load_float32(rows, at + i)
-            store_float32(out, i, load_float32(out, i) + product)
-    for i in range(count):
-        value = load_float32(out, i)
-        store_float32(out, i, value / (F1 + exp_float32(-value)))
-    for i in range(count, padded):
-        store_float32(out, i, F0)
+                store_float32(weight, (none + tap) * spec.width + place + i, value)
 
 
 @jit
@@ -101,9 +90,9 @@ def softplus(x):
     positive = x > F0
     e = exp_float32(-x if positive else x)
     s = e / (F2 + e)
-    square, series = s * s, F1 / np.float32(2 * LOG_TERMS - 1)
-    for term in range(2, LOG_TERMS + 1):
-        series = series * square + F1 / np.float32(2 * (LOG_TERMS - term) + 1)
+    square, series = s * s, F0
+    for term in SERIES:
+        series = series * square + term
     return (x if positive else F0) + F2 * s * series
 
 
@@ -122,11 +111,8 @@ def write_gates(spec, job, token, head, x, gates):
 
 @jit
 def prepare_token(spec, job, token, head, rows, weight, x, gates):
-    """Write what a token brings, whose first tap is at address rows."""
-    for part in range(2 + spec.group):
-        _, place, behind, count, _ = parts_of(spec, part)
-        padded = types.int64(spec.padded_dk) if part < 2 else types.int64(spec.padded_dv)
-        convolve(spec, job.taps, rows + 4 * place, weight + 4 * place, x + behind, count, padded)
+    """Write what a token brings, whose row is the last of MAX_TAPS at address rows."""
+    convolve(job.taps, spec.token_bytes, rows, weight, x)
     normalize(x, spec.padded_dk, F1 / np.sqrt(np.float32(spec.dk)))
     normalize(x + 4 * spec.padded_dk, spec.padded_dk, F1)
     write_gates(spec, job, token, head, x, gates)

@@ -60,22 +60,21 @@ class DeltaSpec:
         return 2 * self.key_heads * self.dk + self.heads * self.dv
 
     @property
-    def width(self) -> int:
-        """Return the numbers of a token that belong to one key head: q, k, and v of its value heads."""
-        return 2 * self.dk + self.group * self.dv
-
-    @property
     def padded_dk(self) -> int:
         return round_up(self.dk, LANES)
 
     @property
     def padded_dv(self) -> int:
-        return round_up(self.dv, self.lanes)
+        return round_up(self.dv, LANES)
+
+    @property
+    def width(self) -> int:
+        """Return the numbers of a token that belong to one key head: q, k, and v of its value heads, each padded."""
+        return 2 * self.padded_dk + self.group * self.padded_dv
 
     @property
     def token_bytes(self) -> int:
-        """Return the bytes of a token's numbers behind the convolution, with zeros behind each head."""
-        return 4 * (2 * self.padded_dk + self.group * self.padded_dv)
+        return 4 * self.width
 
     @property
     def gate_bytes(self) -> int:
@@ -95,10 +94,10 @@ class DeltaSpec:
     @property
     def scratch_bytes(self) -> int:
         """Return the bytes of a thread's `Scratch`."""
-        rows = 4 * self.width * (MAX_TAPS - 1 + TOKENS + MAX_TAPS)
-        tokens = TOKENS * (self.token_bytes + self.gate_bytes + 8)
+        rows = (MAX_TAPS - 1 + TOKENS) + TOKENS + MAX_TAPS
+        tokens = TOKENS * (self.gate_bytes + 8)
         blocks = 4 * self.dk * (self.tile.width + self.lanes)
-        return round_up(rows + tokens + blocks + 4 * 64, 64)
+        return round_up(rows * self.token_bytes + tokens + blocks + 8, 64)
 
 
 class DeltaJob(NamedTuple):
@@ -129,8 +128,8 @@ class Scratch(NamedTuple):
 
     block: int  # (dk, tile.width): columns of a state
     rest: int  # (dk, lanes): the last columns, and zeros beside them
-    x: int  # (TOKENS, token_bytes): q, k, v behind the convolution; y in the place of v
-    rows: int  # (MAX_TAPS - 1 + TOKENS, width): what is convolved; the first taps - 1 came before
+    x: int  # (TOKENS, width): q, k, v behind the convolution; y in the place of v
+    rows: int  # (MAX_TAPS - 1 + TOKENS, width): what is convolved; the first ones came before
     weight: int  # (MAX_TAPS, width): conv_weight of one key head, tap by tap
     gates: int  # (TOKENS, gate_bytes)
     tokens: int  # (TOKENS,) int64: their numbers in the call
@@ -142,21 +141,20 @@ def scratch_of(spec, address):
     rest = address + 4 * spec.dk * spec.tile.width
     x = rest + 4 * spec.dk * spec.lanes
     rows = x + TOKENS * spec.token_bytes
-    weight = rows + 4 * spec.width * (MAX_TAPS - 1 + TOKENS)
-    tokens = (weight + 4 * spec.width * MAX_TAPS + 7) // 8 * 8
+    weight = rows + (MAX_TAPS - 1 + TOKENS) * spec.token_bytes
+    tokens = (weight + MAX_TAPS * spec.token_bytes + 7) // 8 * 8
     return Scratch(address, rest, x, rows, weight, tokens + 8 * TOKENS, tokens)
 
 
 @jit
 def parts_of(spec, part):
-    """Return where part 0 (q), 1 (k), 2.. (v) of a key head's numbers lies, in elements but for the third.
+    """Return where part 0 (q), 1 (k), 2.. (v) of a key head's numbers lies, in elements.
 
-    Where it begins in a token, of key head 0; in a row of `Scratch.rows`; in bytes, in a row of `Scratch.x`; how many
-    numbers it has; and the distance in a token from one key head's to the next one's.
+    Where it begins in a token, of key head 0, and in a padded row; how many numbers it has, and with padding; the
+    distance in a token from one key head's to the next one's.
     """
     if part < 2:
-        first = part * spec.key_heads * spec.dk
-        return first, part * spec.dk, part * 4 * spec.padded_dk, types.int64(spec.dk), types.int64(spec.dk)
-    first = 2 * spec.key_heads * spec.dk + (part - 2) * spec.dv
-    place = 4 * (2 * spec.padded_dk + (part - 2) * spec.padded_dv)
-    return first, 2 * spec.dk + (part - 2) * spec.dv, place, types.int64(spec.dv), types.int64(spec.group * spec.dv)
+        dk, first = types.int64(spec.dk), part * spec.key_heads * spec.dk
+        return first, part * spec.padded_dk, dk, types.int64(spec.padded_dk), dk
+    first, place = 2 * spec.key_heads * spec.dk + (part - 2) * spec.dv, 2 * spec.padded_dk + (part - 2) * spec.padded_dv
+    return first, place, types.int64(spec.dv), types.int64(spec.padded_dv), types.int64(spec.group * spec.dv)

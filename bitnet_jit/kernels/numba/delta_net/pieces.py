@@ -8,12 +8,13 @@ depends on its sequence alone, so whole prompts, chunks and single tokens give t
 from numba import types
 
 from bitnet_jit.kernels.numba.compiler.jit import jit
-from bitnet_jit.kernels.numba.delta_net.inputs import load_rows, load_weight, prepare_token, store_rows
+from bitnet_jit.kernels.numba.delta_net.inputs import load_row, load_weight, prepare_token, store_row
 from bitnet_jit.kernels.numba.delta_net.job import TOKENS
 from bitnet_jit.kernels.numba.delta_net.recurrence import recur
 from bitnet_jit.kernels.numba.intrinsics.elements import load_float32, load_int32, store_float, store_float32
 from bitnet_jit.kernels.numba.intrinsics.pointers import pointer
 from bitnet_jit.kernels.numba.intrinsics.scalars import F0, least
+from bitnet_jit.problem import MAX_TAPS
 
 
 @jit
@@ -60,17 +61,28 @@ def store_y(spec, job, token, head, x):
 @jit
 def begin(spec, job, is_first, slot, head, states, scratch):
     """Read the history of a key head; where a sequence begins, make it and the states zero."""
-    before = job.taps - 1
     if is_first:
-        for i in range(before * spec.width):
+        for i in range((MAX_TAPS - 1) * spec.width):
             store_float32(scratch.rows, i, F0)
         for i in range(spec.group * spec.dk * spec.dv):
             store_float32(states, i, F0)
     else:
-        for j in range(before):
-            first = (slot * before + j) * spec.features
-            load_rows(spec, job.history, first, head, scratch.rows + 4 * j * spec.width)
+        for row in range(MAX_TAPS - job.taps, MAX_TAPS - 1):
+            load_row(spec, job.history, kept_at(spec, job, slot, row), head, scratch.rows + row * spec.token_bytes)
     load_weight(spec, job, head, scratch.weight)
+
+
+@jit
+def kept_at(spec, job, slot, row):
+    """Return the first element in the history of what is row `row` before a call's tokens."""
+    return (slot * (job.taps - 1) + row - (MAX_TAPS - job.taps)) * spec.features
+
+
+@jit
+def end_piece(spec, job, slot, head, scratch):
+    """Write the history of a key head."""
+    for row in range(MAX_TAPS - job.taps, MAX_TAPS - 1):
+        store_row(spec, job.history, kept_at(spec, job, slot, row), head, scratch.rows + row * spec.token_bytes)
 
 
 @jit
@@ -78,19 +90,18 @@ def take_tokens(spec, job, token, end, head, scratch):
     """Convolve up to TOKENS tokens; return how many, and the one behind them that is not padding."""
     count = 0
     while token < end and count < TOKENS:
-        rows = scratch.rows + 4 * count * spec.width
-        load_rows(spec, job.mixed, token * job.row_stride, head, rows + 4 * (job.taps - 1) * spec.width)
-        x, gates = scratch.x + count * spec.token_bytes, scratch.gates + count * spec.gate_bytes
-        prepare_token(spec, job, token, head, rows, scratch.weight, x, gates)
+        rows, x = scratch.rows + count * spec.token_bytes, scratch.x + count * spec.token_bytes
+        load_row(spec, job.mixed, token * job.row_stride, head, rows + (MAX_TAPS - 1) * spec.token_bytes)
+        prepare_token(spec, job, token, head, rows, scratch.weight, x, scratch.gates + count * spec.gate_bytes)
         pointer(scratch.tokens, types.int64)[count] = token
         count, token = count + 1, next_token(job, token + 1, end)
     return count, token
 
 
 @jit
-def keep_rows(spec, job, count, scratch):
+def keep_rows(spec, count, scratch):
     """Move the rows of the last tokens to where the next ones look for those before them."""
-    for i in range((job.taps - 1) * spec.width):
+    for i in range((MAX_TAPS - 1) * spec.width):
         store_float32(scratch.rows, i, load_float32(scratch.rows, count * spec.width + i))
 
 
@@ -116,7 +127,5 @@ def run_piece(spec, job, sequence, head, scratch):
             recur(spec, scratch, states + i * spec.state_bytes, i, count)
         for i in range(count):
             store_y(spec, job, pointer(scratch.tokens, types.int64)[i], head, scratch.x + i * spec.token_bytes)
-        keep_rows(spec, job, count, scratch)
-    for j in range(job.taps - 1):
-        first = (slot * (job.taps - 1) + j) * spec.features
-        store_rows(spec, job.history, first, head, scratch.rows + 4 * j * spec.width)
+        keep_rows(spec, count, scratch)
+    end_piece(spec, job, slot, head, scratch)

@@ -57,7 +57,7 @@ def recur_no_rest(spec, scratch, state, head, column, count):
     """Do nothing: no columns are left."""
 
 
-finish = one_of(lambda spec: recur_no_rest if spec.padded_dv == spec.dv else recur_rest)
+finish = one_of(lambda spec: recur_rest if spec.dv % spec.lanes else recur_no_rest)
 
 
 @jit

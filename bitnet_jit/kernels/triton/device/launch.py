@@ -32,6 +32,7 @@ class Launch:
             it begins more loads before it waits for the first.
         shared: bytes of shared memory at least, used or not. Fewer programs fit on a multiprocessor then, so that the
             ones of a launch spread over all of them, while those of the launch ahead wait there.
+        fuses: the compiler may make one operation of a product and a sum, where the contract does not round twice.
     """
 
     function: Any
@@ -41,6 +42,7 @@ class Launch:
     num_warps: int
     max_registers: int | None = None
     shared: int = 0
+    fuses: bool = False
 
     @property
     def pdl(self) -> bool:
@@ -49,10 +51,10 @@ class Launch:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Return Triton's options: no fused multiply-add, since it rounds once where the contract rounds twice."""
+        """Return Triton's options: no fused multiply-add, which rounds once where most contracts round twice."""
         pdl = {"launch_pdl": True} if self.pdl else {}
         registers = {"maxnreg": self.max_registers} if self.max_registers and self.constants["ASM"] else {}
-        return {"num_warps": self.num_warps, "enable_fp_fusion": False} | pdl | registers
+        return {"num_warps": self.num_warps, "enable_fp_fusion": self.fuses} | pdl | registers
 
 
 @dataclass(frozen=True)
