@@ -10,9 +10,9 @@ from bitnet_jit.packing import CANONICAL
 
 def kernels() -> tuple[Kernel, ...]:
     """Return all kernels."""
-    from bitnet_jit.kernels.torch import attention, head, linear, norm, tokens, weights
+    from bitnet_jit.kernels.torch import attention, hadamard, head, linear, norm, tokens, weights
 
-    modules = (attention, linear, norm, weights, head, tokens)
+    modules = (attention, linear, norm, hadamard, weights, head, tokens)
     return tuple(kernel for module in modules for kernel in module.KERNELS)
 
 
