@@ -74,7 +74,7 @@ class Builder:
 
     def packed(self, kind: type[Packed], weight: TernaryWeight, multiplier: float) -> Packed:
         """Return a layer of a kind, whose outputs are multiplied."""
-        return kind.from_packed(
+        layer = kind.from_packed(
             weight.w_packed,
             (weight.w_scale * multiplier).to(self.device),
             None if weight.bias is None else (weight.bias * multiplier).to(self.device),
@@ -82,6 +82,9 @@ class Builder:
             group_size=weight.group_size,
             activation=weight.activation,
         )
+        if weight.rotation is not None:
+            layer.put_rotation(weight.rotation.to(self.device))
+        return layer
 
     def head_norms(self, names: BlockNames) -> HeadNorms:
         """Return the norms of a block's queries and keys."""

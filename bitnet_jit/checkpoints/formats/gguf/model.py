@@ -11,6 +11,7 @@ from bitnet_jit.checkpoints.formats.gguf.chat import read_chat
 from bitnet_jit.checkpoints.formats.gguf.config import ACTIVATION, read_config, read_kind
 from bitnet_jit.checkpoints.formats.gguf.file import GgufFile
 from bitnet_jit.checkpoints.formats.gguf.found import file_of, is_gguf
+from bitnet_jit.checkpoints.formats.gguf.hadamard import read_hadamard
 from bitnet_jit.checkpoints.formats.gguf.i2_s import USUAL, read_i2_s
 from bitnet_jit.checkpoints.formats.gguf.keys import Keys
 from bitnet_jit.checkpoints.formats.gguf.names import gguf_layer, gguf_tensor
@@ -26,6 +27,7 @@ from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.errors import CheckpointError
 from bitnet_jit.generation.tokenizer import Tokenizer
 from bitnet_jit.models.config import DecoderConfig
+from bitnet_jit.nn.rotation import Rotation
 from bitnet_jit.quant.ternary import coarsest_scale
 
 MAX_NAMED = 3  # tensors that an error names
@@ -48,6 +50,7 @@ class GgufModel:
             shapes = {name: tensor.shape for name, tensor in tensors.items()} | dict.fromkeys(unread, ())
             self.types = sorted({tensor.type.name for tensor in tensors.values() if tensor.type.is_ternary})
             self.config: DecoderConfig = read_config(self.keys, shapes, divisors)
+            self.hadamard = read_hadamard(self.keys, shapes)
         self.kind = read_kind(self.keys)
         self.oddities = Oddities()
 
@@ -90,7 +93,8 @@ class GgufModel:
     def description(self) -> str:
         """Return which format was found, in words."""
         types = [f"{name} (as {self.i2_s})" if name == I2_S.name else name for name in self.types]
-        return f"a GGUF file, {self.keys.text('general.architecture')} in {', '.join(types)}"
+        rotated = "" if self.hadamard is None else f", inputs rotated in blocks of {self.hadamard.block}"
+        return f"a GGUF file, {self.keys.text('general.architecture')} in {', '.join(types)}{rotated}"
 
     def __enter__(self) -> "GgufModel":
         self.file.reopen()
@@ -151,6 +155,8 @@ class GgufModel:
         """Read an embedding, head or norm."""
         stored = gguf_tensor(name)
         tensor = self.file.tensors[stored]
+        if self.hadamard is not None and stored in self.hadamard.rotations:
+            raise CheckpointError(f"{self.file.place(stored)}: expected ternary codes, as it is folded, found floats")
         if tensor.type.to_floats is None:
             return check_finite(self.file.place(stored), self.file.read(stored, device))
         blocks = self.file.read_bytes(stored, device).view(-1, tensor.type.num_bytes)
@@ -171,8 +177,13 @@ class GgufModel:
             raise CheckpointError(f"{self.file.place(name)}: expected a positive scale, found {float(w_scale):g}")
         usual = "a8" if self.kind.quantizes and not group_size else "a16"
         activation = self.keys.word(ACTIVATION, ("a8", "a16"), usual)
-        weight = TernaryWeight(out, w_scale, self.bias(layer), layer.in_features, group_size, activation)
+        inputs, rotation = layer.in_features, self.rotation(layer)
+        weight = TernaryWeight(out, w_scale, self.bias(layer), inputs, group_size, activation, rotation)
         return reordered(weight, layer, self.config, in_halves) if self.kind.pairs else weight
+
+    def rotation(self, layer: LinearName) -> Rotation | None:
+        """Return the rotation of a ternary layer's input, None where it has none."""
+        return None if self.hadamard is None else self.hadamard.rotations.get(gguf_tensor(layer.name))
 
     def fill(self, name: str, layer: LinearName, out: torch.Tensor) -> tuple[torch.Tensor, int]:
         """Fill `out` with the codes of a tensor in the order of the file; return scales, and inputs per scale or 0."""
