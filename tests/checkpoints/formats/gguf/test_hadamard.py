@@ -144,9 +144,7 @@ def test_layers_that_share_an_input_are_folded_together(origin, tmp_path):
     tensors = folded_tensors(decoder)
     names = [name for name in folded_names(tensors) if name != "blk.1.attn_k.weight"]
     path = write_gguf(tmp_path / "a.gguf", metadata_of(decoder, "qwen3") | keys_of(names), tensors)
-    with pytest.raises(
-        CheckpointError, match="attention.k: expected its input rotated as that of .*attention.q"
-    ):
+    with pytest.raises(CheckpointError, match="attention.k: expected its input rotated as that of .*attention.q"):
         bitnet_jit.load(path)
 
 
