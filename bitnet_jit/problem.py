@@ -7,6 +7,7 @@ MAX_INT8_HEAD_FEATURES = 2**16  # below this no int32 sum of an int8 head can ov
 EPS = 1e-5  # quantizers divide by no smaller absolute maximum or mean (arXiv 2402.17764, eq. 3)
 SCALES = ("tensor", "row", "group")  # of a weight, by the number of dimensions of their tensor
 ACTIVATIONS = ("a8", "a16", "a8g")
+MAX_BLOCK = 2**13  # features that one Hadamard transform mixes
 MAX_HEAD_DIM = 512
 MAX_TAPS = 4  # of a convolution over tokens
 PAGE = 64  # tokens whose keys and values lie in one page of a cache
@@ -54,6 +55,7 @@ class Problem:
         head_dim: numbers of a head; of keys in `delta_net`.
         cache_dtype: dtype of cached keys and values; "".
         w_dtype: dtype of a weight that is not packed, such as an output head; "" where there is none.
+        block: features that one Hadamard transform mixes, a power of two; 0 where there is none.
         device: fingerprint of the device; two unlike devices never share one.
         gpu: the GPU, or None on other devices.
     """
@@ -77,6 +79,7 @@ class Problem:
     device: str = ""
     gpu: Gpu | None = None
     w_dtype: str = ""
+    block: int = 0
 
     def __str__(self) -> str:
         words = [f"{self.op} of {self.rows} x {self.in_features} -> {self.out_features}", f"on {self.device_type}"]
@@ -87,6 +90,7 @@ class Problem:
         words += [self.activation] if self.activation else []
         words += [f"{self.heads} heads of {self.head_dim} on {self.kv_heads}"] if self.heads else []
         words += [f"cache {self.cache_dtype}"] if self.cache_dtype else []
+        words += [f"blocks of {self.block}"] if self.block else []
         return ", ".join(words)
 
 

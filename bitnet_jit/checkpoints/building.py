@@ -92,7 +92,7 @@ class Builder:
 
     def packed(self, kind: type[Packed], weight: TernaryWeight, multiplier: float) -> Packed:
         """Return a layer of a kind, whose outputs are multiplied."""
-        return kind.from_packed(
+        layer = kind.from_packed(
             weight.w_packed,
             (weight.w_scale * multiplier).to(self.device),
             None if weight.bias is None else (weight.bias * multiplier).to(self.device),
@@ -100,6 +100,9 @@ class Builder:
             group_size=weight.group_size,
             activation=weight.activation,
         )
+        if weight.rotation is not None:
+            layer.put_rotation(weight.rotation.to(self.device))
+        return layer
 
     def block(self, index: int) -> PackedBlock:
         """Return block `index`."""

@@ -13,13 +13,16 @@ from bitnet_jit.checkpoints.decoder_names import LinearName
 from bitnet_jit.checkpoints.formats.reader import Reader
 from bitnet_jit.checkpoints.ternary import TernaryWeight, empty_i2
 from bitnet_jit.devices.huge_pages import CPU
+from bitnet_jit.errors import CheckpointError
+from bitnet_jit.nn.rotation import Rotation
 
 
 def read_joint(reader: Reader, layers: Sequence[LinearName], device: torch.device = CPU) -> TernaryWeight:
     """Read layers that share an input as one weight, codes straight into the memory where they stay on a device.
 
     Raises:
-        CheckpointError: a code is 3, a scale is not positive and finite, a value is not finite.
+        CheckpointError: a code is 3, a scale is not positive and finite, a value is not finite, or the layers rotate
+            their input differently.
     """
     first = layers[0]
     w_packed = empty_i2(sum(layer.out_features for layer in layers), first.in_features, device)
@@ -28,7 +31,20 @@ def read_joint(reader: Reader, layers: Sequence[LinearName], device: torch.devic
     w_scale, group_size = joint_scale(weights)
     bias = torch.cat([weight.bias for weight in weights if weight.bias is not None]) if first.has_bias else None
     activation = "a16" if any(weight.activation == "a16" for weight in weights) else weights[0].activation
-    return TernaryWeight(w_packed, w_scale, bias, first.in_features, group_size, activation)
+    rotation = joint_rotation(layers, weights)
+    return TernaryWeight(w_packed, w_scale, bias, first.in_features, group_size, activation, rotation)
+
+
+def joint_rotation(layers: Sequence[LinearName], weights: Sequence[TernaryWeight]) -> Rotation | None:
+    """Return the rotation of the input that layers share; raise CheckpointError where they rotate it differently."""
+    first = weights[0].rotation
+    for layer, weight in zip(layers, weights, strict=True):
+        if not (weight.rotation is first or (first is not None and first.same_as(weight.rotation))):
+            raise CheckpointError(
+                f"{layer.name}: expected its input rotated as that of {layers[0].name}, which it shares ({first}), "
+                f"found {weight.rotation}"
+            )
+    return first
 
 
 def joint_scale(weights: Sequence[TernaryWeight]) -> tuple[torch.Tensor, int]:

@@ -32,6 +32,7 @@ class LayerRow:
         scales: the least and the largest.
         scale: "tensor", "row", or "group of K" with the inputs per scale.
         activation: as which the model runs it.
+        block: inputs that the rotation before it mixes, 0 where there is none.
     """
 
     name: str
@@ -40,6 +41,7 @@ class LayerRow:
     scales: tuple[float, float]
     scale: str
     activation: str
+    block: int = 0
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ def row_of(layer: LinearName, weight: TernaryWeight) -> LayerRow:
     kinds = {0: "tensor", 1: "row", 2: f"group of {weight.group_size}"}
     density = count_codes(weight.w_packed, weight.in_features).density
     shape = (layer.out_features, layer.in_features)
-    return LayerRow(layer.name, shape, density, bounds, kinds[weight.w_scale.dim()], weight.activation)
+    block = 0 if weight.rotation is None else weight.rotation.block
+    return LayerRow(layer.name, shape, density, bounds, kinds[weight.w_scale.dim()], weight.activation, block)
 
 
 def kernels_of(layers: tuple[LayerRow, ...]) -> dict[str, str]:

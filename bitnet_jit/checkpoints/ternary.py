@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from bitnet_jit.nn.rotation import Rotation
 from bitnet_jit.packing.i2 import I2
 
 
@@ -18,6 +19,7 @@ class TernaryWeight:
         in_features: K.
         group_size: inputs per group with scales of groups, else 0.
         activation: how the model was made to run it: "a8", "a8g" or "a16"; see `PackedBitLinear`.
+        rotation: of the input, where the weight was folded, else None.
     """
 
     w_packed: torch.Tensor
@@ -26,6 +28,7 @@ class TernaryWeight:
     in_features: int
     group_size: int = 0
     activation: str = "a8"
+    rotation: Rotation | None = None
 
 
 def empty_i2(out_features: int, in_features: int, device: torch.device | str = "cpu") -> torch.Tensor:

@@ -41,7 +41,8 @@ def verify_same(first: Path, second: Path) -> Verification:
                 different.append(name)
         for layer in ternary_layers(one):
             expected, actual = (read_joint(reader, [layer]) for reader in (one, other))
-            if not torch.equal(expected.w_packed, actual.w_packed) or not same_bias(expected, actual):
+            same = same_bias(expected, actual) and same_rotation(expected, actual)
+            if not torch.equal(expected.w_packed, actual.w_packed) or not same:
                 different.append(layer.name)
             codes += layer.out_features * layer.in_features
             largest = max(largest, scale_difference(expected, actual))
@@ -53,6 +54,11 @@ def same_bias(one: TernaryWeight, other: TernaryWeight) -> bool:
     if one.bias is None or other.bias is None:
         return one.bias is other.bias
     return torch.equal(one.bias.float(), other.bias.float())
+
+
+def same_rotation(one: TernaryWeight, other: TernaryWeight) -> bool:
+    """Return whether two layers rotate their input alike, or not at all."""
+    return one.rotation is other.rotation or (one.rotation is not None and one.rotation.same_as(other.rotation))
 
 
 def scale_difference(one: TernaryWeight, other: TernaryWeight) -> float:

@@ -68,4 +68,5 @@ def show_layers(result: "Inspection") -> None:
         scales = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
         typer.echo(
             f"{row.name:<32} {f'{row.shape[0]} x {row.shape[1]}':>18} {row.density:>8.3f}  {scales:<21} {row.scale}"
+            + (f", input rotated in blocks of {row.block}" if row.block else "")
         )

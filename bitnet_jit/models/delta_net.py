@@ -14,6 +14,8 @@ from torch import nn
 
 from bitnet_jit.models.attention import KVStore
 from bitnet_jit.models.packed import Stream, rows_of
+from bitnet_jit.nn.rotation import rotation_of
+from bitnet_jit.ops.hadamard import silu_mul_hadamard
 from bitnet_jit.ops.head import head_logits
 from bitnet_jit.ops.linear import bit_linear
 from bitnet_jit.ops.norm import add_rms_norm, rms_norm, silu_mul_norm
@@ -82,7 +84,10 @@ class PackedDeltaNet(nn.Module):
     def project_out(self, y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """Normalize the heads of y (T, value_features), gate them by z, and project them -> (T, hidden)."""
         heads = rms_norm(y.unflatten(-1, (-1, self.head_norm.hidden_size)), self.head_norm.weight, self.head_norm.eps)
-        gated = silu_mul_norm(z, heads.flatten(-2), None, 0.0)
+        if (rotation := rotation_of(self.output)) is None:
+            gated = silu_mul_norm(z, heads.flatten(-2), None, 0.0)
+        else:
+            gated = silu_mul_hadamard(z, heads.flatten(-2), rotation.signs, rotation.block)
         projected: torch.Tensor = bit_linear(gated, *self.output.operands(), self.output.activation)
         return projected
 

@@ -12,6 +12,7 @@ import torch
 from bitnet_jit.devices.huge_pages import HUGE_PAGES
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.packed_table import PackedTable
+from bitnet_jit.nn.rotation import rotation_of
 from bitnet_jit.ops.embedding import embedding
 from bitnet_jit.ops.head import head_logits
 from bitnet_jit.ops.norm_head import add_rms_norm_head_logits
@@ -93,6 +94,10 @@ def stored_head(weight: Stored, head: str) -> tuple[Stored, torch.Tensor | None]
     if head == "checkpoint" or (isinstance(weight, PackedTable) and head == weight.format):
         return weight, None
     if isinstance(weight, PackedTable):
+        if head in PACKED and rotation_of(weight) is not None:
+            raise InvalidInput(
+                f"head: {head!r} holds no rotated weights, and this head is rotated; use {weight.format!r}"
+            )
         weight = weight.dequantize()
     if head in PACKED:
         return PackedTable.from_floats(weight, head), None

@@ -5,6 +5,7 @@ residual sum, the activation, the norm and the quantizer. So blocks hand on the 
 output apart (`Stream`), and the layer behind adds them.
 
 Layers with activation "a16" or "a8g" take floats, so each is two ops: all that stands before it, then the product.
+So is a layer that rotates its input (`nn/rotation.py`), whatever its activation.
 """
 
 from typing import TYPE_CHECKING
@@ -13,12 +14,14 @@ import torch
 from torch import nn
 
 from bitnet_jit.models.attention import KVStore
+from bitnet_jit.nn.rotation import rotation_of
 from bitnet_jit.ops.embedding import embedding
 from bitnet_jit.ops.fused_linear import (
     add_rms_norm_bit_linear,
     relu2_mul_norm_bit_linear,
     silu_mul_norm_bit_linear,
 )
+from bitnet_jit.ops.hadamard import add_rms_norm_hadamard, rms_norm_hadamard, silu_mul_hadamard
 from bitnet_jit.ops.linear import bit_linear
 from bitnet_jit.ops.norm import add_rms_norm, relu2_mul_norm, sigmoid_mul_norm, silu_mul_norm
 from bitnet_jit.ops.norm_linear import rms_norm_bit_linear
@@ -36,6 +39,13 @@ Stream = tuple[torch.Tensor, torch.Tensor | None]  # the residual stream (..., K
 def run_normalized(layer: "PackedBitLinear", norm: "RMSNorm", stream: Stream) -> tuple[torch.Tensor, torch.Tensor]:
     """Add up a stream, normalize it, and run a layer on it; return the sum x (..., K) and the layer's output."""
     x, delta = stream
+    if (rotation := rotation_of(layer)) is not None:
+        signs, block = rotation.signs, rotation.block
+        if delta is None:
+            rotated = rms_norm_hadamard(x, norm.weight, norm.eps, signs, block)
+        else:
+            x, rotated = add_rms_norm_hadamard(x, delta, norm.weight, norm.eps, signs, block)
+        return x, bit_linear(rotated, *layer.operands(), layer.activation)
     if delta is None:
         return x, rms_norm_bit_linear(x, norm.weight, norm.eps, *layer.operands(), layer.activation)
     if layer.activation != "a8":
@@ -124,7 +134,9 @@ class PackedAttention(nn.Module):
         if self.sub_norm is not None:
             _, projected = run_normalized(self.output, self.sub_norm, (y, None))
         else:
-            projected = bit_linear(y, *self.output.operands(), self.output.activation)
+            rotation = rotation_of(self.output)
+            rotated = y if rotation is None else rotation(y)
+            projected = bit_linear(rotated, *self.output.operands(), self.output.activation)
         return projected
 
 
@@ -157,7 +169,10 @@ class PackedFeedForward(nn.Module):
         """Transform each token of a stream (T, hidden); normalized and quantized once."""
         x, joint = run_normalized(self.gate_up, self.norm, stream)
         gate, up = joint.chunk(2, -1)
-        if self.down.activation != "a8":
+        if (rotation := rotation_of(self.down)) is not None and self.activation == "silu" and self.sub_norm is None:
+            rotated = silu_mul_hadamard(gate, up, rotation.signs, rotation.block)
+            return x, bit_linear(rotated, *self.down.operands(), self.down.activation)
+        if self.down.activation != "a8" or rotation is not None:
             return x, self.down(self.float_middle(gate, up))
         op = FUSED_GATES[self.activation]
         return x, op(gate, up, *self.inner_norm(), *self.down.operands())

@@ -10,6 +10,7 @@ import torch
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
+from bitnet_jit.nn.rotation import rotation_of
 from bitnet_jit.ops.norm import add_rms_norm
 from bitnet_jit.ops.packed_embedding import packed_embedding
 from bitnet_jit.packing import get_format
@@ -73,10 +74,16 @@ class PackedTable(PackedBitLinear):
         return self.logits(y)
 
     def look_up(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Return rows (..., K) of a dtype by ids (...) int64 or int32; one out of range gives NaN."""
+        """Return rows (..., K) of a dtype by ids (...) int64 or int32; one out of range gives NaN.
+
+        Rows of a folded table are rotated back: they are those of the matrix that its logits multiply by.
+        """
         w_packed, w_scale, _, *options = self.operands()
-        rows: torch.Tensor = packed_embedding(ids, w_packed, w_scale, *options, dtype)
-        return rows
+        rotation = rotation_of(self)
+        rows: torch.Tensor = packed_embedding(
+            ids, w_packed, w_scale, *options, dtype if rotation is None else torch.float32
+        )
+        return rows if rotation is None else rotation.undo(rows).to(dtype)
 
 
 def first_row(exact: torch.Tensor) -> int:

@@ -22,6 +22,7 @@ from bitnet_jit.nn.lora_linear import LoraLinear
 from bitnet_jit.nn.modules import replace
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import norm_inside
+from bitnet_jit.nn.rotation import rotation_of
 from bitnet_jit.quant.weight import expand_scale
 
 
@@ -155,8 +156,10 @@ def product(name: str, a: torch.Tensor, b: torch.Tensor, scaling: float) -> torc
 def add_to_codes(name: str, base: PackedBitLinear, update: torch.Tensor) -> tuple[PackedBitLinear, MergedLayer]:
     """Return the layer whose codes lie nearest to `base` plus update (N, K) float32, and the effect of the merge.
 
-    Where no code changes, the layer is `base` itself.
+    Where no code changes, the layer is `base` itself. Codes of a folded weight take the update folded alike.
     """
+    if (rotation := rotation_of(base)) is not None:
+        update = rotation(update)
     w_q, w_scale = base.unpack()
     wide = expand_scale(w_scale, base.in_features, base.group_size)
     moved = (w_q + update / wide).round_().clamp_(-1, 1)
@@ -172,4 +175,6 @@ def add_to_codes(name: str, base: PackedBitLinear, update: torch.Tensor) -> tupl
     packed.weight_dtype = base.weight_dtype
     if (norm := norm_inside(base)) is not None:
         packed.put_inside(norm)
+    if rotation is not None:
+        packed.put_rotation(rotation)
     return packed, effect

@@ -17,6 +17,7 @@ from bitnet_jit.nn.dense_weight import ReadsDense
 from bitnet_jit.nn.fast_path import Called
 from bitnet_jit.nn.laid_weight import LaidWeight, check_canonical
 from bitnet_jit.nn.rms_norm import INSIDE, RMSNorm, norm_inside
+from bitnet_jit.nn.rotation import BEFORE, Rotation, rotation_of
 from bitnet_jit.nn.save_guard import guard_save_pretrained
 from bitnet_jit.ops.linear import bit_linear, quantized_linear
 from bitnet_jit.ops.norm_linear import rms_norm_bit_linear
@@ -52,6 +53,7 @@ class PackedBitLinear(ReadsDense, Called, LaidWeight):
         w_scale: float32 (), (N,) or (N, ceil(K / group_size)).
         bias: (N,) or None.
         rms_norm: `RMSNorm` of K; there with use_rms_norm only.
+        rotation: `Rotation` of the input, of a folded weight; there after `put_rotation` only.
         layout: name of the layout of w_packed.
         weight: (N, K), a stand-in for code that asks for its dtype or its device: it holds no memory, is no parameter,
             and becomes `dequantize()` when an operation reads it (see `dense_weight.py`).
@@ -165,16 +167,18 @@ class PackedBitLinear(ReadsDense, Called, LaidWeight):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (..., N) of x's dtype for x (..., K) float32, bfloat16 or float16; under autocast, of autocast's."""
-        layer = (*self.operands(), self.activation)
+        layer, norm = (*self.operands(), self.activation), norm_inside(self)
         y: torch.Tensor
-        if (norm := norm_inside(self)) is None:
+        if (rotation := rotation_of(self)) is not None:
+            y = bit_linear(rotation(x if norm is None else norm(x)), *layer)
+        elif norm is None:
             y = bit_linear(x, *layer)
         else:
             y = rms_norm_bit_linear(x, norm.weight, norm.eps, *layer)
         return y
 
     def operands(self) -> tuple[Any, ...]:
-        """Return what ops take of a packed layer: w_packed, w_scale, bias, the two sizes, layout and group_size."""
+        """Return what ops take of a packed layer, beside its rotated input where it has a rotation."""
         if self._awaits_device:
             self._leave_meta()
         parameters = self._parameters  # nn.Module.__getattr__ costs 0.3 us per parameter
@@ -199,10 +203,15 @@ class PackedBitLinear(ReadsDense, Called, LaidWeight):
         Returns:
             (..., N).
 
+        Raises:
+            InvalidInput: the layer rotates its input, which codes do not allow.
+
         >>> layer = PackedBitLinear.from_codes(torch.tensor([[1, -1], [0, 1]], dtype=torch.int8), torch.tensor(0.5))
         >>> layer.forward_quantized(torch.tensor([127, 1], dtype=torch.int8), torch.tensor(1.0), torch.float32)
         tensor([63.0000,  0.5000])
         """
+        if (rotation := rotation_of(self)) is not None:
+            raise InvalidInput(f"x_q: a layer with {rotation} rotates floats and no codes; call it on the floats")
         y: torch.Tensor = quantized_linear(x_q, x_scale, *self.operands(), dtype)
         return y
 
@@ -216,22 +225,35 @@ class PackedBitLinear(ReadsDense, Called, LaidWeight):
             raise InvalidInput(f"norm: expected hidden_size={self.in_features}, got {norm.hidden_size}")
         self.add_module(INSIDE, norm.requires_grad_(False))
 
+    def put_rotation(self, rotation: Rotation) -> None:
+        """Have the layer rotate its input from now on, behind a norm inside: its codes are of a folded weight.
+
+        Raises:
+            InvalidInput: the rotation is of another size.
+        """
+        if rotation.in_features != self.in_features:
+            raise InvalidInput(f"rotation: expected in_features={self.in_features}, got {rotation.in_features}")
+        self.add_module(BEFORE, rotation)
+
     def unpack(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return w_q (N, K) int8 and w_scale, the inverse of `from_codes`."""
+        """Return w_q (N, K) int8 and w_scale, the inverse of `from_codes`; with a rotation, of the folded weight."""
         w_q: torch.Tensor = get_format(self.format).unpack(self.canonical(), self.in_features)
         return w_q, self.w_scale.detach()
 
     def dequantize(self) -> torch.Tensor:
-        """Return the weight that this layer stands for, w_q * w_scale: (N, K) float32."""
-        return dequantize_weight(*self.unpack(), self.group_size)
+        """Return the matrix that multiplies the layer's input: w_q * w_scale, unfolded if rotated; (N, K) float32."""
+        folded = dequantize_weight(*self.unpack(), self.group_size)
+        return folded if (rotation := rotation_of(self)) is None else rotation.undo(folded)
 
     def _dense(self) -> torch.Tensor:
         if self._awaits_device:
             self._leave_meta()
         options = (self.in_features, self.out_features, self.layout, self.group_size)
         dtype = self.weight_dtype if self.weight_dtype in FLOATS else torch.float32
-        dense: torch.Tensor = DEQUANTIZE_WEIGHT.torch(self.w_packed.detach(), self.w_scale.detach(), *options, dtype)
-        return dense.to(self.weight_dtype)
+        rotation = rotation_of(self)
+        made_in = dtype if rotation is None else torch.float32
+        dense: torch.Tensor = DEQUANTIZE_WEIGHT.torch(self.w_packed.detach(), self.w_scale.detach(), *options, made_in)
+        return (dense if rotation is None else rotation.undo(dense)).to(self.weight_dtype)
 
     def _place(self) -> torch.device:
         return self.w_packed.device

@@ -8,6 +8,7 @@ from bitnet_jit.ops import delta_net as delta_net
 from bitnet_jit.ops import embedding as embedding
 from bitnet_jit.ops import fused_linear as fused_linear
 from bitnet_jit.ops import greedy as greedy
+from bitnet_jit.ops import hadamard as hadamard
 from bitnet_jit.ops import head as head
 from bitnet_jit.ops import norm_head as norm_head
 from bitnet_jit.ops import norm_linear as norm_linear

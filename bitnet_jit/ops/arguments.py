@@ -136,6 +136,22 @@ class Whole:
 
 
 @dataclass(frozen=True)
+class PowerOfTwo:
+    """A power of two, from 1 to `maximum`."""
+
+    name: str
+    maximum: int
+
+    schema_type = "int"
+
+    def check(self, value: Any, seen: Seen) -> None:
+        """Raise InvalidInput unless it is one."""
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not whole or not 1 <= value <= self.maximum or int(value).bit_count() != 1:
+            raise InvalidInput(f"{self.name}: expected a power of two from 1 to {self.maximum}, got {value!r}")
+
+
+@dataclass(frozen=True)
 class Epsilon:
     """What a norm adds to the mean of squares."""
 

@@ -121,6 +121,16 @@ class Dims:
         return f"{text} with {' and '.join(limits)}" if limits else text
 
 
+class BlockDims(Dims):
+    """Dimensions of which the last one is whole blocks, of as many features as the argument `block` says."""
+
+    def fits(self, shape: Sequence[Any], seen: Seen) -> bool:
+        return super().fits(shape, seen) and not certainly(shape[-1] % seen.values["block"] != 0)
+
+    def words(self, seen: Seen) -> str:
+        return f"{super().words(seen)} in whole blocks of {seen.values['block']}"
+
+
 def known_size(name: Name, sizes: dict[Any, Any]) -> Any:
     """Return the size of a name, or None where it has not been seen."""
     if isinstance(name, Plus):

@@ -186,12 +186,13 @@ class OpSpec:
             device=fingerprint(first.device),
             gpu=find_gpu(first.device),
             w_dtype="" if weight is None else dtype_name(weight.dtype),
+            block=int(values.get("block", 0)),
         )
 
     def operands_of(self, problem: Problem, leading: Sequence[int]) -> Operands:
         """Return the operands of a call that poses a problem, with its leading dimensions (none for a weight)."""
         seen = Seen(
-            {"group_size": problem.group_size, "scale": problem.scale},
+            {"group_size": problem.group_size, "scale": problem.scale, "block": problem.block},
             {
                 **{...: tuple(leading), "K": problem.in_features, "N": problem.out_features},
                 **{"H": problem.heads, "KV": problem.kv_heads, "D": problem.head_dim},

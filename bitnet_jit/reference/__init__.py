@@ -21,6 +21,11 @@ kernels, and torch's for floats, may differ there in the last bits.
 The `*_float64` functions are the same ops where sums of floats may run in any order: they bound a backend's result.
 """
 
+from bitnet_jit.reference.hadamard import add_rms_norm_hadamard as add_rms_norm_hadamard
+from bitnet_jit.reference.hadamard import hadamard as hadamard
+from bitnet_jit.reference.hadamard import inverse_hadamard as inverse_hadamard
+from bitnet_jit.reference.hadamard import rms_norm_hadamard as rms_norm_hadamard
+from bitnet_jit.reference.hadamard import silu_mul_hadamard as silu_mul_hadamard
 from bitnet_jit.reference.head import head_logits as head_logits
 from bitnet_jit.reference.head import head_logits_float64 as head_logits_float64
 from bitnet_jit.reference.head import quantize_head as quantize_head

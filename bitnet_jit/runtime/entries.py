@@ -18,7 +18,7 @@ OF_THE_DEVICE = ("device", "gpu")  # fields of a problem that its fingerprint te
 PROBLEM_FIELDS = {field.name for field in fields(Problem)} - set(OF_THE_DEVICE)
 EXAMPLE = Problem("", "", 1, 1, 1)  # its fields are of the types that fields have
 # keys hold these where they are not at their default: older keys have none of them
-LATER_FIELDS = {"heads", "kv_heads", "head_dim", "cache_dtype", "w_dtype"}
+LATER_FIELDS = {"heads", "kv_heads", "head_dim", "cache_dtype", "w_dtype", "block"}
 MAX_EXPORT = 64 * 2**20  # bytes of a file with all of a cache's choices
 MAX_SIZE = 2**63 - 1  # of a problem's numbers
 NAME = re.compile(r"[a-z0-9_]{1,60}")  # of an op: it is a part of its file's name

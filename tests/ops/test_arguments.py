@@ -24,7 +24,7 @@ from torch._subclasses import FakeTensorMode
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.ops import calls, eager
-from bitnet_jit.ops.arguments import Dtype, Epsilon, LayoutName, Tensor, Whole, Word
+from bitnet_jit.ops.arguments import Dtype, Epsilon, LayoutName, PowerOfTwo, Tensor, Whole, Word
 from bitnet_jit.ops.op import OPS
 
 
@@ -64,7 +64,7 @@ def refused_by_all(name, values):
 
 @pytest.mark.parametrize("name", OPS)
 def test_records_agree_with_the_schemas_that_torch_knows(name):
-    kinds = {Whole: "int", Epsilon: "float", Word: "str", LayoutName: "str", Dtype: "ScalarType"}
+    kinds = {Whole: "int", PowerOfTwo: "int", Epsilon: "float", Word: "str", LayoutName: "str", Dtype: "ScalarType"}
     schema = op(name)._schema.arguments
     assert [argument.name for argument in schema] == [argument.name for argument in OPS[name].spec.arguments]
     for told, argument in zip(schema, OPS[name].spec.arguments, strict=True):

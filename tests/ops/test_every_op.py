@@ -60,6 +60,10 @@ def quantized(y_dtype, kind="tensor"):
     return (codes(2, ROWS, IN), floats(2, ROWS).abs(), w_packed, w_scale, bias, *options, y_dtype)
 
 
+def signs():
+    return floats(64).sign()
+
+
 def attention(dtype=torch.float32, cache=torch.float32):
     tokens, heads, kv_heads, head_dim = 7, 4, 2, 10
     shapes = (5, kv_heads, head_dim, 64), (5, kv_heads, 64, head_dim)
@@ -155,6 +159,24 @@ CASES = {
         (floats(2, ROWS, IN), floats(2, ROWS, IN) + 1, floats(IN), 1e-5),
         (floats(ROWS, IN, dtype=torch.bfloat16), floats(ROWS, IN, dtype=torch.bfloat16), None, 0.0),
     ],
+    "hadamard": [
+        (floats(2, ROWS, 64), signs(), 32),
+        (floats(64, dtype=torch.bfloat16), None, 2),
+        (floats(0, 64), signs(), 64),
+    ],
+    "inverse_hadamard": [(floats(2, ROWS, 64), signs(), 16), (floats(ROWS, 64, dtype=torch.float16), None, 64)],
+    "rms_norm_hadamard": [
+        (floats(2, ROWS, 64), floats(64), 1e-5, signs(), 32),
+        (floats(ROWS, 64, dtype=torch.bfloat16), floats(64), 1e-5, signs(), 4),
+    ],
+    "add_rms_norm_hadamard": [
+        (floats(2, ROWS, 64), floats(2, ROWS, 64) + 1, floats(64), 1e-5, signs(), 32),
+        (floats(ROWS, 64, dtype=torch.bfloat16), floats(ROWS, 64, dtype=torch.bfloat16), floats(64), 1e-5, signs(), 4),
+    ],
+    "silu_mul_hadamard": [
+        (floats(2, ROWS, 64), floats(2, ROWS, 64) + 1, signs(), 32),
+        (floats(ROWS, 64, dtype=torch.bfloat16), floats(ROWS, 64, dtype=torch.bfloat16), signs(), 4),
+    ],
     "relu2_mul_norm_quantize": [(floats(2, ROWS, IN), floats(2, ROWS, IN) + 1, floats(IN), 1e-5)],
     "silu_mul_norm_quantize": [
         (floats(2, ROWS, IN), floats(2, ROWS, IN) + 1, floats(IN), 1e-5),
@@ -181,6 +203,8 @@ TRAINABLE = {  # arguments with a gradient
     "bit_linear": (0, 3),
     "rms_norm": (0, 1),
     "rms_norm_bit_linear": (0, 1, 5),
+    "hadamard": (0,),
+    "inverse_hadamard": (0,),
     "bit_linear_train": (0, 1, 2, 3),
 }
 

@@ -11,6 +11,7 @@ from bitnet_jit.runtime.entries import LATER_FIELDS, check_key
 LINEAR = Problem("bit_linear", "cpu", 1, 64, 96, "i2/n64k16", "a8", scale="tensor")
 ATTENTION = Problem("paged_attention", "cpu", 1, 64, 128, heads=4, kv_heads=2, head_dim=16, cache_dtype="bfloat16")
 HEAD = Problem("head_logits", "cpu", 1, 64, 128, w_dtype="int8")
+ROTATION = Problem("hadamard", "cpu", 1, 128, 128, block=64)
 FIRST_FIELDS = {
     *("op", "device_type", "rows", "out_features", "in_features", "layout", "activation"),
     *("x_dtype", "y_dtype", "scale", "group_size", "bias"),
@@ -31,7 +32,7 @@ def test_keys_of_attention_tell_its_heads():
 
 @pytest.mark.parametrize("field", sorted(LATER_FIELDS))
 def test_each_added_field_tells_keys_apart(field):
-    problem = HEAD if getattr(HEAD, field) else ATTENTION
+    problem = next(problem for problem in (HEAD, ATTENTION, ROTATION) if getattr(problem, field))
     other = dataclasses.replace(problem, **{field: type(getattr(problem, field))()})
     assert key_of(other) != key_of(problem)
     check_key(key_of(other))

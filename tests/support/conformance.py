@@ -15,7 +15,7 @@ from bitnet_jit.dtypes import dtype_name
 from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.operands import Operands
-from bitnet_jit.ops.arguments import LayoutName, Word
+from bitnet_jit.ops.arguments import LayoutName, PowerOfTwo, Word
 from bitnet_jit.ops.calls import bind_call
 from bitnet_jit.ops.op import OPS
 from bitnet_jit.ops.spec import OpSpec, output_dtype
@@ -27,6 +27,7 @@ SHAPES = ((4, 37, 70), (1, 1, 1), (32, 128, 33), (2, 3, 256))  # rows, out_featu
 HEADS = ((4, 4, 2, 16), (1, 5, 1, 10), (32, 2, 2, 80), (2, 8, 1, 64))  # rows, heads, kv_heads, head_dim
 ALL_CONFIGS = os.environ.get("BITNET_JIT_TEST_CONFIGS") == "all"
 GROUP = 32
+BLOCK = 16  # the smallest that every backend takes
 
 
 def problems_of(spec: OpSpec, device_type: str) -> Iterator[Problem]:
@@ -45,6 +46,7 @@ def problems_of(spec: OpSpec, device_type: str) -> Iterator[Problem]:
         if activation == "a8g" and scale != "group":
             continue
         rows, out_features, in_features = next(shapes)
+        in_features *= BLOCK if has(spec, PowerOfTwo) else 1
         problem = Problem(
             op=spec.name,
             device_type=device_type,
@@ -58,6 +60,7 @@ def problems_of(spec: OpSpec, device_type: str) -> Iterator[Problem]:
             group_size=GROUP if scale == "group" else 0,
             bias=bias,
             w_dtype=w_dtype,
+            block=in_features & -in_features if has(spec, PowerOfTwo) else 0,  # the largest that divides it
         )
         inputs = {operand.name: operand.dtype for operand in spec.operands_of(problem, (rows,)).inputs}
         yield replace(problem, y_dtype=output_dtype(spec.outputs[0], inputs, problem))

@@ -6,9 +6,9 @@ from math import prod
 import torch
 
 from bitnet_jit.kernels import registry
-from bitnet_jit.ops.arguments import Dtype, Epsilon, LayoutName, Tensor, Whole, Word
+from bitnet_jit.ops.arguments import Dtype, Epsilon, LayoutName, PowerOfTwo, Tensor, Whole, Word
 from bitnet_jit.ops.op import OPS
-from bitnet_jit.ops.shapes import Dims, PackedShape, ScaleShape, known_size
+from bitnet_jit.ops.shapes import BlockDims, Dims, PackedShape, ScaleShape, known_size
 from bitnet_jit.problem import SCALES as SCALES
 
 SPECS = {name: op.spec for name, op in OPS.items()}
@@ -18,6 +18,7 @@ PAGED_SIZES = {"P": 5, "KV": 1, "D": 10, "C": 71, "R": 6, "M": 8}  # K is five h
 LIMITS = {"K": 2**18, "N": 2**62}
 LEADING = (2, 3)
 GROUP = 32
+BLOCK = 2  # the largest power of two that divides K
 DTYPES = (
     torch.float32,
     torch.float16,
@@ -114,6 +115,7 @@ def make_option(argument, scale):
         LayoutName: lambda: registry.preferred_layout("i2", "cpu").name,
         Dtype: lambda: torch.float32,
         Epsilon: lambda: 1e-5,
+        PowerOfTwo: lambda: BLOCK,
     }
     return kinds[type(argument)]()
 
@@ -134,6 +136,8 @@ def may_have_shape(op, name, shape, values):
     if first < 0 or first and not argument.shape.has_rows:
         return False
     if argument.shape.has_rows and told[...] > 1 and shape[:first] != tuple(values[name].shape)[: len(LEADING)]:
+        return False
+    if isinstance(argument.shape, BlockDims) and shape[-1] % BLOCK:
         return False
     return all(
         1 <= size <= LIMITS[size_name] if told[size_name] == 1 else size == SIZES[size_name]
@@ -192,5 +196,6 @@ def wrong_options(op, name):
         LayoutName: ["", "i3", 3, None, ["i2"], *(["t5"] if has_weight else [])],
         Dtype: [torch.int8, torch.float64, torch.complex64, "float32", None, [1]],
         Epsilon: [-1.0, float("nan"), float("inf"), "1", None, [1.0]],
+        PowerOfTwo: [0, -2, 3, 4, 2**14, 2**62, "2", 2.0, True, None, [2]],  # 4 divides no K here
     }
     return kinds[type(argument)]

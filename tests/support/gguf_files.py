@@ -18,7 +18,9 @@ def string(text: str) -> bytes:
 
 
 def value(given: Any) -> bytes:
-    """Return a value behind its type: a flag, u32, f32, string, or an array of one of them."""
+    """Return a value behind its type: a flag, u32, f32, string, or an array of one of them; NumPy's arrays are i32."""
+    if isinstance(given, np.ndarray):
+        return struct.pack("<IIQ", 9, 5, len(given)) + given.astype("<i4").tobytes()
     if isinstance(given, bool):
         return struct.pack("<I?", 7, given)
     if isinstance(given, int):

@@ -76,6 +76,11 @@ PROBLEMS = (
             "sigmoid_mul_norm",
         )
     ),
+    *(
+        replace(A8, op=op, layout="", activation="", x_dtype="bfloat16", scale="", in_features=5120, block=block)
+        for op in ("hadamard", "inverse_hadamard", "rms_norm_hadamard", "add_rms_norm_hadamard", "silu_mul_hadamard")
+        for block in (16, 1024)
+    ),
 )
 HEADS = Problem(
     "paged_attention",

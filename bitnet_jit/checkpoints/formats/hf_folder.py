@@ -27,6 +27,7 @@ from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.errors import CheckpointError
 from bitnet_jit.generation.tokenizer import Tokenizer, find_tokenizer
 from bitnet_jit.models.config import DecoderConfig
+from bitnet_jit.nn.rotation import Rotation
 
 MAX_NAMED = 3  # extra tensors that an error names
 
@@ -102,6 +103,10 @@ class HfFolder:
             return self.storage.read_table(self.files, self.names.layer(name), device)
         tensor = self.names.tensor(name)
         return self.forms.of(name).read(check_finite(self.files.place(tensor), self.files.read(tensor, device)))
+
+    def rotation(self, layer: LinearName) -> Rotation | None:
+        """Return the rotation of a ternary layer's input, None where it has none."""
+        return self.storage.rotation(self.files, by_hf_name(layer))
 
     def ternary(self, layer: LinearName, out: torch.Tensor) -> TernaryWeight:
         """Read a ternary layer, its codes into `out`."""

@@ -10,6 +10,7 @@ from bitnet_jit.checkpoints.file_names import CONFIG
 from bitnet_jit.checkpoints.formats.fields import Fields
 from bitnet_jit.checkpoints.tensor_files import TensorFiles
 from bitnet_jit.checkpoints.ternary import TernaryWeight
+from bitnet_jit.nn.rotation import Rotation
 
 NEVER_TERNARY = {"lm_head", "embed_tokens", "model.embed_tokens", "norm", "model.norm"}
 
@@ -42,6 +43,10 @@ class Storage(Protocol):
         """Read an embedding or a head, finite floats (V, K)."""
         ...
 
+    def rotation(self, files: TensorFiles, layer: LinearName) -> Rotation | None:
+        """Return the rotation of a layer's input, None where it has none."""
+        ...
+
     def read(self, files: TensorFiles, layer: LinearName, out: torch.Tensor, oddities: Oddities) -> TernaryWeight:
         """Read a layer that was required before, its codes into `out`, uint8 (N, ceil(K / 4)).
 
@@ -62,6 +67,10 @@ class FloatTables:
     def holds_codes(self, files: TensorFiles, path: str) -> bool:  # noqa: ARG002
         """Return that they are floats."""
         return False
+
+    def rotation(self, files: TensorFiles, layer: LinearName) -> Rotation | None:  # noqa: ARG002
+        """Return that inputs are not rotated, as in most storages."""
+        return None
 
     def read_table(self, files: TensorFiles, path: str, device: torch.device) -> torch.Tensor:
         """Read an embedding or a head in its own dtype."""

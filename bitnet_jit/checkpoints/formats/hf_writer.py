@@ -11,6 +11,7 @@ import torch
 
 from bitnet_jit.checkpoints.formats.hf_bitnet import METHOD
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.nn.rotation import Rotation
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class HfWriter:
     def stored_bias(self, name: str, bias: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """Return a bias as it is stored."""
         return bias if self.scale_divides else divided(name, bias, scale)
+
+    def stored_rotation(self, name: str, rotation: Rotation) -> torch.Tensor:
+        """Refuse a layer whose weight was folded: transformers would run it on an input that is not rotated."""
+        raise InvalidInput(f"{name}: format {self.name!r} holds no rotated weights, got {rotation}; use i2 or t5")
 
     def quantization_config(self, eps_inside: float | None, dense: list[str] | None) -> dict[str, Any]:
         """Return the quantization_config of config.json."""

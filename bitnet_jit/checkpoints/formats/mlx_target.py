@@ -57,6 +57,8 @@ class MlxTarget:
 
     def layer(self, path: str, weight: TernaryWeight, size: int) -> dict[str, torch.Tensor]:
         """Return the tensors of a ternary layer."""
+        if weight.rotation is not None:
+            raise InvalidInput(f"format: mlx-lm rotates no inputs of such models, {path} has {weight.rotation}")
         if weight.activation == "a8":
             if not self.lossy:
                 raise InvalidInput(

@@ -5,6 +5,7 @@
 | *.weight       | uint8 (N, ceil(K / codes per byte)), a canonical packed weight |
 | *.weight_scale | float32 (1,), a multiplier: mean|w|                            |
 | *.bias         | as the layer adds it                                           |
+| *.rotation     | float32 (K / block, block), the signs of a rotated input       |
 | all else       | in its own dtype                                               |
 
 Each file's metadata says version, packing, scale layout, activation mode, and (N, K) of every ternary weight. Names
@@ -32,6 +33,8 @@ from bitnet_jit.checkpoints.formats.hf_storage import (
 from bitnet_jit.checkpoints.formats.own_packing import to_i2
 from bitnet_jit.checkpoints.tensor_files import TensorFiles
 from bitnet_jit.checkpoints.ternary import TernaryWeight
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.nn.rotation import BEFORE, Rotation
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.system.reading import parse_json
 
@@ -59,7 +62,23 @@ class Own(FloatTables):
         """Return the names of a layer's tensors, which must be there."""
         name = f"{layer.name}.weight"
         check_own(files, name, self.packing, layer.out_features, layer.in_features)
-        return [name, require_scale(files, layer), *require_bias(files, layer)]
+        rotation = f"{layer.name}.{BEFORE}"
+        names = [name, require_scale(files, layer), *require_bias(files, layer)]
+        return [*names, rotation] if rotation in files.entries else names
+
+    def rotation(self, files: TensorFiles, layer: LinearName) -> Rotation | None:
+        """Read the rotation of a layer's input, None where it has none."""
+        name = f"{layer.name}.{BEFORE}"
+        if name not in files.entries:
+            return None
+        shape = files.entries[name].shape
+        if len(shape) != 2 or shape[0] * shape[1] != layer.in_features:
+            raise files.error(name, f"signs (K / block, block) of K={layer.in_features}", f"{tuple(shape)}")
+        files.require(name, tuple(shape), ("F32",))
+        try:
+            return Rotation(files.read(name).view(-1), shape[1])
+        except InvalidInput as error:
+            raise files.error(name, "signs of a rotation", str(error)) from None
 
     def read(self, files: TensorFiles, layer: LinearName, out: torch.Tensor, oddities: Oddities) -> TernaryWeight:
         """Read a layer, its codes into `out`."""
@@ -67,7 +86,8 @@ class Own(FloatTables):
         to_i2(files.read(name, out.device), out, layer.in_features, self.packing)
         oddities.note_density(name, check_codes(files.place(name), out, layer.in_features))
         scale = read_scale(files, layer, False, oddities)
-        return TernaryWeight(out, scale, read_bias(files, layer), layer.in_features)
+        rotation = self.rotation(files, layer)
+        return TernaryWeight(out, scale, read_bias(files, layer), layer.in_features, rotation=rotation)
 
 
 def read_own(fields: Fields) -> Storage:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from bitnet_jit.checkpoints.formats.own_format import METHOD, metadata_of
+from bitnet_jit.nn.rotation import Rotation
 from bitnet_jit.packing import FORMATS
 
 
@@ -33,6 +34,10 @@ class OwnWriter:
     def stored_bias(self, name: str, bias: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         """Return the bias as it is."""
         return bias
+
+    def stored_rotation(self, name: str, rotation: Rotation) -> torch.Tensor:  # noqa: ARG002
+        """Return signs by blocks, float32 (K / block, block)."""
+        return rotation.signs.view(-1, rotation.block).cpu().clone()
 
     def quantization_config(self, eps_inside: float | None, dense: list[str] | None) -> dict[str, Any]:  # noqa: ARG002
         """Return the quantization_config of config.json, which names no layers."""

@@ -29,6 +29,7 @@ from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.generation.tokenizer import Tokenizer
 from bitnet_jit.models.config import DecoderConfig
+from bitnet_jit.nn.rotation import Rotation
 
 
 class Chat(NamedTuple):
@@ -120,6 +121,10 @@ class Reader(Protocol):
 
     def dense(self, name: str, device: torch.device = CPU) -> torch.Tensor:
         """Read an embedding, head or norm, finite and in its own dtype, onto a device."""
+        ...
+
+    def rotation(self, layer: LinearName) -> Rotation | None:
+        """Return the rotation of a ternary layer's input, None where it has none; no codes are read."""
         ...
 
     def ternary(self, layer: LinearName, out: torch.Tensor) -> TernaryWeight:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.nn.rotation import BEFORE, Rotation
 
 
 class Writer(Protocol):
@@ -40,6 +41,10 @@ class Writer(Protocol):
         """Return a bias (N,) as it is stored beside a scale that multiplies; InvalidInput where it cannot be."""
         ...
 
+    def stored_rotation(self, name: str, rotation: Rotation) -> torch.Tensor:
+        """Return the rotation of an input as it is stored; InvalidInput names a layer that the format cannot hold."""
+        ...
+
     def quantization_config(self, eps_inside: float | None, dense: list[str] | None) -> dict[str, Any]:
         """Return the quantization_config of config.json.
 
@@ -55,9 +60,14 @@ class Writer(Protocol):
 
 
 def encoded(
-    name: str, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, writer: Writer
+    name: str,
+    codes: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor | None,
+    writer: Writer,
+    rotation: Rotation | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Return the tensors of a layer, given codes int8 (N, K), scale float32 (1,), and bias (N,) or None.
+    """Return the tensors of a layer, given codes int8 (N, K), scale float32 (1,), bias (N,) or None, and rotation.
 
     Raises:
         InvalidInput: the format cannot hold the layer, which is named.
@@ -68,4 +78,6 @@ def encoded(
             f"{name}: its scale {float(scale):g} cannot be stored in format {writer.name!r}, as {float(stored_scale):g}"
         )
     tensors = {f"{name}.weight_scale": stored_scale, f"{name}.weight": writer.stored_weight(name, codes)}
+    if rotation is not None:
+        tensors[f"{name}.{BEFORE}"] = writer.stored_rotation(name, rotation)
     return tensors if bias is None else tensors | {f"{name}.bias": writer.stored_bias(name, bias, scale)}

@@ -19,12 +19,12 @@ def kernels() -> tuple[Kernel, ...]:
     from bitnet_jit.kernels.numba.head import logits
     from bitnet_jit.kernels.numba.linear import a16, amx, tiled
     from bitnet_jit.kernels.numba.rowwise import dequantize as dequantize_activation
-    from bitnet_jit.kernels.numba.rowwise import embedding, norm, norm_gradients, packed_embedding
+    from bitnet_jit.kernels.numba.rowwise import embedding, hadamard, norm, norm_gradients, packed_embedding
     from bitnet_jit.kernels.numba.weights import dequantize as dequantize_weight
     from bitnet_jit.kernels.numba.weights import quantize as quantize_weight
 
     linear = (amx, tiled, a16)
-    rowwise = (norm, norm_gradients, dequantize_activation, embedding, packed_embedding)
+    rowwise = (norm, hadamard, norm_gradients, dequantize_activation, embedding, packed_embedding)
     modules = (*linear, *rowwise, quantize_weight, dequantize_weight, logits, paged, delta_net)
     return tuple(kernel for module in modules for kernel in module.KERNELS)
 

@@ -10,9 +10,9 @@ from bitnet_jit.packing import CANONICAL
 
 def kernels() -> tuple[Kernel, ...]:
     """Return all kernels."""
-    from bitnet_jit.kernels.torch import attention, delta_net, head, linear, norm, tokens, weights
+    from bitnet_jit.kernels.torch import attention, delta_net, hadamard, head, linear, norm, tokens, weights
 
-    modules = (attention, delta_net, linear, norm, weights, head, tokens)
+    modules = (attention, delta_net, linear, norm, hadamard, weights, head, tokens)
     return tuple(kernel for module in modules for kernel in module.KERNELS)
 
 

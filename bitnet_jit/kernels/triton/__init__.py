@@ -18,10 +18,10 @@ def kernels() -> tuple[Kernel, ...]:
     from bitnet_jit.kernels.triton.delta_net import delta_rule
     from bitnet_jit.kernels.triton.head import floats, greedy, int8
     from bitnet_jit.kernels.triton.linear import table as linear
-    from bitnet_jit.kernels.triton.rowwise import embedding, norm_gradients, packed_embedding, rows
+    from bitnet_jit.kernels.triton.rowwise import embedding, hadamard, norm_gradients, packed_embedding, rows
     from bitnet_jit.kernels.triton.weights import dequantize, quantize_weight
 
-    rowwise = (rows, norm_gradients, embedding, packed_embedding)
+    rowwise = (rows, hadamard, norm_gradients, embedding, packed_embedding)
     modules = (linear, *rowwise, quantize_weight, dequantize, paged, delta_rule, floats, int8, greedy)
     return tuple(kernel for module in modules for kernel in module.KERNELS)
 

@@ -37,6 +37,7 @@ FUNCTIONS = (
         "arrange",
         "input_grad",
         "row",
+        "rotate",
         "norm_gradients",
         "add_sums",
     ),

@@ -145,9 +145,6 @@ def check_refused(keys: Keys, of: Callable[[str], str], config: DecoderConfig) -
         raise keys.refuse(of("rope.dimension_count"), f"{config.head_dim} (every dimension of a head turns)")
     if keys.same_integer(of("attention.sliding_window"), 0, low=0):
         raise keys.refuse(of("attention.sliding_window"), "none: every token sees all tokens before it")
-    for name in keys.values:
-        if name.startswith("prism.hadamard."):
-            raise CheckpointError(f"{keys.where}: {name}: expected no rotated weights: they are not read yet")
     try:
         check_rope(config)
     except InvalidInput as error:

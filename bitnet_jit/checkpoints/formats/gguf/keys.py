@@ -41,6 +41,13 @@ class Keys(Fields):
             raise self.refuse(name, f"an array of {count} numbers")
         return value
 
+    def whole_numbers(self, name: str) -> "np.ndarray[Any, Any]":
+        """Return an array of whole numbers, of any length."""
+        value = self.take(name, REQUIRED, "an array of whole numbers")
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu":
+            raise self.refuse(name, "an array of whole numbers")
+        return value
+
     def same_integer(self, name: str, default: Any = REQUIRED, low: int = 1, high: int = 2**31 - 1) -> int:
         """Return a whole number, which may also be an array of the same number per layer."""
         value = self.values.get(name)

@@ -12,6 +12,7 @@ from bitnet_jit.checkpoints.formats.gguf.config import ACTIVATION, read_config, 
 from bitnet_jit.checkpoints.formats.gguf.delta_net import floats_in_order, layer_in_order
 from bitnet_jit.checkpoints.formats.gguf.file import GgufFile
 from bitnet_jit.checkpoints.formats.gguf.found import file_of, is_gguf
+from bitnet_jit.checkpoints.formats.gguf.hadamard import PREFIX, read_hadamard
 from bitnet_jit.checkpoints.formats.gguf.i2_s import USUAL, read_i2_s
 from bitnet_jit.checkpoints.formats.gguf.keys import Keys
 from bitnet_jit.checkpoints.formats.gguf.names import gguf_layer, gguf_tensor
@@ -26,7 +27,8 @@ from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.errors import CheckpointError
 from bitnet_jit.generation.tokenizer import Tokenizer
-from bitnet_jit.models.config import DecoderConfig
+from bitnet_jit.models.config import DecoderConfig, DeltaNetConfig
+from bitnet_jit.nn.rotation import Rotation
 from bitnet_jit.quant.ternary import coarsest_scale
 
 MAX_NAMED = 3  # tensors that an error names
@@ -50,6 +52,7 @@ class GgufModel:
             shapes = {name: tensor.shape for name, tensor in tensors.items()} | dict.fromkeys(unread, ())
             self.types = sorted({tensor.type.name for tensor in tensors.values() if tensor.type.is_ternary})
             self.config: DecoderConfig = read_config(self.keys, shapes, divisors)
+            self.hadamard = read_hadamard(self.keys, shapes)
         self.oddities = Oddities()
 
     def _divisors(self) -> torch.Tensor | None:
@@ -91,7 +94,8 @@ class GgufModel:
     def description(self) -> str:
         """Return which format was found, in words."""
         types = [f"{name} (as {self.i2_s})" if name == I2_S.name else name for name in self.types]
-        return f"a GGUF file, {self.keys.text('general.architecture')} in {', '.join(types)}"
+        rotated = "" if self.hadamard is None else f", inputs rotated in blocks of {self.hadamard.block}"
+        return f"a GGUF file, {self.keys.text('general.architecture')} in {', '.join(types)}{rotated}"
 
     def __enter__(self) -> "GgufModel":
         self.file.reopen()
@@ -162,6 +166,8 @@ class GgufModel:
         """Read an embedding, head or norm."""
         stored = self.stored(name)
         tensor = self.file.tensors[stored]
+        if self.hadamard is not None and stored in self.hadamard.rotations:
+            raise CheckpointError(f"{self.file.place(stored)}: expected ternary codes, as it is folded, found floats")
         if tensor.type.to_floats is None:
             return self.in_order(name, check_finite(self.file.place(stored), self.file.read(stored, device)))
         blocks = self.file.read_bytes(stored, device).view(-1, tensor.type.num_bytes)
@@ -187,10 +193,29 @@ class GgufModel:
             raise CheckpointError(f"{self.file.place(name)}: expected a positive scale, found {float(w_scale):g}")
         usual = "a8" if self.kind.quantizes and not group_size else "a16"
         activation = self.keys.word(ACTIVATION, ("a8", "a16"), usual)
-        weight = TernaryWeight(out, w_scale, self.bias(layer), layer.in_features, group_size, activation)
+        inputs, rotation = layer.in_features, self.rotation(layer)
+        weight = TernaryWeight(out, w_scale, self.bias(layer), inputs, group_size, activation, rotation)
         if (net := self.config.delta_net) is not None:
-            return layer_in_order(weight, layer, net)
+            return self.with_heads_in_order(weight, layer, net)
         return reordered(weight, layer, self.config, in_halves) if self.kind.pairs else weight
+
+    def with_heads_in_order(self, weight: TernaryWeight, layer: LinearName, net: DeltaNetConfig) -> TernaryWeight:
+        """Return a layer with the heads of a gated DeltaNet in our order: the inputs of the last one may have it."""
+        part = layer.name.split(".", 2)[-1]
+        if part != "delta_net.output":
+            return layer_in_order(weight, layer, net)
+        if self.hadamard is not None and self.hadamard.gdn_v_grouped:
+            return weight
+        if weight.rotation is not None and net.value_heads != net.key_heads:
+            raise CheckpointError(
+                f"{self.file.place(self.stored(layer.name))}: expected {PREFIX}gdn_v_grouped where it is folded: its "
+                "inputs cannot be put in order behind a transform"
+            )
+        return layer_in_order(weight, layer, net)
+
+    def rotation(self, layer: LinearName) -> Rotation | None:
+        """Return the rotation of a ternary layer's input, None where it has none."""
+        return None if self.hadamard is None else self.hadamard.rotations.get(self.stored(layer.name))
 
     def fill(self, name: str, layer: LinearName, out: torch.Tensor) -> tuple[torch.Tensor, int]:
         """Fill `out` with the codes of a tensor in the order of the file; return scales, and inputs per scale or 0."""

@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 
+from bitnet_jit.checkpoints.decoder_layers import ternary_layers
 from bitnet_jit.checkpoints.decoder_names import LinearName, block_names, outer_shapes
 from bitnet_jit.checkpoints.formats.gguf.config import ACTIVATION, KINDS
 from bitnet_jit.checkpoints.formats.gguf.config_keys import architecture_of, config_keys, rope_divisors
 from bitnet_jit.checkpoints.formats.gguf.encode import i2_s_bytes, to_blocks
+from bitnet_jit.checkpoints.formats.gguf.hadamard import hadamard_keys
 from bitnet_jit.checkpoints.formats.gguf.i2_s import BLOCKS
 from bitnet_jit.checkpoints.formats.gguf.names import gguf_layer, gguf_tensor
 from bitnet_jit.checkpoints.formats.gguf.rope import PLAIN, SHORT
@@ -55,6 +57,8 @@ class GgufTarget:
         for key, number in zip(("eos", "eot"), config.eos_ids, strict=False):
             keys[f"tokenizer.ggml.{key}_token_id"] = number
         keys[ACTIVATION] = weight.activation
+        rotations = ((gguf_tensor(layer.name), reader.rotation(layer)) for layer in ternary_layers(reader))
+        keys |= hadamard_keys({name: of for name, of in rotations if of is not None}, config.tied_embeddings)
         return keys if chat.source is None else keys | {"tokenizer.chat_template": chat.source}
 
     def tensors(self, reader: Reader) -> Iterator[Planned]:

@@ -82,6 +82,8 @@ def kind_of(given: Any) -> int:
     if isinstance(given, bool):
         return BOOL
     if isinstance(given, int):
+        if given < 0:
+            return INT32
         return UINT32 if 0 <= given < 2**32 else UINT64
     if isinstance(given, float):
         return FLOAT32

@@ -131,7 +131,6 @@ def test_every_architecture_that_is_known_is_named_where_another_comes():
         ({**YARN, "A__rope__scaling__yarn_log_multiplier": 2.0}, "log_multiplier: expected 1, found 2.0"),
         ({"A__rope__freq_base": 0.0}, "freq_base: expected a positive number, found 0.0"),
         ({"tokenizer__ggml__eos_token_id": 128256}, "eos_token_id: expected a whole number from 0 to 128255"),
-        ({"prism__hadamard__version": 1}, "prism.hadamard.version: expected no rotated weights"),
     ],
 )
 def test_a_key_that_is_wrong_is_named(changes, words):
