@@ -63,8 +63,12 @@ class RotationSpec:
         return "gate" in OPERANDS[self.op]
 
     @property
-    def takes_silu(self) -> bool:
+    def takes_exp(self) -> bool:
         return self.multiplies
+
+    @property
+    def takes_sigmoid(self) -> bool:
+        return False  # the gate is silu
 
     @property
     def adds(self) -> bool:
