@@ -3,12 +3,15 @@
 import json
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
+from folded_models import matrix
 from gguf_files import Q2_0, TQ2_0
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qwen35_models import as_gguf, random_model
+from mlx_folders import logits_of_mlx
+from qwen35_models import as_gguf, as_prism_mlx, folded_names, random_model
 
 import bitnet_jit
 from bitnet_jit.errors import CacheFull, CheckpointError, InvalidInput
@@ -201,3 +204,98 @@ def test_guesses_and_writing_are_refused(decoder, tmp_path):
         decoder.generate([1, 2, 3], speculate="ngram")
     with pytest.raises(InvalidInput, match="models with a gated DeltaNet are not written"):
         bitnet_jit.save(decoder, tmp_path / "there")
+
+
+def is_folded(name, weight):
+    """Return whether a weight of transformers' model is one that may be folded."""
+    return weight.dim() == 2 and not any(word in name for word in ("in_proj_b", "in_proj_a", "embed", "lm_head"))
+
+
+def unfolded(model, block: int):
+    """Return the model whose folded weights these are, and the signs by numbers of inputs."""
+    plain, signs = deepcopy(model), {}
+    transform = torch.from_numpy(matrix(block)).float()
+    generator = torch.Generator().manual_seed(1)
+    for name, weight in plain.named_parameters():
+        if is_folded(name, weight):
+            width = weight.shape[1]
+            if width not in signs:
+                signs[width] = 1 - 2.0 * torch.randint(0, 2, (width,), generator=generator)
+            weight.data = (weight.data.unflatten(1, (-1, block)) @ transform).flatten(1) * signs[width]
+    return plain, signs
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_a_folded_gguf_file_rotates_its_inputs(tmp_path, grouped):
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "linear_value_head_dim": 64, "head_dim": 64}
+    heads = {} if grouped else {"linear_num_key_heads": 4}  # as many as of values: then there is one order alone
+    model = random_model(group=64, **sizes, **heads)
+    plain, signs = unfolded(model, 64)
+    keys = {
+        "version": 1,
+        "block_size": 64,
+        "transform": "normalized-sylvester-walsh-hadamard",
+        "axis": "input-last-dimension",
+        "sign_mode": "explicit",
+        "weight_names": folded_names(model),
+        "sign_widths": np.array(list(signs)),
+        "sign_values": torch.cat(list(signs.values())).int().numpy(),
+        "gdn_v_grouped": grouped,
+    }
+    rotation = {f"prism.hadamard.{key}": given for key, given in keys.items()}
+    path = as_gguf(model, tmp_path / "model.gguf", Q2_0, 64, grouped=grouped, **rotation)
+    with torch.no_grad():
+        expected = plain(prompt(33)).logits
+    torch.testing.assert_close(
+        bitnet_jit.load(path)(prompt(33)), expected, rtol=1e-3, atol=1e-3 * float(expected.std())
+    )
+
+
+def test_a_folded_layer_whose_inputs_are_in_another_order_is_refused(tmp_path):
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "linear_value_head_dim": 64, "head_dim": 64}
+    model = random_model(group=64, **sizes)
+    keys = {
+        "version": 1,
+        "block_size": 64,
+        "transform": "normalized-sylvester-walsh-hadamard",
+        "axis": "input-last-dimension",
+        "sign_mode": "identity",
+        "weight_names": folded_names(model),
+    }
+    rotation = {f"prism.hadamard.{key}": given for key, given in keys.items()}
+    path = as_gguf(model, tmp_path / "model.gguf", Q2_0, 64, **rotation)
+    with pytest.raises(CheckpointError, match=r"ssm_out.weight: expected prism\.hadamard\.gdn_v_grouped"):
+        bitnet_jit.load(path)
+
+
+WIDE = {"hidden_size": 512, "intermediate_size": 512, "head_dim": 128, "linear_value_head_dim": 128}
+
+
+def test_a_folded_mlx_folder_gives_the_logits_of_mlx_lm(tmp_path):
+    folder = as_prism_mlx(random_model(group=128, **WIDE), tmp_path / "mlx", 512)
+    ids = prompt(19)[:1]
+    expected = torch.from_numpy(logits_of_mlx(folder, ids[0].tolist()))
+    decoder = bitnet_jit.load(folder)
+    assert_near(decoder(ids)[0], expected)
+    del decoder.blocks[1].feed_forward.down._modules["rotation"]
+    assert float((decoder(ids)[0] - expected).abs().max() / expected.std()) > 0.3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema_version": 3}, "schema_version: expected a whole number from 1 to 2"),
+        ({"tensor_namespace": "mlx-vlm-qwen3_5"}, "tensor_namespace: expected 'mlx-lm-text'"),
+        ({"gdn_activation_layout": "tiled"}, "gdn_activation_layout: expected 'grouped'"),
+        ({"quantization": {"bits": 4, "group_size": 128, "mode": "affine"}}, "quantization: expected {'group_size'"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings: expected false"),
+        ({"modules": []}, "expected a module that config.json lists in modules"),
+        ({"modules": [{"path": "lm_head", "block": 100}]}, "block: expected one of 0, 512"),
+        ({"modules": [{"path": "lm_head", "block": 512, "embedding": True}]}, "embedding: expected true for"),
+        ({"modules": [{"path": "lm_head", "block": 0}] * 2}, "path: expected the path of a module, each once"),
+    ],
+)
+def test_a_folded_mlx_folder_that_we_do_not_know_is_refused(tmp_path, changes, message):
+    folder = as_prism_mlx(random_model(group=128, **WIDE), tmp_path / "mlx", 512, **changes)
+    with pytest.raises(CheckpointError, match=message):
+        bitnet_jit.load(folder)

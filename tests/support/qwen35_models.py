@@ -1,11 +1,14 @@
 """Small random Qwen3.5 models of transformers whose layers are ternary times scales of groups, and their GGUF files."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from gguf_files import F32, pack_blocks, write_gguf
 from gguf_models import BYTES
+from mlx_folders import ternary as mlx_ternary
+from safetensors.torch import save_file
 from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
 
 GROUP = 32
@@ -56,8 +59,13 @@ def random_model(seed: int = 0, group: int = GROUP, **changes) -> Qwen3_5ForCaus
     return model
 
 
-def as_gguf(model: Qwen3_5ForCausalLM, path: Path, type_id: int, block: int, **changes: Any) -> Path:
-    """Write a model as llama.cpp's converter lays it out: heads of values tiled, norms and decay as they are used."""
+def as_gguf(
+    model: Qwen3_5ForCausalLM, path: Path, type_id: int, block: int, grouped: bool = False, **changes: Any
+) -> Path:
+    """Write a model as llama.cpp's converter lays it out: heads of values tiled, norms and decay as they are used.
+
+    Where it is grouped, the inputs of ssm_out are not tiled.
+    """
     config, state = model.config, {name: tensor.detach() for name, tensor in model.state_dict().items()}
     tensors = {"token_embd.weight": floats(state["model.embed_tokens.weight"])}
     tensors["output_norm.weight"] = floats(state["model.norm.weight"] + 1)
@@ -66,12 +74,25 @@ def as_gguf(model: Qwen3_5ForCausalLM, path: Path, type_id: int, block: int, **c
         layer = {name.split(".", 3)[3]: state[name] for name in state if f"layers.{index}." in name}
         parts = linear_tensors(layer, config) if kind == "linear_attention" else attention_tensors(layer)
         parts |= {f"ffn_{name}.weight": layer[f"mlp.{name}_proj.weight"] for name in ("gate", "up", "down")}
+        if grouped and kind == "linear_attention":
+            parts["ssm_out.weight"] = layer["linear_attn.out_proj.weight"]
         parts["attn_norm.weight"] = layer["input_layernorm.weight"] + 1
         parts["post_attention_norm.weight"] = layer["post_attention_layernorm.weight"] + 1
         for name, tensor in parts.items():
             is_ternary = tensor.dim() == 2 and not any(word in name for word in ("beta", "alpha", "conv"))
             tensors[f"blk.{index}.{name}"] = packed(tensor, type_id, block) if is_ternary else floats(tensor)
     return write_gguf(path, keys_of(config) | BYTES | changes, tensors)
+
+
+def folded_names(model: Qwen3_5ForCausalLM) -> list[str]:
+    """Return the names in a GGUF file of all ternary layers."""
+    of_kind = {
+        "linear_attention": ("attn_qkv", "attn_gate", "ssm_out"),
+        "full_attention": ("attn_q", "attn_k", "attn_v", "attn_output"),
+    }
+    middle = ("ffn_gate", "ffn_up", "ffn_down")
+    kinds = enumerate(model.config.layer_types)
+    return [f"blk.{index}.{name}.weight" for index, kind in kinds for name in (*of_kind[kind], *middle)]
 
 
 def keys_of(config: Qwen3_5TextConfig) -> dict[str, Any]:
@@ -137,3 +158,37 @@ def packed(weight: torch.Tensor, type_id: int, block: int) -> tuple[int, Any, by
     scale = weight.unflatten(1, (-1, block)).abs().amax(-1)
     codes = weight.unflatten(1, (-1, block)).sign().flatten(1).to(torch.int8)
     return type_id, tuple(weight.shape), pack_blocks(codes.numpy(), scale.numpy(), type_id)
+
+
+def as_prism_mlx(model: Qwen3_5ForCausalLM, folder: Path, block: int, **changes: Any) -> Path:
+    """Write a model, whose layers count as folded, as mlx-lm's `prism_hadamard_qwen35`; signs are drawn by widths."""
+    modules, tensors, signs = [], {}, {}
+    generator = torch.Generator().manual_seed(2)
+    for name, weight in model.state_dict().items():
+        path = name.removesuffix(".weight")
+        place = f"language_model.{path}"
+        if weight.dim() != 2 or any(word in name for word in ("in_proj_b", "in_proj_a")):
+            whole = weight + 1 if "norm" in path and "linear_attn" not in path else weight
+            tensors[f"language_model.{name}"] = whole.movedim(1, 2) if "conv1d" in name else whole
+            continue
+        width = weight.shape[1]
+        if width not in signs:
+            signs[width] = 1 - 2.0 * torch.randint(0, 2, (width,), generator=generator)
+        tensors |= mlx_ternary(place, ternary(weight, 128).half(), 128) | {f"{place}.signs": signs[width].clone()}
+        embedding = path.endswith("embed_tokens")
+        modules.append({"path": path, "block": block, "embedding": embedding, "dtype": "float16"})
+    config = {
+        "model_type": "prism_hadamard_qwen35",
+        "base_model_type": "qwen3_5",
+        "schema_version": 1,
+        "tensor_namespace": "mlx-lm-text",
+        "gdn_activation_layout": "grouped",
+        "quantization": {"bits": 2, "group_size": 128, "mode": "affine"},
+        "tie_word_embeddings": False,
+        "text_config": json.loads(model.config.to_json_string(use_diff=False)),
+        "modules": modules,
+    }
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
+    return folder

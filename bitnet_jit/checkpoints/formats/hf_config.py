@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from bitnet_jit.checkpoints.file_names import GENERATION
+from bitnet_jit.checkpoints.formats import prism_mlx
 from bitnet_jit.checkpoints.formats.fields import Fields, read_json, read_json_if_there
 from bitnet_jit.checkpoints.formats.hf_bitnet import Online
 from bitnet_jit.checkpoints.formats.hf_delta_net import with_delta_net
@@ -54,7 +55,10 @@ KINDS = {
     "qwen3": ModelKind("Qwen3ForCausalLM", qk_norms=True, windows=True, head_dim=128),
     "qwen3_5_text": ModelKind("Qwen3_5ForCausalLM", qk_norms=True, head_dim=256, mixes=True),
 }
-WITH_TEXT = {"qwen3_5": "qwen3_5_text"}  # models that read more than text: the model_type of their text_config
+WITH_TEXT = {
+    "qwen3_5": "qwen3_5_text",
+    prism_mlx.MODEL_TYPE: "qwen3_5_text",
+}  # models that read more than text: the model_type of their text_config
 
 
 def read_config(path: Path) -> tuple[DecoderConfig, Storage]:
@@ -113,7 +117,8 @@ def read_kind(fields: Fields, whole: Fields) -> tuple[ModelKind, Storage]:
     kind = KINDS[fields.word("model_type", tuple(KINDS))]
     if ONE_BIT_LLM in (fields.words("architectures") or ()):
         return replace(kind, architecture=ONE_BIT_LLM, sub_norms=True), Online()
-    return kind, read_storage(whole)
+    is_rotated = whole.values.get("model_type") == prism_mlx.MODEL_TYPE
+    return kind, prism_mlx.read_prism(whole) if is_rotated else read_storage(whole)
 
 
 def read_multipliers(fields: Fields) -> Multipliers:

@@ -99,7 +99,17 @@ def inputs_kernel(
             mixed_ptr, row_stride, weight_ptr, history_ptr, positions_ptr, token, start, column, inside, C, TAPS
         )
         k = convolved(
-            mixed_ptr, row_stride, weight_ptr, history_ptr, positions_ptr, token, start, KV * D + column, inside, C, TAPS
+            mixed_ptr,
+            row_stride,
+            weight_ptr,
+            history_ptr,
+            positions_ptr,
+            token,
+            start,
+            KV * D + column,
+            inside,
+            C,
+            TAPS,
         )
         q, k, heads = normalized(q) * SCALE, normalized(k), part * BLOCK_KV + tl.arange(0, BLOCK_KV)
         place = (at * KV + head) * BLOCK_D + d

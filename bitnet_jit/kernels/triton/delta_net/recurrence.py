@@ -131,7 +131,9 @@ def recurrence_kernel(
         q_ptrs, k_ptrs = q_ptr + head // (HEADS // KV) * BLOCK_D + d, k_ptr + head // (HEADS // KV) * BLOCK_D + d
         v_ptrs, shown, N = v_ptr + head * DV + column, column < DV, HEADS * DV
         products_ptrs, gates_ptrs = products_ptr + head // (HEADS // KV) + column * 0, gates_ptr + head + column * 0
-        lanes = tl.arange(0, LANES)[None, :, None]  # all have y; the first one of each column writes it from where it is
+        lanes = tl.arange(0, LANES)[
+            None, :, None
+        ]  # all have y; the first one of each column writes it from where it is
         places = column[:, None, :] + lanes * 0
         y_ptrs, written = y_ptr + head * DV + places, (places < DV) & (lanes == 0)
         q, k, v, product, g, beta = load_token(

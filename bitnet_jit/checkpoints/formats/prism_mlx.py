@@ -1,0 +1,118 @@
+"""`PrismMlx`: MLX folders of `prism_hadamard_qwen35`: Qwen3.5 whose 2-bit modules rotate their inputs.
+
+config.json lists the modules: {path, block, embedding, dtype}; a block of 0 rotates nothing. Their tensors begin with
+`language_model.`, and a rotated one has `{path}.signs`, float32 of 1 and -1, besides those of `mlx_affine.py`. Heads
+of values stand in Hugging Face's order, norms are whole.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from bitnet_jit.checkpoints.checks import Oddities
+from bitnet_jit.checkpoints.decoder_names import LinearName
+from bitnet_jit.checkpoints.formats.fields import REQUIRED, Fields
+from bitnet_jit.checkpoints.formats.mlx_affine import KEY, TERNARY, MlxAffine, Quantization
+from bitnet_jit.checkpoints.tensor_files import TensorFiles
+from bitnet_jit.checkpoints.ternary import TernaryWeight
+from bitnet_jit.errors import InvalidInput
+from bitnet_jit.nn.rotation import Rotation
+
+MODEL_TYPE = "prism_hadamard_qwen35"
+BEGINNING = "language_model."  # of the names of all tensors
+BLOCKS = (0, 512, 1024, 2048, 4096, 8192)
+NAMESPACES = {1: "mlx-lm-text", 2: "mlx-vlm-qwen3_5"}  # by schema_version
+GROUP = 128
+
+
+@dataclass(frozen=True)
+class PrismMlx(MlxAffine):
+    """Modules of two bits, some of which rotate their inputs.
+
+    Attributes:
+        blocks: inputs that one transform mixes, by the path of a module; 0 where none are.
+    """
+
+    blocks: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def description(self) -> str:
+        """Return how layers are stored, in words."""
+        return f"{super().description}, rotated by Hadamard transforms"
+
+    def require(self, files: TensorFiles, layer: LinearName) -> list[str]:
+        """Return the names of a layer's tensors, which must be there."""
+        return [*super().require(files, layer), *self._require_signs(files, layer)]
+
+    def require_table(self, files: TensorFiles, path: str, shape: tuple[int, int]) -> list[str]:
+        """Return the names of the tensors of an embedding or a head."""
+        names = super().require_table(files, path, shape)
+        return [*names, *self._require_signs(files, LinearName(path, *shape, False))] if len(names) > 1 else names
+
+    def read(self, files: TensorFiles, layer: LinearName, out: torch.Tensor, oddities: Oddities) -> TernaryWeight:
+        """Read a layer, its codes into `out`."""
+        weight = super().read(files, layer, out, oddities)
+        if not (block := self._block(files, layer)):
+            return weight
+        name = f"{layer.name}.signs"
+        try:
+            return replace(weight, rotation=Rotation(files.read(name), block))
+        except InvalidInput as error:
+            raise files.error(name, "signs that are 1 or -1", str(error)) from None
+
+    def _block(self, files: TensorFiles, layer: LinearName) -> int:
+        """Return the size of a module's transforms; raise CheckpointError where config.json does not list it."""
+        block = self.blocks.get(layer.name.removeprefix(BEGINNING))
+        if block is None:
+            raise files.error(f"{layer.name}.weight", "a module that config.json lists in modules", "none")
+        return block
+
+    def _require_signs(self, files: TensorFiles, layer: LinearName) -> list[str]:
+        """Return the name of a module's signs where it rotates, which then must be there."""
+        if not (block := self._block(files, layer)):
+            return []
+        if layer.in_features % block:
+            raise files.error(f"{layer.name}.weight", f"inputs in blocks of {block}", f"{layer.in_features} of them")
+        files.require(f"{layer.name}.signs", (layer.in_features,), ("F32",))
+        return [f"{layer.name}.signs"]
+
+
+def read_prism(fields: Fields) -> PrismMlx:
+    """Return the storage that a config.json of the type describes.
+
+    Raises:
+        CheckpointError: a field is missing or another than the type has; it names the field.
+    """
+    fields.word("base_model_type", ("qwen3_5",))
+    version = fields.integer("schema_version", low=1, high=max(NAMESPACES))
+    fields.word("tensor_namespace", (NAMESPACES[version],))
+    fields.word("gdn_activation_layout", ("grouped",))
+    if fields.flag("tie_word_embeddings", False):
+        raise fields.refuse("tie_word_embeddings", "false")
+    size = fields.inner(KEY)
+    wanted = {"group_size": GROUP, "bits": TERNARY, "mode": "affine"}
+    if size is None or size.values != wanted:
+        raise fields.refuse(KEY, str(wanted))
+    return PrismMlx(Quantization(GROUP, TERNARY), {}, read_modules(fields))
+
+
+def read_modules(fields: Fields) -> dict[str, int]:
+    """Return the block of each module by its path."""
+    listed: Any = fields.take("modules", REQUIRED, "a list of modules")
+    if not isinstance(listed, list) or not all(isinstance(module, dict) for module in listed):
+        raise fields.refuse("modules", "a list of objects")
+    blocks: dict[str, int] = {}
+    for place, values in enumerate(listed):
+        module = Fields(values, f"{fields.where}: modules[{place}]")
+        path, block = module.take("path", REQUIRED, "the path of a module"), module.integer("block", low=0)
+        if not isinstance(path, str) or path in blocks:
+            raise module.refuse("path", "the path of a module, each once")
+        if block not in BLOCKS:
+            raise module.refuse("block", f"one of {', '.join(map(str, BLOCKS))}")
+        if module.flag("embedding", False) != path.endswith("embed_tokens"):
+            raise module.refuse("embedding", "true for the embedding alone")
+        module.word("dtype", ("float16",), "float16")
+        blocks[path] = block
+    return blocks
