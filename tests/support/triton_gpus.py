@@ -115,8 +115,16 @@ PROBLEMS += (
     ),
     *(
         Problem(
-            "delta_net", "cuda", 1, heads * dv, 2 * keys * dk + heads * dv, x_dtype=dtype, y_dtype=dtype,
-            heads=heads, kv_heads=keys, head_dim=dk,
+            "delta_net",
+            "cuda",
+            1,
+            heads * dv,
+            2 * keys * dk + heads * dv,
+            x_dtype=dtype,
+            y_dtype=dtype,
+            heads=heads,
+            kv_heads=keys,
+            head_dim=dk,
         )
         for heads, keys, dk, dv, dtype in ((32, 16, 128, 128, "bfloat16"), (6, 2, 80, 33, "float32"))
     ),  # fmt: skip

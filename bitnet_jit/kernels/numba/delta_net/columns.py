@@ -53,9 +53,7 @@ class Columns:
 
 def unpacked(builder, tile: Columns, registers: ir.Value) -> list[ir.Value]:
     """Return the floats of registers."""
-    return [
-        builder.bitcast(builder.extract_value(registers, i), tile.floats) for i in range(registers.type.count)
-    ]
+    return [builder.bitcast(builder.extract_value(registers, i), tile.floats) for i in range(registers.type.count)]
 
 
 def packed(builder, tile: Columns, values: list[ir.Value]) -> ir.Value:
