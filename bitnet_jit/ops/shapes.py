@@ -16,12 +16,12 @@ from bitnet_jit.problem import MAX_HEAD_DIM, MAX_IN_FEATURES, MAX_TAPS, SCALES
 if TYPE_CHECKING:
     from bitnet_jit.packing.layout import Layout
 
-MAX_SIZES = {
+MAX_SIZES = {  # of each size by name; the others have no limit
     "K": MAX_IN_FEATURES,
     "D": MAX_HEAD_DIM,
     "V": MAX_HEAD_DIM,
     "J": MAX_TAPS - 1,
-}  # of each size by name; the others have no limit
+}
 
 
 @dataclass(frozen=True)

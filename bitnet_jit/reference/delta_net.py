@@ -1,4 +1,4 @@
-"""The contract of `delta_net` in plain NumPy: the gated delta rule of Qwen3.5 (arXiv 2412.06464) on any mix of sequences.
+"""The contract of `delta_net` in plain NumPy: Qwen3.5's gated delta rule (arXiv 2412.06464) on any mix of sequences.
 
 A token has [q | k | v] of n_k, n_k and n_v heads of dk, dk and dv numbers, C in all, and a slot of the caches holds for
 each sequence the last taps - 1 of these (history) and a state S (dk, dv) of each value head. For each token
@@ -15,7 +15,6 @@ bits. A NaN stays in the heads of its sequence. Values of positions, starts and 
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +56,8 @@ def sigmoid(x: Doubles) -> Doubles:
 
 def normalized(x: Doubles) -> Doubles:
     """Divide heads (heads, dk) by their lengths."""
-    return x / np.sqrt((x * x).sum(-1, keepdims=True) + NORM_EPS)
+    lengths: Doubles = np.sqrt((x * x).sum(-1, keepdims=True) + NORM_EPS)
+    return x / lengths
 
 
 def heads_of(x: Doubles, heads: int, dk: int, dv: int) -> tuple[Doubles, Doubles, Doubles]:
@@ -76,6 +76,23 @@ def advance(state: Doubles, q: Doubles, k: Doubles, v: Doubles, g: Doubles, beta
     return state, np.einsum("hkv,hk->hv", state, q)
 
 
+def gates_of(beta_alpha: Floats, decay: Floats, dt_bias: Floats) -> Doubles:
+    """Return g and beta (T, 2, n_v) of tokens."""
+    b, a = np.split(beta_alpha.astype(np.float64), 2, 1)
+    return np.stack((np.exp(decay * softplus(a + dt_bias)), sigmoid(b)), 1)
+
+
+def run_tokens(result: Recurred, slot: int, tokens: list[int], mixed: Floats, weight: Doubles, gates: Doubles) -> None:
+    """Run a sequence's tokens over its slot: write y, the history and the state into a result."""
+    heads, dk, dv = result.states.shape[1:]
+    for t in tokens:
+        window = np.concatenate((result.history[slot], mixed[t : t + 1]))
+        x = (weight.T * window).sum(0)
+        parts = heads_of(x * sigmoid(x), heads, dk, dv)
+        result.states[slot], y = advance(result.states[slot], *parts, *gates[t])
+        result.y[t], result.history[slot] = y.ravel(), window[1:]
+
+
 def delta_net(
     mixed: Floats,
     beta_alpha: Floats,
@@ -91,37 +108,23 @@ def delta_net(
     """Run the gated delta rule over the tokens of a call, in float64.
 
     Args:
-        mixed: (T, C): [q | k | v] of each token, C = 2 n_k dk + n_v dv.
-        beta_alpha: (T, 2 n_v): b, then a.
-        conv_weight: (C, taps), the last tap on the token itself.
-        decay, dt_bias: (n_v,); decay is -exp(A_log).
-        history: (S, taps - 1, C), the oldest first.
-        states: (S, n_v, dk, dv).
-        positions: (T,); -1 for a padding token.
-        starts: (R + 1,): tokens starts[r]..starts[r + 1] - 1 are of sequence r; those from starts[R] on are padding.
-        slots: (R,), of each sequence.
+        mixed, beta_alpha: (T, C), [q | k | v] of each token, and (T, 2 n_v), b, then a.
+        conv_weight, decay, dt_bias: (C, taps), the last tap on the token itself; (n_v,), -exp(A_log); (n_v,).
+        history, states: (S, taps - 1, C), the oldest first, and (S, n_v, dk, dv).
+        positions, starts, slots: (T,), -1 for padding; (R + 1,), sequence r has tokens starts[r]..starts[r + 1] - 1;
+            (R,). Tokens from starts[R] on are padding.
 
-    >>> one = np.ones(1, np.float32)
+    >>> one, caches = np.ones(1), (np.full((1, 1, 3), np.nan), np.full((1, 1, 1, 1), np.nan))
     >>> index = [np.array(a, np.int32) for a in ([0], [0, 1], [0])]
-    >>> caches = np.full((1, 1, 3), np.nan), np.full((1, 1, 1, 1), np.nan)
     >>> delta_net(np.ones((1, 3)), np.zeros((1, 2)), np.ones((3, 2)), -one, one, *caches, *index).y.round(3).tolist()
     [[0.366]]
     """
-    history, after = history.copy(), states.astype(np.float64)
-    heads, dk, dv = states.shape[1:]
-    y, taps = np.zeros((len(mixed), heads * dv)), conv_weight.shape[1]
-    weight: Any = conv_weight.astype(np.float64).T
+    result = Recurred(np.zeros((len(mixed), states[0, :, 0].size)), history.copy(), states.astype(np.float64))
     with np.errstate(all="ignore"):
-        b, a = np.split(beta_alpha.astype(np.float64), 2, 1)
-        g, beta = np.exp(decay * softplus(a + dt_bias)), sigmoid(b)
+        gates = gates_of(beta_alpha, decay, dt_bias)
         for r, slot in enumerate(slots):
             tokens = [t for t in range(starts[r], starts[r + 1]) if positions[t] >= 0]
             if tokens and positions[tokens[0]] == 0:
-                history[slot], after[slot] = 0, 0
-            for t in tokens:
-                window = np.concatenate((history[slot], mixed[t : t + 1]))
-                x = (weight * window.astype(np.float64)).sum(0)
-                parts = heads_of(x / (1 + np.exp(-x)), heads, dk, dv)
-                after[slot], row = advance(after[slot], *parts, g[t], beta[t])
-                y[t], history[slot] = row.ravel(), window[-(taps - 1) :]
-    return Recurred(y, history, after)
+                result.history[slot], result.states[slot] = 0, 0
+            run_tokens(result, slot, tokens, mixed, conv_weight.astype(np.float64), gates)
+    return result

@@ -77,7 +77,24 @@ def attention(dtype=torch.float32, cache=torch.float32):
     )
 
 
+def recurrence(dtype=torch.float32, taps=4):
+    heads, key_heads, dk, dv = 4, 2, 10, 7
+    width = 2 * key_heads * dk + heads * dv
+    positions, starts = torch.tensor((0, 1, 2, 0, 1, 2, -1)), torch.tensor((0, 3, 6))
+    return (
+        floats(7, width, dtype=dtype),
+        floats(7, 2 * heads),
+        floats(width, taps),
+        -floats(heads).abs(),
+        floats(heads),
+        floats(3, taps - 1, width, dtype=dtype),
+        floats(3, heads, dk, dv),
+        *(index.int() for index in (positions, starts, torch.tensor((2, 0)))),
+    )
+
+
 CASES = {
+    "delta_net": [recurrence(), recurrence(torch.bfloat16, 2)],
     "paged_attention": [attention(), attention(torch.bfloat16, torch.float16), attention(cache=torch.int8)],
     "bit_linear": [
         linear(floats(2, ROWS, IN)),

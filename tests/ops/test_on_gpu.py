@@ -68,7 +68,7 @@ def cases(rows):
     packed, x = layer((300, 512), bias=True).cuda(), inputs(rows, 512, dtype=torch.bfloat16).cuda()
     weight, up = inputs(512).cuda(), inputs(rows, 512, dtype=torch.bfloat16).cuda() + 1
     x_q, x_scale = OPS.quantize_activation(x)
-    attention, head = pages(x), codes(1000, 512, low=-127, high=128).cuda()
+    attention, recurrence, head = pages(x), recurrent(rows), codes(1000, 512, low=-127, high=128).cuda()
     ids = torch.arange(rows, device="cuda") * 7 % 1000
     tensors, options = (packed.w_packed, packed.w_scale, packed.bias), (512, 300, packed.layout, 0)
     return {
@@ -93,9 +93,18 @@ def cases(rows):
         "greedy": lambda: OPS.greedy(x.float(), ids.clone(), None),
         "head_logits": lambda: OPS.head_logits(x, head.bfloat16(), None),
         "head_logits_int8": lambda: OPS.head_logits(x, head, torch.ones(1000, device="cuda")),
+        "delta_net": lambda: OPS.delta_net(*recurrence),
         "paged_attention": lambda: OPS.paged_attention(*attention, None, None),
         "silu_mul_norm_quantize": lambda: OPS.silu_mul_norm_quantize(x, up, None, 0.0),
     }
+
+
+def recurrent(rows):
+    """Arguments of a gated DeltaNet of 4 heads of 64 on 2, whose one sequence begins here: it gives the same again."""
+    shapes = ((rows, 512), (rows, 8), (512, 4), (4,), (4,), (2, 3, 512), (2, 4, 64, 64))
+    mixed, beta_alpha, weight, decay, bias, history, states = (inputs(*sizes).cuda() for sizes in shapes)
+    ints = (a.to("cuda", torch.int32) for a in (torch.arange(rows), torch.tensor([0, rows]), torch.tensor([1])))
+    return mixed.bfloat16(), beta_alpha, weight, -decay.abs(), bias, history.bfloat16(), states, *ints
 
 
 def pages(qkv):

@@ -35,6 +35,9 @@ def problems_of(spec: OpSpec, device_type: str) -> Iterator[Problem]:
     if any(tensor.field == "cache_dtype" for tensor in spec.tensors):
         yield from attention_problems(spec, device_type)
         return
+    if "states" in spec.operands:
+        yield from recurrent_problems(spec, device_type)
+        return
     shapes = itertools.cycle(SHAPES)
     layouts = [layout.name for layout in layouts_of(device_type)] if has(spec, LayoutName) else [""]
     activations = ACTIVATIONS if has(spec, Word) else (spec.activation,)
@@ -84,6 +87,24 @@ def attention_problems(spec: OpSpec, device_type: str) -> Iterator[Problem]:
             kv_heads=kv_heads,
             head_dim=head_dim,
             cache_dtype=cache_dtype,
+        )
+
+
+def recurrent_problems(spec: OpSpec, device_type: str) -> Iterator[Problem]:
+    """Yield problems of an op on states: every dtype, with some heads in turn."""
+    heads_of = itertools.cycle(((4, 4, 2, 16, 8), (1, 3, 1, 10, 33), (8, 2, 2, 80, 16)))
+    for dtype, (rows, heads, kv_heads, dk, dv) in zip(spec.tensors[0].dtypes, heads_of, strict=False):
+        yield Problem(
+            op=spec.name,
+            device_type=device_type,
+            rows=rows_bucket(rows),
+            out_features=heads * dv,
+            in_features=2 * kv_heads * dk + heads * dv,
+            x_dtype=dtype_name(dtype),
+            y_dtype=dtype_name(dtype),
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=dk,
         )
 
 

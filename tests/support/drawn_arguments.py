@@ -15,6 +15,8 @@ SPECS = {name: op.spec for name, op in OPS.items()}
 
 SIZES = {"K": 70, "N": 37}  # none of them a multiple of anything
 PAGED_SIZES = {"P": 5, "KV": 1, "D": 10, "C": 71, "R": 6, "M": 8}  # K is five heads of queries, and keys and values
+FAR = 63  # a position in a page beside the next one
+DELTA_SIZES = {"H": 5, "V": 10, "G": 10, "J": 3, "S": 9}  # with the D above K has one head of keys
 LIMITS = {"K": 2**18, "N": 2**62}
 LEADING = (2, 3)
 GROUP = 32
@@ -53,12 +55,15 @@ def right(op, scale="tensor", leading=LEADING):
     """Arguments that fit, by name."""
     scale = scale if has_groups(op) else "tensor"
     generator = torch.Generator().manual_seed(0)
-    return {
+    values = {
         argument.name: make_tensor(argument, scale, leading, generator)
         if isinstance(argument, Tensor)
         else make_option(argument, scale)
         for argument in SPECS[op].arguments
     }
+    if op == "delta_net":  # all sequences begin, so that a call gives the same again
+        values["positions"].fmod_(FAR)
+    return values
 
 
 def make_tensor(argument, scale, leading, generator):
@@ -84,8 +89,9 @@ def integers_of(name, leading):
     first, second = tokens // 3, max(tokens - 1 - tokens // 3, 0)
     end = first + second
     values = {
-        "positions": torch.tensor([*range(first), *range(63, 63 + second), -1][:tokens]).reshape(leading),
+        "positions": torch.tensor([*range(first), *range(FAR, FAR + second), -1][:tokens]).reshape(leading),
         "starts": torch.tensor((0, first, *[end] * (PAGED_SIZES["R"] - 1))),
+        "slots": torch.tensor((7, 2, 0, 8, 4, 5)),
         "tables": torch.tensor([[2, *[-1] * 7], [1, 0, *[-1] * 6], *[[-1] * 8] * (PAGED_SIZES["R"] - 2)]),
     }
     return values[name].int()
@@ -102,7 +108,7 @@ def shape_of(argument, scale, leading):
 
 def size_of(name):
     """The size of a dimension."""
-    return known_size(name, SIZES | PAGED_SIZES)
+    return known_size(name, SIZES | PAGED_SIZES | DELTA_SIZES)
 
 
 def make_option(argument, scale):
@@ -131,6 +137,8 @@ def may_have_shape(op, name, shape, values):
         return False
     if op == "paged_attention":
         return may_have_paged_shape(name, shape)
+    if op == "delta_net":
+        return name == "states" and may_have_states(shape)
     names, first = argument.shape.names, len(shape) - len(argument.shape.names)
     told = Counter(size for other in SPECS[op].arguments for size in told_by(other))
     if first < 0 or first and not argument.shape.has_rows:
@@ -153,6 +161,15 @@ def may_have_paged_shape(name, shape):
         "rotary": len(shape) == 2 and shape[0] >= 1 and shape[1] == d,
         "tables": len(shape) == 2 and shape[0] == PAGED_SIZES["R"] and shape[1] >= 1,
     }.get(name, False)
+
+
+def may_have_states(shape):
+    """Whether states may have another shape: with keys so narrow that K has a divisor of the heads of them."""
+    slots, heads, dv = DELTA_SIZES["S"], DELTA_SIZES["H"], DELTA_SIZES["V"]
+    if len(shape) != 4 or (*shape[:2], shape[3]) != (slots, heads, dv) or shape[2] < 1:
+        return False
+    key_heads, rest = divmod(SIZES["K"] - heads * dv, 2 * shape[2])
+    return rest == 0 and key_heads > 0 and heads % key_heads == 0
 
 
 def told_by(argument):

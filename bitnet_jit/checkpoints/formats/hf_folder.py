@@ -106,7 +106,7 @@ class HfFolder:
 
     def rotation(self, layer: LinearName) -> Rotation | None:
         """Return the rotation of a ternary layer's input, None where it has none."""
-        return self.storage.rotation(self.files, by_hf_name(layer))
+        return self.storage.rotation(self.files, in_file(self.names, layer))
 
     def ternary(self, layer: LinearName, out: torch.Tensor) -> TernaryWeight:
         """Read a ternary layer, its codes into `out`."""

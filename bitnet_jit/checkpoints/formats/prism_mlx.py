@@ -54,11 +54,15 @@ class PrismMlx(MlxAffine):
     def read(self, files: TensorFiles, layer: LinearName, out: torch.Tensor, oddities: Oddities) -> TernaryWeight:
         """Read a layer, its codes into `out`."""
         weight = super().read(files, layer, out, oddities)
+        return replace(weight, rotation=self.rotation(files, layer))
+
+    def rotation(self, files: TensorFiles, layer: LinearName) -> Rotation | None:
+        """Read the rotation of a layer's input, None where it has none."""
         if not (block := self._block(files, layer)):
-            return weight
+            return None
         name = f"{layer.name}.signs"
         try:
-            return replace(weight, rotation=Rotation(files.read(name), block))
+            return Rotation(files.read(name), block)
         except InvalidInput as error:
             raise files.error(name, "signs that are 1 or -1", str(error)) from None
 

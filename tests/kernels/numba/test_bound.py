@@ -45,10 +45,15 @@ OPERANDS = {  # in the order in which each op's entry point takes them
     "embedding": ("ids", "table", "table_scale", "y"),
     "packed_embedding": ("ids", *CODES, "y"),
     "head_logits": ("x", "head", "head_scale", "logits"),
+    "delta_net": (
+        *("mixed", ROW_STRIDE, "beta_alpha", "conv_weight", "decay", "dt_bias"),
+        *("history", "states", "positions", "starts", "slots", "y"),
+    ),
     "paged_attention": ("qkv", "keys", "values", "rotary", "positions", "starts", "tables", *PAGE_SCALES, "y"),
 }
 FIELDS = {  # of problems, where an op has its own
     "paged_attention": {"heads": 5, "kv_heads": 1, "head_dim": 10, "cache_dtype": "int8"},
+    "delta_net": {"heads": 7, "kv_heads": 1, "head_dim": 1},
     "embedding": {"w_dtype": "int8"},
     "head_logits": {"w_dtype": "int8"},
 }

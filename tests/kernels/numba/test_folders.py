@@ -20,6 +20,7 @@ BELOW: dict[str, set[str]] = {  # folder or module -> the others that its files 
     "tensors": {"bound", "threads"},
     "limits": {"peaks", "intrinsics"},
     "attention": {"bound", "compiler", "intrinsics", "threads", "rowwise"},
+    "delta_net": {"bound", "compiler", "intrinsics", "threads"},
     "rowwise": {"bound", "compiler", "intrinsics", "threads", "layout"},
     "weights": {"bound", "compiler", "intrinsics", "threads", "layout"},
     "linear": {"bound", "compiler", "intrinsics", "threads", "layout", "rowwise"},

@@ -21,7 +21,7 @@ def recur_columns(spec, tile, scratch, state, stride, head, column, count):
     target_stride = types.int64(4 * tile.width)
     source, source_stride = state, stride
     sums = add_rows(tile, spec.dk, source, source_stride, k, x)
-    for t in range(count - 1):
+    for _ in range(count - 1):
         u = correct(tile, sums, v, g, g + 4, gates)
         sums = update_and_add_rows(
             tile, spec.dk, u, source, source_stride, scratch.block, target_stride, k, g, k + step, x + step

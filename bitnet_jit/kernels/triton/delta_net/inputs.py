@@ -98,18 +98,9 @@ def inputs_kernel(
         q = convolved(
             mixed_ptr, row_stride, weight_ptr, history_ptr, positions_ptr, token, start, column, inside, C, TAPS
         )
+        column += KV * D
         k = convolved(
-            mixed_ptr,
-            row_stride,
-            weight_ptr,
-            history_ptr,
-            positions_ptr,
-            token,
-            start,
-            KV * D + column,
-            inside,
-            C,
-            TAPS,
+            mixed_ptr, row_stride, weight_ptr, history_ptr, positions_ptr, token, start, column, inside, C, TAPS
         )
         q, k, heads = normalized(q) * SCALE, normalized(k), part * BLOCK_KV + tl.arange(0, BLOCK_KV)
         place = (at * KV + head) * BLOCK_D + d
@@ -118,10 +109,10 @@ def inputs_kernel(
         tl.store(products_ptr + at * KV + heads, tl.sum(q * k, axis=1), mask=heads < KV)
     elif part < KEY_PARTS + VALUE_PARTS:
         n = (part - KEY_PARTS) * BLOCK_N + tl.arange(0, BLOCK_N)
+        known = there & (n < N)
         v = convolved(
-            mixed_ptr, row_stride, weight_ptr, history_ptr, positions_ptr, token, start, 2 * KV * D + n,
-            there & (n < N), C, TAPS,
-        )  # fmt: skip
+            mixed_ptr, row_stride, weight_ptr, history_ptr, positions_ptr, token, start, 2 * KV * D + n, known, C, TAPS
+        )
         tl.store(v_ptr + at * N + n, v, mask=n < N)
         tl.store(y_ptr + at * N + n, tl.zeros((BLOCK_N,), y_ptr.dtype.element_ty), mask=(n < N) & (there == 0))
     else:

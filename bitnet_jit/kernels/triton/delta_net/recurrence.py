@@ -2,8 +2,8 @@
 
     p = S^T k,  r = S^T q;  u = (v - g p) beta;  y = g r + (q k) u;  S = g S + k u^T
 
-which is g taken out of the sums. Both sums are of the state before the token, so that none waits for the other. They run
-in one order, whatever a call holds: one kernel serves all. What the next token brings is loaded ahead.
+which is g taken out of the sums. Both sums are of the state before the token, so that none waits for the other. They
+run in one order, whatever a call holds: one kernel serves all. What the next tokens bring is loaded ahead.
 
 A state is a tile (BLOCK_D / LANES, WARPS, LANES, COLUMNS) of rows, columns and rows: a warp has COLUMNS neighbouring
 columns, of which a thread has every row but those of LANES - 1 others. So sums over rows are of a thread's registers,
@@ -131,9 +131,8 @@ def recurrence_kernel(
         q_ptrs, k_ptrs = q_ptr + head // (HEADS // KV) * BLOCK_D + d, k_ptr + head // (HEADS // KV) * BLOCK_D + d
         v_ptrs, shown, N = v_ptr + head * DV + column, column < DV, HEADS * DV
         products_ptrs, gates_ptrs = products_ptr + head // (HEADS // KV) + column * 0, gates_ptr + head + column * 0
-        lanes = tl.arange(0, LANES)[
-            None, :, None
-        ]  # all have y; the first one of each column writes it from where it is
+        # all lanes have y; the first of each column writes it, from where it is
+        lanes = tl.arange(0, LANES)[None, :, None]
         places = column[:, None, :] + lanes * 0
         y_ptrs, written = y_ptr + head * DV + places, (places < DV) & (lanes == 0)
         q, k, v, product, g, beta = load_token(
