@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from bitnet_jit.devices.strided import check_memory
 from bitnet_jit.dtypes import FLOATS
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels.backend import Call
@@ -133,7 +134,12 @@ def define_fused(spec: OpSpec, steps: Callable[..., Any]) -> Op:
 
     def compose(values: Sequence[Any], seen: Seen) -> Call:
         block = seen.values["block"]
-        return lambda *tensors: steps(*tensors, block)
+
+        def call(*operands: Any) -> Any:
+            check_memory(*(operand for operand in operands if isinstance(operand, torch.Tensor)))
+            return steps(*operands, block)
+
+        return call
 
     return define(spec, kernel_call_or(compose, spec), steps=steps)
 

@@ -213,6 +213,6 @@ def wrong_options(op, name):
         LayoutName: ["", "i3", 3, None, ["i2"], *(["t5"] if has_weight else [])],
         Dtype: [torch.int8, torch.float64, torch.complex64, "float32", None, [1]],
         Epsilon: [-1.0, float("nan"), float("inf"), "1", None, [1.0]],
-        PowerOfTwo: [0, -2, 3, 4, 2**14, 2**62, "2", 2.0, True, None, [2]],  # 4 divides no K here
+        PowerOfTwo: [0, -2, 3, 4, 2**14, 2**62, "2", 1.5, None, [2]],  # 4 divides no K here
     }
     return kinds[type(argument)]

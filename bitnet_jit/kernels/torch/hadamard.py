@@ -2,6 +2,7 @@
 
 import torch
 
+from bitnet_jit.devices.strided import check_memory
 from bitnet_jit.kernels.kernel import Config, Kernel
 from bitnet_jit.kernels.torch.norm import always, no_configs
 from bitnet_jit.problem import Problem
@@ -30,11 +31,19 @@ def rotate_back(x: torch.Tensor, signs: torch.Tensor | None, block: int) -> torc
 
 
 def bind_hadamard(problem: Problem, config: Config):
-    return lambda x, signs: rotate(x, signs, problem.block)
+    def run(x, signs):
+        check_memory(x, signs)
+        return rotate(x, signs, problem.block)
+
+    return run
 
 
 def bind_inverse_hadamard(problem: Problem, config: Config):
-    return lambda x, signs: rotate_back(x, signs, problem.block)
+    def run(x, signs):
+        check_memory(x, signs)
+        return rotate_back(x, signs, problem.block)
+
+    return run
 
 
 KERNELS = (
