@@ -1,6 +1,6 @@
 """The bytes and operations that a step of a model cannot do without, and the time that limits of a machine allow it.
 
-decode of B texts with L tokens behind each    bytes = packed weights + head + B * L * cache per token
+decode of B texts with L tokens behind each    bytes = packed weights + head + B * (L * cache per token + states)
 prefill of T tokens of a prompt                bytes = packed weights + head (one row of logits) + T * cache per token
 
 seconds = max(bytes / read, operations / peak)    operations = 2 * weights * tokens
@@ -77,8 +77,15 @@ def head_bytes(config: DecoderConfig, storage: Storage) -> float:
 
 
 def cache_bytes(config: DecoderConfig, storage: Storage, tokens: float) -> float:
-    """Return the bytes of the keys and values of so many tokens in all layers."""
-    return 2 * config.num_layers * config.kv_features * storage.cache_bytes * tokens
+    """Return the bytes of the keys and values of so many tokens in all layers that attend."""
+    return 2 * config.attends.count(True) * config.kv_features * storage.cache_bytes * tokens
+
+
+def state_bytes(config: DecoderConfig) -> float:
+    """Return the bytes of a text's states, each read and written by a token."""
+    if (net := config.delta_net) is None:
+        return 0
+    return 2 * net.attends.count(False) * 4 * net.value_features * net.key_dim
 
 
 def num_weights(config: DecoderConfig) -> int:
@@ -89,7 +96,8 @@ def num_weights(config: DecoderConfig) -> int:
 def decode_demand(config: DecoderConfig, storage: Storage, context: float, batch: int) -> Demand:
     """Return the demand of a step that writes a token of each of `batch` texts, with `context` tokens behind each."""
     constant = weight_bytes(config, storage) + head_bytes(config, storage)
-    return Demand(constant + cache_bytes(config, storage, batch * context), 2 * batch * num_weights(config))
+    of_texts = cache_bytes(config, storage, batch * context) + batch * state_bytes(config)
+    return Demand(constant + of_texts, 2 * batch * num_weights(config))
 
 
 def prefill_demand(config: DecoderConfig, storage: Storage, tokens: int) -> Demand:

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from bitnet_jit.checkpoints.checks import Oddities
-from bitnet_jit.checkpoints.decoder_names import EMBEDDING, HEAD, LinearName
+from bitnet_jit.checkpoints.decoder_names import EMBEDDING, HEAD, LinearName, block_names
 from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.devices.huge_pages import CPU, HUGE_PAGES
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.config import DecoderConfig
+from bitnet_jit.nn.rotation import Rotation
 
 SEED = 20261127
 TERNARY_BYTES = [byte for byte in range(256) if all(byte >> 2 * i & 3 < 3 for i in range(4))]  # 81
@@ -34,16 +35,24 @@ class RandomReader:
     Args:
         config: the architecture.
         group_size: inputs that share a scale; 0 is one scale per weight.
+        block: inputs that a Hadamard transform mixes in each layer; 0: inputs are not rotated.
+        packs_tables: whether embedding and head are ternary, too.
 
     Raises:
         InvalidInput: a layer's inputs are no multiple of four, or of the group size.
     """
 
-    def __init__(self, config: DecoderConfig, group_size: int = 0) -> None:
-        for features in (config.hidden_size, config.q_features, config.intermediate_size):
+    def __init__(self, config: DecoderConfig, group_size: int = 0, block: int = 0, packs_tables: bool = False) -> None:
+        net = config.delta_net
+        inner = config.hidden_size if net is None else net.value_features
+        for features in (config.hidden_size, config.q_features, config.intermediate_size, inner):
             if features % 4 or (group_size and features % group_size):
                 raise InvalidInput(f"config: {features} inputs are no multiple of four and of group_size={group_size}")
         self.config, self.group_size, self.oddities = config, group_size, Oddities()
+        self.block, self.packs_tables = block, packs_tables
+        self._rotations: dict[int, Rotation] = {}
+        blocks = (block_names(config, index) for index in range(config.num_layers))
+        self._shapes = {name: shape for names in blocks for name, shape in names.floats(config)}
 
     def tokenizer(self) -> None:
         """Return None: there is no text."""
@@ -57,11 +66,11 @@ class RandomReader:
         """Do nothing."""
 
     def holds_codes(self, name: str) -> bool:  # noqa: ARG002
-        """Return that embedding and head are floats."""
-        return False
+        """Return whether embedding and head are ternary."""
+        return self.packs_tables
 
     def dense(self, name: str, device: torch.device = CPU) -> torch.Tensor:
-        """Draw an embedding or head (vocab, hidden) bfloat16, or a norm, whose name ends in "norm"."""
+        """Draw an embedding or head (vocab, hidden) bfloat16, a norm, or what a gated DeltaNet has besides."""
         rng = generator(name)
         if name in (EMBEDDING, HEAD):
             matrix = HUGE_PAGES.empty((self.config.vocab_size, self.config.hidden_size), torch.bfloat16)
@@ -69,16 +78,23 @@ class RandomReader:
                 drawn = torch.frombuffer(bytearray(rng.bytes(rows.numel())), dtype=torch.int8)
                 rows.copy_(drawn.view(rows.shape)).mul_(EMBEDDING_STEP)
             return matrix.to(device)
-        weight = 1 + 0.1 * rng.standard_normal(self.norm_features(name), dtype=np.float32)
-        return torch.from_numpy(weight).to(device, torch.bfloat16)
+        shape, part = self._shapes.get(name, (self.config.hidden_size,)), name.rsplit(".", 1)[-1]
+        drawn_floats = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
+        if part == "decay":
+            return -drawn_floats.exp().to(device)
+        if len(shape) == 2:
+            return (drawn_floats / shape[1] ** 0.5).to(device)
+        return (1 + 0.1 * drawn_floats).to(device, torch.bfloat16)
 
-    def norm_features(self, name: str) -> int:
-        """Return the width of a norm."""
-        if name.endswith(("q_norm", "k_norm")):
-            return self.config.head_dim
-        if not name.endswith("sub_norm"):
-            return self.config.hidden_size
-        return self.config.q_features if ".attention." in name else self.config.intermediate_size
+    def rotation(self, layer: LinearName) -> Rotation | None:
+        """Return the rotation of a layer's input, one for all layers of a width."""
+        if not self.block:
+            return None
+        width = layer.in_features
+        if width not in self._rotations:
+            signs = generator(f"signs {width}").choice(np.array([-1, 1], np.float32), width)
+            self._rotations[width] = Rotation(torch.from_numpy(signs), self.block)
+        return self._rotations[width]
 
     def ternary(self, layer: LinearName, out: torch.Tensor) -> TernaryWeight:
         """Draw the codes of a layer into `out`, uint8 (N, K / 4), and its scale."""
@@ -90,7 +106,8 @@ class RandomReader:
         shape = (layer.out_features, groups) if groups else ()
         usual = (layer.in_features * DENSITY) ** -0.5
         w_scale = (usual * rng.uniform(0.75, 1.25, shape)).astype(np.float16).astype(np.float32)
-        return TernaryWeight(out, torch.from_numpy(np.asarray(w_scale)), None, layer.in_features, self.group_size)
+        scale, rotation = torch.from_numpy(np.asarray(w_scale)), self.rotation(layer)
+        return TernaryWeight(out, scale, None, layer.in_features, self.group_size, rotation=rotation)
 
 
 def generator(name: str) -> np.random.Generator:

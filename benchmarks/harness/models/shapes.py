@@ -10,7 +10,7 @@ from benchmarks.harness.models.random_weights import RandomReader
 from bitnet_jit.checkpoints.embedded import embedded_model
 from bitnet_jit.checkpoints.formats.reader import Reader
 from bitnet_jit.checkpoints.formats.registry import make_reader
-from bitnet_jit.models.config import DecoderConfig
+from bitnet_jit.models.config import DecoderConfig, DeltaNetConfig
 
 CONTEXT = 16384
 
@@ -80,13 +80,34 @@ BITNET_2B = DecoderConfig(  # microsoft/bitnet-b1.58-2B-4T
 FALCON3_7B = llama_config(131072, 3072, 23040, 28, 12, 4, 256, 1000042.0)
 LLAMA3_8B = llama_config(128256, 4096, 14336, 32, 32, 8, 128, 500000.0)
 QWEN3_8B = replace(llama_config(151936, 4096, 12288, 36, 32, 8, 128, 1000000.0), norm_eps=1e-6, qk_norms=True)
+QWEN35_4B = replace(
+    llama_config(248320, 2560, 9216, 32, 16, 4, 256, 10000000.0),
+    norm_eps=1e-6,
+    qk_norms=True,
+    output_gate=True,
+    rotated_dims=64,
+    delta_net=DeltaNetConfig((False, False, False, True) * 8, 16, 32, 128, 128, 4),
+)
+SMALL_QWEN35 = replace(
+    QWEN35_4B,
+    vocab_size=96,
+    hidden_size=512,
+    intermediate_size=512,
+    num_layers=2,
+    num_heads=4,
+    head_dim=128,
+    rotated_dims=32,
+    delta_net=DeltaNetConfig((False, True), 2, 4, 32, 128, 4),
+)
 SMALL_QWEN3 = replace(llama_config(96, 256, 512, 2, 4, 2, 64, 10000.0), qk_norms=True)
 SMALL = replace(SMALL_QWEN3, activation="relu2", sub_norms=True, tied_embeddings=True, qk_norms=False)
 
 
-def random_shape(name: str, title: str, config: DecoderConfig, group_size: int = 0) -> ModelShape:
-    """Return a shape with random weights."""
-    return ModelShape(name, title, group_size, lambda: RandomReader(config, group_size))
+def random_shape(
+    name: str, title: str, config: DecoderConfig, group_size: int = 0, block: int = 0, packs_tables: bool = False
+) -> ModelShape:
+    """Return a shape with random weights; see `RandomReader`."""
+    return ModelShape(name, title, group_size, lambda: RandomReader(config, group_size, block, packs_tables))
 
 
 SHAPES = {
@@ -96,6 +117,9 @@ SHAPES = {
         random_shape("falcon3-7b", "Falcon3-7B", FALCON3_7B),
         random_shape("llama3-8b", "Llama3-8B", LLAMA3_8B),
         random_shape("qwen3-8b", "Qwen3-8B, groups of 128", QWEN3_8B, 128),
+        random_shape("qwen3.5-4b", "Qwen3.5-4B, groups of 128, rotated in blocks of 512", QWEN35_4B, 128, 512, True),
+        random_shape("qwen3.5-4b-plain", "Qwen3.5-4B, groups of 128", QWEN35_4B, 128, 0, True),
+        random_shape("small-qwen3.5", "two blocks as Qwen3.5 has them, rotated", SMALL_QWEN35, 128, 512, True),
         random_shape("small", "two blocks as BitNet has them, to see that everything works", SMALL),
         random_shape("small-qwen3", "two blocks as Qwen3 has them, groups of 128", SMALL_QWEN3, 128),
         ModelShape("tiny", "the model in the package", 0, lambda: make_reader(embedded_model())),

@@ -22,6 +22,7 @@ from bitnet_jit.generation import loop
 from bitnet_jit.generation.continuation import Continuation
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.sampling import Sampling
+from bitnet_jit.models.packed_table import PackedTable
 from bitnet_jit.nn.modules import replace
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.packing import get_format
@@ -162,7 +163,8 @@ def storage_of(decoder: Decoder, group_size: int, head: str, packing: str) -> St
     dense = decoder.embedding if decoder.head is None else decoder.head
     bits = 8 / get_format(packing).codes_per_byte + (32 / group_size if group_size else 0)
     scales = 4 / decoder.config.head_dim if decoder.cache_dtype == torch.int8 else 0  # float32, one per head and token
-    return Storage(bits, 1 if head == "int8" else dense.element_size(), decoder.cache_dtype.itemsize + scales)
+    head_bytes = bits / 8 if isinstance(dense, PackedTable) else dense.element_size()
+    return Storage(bits, 1 if head == "int8" else head_bytes, decoder.cache_dtype.itemsize + scales)
 
 
 def prepare(variant: Variant, shape: ModelShape, device: str, head: str) -> Callable[[], OurModel]:
