@@ -45,7 +45,8 @@ def test_compiled_calls_refuse_in_the_same_words(name, argument):
 @pytest.mark.parametrize("name", WITH_ROWS)
 def test_compiled_once_for_any_number_of_rows(name):
     call = compiled(name, dynamic=True)
-    call(*right(name, leading=(2, 3)).values())
+    taps = name == "delta_net"  # two of them: torch takes sizes that are equal at first for the same
+    call(*right(name, leading=(3, 4) if taps else (2, 3)).values())
     with torch._dynamo.config.patch(error_on_recompile=True):
         for leading in ((3, 2), (2, 4), (4, 3)):
             values = right(name, leading=leading).values()

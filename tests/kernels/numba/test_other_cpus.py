@@ -16,7 +16,12 @@ HASWELL = "+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2
 BASELINE = "+sse,+sse2"
 CPUS = {"haswell": ("haswell", HASWELL, "avx2"), "baseline": ("x86-64", BASELINE, "generic")}
 FILES = ("test_linear.py", "test_rows.py", "test_norm_gradients.py", "../../ops/test_weights.py")
-LATER_FILES = ("test_groups.py", "test_head.py", "test_attention.py")  # they compile for minutes
+LATER_FILES = (
+    "test_groups.py",
+    "test_head.py",
+    "test_attention.py",
+    "../../ops/test_delta_net.py",
+)  # they compile for minutes
 SUBSET = "exact or contract or norm or gives_back or reference_does"
 WHOLE = f"{SUBSET} or bound or float_activations"
 

@@ -109,7 +109,7 @@ def check(launch, launched, known, problem):
     assert metadata.launch_pdl == launch.pdl
     assert list(arguments) == launch.function.arg_names
     between = {"x_padded", "partials", "sums", "maxima", "totals", "x_hi", "x_lo", "x_normed"}
-    between |= {"part_keys", "part_places"}
+    between |= {"part_keys", "part_places", "q", "k", "v", "products", "gates"}
     between |= {"x_q", "x_scale"} if problem.op.endswith(("bit_linear", "head_logits")) else set()
     values = list(arguments.values())
     for operand, value in zip(launch.operands, values, strict=False):

@@ -107,10 +107,12 @@ def keep_rows(spec, count, scratch):
 
 @jit
 def run_piece(spec, job, sequence, head, scratch):
-    """Run a sequence's tokens of one key head; those behind the last sequence are padding."""
+    """Run a sequence's tokens of one key head; those of no sequence are padding."""
     token = types.int64(load_int32(job.starts, sequence))
     if sequence == job.sequences:
         for t in range(token, job.tokens):
+            clear_y(spec, job, t, head)
+        for t in range(load_int32(job.starts, 0)):
             clear_y(spec, job, t, head)
         return
     end = least(types.int64(load_int32(job.starts, sequence + 1)), job.tokens)

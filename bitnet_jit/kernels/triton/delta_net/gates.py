@@ -44,4 +44,4 @@ def softplus(x):
     square, series = s * s, tl.zeros_like(s)
     for term in tl.static_range(LOG_TERMS):
         series = series * square + 1.0 / (2 * (LOG_TERMS - term) - 1)
-    return tl.where(x > 20.0, x, tl.where(x > 0.0, x, 0.0 * x) + 2.0 * s * series)
+    return tl.where(x > 20.0, x, tl.where(x > 0.0, x, 0.0) + 2.0 * s * series)
