@@ -27,7 +27,7 @@ from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.errors import CheckpointError
 from bitnet_jit.generation.tokenizer import Tokenizer
 from bitnet_jit.models.config import DecoderConfig
-from bitnet_jit.nn.rotation import Rotation
+from bitnet_jit.quant.rotation import SignedBlocks
 from bitnet_jit.quant.ternary import coarsest_scale
 
 MAX_NAMED = 3  # tensors that an error names
@@ -181,7 +181,7 @@ class GgufModel:
         weight = TernaryWeight(out, w_scale, self.bias(layer), inputs, group_size, activation, rotation)
         return reordered(weight, layer, self.config, in_halves) if self.kind.pairs else weight
 
-    def rotation(self, layer: LinearName) -> Rotation | None:
+    def rotation(self, layer: LinearName) -> SignedBlocks | None:
         """Return the rotation of a ternary layer's input, None where it has none."""
         return None if self.hadamard is None else self.hadamard.rotations.get(gguf_tensor(layer.name))
 
