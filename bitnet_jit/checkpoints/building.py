@@ -27,6 +27,8 @@ from bitnet_jit.models.packed_table import PackedTable
 from bitnet_jit.models.rope import head_order
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import RMSNorm
+from bitnet_jit.nn.rotation import Rotation
+from bitnet_jit.quant.rotation import SignedBlocks
 
 Packed = TypeVar("Packed", bound=PackedBitLinear)
 
@@ -41,6 +43,7 @@ class Builder:
 
     def __init__(self, reader: Reader, device: torch.device) -> None:
         self.reader, self.config, self.device = reader, reader.config, device
+        self._rotations: dict[SignedBlocks, Rotation] = {}
 
     def embedding(self) -> Stored:
         """Return the embedding as it is stored, its multiplier in it."""
@@ -101,8 +104,14 @@ class Builder:
             activation=weight.activation,
         )
         if weight.rotation is not None:
-            layer.put_rotation(weight.rotation.to(self.device))
+            layer.put_rotation(self.rotation(weight.rotation))
         return layer
+
+    def rotation(self, stored: SignedBlocks) -> Rotation:
+        """Return the rotation of an input, one for all layers that share what is stored."""
+        if stored not in self._rotations:
+            self._rotations[stored] = Rotation(stored.signs.to(self.device), stored.block)
+        return self._rotations[stored]
 
     def block(self, index: int) -> PackedBlock:
         """Return block `index`."""

@@ -19,7 +19,7 @@ from bitnet_jit.checkpoints.formats.writer import Writer, encoded
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.packed_table import PackedTable
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
-from bitnet_jit.nn.rotation import rotation_of
+from bitnet_jit.nn.rotation import stored_rotation
 
 if TYPE_CHECKING:
     from bitnet_jit.generation.decoder import Decoder
@@ -43,7 +43,7 @@ def decoder_tensors(decoder: "Decoder", writer: Writer) -> tuple[dict[str, torch
         dense |= block_norms(names, block)
         for joint, layer in zip(names.linears, block_layers(block), strict=True):
             for name, codes, scale, bias in parted(joint, layer):
-                ternary |= encoded(name, codes, scale, bias, writer, rotation_of(layer))
+                ternary |= encoded(name, codes, scale, bias, writer, stored_rotation(layer))
                 shapes[f"{name}.weight"] = (codes.shape[0], codes.shape[1])
     return ternary | {hf_tensor(name): tensor.detach().cpu() for name, tensor in dense.items()}, shapes
 

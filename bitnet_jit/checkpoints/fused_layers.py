@@ -14,7 +14,7 @@ from bitnet_jit.checkpoints.formats.reader import Reader
 from bitnet_jit.checkpoints.ternary import TernaryWeight, empty_i2
 from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.errors import CheckpointError
-from bitnet_jit.nn.rotation import Rotation
+from bitnet_jit.quant.rotation import SignedBlocks
 
 
 def read_joint(reader: Reader, layers: Sequence[LinearName], device: torch.device = CPU) -> TernaryWeight:
@@ -35,7 +35,7 @@ def read_joint(reader: Reader, layers: Sequence[LinearName], device: torch.devic
     return TernaryWeight(w_packed, w_scale, bias, first.in_features, group_size, activation, rotation)
 
 
-def joint_rotation(layers: Sequence[LinearName], weights: Sequence[TernaryWeight]) -> Rotation | None:
+def joint_rotation(layers: Sequence[LinearName], weights: Sequence[TernaryWeight]) -> SignedBlocks | None:
     """Return the rotation of the input that layers share; raise CheckpointError where they rotate it differently."""
     first = weights[0].rotation
     for layer, weight in zip(layers, weights, strict=True):

@@ -11,7 +11,7 @@ from bitnet_jit.nn.bit_linear import BitLinear
 from bitnet_jit.nn.convert import pack_named
 from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rms_norm import INSIDE, norm_inside
-from bitnet_jit.nn.rotation import rotation_of
+from bitnet_jit.nn.rotation import stored_rotation
 
 Tensors = dict[str, torch.Tensor]
 
@@ -53,7 +53,7 @@ def layer_tensors(name: str, layer: PackedBitLinear, writer: Writer) -> dict[str
         )
     codes, scale = layer.unpack()
     bias = None if layer.bias is None else layer.bias.detach().cpu()
-    tensors = encoded(name, codes.cpu(), scale.cpu().float().reshape(1), bias, writer, rotation_of(layer))
+    tensors = encoded(name, codes.cpu(), scale.cpu().float().reshape(1), bias, writer, stored_rotation(layer))
     if (norm := norm_inside(layer)) is not None:
         tensors[f"{name}.{INSIDE}.weight"] = norm.weight
     return tensors

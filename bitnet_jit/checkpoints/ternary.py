@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from bitnet_jit.nn.rotation import Rotation
 from bitnet_jit.packing.i2 import I2
+from bitnet_jit.quant.rotation import SignedBlocks
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class TernaryWeight:
     in_features: int
     group_size: int = 0
     activation: str = "a8"
-    rotation: Rotation | None = None
+    rotation: SignedBlocks | None = None
 
 
 def empty_i2(out_features: int, in_features: int, device: torch.device | str = "cpu") -> torch.Tensor:

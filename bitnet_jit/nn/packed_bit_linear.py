@@ -17,7 +17,7 @@ from bitnet_jit.nn.dense_weight import ReadsDense
 from bitnet_jit.nn.fast_path import Called
 from bitnet_jit.nn.laid_weight import LaidWeight, check_canonical
 from bitnet_jit.nn.rms_norm import INSIDE, RMSNorm, norm_inside
-from bitnet_jit.nn.rotation import BEFORE, Rotation, rotation_of
+from bitnet_jit.nn.rotation import Rotation, rotation_of
 from bitnet_jit.nn.save_guard import guard_save_pretrained
 from bitnet_jit.ops.linear import bit_linear, quantized_linear
 from bitnet_jit.ops.norm_linear import rms_norm_bit_linear
@@ -25,6 +25,7 @@ from bitnet_jit.ops.weights import DEQUANTIZE_WEIGHT
 from bitnet_jit.packing import get_format
 from bitnet_jit.problem import SCALES, scale_shape
 from bitnet_jit.quant.checks import check_scale
+from bitnet_jit.quant.rotation import ROTATION
 from bitnet_jit.quant.weight import dequantize_weight
 
 
@@ -233,7 +234,7 @@ class PackedBitLinear(ReadsDense, Called, LaidWeight):
         """
         if rotation.in_features != self.in_features:
             raise InvalidInput(f"rotation: expected in_features={self.in_features}, got {rotation.in_features}")
-        self.add_module(BEFORE, rotation)
+        self.add_module(ROTATION, rotation)
 
     def unpack(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return w_q (N, K) int8 and w_scale, the inverse of `from_codes`; with a rotation, of the folded weight."""

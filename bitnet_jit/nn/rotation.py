@@ -10,12 +10,10 @@ from typing import Any, Self, cast
 import torch
 from torch import nn
 
-from bitnet_jit.arguments import as_whole, show
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.ops.hadamard import hadamard, inverse_hadamard
-from bitnet_jit.problem import MAX_BLOCK
+from bitnet_jit.quant.rotation import ROTATION, SignedBlocks, check_block, check_signs
 
-BEFORE = "rotation"  # the name of the module in a packed layer
 SIGNS = "signs"
 
 
@@ -68,11 +66,9 @@ class Rotation(nn.Module):
         y: torch.Tensor = inverse_hadamard(x, self.signs, self.block)
         return y
 
-    def same_as(self, other: "Rotation | None") -> bool:
-        """Return whether another rotation does the same."""
-        return other is self or (
-            other is not None and other.block == self.block and torch.equal(other.signs.cpu(), self.signs.cpu())
-        )
+    def stored(self) -> SignedBlocks:
+        """Return the rotation as files hold it."""
+        return SignedBlocks(self.signs, self.block)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, block={self.block}"
@@ -114,26 +110,12 @@ class Rotation(nn.Module):
 
 def rotation_of(layer: nn.Module) -> Rotation | None:
     """Return the rotation of a layer's input, None where there is none."""
-    return cast("Rotation | None", layer._modules.get(BEFORE))
+    return cast("Rotation | None", layer._modules.get(ROTATION))
 
 
-def check_block(block: int) -> int:
-    """Return the size of a block as a Python int; raise InvalidInput unless it is a power of two within its limit."""
-    size = as_whole(block)
-    if size is None or not 1 <= size <= MAX_BLOCK or size.bit_count() != 1:
-        raise InvalidInput(f"block: expected a power of two from 1 to {MAX_BLOCK}, got {show(block)}")
-    return size
-
-
-def check_signs(signs: torch.Tensor, block: int) -> torch.Tensor:
-    """Return signs as float32; raise InvalidInput unless they are (K,) of 1 and -1, in whole blocks."""
-    if not isinstance(signs, torch.Tensor) or signs.dim() != 1 or not len(signs) or len(signs) % block:
-        got = tuple(signs.shape) if isinstance(signs, torch.Tensor) else show(signs)
-        raise InvalidInput(f"signs: expected (K,) with K a multiple of block={block}, got {got}")
-    if not signs.is_floating_point() or not (signs.is_meta or bool((signs.abs() == 1).all())):
-        other = signs.dtype if not signs.is_floating_point() else signs[signs.abs() != 1][0].item()
-        raise InvalidInput(f"signs: expected floats that are 1 or -1, got {other}")
-    return signs.detach().float().contiguous()
+def stored_rotation(layer: nn.Module) -> SignedBlocks | None:
+    """Return the rotation of a layer's input as files hold it, None where there is none."""
+    return None if (rotation := rotation_of(layer)) is None else rotation.stored()
 
 
 def signs_of(stored: torch.Tensor, block: int, in_features: int) -> torch.Tensor:

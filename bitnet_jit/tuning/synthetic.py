@@ -41,7 +41,7 @@ def synthetic_values(operands: Operands, device: torch.device, seed: int = 0) ->
     generator = torch.Generator(device).manual_seed(seed)
     tensors = {operand.name: synthetic_tensor(operand, operands.problem, generator) for operand in operands.inputs}
     for tensor in OPS[operands.problem.op].spec.tensors:
-        if tensor.synthetic is not None:
+        if tensor.synthetic is not None and tensors[tensor.name] is not None:
             tensors[tensor.name] = tensor.synthetic(operands).to(device)
     return tensors | dict.fromkeys(operands.numbers, NUMBER)
 

@@ -37,6 +37,8 @@ PROBLEMS = {
     "a norm of bfloat16": Problem("rms_norm_quantize", "cpu", 4, 96, 96, "", "", "bfloat16", "int8", bias="bfloat16"),
     "squares": Problem("relu2_mul_norm_quantize", "cpu", 4, 96, 96, y_dtype="int8", bias="float32"),
     "a sum and its norm": Problem("add_rms_norm", "cpu", 4, 96, 96, bias="float32"),
+    "a rotation": Problem("hadamard", "cpu", 4, 96, 96, bias="float32", block=32),
+    "a rotation behind a norm": Problem("add_rms_norm_hadamard", "cpu", 4, 96, 96, bias="float32", block=32),
     "gates without a norm": Problem("silu_mul_norm_quantize", "cpu", 4, 96, 96, y_dtype="int8"),
 }
 

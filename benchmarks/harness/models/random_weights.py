@@ -18,7 +18,7 @@ from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.devices.huge_pages import CPU, HUGE_PAGES
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.config import DecoderConfig
-from bitnet_jit.nn.rotation import Rotation
+from bitnet_jit.quant.rotation import SignedBlocks
 
 SEED = 20261127
 TERNARY_BYTES = [byte for byte in range(256) if all(byte >> 2 * i & 3 < 3 for i in range(4))]  # 81
@@ -50,7 +50,7 @@ class RandomReader:
                 raise InvalidInput(f"config: {features} inputs are no multiple of four and of group_size={group_size}")
         self.config, self.group_size, self.oddities = config, group_size, Oddities()
         self.block, self.packs_tables = block, packs_tables
-        self._rotations: dict[int, Rotation] = {}
+        self._rotations: dict[int, SignedBlocks] = {}
         blocks = (block_names(config, index) for index in range(config.num_layers))
         self._shapes = {name: shape for names in blocks for name, shape in names.floats(config)}
 
@@ -86,14 +86,14 @@ class RandomReader:
             return (drawn_floats / shape[1] ** 0.5).to(device)
         return (1 + 0.1 * drawn_floats).to(device, torch.bfloat16)
 
-    def rotation(self, layer: LinearName) -> Rotation | None:
+    def rotation(self, layer: LinearName) -> SignedBlocks | None:
         """Return the rotation of a layer's input, one for all layers of a width."""
         if not self.block:
             return None
         width = layer.in_features
         if width not in self._rotations:
             signs = generator(f"signs {width}").choice(np.array([-1, 1], np.float32), width)
-            self._rotations[width] = Rotation(torch.from_numpy(signs), self.block)
+            self._rotations[width] = SignedBlocks(torch.from_numpy(signs), self.block)
         return self._rotations[width]
 
     def ternary(self, layer: LinearName, out: torch.Tensor) -> TernaryWeight:

@@ -27,7 +27,7 @@ from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.errors import CheckpointError
 from bitnet_jit.generation.tokenizer import Tokenizer, find_tokenizer
 from bitnet_jit.models.config import DecoderConfig
-from bitnet_jit.nn.rotation import Rotation
+from bitnet_jit.quant.rotation import SignedBlocks
 
 MAX_NAMED = 3  # extra tensors that an error names
 
@@ -104,7 +104,7 @@ class HfFolder:
         tensor = self.names.tensor(name)
         return self.forms.of(name).read(check_finite(self.files.place(tensor), self.files.read(tensor, device)))
 
-    def rotation(self, layer: LinearName) -> Rotation | None:
+    def rotation(self, layer: LinearName) -> SignedBlocks | None:
         """Return the rotation of a ternary layer's input, None where it has none."""
         return self.storage.rotation(self.files, in_file(self.names, layer))
 

@@ -10,7 +10,7 @@ from bitnet_jit.checkpoints.file_names import CONFIG
 from bitnet_jit.checkpoints.formats.fields import Fields
 from bitnet_jit.checkpoints.tensor_files import TensorFiles
 from bitnet_jit.checkpoints.ternary import TernaryWeight
-from bitnet_jit.nn.rotation import Rotation
+from bitnet_jit.quant.rotation import SignedBlocks
 
 NEVER_TERNARY = {"lm_head", "embed_tokens", "model.embed_tokens", "norm", "model.norm"}
 
@@ -43,7 +43,7 @@ class Storage(Protocol):
         """Read an embedding or a head, finite floats (V, K)."""
         ...
 
-    def rotation(self, files: TensorFiles, layer: LinearName) -> Rotation | None:
+    def rotation(self, files: TensorFiles, layer: LinearName) -> SignedBlocks | None:
         """Return the rotation of a layer's input, None where it has none."""
         ...
 
@@ -68,7 +68,7 @@ class FloatTables:
         """Return that they are floats."""
         return False
 
-    def rotation(self, files: TensorFiles, layer: LinearName) -> Rotation | None:  # noqa: ARG002
+    def rotation(self, files: TensorFiles, layer: LinearName) -> SignedBlocks | None:  # noqa: ARG002
         """Return that inputs are not rotated, as in most storages."""
         return None
 

@@ -11,7 +11,7 @@ import torch
 
 from bitnet_jit.checkpoints.formats.hf_bitnet import METHOD
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.nn.rotation import Rotation
+from bitnet_jit.quant.rotation import SignedBlocks
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class HfWriter:
         """Return a bias as it is stored."""
         return bias if self.scale_divides else divided(name, bias, scale)
 
-    def stored_rotation(self, name: str, rotation: Rotation) -> torch.Tensor:
+    def stored_rotation(self, name: str, rotation: SignedBlocks) -> torch.Tensor:
         """Refuse a layer whose weight was folded: transformers would run it on an input that is not rotated."""
         raise InvalidInput(f"{name}: format {self.name!r} holds no rotated weights, got {rotation}; use i2 or t5")
 

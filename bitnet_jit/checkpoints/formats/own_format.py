@@ -34,8 +34,8 @@ from bitnet_jit.checkpoints.formats.own_packing import to_i2
 from bitnet_jit.checkpoints.tensor_files import TensorFiles
 from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.nn.rotation import BEFORE, Rotation
 from bitnet_jit.packing import FORMATS
+from bitnet_jit.quant.rotation import ROTATION, SignedBlocks
 from bitnet_jit.system.reading import parse_json
 
 VERSION = "1"
@@ -62,13 +62,13 @@ class Own(FloatTables):
         """Return the names of a layer's tensors, which must be there."""
         name = f"{layer.name}.weight"
         check_own(files, name, self.packing, layer.out_features, layer.in_features)
-        rotation = f"{layer.name}.{BEFORE}"
+        rotation = f"{layer.name}.{ROTATION}"
         names = [name, require_scale(files, layer), *require_bias(files, layer)]
         return [*names, rotation] if rotation in files.entries else names
 
-    def rotation(self, files: TensorFiles, layer: LinearName) -> Rotation | None:
+    def rotation(self, files: TensorFiles, layer: LinearName) -> SignedBlocks | None:
         """Read the rotation of a layer's input, None where it has none."""
-        name = f"{layer.name}.{BEFORE}"
+        name = f"{layer.name}.{ROTATION}"
         if name not in files.entries:
             return None
         shape = files.entries[name].shape
@@ -76,7 +76,7 @@ class Own(FloatTables):
             raise files.error(name, f"signs (K / block, block) of K={layer.in_features}", f"{tuple(shape)}")
         files.require(name, tuple(shape), ("F32",))
         try:
-            return Rotation(files.read(name).view(-1), shape[1])
+            return SignedBlocks(files.read(name).view(-1), shape[1])
         except InvalidInput as error:
             raise files.error(name, "signs of a rotation", str(error)) from None
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from bitnet_jit.checkpoints.formats.own_format import METHOD, metadata_of
-from bitnet_jit.nn.rotation import Rotation
 from bitnet_jit.packing import FORMATS
+from bitnet_jit.quant.rotation import SignedBlocks
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class OwnWriter:
         """Return the bias as it is."""
         return bias
 
-    def stored_rotation(self, name: str, rotation: Rotation) -> torch.Tensor:  # noqa: ARG002
+    def stored_rotation(self, name: str, rotation: SignedBlocks) -> torch.Tensor:  # noqa: ARG002
         """Return signs by blocks, float32 (K / block, block)."""
         return rotation.signs.view(-1, rotation.block).cpu().clone()
 

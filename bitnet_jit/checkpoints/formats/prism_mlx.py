@@ -18,7 +18,7 @@ from bitnet_jit.checkpoints.formats.mlx_affine import KEY, TERNARY, MlxAffine, Q
 from bitnet_jit.checkpoints.tensor_files import TensorFiles
 from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.nn.rotation import Rotation
+from bitnet_jit.quant.rotation import SignedBlocks
 
 MODEL_TYPE = "prism_hadamard_qwen35"
 BEGINNING = "language_model."  # of the names of all tensors
@@ -56,13 +56,13 @@ class PrismMlx(MlxAffine):
         weight = super().read(files, layer, out, oddities)
         return replace(weight, rotation=self.rotation(files, layer))
 
-    def rotation(self, files: TensorFiles, layer: LinearName) -> Rotation | None:
+    def rotation(self, files: TensorFiles, layer: LinearName) -> SignedBlocks | None:
         """Read the rotation of a layer's input, None where it has none."""
         if not (block := self._block(files, layer)):
             return None
         name = f"{layer.name}.signs"
         try:
-            return Rotation(files.read(name), block)
+            return SignedBlocks(files.read(name), block)
         except InvalidInput as error:
             raise files.error(name, "signs that are 1 or -1", str(error)) from None
 

@@ -29,7 +29,7 @@ from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.generation.tokenizer import Tokenizer
 from bitnet_jit.models.config import DecoderConfig
-from bitnet_jit.nn.rotation import Rotation
+from bitnet_jit.quant.rotation import SignedBlocks
 
 
 class Chat(NamedTuple):
@@ -123,7 +123,7 @@ class Reader(Protocol):
         """Read an embedding, head or norm, finite and in its own dtype, onto a device."""
         ...
 
-    def rotation(self, layer: LinearName) -> Rotation | None:
+    def rotation(self, layer: LinearName) -> SignedBlocks | None:
         """Return the rotation of a ternary layer's input, None where it has none; no codes are read."""
         ...
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.nn.rotation import BEFORE, Rotation
+from bitnet_jit.quant.rotation import ROTATION, SignedBlocks
 
 
 class Writer(Protocol):
@@ -41,7 +41,7 @@ class Writer(Protocol):
         """Return a bias (N,) as it is stored beside a scale that multiplies; InvalidInput where it cannot be."""
         ...
 
-    def stored_rotation(self, name: str, rotation: Rotation) -> torch.Tensor:
+    def stored_rotation(self, name: str, rotation: SignedBlocks) -> torch.Tensor:
         """Return the rotation of an input as it is stored; InvalidInput names a layer that the format cannot hold."""
         ...
 
@@ -65,7 +65,7 @@ def encoded(
     scale: torch.Tensor,
     bias: torch.Tensor | None,
     writer: Writer,
-    rotation: Rotation | None = None,
+    rotation: SignedBlocks | None = None,
 ) -> dict[str, torch.Tensor]:
     """Return the tensors of a layer, given codes int8 (N, K), scale float32 (1,), bias (N,) or None, and rotation.
 
@@ -79,5 +79,5 @@ def encoded(
         )
     tensors = {f"{name}.weight_scale": stored_scale, f"{name}.weight": writer.stored_weight(name, codes)}
     if rotation is not None:
-        tensors[f"{name}.{BEFORE}"] = writer.stored_rotation(name, rotation)
+        tensors[f"{name}.{ROTATION}"] = writer.stored_rotation(name, rotation)
     return tensors if bias is None else tensors | {f"{name}.bias": writer.stored_bias(name, bias, scale)}

@@ -24,8 +24,8 @@ import torch
 from bitnet_jit.checkpoints.formats.gguf.keys import Keys
 from bitnet_jit.checkpoints.formats.gguf.names import EMBEDDING, HEAD
 from bitnet_jit.errors import CheckpointError, InvalidInput
-from bitnet_jit.nn.rotation import Rotation
 from bitnet_jit.problem import MAX_BLOCK, MAX_IN_FEATURES
+from bitnet_jit.quant.rotation import SignedBlocks
 
 PREFIX = "prism.hadamard."
 TRANSFORM, AXIS = "normalized-sylvester-walsh-hadamard", "input-last-dimension"
@@ -55,7 +55,7 @@ class Hadamard:
     """
 
     block: int
-    rotations: Mapping[str, Rotation]
+    rotations: Mapping[str, SignedBlocks]
     gdn_v_grouped: bool = False
 
 
@@ -110,14 +110,14 @@ def folded_names(keys: Keys, shapes: Shapes, version: int) -> Iterator[tuple[str
 
 
 def rotation_for(
-    keys: Keys, key: str, name: str, shape: tuple[int, ...], block: int, by_width: dict[int, Rotation] | None
-) -> Rotation:
+    keys: Keys, key: str, name: str, shape: tuple[int, ...], block: int, by_width: dict[int, SignedBlocks] | None
+) -> SignedBlocks:
     """Return the rotation of a folded weight, one per width."""
     width = shape[-1] if shape else 0
     if not 0 < width <= MAX_IN_FEATURES or width % block:
         raise CheckpointError(f"{keys.where}: {key}: expected inputs in whole blocks of {block}, {name} has {width}")
     if by_width is None:
-        return Rotation(torch.ones(width), block)
+        return SignedBlocks(torch.ones(width), block)
     if width not in by_width:
         raise CheckpointError(
             f"{keys.where}: {PREFIX}sign_widths: expected {width}, the inputs of {name}, found {sorted(by_width)}"
@@ -125,7 +125,7 @@ def rotation_for(
     return by_width[width]
 
 
-def read_rotations(keys: Keys, block: int) -> dict[int, Rotation] | None:
+def read_rotations(keys: Keys, block: int) -> dict[int, SignedBlocks] | None:
     """Return rotations by numbers of inputs, None where all signs are 1."""
     explicit = keys.word(f"{PREFIX}sign_mode", ("identity", "explicit")) == "explicit"
     widths_key, values_key = f"{PREFIX}sign_widths", f"{PREFIX}sign_values"
@@ -143,10 +143,10 @@ def read_rotations(keys: Keys, block: int) -> dict[int, Rotation] | None:
     if (abs(values.astype("int64")) != 1).any():
         raise keys.refuse(values_key, "numbers that are 1 or -1")
     signs = torch.from_numpy(values.astype("float32")).split([int(width) for width in widths])
-    return {len(part): Rotation(part.clone(), block) for part in signs}
+    return {len(part): SignedBlocks(part.clone(), block) for part in signs}
 
 
-def hadamard_keys(rotations: Mapping[str, Rotation], tied: bool) -> dict[str, Any]:
+def hadamard_keys(rotations: Mapping[str, SignedBlocks], tied: bool) -> dict[str, Any]:
     """Return the keys of a model's folded weights, by their names in the file; none where there are none.
 
     Raises:
@@ -155,7 +155,7 @@ def hadamard_keys(rotations: Mapping[str, Rotation], tied: bool) -> dict[str, An
     """
     if not rotations:
         return {}
-    by_width: dict[int, Rotation] = {}
+    by_width: dict[int, SignedBlocks] = {}
     for name, rotation in rotations.items():
         first = by_width.setdefault(rotation.in_features, rotation)
         if not rotation.same_as(first) or rotation.block != next(iter(by_width.values())).block:

@@ -28,7 +28,7 @@ from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.errors import CheckpointError
 from bitnet_jit.generation.tokenizer import Tokenizer
 from bitnet_jit.models.config import DecoderConfig, DeltaNetConfig
-from bitnet_jit.nn.rotation import Rotation
+from bitnet_jit.quant.rotation import SignedBlocks
 from bitnet_jit.quant.ternary import coarsest_scale
 
 MAX_NAMED = 3  # tensors that an error names
@@ -213,7 +213,7 @@ class GgufModel:
             )
         return layer_in_order(weight, layer, net)
 
-    def rotation(self, layer: LinearName) -> Rotation | None:
+    def rotation(self, layer: LinearName) -> SignedBlocks | None:
         """Return the rotation of a ternary layer's input, None where it has none."""
         return None if self.hadamard is None else self.hadamard.rotations.get(self.stored(layer.name))
 

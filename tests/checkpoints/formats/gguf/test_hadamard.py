@@ -8,13 +8,15 @@ import torch
 from folded_models import BLOCK, PREFIX, SIZES, folded_file, folded_names, folded_tensors, keys_of, write_unfolded
 from gguf_files import I2_S, write_gguf
 from gguf_models import floats, metadata_of, tensors_of
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import bitnet_jit
 from bitnet_jit.checkpoints.converting import convert_checkpoint
 from bitnet_jit.checkpoints.formats.gguf.model import GgufModel
 from bitnet_jit.checkpoints.inspection import inspect_checkpoint
 from bitnet_jit.errors import CheckpointError, InvalidInput
-from bitnet_jit.nn.rotation import rotation_of
+from bitnet_jit.nn.rotation import Rotation, rotation_of
 from bitnet_jit.tuning.problems import problems_of_model
 
 IDS = torch.tensor([list(b"In the beginning God created")])
@@ -207,3 +209,34 @@ def test_the_formats_of_transformers_refuse_rotations(folded_llama, tmp_path, fo
     with pytest.raises(InvalidInput, match=f"q_proj: format '{format}' holds no rotated weights"):
         bitnet_jit.save(bitnet_jit.load(folded_llama), tmp_path / "saved", format)
     assert not (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize(
+    ("signs", "words"),
+    [
+        (torch.ones(2, 32), r"expected signs \(K / block, block\) of K=128, found \(2, 32\)"),
+        (torch.ones(128), r"expected signs \(K / block, block\) of K=128, found \(128,\)"),
+        (torch.zeros(2, 64), "expected signs of a rotation, found signs: expected floats that are 1 or -1, got 0.0"),
+        (torch.ones(4, 32), "expected its input rotated as that of"),
+        (torch.ones(2, 64, dtype=torch.float16), "rotation: expected"),
+    ],
+)
+def test_a_rotation_of_ours_that_is_damaged_is_named(folded_llama, tmp_path, signs, words):
+    bitnet_jit.save(bitnet_jit.load(folded_llama), tmp_path / "saved", "i2")
+    file = tmp_path / "saved" / "model.safetensors"
+    with safe_open(file, "pt") as opened:
+        metadata, tensors = opened.metadata(), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    save_file(tensors | {"model.layers.0.self_attn.k_proj.rotation": signs}, file, metadata)
+    with pytest.raises(CheckpointError, match=words):
+        bitnet_jit.load(tmp_path / "saved")
+
+
+def test_a_rotation_is_kept_in_a_model_of_torch(write_folded):
+    """A `state_dict` of a decoder holds its rotations, too, and makes the same logits."""
+    path = write_folded()
+    decoder, other = bitnet_jit.load(path), bitnet_jit.load(path)
+    for block in other.blocks:
+        block.attention.output.put_rotation(Rotation(torch.ones(256), BLOCK))
+    assert not torch.equal(other(IDS), decoder(IDS))
+    other.load_state_dict(decoder.state_dict())
+    assert torch.equal(other(IDS), decoder(IDS))
