@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitnet_jit.cli.generate import DeviceOption, ModelArgument, load_model
+from bitnet_jit.cli.loading import load_model
+from bitnet_jit.cli.options import DeviceOption, ModelArgument
 from bitnet_jit.errors import InvalidInput
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from bitnet_jit.cli.generate import DeviceOption, ModelArgument, load_model
+from bitnet_jit.cli.loading import load_model
+from bitnet_jit.cli.options import DeviceOption, ModelArgument
 from bitnet_jit.cli.patience import Patience
 
 

@@ -1,38 +1,28 @@
 """`bitnet-jit generate`: text to stdout as it is written, everything else to stderr."""
 
 import time
-from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bitnet_jit.cli.loading import load_model
+from bitnet_jit.cli.options import (
+    STOP,
+    WHICH_MODEL,
+    CacheOption,
+    DeviceOption,
+    HeadOption,
+    SeedOption,
+    SpeculateOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+)
 from bitnet_jit.cli.patience import Patience
 from bitnet_jit.cli.streams import tell, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from bitnet_jit.generation.decoder import Decoder
-
-WHICH_MODEL = "A directory, GGUF file, or hub id such as microsoft/bitnet-b1.58-2B-4T. [default: the embedded model]"
-STOP = (
-    "End the text behind this string, which is written; may be given again. One that is a special token of the model, "
-    "such as </s>, ends the text at that token, which is not written."
-)
-SPECULATE = "Guess tokens, and verify several in one step: the text stays the same."
-HEAD = (
-    "How the output head is stored: checkpoint, int8, bfloat16 or float32; where it is ternary also i2 or t5, which "
-    "are the fastest."
-)
-CACHE = "The dtype of cached keys and values: auto, float32, bfloat16 or int8; int8 is the smallest, and for CPUs."
-ModelArgument = Annotated[str | None, typer.Argument(help=WHICH_MODEL, show_default=False)]
-DeviceOption = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0. [default: cpu]")]
-
-
-class Guesses(Enum):
-    """Ways to guess tokens."""
-
-    NGRAM = "ngram"
 
 
 def generate(
@@ -44,21 +34,19 @@ def generate(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Limit of new tokens. [default: 128, or what the context leaves]")
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")] = 0.0,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Draw from the K likeliest tokens only.")] = None,
-    top_p: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Draw from the likeliest tokens that together reach P.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Makes the draws repeatable.")] = None,
+    temperature: TemperatureOption = 0.0,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    seed: SeedOption = None,
     stop: Annotated[list[str] | None, typer.Option(show_default=False, help=STOP)] = None,
     stop_token: Annotated[
         list[int] | None,
         typer.Option(min=0, show_default=False, help="End the text at the token of this id; may be given again."),
     ] = None,
     device: DeviceOption = None,
-    head: Annotated[str, typer.Option(help=HEAD)] = "checkpoint",
-    cache: Annotated[str, typer.Option(help=CACHE)] = "auto",
-    speculate: Annotated[Guesses | None, typer.Option(help=SPECULATE)] = None,
+    head: HeadOption = "checkpoint",
+    cache: CacheOption = "auto",
+    speculate: SpeculateOption = None,
 ) -> None:
     """Continue PROMPT with a ternary model: prints it and the continuation."""
     decoder = load_model(model, device, head, cache)
@@ -85,21 +73,6 @@ def show(pieces: "Iterator[str]", start: float) -> None:
             write(piece)
     write("\n")
     tell(rates(start, times[:-1]))  # the last piece is held-back text, no token
-
-
-def load_model(model: str | None, device: str | None, head: str = "checkpoint", cache: str = "auto") -> "Decoder":
-    """Load the model of that name, or the embedded one; tell the progress where that takes over two seconds."""
-    from bitnet_jit.checkpoints.embedded import embedded_model
-    from bitnet_jit.checkpoints.hub import find_model
-
-    directory = embedded_model() if model is None else find_model(model)  # a download shows its bars
-    with Patience("loading") as patience:
-        from bitnet_jit.checkpoints.loading import load
-
-        def update(done: int, total: int) -> None:
-            patience.update(f"loading block {done} of {total}")
-
-        return load(directory, device, progress=update, head=head, cache=cache)
 
 
 def rates(start: float, times: list[float]) -> str:

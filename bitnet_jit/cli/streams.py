@@ -11,13 +11,16 @@ CLOSED = (("stdin", os.O_RDONLY, "r"), ("stdout", os.O_RDONLY, "w"), ("stderr", 
 
 
 def open_streams() -> None:
-    """Fill the places of closed streams, so that no other file gets their numbers; characters may become "?"."""
+    """Fill the places of closed streams, so that no other file gets their numbers.
+
+    A terminal that cannot show a character shows "?"; bytes of stdin that are no character become U+FFFD.
+    """
     for name, flags, mode in CLOSED:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.open(os.devnull, flags), mode, encoding="utf-8"))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows "?"
+            stream.reconfigure(errors="replace")
 
 
 def write(text: str) -> None:

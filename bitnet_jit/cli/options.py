@@ -1,0 +1,39 @@
+"""Options that several commands have."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+WHICH_MODEL = "A directory, GGUF file, or hub id such as microsoft/bitnet-b1.58-2B-4T. [default: the embedded model]"
+STOP = (
+    "End the text behind this string, which is written; may be given again. One that is a special token of the model, "
+    "such as </s>, ends the text at that token, which is not written."
+)
+SPECULATE = "Guess tokens, and verify several in one step: the text stays the same."
+HEAD = (
+    "How the output head is stored: checkpoint, int8, bfloat16 or float32; where it is ternary also i2 or t5, which "
+    "are the fastest."
+)
+CACHE = "The dtype of cached keys and values: auto, float32, bfloat16 or int8; int8 is the smallest, and for CPUs."
+TEMPLATE = "A chat template in Jinja, for models that came without one or in place of theirs."
+TOP_P = "Draw from the likeliest tokens that together reach P."
+
+
+class Guesses(Enum):
+    """Ways to guess tokens."""
+
+    NGRAM = "ngram"
+
+
+ModelArgument = Annotated[str | None, typer.Argument(help=WHICH_MODEL, show_default=False)]
+DeviceOption = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0. [default: cpu]")]
+HeadOption = Annotated[str, typer.Option(help=HEAD)]
+CacheOption = Annotated[str, typer.Option(help=CACHE)]
+TemplateOption = Annotated[Path | None, typer.Option(help=TEMPLATE)]
+SpeculateOption = Annotated[Guesses | None, typer.Option(help=SPECULATE)]
+TemperatureOption = Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")]
+TopKOption = Annotated[int | None, typer.Option(min=1, help="Draw from the K likeliest tokens only.")]
+TopPOption = Annotated[float | None, typer.Option(min=0, max=1, help=TOP_P)]
+SeedOption = Annotated[int | None, typer.Option(min=0, help="Makes the draws repeatable.")]
