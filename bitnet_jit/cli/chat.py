@@ -248,4 +248,4 @@ def read_line() -> str | None:
     if sys.stdin.isatty():
         print(PROMPT, end="", file=sys.stderr, flush=True)
     line = sys.stdin.readline()
-    return line.rstrip("\r\n") if line else None
+    return line.removesuffix("\n") if line else None

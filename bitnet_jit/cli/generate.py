@@ -1,5 +1,6 @@
 """`bitnet-jit generate`: text to stdout as it is written, everything else to stderr."""
 
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,13 +21,18 @@ from bitnet_jit.cli.options import (
 )
 from bitnet_jit.cli.patience import Patience
 from bitnet_jit.cli.streams import tell, write
+from bitnet_jit.errors import InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+PROMPT = "The text to continue. [default: that of stdin, without its last line break; - as well]"
+MAX_PROMPT = 2**24  # characters of stdin
+
+
 def generate(
-    prompt: Annotated[str, typer.Argument(help="The text to continue.", show_default=False)],
+    prompt: Annotated[str | None, typer.Argument(help=PROMPT, show_default=False)] = None,
     model: Annotated[
         str | None,
         typer.Option(help=WHICH_MODEL),
@@ -49,6 +55,7 @@ def generate(
     speculate: SpeculateOption = None,
 ) -> None:
     """Continue PROMPT with a ternary model: prints it and the continuation."""
+    text = read_prompt(prompt)
     decoder = load_model(model, device, head, cache)
     from bitnet_jit.generation.speculation import Speculation
     from bitnet_jit.generation.text import stream_text
@@ -56,11 +63,30 @@ def generate(
 
     start, ends = time.perf_counter(), [*(stop or ()), *(stop_token or ())]
     guesses = None if speculate is None else Speculation(speculate.value)
-    pieces = stream_text(decoder, prompt, max_new_tokens, temperature, top_k, top_p, seed, ends, speculate=guesses)
-    write(well_formed(prompt))
+    pieces = stream_text(decoder, text, max_new_tokens, temperature, top_k, top_p, seed, ends, speculate=guesses)
+    write(well_formed(text))
     show(pieces, start)
     if guesses is not None:
         tell(str(guesses))
+
+
+def read_prompt(given: str | None) -> str:
+    """Return the prompt that was given; that of stdin, without its last line break, where it is "-" or there is none.
+
+    Raises:
+        InvalidInput: stdin has no text, or too much.
+        BadParameter: nobody gave one, and stdin is a terminal, which is not waited for.
+    """
+    if given not in (None, "-"):
+        return given
+    if given is None and sys.stdin.isatty():
+        raise typer.BadParameter("expected a text, as stdin is a terminal", param_hint="PROMPT")
+    text = sys.stdin.read(MAX_PROMPT + 1)
+    if len(text) > MAX_PROMPT:
+        raise InvalidInput(f"prompt: expected at most {MAX_PROMPT} characters on stdin, got more")
+    if not (text := text.removesuffix("\n")):
+        raise InvalidInput("prompt: expected a text as an argument or on stdin, and stdin is empty")
+    return text
 
 
 def show(pieces: "Iterator[str]", start: float) -> None:

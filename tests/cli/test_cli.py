@@ -1,5 +1,6 @@
 """The commands, run in this process; test_process.py runs them as a shell does."""
 
+import io
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ import warnings
 from dataclasses import replace
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import bitnet_jit
@@ -33,6 +35,40 @@ def test_generate_writes_the_prompt_and_its_continuation():
     assert result.exit_code == 0
     assert result.stdout == "And it came to pass after the days of Abraham, tha\n"
     assert re.search(r"30 tokens, the first after \d+\.\d\d s, then \d+\.\d tokens/s\n$", result.stderr)
+
+
+@pytest.mark.parametrize("arguments", [(), ("-",)])
+@pytest.mark.parametrize("text", [VERSE, f"{VERSE}\n", f"{VERSE}\r\n"])
+def test_generate_reads_its_prompt_from_stdin(arguments, text):
+    result = CliRunner().invoke(app, ["generate", *arguments, "--max-new-tokens", "5"], text)
+    assert result.stdout == "And it came to pass after\n"
+
+
+def test_of_stdin_one_line_break_alone_is_left_out():
+    text = "In the\n\nbeginning  \n\n"
+    result = CliRunner().invoke(app, ["generate", "--max-new-tokens", "1"], text)
+    assert result.stdout[:-2] == text[:-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("", "stdin is empty"), ("\n", "stdin is empty"), ("x" * (2**24 + 1), "at most 16777216")]
+)
+def test_a_prompt_on_stdin_is_refused_in_words(text, words):
+    result = CliRunner().invoke(app, ["generate", "-"], text)
+    assert isinstance(result.exception, InvalidInput)
+    assert str(result.exception).startswith("prompt: expected ")
+    assert words in str(result.exception)
+
+
+def test_a_terminal_is_not_waited_for(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal("typed"))
+    with pytest.raises(typer.BadParameter, match="stdin is a terminal"):
+        generate.read_prompt(None)
+    assert generate.read_prompt("-") == "typed"
 
 
 def test_generate_by_seed():
@@ -90,7 +126,6 @@ def test_generate_refuses(arguments, error, words):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("generate",),
         ("generate", "x", "--max-new-tokens", "0"),
         ("generate", "x", "--temperature", "-1"),
         ("generate", "x", "--top-p", "2"),
