@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bitnet_jit.checkpoints.chat_template import ChatTemplate
+from bitnet_jit.checkpoints.formats.gguf.i2_s import USUAL
 from bitnet_jit.checkpoints.formats.gguf.target import NAMES, GgufTarget
 from bitnet_jit.checkpoints.formats.gguf.writing import write_file
 from bitnet_jit.checkpoints.formats.mlx_target import METADATA, MlxTarget
 from bitnet_jit.checkpoints.formats.reader import Reader
 from bitnet_jit.checkpoints.formats.registry import WRITERS, format_of, make_reader
 from bitnet_jit.checkpoints.hub import find_model
-from bitnet_jit.checkpoints.loading import load
+from bitnet_jit.checkpoints.loading import ignore, load, variant_of
 from bitnet_jit.checkpoints.publish import staged, write_model
 from bitnet_jit.checkpoints.saving import save
 from bitnet_jit.checkpoints.verifying import Verification, verify_same
@@ -53,6 +54,7 @@ def convert_checkpoint(
     lossy: bool = False,
     verify: bool = False,
     progress: Progress | None = None,
+    i2_s: str = USUAL,
 ) -> Conversion:
     """Write a model that `load` reads in another format; codes and scales stay what they are, or it is refused.
 
@@ -65,6 +67,7 @@ def convert_checkpoint(
             types of GGUF but i2_s, and activations of int8 become floats in "mlx".
         verify: whether to read both again, and compare all codes, scales and floats, and the logits of a fixed text.
         progress: called with the number of tensors that are written, and that there are, after each.
+        i2_s: how I2_S of the source is laid out, as in `load`.
 
     Raises:
         CheckpointError: the source cannot be read.
@@ -81,19 +84,20 @@ def convert_checkpoint(
         raise InvalidInput(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
     path, place = find_model(source), Path(target)
     check_apart(path, place, format in NAMES)
-    result = converted(path, place, format, lossy, progress or (lambda *_: None))
-    return replace(result, verification=verify_same(path, place)) if verify else result
+    variant = variant_of(path, i2_s)
+    result = converted(path, place, format, lossy, progress or ignore, variant)
+    return replace(result, verification=verify_same(path, place, variant)) if verify else result
 
 
-def converted(path: Path, place: Path, format: str, lossy: bool, progress: Progress) -> Conversion:
+def converted(path: Path, place: Path, format: str, lossy: bool, progress: Progress, variant: str) -> Conversion:
     """Write a model in another format, and return what was done."""
-    reader, file, folder = make_reader(path), GgufTarget(format, lossy), MlxTarget(lossy)
+    reader, file, folder = make_reader(path, variant), GgufTarget(format, lossy), MlxTarget(lossy)
     if format in NAMES:
         write_gguf(path, reader, place, file, progress)
     elif format == MLX:
         write_mlx(path, reader, place, folder)
     else:
-        write_folder(path, reader, place, format, progress)
+        write_folder(path, reader, place, format, progress, variant)
     return Conversion(reader.description, bytes_of(place), file.moved, tuple(folder.floats))
 
 
@@ -129,9 +133,9 @@ def write_mlx(path: Path, reader: Reader, place: Path, target: MlxTarget) -> Non
     write_words(path, reader, place)
 
 
-def write_folder(path: Path, reader: Reader, place: Path, format: str, progress: Progress) -> None:
+def write_folder(path: Path, reader: Reader, place: Path, format: str, progress: Progress, variant: str) -> None:
     """Write a folder of a format of `save`."""
-    save(load(path, progress=progress), place, format)
+    save(load(path, progress=progress, i2_s=variant), place, format)
     write_words(path, reader, place)
 
 

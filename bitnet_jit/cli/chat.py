@@ -17,6 +17,7 @@ from bitnet_jit.cli.options import (
     CacheOption,
     DeviceOption,
     HeadOption,
+    I2SOption,
     ModelArgument,
     SeedOption,
     SpeculateOption,
@@ -191,6 +192,7 @@ def chat(
     device: DeviceOption = None,
     head: HeadOption = "checkpoint",
     cache: CacheOption = "auto",
+    i2_s: I2SOption = "x86",
     speculate: SpeculateOption = None,
 ) -> None:
     """Chat with MODEL: each line is a message, and its answer is written as it comes; /help lists commands.
@@ -198,7 +200,7 @@ def chat(
     Without a terminal, messages come from stdin, one per line; a refused one makes the exit code 1.
     """
     template = read_template(model, chat_template)
-    decoder = load_model(model, device, head, cache)
+    decoder = load_model(model, device, head, cache, i2_s)
     from bitnet_jit.checkpoints.embedded import EMBEDDED
     from bitnet_jit.engine import EngineConfig, InferenceEngine
     from bitnet_jit.generation.conversation import Conversation

@@ -13,6 +13,7 @@ from bitnet_jit.cli.options import (
     CacheOption,
     DeviceOption,
     HeadOption,
+    I2SOption,
     SeedOption,
     SpeculateOption,
     TemperatureOption,
@@ -52,11 +53,12 @@ def generate(
     device: DeviceOption = None,
     head: HeadOption = "checkpoint",
     cache: CacheOption = "auto",
+    i2_s: I2SOption = "x86",
     speculate: SpeculateOption = None,
 ) -> None:
     """Continue PROMPT with a ternary model: prints it and the continuation."""
     text = read_prompt(prompt)
-    decoder = load_model(model, device, head, cache)
+    decoder = load_model(model, device, head, cache, i2_s)
     from bitnet_jit.generation.speculation import Speculation
     from bitnet_jit.generation.text import stream_text
     from bitnet_jit.generation.unicode import well_formed

@@ -3,13 +3,20 @@
 from typing import TYPE_CHECKING
 
 from bitnet_jit.cli.patience import Patience
+from bitnet_jit.cli.streams import say
 
 if TYPE_CHECKING:
+    from bitnet_jit.checkpoints.formats.reader import Reader
     from bitnet_jit.generation.decoder import Decoder
 
 
-def load_model(model: str | None, device: str | None, head: str = "checkpoint", cache: str = "auto") -> "Decoder":
-    """Load the model of that name, or the embedded one; tell the progress where that takes over two seconds."""
+def load_model(
+    model: str | None, device: str | None, head: str = "checkpoint", cache: str = "auto", i2_s: str = "x86"
+) -> "Decoder":
+    """Load the model of that name, or the embedded one.
+
+    Which format was found is told; the progress, where that takes over two seconds.
+    """
     from bitnet_jit.checkpoints.embedded import embedded_model
     from bitnet_jit.checkpoints.hub import find_model
 
@@ -20,4 +27,9 @@ def load_model(model: str | None, device: str | None, head: str = "checkpoint", 
         def update(done: int, total: int) -> None:
             patience.update(f"loading block {done} of {total}")
 
-        return load(directory, device, progress=update, head=head, cache=cache)
+        return load(directory, device, progress=update, head=head, cache=cache, i2_s=i2_s, begun=tell_format)
+
+
+def tell_format(reader: "Reader") -> None:
+    """Tell which format was found."""
+    say(f"loading: {reader.description}")

@@ -18,6 +18,9 @@ HEAD = (
 )
 CACHE = "The dtype of cached keys and values: auto, float32, bfloat16 or int8; int8 is the smallest, and for CPUs."
 TEMPLATE = "A chat template in Jinja, for models that came without one or in place of theirs."
+I2_S = (
+    "How I2_S of a GGUF file is laid out, which nothing in it tells: x86, arm, rows4, or auto, by the loss of a text."
+)
 TOP_P = "Draw from the likeliest tokens that together reach P."
 
 
@@ -31,6 +34,7 @@ ModelArgument = Annotated[str | None, typer.Argument(help=WHICH_MODEL, show_defa
 DeviceOption = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0. [default: cpu]")]
 HeadOption = Annotated[str, typer.Option(help=HEAD)]
 CacheOption = Annotated[str, typer.Option(help=CACHE)]
+I2SOption = Annotated[str, typer.Option("--i2-s", metavar="VARIANT", help=I2_S)]
 TemplateOption = Annotated[Path | None, typer.Option(help=TEMPLATE)]
 SpeculateOption = Annotated[Guesses | None, typer.Option(help=SPECULATE)]
 TemperatureOption = Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitnet_jit.cli.loading import load_model
-from bitnet_jit.cli.options import CacheOption, HeadOption, SpeculateOption, TemplateOption
+from bitnet_jit.cli.loading import load_model, tell_format
+from bitnet_jit.cli.options import CacheOption, HeadOption, I2SOption, SpeculateOption, TemplateOption
 from bitnet_jit.cli.patience import Patience
 from bitnet_jit.cli.streams import tell
 from bitnet_jit.errors import InvalidInput
@@ -40,6 +40,7 @@ def serve(
     device: Annotated[str | None, typer.Option(help=DEVICES)] = None,
     head: HeadOption = "checkpoint",
     cache: CacheOption = "auto",
+    i2_s: I2SOption = "x86",
     processes: Annotated[bool | None, typer.Option("--processes/--no-processes", help=PROCESSES)] = None,
     api_key_env: Annotated[str | None, typer.Option(help=KEYS)] = None,
     chat_template: TemplateOption = None,
@@ -66,7 +67,7 @@ def serve(
     config = EngineConfig(max_running=max_running, max_waiting=max_waiting, processes=processes)
     with InferenceEngine(config) as engine:
         names: list[str | None] = [*models] if models else [None]
-        added = [add(engine, name, device, head, cache, chat_template) for name in names]
+        added = [add(engine, name, device, head, cache, i2_s, chat_template) for name in names]
         known = {model_id: template for model_id, template in added if template is not None}
         freeze()
         tell(f"serving {', '.join(engine.models)} at http://{host}:{port}{'' if keys else '; no API key is asked for'}")
@@ -80,11 +81,13 @@ def add(
     device: str | None,
     head: str,
     cache: str,
+    i2_s: str,
     chat_template: Path | None,
 ) -> "tuple[str, ChatTemplate | None]":
     """Load a model into the engine; return its id and its chat template."""
     from bitnet_jit.checkpoints.chat_template import template_of
     from bitnet_jit.checkpoints.embedded import EMBEDDED, embedded_model
+    from bitnet_jit.checkpoints.formats.registry import make_reader
     from bitnet_jit.checkpoints.hub import find_model
 
     path = embedded_model() if model is None else find_model(model)
@@ -92,10 +95,12 @@ def add(
     model_id = EMBEDDED if model is None else Path(model).resolve().name if os.path.exists(model) else model
     places = ["cpu"] if device is None else device.split(",")
     if engine.config.processes or len(places) > 1:
+        tell_format(make_reader(path, i2_s))
         with Patience("loading"):
-            engine.load_model(path, model_id, head=head, cache=cache, devices=places, pinned=True).result()
+            work = engine.load_model(path, model_id, head=head, cache=cache, devices=places, i2_s=i2_s, pinned=True)
+            work.result()
     else:
-        engine.add_model(model_id, load_model(model, device, head, cache))
+        engine.add_model(model_id, load_model(model, device, head, cache, i2_s))
     warm_up(engine, model_id, len(places))
     return model_id, template
 

@@ -331,3 +331,60 @@ def test_a_tuning_that_is_interrupted_says_that_nothing_is_lost(monkeypatch):
     result = run("autotune", "--shape", "64x96")
     assert result.exit_code == 130
     assert "what is tuned is kept" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def arm_file(tmp_path_factory):
+    """Write the embedded model as I2_S of llama-quantize on ARM."""
+    from bitnet_jit.checkpoints.converting import convert_checkpoint
+    from bitnet_jit.checkpoints.formats.gguf import target
+    from bitnet_jit.checkpoints.formats.gguf.i2_s import BLOCKS
+
+    path = tmp_path_factory.mktemp("arm") / "arm.gguf"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target, "I2_S_BLOCK", BLOCKS["arm"][0])
+        patch.setattr(target, "I2_S_RUN", BLOCKS["arm"][1])
+        convert_checkpoint(embedded_model(), path, "i2_s")
+    return path
+
+
+def test_commands_tell_which_format_was_found(arm_file):
+    assert "loading: a folder of Hugging Face, ours, t5\n" in run("generate", "x", "--max-new-tokens", "1").stderr
+    told = run("generate", VERSE, "--model", str(arm_file), "--i2-s", "arm", "--max-new-tokens", "5")
+    assert told.stderr.count("loading: a GGUF file, bitnet-b1.58 in I2_S (as arm)\n") == 1
+    assert told.stdout == "And it came to pass after\n"
+    tried = run("autotune", str(arm_file), "--i2-s", "auto", "--budget", "0", "--rows", "1")
+    for variant in ("x86", "arm", "rows4"):
+        assert f"loading: a GGUF file, bitnet-b1.58 in I2_S (as {variant})\n" in tried.stderr
+
+
+@pytest.mark.parametrize("variant", ["arm", "auto"])
+def test_the_variant_of_i2_s_is_that_of_the_source_alone(arm_file, tmp_path, variant):
+    shown = run("inspect", str(arm_file), "--i2-s", variant)
+    assert "format    a GGUF file, bitnet-b1.58 in I2_S (as arm)" in shown.stdout
+    for format in ("i2_s", "t5"):
+        target = str(tmp_path / format)
+        done = run("convert", str(arm_file), target, "--to", format, "--i2-s", variant, "--verify")
+        assert "0 tensors differ; scales differ by up to 0.0e+00 of them, logits by up to 0.0e+00" in done.stdout
+        text = run("generate", VERSE, "--model", target, "--max-new-tokens", "5").stdout
+        assert text == "And it came to pass after\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("generate", "x"),
+        ("chat", "--chat-template"),
+        ("serve",),
+        ("inspect", str(embedded_model())),
+        ("convert", str(embedded_model()), "never", "--to", "t5"),
+        ("autotune",),
+        ("explain",),
+        ("bench-engine", "--quick"),
+    ],
+)
+def test_a_variant_that_is_none_is_refused_with_the_list(arguments, tmp_path):
+    (tmp_path / "template.jinja").write_text("")
+    file = (str(tmp_path / "template.jinja"),) if arguments[-1] == "--chat-template" else ()
+    with pytest.raises(InvalidInput, match="i2_s: expected one of x86, arm, rows4, auto, got 'x68'"):
+        run(*arguments, *file, "--i2-s", "x68")

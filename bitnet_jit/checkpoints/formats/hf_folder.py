@@ -71,6 +71,11 @@ class HfFolder:
         """Return which format was found, in words."""
         return f"a folder of Hugging Face, {self.storage.description}"
 
+    @property
+    def bytes_read(self) -> int:
+        """Return how many bytes of tensors have been read so far."""
+        return self.files.bytes_read if "files" in vars(self) else 0  # they are opened on entering
+
     def __enter__(self) -> "HfFolder":
         with ExitStack() as stack:
             self.files = stack.enter_context(TensorFiles(self.directory))

@@ -100,6 +100,11 @@ class Reader(Protocol):
     @property
     def oddities(self) -> Oddities: ...
 
+    @property
+    def bytes_read(self) -> int:
+        """Return how many bytes of tensors have been read so far."""
+        ...
+
     def tokenizer(self) -> Tokenizer | None:
         """Return the tokenizer that comes with the model, or None."""
         ...

@@ -94,6 +94,7 @@ def start_of(model_id: str, place: int, source: Source, path: Path, stamp: Stamp
         dtype=source.dtype,
         head=source.head,
         cache=source.cache,
+        i2_s=source.i2_s,
         config=config,
         sharing=source.devices.count(device),
         threads=max(1, get_num_threads() // number),

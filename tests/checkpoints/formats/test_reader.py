@@ -47,7 +47,7 @@ def draw(name, *shape):
 class DrawnFile:
     """A reader of files that hold nothing: every tensor is drawn from its name."""
 
-    config, description = CONFIG, "drawn"
+    config, description, bytes_read = CONFIG, "drawn", 0
 
     def __init__(self, path):
         self.path, self.oddities, self.reads = path, Oddities(), []

@@ -92,6 +92,11 @@ class GgufModel:
         types = [f"{name} (as {self.i2_s})" if name == I2_S.name else name for name in self.types]
         return f"a GGUF file, {self.keys.text('general.architecture')} in {', '.join(types)}"
 
+    @property
+    def bytes_read(self) -> int:
+        """Return how many bytes of tensors have been read so far."""
+        return self.file.bytes_read
+
     def __enter__(self) -> "GgufModel":
         self.file.reopen()
         try:
