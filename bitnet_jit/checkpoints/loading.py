@@ -159,7 +159,7 @@ def build(
     cache_dtype: torch.dtype | None = None,
 ) -> Decoder:
     """Build the decoder of a reader, its tensors read in the order in which they stand in the model."""
-    config, tokenizer = reader.config, reader.tokenizer()
+    config, tokenizer, defaults = reader.config, reader.tokenizer(), reader.defaults()
     with reader:
         builder = Builder(reader, device)
         embedding, scale = stored_head(builder.embedding(), head if config.tied_embeddings else "checkpoint")
@@ -175,4 +175,4 @@ def build(
     del dense
     give_back()
     config = replace(config, multipliers=Multipliers())  # they are in scales and norms now
-    return Decoder(config, embedding, blocks, norm, output, dtype, tokenizer, scale, cache_dtype)
+    return Decoder(config, embedding, blocks, norm, output, dtype, tokenizer, scale, cache_dtype, defaults)

@@ -51,6 +51,7 @@ def check_read_back(folder: Path, directory: Path, model: nn.Module, writer: Wri
         return
     try:
         check_said(reader.config, model)
+        reader.defaults()
         read_all(reader)
     except CheckpointError as error:
         raise InvalidInput(f"model: cannot be saved, bitnet_jit.load would refuse it: {told(error, folder)}") from None

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bitnet_jit.cli.loading import load_model
+from bitnet_jit.cli.loading import load_model, tell_sampling
 from bitnet_jit.cli.options import (
     CacheOption,
     DeviceOption,
     HeadOption,
     I2SOption,
+    MinPOption,
     ModelArgument,
+    PenaltyOption,
     SeedOption,
     SpeculateOption,
     TemperatureOption,
@@ -185,9 +187,11 @@ def chat(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Limit of new tokens of an answer. [default: what the context leaves]")
     ] = None,
-    temperature: TemperatureOption = 0.0,
+    temperature: TemperatureOption = None,
     top_k: TopKOption = None,
     top_p: TopPOption = None,
+    min_p: MinPOption = None,
+    repetition_penalty: PenaltyOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
     head: HeadOption = "checkpoint",
@@ -204,9 +208,11 @@ def chat(
     from bitnet_jit.checkpoints.embedded import EMBEDDED
     from bitnet_jit.engine import EngineConfig, InferenceEngine
     from bitnet_jit.generation.conversation import Conversation
-    from bitnet_jit.generation.sampling import Sampling
 
-    options = Sampling(temperature, top_k, top_p, seed)
+    options = decoder.defaults.sampling(
+        temperature, top_k, top_p, seed, min_p=min_p, repetition_penalty=repetition_penalty
+    )
+    tell_sampling(decoder, options)
     with InferenceEngine(EngineConfig(max_running=1)) as engine:
         engine.add_model(EMBEDDED if model is None else model, decoder)
         guesses = None if speculate is None else speculate.value

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitnet_jit.cli.loading import load_model
+from bitnet_jit.cli.loading import load_model, tell_sampling
 from bitnet_jit.cli.options import (
     STOP,
     WHICH_MODEL,
@@ -14,6 +14,8 @@ from bitnet_jit.cli.options import (
     DeviceOption,
     HeadOption,
     I2SOption,
+    MinPOption,
+    PenaltyOption,
     SeedOption,
     SpeculateOption,
     TemperatureOption,
@@ -41,9 +43,11 @@ def generate(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Limit of new tokens. [default: 128, or what the context leaves]")
     ] = None,
-    temperature: TemperatureOption = 0.0,
+    temperature: TemperatureOption = None,
     top_k: TopKOption = None,
     top_p: TopPOption = None,
+    min_p: MinPOption = None,
+    repetition_penalty: PenaltyOption = None,
     seed: SeedOption = None,
     stop: Annotated[list[str] | None, typer.Option(show_default=False, help=STOP)] = None,
     stop_token: Annotated[
@@ -65,7 +69,11 @@ def generate(
 
     start, ends = time.perf_counter(), [*(stop or ()), *(stop_token or ())]
     guesses = None if speculate is None else Speculation(speculate.value)
-    pieces = stream_text(decoder, text, max_new_tokens, temperature, top_k, top_p, seed, ends, speculate=guesses)
+    options = decoder.defaults.sampling(
+        temperature, top_k, top_p, seed, min_p=min_p, repetition_penalty=repetition_penalty
+    )
+    tell_sampling(decoder, options)
+    pieces = stream_text(decoder, text, max_new_tokens, stop=ends, sampling=options, speculate=guesses)
     write(well_formed(text))
     show(pieces, start)
     if guesses is not None:

@@ -8,6 +8,7 @@ from bitnet_jit.cli.streams import say
 if TYPE_CHECKING:
     from bitnet_jit.checkpoints.formats.reader import Reader
     from bitnet_jit.generation.decoder import Decoder
+    from bitnet_jit.generation.sampling import Sampling
 
 
 def load_model(
@@ -33,3 +34,9 @@ def load_model(
 def tell_format(reader: "Reader") -> None:
     """Tell which format was found."""
     say(f"loading: {reader.description}")
+
+
+def tell_sampling(decoder: "Decoder", options: "Sampling") -> None:
+    """Tell which of the options of a text are those of the model's files."""
+    if words := decoder.defaults.told(options):
+        say(f"sampling: {words}")

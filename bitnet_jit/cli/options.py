@@ -21,7 +21,12 @@ TEMPLATE = "A chat template in Jinja, for models that came without one or in pla
 I2_S = (
     "How I2_S of a GGUF file is laid out, which nothing in it tells: x86, arm, rows4, or auto, by the loss of a text."
 )
+OF_MODEL = "that of the model's files"
+TEMPERATURE = "0 always takes the likeliest token."
+TOP_K = "Draw from the K likeliest tokens only."
 TOP_P = "Draw from the likeliest tokens that together reach P."
+MIN_P = "Draw from tokens that are at least this share as likely as the likeliest."
+PENALTY = "Above 1 makes tokens less likely that the text has already."
 
 
 class Guesses(Enum):
@@ -37,7 +42,9 @@ CacheOption = Annotated[str, typer.Option(help=CACHE)]
 I2SOption = Annotated[str, typer.Option("--i2-s", metavar="VARIANT", help=I2_S)]
 TemplateOption = Annotated[Path | None, typer.Option(help=TEMPLATE)]
 SpeculateOption = Annotated[Guesses | None, typer.Option(help=SPECULATE)]
-TemperatureOption = Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")]
-TopKOption = Annotated[int | None, typer.Option(min=1, help="Draw from the K likeliest tokens only.")]
-TopPOption = Annotated[float | None, typer.Option(min=0, max=1, help=TOP_P)]
+TemperatureOption = Annotated[float | None, typer.Option(min=0, help=f"{TEMPERATURE} [default: {OF_MODEL}, else 0]")]
+TopKOption = Annotated[int | None, typer.Option(min=1, help=f"{TOP_K} [default: {OF_MODEL}]")]
+TopPOption = Annotated[float | None, typer.Option(min=0, max=1, help=f"{TOP_P} [default: {OF_MODEL}]")]
+MinPOption = Annotated[float | None, typer.Option(min=0, max=1, help=f"{MIN_P} [default: {OF_MODEL}]")]
+PenaltyOption = Annotated[float | None, typer.Option(min=0, help=f"{PENALTY} [default: {OF_MODEL}, else 1]")]
 SeedOption = Annotated[int | None, typer.Option(min=0, help="Makes the draws repeatable.")]

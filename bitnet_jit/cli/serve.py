@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitnet_jit.cli.loading import load_model, tell_format
+from bitnet_jit.cli.loading import load_model, tell_format, tell_sampling
 from bitnet_jit.cli.options import CacheOption, HeadOption, I2SOption, SpeculateOption, TemplateOption
 from bitnet_jit.cli.patience import Patience
 from bitnet_jit.cli.streams import tell
@@ -89,6 +89,7 @@ def add(
     from bitnet_jit.checkpoints.embedded import EMBEDDED, embedded_model
     from bitnet_jit.checkpoints.formats.registry import make_reader
     from bitnet_jit.checkpoints.hub import find_model
+    from bitnet_jit.engine.models.model import text_parts
 
     path = embedded_model() if model is None else find_model(model)
     template = template_of(path, chat_template)
@@ -101,6 +102,8 @@ def add(
             work.result()
     else:
         engine.add_model(model_id, load_model(model, device, head, cache, i2_s))
+    decoder, _ = text_parts(engine.model(model_id))
+    tell_sampling(decoder, decoder.defaults.sampling())
     warm_up(engine, model_id, len(places))
     return model_id, template
 

@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -249,3 +250,11 @@ def test_an_answer_that_fails_keeps_what_was_written(engine, capsys):
     assert "error: the device has failed" in err
     assert talk.refused
     assert [message["content"] for message in conversation.messages] == ["a question", "half"]
+
+
+def test_the_files_of_a_model_say_how_tokens_are_chosen(template, tmp_path):
+    shutil.copytree(bitnet_jit.embedded_model(), tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text('{"temperature": 0.9, "top_k": 40}')
+    result = chat("a\nb\n", template, str(tmp_path / "model"), "--seed", "1")
+    assert "sampling: temperature 0.9, top_k 40 (generation_config.json)" in result.stderr
+    assert result.stdout == chat("a\nb\n", template, "--seed", "1", "--temperature", "0.9", "--top-k", "40").stdout

@@ -388,3 +388,40 @@ def test_a_variant_that_is_none_is_refused_with_the_list(arguments, tmp_path):
     file = (str(tmp_path / "template.jinja"),) if arguments[-1] == "--chat-template" else ()
     with pytest.raises(InvalidInput, match="i2_s: expected one of x86, arm, rows4, auto, got 'x68'"):
         run(*arguments, *file, "--i2-s", "x68")
+
+
+@pytest.fixture
+def drawing(tmp_path):
+    """Copy the embedded model, whose files ask for draws."""
+    shutil.copytree(embedded_model(), tmp_path / "drawing")
+    said = {"do_sample": True, "temperature": 0.9, "top_p": 0.95, "repetition_penalty": 1.0}
+    (tmp_path / "drawing" / "generation_config.json").write_text(json.dumps(said))
+    return tmp_path / "drawing"
+
+
+def test_the_files_of_a_model_say_how_tokens_are_chosen(drawing):
+    arguments = ("generate", VERSE, "--seed", "5", "--max-new-tokens", "12")
+    usual = run(*arguments, "--model", str(drawing))
+    assert "sampling: temperature 0.9, top_p 0.95 (generation_config.json)\n" in usual.stderr
+    assert usual.stdout == run(*arguments, "--temperature", "0.9", "--top-p", "0.95").stdout
+    greedy = run(*arguments, "--model", str(drawing), "--temperature", "0")
+    assert greedy.stdout == run(*arguments).stdout != usual.stdout
+    assert "sampling:" not in greedy.stderr
+    decoder = bitnet_jit.load(drawing)
+    prompt = list(VERSE.encode())
+    assert bytes(decoder.stream(prompt, 12)).decode() == greedy.stdout[len(VERSE) : -1]
+    options = decoder.defaults.sampling(seed=5)
+    assert bytes(decoder.stream(prompt, 12, sampling=options)).decode() == usual.stdout[len(VERSE) : -1]
+
+
+def test_options_of_draws_have_their_effect():
+    arguments = ("generate", VERSE, "--max-new-tokens", "20")
+    greedy = run(*arguments).stdout
+    assert run(*arguments, "--temperature", "2", "--min-p", "1", "--seed", "1").stdout == greedy
+    assert run(*arguments, "--repetition-penalty", "5").stdout != greedy
+
+
+def test_a_damaged_generation_config_is_refused_in_words(drawing):
+    (drawing / "generation_config.json").write_text('{"temperature": -1}')
+    with pytest.raises(CheckpointError, match="generation_config.json: temperature: expected a number .*, found -1"):
+        run("generate", "x", "--model", str(drawing))

@@ -13,17 +13,19 @@ import torch
 
 from bitnet_jit.checkpoints.checks import Oddities, check_finite
 from bitnet_jit.checkpoints.decoder_names import EMBEDDING, HEAD, BlockNames, LinearName, block_names, outer_shapes
-from bitnet_jit.checkpoints.file_names import CONFIG
+from bitnet_jit.checkpoints.file_names import CONFIG, GENERATION
 from bitnet_jit.checkpoints.formats.hf_chat import read_chat
 from bitnet_jit.checkpoints.formats.hf_config import read_config
 from bitnet_jit.checkpoints.formats.hf_names import hf_layer, hf_tensor, is_harmless, names_for
 from bitnet_jit.checkpoints.formats.hf_storage import Storage
 from bitnet_jit.checkpoints.formats.reader import Chat, StoredAs
 from bitnet_jit.checkpoints.formats.safetensors_file import DTYPES
+from bitnet_jit.checkpoints.formats.sampling_keys import read_defaults
 from bitnet_jit.checkpoints.tensor_files import TensorFiles, find_files
 from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.errors import CheckpointError
+from bitnet_jit.generation.defaults import Defaults
 from bitnet_jit.generation.tokenizer import Tokenizer, find_tokenizer
 from bitnet_jit.models.config import DecoderConfig
 
@@ -65,6 +67,10 @@ class HfFolder:
     def tokenizer(self) -> Tokenizer | None:
         """Return the tokenizer of tokenizer.json, that of bytes where there is none and tokens are bytes, or None."""
         return find_tokenizer(self.directory, self.config.vocab_size)
+
+    def defaults(self) -> Defaults:
+        """Return what generation_config.json says of sampling."""
+        return read_defaults(self.directory / GENERATION)
 
     @property
     def description(self) -> str:

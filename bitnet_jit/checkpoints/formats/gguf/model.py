@@ -21,9 +21,11 @@ from bitnet_jit.checkpoints.formats.gguf.runs import to_i2
 from bitnet_jit.checkpoints.formats.gguf.tokenizer import read_tokenizer
 from bitnet_jit.checkpoints.formats.gguf.types import I2_S
 from bitnet_jit.checkpoints.formats.reader import Chat, StoredAs
+from bitnet_jit.checkpoints.formats.sampling_keys import defaults_of_keys
 from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.errors import CheckpointError
+from bitnet_jit.generation.defaults import Defaults
 from bitnet_jit.generation.tokenizer import Tokenizer
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.quant.ternary import coarsest_scale
@@ -85,6 +87,10 @@ class GgufModel:
     def tokenizer(self) -> Tokenizer | None:
         """Return the tokenizer that the file holds, or None."""
         return read_tokenizer(self.keys, self.keys.text("general.architecture"), self.path)
+
+    def defaults(self) -> Defaults:
+        """Return what the file's metadata says of sampling."""
+        return defaults_of_keys(self.keys.values)
 
     @property
     def description(self) -> str:
