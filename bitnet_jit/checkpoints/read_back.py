@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 from bitnet_jit.checkpoints.decoder_layers import dense_tensors, ternary_layers
+from bitnet_jit.checkpoints.formats.hf_tokenizer import folder_tokenizer
 from bitnet_jit.checkpoints.formats.reader import Reader
 from bitnet_jit.checkpoints.formats.registry import make_reader
 from bitnet_jit.checkpoints.formats.writer import Writer
 from bitnet_jit.checkpoints.fused_layers import read_joint
 from bitnet_jit.errors import CheckpointError, InvalidInput
-from bitnet_jit.generation.tokenizer import find_tokenizer
 from bitnet_jit.models.config import DecoderConfig
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def check_tokenizer(directory: Path, config: DecoderConfig) -> None:
     if not find_spec("tokenizers"):
         return
     try:
-        find_tokenizer(directory, config.vocab_size)
+        folder_tokenizer(directory, config.vocab_size)
     except CheckpointError as error:
         raise InvalidInput(
             f"directory: bitnet_jit.load would refuse what is saved beside the tokenizer there; remove it, or choose "

@@ -18,6 +18,7 @@ from bitnet_jit.checkpoints.formats.hf_chat import read_chat
 from bitnet_jit.checkpoints.formats.hf_config import read_config
 from bitnet_jit.checkpoints.formats.hf_names import hf_layer, hf_tensor, is_harmless, names_for
 from bitnet_jit.checkpoints.formats.hf_storage import Storage
+from bitnet_jit.checkpoints.formats.hf_tokenizer import folder_tokenizer
 from bitnet_jit.checkpoints.formats.reader import Chat, StoredAs
 from bitnet_jit.checkpoints.formats.safetensors_file import DTYPES
 from bitnet_jit.checkpoints.formats.sampling_keys import read_defaults
@@ -26,7 +27,7 @@ from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.errors import CheckpointError
 from bitnet_jit.generation.defaults import Defaults
-from bitnet_jit.generation.tokenizer import Tokenizer, find_tokenizer
+from bitnet_jit.generation.tokenizer import Tokenizer
 from bitnet_jit.models.config import DecoderConfig
 
 MAX_NAMED = 3  # extra tensors that an error names
@@ -65,8 +66,8 @@ class HfFolder:
         return read_chat(path)
 
     def tokenizer(self) -> Tokenizer | None:
-        """Return the tokenizer of tokenizer.json, that of bytes where there is none and tokens are bytes, or None."""
-        return find_tokenizer(self.directory, self.config.vocab_size)
+        """Return the tokenizer of tokenizer.json or tokenizer.model, else that of bytes where tokens are, or None."""
+        return folder_tokenizer(self.directory, self.config.vocab_size)
 
     def defaults(self) -> Defaults:
         """Return what generation_config.json says of sampling."""
