@@ -8,14 +8,15 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitnet_jit.cli.loading import load_model, tell_sampling
+from bitnet_jit.cli.loading import load_model, sampling_of
 from bitnet_jit.cli.options import (
     CacheOption,
     DeviceOption,
+    Guesses,
     HeadOption,
     I2SOption,
     MinPOption,
@@ -72,11 +73,12 @@ class Chat:
         conversation: "Conversation",
         options: "Sampling",
         limit: int | None = None,
-        speculate: Literal["ngram"] | None = None,
+        speculate: Guesses | None = None,
     ) -> None:
         (self._model_id,) = engine.models
         self._engine, self._template, self._conversation = engine, template, conversation
-        self._options, self._limit, self._speculate = options, limit, speculate
+        self._options, self._limit = options, limit
+        self._guesses = None if speculate is None else speculate.value
         self.refused = False
 
     def run(self) -> None:
@@ -177,7 +179,7 @@ class Chat:
                 f"{decoder.config.context_length}; shorten it, or begin anew by /reset"
             )
         limit = min(room, self._limit or room)
-        return self._engine.submit(self._model_id, ids, limit, self._options, speculate=self._speculate)
+        return self._engine.submit(self._model_id, ids, limit, self._options, speculate=self._guesses)
 
 
 def chat(
@@ -209,14 +211,10 @@ def chat(
     from bitnet_jit.engine import EngineConfig, InferenceEngine
     from bitnet_jit.generation.conversation import Conversation
 
-    options = decoder.defaults.sampling(
-        temperature, top_k, top_p, seed, min_p=min_p, repetition_penalty=repetition_penalty
-    )
-    tell_sampling(decoder, options)
+    options = sampling_of(decoder, temperature, top_k, top_p, min_p, repetition_penalty, seed)
     with InferenceEngine(EngineConfig(max_running=1)) as engine:
         engine.add_model(EMBEDDED if model is None else model, decoder)
-        guesses = None if speculate is None else speculate.value
-        talk = Chat(engine, template, Conversation(system), options, max_new_tokens, guesses)
+        talk = Chat(engine, template, Conversation(system), options, max_new_tokens, speculate)
         tell("each line is a message; /help lists commands")
         talk.run()
     if talk.refused and not sys.stdin.isatty():

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitnet_jit.cli.loading import load_model, tell_sampling
+from bitnet_jit.cli.loading import load_model, sampling_of
 from bitnet_jit.cli.options import (
     STOP,
     WHICH_MODEL,
     CacheOption,
     DeviceOption,
+    Guesses,
     HeadOption,
     I2SOption,
     MinPOption,
@@ -29,6 +30,9 @@ from bitnet_jit.errors import InvalidInput
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bitnet_jit.generation.decoder import Decoder
+    from bitnet_jit.generation.sampling import Sampling
+
 
 PROMPT = "The text to continue. [default: that of stdin, without its last line break; - as well]"
 MAX_PROMPT = 2**24  # characters of stdin
@@ -36,10 +40,7 @@ MAX_PROMPT = 2**24  # characters of stdin
 
 def generate(
     prompt: Annotated[str | None, typer.Argument(help=PROMPT, show_default=False)] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help=WHICH_MODEL),
-    ] = None,
+    model: Annotated[str | None, typer.Option(help=WHICH_MODEL)] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Limit of new tokens. [default: 128, or what the context leaves]")
     ] = None,
@@ -63,16 +64,25 @@ def generate(
     """Continue PROMPT with a ternary model: prints it and the continuation."""
     text = read_prompt(prompt)
     decoder = load_model(model, device, head, cache, i2_s)
+    options = sampling_of(decoder, temperature, top_k, top_p, min_p, repetition_penalty, seed)
+    continue_text(decoder, text, max_new_tokens, options, [*(stop or ()), *(stop_token or ())], speculate)
+
+
+def continue_text(
+    decoder: "Decoder",
+    text: str,
+    max_new_tokens: int | None,
+    options: "Sampling",
+    ends: list[int | str],
+    speculate: "Guesses | None",
+) -> None:
+    """Write a text and its continuation, and tell how fast it came."""
     from bitnet_jit.generation.speculation import Speculation
     from bitnet_jit.generation.text import stream_text
     from bitnet_jit.generation.unicode import well_formed
 
-    start, ends = time.perf_counter(), [*(stop or ()), *(stop_token or ())]
+    start = time.perf_counter()
     guesses = None if speculate is None else Speculation(speculate.value)
-    options = decoder.defaults.sampling(
-        temperature, top_k, top_p, seed, min_p=min_p, repetition_penalty=repetition_penalty
-    )
-    tell_sampling(decoder, options)
     pieces = stream_text(decoder, text, max_new_tokens, stop=ends, sampling=options, speculate=guesses)
     write(well_formed(text))
     show(pieces, start)

@@ -40,3 +40,20 @@ def tell_sampling(decoder: "Decoder", options: "Sampling") -> None:
     """Tell which of the options of a text are those of the model's files."""
     if words := decoder.defaults.told(options):
         say(f"sampling: {words}")
+
+
+def sampling_of(
+    decoder: "Decoder",
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    repetition_penalty: float | None,
+    seed: int | None,
+) -> "Sampling":
+    """Return how the tokens of a text are chosen: as options say, else as the model's files do, which is told."""
+    options = decoder.defaults.sampling(
+        temperature, top_k, top_p, seed, min_p=min_p, repetition_penalty=repetition_penalty
+    )
+    tell_sampling(decoder, options)
+    return options
