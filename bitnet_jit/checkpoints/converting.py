@@ -12,11 +12,13 @@ from bitnet_jit.checkpoints.formats.gguf.target import NAMES, GgufTarget
 from bitnet_jit.checkpoints.formats.gguf.writing import write_file
 from bitnet_jit.checkpoints.formats.mlx_target import METADATA, MlxTarget
 from bitnet_jit.checkpoints.formats.reader import Reader
-from bitnet_jit.checkpoints.formats.registry import WRITERS, format_of, make_reader
+from bitnet_jit.checkpoints.formats.registry import WRITERS, format_of, get_writer, make_reader
+from bitnet_jit.checkpoints.formats.writer import Writer
+from bitnet_jit.checkpoints.hf_target import HfTarget
 from bitnet_jit.checkpoints.hub import find_model
-from bitnet_jit.checkpoints.loading import ignore, load, variant_of
-from bitnet_jit.checkpoints.publish import staged, write_model
-from bitnet_jit.checkpoints.saving import save
+from bitnet_jit.checkpoints.loading import ignore, variant_of
+from bitnet_jit.checkpoints.publish import staged, write_planned
+from bitnet_jit.checkpoints.saving import complete
 from bitnet_jit.checkpoints.verifying import Verification, verify_same
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.tokenizer_file import FileTokenizer
@@ -95,9 +97,9 @@ def converted(path: Path, place: Path, format: str, lossy: bool, progress: Progr
     if format in NAMES:
         write_gguf(path, reader, place, file, progress)
     elif format == MLX:
-        write_mlx(path, reader, place, folder)
+        write_mlx(path, reader, place, folder, progress)
     else:
-        write_folder(path, reader, place, format, progress, variant)
+        write_folder(path, reader, place, get_writer(format), progress)
     return Conversion(reader.description, bytes_of(place), file.moved, tuple(folder.floats))
 
 
@@ -124,18 +126,24 @@ def write_gguf(path: Path, reader: Reader, place: Path, target: GgufTarget, prog
         os.fsync(file.fileno())
 
 
-def write_mlx(path: Path, reader: Reader, place: Path, target: MlxTarget) -> None:
-    """Write a folder of mlx-lm."""
+def write_mlx(path: Path, reader: Reader, place: Path, target: MlxTarget, progress: Progress) -> None:
+    """Write a folder of mlx-lm, tensor by tensor."""
     with reader:
-        tensors, config = target.files(reader)
-    with writing(place), staged(place) as folder:
-        write_model(folder, tensors, config, METADATA)
+        planned, config = target.plan(reader)
+        with writing(place), staged(place) as folder:
+            write_planned(folder, planned, config, METADATA, progress)
     write_words(path, reader, place)
 
 
-def write_folder(path: Path, reader: Reader, place: Path, format: str, progress: Progress, variant: str) -> None:
-    """Write a folder of a format of `save`."""
-    save(load(path, progress=progress, i2_s=variant), place, format)
+def write_folder(path: Path, reader: Reader, place: Path, writer: Writer, progress: Progress) -> None:
+    """Write a folder of a format of `save`, tensor by tensor."""
+    with reader:
+        target = HfTarget(reader, writer)
+        planned, config = target.tensors(), target.config_json()
+        with writing(place), staged(place) as folder:
+            write_planned(folder, planned, config, target.metadata(), progress)
+            complete(folder, place, target, config, writer)
+    reader.oddities.warn(5)
     write_words(path, reader, place)
 
 

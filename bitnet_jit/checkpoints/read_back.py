@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from bitnet_jit.checkpoints.decoder_layers import dense_tensors, ternary_layers
 from bitnet_jit.checkpoints.formats.hf_tokenizer import folder_tokenizer
@@ -30,13 +29,13 @@ MAX_NAMED = 3  # tensors that an error names
 WRONG = {"missing_keys": "lacks", "unexpected_keys": "has no place for", "mismatched_keys": "has another shape for"}
 
 
-def check_read_back(folder: Path, directory: Path, model: nn.Module, writer: Writer) -> None:
+def check_read_back(folder: Path, directory: Path, model: Any, writer: Writer) -> None:
     """Raise InvalidInput unless the readers of a format take the files that were written.
 
     Args:
         folder: with all files that were written.
         directory: where they are to lie, beside a tokenizer that may be there.
-        model: from which they were written.
+        model: from which they were written, or what has its config.
         writer: by which they were written.
     """
     try:
@@ -92,7 +91,7 @@ def read_all(reader: Reader) -> None:
             read_joint(reader, [layer])
 
 
-def of_transformers(model: nn.Module) -> bool:
+def of_transformers(model: object) -> bool:
     """Return whether the class of a model is one of transformers' models."""
     return any(kind.__module__ == "transformers.modeling_utils" for kind in type(model).__mro__)
 

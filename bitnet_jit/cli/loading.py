@@ -23,12 +23,21 @@ def load_model(
 
     directory = embedded_model() if model is None else find_model(model)  # a download shows its bars
     with Patience("loading") as patience:
+        from bitnet_jit.checkpoints.checksum import weight_file_bytes
         from bitnet_jit.checkpoints.loading import load
+        from bitnet_jit.system.memory import in_words
+
+        readers: list[Reader] = []
+        size = in_words(weight_file_bytes(directory))
+
+        def begin(reader: "Reader") -> None:
+            tell_format(reader)
+            readers[:] = [reader]
 
         def update(done: int, total: int) -> None:
-            patience.update(f"loading block {done} of {total}")
+            patience.update(f"loading block {done} of {total}, {in_words(readers[0].bytes_read)} of {size}")
 
-        return load(directory, device, progress=update, head=head, cache=cache, i2_s=i2_s, begun=tell_format)
+        return load(directory, device, progress=update, head=head, cache=cache, i2_s=i2_s, begun=begin)
 
 
 def tell_format(reader: "Reader") -> None:

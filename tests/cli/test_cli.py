@@ -425,3 +425,16 @@ def test_a_damaged_generation_config_is_refused_in_words(drawing):
     (drawing / "generation_config.json").write_text('{"temperature": -1}')
     with pytest.raises(CheckpointError, match="generation_config.json: temperature: expected a number .*, found -1"):
         run("generate", "x", "--model", str(drawing))
+
+
+def test_blocks_and_bytes_are_told_while_a_model_is_loaded(monkeypatch, capsys):
+    from bitnet_jit.cli import loading
+
+    told = []
+    monkeypatch.setattr(patience.Patience, "update", lambda self, words: told.append(words))
+    loading.load_model(None, None)
+    assert capsys.readouterr().err == "loading: a folder of Hugging Face, ours, t5\n"
+    size = r"\d+\.\d MiB"
+    matches = [re.fullmatch(rf"loading block (\d) of 6, ({size}) of ({size})", words) for words in told]
+    assert [match and match[1] for match in matches] == list("123456")
+    assert matches[0] and matches[5] and matches[0][2] < matches[5][2] == matches[5][3]
