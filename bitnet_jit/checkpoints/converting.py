@@ -110,7 +110,8 @@ def bytes_of(place: Path) -> int:
 
 def check_apart(path: Path, place: Path, is_file: bool) -> None:
     """Raise InvalidInput where the target is the source, or is no place for files of a kind."""
-    if place.exists() and (place.samefile(path) or (place.is_dir() and path.parent.samefile(place))):
+    files = [path, *format_of(path).weight_files(path)]  # a model in parts has several
+    if place.exists() and (any(map(place.samefile, files)) or (place.is_dir() and path.parent.samefile(place))):
         raise InvalidInput(f"target: {place} holds the source; choose another place")
     if is_file and place.is_dir():
         raise InvalidInput(f"target: expected a file, got the folder {place}; add a name such as model.gguf")

@@ -3,6 +3,7 @@
 It knows names, shapes and files; how the ternary layers are stored is a `Storage`.
 """
 
+import logging
 import os
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,6 +15,7 @@ import torch
 from bitnet_jit.checkpoints.checks import Oddities, check_finite
 from bitnet_jit.checkpoints.decoder_names import EMBEDDING, HEAD, BlockNames, LinearName, block_names, outer_shapes
 from bitnet_jit.checkpoints.file_names import CONFIG, GENERATION
+from bitnet_jit.checkpoints.formats.gguf.found import SUFFIX, names_in
 from bitnet_jit.checkpoints.formats.hf_chat import read_chat
 from bitnet_jit.checkpoints.formats.hf_config import read_config
 from bitnet_jit.checkpoints.formats.hf_names import hf_layer, hf_tensor, is_harmless, names_for
@@ -30,6 +32,8 @@ from bitnet_jit.generation.defaults import Defaults
 from bitnet_jit.generation.tokenizer import Tokenizer
 from bitnet_jit.models.config import DecoderConfig
 
+logger = logging.getLogger(__name__)
+
 MAX_NAMED = 3  # extra tensors that an error names
 
 
@@ -38,6 +42,8 @@ class HfFolder:
 
     def __init__(self, path: Path) -> None:
         self.directory = path
+        if others := sorted(name for name in names_in(path) if name.endswith(SUFFIX)):
+            logger.warning("%s: its safetensors are read; to read %s instead, name the file", path, ", ".join(others))
         self.config, self.storage = read_config(path / CONFIG)
         self.names = names_for(self.config)
         self.oddities = Oddities()
