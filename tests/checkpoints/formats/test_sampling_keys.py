@@ -4,9 +4,11 @@ import json
 import math
 
 import pytest
+from gguf_models import as_gguf
 from hypothesis import given
 from hypothesis import strategies as st
 
+import bitnet_jit
 from bitnet_jit.checkpoints.formats.sampling_keys import defaults_of_keys, read_defaults
 from bitnet_jit.errors import CheckpointError
 from bitnet_jit.generation.defaults import Defaults
@@ -107,3 +109,9 @@ def test_what_a_request_says_wins(temperature, top_k, top_p, seed, min_p, penalt
     for name, value in asked.items():
         assert getattr(options, name) == (getattr(files, name) if value is None else value)
     assert options.seed == seed
+
+
+def test_a_gguf_file_says_how_its_tokens_are_chosen(tiny, tmp_path):
+    keys = {"general.sampling.temp": 0.5, "general.sampling.top_k": 20}
+    decoder = bitnet_jit.load(as_gguf(tiny, tmp_path / "a.gguf", "bitnet-b1.58", **keys))
+    assert decoder.defaults == Defaults("general.sampling", temperature=0.5, top_k=20)
