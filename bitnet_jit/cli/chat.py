@@ -30,7 +30,7 @@ from bitnet_jit.cli.options import (
     TopPOption,
 )
 from bitnet_jit.cli.patience import Patience
-from bitnet_jit.cli.streams import say, tell, write
+from bitnet_jit.cli.streams import say, tell, without_break, write
 from bitnet_jit.errors import BitNetError, InvalidInput
 
 if TYPE_CHECKING:
@@ -254,4 +254,4 @@ def read_line() -> str | None:
     if sys.stdin.isatty():
         print(PROMPT, end="", file=sys.stderr, flush=True)
     line = sys.stdin.readline()
-    return line.removesuffix("\n") if line else None
+    return without_break(line) if line else None

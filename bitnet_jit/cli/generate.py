@@ -24,7 +24,7 @@ from bitnet_jit.cli.options import (
     TopPOption,
 )
 from bitnet_jit.cli.patience import Patience
-from bitnet_jit.cli.streams import tell, write
+from bitnet_jit.cli.streams import tell, without_break, write
 from bitnet_jit.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def read_prompt(given: str | None) -> str:
     text = sys.stdin.read(MAX_PROMPT + 1)
     if len(text) > MAX_PROMPT:
         raise InvalidInput(f"prompt: expected at most {MAX_PROMPT} characters on stdin, got more")
-    if not (text := text.removesuffix("\n")):
+    if not (text := without_break(text)):
         raise InvalidInput("prompt: expected a text as an argument or on stdin, and stdin is empty")
     return text
 

@@ -29,6 +29,11 @@ def write(text: str) -> None:
     sys.stdout.flush()
 
 
+def without_break(text: str) -> str:
+    """Return a text without the line break at its end, which stdin gives as it is on most systems."""
+    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
+
+
 def tell(text: str) -> None:
     """Write one line to stderr; a failure is no error, for then nobody could read it."""
     with contextlib.suppress(OSError):
