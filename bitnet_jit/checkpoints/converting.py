@@ -7,15 +7,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bitnet_jit.checkpoints.chat_template import ChatTemplate
+from bitnet_jit.checkpoints.formats.gguf.i2_s import USUAL
 from bitnet_jit.checkpoints.formats.gguf.target import NAMES, GgufTarget
 from bitnet_jit.checkpoints.formats.gguf.writing import write_file
 from bitnet_jit.checkpoints.formats.mlx_target import METADATA, MlxTarget
 from bitnet_jit.checkpoints.formats.reader import Reader
-from bitnet_jit.checkpoints.formats.registry import WRITERS, format_of, make_reader
+from bitnet_jit.checkpoints.formats.registry import WRITERS, format_of, get_writer, make_reader
+from bitnet_jit.checkpoints.formats.writer import Writer
+from bitnet_jit.checkpoints.hf_target import HfTarget
 from bitnet_jit.checkpoints.hub import find_model
-from bitnet_jit.checkpoints.loading import load
-from bitnet_jit.checkpoints.publish import staged, write_model
-from bitnet_jit.checkpoints.saving import save
+from bitnet_jit.checkpoints.loading import ignore, variant_of
+from bitnet_jit.checkpoints.publish import staged, write_planned
+from bitnet_jit.checkpoints.saving import complete
 from bitnet_jit.checkpoints.verifying import Verification, verify_same
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.tokenizer_file import FileTokenizer
@@ -53,6 +56,7 @@ def convert_checkpoint(
     lossy: bool = False,
     verify: bool = False,
     progress: Progress | None = None,
+    i2_s: str = USUAL,
 ) -> Conversion:
     """Write a model that `load` reads in another format; codes and scales stay what they are, or it is refused.
 
@@ -65,6 +69,7 @@ def convert_checkpoint(
             types of GGUF but i2_s, and activations of int8 become floats in "mlx".
         verify: whether to read both again, and compare all codes, scales and floats, and the logits of a fixed text.
         progress: called with the number of tensors that are written, and that there are, after each.
+        i2_s: how I2_S of the source is laid out, as in `load`.
 
     Raises:
         CheckpointError: the source cannot be read.
@@ -81,19 +86,20 @@ def convert_checkpoint(
         raise InvalidInput(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
     path, place = find_model(source), Path(target)
     check_apart(path, place, format in NAMES)
-    result = converted(path, place, format, lossy, progress or (lambda *_: None))
-    return replace(result, verification=verify_same(path, place)) if verify else result
+    variant = variant_of(path, i2_s)
+    result = converted(path, place, format, lossy, progress or ignore, variant)
+    return replace(result, verification=verify_same(path, place, variant)) if verify else result
 
 
-def converted(path: Path, place: Path, format: str, lossy: bool, progress: Progress) -> Conversion:
+def converted(path: Path, place: Path, format: str, lossy: bool, progress: Progress, variant: str) -> Conversion:
     """Write a model in another format, and return what was done."""
-    reader, file, folder = make_reader(path), GgufTarget(format, lossy), MlxTarget(lossy)
+    reader, file, folder = make_reader(path, variant), GgufTarget(format, lossy), MlxTarget(lossy)
     if format in NAMES:
         write_gguf(path, reader, place, file, progress)
     elif format == MLX:
-        write_mlx(path, reader, place, folder)
+        write_mlx(path, reader, place, folder, progress)
     else:
-        write_folder(path, reader, place, format, progress)
+        write_folder(path, reader, place, get_writer(format), progress)
     return Conversion(reader.description, bytes_of(place), file.moved, tuple(folder.floats))
 
 
@@ -104,7 +110,8 @@ def bytes_of(place: Path) -> int:
 
 def check_apart(path: Path, place: Path, is_file: bool) -> None:
     """Raise InvalidInput where the target is the source, or is no place for files of a kind."""
-    if place.exists() and (place.samefile(path) or (place.is_dir() and path.parent.samefile(place))):
+    files = [path, *format_of(path).weight_files(path)]  # a model in parts has several
+    if place.exists() and (any(map(place.samefile, files)) or (place.is_dir() and path.parent.samefile(place))):
         raise InvalidInput(f"target: {place} holds the source; choose another place")
     if is_file and place.is_dir():
         raise InvalidInput(f"target: expected a file, got the folder {place}; add a name such as model.gguf")
@@ -120,18 +127,24 @@ def write_gguf(path: Path, reader: Reader, place: Path, target: GgufTarget, prog
         os.fsync(file.fileno())
 
 
-def write_mlx(path: Path, reader: Reader, place: Path, target: MlxTarget) -> None:
-    """Write a folder of mlx-lm."""
+def write_mlx(path: Path, reader: Reader, place: Path, target: MlxTarget, progress: Progress) -> None:
+    """Write a folder of mlx-lm, tensor by tensor."""
     with reader:
-        tensors, config = target.files(reader)
-    with writing(place), staged(place) as folder:
-        write_model(folder, tensors, config, METADATA)
+        planned, config = target.plan(reader)
+        with writing(place), staged(place) as folder:
+            write_planned(folder, planned, config, METADATA, progress)
     write_words(path, reader, place)
 
 
-def write_folder(path: Path, reader: Reader, place: Path, format: str, progress: Progress) -> None:
-    """Write a folder of a format of `save`."""
-    save(load(path, progress=progress), place, format)
+def write_folder(path: Path, reader: Reader, place: Path, writer: Writer, progress: Progress) -> None:
+    """Write a folder of a format of `save`, tensor by tensor."""
+    with reader:
+        target = HfTarget(reader, writer)
+        planned, config = target.tensors(), target.config_json()
+        with writing(place), staged(place) as folder:
+            write_planned(folder, planned, config, target.metadata(), progress)
+            complete(folder, place, target, config, writer)
+    reader.oddities.warn(5)
     write_words(path, reader, place)
 
 

@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from bitnet_jit.checkpoints.file_names import GENERATION
 from bitnet_jit.checkpoints.formats.fields import LARGEST, Fields, read_json
 from bitnet_jit.errors import CheckpointError
@@ -13,7 +11,7 @@ from bitnet_jit.errors import CheckpointError
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def generation_json(model: nn.Module, config: dict[str, Any], directory: Path) -> dict[str, Any] | None:
+def generation_json(model: object, config: dict[str, Any], directory: Path) -> dict[str, Any] | None:
     """Return the content of the file, or None where a file that lies in the folder, if any, may stay.
 
     Args:

@@ -16,7 +16,8 @@ NAMED_FILE = re.compile(rf"({HUB_ID.pattern}):((?:\w[\w.+-]*/)*\w[\w.+-]*\.gguf)
 # endings of files of weights; a path to a missing file is no name on the hub
 FILE = re.compile(r".*\.(gguf|ggml|safetensors|bin|json|pt|pth|ckpt|onnx|pkl|npz|zip|tar|gz|txt)", re.IGNORECASE)
 CHAT = ["tokenizer_config.json", "chat_template.jinja"]  # which the server reads
-FILES = [CONFIG, GENERATION, "tokenizer.json", *CHAT, "*.safetensors", "*.safetensors.index.json"]
+TOKENS = ["tokenizer.json", "tokenizer.model", "added_tokens.json"]
+FILES = [CONFIG, GENERATION, *TOKENS, *CHAT, "*.safetensors", "*.safetensors.index.json"]
 
 
 def find_model(model: str | os.PathLike[str]) -> Path:

@@ -10,10 +10,12 @@ import torch
 from bitnet_jit.checkpoints.checks import count_codes
 from bitnet_jit.checkpoints.decoder_layers import ternary_layers
 from bitnet_jit.checkpoints.decoder_names import LinearName
+from bitnet_jit.checkpoints.formats.gguf.i2_s import USUAL
 from bitnet_jit.checkpoints.formats.reader import Reader, StoredAs
 from bitnet_jit.checkpoints.formats.registry import format_of, make_reader
 from bitnet_jit.checkpoints.fused_layers import read_joint
 from bitnet_jit.checkpoints.hub import find_model
+from bitnet_jit.checkpoints.loading import check_variant, variant_of
 from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.errors import BitNetError
 from bitnet_jit.models.config import DecoderConfig
@@ -80,12 +82,15 @@ class Inspection:
         return {bits: count / weights.total() for bits, count in sorted(weights.items())}
 
 
-def inspect_checkpoint(source: str | os.PathLike[str], progress: Progress | None = None) -> Inspection:
+def inspect_checkpoint(
+    source: str | os.PathLike[str], progress: Progress | None = None, i2_s: str = USUAL
+) -> Inspection:
     """Tell what is in a model's files, whether it can be run or not.
 
     Args:
         source: a folder, a GGUF file or a hub id.
         progress: called with the number of layers that are read, and that there are, after each.
+        i2_s: as in `load`.
 
     Raises:
         CheckpointError: the files cannot be read at all; a model that we cannot run has its `problem` told instead.
@@ -97,8 +102,9 @@ def inspect_checkpoint(source: str | os.PathLike[str], progress: Progress | None
     """
     path = find_model(source)
     stored = tuple(format_of(path).contents(path))
+    check_variant(i2_s)
     try:
-        reader = make_reader(path)
+        reader = make_reader(path, variant_of(path, i2_s))
         layers = tuple(layer_rows(reader, progress or (lambda *_: None)))
         tokenizer = reader.tokenizer()
         return Inspection(

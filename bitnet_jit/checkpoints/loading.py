@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 AUTO = "auto"
 GIVE_BACK = 4  # blocks, whose temporary copies may be held at once
 Progress = Callable[[int, int], None]
+Begun = Callable[[Reader], None]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Wanted:
     progress: Progress
     head: str
     cache: torch.dtype
+    begun: Begun
 
 
 def load(
@@ -55,6 +57,7 @@ def load(
     head: str = "checkpoint",
     cache: str = "auto",
     i2_s: str = USUAL,
+    begun: Begun | None = None,
 ) -> Decoder:
     """Load a ternary decoder from a folder of Hugging Face's or of mlx-lm's files, or from a GGUF file.
 
@@ -67,6 +70,7 @@ def load(
         head: "checkpoint", "bfloat16", "float32", "int8", or if it is ternary "i2" or "t5": see docs/generation.md.
         cache: of kept keys and values: "auto" (as activations), "float32", "bfloat16" or "int8" (for CPUs).
         i2_s: how a GGUF file's I2_S is laid out, which nothing in it tells: "x86", "arm", "rows4", or "auto", by loss.
+        begun: called with the `Reader` before weights are read; its `description` says which format was found.
 
     Returns:
         A `Decoder`: packed weights, embedding and norms in the checkpoint's dtype, and float32 scales.
@@ -82,8 +86,12 @@ def load(
     """
     place = check_device(device)
     kept = kv_dtype(cache, check_dtype(dtype), place)
-    wanted = Wanted(place, dtype, progress or (lambda *_: None), check_head(head), kept)
+    wanted = Wanted(place, dtype, progress or ignore, check_head(head), kept, begun or ignore)
     return load_as(embedded_model() if path is None else find_model(path), wanted, check_variant(i2_s))
+
+
+def ignore(*_: object) -> None:
+    """Ignore what is told."""
 
 
 def check_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -113,11 +121,25 @@ def load_as(files: Path, wanted: Wanted, variant: str) -> Decoder:
 
 def read_as(files: Path, wanted: Wanted, variant: str) -> tuple[Decoder, Oddities]:
     """Read a model, I2_S as a variant; return what is unlikely about it, too."""
-    reader = make_reader(files)
-    if isinstance(reader, GgufModel):
-        reader.i2_s = variant
+    reader = make_reader(files, variant)
     logger.info("%s: %s", files, reader.description)
+    wanted.begun(reader)
     return build(reader, wanted.device, wanted.dtype, wanted.progress, wanted.head, wanted.cache), reader.oddities
+
+
+def variant_of(files: Path, i2_s: str) -> str:
+    """Return the variant as which I2_S of a model is to be read: for "auto" the one that gives a text the lowest loss.
+
+    Raises:
+        InvalidInput: there is no such variant.
+        CheckpointError: the model cannot be read.
+    """
+    if check_variant(i2_s) != AUTO:
+        return i2_s
+    wanted = Wanted(torch.device("cpu"), torch.float32, ignore, "checkpoint", torch.float32, ignore)
+    names = variants_of(files)
+    makers = {name: lambda name=name: (read_as(files, wanted, name)[0], name) for name in names}
+    return best_of(makers, str(files))[1] if len(names) > 1 else names[0]
 
 
 def variants_of(files: Path) -> tuple[str, ...]:
@@ -137,7 +159,7 @@ def build(
     cache_dtype: torch.dtype | None = None,
 ) -> Decoder:
     """Build the decoder of a reader, its tensors read in the order in which they stand in the model."""
-    config, tokenizer = reader.config, reader.tokenizer()
+    config, tokenizer, defaults = reader.config, reader.tokenizer(), reader.defaults()
     with reader:
         builder = Builder(reader, device)
         embedding, scale = stored_head(builder.embedding(), head if config.tied_embeddings else "checkpoint")
@@ -153,4 +175,4 @@ def build(
     del dense
     give_back()
     config = replace(config, multipliers=Multipliers())  # they are in scales and norms now
-    return Decoder(config, embedding, blocks, norm, output, dtype, tokenizer, scale, cache_dtype)
+    return Decoder(config, embedding, blocks, norm, output, dtype, tokenizer, scale, cache_dtype, defaults)

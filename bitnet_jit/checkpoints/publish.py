@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from bitnet_jit.checkpoints.file_names import CONFIG, INDEX, WEIGHTS
+from bitnet_jit.checkpoints.formats.safetensors_writing import PlannedTensors, write_tensors
 from bitnet_jit.checkpoints.tensor_files import indexed_files
 from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.system.files import beside, write_beside_and_rename
@@ -80,7 +81,25 @@ def write_model(
     """Write model.safetensors, then config.json: a reader that finds the second finds the first."""
     with beside(directory / WEIGHTS) as temporary:
         save_file(tensors, temporary, metadata)
-    write_beside_and_rename(directory / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    write_json(directory / CONFIG, config)
+
+
+def write_planned(
+    directory: Path,
+    planned: Sequence[PlannedTensors],
+    config: dict[str, Any],
+    metadata: dict[str, str],
+    progress: Callable[[int, int], None],
+) -> None:
+    """Write model.safetensors tensor by tensor, then config.json; see `write_tensors`."""
+    with beside(directory / WEIGHTS) as temporary:
+        write_tensors(temporary, planned, metadata, progress)
+    write_json(directory / CONFIG, config)
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write an object to a file of JSON."""
+    write_beside_and_rename(file, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def check_place(directory: Path) -> None:

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from bitnet_jit.checkpoints.decoder_layers import dense_tensors, ternary_layers
+from bitnet_jit.checkpoints.formats.hf_tokenizer import folder_tokenizer
 from bitnet_jit.checkpoints.formats.reader import Reader
 from bitnet_jit.checkpoints.formats.registry import make_reader
 from bitnet_jit.checkpoints.formats.writer import Writer
 from bitnet_jit.checkpoints.fused_layers import read_joint
 from bitnet_jit.errors import CheckpointError, InvalidInput
-from bitnet_jit.generation.tokenizer import find_tokenizer
 from bitnet_jit.models.config import DecoderConfig
 
 logger = logging.getLogger(__name__)
@@ -30,13 +29,13 @@ MAX_NAMED = 3  # tensors that an error names
 WRONG = {"missing_keys": "lacks", "unexpected_keys": "has no place for", "mismatched_keys": "has another shape for"}
 
 
-def check_read_back(folder: Path, directory: Path, model: nn.Module, writer: Writer) -> None:
+def check_read_back(folder: Path, directory: Path, model: Any, writer: Writer) -> None:
     """Raise InvalidInput unless the readers of a format take the files that were written.
 
     Args:
         folder: with all files that were written.
         directory: where they are to lie, beside a tokenizer that may be there.
-        model: from which they were written.
+        model: from which they were written, or what has its config.
         writer: by which they were written.
     """
     try:
@@ -51,6 +50,7 @@ def check_read_back(folder: Path, directory: Path, model: nn.Module, writer: Wri
         return
     try:
         check_said(reader.config, model)
+        reader.defaults()
         read_all(reader)
     except CheckpointError as error:
         raise InvalidInput(f"model: cannot be saved, bitnet_jit.load would refuse it: {told(error, folder)}") from None
@@ -74,7 +74,7 @@ def check_tokenizer(directory: Path, config: DecoderConfig) -> None:
     if not find_spec("tokenizers"):
         return
     try:
-        find_tokenizer(directory, config.vocab_size)
+        folder_tokenizer(directory, config.vocab_size)
     except CheckpointError as error:
         raise InvalidInput(
             f"directory: bitnet_jit.load would refuse what is saved beside the tokenizer there; remove it, or choose "
@@ -91,7 +91,7 @@ def read_all(reader: Reader) -> None:
             read_joint(reader, [layer])
 
 
-def of_transformers(model: nn.Module) -> bool:
+def of_transformers(model: object) -> bool:
     """Return whether the class of a model is one of transformers' models."""
     return any(kind.__module__ == "transformers.modeling_utils" for kind in type(model).__mro__)
 

@@ -9,19 +9,18 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from bitnet_jit.errors import CheckpointError, CheckpointWarning
 
 if TYPE_CHECKING:
-    from bitnet_jit.checkpoints.checks import Oddities
     from bitnet_jit.generation.decoder import Decoder
 
-    Made = tuple[Decoder, Oddities]
-
 logger = logging.getLogger(__name__)
+
+Made = TypeVar("Made", bound="tuple[Decoder, Any]")
 
 TEXT = "The capital of France is Paris, and the capital of Germany is Berlin."
 MIN_VOCABULARY = 4096  # models of fewer tokens are made to try things, and may be random
@@ -69,7 +68,7 @@ def seconds(decoder: "Decoder") -> float:
     return 2 * weights * len(TEXT) / 4 / OPERATIONS.get(decoder.device.type, OTHERS)  # a token has about four letters
 
 
-def best_of(makers: "Mapping[str, Callable[[], Made]]", where: str) -> "Made":
+def best_of(makers: Mapping[str, Callable[[], Made]], where: str) -> Made:
     """Return what a maker makes, a decoder first, that gives a text the lowest loss; all others are let go.
 
     Raises:

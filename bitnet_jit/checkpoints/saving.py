@@ -1,6 +1,5 @@
 """`save`: a model with ternary layers -> a directory that `load` reads, and transformers in its own formats."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from bitnet_jit.checkpoints.formats.registry import get_writer
 from bitnet_jit.checkpoints.formats.writer import Writer
 from bitnet_jit.checkpoints.generation_file import generation_json
 from bitnet_jit.checkpoints.model_tensors import Tensors, eps_inside, packed_tensors, ternary_shapes
-from bitnet_jit.checkpoints.publish import check_place, staged, write_model
+from bitnet_jit.checkpoints.publish import check_place, staged, write_json, write_model
 from bitnet_jit.checkpoints.read_back import check_read_back, of_transformers
 from bitnet_jit.checkpoints.savable import check_savable, dense_layers
 from bitnet_jit.checkpoints.shared import one_copy_each
@@ -23,7 +22,6 @@ from bitnet_jit.dtypes import dtype_name
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.models.config import DecoderConfig
-from bitnet_jit.system.files import write_beside_and_rename
 from bitnet_jit.system.writing import writing
 
 
@@ -70,9 +68,22 @@ def write(model: Any, place: Path, writer: Writer) -> None:
     tensors, config = one_copy_each(tensors, architecture(model, writer, tensors), tied)
     with writing(place), staged(place) as folder:
         write_model(folder, tensors, config, writer.metadata(shapes))
-        if (generation := generation_json(model, config, place)) is not None:
-            write_beside_and_rename(folder / GENERATION, (json.dumps(generation, indent=2) + "\n").encode())
-        check_read_back(folder, place, model, writer)
+        complete(folder, place, model, config, writer)
+
+
+def complete(folder: Path, place: Path, model: Any, config: dict[str, Any], writer: Writer) -> None:
+    """Write generation_config.json beside a model that was written to a folder, and read all of it back.
+
+    Args:
+        folder: with what was written.
+        place: where it is to lie.
+        model: of which it was written, or what has its config.
+        config: its config.json.
+        writer: by which it was written.
+    """
+    if (generation := generation_json(model, config, place)) is not None:
+        write_json(folder / GENERATION, generation)
+    check_read_back(folder, place, model, writer)
 
 
 def check_architecture(model: Any) -> None:

@@ -39,6 +39,7 @@ class TensorFiles:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.entries: dict[str, Entry] = {}
+        self._sources: list[SafetensorsFile] = []
         self._open_files = ExitStack()
         with ExitStack() as opened:
             for file, expected in find_files(directory).items():
@@ -56,6 +57,7 @@ class TensorFiles:
 
     def _add(self, source: SafetensorsFile, expected: list[str]) -> None:
         file = source.path
+        self._sources.append(source)
         for name, stored in source.tensors.items():
             if name in self.entries:
                 raise CheckpointError(f"{file}: {name}: a second one, the first is in {self.entries[name].file.name}")
@@ -85,6 +87,11 @@ class TensorFiles:
             CheckpointError: its file has become shorter, or was written to, since it was opened.
         """
         return self.entries[name].source.read(name, device)
+
+    @property
+    def bytes_read(self) -> int:
+        """Return how many bytes of tensors have been read so far."""
+        return sum(source.bytes_read for source in self._sources)
 
     def metadata(self, name: str) -> dict[str, str]:
         """Return the metadata of the file of a tensor."""

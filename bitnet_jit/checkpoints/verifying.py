@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from bitnet_jit.checkpoints.decoder_layers import dense_tensors, ternary_layers
+from bitnet_jit.checkpoints.formats.gguf.i2_s import USUAL
 from bitnet_jit.checkpoints.formats.registry import make_reader
 from bitnet_jit.checkpoints.fused_layers import per_group, per_row, read_joint
 from bitnet_jit.checkpoints.loading import load
@@ -32,10 +33,10 @@ class Verification:
     largest_difference: float
 
 
-def verify_same(first: Path, second: Path) -> Verification:
-    """Compare two models tensor by tensor, and by the logits of a text."""
+def verify_same(first: Path, second: Path, i2_s: str = USUAL) -> Verification:
+    """Compare two models tensor by tensor, and by the logits of a text; I2_S of the first is read as a variant."""
     codes, different, largest = 0, [], 0.0
-    with make_reader(first) as one, make_reader(second) as other:
+    with make_reader(first, i2_s) as one, make_reader(second) as other:
         for name in dense_tensors(one):
             if not torch.equal(one.dense(name).float(), other.dense(name).float()):
                 different.append(name)
@@ -46,7 +47,7 @@ def verify_same(first: Path, second: Path) -> Verification:
                 different.append(layer.name)
             codes += layer.out_features * layer.in_features
             largest = max(largest, scale_difference(expected, actual))
-    return Verification(codes, tuple(different), largest, logit_difference(first, second))
+    return Verification(codes, tuple(different), largest, logit_difference(first, second, i2_s))
 
 
 def same_bias(one: TernaryWeight, other: TernaryWeight) -> bool:
@@ -73,9 +74,9 @@ def scale_difference(one: TernaryWeight, other: TernaryWeight) -> float:
     return float(difference.where(there, 0).max())
 
 
-def logit_difference(first: Path, second: Path) -> float:
+def logit_difference(first: Path, second: Path, i2_s: str) -> float:
     """Return the largest difference of the logits of a text, as a share of their standard deviation."""
-    decoder = load(first)
+    decoder = load(first, i2_s=i2_s)
     ids = list(range(min(NUM_TOKENS, decoder.config.vocab_size)))
     if decoder.tokenizer is not None:
         ids = decoder.tokenizer.encode(TEXT)

@@ -8,6 +8,7 @@ import bitnet_jit
 from bitnet_jit.cli.autotune import autotune
 from bitnet_jit.cli.bench import bench
 from bitnet_jit.cli.bench_engine import bench_engine
+from bitnet_jit.cli.chat import chat
 from bitnet_jit.cli.convert import convert
 from bitnet_jit.cli.explain import explain
 from bitnet_jit.cli.generate import generate
@@ -18,7 +19,7 @@ from bitnet_jit.cli.serve import serve
 from bitnet_jit.cli.train import train
 
 app = typer.Typer(
-    help="Ternary neural networks (BitNet b1.58) on this machine: write text, train, tune, measure.",
+    help="Ternary neural networks (BitNet b1.58) on this machine: write text, chat, train, tune, measure.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -41,5 +42,5 @@ def options(
     """Accept options before the command."""
 
 
-for command in (generate, serve, convert, inspect, train, autotune, explain, info, bench, bench_engine):
+for command in (generate, chat, serve, convert, inspect, train, autotune, explain, info, bench, bench_engine):
     app.command(cls=PlainHelp)(command)

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from bitnet_jit.cli.bench import parse_shape
-from bitnet_jit.cli.generate import DeviceOption, ModelArgument, load_model
+from bitnet_jit.cli.loading import load_model
+from bitnet_jit.cli.options import DeviceOption, I2SOption, ModelArgument
 from bitnet_jit.cli.streams import tell
 from bitnet_jit.errors import InvalidInput
 
@@ -23,6 +24,7 @@ def autotune(
         ),
     ] = None,
     device: DeviceOption = None,
+    i2_s: I2SOption = "x86",
     budget: Annotated[float | None, typer.Option(min=0, help="Most seconds to spend.")] = None,
     effort: Annotated[str, typer.Option(help="quick, or full for more care.")] = "quick",
     export: Annotated[
@@ -44,7 +46,7 @@ def autotune(
         carry(export, import_, force)
     else:
         sizes = [parse_shape(shape) for shape in shapes or ()]
-        tune(sizes, model, rows, device, budget, effort)
+        tune(sizes, model, rows, device, i2_s, budget, effort)
 
 
 def tune(
@@ -52,11 +54,12 @@ def tune(
     model: str | None,
     rows: list[int] | None,
     device: str | None,
+    i2_s: str,
     budget: float | None,
     effort: str,
 ) -> None:
     """Tune layers of some sizes on a device, or a model where there are none, and print the report."""
-    subject = sizes or load_model(model, device)
+    subject = sizes or load_model(model, device, i2_s=i2_s)
     import bitnet_jit
     from bitnet_jit.tuning.autotune import ROWS
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitnet_jit.cli.generate import DeviceOption, ModelArgument, load_model
+from bitnet_jit.cli.loading import load_model
+from bitnet_jit.cli.options import DeviceOption, I2SOption, ModelArgument
 from bitnet_jit.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def bench_engine(
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: as many as torch uses]")] = None,
     device: DeviceOption = None,
+    i2_s: I2SOption = "x86",
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes: to see that everything works.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")] = None,
     plot: Annotated[
@@ -50,19 +52,19 @@ def bench_engine(
     if threads is not None:
         set_num_threads(threads)
     options = replace(QUICK if quick else TargetOptions(), device=device or "cpu")
-    report = measure(replace(options, iterations=iterations or options.iterations), model)
+    report = measure(replace(options, iterations=iterations or options.iterations), model, i2_s)
     show(report, Console())
     keep(report, json_file, plot)
 
 
-def measure(options: "TargetOptions", model: str | None) -> "EngineReport":
+def measure(options: "TargetOptions", model: str | None, i2_s: str) -> "EngineReport":
     """Measure all targets behind a progress bar on stderr."""
     from rich.console import Console
     from rich.progress import Progress
 
     from bitnet_jit.engine.targets.run import STAGES, measure_targets
 
-    decoder = load_model(model, options.device)
+    decoder = load_model(model, options.device, i2_s=i2_s)
     name = EMBEDDED if model is None else Path(model).name
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=STAGES)

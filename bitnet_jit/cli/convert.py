@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bitnet_jit.cli.options import I2SOption
 from bitnet_jit.cli.patience import Patience
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def convert(
     lossy: Annotated[
         bool, typer.Option("--lossy", help="Change what the format does not hold, such as finer scales; tell what.")
     ] = False,
+    i2_s: I2SOption = "x86",
     verify: Annotated[
         bool, typer.Option("--verify", help="Read both again; compare codes, scales, and the logits of a text.")
     ] = False,
@@ -35,7 +37,7 @@ def convert(
         def update(done: int, total: int) -> None:
             patience.update(f"converting, {done} of {total}")
 
-        result = convert_checkpoint(source, target, to, lossy, verify, update)
+        result = convert_checkpoint(source, target, to, lossy, verify, update, i2_s)
     typer.echo(f"found    {result.source}")
     typer.echo(f"written  {target} ({result.num_bytes / 1e6:.1f} MB, {to})")
     if result.moved:

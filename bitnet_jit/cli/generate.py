@@ -1,78 +1,112 @@
 """`bitnet-jit generate`: text to stdout as it is written, everything else to stderr."""
 
+import sys
 import time
-from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bitnet_jit.cli.loading import load_model, sampling_of
+from bitnet_jit.cli.options import (
+    STOP,
+    WHICH_MODEL,
+    CacheOption,
+    DeviceOption,
+    Guesses,
+    HeadOption,
+    I2SOption,
+    MinPOption,
+    PenaltyOption,
+    SeedOption,
+    SpeculateOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+)
 from bitnet_jit.cli.patience import Patience
-from bitnet_jit.cli.streams import tell, write
+from bitnet_jit.cli.streams import tell, without_break, write
+from bitnet_jit.errors import InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bitnet_jit.generation.decoder import Decoder
-
-WHICH_MODEL = "A directory, GGUF file, or hub id such as microsoft/bitnet-b1.58-2B-4T. [default: the embedded model]"
-STOP = (
-    "End the text behind this string, which is written; may be given again. One that is a special token of the model, "
-    "such as </s>, ends the text at that token, which is not written."
-)
-SPECULATE = "Guess tokens, and verify several in one step: the text stays the same."
-HEAD = (
-    "How the output head is stored: checkpoint, int8, bfloat16 or float32; where it is ternary also i2 or t5, which "
-    "are the fastest."
-)
-CACHE = "The dtype of cached keys and values: auto, float32, bfloat16 or int8; int8 is the smallest, and for CPUs."
-ModelArgument = Annotated[str | None, typer.Argument(help=WHICH_MODEL, show_default=False)]
-DeviceOption = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0. [default: cpu]")]
+    from bitnet_jit.generation.sampling import Sampling
 
 
-class Guesses(Enum):
-    """Ways to guess tokens."""
-
-    NGRAM = "ngram"
+PROMPT = "The text to continue. [default: that of stdin, without its last line break; - as well]"
+MAX_PROMPT = 2**24  # characters of stdin
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="The text to continue.", show_default=False)],
-    model: Annotated[
-        str | None,
-        typer.Option(help=WHICH_MODEL),
-    ] = None,
+    prompt: Annotated[str | None, typer.Argument(help=PROMPT, show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help=WHICH_MODEL)] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Limit of new tokens. [default: 128, or what the context leaves]")
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")] = 0.0,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Draw from the K likeliest tokens only.")] = None,
-    top_p: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Draw from the likeliest tokens that together reach P.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Makes the draws repeatable.")] = None,
+    temperature: TemperatureOption = None,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    min_p: MinPOption = None,
+    repetition_penalty: PenaltyOption = None,
+    seed: SeedOption = None,
     stop: Annotated[list[str] | None, typer.Option(show_default=False, help=STOP)] = None,
     stop_token: Annotated[
         list[int] | None,
         typer.Option(min=0, show_default=False, help="End the text at the token of this id; may be given again."),
     ] = None,
     device: DeviceOption = None,
-    head: Annotated[str, typer.Option(help=HEAD)] = "checkpoint",
-    cache: Annotated[str, typer.Option(help=CACHE)] = "auto",
-    speculate: Annotated[Guesses | None, typer.Option(help=SPECULATE)] = None,
+    head: HeadOption = "checkpoint",
+    cache: CacheOption = "auto",
+    i2_s: I2SOption = "x86",
+    speculate: SpeculateOption = None,
 ) -> None:
     """Continue PROMPT with a ternary model: prints it and the continuation."""
-    decoder = load_model(model, device, head, cache)
+    text = read_prompt(prompt)
+    decoder = load_model(model, device, head, cache, i2_s)
+    options = sampling_of(decoder, temperature, top_k, top_p, min_p, repetition_penalty, seed)
+    continue_text(decoder, text, max_new_tokens, options, [*(stop or ()), *(stop_token or ())], speculate)
+
+
+def continue_text(
+    decoder: "Decoder",
+    text: str,
+    max_new_tokens: int | None,
+    options: "Sampling",
+    ends: list[int | str],
+    speculate: "Guesses | None",
+) -> None:
+    """Write a text and its continuation, and tell how fast it came."""
     from bitnet_jit.generation.speculation import Speculation
     from bitnet_jit.generation.text import stream_text
     from bitnet_jit.generation.unicode import well_formed
 
-    start, ends = time.perf_counter(), [*(stop or ()), *(stop_token or ())]
+    start = time.perf_counter()
     guesses = None if speculate is None else Speculation(speculate.value)
-    pieces = stream_text(decoder, prompt, max_new_tokens, temperature, top_k, top_p, seed, ends, speculate=guesses)
-    write(well_formed(prompt))
+    pieces = stream_text(decoder, text, max_new_tokens, stop=ends, sampling=options, speculate=guesses)
+    write(well_formed(text))
     show(pieces, start)
     if guesses is not None:
         tell(str(guesses))
+
+
+def read_prompt(given: str | None) -> str:
+    """Return the prompt that was given; that of stdin, without its last line break, where it is "-" or there is none.
+
+    Raises:
+        InvalidInput: stdin has no text, or too much.
+        BadParameter: nobody gave one, and stdin is a terminal, which is not waited for.
+    """
+    if given not in (None, "-"):
+        return given
+    if given is None and sys.stdin.isatty():
+        raise typer.BadParameter("expected a text, as stdin is a terminal", param_hint="PROMPT")
+    text = sys.stdin.read(MAX_PROMPT + 1)
+    if len(text) > MAX_PROMPT:
+        raise InvalidInput(f"prompt: expected at most {MAX_PROMPT} characters on stdin, got more")
+    if not (text := without_break(text)):
+        raise InvalidInput("prompt: expected a text as an argument or on stdin, and stdin is empty")
+    return text
 
 
 def show(pieces: "Iterator[str]", start: float) -> None:
@@ -85,21 +119,6 @@ def show(pieces: "Iterator[str]", start: float) -> None:
             write(piece)
     write("\n")
     tell(rates(start, times[:-1]))  # the last piece is held-back text, no token
-
-
-def load_model(model: str | None, device: str | None, head: str = "checkpoint", cache: str = "auto") -> "Decoder":
-    """Load the model of that name, or the embedded one; tell the progress where that takes over two seconds."""
-    from bitnet_jit.checkpoints.embedded import embedded_model
-    from bitnet_jit.checkpoints.hub import find_model
-
-    directory = embedded_model() if model is None else find_model(model)  # a download shows its bars
-    with Patience("loading") as patience:
-        from bitnet_jit.checkpoints.loading import load
-
-        def update(done: int, total: int) -> None:
-            patience.update(f"loading block {done} of {total}")
-
-        return load(directory, device, progress=update, head=head, cache=cache)
 
 
 def rates(start: float, times: list[float]) -> str:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitnet_jit.cli.convert import SOURCE
+from bitnet_jit.cli.options import I2SOption
 from bitnet_jit.cli.patience import Patience
 
 if TYPE_CHECKING:
@@ -16,12 +17,16 @@ BAR = 40  # characters of the longest bar of the histogram
 def inspect(
     model: Annotated[str, typer.Argument(help=SOURCE, show_default=False)],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor of the files, too.")] = False,
+    i2_s: I2SOption = "x86",
 ) -> None:
     """Show what is in the files of MODEL: format, architecture, layers, bits per weight, kernels, what is missing."""
     with Patience("reading") as patience:
         from bitnet_jit.checkpoints.inspection import inspect_checkpoint
 
-        result = inspect_checkpoint(model, lambda done, total: patience.update(f"reading layer {done} of {total}"))
+        def update(done: int, total: int) -> None:
+            patience.update(f"reading layer {done} of {total}")
+
+        result = inspect_checkpoint(model, update, i2_s)
     show_summary(result)
     if result.layers:
         show_layers(result)

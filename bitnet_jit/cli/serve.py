@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitnet_jit.cli.generate import CACHE, HEAD, SPECULATE, Guesses, load_model
+from bitnet_jit.cli.loading import load_model, tell_format, tell_sampling
+from bitnet_jit.cli.options import CacheOption, HeadOption, I2SOption, SpeculateOption, TemplateOption
 from bitnet_jit.cli.patience import Patience
 from bitnet_jit.cli.streams import tell
 from bitnet_jit.errors import InvalidInput
@@ -27,7 +28,6 @@ PROCESSES = (
     "Give each device a process of its own: one that ends, as where a GPU fails, is started anew, and no text is lost. "
     "[default: where several GPUs are named]"
 )
-TEMPLATE = "A chat template in Jinja, for models that came without one or in place of theirs."
 PROMPT = "Tokens of a prompt. [default: the model's context]"
 MEGABYTE = 2**20
 WARM_PROMPT, WARM_TOKENS = 48, 8  # less than a page of prompt, so that it is not kept
@@ -38,11 +38,12 @@ def serve(
     host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0: all of this machine's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0: any that is free.")] = 8000,
     device: Annotated[str | None, typer.Option(help=DEVICES)] = None,
-    head: Annotated[str, typer.Option(help=HEAD)] = "checkpoint",
-    cache: Annotated[str, typer.Option(help=CACHE)] = "auto",
+    head: HeadOption = "checkpoint",
+    cache: CacheOption = "auto",
+    i2_s: I2SOption = "x86",
     processes: Annotated[bool | None, typer.Option("--processes/--no-processes", help=PROCESSES)] = None,
     api_key_env: Annotated[str | None, typer.Option(help=KEYS)] = None,
-    chat_template: Annotated[Path | None, typer.Option(help=TEMPLATE)] = None,
+    chat_template: TemplateOption = None,
     max_running: Annotated[int, typer.Option(min=1, help="Texts of a model that are written at a time.")] = 64,
     max_waiting: Annotated[int, typer.Option(min=1, help="Texts that may wait; more are refused with 429.")] = 1024,
     max_requests: Annotated[int, typer.Option(min=1, help="Requests that may be open at a time.")] = 1024,
@@ -52,7 +53,7 @@ def serve(
     stuck_after: Annotated[
         float, typer.Option(min=0.1, help="Seconds without a step after which requests in work are given up.")
     ] = 120,
-    speculate: Annotated[Guesses | None, typer.Option(help=SPECULATE)] = None,
+    speculate: SpeculateOption = None,
     access_log: Annotated[bool, typer.Option(help="Write a line for each request to stdout.")] = False,
 ) -> None:
     """Serve models by OpenAI's HTTP interface, until Ctrl-C."""
@@ -66,7 +67,7 @@ def serve(
     config = EngineConfig(max_running=max_running, max_waiting=max_waiting, processes=processes)
     with InferenceEngine(config) as engine:
         names: list[str | None] = [*models] if models else [None]
-        added = [add(engine, name, device, head, cache, chat_template) for name in names]
+        added = [add(engine, name, device, head, cache, i2_s, chat_template) for name in names]
         known = {model_id: template for model_id, template in added if template is not None}
         freeze()
         tell(f"serving {', '.join(engine.models)} at http://{host}:{port}{'' if keys else '; no API key is asked for'}")
@@ -80,22 +81,29 @@ def add(
     device: str | None,
     head: str,
     cache: str,
+    i2_s: str,
     chat_template: Path | None,
 ) -> "tuple[str, ChatTemplate | None]":
     """Load a model into the engine; return its id and its chat template."""
     from bitnet_jit.checkpoints.chat_template import template_of
     from bitnet_jit.checkpoints.embedded import EMBEDDED, embedded_model
+    from bitnet_jit.checkpoints.formats.registry import make_reader
     from bitnet_jit.checkpoints.hub import find_model
+    from bitnet_jit.engine.models.model import text_parts
 
     path = embedded_model() if model is None else find_model(model)
     template = template_of(path, chat_template)
     model_id = EMBEDDED if model is None else Path(model).resolve().name if os.path.exists(model) else model
     places = ["cpu"] if device is None else device.split(",")
     if engine.config.processes or len(places) > 1:
+        tell_format(make_reader(path, i2_s))
         with Patience("loading"):
-            engine.load_model(path, model_id, head=head, cache=cache, devices=places, pinned=True).result()
+            work = engine.load_model(path, model_id, head=head, cache=cache, devices=places, i2_s=i2_s, pinned=True)
+            work.result()
     else:
-        engine.add_model(model_id, load_model(model, device, head, cache))
+        engine.add_model(model_id, load_model(model, device, head, cache, i2_s))
+    decoder, _ = text_parts(engine.model(model_id))
+    tell_sampling(decoder, decoder.defaults.sampling())
     warm_up(engine, model_id, len(places))
     return model_id, template
 

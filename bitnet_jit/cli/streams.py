@@ -11,19 +11,27 @@ CLOSED = (("stdin", os.O_RDONLY, "r"), ("stdout", os.O_RDONLY, "w"), ("stderr", 
 
 
 def open_streams() -> None:
-    """Fill the places of closed streams, so that no other file gets their numbers; characters may become "?"."""
+    """Fill the places of closed streams, so that no other file gets their numbers.
+
+    A terminal that cannot show a character shows "?"; bytes of stdin that are no character become U+FFFD.
+    """
     for name, flags, mode in CLOSED:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.open(os.devnull, flags), mode, encoding="utf-8"))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows "?"
+            stream.reconfigure(errors="replace")
 
 
 def write(text: str) -> None:
     """Write a part of the result to stdout at once, in stdout's encoding: typer.echo takes ASCII for a mistake."""
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def without_break(text: str) -> str:
+    """Return a text without the line break at its end, which stdin gives as it is on most systems."""
+    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
 
 def tell(text: str) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from bitnet_jit.checkpoints.checksum import Stamp
+from bitnet_jit.checkpoints.formats.gguf.i2_s import USUAL
 from bitnet_jit.devices.checks import check_device
 from bitnet_jit.engine.calls.embeddings import EmbeddingCalls
 from bitnet_jit.engine.calls.tensors import TensorCalls
@@ -140,6 +141,7 @@ class InferenceEngine(TextCalls, EmbeddingCalls, TensorCalls):
         cache: str = "auto",
         devices: Sequence[torch.device | str] = (),
         *,
+        i2_s: str = USUAL,
         checksum: str | None = None,
         pinned: bool = False,
     ) -> Pending[Model]:
@@ -149,7 +151,7 @@ class InferenceEngine(TextCalls, EmbeddingCalls, TensorCalls):
         many are kept is said by the config; the one that nobody has used for longest makes room for a new one.
 
         Args:
-            path, device, dtype, head, cache: as in `bitnet_jit.load`; None as a device is the engine's.
+            path, device, dtype, head, cache, i2_s: as in `bitnet_jit.load`; None as a device is the engine's.
             devices: several in place of `device`, each of which gets the weights and a worker; one that is named twice
                 gets two workers. With `EngineConfig.processes` each worker has a process with weights of its own.
             model_id: its name; None: that of its folder.
@@ -165,7 +167,7 @@ class InferenceEngine(TextCalls, EmbeddingCalls, TensorCalls):
             OutOfMemory: it would have to take the place of models that are in use.
         """
         places = as_devices(device, devices) if devices or device is not None else []
-        source = Source.of(path, places, dtype, head, cache)
+        source = Source.of(path, places, dtype, head, cache, i2_s)
         return Pending(lambda: self._load(source, model_id, checksum, pinned).model, "bitnet-jit load")
 
     def remove_model(self, model_id: str, abandon: bool = False) -> None:

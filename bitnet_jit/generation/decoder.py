@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from bitnet_jit.generation.defaults import Defaults
 from bitnet_jit.generation.loop import generate, stream
 from bitnet_jit.generation.prompts import Continued
 from bitnet_jit.generation.sampling import Sampling, gather_options
@@ -35,11 +36,13 @@ class Decoder(Network):
         tokenizer: between text and token ids, or None.
         head_scale: (vocab_size,) float32, the scales of a head of int8; else None.
         cache_dtype: of keys and values that are kept: floats, or int8; None: that of activations.
+        defaults: how the model's makers would have tokens chosen; None: they say nothing.
 
     Attributes:
         config: as above.
         dtype: as above.
         tokenizer: as above.
+        defaults: as above; `sampling=decoder.defaults.sampling()` makes a call follow them.
         idle_runner: what the last call left for the next one.
 
     >>> import bitnet_jit
@@ -65,9 +68,10 @@ class Decoder(Network):
         tokenizer: Tokenizer | None = None,
         head_scale: torch.Tensor | None = None,
         cache_dtype: torch.dtype | None = None,
+        defaults: Defaults | None = None,
     ) -> None:
         super().__init__(config, embedding, blocks, norm, head, dtype, head_scale, cache_dtype)
-        self.tokenizer = tokenizer
+        self.tokenizer, self.defaults = tokenizer, defaults or Defaults()
         self.idle_runner = IdleRunner()
 
     def generate(
@@ -89,7 +93,8 @@ class Decoder(Network):
         Args:
             input_ids: (B, T) or (T,) integers: a tensor, or lists. Lists in a list may be of unequal lengths.
             max_new_tokens: limit of new tokens; with the prompt they must fit the context. None is 128, or what fits.
-            temperature, top_k, top_p, seed: as in `Sampling`. Equal prompts with one seed get equal texts.
+            temperature, top_k, top_p, seed: as in `Sampling`: the likeliest token, whatever `defaults` say, unless
+                others are given. Equal prompts with one seed get equal texts.
             stop: token ids or strings that end a text, besides the model's end token. A string is looked for in the new
                 text, with special tokens and without; one that is a special token ends the text there. A lone surrogate
                 counts as U+FFFD.

@@ -20,7 +20,7 @@ def encode_prompt(decoder: Decoder, prompt: str) -> tuple[Tokenizer, list[int]]:
         CheckpointError: the model's tokenizer.json is damaged.
     """
     if decoder.tokenizer is None:
-        raise InvalidInput("prompt: this model came without a tokenizer.json, so it takes token ids only")
+        raise InvalidInput("prompt: this model came without a tokenizer, so it takes token ids only")
     if not isinstance(prompt, str):
         raise InvalidInput(f"prompt: expected a str, got {show(prompt)}")
     if not prompt:

@@ -62,7 +62,7 @@ class TextRequest(Body):
 
     model: str
     max_tokens: Annotated[int, Field(ge=0)] | None = None
-    temperature: Annotated[float, Field(ge=0, description="1 by default.")] | None = None
+    temperature: Annotated[float, Field(ge=0, description="The model's own by default, else 1.")] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     stop: str | list[str] | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitnet_jit.engine.text.generation import Completion, Generation
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.generation.defaults import Defaults, first
 from bitnet_jit.generation.sampling import MAX_SEED, Sampling
 from bitnet_jit.server.answers import PromptDetails, Usage
 from bitnet_jit.server.requests import BySchema, TextRequest
@@ -61,7 +62,8 @@ class Texts:
         Raises:
             InvalidInput, ModelNotFound, QueueFull, EngineClosed: as the engine does.
         """
-        options, stop = sampling(self.request, self.logprobs), stops(self.request)
+        defaults = defaults_of(service, self.request.model)
+        options, stop = sampling(self.request, self.logprobs, defaults), stops(self.request)
         generations: list[Generation] = []
         try:
             for prompt in self.prompts:
@@ -109,15 +111,21 @@ def new_id(kind: str) -> str:
     return f"{kind}-{uuid.uuid4().hex}"
 
 
-def sampling(request: TextRequest, logprobs: int | None) -> Sampling:
+def defaults_of(service: Service, model_id: str) -> Defaults:
+    """Return what a model's files say of sampling."""
+    return getattr(service.engine.model(model_id).module, "defaults", Defaults())
+
+
+def sampling(request: TextRequest, logprobs: int | None, defaults: Defaults) -> Sampling:
     """Return the options of a request; InvalidInput where one is out of range."""
+    top_k = defaults.top_k if request.top_k is None else request.top_k
     return Sampling(
-        temperature=1.0 if request.temperature is None else request.temperature,
-        top_k=None if request.top_k in (None, -1, 0) else request.top_k,
-        top_p=request.top_p,
+        temperature=first(request.temperature, defaults.temperature, 1.0),
+        top_k=None if top_k in (-1, 0) else top_k,
+        top_p=first(request.top_p, defaults.top_p),
         seed=request.seed,
-        min_p=request.min_p,
-        repetition_penalty=1.0 if request.repetition_penalty is None else request.repetition_penalty,
+        min_p=first(request.min_p, defaults.min_p),
+        repetition_penalty=first(request.repetition_penalty, defaults.repetition_penalty, 1.0),
         presence_penalty=request.presence_penalty or 0.0,
         frequency_penalty=request.frequency_penalty or 0.0,
         logit_bias=biases(request.logit_bias),

@@ -17,8 +17,9 @@ from tokenizers import Tokenizer
 import bitnet_jit
 from bitnet_jit import convert_checkpoint
 from bitnet_jit.checkpoints.chat_template import template_of
+from bitnet_jit.checkpoints.converting import check_apart
 from bitnet_jit.checkpoints.formats.gguf.target import NAMES
-from bitnet_jit.errors import InvalidInput, WriteError
+from bitnet_jit.errors import CheckpointError, InvalidInput, WriteError
 
 WIDE = {"hidden_size": 512, "intermediate_size": 768, "head_dim": 128, "num_hidden_layers": 1}
 FOLDERS = ("autobitlinear", "bitlinear", "i2", "t5")
@@ -150,6 +151,11 @@ def test_the_source_is_not_written_over(tiny, tmp_path):
     convert_checkpoint(tmp_path / "model", tmp_path / "a.gguf", "i2_s")
     with pytest.raises(InvalidInput, match="holds the source"):
         convert_checkpoint(tmp_path / "a.gguf", tmp_path / "a.gguf", "i2_s")
+    parts = [tmp_path / f"b-0000{number}-of-00002.gguf" for number in (1, 2)]
+    for part in parts:
+        part.write_bytes((tmp_path / "a.gguf").read_bytes())
+    with pytest.raises(InvalidInput, match="b-00002-of-00002.gguf holds the source"):
+        check_apart(parts[0], parts[1], True)
     with pytest.raises(InvalidInput, match="expected a file, got the folder .*; add a name such as model.gguf"):
         convert_checkpoint(tmp_path / "a.gguf", tmp_path / "model", "i2_s")
     with pytest.raises(InvalidInput, match="format: expected one of tq1_0, .*, got 'q4'"):
@@ -201,3 +207,14 @@ def test_a_width_that_mlx_has_no_groups_for_is_named(write_checkpoint, tmp_path)
     origin = write_checkpoint({"group_size": 48}, "llama", hidden_size=48, intermediate_size=48, head_dim=12)
     with pytest.raises(InvalidInput, match=r"MLX has a scale per 32, 64 or 128 inputs, which \(48, 48, 48\) are no"):
         convert_checkpoint(origin, tmp_path / "mlx", "mlx")
+
+
+def test_two_models_in_a_folder_are_told(tiny, tmp_path, caplog):
+    bitnet_jit.save(tiny, tmp_path / "both", "t5")
+    for name in ("a", "b"):
+        convert_checkpoint(bitnet_jit.embedded_model(), tmp_path / f"{name}.gguf", "i2_s")
+        (tmp_path / "both" / f"{name}.gguf").write_bytes(b"GGUF")
+    bitnet_jit.load(tmp_path / "both")
+    assert "both: its safetensors are read; to read a.gguf, b.gguf instead, name the file" in caplog.text
+    with pytest.raises(CheckpointError, match="expected one GGUF file, found a.gguf, b.gguf: name one of them"):
+        bitnet_jit.load(tmp_path)

@@ -1,5 +1,6 @@
 """The commands, run in this process; test_process.py runs them as a shell does."""
 
+import io
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ import warnings
 from dataclasses import replace
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import bitnet_jit
@@ -33,6 +35,40 @@ def test_generate_writes_the_prompt_and_its_continuation():
     assert result.exit_code == 0
     assert result.stdout == "And it came to pass after the days of Abraham, tha\n"
     assert re.search(r"30 tokens, the first after \d+\.\d\d s, then \d+\.\d tokens/s\n$", result.stderr)
+
+
+@pytest.mark.parametrize("arguments", [(), ("-",)])
+@pytest.mark.parametrize("text", [VERSE, f"{VERSE}\n", f"{VERSE}\r\n"])
+def test_generate_reads_its_prompt_from_stdin(arguments, text):
+    result = CliRunner().invoke(app, ["generate", *arguments, "--max-new-tokens", "5"], text)
+    assert result.stdout == "And it came to pass after\n"
+
+
+def test_of_stdin_one_line_break_alone_is_left_out():
+    text = "In the\n\nbeginning  \n\n"
+    result = CliRunner().invoke(app, ["generate", "--max-new-tokens", "1"], text)
+    assert result.stdout[:-2] == text[:-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("", "stdin is empty"), ("\n", "stdin is empty"), ("x" * (2**24 + 1), "at most 16777216")]
+)
+def test_a_prompt_on_stdin_is_refused_in_words(text, words):
+    result = CliRunner().invoke(app, ["generate", "-"], text)
+    assert isinstance(result.exception, InvalidInput)
+    assert str(result.exception).startswith("prompt: expected ")
+    assert words in str(result.exception)
+
+
+def test_a_terminal_is_not_waited_for(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal("typed"))
+    with pytest.raises(typer.BadParameter, match="stdin is a terminal"):
+        generate.read_prompt(None)
+    assert generate.read_prompt("-") == "typed"
 
 
 def test_generate_by_seed():
@@ -90,7 +126,6 @@ def test_generate_refuses(arguments, error, words):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("generate",),
         ("generate", "x", "--max-new-tokens", "0"),
         ("generate", "x", "--temperature", "-1"),
         ("generate", "x", "--top-p", "2"),
@@ -296,3 +331,111 @@ def test_a_tuning_that_is_interrupted_says_that_nothing_is_lost(monkeypatch):
     result = run("autotune", "--shape", "64x96")
     assert result.exit_code == 130
     assert "what is tuned is kept" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def arm_file(tmp_path_factory):
+    """Write the embedded model as I2_S of llama-quantize on ARM."""
+    from bitnet_jit.checkpoints.converting import convert_checkpoint
+    from bitnet_jit.checkpoints.formats.gguf import target
+    from bitnet_jit.checkpoints.formats.gguf.i2_s import BLOCKS
+
+    path = tmp_path_factory.mktemp("arm") / "arm.gguf"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target, "I2_S_BLOCK", BLOCKS["arm"][0])
+        patch.setattr(target, "I2_S_RUN", BLOCKS["arm"][1])
+        convert_checkpoint(embedded_model(), path, "i2_s")
+    return path
+
+
+def test_commands_tell_which_format_was_found(arm_file):
+    assert "loading: a folder of Hugging Face, ours, t5\n" in run("generate", "x", "--max-new-tokens", "1").stderr
+    told = run("generate", VERSE, "--model", str(arm_file), "--i2-s", "arm", "--max-new-tokens", "5")
+    assert told.stderr.count("loading: a GGUF file, bitnet-b1.58 in I2_S (as arm)\n") == 1
+    assert told.stdout == "And it came to pass after\n"
+    tried = run("autotune", str(arm_file), "--i2-s", "auto", "--budget", "0", "--rows", "1")
+    for variant in ("x86", "arm", "rows4"):
+        assert f"loading: a GGUF file, bitnet-b1.58 in I2_S (as {variant})\n" in tried.stderr
+
+
+@pytest.mark.parametrize("variant", ["arm", "auto"])
+def test_the_variant_of_i2_s_is_that_of_the_source_alone(arm_file, tmp_path, variant):
+    shown = run("inspect", str(arm_file), "--i2-s", variant)
+    assert "format    a GGUF file, bitnet-b1.58 in I2_S (as arm)" in shown.stdout
+    for format in ("i2_s", "t5"):
+        target = str(tmp_path / format)
+        done = run("convert", str(arm_file), target, "--to", format, "--i2-s", variant, "--verify")
+        assert "0 tensors differ; scales differ by up to 0.0e+00 of them, logits by up to 0.0e+00" in done.stdout
+        text = run("generate", VERSE, "--model", target, "--max-new-tokens", "5").stdout
+        assert text == "And it came to pass after\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("generate", "x"),
+        ("chat", "--chat-template"),
+        ("serve",),
+        ("inspect", str(embedded_model())),
+        ("convert", str(embedded_model()), "never", "--to", "t5"),
+        ("autotune",),
+        ("explain",),
+        ("bench-engine", "--quick"),
+    ],
+)
+def test_a_variant_that_is_none_is_refused_with_the_list(arguments, tmp_path):
+    (tmp_path / "template.jinja").write_text("")
+    file = (str(tmp_path / "template.jinja"),) if arguments[-1] == "--chat-template" else ()
+    with pytest.raises(InvalidInput, match="i2_s: expected one of x86, arm, rows4, auto, got 'x68'"):
+        run(*arguments, *file, "--i2-s", "x68")
+
+
+@pytest.fixture
+def drawing(tmp_path):
+    """Copy the embedded model, whose files ask for draws."""
+    shutil.copytree(embedded_model(), tmp_path / "drawing")
+    said = {"do_sample": True, "temperature": 0.9, "top_p": 0.95, "repetition_penalty": 1.0}
+    (tmp_path / "drawing" / "generation_config.json").write_text(json.dumps(said))
+    return tmp_path / "drawing"
+
+
+def test_the_files_of_a_model_say_how_tokens_are_chosen(drawing):
+    arguments = ("generate", VERSE, "--seed", "5", "--max-new-tokens", "12")
+    usual = run(*arguments, "--model", str(drawing))
+    assert "sampling: temperature 0.9, top_p 0.95 (generation_config.json)\n" in usual.stderr
+    assert usual.stdout == run(*arguments, "--temperature", "0.9", "--top-p", "0.95").stdout
+    greedy = run(*arguments, "--model", str(drawing), "--temperature", "0")
+    assert greedy.stdout == run(*arguments).stdout != usual.stdout
+    assert "sampling:" not in greedy.stderr
+    decoder = bitnet_jit.load(drawing)
+    prompt = list(VERSE.encode())
+    assert bytes(decoder.stream(prompt, 12)).decode() == greedy.stdout[len(VERSE) : -1]
+    options = decoder.defaults.sampling(seed=5)
+    assert bytes(decoder.stream(prompt, 12, sampling=options)).decode() == usual.stdout[len(VERSE) : -1]
+
+
+def test_options_of_draws_have_their_effect():
+    arguments = ("generate", VERSE, "--max-new-tokens", "20")
+    greedy = run(*arguments).stdout
+    assert run(*arguments, "--temperature", "2", "--min-p", "1", "--seed", "1").stdout == greedy
+    assert run(*arguments, "--repetition-penalty", "5").stdout != greedy
+
+
+def test_a_damaged_generation_config_is_refused_in_words(drawing):
+    (drawing / "generation_config.json").write_text('{"temperature": -1}')
+    with pytest.raises(CheckpointError, match="generation_config.json: temperature: expected a number .*, found -1"):
+        run("generate", "x", "--model", str(drawing))
+
+
+def test_blocks_and_bytes_are_told_while_a_model_is_loaded(monkeypatch, capsys):
+    from bitnet_jit.cli import loading
+
+    told = []
+    monkeypatch.setattr(patience.Patience, "update", lambda self, words: told.append(words))
+    loading.load_model(None, None)
+    assert capsys.readouterr().err.count("loading: a folder of Hugging Face, ours, t5\n") == 1
+    size = r"\d+\.\d [KM]iB"
+    matches = [re.fullmatch(rf"loading block (\d) of 6, ({size}) of ({size})", words) for words in told]
+    assert [match and match[1] for match in matches] == list("123456")
+    assert len({match[2] for match in matches}) == 6
+    assert float(matches[5][2].split()[0]) == pytest.approx(float(matches[5][3].split()[0]), abs=0.1)

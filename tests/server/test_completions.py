@@ -13,7 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bitnet_jit.generation.defaults import Defaults
 from bitnet_jit.generation.sampling import Sampling
+from bitnet_jit.server.requests import CompletionRequest
+from bitnet_jit.server.texts import sampling
 
 VERSE = "And it came to pass "
 OPTIONS = st.fixed_dictionaries(
@@ -64,6 +67,25 @@ def test_each_option_acts_as_in_the_decoder(tiny, client, prompt, limit, seed, g
     assert answer.usage.total_tokens == len(prompt.encode()) + len(tokens)
 
 
+def test_where_a_request_says_nothing_the_files_of_the_model_do():
+    files = Defaults("file", temperature=0.5, top_k=7, top_p=0.9, min_p=0.1, repetition_penalty=1.2)
+    silent = CompletionRequest(model="tiny", prompt="x")
+    assert sampling(silent, None, files) == files.sampling()
+    assert sampling(silent, None, Defaults()) == Sampling(temperature=1.0)
+    asked = {"temperature": 0.0, "top_k": -1, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+    options = sampling(CompletionRequest(model="tiny", prompt="x", **asked), None, files)
+    assert options == Sampling(top_p=1.0, min_p=0.0)
+
+
+def test_a_server_follows_the_files_of_its_model(tiny, serve, monkeypatch):
+    monkeypatch.setattr(tiny, "defaults", Defaults("file", temperature=0.9, top_k=9))
+    address, _ = serve()
+    body = {"model": "tiny", "prompt": VERSE, "max_tokens": 12, "seed": 3}
+    answer = httpx.post(f"{address}/v1/completions", json=body, timeout=30).json()
+    expected = alone(tiny, VERSE, 12, temperature=0.9, top_k=9, seed=3)
+    assert answer["choices"][0]["text"] == text_of(tiny, expected)
+
+
 @pytest.mark.parametrize("prompt", [VERSE, [VERSE, "In the "], list(VERSE.encode()), [[65, 66], [67]], "é", "a\0b"])
 def test_prompts_in_every_form(tiny, client, prompt):
     several = prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt]
@@ -105,7 +127,7 @@ def test_a_text_goes_on_behind_the_end_token_where_that_is_ignored(tiny, client,
 def test_n_texts_draw_by_seeds_of_their_own(tiny, client):
     answer = client.completions.create(model="tiny", prompt=[VERSE, "A"], max_tokens=12, n=3, seed=7)
     seeds = [(prompt, seed) for prompt in (VERSE, "A") for seed in (7, 8, 9)]
-    expected = [text_of(tiny, alone(tiny, prompt, 12, temperature=1, seed=seed)) for prompt, seed in seeds]
+    expected = [text_of(tiny, alone(tiny, VERSE, 12, temperature=1, seed=seed)) for prompt, seed in seeds]
     assert [choice.text for choice in answer.choices] == expected
     assert len(set(expected)) > 2
     assert answer.usage.prompt_tokens == len(VERSE) + 1, "a prompt counts once"

@@ -3,6 +3,7 @@
 It knows names, shapes and files; how the ternary layers are stored is a `Storage`.
 """
 
+import logging
 import os
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,21 +14,27 @@ import torch
 
 from bitnet_jit.checkpoints.checks import Oddities, check_finite
 from bitnet_jit.checkpoints.decoder_names import EMBEDDING, HEAD, LinearName, block_names, outer_shapes
-from bitnet_jit.checkpoints.file_names import CONFIG
+from bitnet_jit.checkpoints.file_names import CONFIG, GENERATION
+from bitnet_jit.checkpoints.formats.gguf.found import SUFFIX, names_in
 from bitnet_jit.checkpoints.formats.hf_chat import read_chat
 from bitnet_jit.checkpoints.formats.hf_config import read_config
 from bitnet_jit.checkpoints.formats.hf_floats import PLAIN, SAME, FloatForms, forms_of
 from bitnet_jit.checkpoints.formats.hf_names import HfNames, names_for
 from bitnet_jit.checkpoints.formats.hf_storage import Storage
+from bitnet_jit.checkpoints.formats.hf_tokenizer import folder_tokenizer
 from bitnet_jit.checkpoints.formats.reader import Chat, StoredAs
 from bitnet_jit.checkpoints.formats.safetensors_file import DTYPES
+from bitnet_jit.checkpoints.formats.sampling_keys import read_defaults
 from bitnet_jit.checkpoints.tensor_files import TensorFiles, find_files
 from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.errors import CheckpointError
-from bitnet_jit.generation.tokenizer import Tokenizer, find_tokenizer
+from bitnet_jit.generation.defaults import Defaults
+from bitnet_jit.generation.tokenizer import Tokenizer
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.quant.rotation import SignedBlocks
+
+logger = logging.getLogger(__name__)
 
 MAX_NAMED = 3  # extra tensors that an error names
 
@@ -37,6 +44,8 @@ class HfFolder:
 
     def __init__(self, path: Path) -> None:
         self.directory = path
+        if others := sorted(name for name in names_in(path) if name.endswith(SUFFIX)):
+            logger.warning("%s: its safetensors are read; to read %s instead, name the file", path, ", ".join(others))
         self.config, self.storage = read_config(path / CONFIG)
         self.names, self.forms = names_for(self.config), PLAIN
         self.oddities = Oddities()
@@ -65,13 +74,22 @@ class HfFolder:
         return read_chat(path)
 
     def tokenizer(self) -> Tokenizer | None:
-        """Return the tokenizer of tokenizer.json, that of bytes where there is none and tokens are bytes, or None."""
-        return find_tokenizer(self.directory, self.config.vocab_size)
+        """Return the tokenizer of tokenizer.json or tokenizer.model, else that of bytes where tokens are, or None."""
+        return folder_tokenizer(self.directory, self.config.vocab_size)
+
+    def defaults(self) -> Defaults:
+        """Return what generation_config.json says of sampling."""
+        return read_defaults(self.directory / GENERATION)
 
     @property
     def description(self) -> str:
         """Return which format was found, in words."""
         return f"a folder of Hugging Face, {self.storage.description}"
+
+    @property
+    def bytes_read(self) -> int:
+        """Return how many bytes of tensors have been read so far."""
+        return self.files.bytes_read if "files" in vars(self) else 0  # they are opened on entering
 
     def __enter__(self) -> "HfFolder":
         with ExitStack() as stack:

@@ -33,11 +33,16 @@ class HfWriter:
 
     def stored_weight(self, name: str, codes: torch.Tensor) -> torch.Tensor:
         """Return codes as they are stored."""
-        if codes.shape[0] % 4:
-            raise InvalidInput(
-                f"{name}: format {self.name!r} holds a multiple of 4 outputs, got {codes.shape[0]}; i2 and t5 any"
-            )
+        self.weight_shape(name, *codes.shape)
         return pack_rows(codes)
+
+    def weight_shape(self, name: str, out_features: int, in_features: int) -> tuple[int, ...]:
+        """Return the shape of codes as they are stored."""
+        if out_features % 4:
+            raise InvalidInput(
+                f"{name}: format {self.name!r} holds a multiple of 4 outputs, got {out_features}; i2 and t5 any"
+            )
+        return out_features // 4, in_features
 
     def stored_bias(self, name: str, bias: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """Return a bias as it is stored."""

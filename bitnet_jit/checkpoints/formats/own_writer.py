@@ -31,6 +31,10 @@ class OwnWriter:
         packed: torch.Tensor = FORMATS[self.name].pack(codes)
         return packed
 
+    def weight_shape(self, name: str, out_features: int, in_features: int) -> tuple[int, ...]:  # noqa: ARG002
+        """Return the shape of the canonical packing."""
+        return FORMATS[self.name].packed_shape(out_features, in_features)
+
     def stored_bias(self, name: str, bias: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         """Return the bias as it is."""
         return bias

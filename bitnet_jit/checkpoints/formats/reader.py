@@ -27,6 +27,7 @@ from bitnet_jit.checkpoints.checks import Oddities
 from bitnet_jit.checkpoints.decoder_names import LinearName
 from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.devices.huge_pages import CPU
+from bitnet_jit.generation.defaults import Defaults
 from bitnet_jit.generation.tokenizer import Tokenizer
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.quant.rotation import SignedBlocks
@@ -101,8 +102,17 @@ class Reader(Protocol):
     @property
     def oddities(self) -> Oddities: ...
 
+    @property
+    def bytes_read(self) -> int:
+        """Return how many bytes of tensors have been read so far."""
+        ...
+
     def tokenizer(self) -> Tokenizer | None:
         """Return the tokenizer that comes with the model, or None."""
+        ...
+
+    def defaults(self) -> Defaults:
+        """Return how the model's files would have tokens chosen; CheckpointError where a value is out of range."""
         ...
 
     def __enter__(self) -> Self: ...

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from bitnet_jit.checkpoints.formats.gguf.i2_s import USUAL
 from bitnet_jit.checkpoints.formats.gguf.model import GgufModel
 from bitnet_jit.checkpoints.formats.hf_folder import HfFolder
 from bitnet_jit.checkpoints.formats.hf_writer import HfWriter
@@ -24,13 +25,16 @@ def is_recognized(path: Path) -> bool:
     return any(format.recognizes(path) for format in FORMATS)
 
 
-def make_reader(path: Path) -> Reader:
-    """Return the reader of a model, its description read.
+def make_reader(path: Path, i2_s: str = USUAL) -> Reader:
+    """Return the reader of a model, its description read; I2_S of a GGUF file is read as a variant of i2_s.py.
 
     Raises:
         CheckpointError: no format recognizes the path, or the model cannot be read.
     """
-    return format_of(path)(path)
+    reader = format_of(path)(path)
+    if isinstance(reader, GgufModel):
+        reader.i2_s = i2_s
+    return reader
 
 
 def format_of(path: Path) -> type[Reader]:

@@ -22,12 +22,16 @@ class TensorFile:
         parse: reads its header; a ValueError says that there is no whole one.
         kind: of file, for that error.
 
+    Attributes:
+        path: as above.
+        bytes_read: of tensors, so far.
+
     Raises:
         CheckpointError: the file cannot be read, or is no whole one of its kind.
     """
 
     def __init__(self, path: Path, parse: Callable[[StableFile], None], kind: str) -> None:
-        self.path = path
+        self.path, self.bytes_read = path, 0
         try:
             self._file = StableFile(path)
         except OSError as error:
@@ -84,6 +88,7 @@ class TensorFile:
             raise
         except RuntimeError as cause:  # of torch, where memory lacks
             raise self.error(name, "memory for it", f"none ({cause})") from cause
+        self.bytes_read += num_bytes
         return tensor
 
     def error(self, name: str, expected: str, actual: str) -> CheckpointError:

@@ -37,6 +37,10 @@ class Writer(Protocol):
         """Return codes, int8 (N, K), as they are stored; InvalidInput names a layer that the format cannot hold."""
         ...
 
+    def weight_shape(self, name: str, out_features: int, in_features: int) -> tuple[int, ...]:
+        """Return the shape of a stored weight, which is uint8; InvalidInput names a layer that cannot be held."""
+        ...
+
     def stored_bias(self, name: str, bias: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """Return a bias (N,) as it is stored beside a scale that multiplies; InvalidInput where it cannot be."""
         ...

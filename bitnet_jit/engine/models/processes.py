@@ -55,7 +55,7 @@ def make_processes(model_id: str, source: Source, path: Path, stamp: Stamp, conf
     """
     reader = make_reader(path)
     dtype = source.dtype if source.dtype in DTYPES else DTYPES[0]  # the processes refuse others in words
-    decoder = RemoteDecoder(reader.config, dtype, reader.tokenizer(), source.devices[0])
+    decoder = RemoteDecoder(reader.config, dtype, reader.tokenizer(), source.devices[0], reader.defaults())
     group = ReplicaGroup(model_id, config.max_waiting)
     try:
         members = start_all(
@@ -94,6 +94,7 @@ def start_of(model_id: str, place: int, source: Source, path: Path, stamp: Stamp
         dtype=source.dtype,
         head=source.head,
         cache=source.cache,
+        i2_s=source.i2_s,
         config=config,
         sharing=source.devices.count(device),
         threads=max(1, get_num_threads() // number),

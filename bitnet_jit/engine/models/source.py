@@ -10,6 +10,7 @@ import torch
 
 from bitnet_jit.arguments import show
 from bitnet_jit.checkpoints.embedded import EMBEDDED, embedded_model
+from bitnet_jit.checkpoints.formats.gguf.i2_s import USUAL
 from bitnet_jit.checkpoints.hub import find_model
 from bitnet_jit.checkpoints.loading import load
 from bitnet_jit.errors import InvalidInput
@@ -26,7 +27,7 @@ class Source:
         place: the real path of a folder or file, or a hub id.
         name: by which a model from there is known, where its user gives it none.
         devices: each gets the weights and a replica; one that is named twice gets two replicas on the same weights.
-        dtype, head, cache: as in `bitnet_jit.load`.
+        dtype, head, cache, i2_s: as in `bitnet_jit.load`.
 
     >>> one, two = (Source.of(path, [torch.device("cpu")]) for path in (None, embedded_model()))
     >>> one == two, one.name
@@ -39,6 +40,7 @@ class Source:
     dtype: torch.dtype = torch.float32
     head: str = "checkpoint"
     cache: str = "auto"
+    i2_s: str = USUAL
 
     @classmethod
     def of(
@@ -48,16 +50,17 @@ class Source:
         dtype: torch.dtype = torch.float32,
         head: str = "checkpoint",
         cache: str = "auto",
+        i2_s: str = USUAL,
     ) -> "Source":
         """Return the source that a caller names; None is the small model of the package. InvalidInput for no path."""
         places = tuple(devices)
         if path is None:
-            return cls(os.path.realpath(embedded_model()), EMBEDDED, places, dtype, head, cache)
+            return cls(os.path.realpath(embedded_model()), EMBEDDED, places, dtype, head, cache, i2_s)
         if not isinstance(path, (str, os.PathLike)) or not isinstance(text := os.fspath(path), str) or not text:
             raise InvalidInput(f"path: expected a str or a path, got {show(path)}")
         if not isinstance(path, str) or os.path.lexists(text):
-            return cls(os.path.realpath(text), Path(os.path.abspath(text)).name, places, dtype, head, cache)
-        return cls(text, Path(text).name or text, places, dtype, head, cache)
+            return cls(os.path.realpath(text), Path(os.path.abspath(text)).name, places, dtype, head, cache, i2_s)
+        return cls(text, Path(text).name or text, places, dtype, head, cache, i2_s)
 
     def find(self) -> Path:
         """Return its folder or file, downloaded once where it is on the hub; errors are those of `load`."""
@@ -66,7 +69,7 @@ class Source:
     def load(self, path: Path) -> "list[Decoder]":
         """Load the model from where `find` has found it; return a decoder for each device."""
         loaded = {
-            device: load(path, device, self.dtype, head=self.head, cache=self.cache)
+            device: load(path, device, self.dtype, head=self.head, cache=self.cache, i2_s=self.i2_s)
             for device in dict.fromkeys(self.devices)
         }
         return [loaded[device] for device in self.devices]

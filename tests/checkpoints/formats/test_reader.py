@@ -12,6 +12,7 @@ from bitnet_jit.checkpoints.formats import registry
 from bitnet_jit.checkpoints.formats.hf_folder import HfFolder
 from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.errors import CheckpointError, InvalidInput
+from bitnet_jit.generation.defaults import Defaults
 from bitnet_jit.generation.tokenizer import ByteTokenizer
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.packing import FORMATS
@@ -47,7 +48,7 @@ def draw(name, *shape):
 class DrawnFile:
     """A reader of files that hold nothing: every tensor is drawn from its name."""
 
-    config, description = CONFIG, "drawn"
+    config, description, bytes_read = CONFIG, "drawn", 0
 
     def __init__(self, path):
         self.path, self.oddities, self.reads = path, Oddities(), []
@@ -58,6 +59,9 @@ class DrawnFile:
 
     def tokenizer(self):
         return ByteTokenizer()
+
+    def defaults(self):
+        return Defaults()
 
     def __enter__(self):
         self.is_open = True

@@ -13,7 +13,17 @@ pytest.importorskip("triton", reason="the package triton is not installed")
 
 HALVES = {
     "gemv": ("linear",),
-    "not gemv": ("linear", "floats", "rows", "weights", "norm_gradients", "norm_gemv", "tokens", "hadamard", "delta_net"),
+    "not gemv": (
+        "linear",
+        "floats",
+        "rows",
+        "weights",
+        "norm_gradients",
+        "norm_gemv",
+        "tokens",
+        "hadamard",
+        "delta_net",
+    ),
 }
 
 

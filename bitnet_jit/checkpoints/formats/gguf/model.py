@@ -23,9 +23,11 @@ from bitnet_jit.checkpoints.formats.gguf.runs import to_i2
 from bitnet_jit.checkpoints.formats.gguf.tokenizer import read_tokenizer
 from bitnet_jit.checkpoints.formats.gguf.types import I2_S
 from bitnet_jit.checkpoints.formats.reader import Chat, StoredAs
+from bitnet_jit.checkpoints.formats.sampling_keys import defaults_of_keys
 from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.errors import CheckpointError
+from bitnet_jit.generation.defaults import Defaults
 from bitnet_jit.generation.tokenizer import Tokenizer
 from bitnet_jit.models.config import DecoderConfig, DeltaNetConfig
 from bitnet_jit.quant.rotation import SignedBlocks
@@ -90,12 +92,21 @@ class GgufModel:
         """Return the tokenizer that the file holds, or None."""
         return read_tokenizer(self.keys, self.keys.text("general.architecture"), self.path)
 
+    def defaults(self) -> Defaults:
+        """Return what the file's metadata says of sampling."""
+        return defaults_of_keys(self.keys.values)
+
     @property
     def description(self) -> str:
         """Return which format was found, in words."""
         types = [f"{name} (as {self.i2_s})" if name == I2_S.name else name for name in self.types]
         rotated = "" if self.hadamard is None else f", inputs rotated in blocks of {self.hadamard.block}"
         return f"a GGUF file, {self.keys.text('general.architecture')} in {', '.join(types)}{rotated}"
+
+    @property
+    def bytes_read(self) -> int:
+        """Return how many bytes of tensors have been read so far."""
+        return self.file.bytes_read
 
     def __enter__(self) -> "GgufModel":
         self.file.reopen()

@@ -81,6 +81,11 @@ class GgufParts:
         """Copy the bytes of a tensor; see `GgufFile.read_bytes`."""
         return self._files[name].read_bytes(name, device)
 
+    @property
+    def bytes_read(self) -> int:
+        """Return how many bytes of tensors have been read so far."""
+        return sum(file.bytes_read for file in self._parts)
+
     def place(self, name: str) -> str:
         """Return the file and the name of a tensor, with which errors about it begin."""
         return f"{self._files[name].path if name in self._files else self.path}: {name}"

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_jit.checkpoints.formats.gguf.keys import Keys
-from bitnet_jit.checkpoints.formats.gguf.sentencepiece import sentencepiece_parts
+from bitnet_jit.checkpoints.formats.gguf.sentencepiece import read_sentencepiece
+from bitnet_jit.checkpoints.formats.tokenizer_json import NORMAL, added_tokens, around
 from bitnet_jit.generation.token_bytes import spell
 from bitnet_jit.generation.tokenizer_file import FileTokenizer
 
 logger = logging.getLogger(__name__)
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 LLAMA3_WITHOUT_NAME = ("bitnet-b1.58", "bitnet-25")  # 2B-4T's official file names no split; it has Llama 3's tokens
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -78,17 +78,13 @@ def read_tokenizer(keys: Keys, architecture: str, path: Path) -> FileTokenizer |
     tokens = keys.strings("tokenizer.ggml.tokens")
     types = keys.numbers("tokenizer.ggml.token_type", len(tokens), NORMAL).tolist()
     if model == "llama":
-        parts, add_bos = sentencepiece_parts(keys, tokens), True
+        parts, add_bos = read_sentencepiece(keys, tokens), True
     else:
         split = split_of(keys, architecture)
         parts, add_bos = byte_level_parts(keys, tokens, types, split), split.add_bos
     content = {
         "version": "1.0",
-        "added_tokens": [
-            added_token(number, token, special=kind != USER_DEFINED)
-            for number, (token, kind) in enumerate(zip(tokens, types, strict=True))
-            if kind in (UNKNOWN, CONTROL, USER_DEFINED)
-        ],
+        "added_tokens": added_tokens(tokens, types),
         "post_processor": post_processor(keys, tokens, add_bos),
         **parts,
     }
@@ -129,26 +125,11 @@ def byte_level_parts(keys: Keys, tokens: Sequence[str], types: Sequence[int], sp
     }
 
 
-def added_token(number: int, content: str, special: bool) -> dict[str, Any]:
-    """Return a token that is looked for in a text before everything else."""
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": number, "content": content, "special": special, **flags}
-
-
 def post_processor(keys: Keys, tokens: Sequence[str], add_bos: bool) -> dict[str, Any] | None:
     """Return what puts the first and the last token around a text, where the file asks for them."""
-    around = {}
+    given: dict[str, tuple[str, int] | None] = {"bos": None, "eos": None}
     for key, name, default in (("bos", "add_bos_token", add_bos), ("eos", "add_eos_token", False)):
         number = keys.token(f"tokenizer.ggml.{key}_token_id", len(tokens))
         if keys.flag(f"tokenizer.ggml.{name}", default) and number is not None:
-            around[key] = number
-    if not around:
-        return None
-    parts: list[dict[str, Any]] = [{"Sequence": {"id": "A", "type_id": 0}}]
-    if "bos" in around:
-        parts.insert(0, {"SpecialToken": {"id": tokens[around["bos"]], "type_id": 0}})
-    if "eos" in around:
-        parts.append({"SpecialToken": {"id": tokens[around["eos"]], "type_id": 0}})
-    special = {tokens[n]: {"id": tokens[n], "ids": [n], "tokens": [tokens[n]]} for n in around.values()}
-    pair = [*parts, {"Sequence": {"id": "B", "type_id": 1}}]
-    return {"type": "TemplateProcessing", "single": parts, "pair": pair, "special_tokens": special}
+            given[key] = tokens[number], number
+    return around(given["bos"], given["eos"])

@@ -4,13 +4,8 @@ import json
 import logging
 from typing import Any
 
-from bitnet_jit.checkpoints.formats.gguf.tokenizer import (
-    CONTROL,
-    NORMAL,
-    SPLITS,
-    UNKNOWN,
-    USER_DEFINED,
-)
+from bitnet_jit.checkpoints.formats.gguf.tokenizer import SPLITS
+from bitnet_jit.checkpoints.formats.tokenizer_json import CONTROL, NORMAL, UNKNOWN, USER_DEFINED
 from bitnet_jit.generation.token_bytes import BYTE, OF_BYTES
 from bitnet_jit.generation.tokenizer import ByteTokenizer, Tokenizer
 from bitnet_jit.generation.tokenizer_file import FileTokenizer

@@ -169,7 +169,7 @@ def request_of(terms: Terms, decoder: Decoder, handle: Handle) -> Request:
 
 def load_checked(start: Start) -> Decoder:
     """Load the model. Raises CheckpointError where its files are not those that the engine knows."""
-    decoder = load(start.path, start.device, start.dtype, head=start.head, cache=start.cache)
+    decoder = load(start.path, start.device, start.dtype, head=start.head, cache=start.cache, i2_s=start.i2_s)
     if stamp_of(start.path) != start.stamp:
         raise CheckpointError(f"{start.path}: its files were written to since the model was loaded; load it again")
     return decoder

@@ -24,7 +24,7 @@ class Start:
     Attributes:
         name: of the worker.
         path, stamp: the model's files, and of which writing they are.
-        device, dtype, head, cache: as in `bitnet_jit.load`.
+        device, dtype, head, cache, i2_s: as in `bitnet_jit.load`.
         config: the engine's options.
         sharing: workers that share the memory of the device.
         threads: of the CPU.
@@ -39,6 +39,7 @@ class Start:
     dtype: "torch.dtype"
     head: str
     cache: str
+    i2_s: str
     config: "EngineConfig"
     sharing: int
     threads: int

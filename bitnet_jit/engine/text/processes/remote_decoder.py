@@ -9,6 +9,7 @@ from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.nn.rms_norm import RMSNorm
 
 if TYPE_CHECKING:
+    from bitnet_jit.generation.defaults import Defaults
     from bitnet_jit.generation.tokenizer import Tokenizer
     from bitnet_jit.models.config import DecoderConfig
 
@@ -22,7 +23,7 @@ class RemoteDecoder(Decoder):
     """A decoder with a config and a tokenizer, and without weights.
 
     Args:
-        config, dtype, tokenizer: as of a `Decoder`.
+        config, dtype, tokenizer, defaults: as of a `Decoder`.
         place: the device of its first worker.
 
     Attributes:
@@ -30,12 +31,17 @@ class RemoteDecoder(Decoder):
     """
 
     def __init__(
-        self, config: "DecoderConfig", dtype: torch.dtype, tokenizer: "Tokenizer | None", place: torch.device
+        self,
+        config: "DecoderConfig",
+        dtype: torch.dtype,
+        tokenizer: "Tokenizer | None",
+        place: torch.device,
+        defaults: "Defaults | None" = None,
     ) -> None:
         meta = torch.device("meta")
         norm = RMSNorm(config.hidden_size, config.norm_eps, device=meta)
         embedding = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype, device=meta)
-        super().__init__(config, embedding, (), norm, None, dtype, tokenizer)
+        super().__init__(config, embedding, (), norm, None, dtype, tokenizer, defaults=defaults)
         self._place, self.weight_count = place, 0
 
     @property
