@@ -81,6 +81,7 @@ class Builder:
             in_features=weight.in_features,
             group_size=weight.group_size,
             activation=weight.activation,
+            counted=True,
         )
 
     def head_norms(self, names: BlockNames) -> HeadNorms:
