@@ -60,6 +60,10 @@ class RandomReader:
         """Return that embedding and head are floats."""
         return False
 
+    def dtype_of(self, name: str) -> torch.dtype:  # noqa: ARG002
+        """Return the dtype of embeddings, heads and norms."""
+        return torch.bfloat16
+
     def dense(self, name: str, device: torch.device = CPU) -> torch.Tensor:
         """Draw an embedding or head (vocab, hidden) bfloat16, or a norm, whose name ends in "norm"."""
         rng = generator(name)

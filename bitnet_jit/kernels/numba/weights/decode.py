@@ -5,11 +5,13 @@ A piece of work is small enough that its codes are counted while they lie in the
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
 
+from bitnet_jit.kernels.numba.bound import Entry
 from bitnet_jit.kernels.numba.compiler.jit import StaticType, compiled, jit, kernel, one_of
 from bitnet_jit.kernels.numba.intrinsics.atomics import atomic_add
 from bitnet_jit.kernels.numba.intrinsics.pointers import pointer, stack_space
@@ -217,6 +219,12 @@ def run(spec, fork, threads, source, out, counts, rows, columns, in_features, it
     run_team(fork, threads, team, (spec, job))
 
 
+@cache
+def entry_of(stored: Stored) -> Entry:
+    """Return the entry point for codes that are stored so, compiled."""
+    return compiled(run, StaticType(DecodeSpec(stored)), *SIGNATURE)
+
+
 def decode(stored: Stored, source: Any, out: Any, in_features: int, launch: Launch) -> Counts:
     """Fill `out` with the canonical codes of `source`; return the numbers of codes 1 and of codes 3 among its bytes.
 
@@ -236,5 +244,5 @@ def decode(stored: Stored, source: Any, out: Any, in_features: int, launch: Laun
     counts = np.zeros(2, np.int64)
     addresses = source.data_ptr(), out.data_ptr(), counts.ctypes.data
     sizes = rows, columns, in_features, items, max(1, PIECE_BYTES // item_bytes), num_bytes
-    launch(compiled(run, StaticType(DecodeSpec(stored)), *SIGNATURE), *addresses, *sizes)
+    launch(entry_of(stored), *addresses, *sizes)
     return int(counts[0]), int(counts[1])

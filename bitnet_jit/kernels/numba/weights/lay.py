@@ -4,11 +4,13 @@ Tiles of 16 outputs by 16 steps of K are turned in registers; what is smaller is
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
 
+from bitnet_jit.kernels.numba.bound import Entry
 from bitnet_jit.kernels.numba.compiler.jit import StaticType, compiled, jit, kernel
 from bitnet_jit.kernels.numba.intrinsics.elements import store_int32
 from bitnet_jit.kernels.numba.intrinsics.pointers import pointer
@@ -87,6 +89,12 @@ def run(spec, fork, threads, packed, tiles, rows, columns, in_features, steps, w
     run_team(fork, threads, team, (job,))
 
 
+@cache
+def entry() -> Entry:
+    """Return the entry point, compiled."""
+    return compiled(run, StaticType("i2/n64k16"), *SIGNATURE)
+
+
 def lay(packed: Any, tiles: Any, in_features: int, launch: Callable[..., None]) -> None:
     """Fill `tiles` with a canonical weight.
 
@@ -96,5 +104,4 @@ def lay(packed: Any, tiles: Any, in_features: int, launch: Callable[..., None]) 
         in_features: K.
         launch: runs an entry point on threads (`tensors.py`).
     """
-    entry = compiled(run, StaticType("i2/n64k16"), *SIGNATURE)
-    launch(entry, packed.data_ptr(), tiles.data_ptr(), *packed.shape, in_features, tiles.shape[1])
+    launch(entry(), packed.data_ptr(), tiles.data_ptr(), *packed.shape, in_features, tiles.shape[1])
