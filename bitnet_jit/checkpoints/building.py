@@ -102,6 +102,7 @@ class Builder:
             in_features=weight.in_features,
             group_size=weight.group_size,
             activation=weight.activation,
+            counted=True,
         )
         if weight.rotation is not None:
             layer.put_rotation(self.rotation(weight.rotation))

@@ -72,9 +72,8 @@ def count_codes(packed: torch.Tensor, in_features: int) -> CodeCount:
     return CodeCount(packed.shape[0] * in_features, digits[1] - filling, digits[3])
 
 
-def check_codes(place: str, w_packed: torch.Tensor, in_features: int) -> CodeCount:
-    """Return how many codes of each kind a canonical weight has, and raise CheckpointError where one is 3."""
-    count = count_codes(w_packed, in_features)
+def check_codes(place: str, count: CodeCount) -> CodeCount:
+    """Return how many codes of each kind a weight has, and raise CheckpointError where one is 3."""
     if count.threes:
         raise CheckpointError(f"{place}: expected codes 0, 1 and 2, found the code 3 in {count.threes} places")
     return count

@@ -56,7 +56,7 @@ class HfTarget:
         config, builder = self.reader.config, Builder(self.reader, CPU)
         planned = [self.outer(builder, name, shape) for name, shape in outer_shapes(config).items()]
         for index in range(config.num_layers):
-            planned += [self.norm(builder, *norm) for norm in block_names(config, index).norms(config)]
+            planned += [self.norm(builder, *norm) for norm in block_names(config, index).floats(config)]
         return planned + [self.linear(builder, layer, multiplier) for layer, multiplier in self.layers()]
 
     def layers(self) -> Iterator[tuple[LinearName, float]]:
@@ -85,10 +85,10 @@ class HfTarget:
         stored = hf_tensor(name)
         return PlannedTensors({stored: (self.dtype_of(name), shape)}, lambda: {stored: made(builder, name)})
 
-    def norm(self, builder: Builder, name: str, features: int) -> PlannedTensors:
+    def norm(self, builder: Builder, name: str, shape: tuple[int, ...]) -> PlannedTensors:
         """Return a norm of a block."""
         stored = hf_tensor(name)
-        shapes = {stored: (self.reader.dtype_of(name), (features,))}
+        shapes = {stored: (self.reader.dtype_of(name), shape)}
         return PlannedTensors(shapes, lambda: {stored: builder.norm(name).weight})
 
     def linear(self, builder: Builder, layer: LinearName, multiplier: float) -> PlannedTensors:

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -158,9 +159,13 @@ def build(
     head: str,
     cache_dtype: torch.dtype | None = None,
 ) -> Decoder:
-    """Build the decoder of a reader, its tensors read in the order in which they stand in the model."""
-    config, tokenizer, defaults = reader.config, reader.tokenizer(), reader.defaults()
-    with reader:
+    """Build the decoder of a reader, its tensors read in the order in which they stand in the model.
+
+    A thread makes the tokenizer meanwhile.
+    """
+    config, defaults = reader.config, reader.defaults()
+    with ThreadPoolExecutor(1, "bitnet_jit-tokenizer") as beside, reader:
+        tokenizer = beside.submit(reader.tokenizer)
         builder = Builder(reader, device)
         embedding, scale = stored_head(builder.embedding(), head if config.tied_embeddings else "checkpoint")
         blocks = []
@@ -175,4 +180,4 @@ def build(
     del dense
     give_back()
     config = replace(config, multipliers=Multipliers())  # they are in scales and norms now
-    return Decoder(config, embedding, blocks, norm, output, dtype, tokenizer, scale, cache_dtype, defaults)
+    return Decoder(config, embedding, blocks, norm, output, dtype, tokenizer.result(), scale, cache_dtype, defaults)

@@ -114,9 +114,11 @@ class HugePages:
 
     def resident(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return a copy in huge pages of a plain tensor on the CPU; the tensor itself where there are none for it."""
-        if tensor.device.type != "cpu" or type(tensor) is not torch.Tensor or tensor.nbytes < MIN_BYTES:
-            return tensor
-        return self.empty(tensor.shape, tensor.dtype).copy_(tensor) if available() else tensor
+        return self.empty(tensor.shape, tensor.dtype).copy_(tensor) if available() and self.takes(tensor) else tensor
+
+    def takes(self, tensor: torch.Tensor) -> bool:
+        """Return whether a tensor is a plain one on the CPU, and worth a place in huge pages."""
+        return tensor.device.type == "cpu" and type(tensor) is torch.Tensor and tensor.nbytes >= MIN_BYTES
 
 
 HUGE_PAGES = HugePages()

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bitnet_jit.checkpoints.checks import Oddities, check_codes, multiplier
+from bitnet_jit.checkpoints.checks import Oddities, check_codes, count_codes, multiplier
 from bitnet_jit.checkpoints.formats.hf_bitnet import quantize_into
 from bitnet_jit.checkpoints.formats.hf_packing import packed_rows, repack
 from bitnet_jit.checkpoints.ternary import TernaryWeight, empty_i2
@@ -89,7 +89,7 @@ def read(name: str, layer: Any, is_packed: bool, oddities: Oddities) -> TernaryW
             bias = bias.float() * w_scale
     else:
         w_scale = quantize_into(layer.weight.detach(), w_packed)
-    oddities.note_density(f"{name}.weight", check_codes(f"{name}.weight", w_packed, layer.in_features))
+    oddities.note_density(f"{name}.weight", check_codes(f"{name}.weight", count_codes(w_packed, layer.in_features)))
     return TernaryWeight(w_packed, w_scale, bias, layer.in_features)
 
 

@@ -13,6 +13,7 @@ from bitnet_jit.kernels.operands import Operands
 if TYPE_CHECKING:
     from bitnet_jit.kernels.kernel import Kernel
     from bitnet_jit.packing.layout import Layout
+    from bitnet_jit.packing.stored import Stored
 
 Call = Callable[..., Any]
 
@@ -81,6 +82,9 @@ class Backend:
         get_ready: does what its first call would wait for and can be done beside other work; None: nothing is slow.
         offline: how it compiles in other processes; None: there is nothing to compile.
         measure_rates: (device, threads) -> what the device does at most; None where it has no kernels for that.
+        decode: (how codes are stored, source, `out`, K) -> the numbers of codes 1 and of codes 3 in `out`, which is
+            filled with the source's canonical codes (`packing/stored.py`); both are tensors on its device, contiguous.
+            None: it has no pass for that.
         describe: what the backend has found on this machine, for people, by name.
     """
 
@@ -98,4 +102,5 @@ class Backend:
     get_ready: Callable[[], None] | None = None
     offline: Offline | None = None
     measure_rates: Callable[[Any, int], Rates] | None = None
+    decode: "Callable[[Stored, Any, Any, int], tuple[int, int]] | None" = None
     describe: Callable[[], dict[str, str]] = nothing_to_say

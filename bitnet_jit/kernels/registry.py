@@ -18,7 +18,11 @@ from bitnet_jit.problem import Problem
 from bitnet_jit.system.shielded import shielded
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from bitnet_jit.packing.layout import Layout
+    from bitnet_jit.packing.stored import Stored
 
 BACKENDS: dict[str, Backend] = {}  # by name
 
@@ -134,6 +138,11 @@ def preferred_layout(format_name: str, device_type: str) -> "Layout":
             return layout
     formats = dict.fromkeys(layout.format.name for layout in layouts)
     raise InvalidInput(f"packing: expected one of {', '.join(formats)}, got {format_name!r}")
+
+
+def decoder(device_type: str) -> "Callable[[Stored, Any, Any, int], tuple[int, int]] | None":
+    """Return how the first backend of a type of device that has a pass for it decodes stored codes; None: none has."""
+    return next((backend.decode for backend in serving(device_type) if backend.decode is not None), None)
 
 
 @cache

@@ -13,7 +13,7 @@ from torch import nn
 from bitnet_jit.devices.huge_pages import HUGE_PAGES
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
-from bitnet_jit.packing import CANONICAL, get_format
+from bitnet_jit.packing import CANONICAL, Layout, get_format
 from bitnet_jit.quant.checks import check_scale
 
 LAYOUT = "layout_name"  # an attribute of w_packed
@@ -60,7 +60,7 @@ class LaidWeight(nn.Module):
                 laid = torch.empty(shape, dtype=torch.uint8, device=w_packed.device)
             else:
                 canonical = self._to_canonical(w_packed.detach())
-                laid = HUGE_PAGES.resident(wanted.from_canonical(canonical, self.out_features, self.in_features))
+                laid = laid_out(wanted, canonical, self.out_features, self.in_features)
             w_packed.data = laid
             self.layout = wanted.name
         setattr(w_packed, LAYOUT, self.layout)
@@ -143,11 +143,22 @@ class LaidWeight(nn.Module):
         return {prefix + "w_packed": layout.from_canonical(w_packed, self.out_features, self.in_features)}
 
 
-def check_canonical(w_packed: torch.Tensor, format: str, out_features: int, in_features: int) -> None:
+def laid_out(layout: Layout, canonical: torch.Tensor, out_features: int, in_features: int) -> torch.Tensor:
+    """Return a canonical weight in a layout, where it is to stay."""
+    if layout.lay is None or not HUGE_PAGES.takes(canonical):
+        return HUGE_PAGES.resident(layout.from_canonical(canonical, out_features, in_features))
+    laid = HUGE_PAGES.empty(layout.shape(out_features, in_features), torch.uint8)
+    layout.lay(canonical, laid, in_features)
+    return laid
+
+
+def check_canonical(
+    w_packed: torch.Tensor, format: str, out_features: int, in_features: int, counted: bool = False
+) -> None:
     """Raise InvalidInput unless w_packed is a canonical packed weight of that size without a code above 2.
 
-    Values on meta are not read.
+    Values on meta, and those that were counted already, are not read.
     """
     CANONICAL[format].check(w_packed, out_features, in_features)
-    if not w_packed.is_meta:
+    if not (counted or w_packed.is_meta):
         get_format(format).check_bytes(w_packed, "w_packed")

@@ -114,6 +114,7 @@ class PackedBitLinear(ReadsDense, Called, LaidWeight):
         group_size: int = 0,
         activation: str = "a8",
         format: str = "i2",
+        counted: bool = False,
     ) -> Self:
         """Make a layer from a canonical packed weight.
 
@@ -121,26 +122,25 @@ class PackedBitLinear(ReadsDense, Called, LaidWeight):
             w_packed: uint8 (N, ceil(in_features / codes per byte)); not copied where the device runs canonical weights.
             w_scale: float32 () for the tensor, (N,) for rows or (N, ceil(in_features / group_size)) for groups.
             bias: (N,) floating point, on the same device as the others.
-            in_features: K, which the packed shape does not tell.
-            group_size: inputs in a group with group scales, else 0.
+            in_features, group_size: K, which the packed shape does not tell; inputs per group scale, else 0.
             activation: "a8", "a16", or with group scales "a8g".
             format: "i2" or "t5".
+            counted: whether the codes are known to be ternary, so that they are not read once more.
 
         Raises:
             InvalidInput: a shape, dtype or device is wrong, a code is 3, a scale is not finite, or the tensor's is 0.
         """
-        scale = scale_by_dimensions(w_packed, w_scale)
         layer = cls(
             in_features,
             len(w_packed),
             bias=False,
             device="meta",
-            scale=scale,
+            scale=scale_by_dimensions(w_packed, w_scale),
             group_size=group_size,
             activation=activation,
             format=format,
         )
-        layer._check(w_packed, w_scale, bias)
+        layer._check(w_packed, w_scale, bias, counted)
         layer._adopt(w_packed, w_scale, bias)
         layer.weight_dtype = torch.float32 if bias is None else bias.dtype
         return layer
@@ -266,9 +266,11 @@ class PackedBitLinear(ReadsDense, Called, LaidWeight):
             f"format={self.format}, scale={self.scale}{groups}, activation={self.activation}"
         )
 
-    def _check(self, w_packed: torch.Tensor, w_scale: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def _check(
+        self, w_packed: torch.Tensor, w_scale: torch.Tensor, bias: torch.Tensor | None, counted: bool = False
+    ) -> None:
         """Raise InvalidInput unless the tensors fit the layer and are on one device."""
-        check_canonical(w_packed, self.format, self.out_features, self.in_features)
+        check_canonical(w_packed, self.format, self.out_features, self.in_features, counted)
         check_scale(w_scale, tuple(self.w_scale.shape))
         checks.check_bias(bias, self.out_features)
         for name, tensor in {"w_scale": w_scale, "bias": bias}.items():

@@ -20,6 +20,8 @@ class Layout:
         shape: (out_features, in_features) -> shape of the array.
         from_canonical: (packed, out_features, in_features) -> array of that shape, uint8.
         to_canonical: the inverse.
+        lay: (packed, out, in_features) -> None; fills `out`, memory of that shape, in one pass. Both are contiguous
+            tensors of torch on the CPU, and large. None: it has none.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Layout:
     shape: Callable[[int, int], tuple[int, ...]]
     from_canonical: Callable[[Array, int, int], Array]
     to_canonical: Callable[[Array, int, int], Array]
+    lay: Callable[[Array, Array, int], None] | None = None
 
     def check(self, packed: Array, out_features: int, in_features: int, name: str = "w_packed") -> None:
         """Raise InvalidInput unless `packed` is uint8 of this layout's shape."""

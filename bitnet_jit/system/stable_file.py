@@ -4,13 +4,18 @@ It is never mapped: where a mapped file shrinks, a process that reads the lost p
 """
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from bitnet_jit.system.cores import available_cores
 from bitnet_jit.system.reading import open_regular
 
 READ_LIMIT = 2**30  # bytes per call of the system, which takes no more than 2 GiB
+MAX_THREADS = 4  # that read at a time
+PART_BYTES = 2**21  # that are worth a thread
 
 
 class StableFile:
@@ -54,10 +59,24 @@ class StableFile:
         self._descriptor = -1
 
     def fill(self, buffer: memoryview, start: int) -> None:
-        """Fill a buffer of bytes with those from `start` on. Raise ValueError where the file ends before."""
-        filled = 0
-        while filled < len(buffer):
-            part = buffer[filled : filled + READ_LIMIT]
+        """Fill a buffer of bytes with those from `start` on. Raise ValueError where the file ends before.
+
+        Threads share a large one, as one core copies slower than the memory takes it.
+        """
+        threads = min(MAX_THREADS, available_cores(), len(buffer) // PART_BYTES) if hasattr(os, "preadv") else 1
+        if threads < 2:
+            return self._fill_part(buffer, start, 0, len(buffer))
+        ends = [len(buffer) * (number + 1) // threads for number in range(threads)]
+        with ThreadPoolExecutor(threads - 1, "bitnet_jit-read") as pool:
+            rest = [pool.submit(self._fill_part, buffer, start, *bounds) for bounds in pairwise(ends)]
+            self._fill_part(buffer, start, 0, ends[0])
+            for part in rest:
+                part.result()
+
+    def _fill_part(self, buffer: memoryview, start: int, filled: int, end: int) -> None:
+        """Fill the bytes of a buffer from `filled` to `end`."""
+        while filled < end:
+            part = buffer[filled : min(end, filled + READ_LIMIT)]
             if not (count := read_at(self._descriptor, part, start + filled)):
                 raise ValueError(f"its end at byte {start + filled}, before byte {start + len(buffer)}")
             filled += count

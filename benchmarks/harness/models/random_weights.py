@@ -69,6 +69,10 @@ class RandomReader:
         """Return whether embedding and head are ternary."""
         return self.packs_tables
 
+    def dtype_of(self, name: str) -> torch.dtype:  # noqa: ARG002
+        """Return the dtype of embeddings, heads and norms."""
+        return torch.bfloat16
+
     def dense(self, name: str, device: torch.device = CPU) -> torch.Tensor:
         """Draw an embedding or head (vocab, hidden) bfloat16, a norm, or what a gated DeltaNet has besides."""
         rng = generator(name)

@@ -13,8 +13,9 @@ import torch
 
 from bitnet_jit.checkpoints.checks import Oddities, check_codes, check_finite, count_codes
 from bitnet_jit.checkpoints.decoder_names import LinearName
+from bitnet_jit.checkpoints.formats.decoding import decode
 from bitnet_jit.checkpoints.formats.fields import Fields
-from bitnet_jit.checkpoints.formats.hf_packing import packed_rows, repack
+from bitnet_jit.checkpoints.formats.hf_packing import HUGGING_FACE, packed_rows
 from bitnet_jit.checkpoints.formats.hf_storage import (
     FloatTables,
     FloatWeights,
@@ -57,8 +58,8 @@ class Packed(FloatTables):
     def read(self, files: TensorFiles, layer: LinearName, out: torch.Tensor, oddities: Oddities) -> TernaryWeight:
         """Read a layer, its codes into `out`."""
         name = f"{layer.name}.weight"
-        repack(files.read(name, out.device), out, layer.in_features)
-        oddities.note_density(name, check_codes(files.place(name), out, layer.in_features))
+        count = decode(HUGGING_FACE, files.read(name, out.device), out, layer.in_features)
+        oddities.note_density(name, check_codes(files.place(name), count))
         scale, bias = read_scale(files, layer, self.scale_divides, oddities), read_bias(files, layer)
         if bias is not None and not self.scale_divides:
             bias = bias * scale

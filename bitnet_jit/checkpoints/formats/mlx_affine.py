@@ -18,10 +18,12 @@ import torch
 
 from bitnet_jit.checkpoints.checks import Oddities, check_codes, check_finite
 from bitnet_jit.checkpoints.decoder_names import LinearName
+from bitnet_jit.checkpoints.formats.decoding import decode
 from bitnet_jit.checkpoints.formats.fields import Fields
 from bitnet_jit.checkpoints.formats.hf_storage import FloatTables, read_bias, require_bias
 from bitnet_jit.checkpoints.tensor_files import TensorFiles
 from bitnet_jit.checkpoints.ternary import TernaryWeight
+from bitnet_jit.packing.i2 import I2
 from bitnet_jit.quant.ternary import coarsest_scale
 
 KEY = "quantization"
@@ -71,13 +73,13 @@ class MlxAffine(FloatTables):
         size = self.others.get(layer.name, self.usual)
         assert size is not None
         name = f"{layer.name}.weight"
-        out.copy_(files.read(name, out.device).view(torch.uint8))
+        count = decode(I2.name, files.read(name, out.device).view(torch.uint8), out, layer.in_features)
         scales, biases = (files.read(f"{layer.name}.{kind}") for kind in ("scales", "biases"))
         if not torch.equal(scales, -biases):
             where = int((scales != -biases).any(1).to(torch.uint8).argmax())
             expected = "the negative scales: the weights are not ternary otherwise"
             raise files.error(f"{layer.name}.biases", expected, f"others in row {where}")
-        oddities.note_density(name, check_codes(files.place(name), out, layer.in_features))
+        oddities.note_density(name, check_codes(files.place(name), count))
         w_scale = coarsest_scale(check_finite(files.place(f"{layer.name}.scales"), scales).float())
         group_size = size.group_size if w_scale.dim() == 2 else 0
         return TernaryWeight(out, w_scale, read_bias(files, layer), layer.in_features, group_size, "a16")

@@ -20,6 +20,7 @@ import torch
 
 from bitnet_jit.checkpoints.checks import Oddities, check_codes
 from bitnet_jit.checkpoints.decoder_names import LinearName
+from bitnet_jit.checkpoints.formats.decoding import decode
 from bitnet_jit.checkpoints.formats.fields import Fields
 from bitnet_jit.checkpoints.formats.hf_storage import (
     FloatTables,
@@ -30,7 +31,6 @@ from bitnet_jit.checkpoints.formats.hf_storage import (
     require_bias,
     require_scale,
 )
-from bitnet_jit.checkpoints.formats.own_packing import to_i2
 from bitnet_jit.checkpoints.tensor_files import TensorFiles
 from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.errors import InvalidInput
@@ -83,8 +83,8 @@ class Own(FloatTables):
     def read(self, files: TensorFiles, layer: LinearName, out: torch.Tensor, oddities: Oddities) -> TernaryWeight:
         """Read a layer, its codes into `out`."""
         name = f"{layer.name}.weight"
-        to_i2(files.read(name, out.device), out, layer.in_features, self.packing)
-        oddities.note_density(name, check_codes(files.place(name), out, layer.in_features))
+        count = decode(self.packing, files.read(name, out.device), out, layer.in_features)
+        oddities.note_density(name, check_codes(files.place(name), count))
         scale = read_scale(files, layer, False, oddities)
         rotation = self.rotation(files, layer)
         return TernaryWeight(out, scale, read_bias(files, layer), layer.in_features, rotation=rotation)

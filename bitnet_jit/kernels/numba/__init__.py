@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -9,6 +10,7 @@ from bitnet_jit.kernels.backend import Backend, Call, Offline, Rates
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.operands import Operands
 from bitnet_jit.packing.layout import Layout
+from bitnet_jit.packing.stored import Stored
 from bitnet_jit.system.shielded import shielded
 
 
@@ -31,9 +33,16 @@ def kernels() -> tuple[Kernel, ...]:
 
 def layouts() -> tuple[Layout, ...]:
     """Return the layouts in which these kernels read weights."""
-    from bitnet_jit.kernels.numba.layout import LAYOUTS
+    from bitnet_jit.kernels.numba.layout import I2_TILES, LAYOUTS
 
-    return LAYOUTS
+    return tuple(replace(layout, lay=lay) if layout is I2_TILES else layout for layout in LAYOUTS)
+
+
+def lay(packed: Any, out: Any, in_features: int) -> None:
+    """Fill `out` with the tiles of canonical `i2`, on all threads."""
+    from bitnet_jit.kernels.numba.weights.lay import lay
+
+    lay(packed, out, in_features, binding().launch_team)
 
 
 def bind_call(bound: Any, operands: Operands, device: Any) -> Call:
@@ -53,6 +62,13 @@ def import_binding() -> Any:
     from bitnet_jit.kernels.numba import tensors
 
     return tensors
+
+
+def decode(stored: Stored, source: Any, out: Any, in_features: int) -> tuple[int, int]:
+    """Fill `out` with the canonical codes of `source`, on all threads; return the numbers of codes 1 and of codes 3."""
+    from bitnet_jit.kernels.numba.weights.decode import decode
+
+    return decode(stored, source, out, in_features, binding().launch_team)
 
 
 def compile_only(bound: Any, operands: Operands) -> None:
@@ -103,5 +119,6 @@ BACKEND = Backend(
     disabled_reason=disabled_reason,
     offline=Offline(lambda device: None, lambda target: None, compile_only),
     measure_rates=measure_rates,
+    decode=decode,
     describe=describe,
 )

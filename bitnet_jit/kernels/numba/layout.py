@@ -13,13 +13,13 @@ from functools import partial
 import numpy as np
 
 from bitnet_jit.kernels.numba.intrinsics.decode import LATE, LATE_NUMBERS
+from bitnet_jit.kernels.numba.intrinsics.word_tiles import BLOCK as BLOCK
+from bitnet_jit.kernels.numba.intrinsics.word_tiles import STEP_BYTES as STEP_BYTES
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.packing.format import Array, Format, array_module, device_of
 from bitnet_jit.packing.i2 import transposed
 from bitnet_jit.packing.layout import Layout
 
-BLOCK = 64  # outputs of a block
-STEP_BYTES = 256  # of a block, in one step of K
 PIECE_BYTES = 2**20  # of a weight, laid at a time: what is computed on the way stays small
 WORDS = 4  # bytes of a canonical row in one step of K
 

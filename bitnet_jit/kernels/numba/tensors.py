@@ -15,8 +15,9 @@ from bitnet_jit.devices.threads import THREADS
 from bitnet_jit.devices.workspace import Workspace
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels.backend import Call
-from bitnet_jit.kernels.numba.bound import ROW_STRIDE, Bound
+from bitnet_jit.kernels.numba.bound import ROW_STRIDE, Bound, Entry
 from bitnet_jit.kernels.numba.threads.fork import Fork
+from bitnet_jit.kernels.numba.threads.parallel import TEAM_BYTES
 from bitnet_jit.kernels.operands import Operands
 
 PARTS = ("gate", "up", "mixed")  # may be parts of a wider tensor
@@ -44,6 +45,11 @@ def bind_call(bound: Bound, operands: Operands) -> Call:
     call.in_rows = parts_of(bound, operands)
     bound_call: Call = call
     return bound_call
+
+
+def launch_team(entry: Entry, *numbers: int) -> None:
+    """Run a kernel whose scratch memory is a team's counters alone, on as many threads as there are."""
+    entry(None, FORK.address, THREADS.get(), *numbers, WORKSPACE.take(TEAM_BYTES))
 
 
 def parts_of(bound: Bound, operands: Operands) -> tuple[str, ...]:

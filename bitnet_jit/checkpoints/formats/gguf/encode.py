@@ -2,10 +2,10 @@
 
 import torch
 
-from bitnet_jit.checkpoints.formats.gguf.runs import Run
 from bitnet_jit.checkpoints.formats.gguf.tensor_type import TensorType
 from bitnet_jit.checkpoints.formats.word_digits import pull_apart
 from bitnet_jit.packing.i2 import transposed
+from bitnet_jit.packing.stored import Run
 
 TRIT_SUMS = 3**5
 TO_BYTE = (torch.arange(TRIT_SUMS, dtype=torch.int32) * 256 + TRIT_SUMS - 1) // TRIT_SUMS  # of base-3 numbers

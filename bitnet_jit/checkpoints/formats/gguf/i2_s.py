@@ -14,41 +14,32 @@ The first of a byte's elements stands in bits 7 and 6, the last in bits 1 and 0.
 
 import torch
 
-from bitnet_jit.checkpoints.formats.gguf.runs import Run, to_i2
-from bitnet_jit.checkpoints.formats.word_digits import as_words
-from bitnet_jit.packing.i2 import transposed
+from bitnet_jit.checkpoints.checks import CodeCount
+from bitnet_jit.checkpoints.formats.decoding import decode
+from bitnet_jit.packing.stored import Blocks, Columns, Run, Stored
 
 HIGH_FIRST = (6, 4, 2, 0)
-BLOCKS = {"x86": (128, Run(0, 32, 0, HIGH_FIRST)), "arm": (64, Run(0, 16, 0, HIGH_FIRST))}
-VARIANTS = (*BLOCKS, "rows4")
+X86 = Blocks(128, 32, (Run(0, 32, 0, HIGH_FIRST),))
+ARM = Blocks(64, 16, (Run(0, 16, 0, HIGH_FIRST),))
+STORED: dict[str, Stored] = {"x86": X86, "arm": ARM, "rows4": Columns(HIGH_FIRST, adjoining=True)}
+VARIANTS = tuple(STORED)
 USUAL = "x86"
 
 
-def read_i2_s(content: torch.Tensor, variant: str, out: torch.Tensor, in_features: int) -> torch.Tensor:
-    """Fill `out`, canonical i2 (N, ceil(K / 4)), from the bytes of a tensor; return its scale, float32 ().
+def read_i2_s(
+    content: torch.Tensor, variant: str, out: torch.Tensor, in_features: int
+) -> tuple[torch.Tensor, CodeCount]:
+    """Fill `out`, canonical i2 (N, ceil(K / 4)), from the bytes of a tensor; return its scale, float32 (), and counts.
 
     Raises:
         ValueError: the variant does not hold such a shape.
     """
-    num_bytes = len(out) * in_features // 4
-    codes, scale = content[:num_bytes], content[num_bytes : num_bytes + 4].clone().view(torch.float32)[0]
-    if variant == "rows4":
-        read_rows(codes, out, in_features)
-        return scale
-    block, run = BLOCKS[variant]
-    if in_features % block:
+    stored, num_bytes = STORED[variant], len(out) * in_features // 4
+    if isinstance(stored, Blocks) and in_features % stored.elements:
         raise ValueError(
-            f"I2_S of {variant} with inputs in multiples of {block}, found {in_features}: another variant?"
+            f"I2_S of {variant} with inputs in multiples of {stored.elements}, found {in_features}: another variant?"
         )
-    to_i2(codes.view(-1, run.num_bytes), [run], out.view(-1, block // 4))
-    return scale
-
-
-def read_rows(codes: torch.Tensor, out: torch.Tensor, in_features: int) -> None:
-    """Fill `out` from bytes that each hold one column of four rows."""
-    if len(out) % 4:
-        raise ValueError(f"I2_S of rows4 with rows in multiples of 4, found {len(out)}: another variant?")
-    words = as_words(codes.view(-1, in_features))
-    turned = transposed(words).view(torch.uint8).view(*words.shape, 4)
-    for place, shift in enumerate(HIGH_FIRST):
-        out[place::4] = turned[:, :, shift // 2]
+    if isinstance(stored, Columns) and len(out) % 4:
+        raise ValueError(f"I2_S of {variant} with rows in multiples of 4, found {len(out)}: another variant?")
+    scale = content[num_bytes : num_bytes + 4].clone().view(torch.float32)[0]
+    return scale, decode(stored, content[:num_bytes], out, in_features)

@@ -3,10 +3,12 @@
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 import torch
 
-from bitnet_jit.checkpoints.checks import Oddities, check_codes, check_finite
+from bitnet_jit.checkpoints.checks import CodeCount, Oddities, check_codes, check_finite
 from bitnet_jit.checkpoints.decoder_names import LinearName, block_names, outer_shapes
+from bitnet_jit.checkpoints.formats.decoding import decode
 from bitnet_jit.checkpoints.formats.gguf.chat import read_chat
 from bitnet_jit.checkpoints.formats.gguf.config import ACTIVATION, read_config, read_kind
 from bitnet_jit.checkpoints.formats.gguf.delta_net import floats_in_order, layer_in_order
@@ -19,7 +21,6 @@ from bitnet_jit.checkpoints.formats.gguf.names import gguf_layer, gguf_tensor
 from bitnet_jit.checkpoints.formats.gguf.parts import GgufParts, parts_of
 from bitnet_jit.checkpoints.formats.gguf.rope import rope_tensors
 from bitnet_jit.checkpoints.formats.gguf.row_order import in_halves, reordered
-from bitnet_jit.checkpoints.formats.gguf.runs import to_i2
 from bitnet_jit.checkpoints.formats.gguf.tokenizer import read_tokenizer
 from bitnet_jit.checkpoints.formats.gguf.types import I2_S
 from bitnet_jit.checkpoints.formats.reader import Chat, StoredAs
@@ -196,9 +197,9 @@ class GgufModel:
     def ternary(self, layer: LinearName, out: torch.Tensor) -> TernaryWeight:
         """Read a ternary layer, its codes into `out`."""
         name = self.stored(layer.name)
-        w_scale, group_size = self.fill(name, layer, out)
+        w_scale, group_size, count = self.fill(name, layer, out)
         w_scale = w_scale * self.output_scale(layer)
-        self.oddities.note_density(name, check_codes(self.file.place(name), out, layer.in_features))
+        self.oddities.note_density(name, check_codes(self.file.place(name), count))
         check_finite(self.file.place(name), w_scale)
         if w_scale.dim() == 0 and not w_scale > 0:
             raise CheckpointError(f"{self.file.place(name)}: expected a positive scale, found {float(w_scale):g}")
@@ -228,20 +229,24 @@ class GgufModel:
         """Return the rotation of a ternary layer's input, None where it has none."""
         return None if self.hadamard is None else self.hadamard.rotations.get(self.stored(layer.name))
 
-    def fill(self, name: str, layer: LinearName, out: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """Fill `out` with the codes of a tensor in the order of the file; return scales, and inputs per scale or 0."""
+    def fill(self, name: str, layer: LinearName, out: torch.Tensor) -> tuple[torch.Tensor, int, CodeCount]:
+        """Fill `out` with the codes of a tensor in the order of the file.
+
+        Returns:
+            Scales, inputs per scale or 0, and how many codes there are of each kind.
+        """
         of = self.file.tensors[name].type
         content = self.file.read_bytes(name, out.device)
         if of is I2_S:
             try:
-                return read_i2_s(content, self.i2_s, out, layer.in_features), 0
+                w_scale, count = read_i2_s(content, self.i2_s, out, layer.in_features)
             except ValueError as error:
                 raise CheckpointError(f"{self.file.place(name)}: expected {error}") from None
+            return w_scale, 0, count
         blocks = content.view(-1, of.num_bytes)
-        to_i2(blocks, of.runs, out.view(-1, of.block // 4))
-        scales = blocks[:, of.scale_at : of.scale_at + 2].contiguous().view(torch.float16)
-        w_scale = coarsest_scale(scales.float().view(layer.out_features, -1))
-        return w_scale, of.block if w_scale.dim() == 2 else 0
+        count = decode(of.stored, blocks, out, layer.in_features)
+        w_scale = scale_of(blocks[:, of.scale_at : of.scale_at + 2], layer.out_features)
+        return w_scale, of.block if w_scale.dim() == 2 else 0, count
 
     def output_scale(self, layer: LinearName) -> torch.Tensor:
         """Return what a layer's outputs are multiplied by besides, which few files have."""
@@ -255,3 +260,14 @@ class GgufModel:
             return None
         name = f"{gguf_layer(layer.name, self.kind.names)}.bias"
         return check_finite(self.file.place(name), self.file.read(name)).float()
+
+
+def scale_of(halves: torch.Tensor, out_features: int) -> torch.Tensor:
+    """Return the coarsest scale of the bytes of float16 scales, uint8 (blocks, 2); most weights have one for all."""
+    first = halves[:1].clone().view(torch.float16).float()
+    if halves.device.type == "cpu" and first != 0:
+        bits = halves.numpy().view(np.uint16)  # without torch's threads, which would wait for one another
+        if bool((bits == bits[0]).all()):
+            return first.view(())
+    scales = halves.contiguous().view(torch.float16)
+    return coarsest_scale(scales.float().view(out_features, -1))

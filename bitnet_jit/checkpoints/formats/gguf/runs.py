@@ -8,35 +8,15 @@ The base-3 digits of ggml: byte = ceil(sum t_n 3^(4-n) * 256 / 243), and t_n = (
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
 from bitnet_jit.checkpoints.formats.word_digits import as_words, push_together
 from bitnet_jit.packing.i2 import transposed
+from bitnet_jit.packing.stored import Run
 
 EVEN, EVEN_CODES = 0x00FF00FF, 0x00030003  # the bytes 0 and 2 of a word as two numbers of 16 bits, and their codes
 SLICE_BYTES = 2**18  # of blocks on the CPU, converted at a time: all that is computed from them stays in the caches
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run of bytes in a block.
-
-    Attributes:
-        start: its first byte.
-        num_bytes: of it; a multiple of 4, or 2.
-        first: the element of its first byte's first digit.
-        shifts: the bit at which each digit begins, in the order of the elements; empty where digits are of base 3, or
-            where the bytes are canonical as they are.
-        trits: the number of base-3 digits; 0 where digits are bits.
-    """
-
-    start: int
-    num_bytes: int
-    first: int
-    shifts: tuple[int, ...] = ()
-    trits: int = 0
 
 
 def to_i2(blocks: torch.Tensor, runs: Sequence[Run], out: torch.Tensor) -> None:

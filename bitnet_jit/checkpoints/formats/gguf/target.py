@@ -12,7 +12,7 @@ from bitnet_jit.checkpoints.formats.gguf.config import ACTIVATION, KINDS
 from bitnet_jit.checkpoints.formats.gguf.config_keys import architecture_of, config_keys, rope_divisors
 from bitnet_jit.checkpoints.formats.gguf.encode import i2_s_bytes, to_blocks
 from bitnet_jit.checkpoints.formats.gguf.hadamard import hadamard_keys
-from bitnet_jit.checkpoints.formats.gguf.i2_s import BLOCKS
+from bitnet_jit.checkpoints.formats.gguf.i2_s import X86
 from bitnet_jit.checkpoints.formats.gguf.names import gguf_layer, gguf_tensor
 from bitnet_jit.checkpoints.formats.gguf.rope import PLAIN, SHORT
 from bitnet_jit.checkpoints.formats.gguf.row_order import in_pairs, reordered
@@ -28,7 +28,6 @@ from bitnet_jit.quant.ternary import coarsest_scale
 
 NAMES = {"tq1_0": 34, "tq2_0": 35, "i2_s": 36, "q2_0": 42, "pq2_0": 142, "ptq1_0": 143}
 DENSE = {of.dtype: (number, of) for number, of in TYPES.items() if of.dtype is not None}
-I2_S_BLOCK, I2_S_RUN = BLOCKS["x86"]
 
 
 @dataclass
@@ -91,7 +90,7 @@ class GgufTarget:
 
     def linear(self, reader: Reader, layer: LinearName) -> Iterator[Planned]:
         """Yield the weight of a layer, and its bias."""
-        block = I2_S_BLOCK if self.type is I2_S else self.type.block
+        block = X86.elements if self.type is I2_S else self.type.block
         if layer.in_features % block:
             raise InvalidInput(
                 f"format: {self.type.name} holds inputs in multiples of {block}, {layer.name} has {layer.in_features}"
@@ -117,7 +116,7 @@ class GgufTarget:
             w_scale = weight.w_scale if not weight.group_size else coarsest_scale(weight.w_scale)
             if w_scale.dim():
                 raise InvalidInput(f"format: I2_S holds one scale per tensor, {name} has {w_scale.numel()}")
-            return i2_s_bytes(weight.w_packed.view(-1, I2_S_BLOCK // 4), w_scale, I2_S_RUN)
+            return i2_s_bytes(weight.w_packed.view(-1, X86.elements // 4), w_scale, X86.runs[0])
         scales = self.halves(name, block_scales(name, weight, self.type.block))
         return to_blocks(weight.w_packed.view(-1, self.type.block // 4), scales.reshape(-1), self.type).view(-1)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bitnet_jit.checkpoints.formats.gguf.runs import Run
+from bitnet_jit.packing.stored import Blocks, Run
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class TensorType:
     def is_ternary(self) -> bool:
         """Return whether it holds codes with scales."""
         return self.dtype is None and self.to_floats is None
+
+    @property
+    def stored(self) -> Blocks:
+        """Return how it holds codes; of a ternary type with scales of blocks."""
+        return Blocks(self.block, self.num_bytes, self.runs)
 
     def size(self, count: int) -> int:
         """Return the number of bytes of `count` numbers, which are whole blocks."""

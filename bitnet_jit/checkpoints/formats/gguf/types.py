@@ -3,8 +3,8 @@
 import torch
 
 from bitnet_jit.checkpoints.formats.gguf.floats import q4_0, q4_k, q6_k, q8_0
-from bitnet_jit.checkpoints.formats.gguf.runs import Run
 from bitnet_jit.checkpoints.formats.gguf.tensor_type import TensorType
+from bitnet_jit.packing.stored import Run
 
 BITS = (0, 2, 4, 6)
 TQ1_0_RUNS = (Run(0, 32, 0, trits=5), Run(32, 16, 160, trits=5), Run(48, 4, 240, trits=4))

@@ -5,7 +5,7 @@ Little endian. A string is a u64 count of bytes and UTF-8; an array is a u32 typ
 
 import array
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -30,6 +30,12 @@ class Strings(Sequence[str]):
 
     def __len__(self) -> int:
         return len(self._ends)
+
+    def __iter__(self) -> Iterator[str]:
+        start = 0
+        for end in self._ends:
+            yield text_of(self._content[start:end])
+            start = end
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -109,10 +115,24 @@ class Cursor:
         if 8 * count > self._file.size - self.place:
             raise ValueError(f"{count} strings at byte {self.place}; the file has {self._file.size}")
         content, ends = bytearray(), array.array("q")
-        for _ in range(count):
-            content += self.take(int.from_bytes(self.take(8), "little"))
-            ends.append(len(content))
+        while len(ends) < count:
+            self._whole_strings(count - len(ends), content, ends)
+            if len(ends) < count:  # the next one reaches over the window's end
+                content += self.take(int.from_bytes(self.take(8), "little"))
+                ends.append(len(content))
         return Strings(bytes(content), ends)
+
+    def _whole_strings(self, count: int, content: bytearray, ends: "array.array[int]") -> None:
+        """Add up to `count` strings that lie in the window as a whole; vocabularies have hundreds of thousands."""
+        window, at = self._window, self.place - self._first
+        for _ in range(count):
+            size = int.from_bytes(window[at : at + 8], "little")
+            if at + 8 + size > len(window):
+                break
+            content += window[at + 8 : at + 8 + size]
+            ends.append(len(content))
+            at += 8 + size
+        self.place = self._first + at
 
 
 def letter_of(kind: int) -> str:

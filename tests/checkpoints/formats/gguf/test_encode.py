@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_jit.checkpoints.formats.gguf.encode import i2_s_bytes, to_blocks
-from bitnet_jit.checkpoints.formats.gguf.i2_s import BLOCKS
+from bitnet_jit.checkpoints.formats.gguf.i2_s import ARM, X86
 from bitnet_jit.checkpoints.formats.gguf.runs import to_i2
 from bitnet_jit.checkpoints.formats.gguf.types import TYPES
 from bitnet_jit.packing.i2 import I2
@@ -28,9 +28,9 @@ def test_blocks_are_those_of_the_tables(type_id, seed, count):
     assert torch.equal(again, packed)
 
 
-@pytest.mark.parametrize("variant", BLOCKS)
-def test_i2_s_is_that_of_the_table(variant):
-    block, run = BLOCKS[variant]
+@pytest.mark.parametrize(("variant", "stored"), [("x86", X86), ("arm", ARM)])
+def test_i2_s_is_that_of_the_table(variant, stored):
+    block, (run,) = stored.elements, stored.runs
     codes = np.random.default_rng(5).integers(-1, 2, (3, 256), np.int8)
     packed = I2.pack(torch.from_numpy(codes)).view(-1, block // 4)
     content = i2_s_bytes(packed, torch.tensor(1.75), run).numpy().tobytes()

@@ -5,12 +5,16 @@ import pytest
 import torch
 from gguf_files import I2_S, PQ2_0, PTQ1_0, Q2_0, TQ1_0, TQ2_0, pack_blocks, write_gguf
 from gguf_models import as_gguf, assert_same_weights, floats, metadata_of, tensors_of
+from hypothesis import given
+from hypothesis import strategies as st
 
 import bitnet_jit
 from bitnet_jit.checkpoints.decoder_tensors import block_layers
+from bitnet_jit.checkpoints.formats.gguf.model import scale_of
 from bitnet_jit.errors import CheckpointError
 from bitnet_jit.models.packed_table import PackedTable
 from bitnet_jit.models.rope import frequencies
+from bitnet_jit.quant.ternary import coarsest_scale
 
 ARCHITECTURES = {"bitnet": "bitnet-b1.58", "llama": "llama", "qwen3": "qwen3"}
 WIDE = {"hidden_size": 512, "intermediate_size": 512, "head_dim": 128, "num_hidden_layers": 1}
@@ -166,3 +170,20 @@ def test_a_broken_file_is_told_as_gguf(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     with pytest.raises(CheckpointError, match="expected a whole GGUF file"):
         bitnet_jit.load(tmp_path / "model.gguf")
+
+
+SPECIAL = st.sampled_from((0.0, -0.0, 0.5, -0.5, 65504.0, 6e-8, float("inf"), float("nan")))
+
+
+@given(
+    first=SPECIAL, others=st.lists(SPECIAL, min_size=3, max_size=3), same=st.booleans(), rows=st.sampled_from((1, 2))
+)
+def test_the_scale_of_blocks_is_the_coarsest(first, others, same, rows):
+    halves = torch.tensor([first] * 4 if same else [first, *others], dtype=torch.float16)
+    blocks = torch.zeros(4, 18, dtype=torch.uint8)
+    blocks[:, 3:5] = halves.view(torch.uint8).view(4, 2)
+    scale, expected = scale_of(blocks[:, 3:5], rows), coarsest_scale(halves.float().view(rows, -1))
+    if bool(halves.isnan().any()):
+        assert bool(scale.isnan().any()), "it is refused, whatever its shape"
+    else:
+        assert torch.equal(scale, expected)

@@ -68,7 +68,7 @@ def test_codes_are_those_of_ggml(type_id, seed):
 def i2_s_codes(content: bytes, shape: tuple[int, int], variant: str) -> tuple[np.ndarray, float]:
     """Return the codes and the scale of an I2_S tensor."""
     out = torch.full((shape[0], shape[1] // 4), 255, dtype=torch.uint8)
-    scale = read_i2_s(torch.frombuffer(bytearray(content), dtype=torch.uint8), variant, out, shape[1])
+    scale, _ = read_i2_s(torch.frombuffer(bytearray(content), dtype=torch.uint8), variant, out, shape[1])
     return I2.unpack(out, shape[1]).numpy(), float(scale)
 
 
