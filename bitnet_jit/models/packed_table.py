@@ -13,6 +13,7 @@ from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
 from bitnet_jit.nn.rotation import rotation_of
 from bitnet_jit.ops.norm import add_rms_norm
 from bitnet_jit.ops.packed_embedding import packed_embedding
+from bitnet_jit.ops.packed_logits import packed_logits
 from bitnet_jit.packing import get_format
 from bitnet_jit.quant.ternary import coarsest_scale, split_ternary
 
@@ -65,7 +66,9 @@ class PackedTable(PackedBitLinear):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Multiply hidden (..., K) by the table transposed -> (..., V) float32."""
-        y: torch.Tensor = self(hidden.float())
+        rotation = rotation_of(self)
+        rotated = hidden if rotation is None else rotation(hidden)
+        y: torch.Tensor = packed_logits(rotated, *self.operands())
         return y
 
     def normalized_logits(self, x: torch.Tensor, delta: torch.Tensor, norm: "RMSNorm") -> torch.Tensor:

@@ -13,6 +13,7 @@ from bitnet_jit.ops import head as head
 from bitnet_jit.ops import norm_head as norm_head
 from bitnet_jit.ops import norm_linear as norm_linear
 from bitnet_jit.ops import packed_embedding as packed_embedding
+from bitnet_jit.ops import packed_logits as packed_logits
 from bitnet_jit.ops import rounding as rounding
 from bitnet_jit.ops import training as training
 from bitnet_jit.ops.op import OPS

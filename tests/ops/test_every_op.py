@@ -105,6 +105,11 @@ CASES = {
         linear(floats(ROWS, IN), "group", activation="a8g"),
         linear(floats(0, IN)),
     ],
+    "packed_logits": [
+        linear(floats(2, ROWS, IN), bias=False)[:-1],
+        linear(floats(ROWS, IN, dtype=torch.bfloat16), "row", "t5", bias=False)[:-1],
+        linear(floats(IN, dtype=torch.float16), "group")[:-1],
+    ],
     "rms_norm_bit_linear": [
         normed(floats(2, ROWS, IN)),
         normed(floats(ROWS, IN, dtype=torch.bfloat16), "row", "t5", bias=False),

@@ -55,10 +55,8 @@ KINDS = {
     "qwen3": ModelKind("Qwen3ForCausalLM", qk_norms=True, windows=True, head_dim=128),
     "qwen3_5_text": ModelKind("Qwen3_5ForCausalLM", qk_norms=True, head_dim=256, mixes=True),
 }
-WITH_TEXT = {
-    "qwen3_5": "qwen3_5_text",
-    prism_mlx.MODEL_TYPE: "qwen3_5_text",
-}  # models that read more than text: the model_type of their text_config
+# the model_type of the text_config of models that read more than text
+WITH_TEXT = {"qwen3_5": "qwen3_5_text", prism_mlx.MODEL_TYPE: "qwen3_5_text"}
 
 
 def read_config(path: Path) -> tuple[DecoderConfig, Storage]:
@@ -97,10 +95,8 @@ def read_config(path: Path) -> tuple[DecoderConfig, Storage]:
         qk_norms=kind.qk_norms,
         multipliers=read_multipliers(fields) if kind.multiplies else Multipliers(),
     )
-    if kind.mixes:
-        config = with_delta_net(config, fields)
-    check_heads(config, fields)
-    check_positions(config, fields, kind)
+    config = with_delta_net(config, fields) if kind.mixes else config
+    check_config(config, fields, kind)
     return config, storage
 
 
@@ -126,6 +122,12 @@ def read_multipliers(fields: Fields) -> Multipliers:
     depth = fields.positive("scale_depth") / math.sqrt(fields.integer("num_hidden_layers"))
     width = fields.positive("dim_model_base") / fields.integer("hidden_size")
     return Multipliers(fields.positive("scale_emb"), depth, width)
+
+
+def check_config(config: DecoderConfig, fields: Fields, kind: ModelKind) -> None:
+    """Raise CheckpointError where the parts of a model do not go together, or it needs what we cannot run."""
+    check_heads(config, fields)
+    check_positions(config, fields, kind)
 
 
 def check_heads(config: DecoderConfig, fields: Fields) -> None:

@@ -89,6 +89,7 @@ FOR_FLOATS = (
     ),
     Algorithm("planes", single(planes.launch), False, planes.configs, planes.space, (planes.unsupported_reason,)),
 )
+FLOAT_OPS = {"a16": "bit_linear", "logits": "packed_logits"}  # by the ends of the names of their kernels
 OPS = {"bit_linear": bind_bit_linear, "quantized_linear": bind_codes, "ternary_matmul": bind_codes}
 KERNELS = (
     Kernel(
@@ -152,8 +153,8 @@ KERNELS = (
     ),
     *(
         Kernel(
-            f"triton.{algorithm.name}_a16",
-            "bit_linear",
+            f"triton.{algorithm.name}_{name}",
+            op,
             partial(bind_floats, algorithm=algorithm),
             algorithm.configs,
             algorithm_unsupported_reason(algorithm, floats_unsupported_reason),
@@ -161,6 +162,7 @@ KERNELS = (
             algorithm.priority,
         )
         for algorithm in FOR_FLOATS
+        for name, op in FLOAT_OPS.items()
     ),
     Kernel(
         "triton.input_grad",
