@@ -39,10 +39,11 @@ class Builder:
     Args:
         reader: of the model.
         device: where the modules live.
+        dtype: of activations, and of matrices of floats within blocks.
     """
 
-    def __init__(self, reader: Reader, device: torch.device) -> None:
-        self.reader, self.config, self.device = reader, reader.config, device
+    def __init__(self, reader: Reader, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self.reader, self.config, self.device, self.dtype = reader, reader.config, device, dtype
         self._rotations: dict[SignedBlocks, Rotation] = {}
 
     def embedding(self) -> Stored:
@@ -148,7 +149,7 @@ class Builder:
         return PackedDeltaNet(
             self.norm(names.norm),
             self.linear(names.projection),
-            torch.cat((self.dense(names.b), self.dense(names.a))),
+            torch.cat((self.dense(names.b), self.dense(names.a))).to(self.dtype),
             self.dense(names.conv).float(),
             self.dense(names.decay).float(),
             self.dense(names.dt_bias).float(),

@@ -166,7 +166,7 @@ def build(
     config, defaults = reader.config, reader.defaults()
     with ThreadPoolExecutor(1, "bitnet_jit-tokenizer") as beside, reader:
         tokenizer = beside.submit(reader.tokenizer)
-        builder = Builder(reader, device)
+        builder = Builder(reader, device, dtype)
         embedding, scale = stored_head(builder.embedding(), head if config.tied_embeddings else "checkpoint")
         blocks = []
         for index in range(config.num_layers):

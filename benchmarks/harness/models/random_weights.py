@@ -17,6 +17,7 @@ from bitnet_jit.checkpoints.decoder_names import EMBEDDING, HEAD, LinearName, bl
 from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.devices.huge_pages import CPU, HUGE_PAGES
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.generation.defaults import Defaults
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.quant.rotation import SignedBlocks
 
@@ -56,6 +57,10 @@ class RandomReader:
 
     def tokenizer(self) -> None:
         """Return None: there is no text."""
+
+    def defaults(self) -> Defaults:
+        """Return that nothing is said of sampling."""
+        return Defaults()
 
     def __enter__(self) -> Self:
         return self

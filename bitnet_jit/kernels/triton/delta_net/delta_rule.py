@@ -10,7 +10,7 @@ import triton
 
 from bitnet_jit.kernels.kernel import Config, Kernel
 from bitnet_jit.kernels.triton.delta_net.inputs import inputs_kernel
-from bitnet_jit.kernels.triton.delta_net.recurrence import COLUMNS, LANES, WARPS, recurrence_kernel
+from bitnet_jit.kernels.triton.delta_net.recurrence import COLUMNS, WARPS, recurrence_kernel
 from bitnet_jit.kernels.triton.device import target
 from bitnet_jit.kernels.triton.device.launch import Bound, Launch, Scratch, Varying
 from bitnet_jit.problem import Problem
@@ -18,7 +18,7 @@ from bitnet_jit.problem import Problem
 NUMBERS = 512  # of a token that a program convolves
 KEPT = 1024  # numbers of a sequence's history that a program writes
 INPUTS_WARPS = 4
-MIN_KEYS = 8 * LANES.value  # of a tile of a state
+MIN_KEYS = 32  # of a tile of a state
 BROUGHT = ("q", "k", "v", "products", "gates")  # what lies between the launches
 
 
@@ -65,7 +65,7 @@ def inputs(problem: Problem, tokens: int, sequences: int, taps: int) -> Launch:
 def recurrence(problem: Problem, sequences: int, taps: int) -> Launch:
     """Return the launch of recurrence.py."""
     dv = problem.out_features // problem.heads
-    tiles = triton.cdiv(dv, WARPS.value * COLUMNS.value)
+    tiles = triton.cdiv(dv, COLUMNS.value)
     constants = {
         "R": sequences,
         "DV": dv,

@@ -5,9 +5,8 @@
 which is g taken out of the sums. Both sums are of the state before the token, so that none waits for the other. They
 run in one order, whatever a call holds: one kernel serves all. What the next tokens bring is loaded ahead.
 
-A state is a tile (BLOCK_D / LANES, WARPS, LANES, COLUMNS) of rows, columns and rows: a warp has COLUMNS neighbouring
-columns, of which a thread has every row but those of LANES - 1 others. So sums over rows are of a thread's registers,
-then of two exchanges. The other programs of the launch write the history, which inputs.py has read.
+A state is a tile (BLOCK_D, COLUMNS) of rows and columns. The other programs of the launch write the history, which
+inputs.py has read.
 """
 
 import triton
@@ -17,7 +16,7 @@ from bitnet_jit.kernels.triton.delta_net.inputs import PADDING
 from bitnet_jit.kernels.triton.delta_net.tokens import load_before, tokens_before
 from bitnet_jit.kernels.triton.device.pdl import gdc_launch_dependents, gdc_wait
 
-WARPS, LANES, COLUMNS = tl.constexpr(4), tl.constexpr(4), tl.constexpr(8)
+WARPS, COLUMNS = tl.constexpr(2), tl.constexpr(16)
 
 
 @triton.jit
@@ -47,37 +46,33 @@ def keep_history(
 
 @triton.jit
 def load_token(
-    q_ptrs, k_ptrs, v_ptrs, products_ptrs, gates_ptrs, token, end, shown,
-    HEADS: tl.constexpr, KV: tl.constexpr, BLOCK_D: tl.constexpr, N,
+    q_ptrs, k_ptrs, v_ptrs, products_ptr, gates_ptr, token, end, shown,
+    HEADS: tl.constexpr, KV: tl.constexpr, BLOCK_D: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """Load what a token before `end` brings: q and k (BLOCK_D / LANES, LANES); v, q k, g, beta (WARPS, COLUMNS).
-
-    A thread loads the last three for itself: what a warp shares would be waited for at once.
-    """
+    """Load what a token before `end` brings: q and k (BLOCK_D,); v (COLUMNS,); and q k, g and beta of the head."""
     at, there = token.to(tl.int64), token < end
     q = tl.load(q_ptrs + at * (KV * BLOCK_D), mask=there, other=0.0)
     k = tl.load(k_ptrs + at * (KV * BLOCK_D), mask=there, other=0.0)
     v = tl.load(v_ptrs + at * N, mask=shown & there, other=0.0)
-    product = tl.load(products_ptrs + at * KV, mask=shown & there, other=0.0)
-    g = tl.load(gates_ptrs + at * (2 * HEADS), mask=shown & there, other=0.0)
-    beta = tl.load(gates_ptrs + at * (2 * HEADS) + HEADS, mask=shown & there, other=0.0)
+    product = tl.load(products_ptr + at * KV, mask=there, other=0.0)
+    g = tl.load(gates_ptr + at * (2 * HEADS), mask=there, other=0.0)
+    beta = tl.load(gates_ptr + at * (2 * HEADS) + HEADS, mask=there, other=0.0)
     return q, k, v, product, g, beta
 
 
 @triton.jit
 def advanced(state, q, k, v, product, g, beta):
-    """Return the state behind a token, and y (WARPS, COLUMNS); q and k are (BLOCK_D / LANES, 1, LANES, 1).
+    """Return the state behind a token, and y (COLUMNS,); q and k are (BLOCK_D, 1).
 
     Of padding, k is 0 and g is 1: with u = -0 the state stays what it is, to the sign of a zero.
     """
-    p, r = tl.sum(tl.sum(state * k, axis=0), axis=1), tl.sum(tl.sum(state * q, axis=0), axis=1)
+    p, r = tl.sum(state * k, axis=0), tl.sum(state * q, axis=0)
     u = tl.where(beta == PADDING, -0.0, (v - g * p) * beta)
-    y = tl.fma(product, u, g * r)
-    key, change = tl.broadcast_to(k, state.shape), tl.broadcast_to(u[None, :, None, :], state.shape)
-    return tl.fma(key, change, g[None, :, None, :] * state), y
+    y = tl.fma(product + tl.zeros_like(u), u, g * r)
+    return tl.fma(tl.broadcast_to(k, state.shape), tl.broadcast_to(u[None, :], state.shape), g * state), y
 
 
-@triton.jit(do_not_specialize=["row_stride", "R", "DV"])
+@triton.jit(do_not_specialize=["row_stride", "R"])
 def recurrence_kernel(
     mixed_ptr,  # (T, C) float, rows row_stride apart
     row_stride,
@@ -93,7 +88,7 @@ def recurrence_kernel(
     gates_ptr,  # (T, 2, HEADS) float32: g, beta
     y_ptr,  # (T, HEADS DV) float
     R,
-    DV,  # not a constant: a thread loads columns one by one, which sets the places of a state's tile
+    DV: tl.constexpr,
     HEADS: tl.constexpr,
     KV: tl.constexpr,
     D: tl.constexpr,
@@ -118,39 +113,31 @@ def recurrence_kernel(
         first = start
         while tl.load(positions_ptr + first, mask=first < end, other=0) < 0:
             first += 1
-        head, tile = part // TILES, part % TILES
-        w, c = tl.arange(0, WARPS)[:, None], tl.arange(0, COLUMNS)[None, :]
-        column = tile * (WARPS * COLUMNS) + w * COLUMNS + c
-        i, lane = tl.arange(0, BLOCK_D // LANES)[:, None], tl.arange(0, LANES)[None, :]
-        d = lane * (BLOCK_D // LANES) + i
-        row = d[:, None, :, None]
-        states_ptrs = states_ptr + (slot * HEADS + head) * (D * DV) + (row * DV + column[None, :, None, :])
-        inside = (row < D) & (column < DV)[None, :, None, :] & (first < end)
+        head, tile, N = part // TILES, part % TILES, HEADS * DV
+        d, column = tl.arange(0, BLOCK_D), tile * COLUMNS + tl.arange(0, COLUMNS)
+        shown, kv_head = column < DV, head // (HEADS // KV)
+        states_ptrs = states_ptr + (slot * HEADS + head) * (D * DV) + (d[:, None] * DV + column[None, :])
+        inside = (d < D)[:, None] & shown[None, :] & (first < end)
         begins = tl.load(positions_ptr + first, mask=first < end, other=0) == 0
         state = tl.load(states_ptrs, mask=inside & (begins == 0), other=0.0)
-        q_ptrs, k_ptrs = q_ptr + head // (HEADS // KV) * BLOCK_D + d, k_ptr + head // (HEADS // KV) * BLOCK_D + d
-        v_ptrs, shown, N = v_ptr + head * DV + column, column < DV, HEADS * DV
-        products_ptrs, gates_ptrs = products_ptr + head // (HEADS // KV) + column * 0, gates_ptr + head + column * 0
-        # all lanes have y; the first of each column writes it, from where it is
-        lanes = tl.arange(0, LANES)[None, :, None]
-        places = column[:, None, :] + lanes * 0
-        y_ptrs, written = y_ptr + head * DV + places, (places < DV) & (lanes == 0)
-        q, k, v, product, g, beta = load_token(
-            q_ptrs, k_ptrs, v_ptrs, products_ptrs, gates_ptrs, start, end, shown, HEADS, KV, BLOCK_D, N
+        q_ptrs, k_ptrs = q_ptr + kv_head * BLOCK_D + d, k_ptr + kv_head * BLOCK_D + d
+        v_ptrs, y_ptrs = v_ptr + head * DV + column, y_ptr + head * DV + column
+        products_ptr, gates_ptr = products_ptr + kv_head, gates_ptr + head
+        now = load_token(q_ptrs, k_ptrs, v_ptrs, products_ptr, gates_ptr, start, end, shown, HEADS, KV, BLOCK_D, N)
+        then = load_token(q_ptrs, k_ptrs, v_ptrs, products_ptr, gates_ptr, start + 1, end, shown, HEADS, KV, BLOCK_D, N)
+        later = load_token(
+            q_ptrs, k_ptrs, v_ptrs, products_ptr, gates_ptr, start + 2, end, shown, HEADS, KV, BLOCK_D, N
         )
-        q, k = q[:, None, :, None], k[:, None, :, None]
-        following = load_token(
-            q_ptrs, k_ptrs, v_ptrs, products_ptrs, gates_ptrs, start + 1, end, shown, HEADS, KV, BLOCK_D, N
-        )
+        q, k = now[0][:, None], now[1][:, None]
         for number in range(0, end - start):
             token = start + number
-            behind = load_token(
-                q_ptrs, k_ptrs, v_ptrs, products_ptrs, gates_ptrs, token + 2, end, shown, HEADS, KV, BLOCK_D, N
+            latest = load_token(
+                q_ptrs, k_ptrs, v_ptrs, products_ptr, gates_ptr, token + 3, end, shown, HEADS, KV, BLOCK_D, N
             )
-            q1, k1 = following[0][:, None, :, None], following[1][:, None, :, None]  # reach their threads meanwhile
+            q1, k1 = then[0][:, None], then[1][:, None]  # reach their threads meanwhile
+            _, _, v, product, g, beta = now
             state, y = advanced(state, q, k, v, product, g, beta)
-            y = tl.broadcast_to(y[:, None, :], (WARPS, LANES, COLUMNS)).to(y_ptr.dtype.element_ty)
-            tl.store(y_ptrs + token.to(tl.int64) * N, y, mask=written & (beta != PADDING)[:, None, :])
-            _, _, v, product, g, beta = following
-            q, k, following = q1, k1, behind
+            y_place = y_ptrs + token.to(tl.int64) * N
+            tl.store(y_place, y.to(y_ptr.dtype.element_ty), mask=shown & (beta != PADDING))
+            q, k, now, then, later = q1, k1, then, later, latest
         tl.store(states_ptrs, state, mask=inside)

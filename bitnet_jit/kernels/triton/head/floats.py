@@ -28,6 +28,7 @@ NORMALIZED = "add_rms_norm_head_logits"
 NORMED = "x_normed"  # a scratch tensor, (M, K) of x's dtype
 SAME, TERMS, WIDE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 UPPER_BITS = tl.constexpr(-0x10000)  # 0xFFFF0000: of a float32 that is a bfloat16
+FEW_OUTPUTS = 256  # such as a block's gates: with fewer rows in a tile more programs share them
 INFINITY_BITS = tl.constexpr(0x7F800000)
 
 
@@ -162,7 +163,9 @@ def configs(problem: Problem) -> tuple[HeadConfig, ...]:
     m = height(problem)
     if mode_of(problem) == WIDE.value:
         return (HeadConfig(m, 32, 32, 4, 2),)
-    if m == 128:
+    if problem.out_features <= FEW_OUTPUTS and m <= 32:
+        tiles = [(16, 256, 1, 4), (16, 256, 2, 3), (16, 128, 1, 6)]
+    elif m == 128:
         tiles = [(256, 64, 8, 3), (128, 64, 8, 3), (128, 64, 4, 4)]
     elif m > 32 and mode_of(problem) == TERMS.value:
         tiles = [(64, 64, 4, 3), (128, 64, 8, 3)]
