@@ -35,7 +35,7 @@ def steps(x: Any, *layer: Any) -> torch.Tensor:
 SPEC = OpSpec(
     "packed_logits",
     (X, *LINEAR),
-    (Output("logits", OUT_ROWS, torch.float32),),
+    (Output("y", OUT_ROWS, torch.float32),),
     activation="a16",
     operations=multiply_adds,
 )

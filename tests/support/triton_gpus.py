@@ -39,6 +39,9 @@ PROBLEMS = (
     replace(A8, op="bit_linear", x_dtype="float16", y_dtype="float16", activation="a16"),
     replace(A8, op="bit_linear", x_dtype="float32", y_dtype="float32", activation="a16"),
     replace(A8, op="bit_linear", x_dtype="bfloat16", activation="a16", scale="group", group_size=128),
+    replace(
+        A8, op="packed_logits", x_dtype="bfloat16", y_dtype="float32", activation="a16", scale="group", group_size=128
+    ),
     replace(A8, op="quantized_linear"),
     replace(A8, op="quantized_linear", in_features=4096),
     replace(A8, op="quantized_linear", in_features=IN_FEATURES + 1),

@@ -62,13 +62,13 @@ def load_token(
 
 @triton.jit
 def advanced(state, q, k, v, product, g, beta):
-    """Return the state behind a token, and y (COLUMNS,); q and k are (BLOCK_D, 1).
+    """Return the state behind a token, and y (COLUMNS,), 0 of padding; q and k are (BLOCK_D, 1).
 
     Of padding, k is 0 and g is 1: with u = -0 the state stays what it is, to the sign of a zero.
     """
     p, r = tl.sum(state * k, axis=0), tl.sum(state * q, axis=0)
     u = tl.where(beta == PADDING, -0.0, (v - g * p) * beta)
-    y = tl.fma(product + tl.zeros_like(u), u, g * r)
+    y = tl.where(beta == PADDING, 0.0, tl.fma(product + tl.zeros_like(u), u, g * r))
     return tl.fma(tl.broadcast_to(k, state.shape), tl.broadcast_to(u[None, :], state.shape), g * state), y
 
 
@@ -137,7 +137,6 @@ def recurrence_kernel(
             q1, k1 = then[0][:, None], then[1][:, None]  # reach their threads meanwhile
             _, _, v, product, g, beta = now
             state, y = advanced(state, q, k, v, product, g, beta)
-            y_place = y_ptrs + token.to(tl.int64) * N
-            tl.store(y_place, y.to(y_ptr.dtype.element_ty), mask=shown & (beta != PADDING))
+            tl.store(y_ptrs + token.to(tl.int64) * N, y.to(y_ptr.dtype.element_ty), mask=shown)
             q, k, now, then, later = q1, k1, then, later, latest
         tl.store(states_ptrs, state, mask=inside)

@@ -164,7 +164,7 @@ def configs(problem: Problem) -> tuple[HeadConfig, ...]:
     if mode_of(problem) == WIDE.value:
         return (HeadConfig(m, 32, 32, 4, 2),)
     if problem.out_features <= FEW_OUTPUTS and m <= 32:
-        tiles = [(16, 256, 1, 4), (16, 256, 2, 3), (16, 128, 1, 6)]
+        tiles = [(16, 256, 4, 4), (64, 128, 4, 4), (16, 256, 2, 3)]
     elif m == 128:
         tiles = [(256, 64, 8, 3), (128, 64, 8, 3), (128, 64, 4, 4)]
     elif m > 32 and mode_of(problem) == TERMS.value:
