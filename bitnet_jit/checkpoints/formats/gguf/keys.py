@@ -9,6 +9,8 @@ import numpy as np
 from bitnet_jit.checkpoints.formats.fields import REQUIRED, Fields
 from bitnet_jit.checkpoints.formats.gguf.values import Strings
 
+SHOWN = 7  # of an array's values, in an error
+
 
 class Keys(Fields):
     """The keys of a file; `where` (the file) begins every error. Arrays are `Strings` or NumPy arrays."""
@@ -65,7 +67,7 @@ class Keys(Fields):
         """Make the error for a key that holds something else than expected; a long array is not shown whole."""
         value = self.values.get(name)
         if isinstance(value, (Strings, np.ndarray)):
-            first = value[:7].tolist() if isinstance(value, np.ndarray) else value[:7]
+            first = value[:SHOWN].tolist() if isinstance(value, np.ndarray) else value.first(SHOWN)
             shown = f"an array of {len(value)}: {reprlib.repr(first)}"
             return Fields({name: Shown(shown)}, self.where).refuse(name, expected)
         return super().refuse(name, expected)

@@ -46,9 +46,16 @@ class Strings(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
+        return text_of(self._bytes(range(len(self))[index]))
+
+    def first(self, count: int) -> list[str]:
+        """Return the first strings to be shown, what is no UTF-8 in them as escapes."""
+        return [self._bytes(place).decode(errors="backslashreplace") for place in range(min(count, len(self)))]
+
+    def _bytes(self, place: int) -> bytes:
+        """Return the bytes of the string at a place."""
         start = self._ends[place - 1] if place else 0
-        return text_of(self._content[start : self._ends[place]])
+        return self._content[start : self._ends[place]]
 
 
 def text_of(content: bytes) -> str:

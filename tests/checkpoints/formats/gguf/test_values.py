@@ -1,13 +1,17 @@
 """Strings of the metadata, wherever the window of the file that is held ends."""
 
 import struct
+from array import array
+from itertools import accumulate
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bitnet_jit.checkpoints.formats.gguf import values
-from bitnet_jit.checkpoints.formats.gguf.values import ARRAY, STRING, Cursor
+from bitnet_jit.checkpoints.formats.gguf.keys import Keys
+from bitnet_jit.checkpoints.formats.gguf.values import ARRAY, STRING, Cursor, Strings
+from bitnet_jit.errors import CheckpointError
 from bitnet_jit.system.stable_file import StableFile
 
 
@@ -36,3 +40,15 @@ def test_strings_that_end_before_their_count(tmp_path, cut):
     (tmp_path / "file").write_bytes(content[:-cut])
     with StableFile(tmp_path / "file") as file, pytest.raises(ValueError, match="the file has"):
         Cursor(file).value()
+
+
+@pytest.mark.parametrize("place", range(9))
+def test_a_string_that_is_no_utf_8_is_named_wherever_it_stands(place):
+    words = [b"a%d" % number for number in range(9)]
+    words[place] = b"\x8f" + words[place]
+    strings = Strings(b"".join(words), array("q", accumulate(map(len, words))))
+    with pytest.raises(
+        CheckpointError, match=r"file: tokens: expected strings of UTF-8 .*a string that is no UTF-8: b'"
+    ):
+        Keys({"tokens": strings}, "file").strings("tokens")
+    assert all(text.isascii() for text in strings.first(20))
