@@ -14,6 +14,7 @@ from typing import Any
 from bitnet_jit.arguments import show, whole_number
 from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.generation.token_bytes import token_bytes
+from bitnet_jit.generation.tokenizer_library import Content, make_library
 from bitnet_jit.generation.unicode import REPLACEMENT, well_formed
 from bitnet_jit.system.library_errors import reason, refused
 
@@ -31,19 +32,17 @@ class FileTokenizer:
 
     Args:
         path: the file; errors name it.
-        content: what a tokenizer.json would hold, where it stands in another file.
+        content: what a tokenizer.json would hold, or its bytes, where it stands in another file.
 
     Raises:
         CheckpointError: the file cannot be read, is too large or is no tokenizer.
     """
 
-    def __init__(self, path: Path, content: bytes | None = None) -> None:
-        from tokenizers import Tokenizer as Library
-
+    def __init__(self, path: Path, content: bytes | Content | None = None) -> None:
         content = read(path) if content is None else content
         self._path = path
         with refused(lambda error: f"{path}: expected a tokenizer of the tokenizers library ({reason(error)})"):
-            library: Any = Library.from_buffer(content)
+            library: Any = make_library(content)
             library.no_truncation()
             library.no_padding()
             if getattr(library.model, "dropout", None):  # leaves out merges at random, which is meant for training

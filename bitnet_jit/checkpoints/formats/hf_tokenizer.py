@@ -1,7 +1,6 @@
 """The tokenizer of a folder of Hugging Face: tokenizer.json, or tokenizer.model with what lies beside it."""
 
 import base64
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ def folder_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
     """
     if is_there(folder / FILE) or not is_there(folder / MODEL):
         return find_tokenizer(folder, vocab_size)
-    return FileTokenizer(folder / MODEL, json.dumps(content_of(folder), ensure_ascii=False).encode())
+    return FileTokenizer(folder / MODEL, content_of(folder))
 
 
 def content_of(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ stands before the merges), tokens, scores, token_type, merges ("a b"), and speci
 Types of tokens: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
 """
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,7 +87,7 @@ def read_tokenizer(keys: Keys, architecture: str, path: Path) -> FileTokenizer |
         "post_processor": post_processor(keys, tokens, add_bos),
         **parts,
     }
-    return FileTokenizer(path, json.dumps(content, ensure_ascii=False).encode())
+    return FileTokenizer(path, content)
 
 
 def split_of(keys: Keys, architecture: str) -> Split:
