@@ -1,7 +1,7 @@
 """A tokenizer of the `tokenizers` library, made of what a tokenizer.json holds.
 
-The library reads the JSON of a large vocabulary in a second or more. Handed the tokens and merges of a BPE model as they
-are, it takes a fifth of that; all other parts are read by itself, and so is a file that is not quite as it writes them.
+The library reads the JSON of a large vocabulary in a second or more. Handed the tokens and merges of a BPE model as
+they are, it takes a fifth of that; it reads all other parts, and files that are not quite as it writes them.
 """
 
 import json
@@ -45,7 +45,7 @@ def encoded(content: Content) -> bytes:
 
 
 def bpe_pieces(content: Content) -> tuple[dict[str, int], list[tuple[str, str]], dict[str, Any]] | None:
-    """Return vocabulary, merges and options of a BPE model; None where it is another or not as the library writes it."""
+    """Return vocabulary, merges and options of a BPE model; None where it is another, or has what we do not know."""
     model = content.get("model")
     if (
         not isinstance(model, dict)
