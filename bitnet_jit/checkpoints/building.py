@@ -22,6 +22,7 @@ from bitnet_jit.checkpoints.fused_layers import read_joint
 from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.models.delta_net import PackedDeltaNet
 from bitnet_jit.models.head import Stored
+from bitnet_jit.models.inner_norms import BranchNormBlock, InnerNormAttention, InnerNormFeedForward
 from bitnet_jit.models.packed import HeadNorms, PackedAttention, PackedBlock, PackedFeedForward
 from bitnet_jit.models.packed_table import PackedTable
 from bitnet_jit.models.rope import head_order
@@ -94,6 +95,12 @@ class Builder:
         weight = read_joint(self.reader, layers, self.device)
         return self.packed(PackedBitLinear, weight if rows is None else with_rows(weight, rows), multiplier)
 
+    def normed(self, layer: LinearName, multiplier: float = 1.0) -> PackedBitLinear:
+        """Return a layer with the norm inside it."""
+        packed = self.linear([layer], multiplier)
+        packed.put_inside(self.norm(layer.norm))
+        return packed
+
     def packed(self, kind: type[Packed], weight: TernaryWeight, multiplier: float) -> Packed:
         """Return a layer of a kind, whose outputs are multiplied."""
         layer = kind.from_packed(
@@ -119,8 +126,30 @@ class Builder:
         """Return block `index`."""
         names = block_names(self.config, index)
         part = names.attention
+        if self.config.inner_norms and isinstance(part, AttentionNames):
+            return self.inner_norm_block(part, names.feed_forward, index)
         attention = self.attention(part) if isinstance(part, AttentionNames) else self.delta_net(part)
         return PackedBlock(attention, self.feed_forward(names.feed_forward))
+
+    def inner_norm_block(self, attention: AttentionNames, feed_forward: FeedForwardNames, index: int) -> PackedBlock:
+        """Return block `index`, whose layers have norms inside."""
+        config, residual = self.config, self.config.multipliers.residual
+        q, k, v = map(self.normed, attention.qkv)
+        heads = InnerNormAttention(
+            self.norm(attention.norm),
+            q,
+            k,
+            v,
+            self.normed(attention.output[0], residual),
+            self.head_norms(attention),
+            config.local is not None and config.local.is_local[index],
+        )
+        gate, up = map(self.normed, feed_forward.gate_up)
+        down = self.normed(feed_forward.down[0], residual)
+        middle = InnerNormFeedForward(self.norm(feed_forward.norm), gate, up, down, config.activation)
+        if not config.branch_norms:
+            return PackedBlock(heads, middle)
+        return BranchNormBlock(heads, middle, self.norm(attention.branch_norm), self.norm(feed_forward.branch_norm))
 
     def attention(self, names: AttentionNames) -> PackedAttention:
         """Return the attention of a block."""
@@ -138,6 +167,8 @@ class Builder:
     def head_norms(self, names: AttentionNames) -> HeadNorms:
         """Return the norms of a block's queries and keys."""
         query, key = self.norm(names.query_norm), self.norm(names.key_norm)
+        if (multiplier := self.config.multipliers.query) != 1.0:
+            query.weight = torch.nn.Parameter(query.weight.float() * multiplier, requires_grad=False)
         if self.config.rotated_dims:
             order = head_order(self.config.head_dim, self.config.rotated_dims).to(self.device)
             for norm in (query, key):

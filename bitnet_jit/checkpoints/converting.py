@@ -13,7 +13,7 @@ from bitnet_jit.checkpoints.formats.gguf.writing import write_file
 from bitnet_jit.checkpoints.formats.mlx_target import METADATA, MlxTarget
 from bitnet_jit.checkpoints.formats.reader import Reader
 from bitnet_jit.checkpoints.formats.registry import WRITERS, format_of, get_writer, make_reader
-from bitnet_jit.checkpoints.formats.writer import Writer
+from bitnet_jit.checkpoints.formats.writer import Writer, check_written
 from bitnet_jit.checkpoints.hf_target import HfTarget
 from bitnet_jit.checkpoints.hub import find_model
 from bitnet_jit.checkpoints.loading import ignore, variant_of
@@ -94,6 +94,7 @@ def convert_checkpoint(
 def converted(path: Path, place: Path, format: str, lossy: bool, progress: Progress, variant: str) -> Conversion:
     """Write a model in another format, and return what was done."""
     reader, file, folder = make_reader(path, variant), GgufTarget(format, lossy), MlxTarget(lossy)
+    check_written(reader.config)
     if format in NAMES:
         write_gguf(path, reader, place, file, progress)
     elif format == MLX:

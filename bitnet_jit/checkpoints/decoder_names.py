@@ -10,6 +10,9 @@
 | `blocks.I.attention.q`, `.k`, `.v`, `.output`        | ternary; q, k and v share their input                        |
 | `blocks.I.feed_forward.gate`, `.up`, `.down`         | ternary; gate and up share their input                       |
 
+Where ternary layers have norms inside (BitNet embedding models), each has `<layer>.norm` (K,); where branches have some
+(Gemma), `blocks.I.attention.branch_norm` and `blocks.I.feed_forward.branch_norm` are (hidden_size,).
+
 A block of Qwen3.5 that does not attend has, in the place of attention:
 
 | name                                                 | tensor                                                       |
@@ -45,6 +48,11 @@ class LinearName:
     in_features: int
     has_bias: bool
 
+    @property
+    def norm(self) -> str:
+        """Return the name of the norm inside the layer."""
+        return f"{self.name}.norm"
+
 
 @dataclass(frozen=True)
 class AttentionNames:
@@ -56,6 +64,7 @@ class AttentionNames:
     key_norm: str
     sub_norm: str
     output: tuple[LinearName, ...]
+    branch_norm: str
 
     @property
     def linears(self) -> tuple[tuple[LinearName, ...], ...]:
@@ -69,6 +78,8 @@ class AttentionNames:
             yield self.key_norm, (config.head_dim,)
         if config.sub_norms:
             yield self.sub_norm, (config.q_features,)
+        if config.branch_norms:
+            yield self.branch_norm, (config.hidden_size,)
 
 
 @dataclass(frozen=True)
@@ -110,6 +121,7 @@ class FeedForwardNames:
     gate_up: tuple[LinearName, ...]
     sub_norm: str
     down: tuple[LinearName, ...]
+    branch_norm: str
 
     @property
     def linears(self) -> tuple[tuple[LinearName, ...], ...]:
@@ -120,6 +132,8 @@ class FeedForwardNames:
         yield self.norm, (config.hidden_size,)
         if config.sub_norms:
             yield self.sub_norm, (config.intermediate_size,)
+        if config.branch_norms:
+            yield self.branch_norm, (config.hidden_size,)
 
 
 @dataclass(frozen=True)
@@ -137,6 +151,8 @@ class BlockNames:
         """Yield name and shape of each tensor of the block that is floats."""
         yield from self.attention.floats(config)
         yield from self.feed_forward.floats(config)
+        if config.inner_norms:
+            yield from ((layer.norm, (layer.in_features,)) for joint in self.linears for layer in joint)
 
 
 def outer_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
@@ -163,6 +179,7 @@ def attention_names(config: DecoderConfig, block: str) -> AttentionNames:
         key_norm=f"{part}.k_norm" if config.qk_norms else "",
         sub_norm=f"{part}.sub_norm" if config.sub_norms else "",
         output=linears(part, {"output": hidden}, config.q_features, bias),
+        branch_norm=f"{part}.branch_norm" if config.branch_norms else "",
     )
 
 
@@ -187,6 +204,7 @@ def feed_forward_names(config: DecoderConfig, block: str) -> FeedForwardNames:
         gate_up=linears(part, {"gate": middle, "up": middle}, config.hidden_size, bias),
         sub_norm=f"{part}.sub_norm" if config.sub_norms else "",
         down=linears(part, {"down": config.hidden_size}, middle, bias),
+        branch_norm=f"{part}.branch_norm" if config.branch_norms else "",
     )
 
 

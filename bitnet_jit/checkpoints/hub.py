@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bitnet_jit.arguments import show
-from bitnet_jit.checkpoints.file_names import CONFIG, GENERATION, GGUF_PART
+from bitnet_jit.checkpoints.file_names import CONFIG, GENERATION, GGUF_PART, MODULES, POOLING
 from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.system.library_errors import reason, refused
 
@@ -17,7 +17,16 @@ NAMED_FILE = re.compile(rf"({HUB_ID.pattern}):((?:\w[\w.+-]*/)*\w[\w.+-]*\.gguf)
 FILE = re.compile(r".*\.(gguf|ggml|safetensors|bin|json|pt|pth|ckpt|onnx|pkl|npz|zip|tar|gz|txt)", re.IGNORECASE)
 CHAT = ["tokenizer_config.json", "chat_template.jinja"]  # which the server reads
 TOKENS = ["tokenizer.json", "tokenizer.model", "added_tokens.json"]
-FILES = [CONFIG, GENERATION, *TOKENS, *CHAT, "*.safetensors", "*.safetensors.index.json"]
+FILES = [
+    CONFIG,
+    GENERATION,
+    *TOKENS,
+    *CHAT,
+    MODULES,
+    f"{POOLING}/{CONFIG}",
+    "*.safetensors",
+    "*.safetensors.index.json",
+]
 
 
 def find_model(model: str | os.PathLike[str]) -> Path:

@@ -163,7 +163,7 @@ def build(
 
     A thread makes the tokenizer meanwhile.
     """
-    config, defaults = reader.config, reader.defaults()
+    config, defaults, pooling = reader.config, reader.defaults(), reader.pooling()
     with ThreadPoolExecutor(1, "bitnet_jit-tokenizer") as beside, reader:
         tokenizer = beside.submit(reader.tokenizer)
         builder = Builder(reader, device, dtype)
@@ -180,4 +180,5 @@ def build(
     del dense
     give_back()
     config = replace(config, multipliers=Multipliers())  # they are in scales and norms now
-    return Decoder(config, embedding, blocks, norm, output, dtype, tokenizer.result(), scale, cache_dtype, defaults)
+    words = tokenizer.result()
+    return Decoder(config, embedding, blocks, norm, output, dtype, words, scale, cache_dtype, defaults, pooling)

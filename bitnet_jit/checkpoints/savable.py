@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from bitnet_jit.checkpoints.formats.writer import Writer
+from bitnet_jit.checkpoints.formats.writer import Writer, check_written
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.models.delta_net import PackedDeltaNet
+from bitnet_jit.models.network import Network
 from bitnet_jit.models.packed_table import PackedTable
 from bitnet_jit.nn.bit_linear import BitLinear
 from bitnet_jit.nn.convert import OUTPUT_HEADS
@@ -32,7 +32,7 @@ def check_savable(model: nn.Module, writer: Writer) -> None:
     bitnet_jit.errors.InvalidInput: model: 0 is dense, and format 't5' holds only a dense head; use autobitlinear
     """
     check_merged(model)
-    check_written(model)
+    check_parts(model)
     check_float_head(model)
     check_values(model)
     check_head(model)
@@ -58,10 +58,11 @@ def check_merged(model: nn.Module) -> None:
             )
 
 
-def check_written(model: nn.Module) -> None:
+def check_parts(model: nn.Module) -> None:
     """Raise InvalidInput where a `Decoder` has parts that no writer knows."""
-    if any(isinstance(module, PackedDeltaNet) for module in model.modules()):
-        raise InvalidInput("model: models with a gated DeltaNet are not written, only read")
+    for module in model.modules():
+        if isinstance(module, Network):
+            check_written(module.config)
 
 
 def check_float_head(model: nn.Module) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from bitnet_jit.generation.defaults import Defaults
+from bitnet_jit.generation.encoding import encode
 from bitnet_jit.generation.loop import generate, stream
 from bitnet_jit.generation.prompts import Continued
 from bitnet_jit.generation.sampling import Sampling, gather_options
@@ -37,12 +38,14 @@ class Decoder(Network):
         head_scale: (vocab_size,) float32, the scales of a head of int8; else None.
         cache_dtype: of keys and values that are kept: floats, or int8; None: that of activations.
         defaults: how the model's makers would have tokens chosen; None: they say nothing.
+        pooling: how texts become vectors: "mean", "cls" or "last"; None: the model's files do not say.
 
     Attributes:
         config: as above.
         dtype: as above.
         tokenizer: as above.
         defaults: as above; `sampling=decoder.defaults.sampling()` makes a call follow them.
+        pooling: as above.
         idle_runner: what the last call left for the next one.
 
     >>> import bitnet_jit
@@ -69,9 +72,10 @@ class Decoder(Network):
         head_scale: torch.Tensor | None = None,
         cache_dtype: torch.dtype | None = None,
         defaults: Defaults | None = None,
+        pooling: str | None = None,
     ) -> None:
         super().__init__(config, embedding, blocks, norm, head, dtype, head_scale, cache_dtype)
-        self.tokenizer, self.defaults = tokenizer, defaults or Defaults()
+        self.tokenizer, self.defaults, self.pooling = tokenizer, defaults or Defaults(), pooling
         self.idle_runner = IdleRunner()
 
     def generate(
@@ -130,3 +134,26 @@ class Decoder(Network):
         """Yield the new tokens of one prompt, each as soon as it is chosen; arguments and errors as `generate`."""
         options = gather_options(temperature, top_k, top_p, seed, sampling)
         return stream(self, input_ids, max_new_tokens, options, stop, speculate)
+
+    def encode(self, prompts: Sequence[str | TokenIds], pooling: str | None = None) -> torch.Tensor:
+        """Turn texts into vectors, which lie near for texts alike where a model was trained for it.
+
+        Args:
+            prompts: texts, with what the model's tokenizer puts around each, or token ids as they are.
+            pooling: "mean" over the hidden states of all tokens, or the state of the first ("cls") or the "last" one;
+                None: as the model's files say.
+
+        Returns:
+            (n, hidden_size) float32 on the CPU, each of length 1; a row is the same bits whatever stands beside it.
+
+        Raises:
+            InvalidInput: there is no text, one does not fit the context or the vocabulary, or neither the argument nor
+                the files say how to pool.
+            GenerationError: hidden states are NaN or infinite.
+
+        >>> import bitnet_jit
+        >>> vectors = bitnet_jit.load().encode(["Isaac begat Jacob.", "And Jacob begat Joseph."], pooling="mean")
+        >>> vectors.shape
+        torch.Size([2, 384])
+        """
+        return encode(self, prompts, pooling)

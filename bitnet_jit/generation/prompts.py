@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from bitnet_jit.arguments import as_whole, show
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.generation.tokenizer import Tokenizer
 from bitnet_jit.models.tokens import INTEGERS, TokenIds, as_batch
+
+if TYPE_CHECKING:
+    from bitnet_jit.generation.decoder import Decoder
 
 DEFAULT_NEW_TOKENS = 128
 Continued = torch.Tensor | list[torch.Tensor]
@@ -80,6 +85,45 @@ def as_row(index: int, row: TokenIds, vocab_size: int, context: int) -> list[int
     except InvalidInput as error:
         raise InvalidInput(f"{error} (in prompt {index})") from None
     return list(ids)
+
+
+def encode_prompt(decoder: "Decoder", prompt: str) -> tuple[Tokenizer, list[int]]:
+    """Return the decoder's tokenizer, and the prompt in its tokens.
+
+    Raises:
+        InvalidInput: the prompt is no str, empty or no tokens at all, or the model has no such token or came without a
+            tokenizer.
+        CheckpointError: the model's tokenizer.json is damaged.
+    """
+    if decoder.tokenizer is None:
+        raise InvalidInput("prompt: this model came without a tokenizer, so it takes token ids only")
+    if not isinstance(prompt, str):
+        raise InvalidInput(f"prompt: expected a str, got {show(prompt)}")
+    if not prompt:
+        raise InvalidInput("prompt: expected at least one character, got ''")
+    tokens = decoder.tokenizer.encode(prompt)
+    if not tokens or tokens == decoder.tokenizer.encode(""):  # such as <s> alone, which stands before every text
+        raise InvalidInput(f"prompt: the model's tokenizer makes no token of {show(prompt)}")
+    if max(tokens) >= decoder.config.vocab_size:
+        raise InvalidInput(
+            f"prompt: the tokenizer makes the token {max(tokens)} of {show(prompt)}, but the model's vocabulary ends "
+            f"at {decoder.config.vocab_size - 1}; its tokenizer.json is of another model, or the text holds a token "
+            "that was added to it"
+        )
+    return decoder.tokenizer, tokens
+
+
+def as_ids(decoder: "Decoder", index: int, text: str | TokenIds) -> list[int]:
+    """Return one of several texts in tokens, whatever form it has; InvalidInput where it is none that fits."""
+    ids = encode_prompt(decoder, text)[1] if isinstance(text, str) else text
+    return as_row(index, ids, decoder.config.vocab_size, decoder.config.context_length)
+
+
+def check_texts(texts: Sequence[str | TokenIds]) -> Sequence[str | TokenIds]:
+    """Return texts that each become a vector. Raise InvalidInput where there are none, or one alone."""
+    if isinstance(texts, str | bytes | torch.Tensor) or not isinstance(texts, Sequence) or not texts:
+        raise InvalidInput(f"prompts: expected a list of texts, got {show(texts)}")
+    return texts
 
 
 def masked(

@@ -2,39 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-from bitnet_jit.arguments import show
-from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.decoder import Decoder
+from bitnet_jit.generation.prompts import encode_prompt
 from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.speculation import Speculate
 from bitnet_jit.generation.stopping import Stop
-from bitnet_jit.generation.tokenizer import TextStream, Tokenizer
-
-
-def encode_prompt(decoder: Decoder, prompt: str) -> tuple[Tokenizer, list[int]]:
-    """Return the decoder's tokenizer, and the prompt in its tokens.
-
-    Raises:
-        InvalidInput: the prompt is no str, empty or no tokens at all, or the model has no such token or came without a
-            tokenizer.
-        CheckpointError: the model's tokenizer.json is damaged.
-    """
-    if decoder.tokenizer is None:
-        raise InvalidInput("prompt: this model came without a tokenizer, so it takes token ids only")
-    if not isinstance(prompt, str):
-        raise InvalidInput(f"prompt: expected a str, got {show(prompt)}")
-    if not prompt:
-        raise InvalidInput("prompt: expected at least one character, got ''")
-    tokens = decoder.tokenizer.encode(prompt)
-    if not tokens or tokens == decoder.tokenizer.encode(""):  # such as <s> alone, which stands before every text
-        raise InvalidInput(f"prompt: the model's tokenizer makes no token of {show(prompt)}")
-    if max(tokens) >= decoder.config.vocab_size:
-        raise InvalidInput(
-            f"prompt: the tokenizer makes the token {max(tokens)} of {show(prompt)}, but the model's vocabulary ends "
-            f"at {decoder.config.vocab_size - 1}; its tokenizer.json is of another model, or the text holds a token "
-            "that was added to it"
-        )
-    return decoder.tokenizer, tokens
+from bitnet_jit.generation.tokenizer import TextStream
 
 
 def without_added(tokens: list[int], added: Sequence[int]) -> list[int]:

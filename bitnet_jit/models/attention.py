@@ -9,12 +9,13 @@ from torch.nn import functional as F
 class KVStore(Protocol):
     """Keys, values and states of earlier tokens, bound to the tokens of one step, such as a `PagedStore`."""
 
-    def attend(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
+    def attend(self, layer: int, qkv: torch.Tensor, is_local: bool = False) -> torch.Tensor:
         """Rotate the heads of a step's tokens, keep their keys and values, and attend.
 
         Args:
             layer: the place of the block among those that have attention.
             qkv: (T, (num_heads + 2 * num_kv_heads) * D): queries, keys and values of all heads, side by side.
+            is_local: whether they turn by the rotary frequencies of local layers.
 
         Returns:
             (T, num_heads * D).

@@ -8,17 +8,32 @@ from bitnet_jit.models.rope_scaling import RopeScaling
 
 @dataclass(frozen=True)
 class Multipliers:
-    """MiniCPM's constants, which `load` multiplies into scales and norms: a `Decoder` has none.
+    """Constants of MiniCPM and Gemma, which `load` multiplies into scales and norms: a `Decoder` has none.
 
     Attributes:
         embedding: of the rows of the embedding.
         residual: of what each branch adds to the residual stream.
         logits: of the last norm's output.
+        query: of the heads of queries, behind their norm.
     """
 
     embedding: float = 1.0
     residual: float = 1.0
     logits: float = 1.0
+    query: float = 1.0
+
+
+@dataclass(frozen=True)
+class LocalLayers:
+    """The layers of Gemma 3 that see a window of the last tokens, which is as long as the context here.
+
+    Attributes:
+        is_local: layer by layer, whether it is one.
+        rope_theta: base of their rotary frequencies, which are not scaled.
+    """
+
+    is_local: tuple[bool, ...]
+    rope_theta: float
 
 
 @dataclass(frozen=True)
@@ -68,17 +83,20 @@ class DecoderConfig:
         norm_eps: added to the mean square in every RMSNorm.
         rope_theta: base of the rotary frequencies.
         rope_scaling: None for plain rotary positions.
-        activation: "relu2" is relu(gate)^2 * up, "silu" is silu(gate) * up.
+        activation: "relu2" is relu(gate)^2 * up, "silu" is silu(gate) * up, "gelu" the same of GELU by tanh.
         sub_norms: BitNet's two further norms, before o_proj and before down_proj.
         tied_embeddings: the output head is the embedding.
         attention_bias: q, k, v and o have biases.
         mlp_bias: gate, up and down have biases.
         eos_ids: tokens that end a text.
         qk_norms: Qwen3's norms of each head of queries and of keys, before they turn.
-        multipliers: MiniCPM's constants.
+        multipliers: constants of MiniCPM and Gemma.
         output_gate: Qwen3.5's gate of what attention gives back; q_proj has its rows, behind those of each head.
         rotated_dims: of a head, the first ones, which turn with positions; 0: all of them.
         delta_net: Qwen3.5's gated DeltaNet; None: all blocks have attention.
+        inner_norms: BitNet embedding models' norms inside each ternary layer, before its quantizer.
+        branch_norms: Gemma's norms of what each branch adds to the residual stream.
+        local: Gemma 3's layers with rotary frequencies of their own; None: all layers have the same.
     """
 
     vocab_size: int
@@ -92,7 +110,7 @@ class DecoderConfig:
     norm_eps: float
     rope_theta: float
     rope_scaling: RopeScaling | None
-    activation: Literal["relu2", "silu"]
+    activation: Literal["relu2", "silu", "gelu"]
     sub_norms: bool
     tied_embeddings: bool
     attention_bias: bool
@@ -103,6 +121,9 @@ class DecoderConfig:
     output_gate: bool = False
     rotated_dims: int = 0
     delta_net: DeltaNetConfig | None = None
+    inner_norms: bool = False
+    branch_norms: bool = False
+    local: LocalLayers | None = None
 
     @property
     def attends(self) -> tuple[bool, ...]:

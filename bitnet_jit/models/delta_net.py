@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from bitnet_jit.models.attention import KVStore
-from bitnet_jit.models.packed import Stream, rows_of
+from bitnet_jit.models.packed import Stream, add_normalized, rows_of
 from bitnet_jit.nn.rotation import rotation_of
 from bitnet_jit.ops.hadamard import silu_mul_hadamard
 from bitnet_jit.ops.head import head_logits
 from bitnet_jit.ops.linear import bit_linear
-from bitnet_jit.ops.norm import add_rms_norm, rms_norm, silu_mul_norm
+from bitnet_jit.ops.norm import rms_norm, silu_mul_norm
 
 if TYPE_CHECKING:
     from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
@@ -66,20 +66,12 @@ class PackedDeltaNet(nn.Module):
 
     def forward(self, stream: Stream, store: KVStore, layer: int, wanted: torch.Tensor | None = None) -> Stream:
         """Mix the tokens of a stream (T, hidden) with the states of their sequences; return wanted rows."""
-        x, normalized = self.normalize(stream)
+        x, normalized = add_normalized(stream, self.norm)
         mixed, z = self.projection(normalized).tensor_split([len(self.conv)], -1)
         y = store.recur(layer, mixed, head_logits(normalized, self.gates, None), self.conv, self.decay, self.dt_bias)
         if wanted is not None:
             x, y, z = rows_of(x, wanted), rows_of(y, wanted), rows_of(z, wanted)
         return x, self.project_out(y, z)
-
-    def normalize(self, stream: Stream) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add up a stream; return the sum (T, hidden), and its norm."""
-        x, delta = stream
-        if delta is None:
-            return x, rms_norm(x, self.norm.weight, self.norm.eps)
-        total, normalized = add_rms_norm(x, delta, self.norm.weight, self.norm.eps)
-        return total, normalized
 
     def project_out(self, y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """Normalize the heads of y (T, value_features), gate them by z, and project them -> (T, hidden)."""

@@ -23,15 +23,16 @@ from bitnet_jit.ops.fused_linear import (
 )
 from bitnet_jit.ops.hadamard import add_rms_norm_hadamard, rms_norm_hadamard, silu_mul_hadamard
 from bitnet_jit.ops.linear import bit_linear
-from bitnet_jit.ops.norm import add_rms_norm, relu2_mul_norm, sigmoid_mul_norm, silu_mul_norm
+from bitnet_jit.ops.norm import add_rms_norm, gelu_mul_norm, relu2_mul_norm, rms_norm, sigmoid_mul_norm, silu_mul_norm
 from bitnet_jit.ops.norm_linear import rms_norm_bit_linear
 
 if TYPE_CHECKING:
     from bitnet_jit.models.delta_net import PackedDeltaNet
+    from bitnet_jit.models.inner_norms import InnerNormAttention, InnerNormFeedForward
     from bitnet_jit.nn.packed_bit_linear import PackedBitLinear
     from bitnet_jit.nn.rms_norm import RMSNorm
 
-GATES = {"relu2": relu2_mul_norm, "silu": silu_mul_norm}
+GATES = {"relu2": relu2_mul_norm, "silu": silu_mul_norm, "gelu": gelu_mul_norm}
 FUSED_GATES = {"relu2": relu2_mul_norm_bit_linear, "silu": silu_mul_norm_bit_linear}
 Stream = tuple[torch.Tensor, torch.Tensor | None]  # the residual stream (..., K), and what is still to be added to it
 
@@ -53,6 +54,15 @@ def run_normalized(layer: "PackedBitLinear", norm: "RMSNorm", stream: Stream) ->
         return total, layer(normalized)
     total, y = add_rms_norm_bit_linear(x, delta, norm.weight, norm.eps, *layer.operands())
     return total, y
+
+
+def add_normalized(stream: Stream, norm: "RMSNorm") -> tuple[torch.Tensor, torch.Tensor]:
+    """Add up a stream; return the sum (T, K), and its norm, for layers that normalize it further or share it."""
+    x, delta = stream
+    if delta is None:
+        return x, rms_norm(x, norm.weight, norm.eps)
+    total, normalized = add_rms_norm(x, delta, norm.weight, norm.eps)
+    return total, normalized
 
 
 def rows_of(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -195,7 +205,11 @@ class PackedBlock(nn.Module):
         feed_forward: what follows.
     """
 
-    def __init__(self, attention: "PackedAttention | PackedDeltaNet", feed_forward: PackedFeedForward) -> None:
+    def __init__(
+        self,
+        attention: "PackedAttention | PackedDeltaNet | InnerNormAttention",
+        feed_forward: "PackedFeedForward | InnerNormFeedForward",
+    ) -> None:
         super().__init__()
         self.attention, self.feed_forward = attention, feed_forward
 

@@ -69,7 +69,7 @@ class PagedStore:
 
     Attributes:
         pages: of the cache.
-        rotary: cosines and sines of positions, float32 (C, D).
+        rotary: cosines and sines of positions, float32 (C, D); (2, C, D) where local layers have others, the last ones.
         places: of the step's tokens.
         states: of the cache; None for a model that has attention alone.
     """
@@ -79,12 +79,13 @@ class PagedStore:
     places: Places
     states: States | None = None
 
-    def attend(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
+    def attend(self, layer: int, qkv: torch.Tensor, is_local: bool = False) -> torch.Tensor:
         """Rotate heads, keep keys and values, and attend: qkv (T, (H + 2 * kv_heads) * D) -> (T, H * D)."""
         at, pages = self.places, self.pages
+        rotary = self.rotary if self.rotary.dim() == 2 else self.rotary[int(is_local)]
         keys, values = pages.keys[layer], pages.values[layer]
         scales = (pages.key_scale[layer], pages.value_scale[layer]) if pages.key_scale else (None, None)
-        y: torch.Tensor = paged_attention(qkv, keys, values, self.rotary, at.positions, at.starts, at.tables, *scales)
+        y: torch.Tensor = paged_attention(qkv, keys, values, rotary, at.positions, at.starts, at.tables, *scales)
         return y
 
     def recur(self, layer: int, mixed: torch.Tensor, gates: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:

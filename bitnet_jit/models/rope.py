@@ -35,20 +35,34 @@ class Rope:
             frequencies(turned(config), config.rope_theta, config.rope_scaling), config.head_dim // 2
         )
         self.magnitude = 1.0 if config.rope_scaling is None else config.rope_scaling.magnitude
+        local = config.local
+        self._local = None if local is None else frequencies(config.head_dim, local.rope_theta, None)
         self._rotary = torch.empty(0, config.head_dim, dtype=torch.float32, device="cpu")
 
     def rotary(self, length: int, device: torch.device) -> torch.Tensor:
-        """Return cosines, then sines, of at least the positions below `length`: float32 (C, D) on a device."""
-        if length > len(self._rotary) or self._rotary.device != device:
-            rows = max(len(self._rotary), 1 << (length - 1).bit_length())
-            angles = torch.arange(rows, dtype=torch.float32, device="cpu")[:, None] * self.frequencies
-            self._rotary = (torch.cat((angles.cos(), angles.sin()), 1) * self.magnitude).to(device)
+        """Return cosines, then sines, of at least the positions below `length`: float32 (C, D) on a device.
+
+        Where local layers have frequencies of their own: (2, C, D), those of local layers last.
+        """
+        there = self._rotary.shape[-2]
+        if length > there or self._rotary.device != device:
+            positions = torch.arange(max(there, 1 << (length - 1).bit_length()), dtype=torch.float32, device="cpu")
+            tables = turns(positions, self.frequencies) * self.magnitude
+            if self._local is not None:
+                tables = torch.stack((tables, turns(positions, self._local)))
+            self._rotary = tables.to(device)
         return self._rotary
 
     def tables(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cosines and sines for `rotate`, each float32 (length, 1, D) on the CPU."""
         cos, sin = self.rotary(length, torch.device("cpu"))[:length, None].chunk(2, -1)
         return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+
+
+def turns(positions: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
+    """Return cosines, then sines, of positions (C,) at frequencies (D / 2,): float32 (C, D)."""
+    angles = positions[:, None] * frequencies
+    return torch.cat((angles.cos(), angles.sin()), 1)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -87,6 +101,11 @@ def check_rope(config: DecoderConfig) -> None:
     >>> check_rope(TrainSettings().decoder())
     """
     theta, scaling, last, width = config.rope_theta, config.rope_scaling, config.context_length - 1, turned(config)
+    if config.local is not None and not are_usable(frequencies(width, config.local.rope_theta, None), last):
+        raise InvalidInput(
+            f"rope_theta of local layers: expected a base whose rotary frequencies are positive, and their angles "
+            f"finite, in float32; got {config.local.rope_theta!r}"
+        )
     if not are_usable(frequencies(width, theta, None), last):
         raise InvalidInput(
             f"rope_theta: expected a base whose rotary frequencies theta^(-2i / {width}) are positive, and "

@@ -5,6 +5,7 @@
     relu2_mul_norm   y of relu(gate)^2 * up
     silu_mul_norm    y of silu(gate) * up; the norm may be absent
     sigmoid_mul_norm the same of sigmoid(gate) * up
+    gelu_mul_norm    the same of gelu(gate) * up, by tanh
     *_quantize       codes and scale of each row of y, which is not rounded before
 
 Floats are computed in float32 and rounded once, to the dtype of the first argument. Sums and gated products run where
@@ -80,6 +81,7 @@ ADD_RMS_NORM_QUANTIZE = define_by_kernels(
 RELU2_MUL_NORM = define_by_kernels(OpSpec("relu2_mul_norm", (GATE, UP, NORM_WEIGHT, EPS), (GATED_Y,)))
 SILU_MUL_NORM = define_by_kernels(OpSpec("silu_mul_norm", (GATE, UP, OPTIONAL_NORM_WEIGHT, EPS), (GATED_Y,)))
 SIGMOID_MUL_NORM = define_by_kernels(OpSpec("sigmoid_mul_norm", (GATE, UP, OPTIONAL_NORM_WEIGHT, EPS), (GATED_Y,)))
+GELU_MUL_NORM = define_by_kernels(OpSpec("gelu_mul_norm", (GATE, UP, OPTIONAL_NORM_WEIGHT, EPS), (GATED_Y,)))
 RELU2_MUL_NORM_QUANTIZE = define_by_kernels(OpSpec("relu2_mul_norm_quantize", (GATE, UP, NORM_WEIGHT, EPS), CODES))
 SILU_MUL_NORM_QUANTIZE = define_by_kernels(
     OpSpec("silu_mul_norm_quantize", (GATE, UP, OPTIONAL_NORM_WEIGHT, EPS), CODES)
@@ -89,6 +91,6 @@ quantize_activation, rms_norm, rms_norm_gradients, rms_norm_quantize = (
     op.eager for op in (QUANTIZE_ACTIVATION, RMS_NORM, RMS_NORM_GRADIENTS, RMS_NORM_QUANTIZE)
 )
 add_rms_norm, relu2_mul_norm, silu_mul_norm = (op.eager for op in (ADD_RMS_NORM, RELU2_MUL_NORM, SILU_MUL_NORM))
-sigmoid_mul_norm = SIGMOID_MUL_NORM.eager
+sigmoid_mul_norm, gelu_mul_norm = SIGMOID_MUL_NORM.eager, GELU_MUL_NORM.eager
 add_rms_norm_quantize = ADD_RMS_NORM_QUANTIZE.eager
 relu2_mul_norm_quantize, silu_mul_norm_quantize = RELU2_MUL_NORM_QUANTIZE.eager, SILU_MUL_NORM_QUANTIZE.eager

@@ -43,6 +43,8 @@ from bitnet_jit.reference.rows import F32 as F32
 from bitnet_jit.reference.rows import add_rms_norm as add_rms_norm
 from bitnet_jit.reference.rows import add_rms_norm_quantize as add_rms_norm_quantize
 from bitnet_jit.reference.rows import codes_agree as codes_agree
+from bitnet_jit.reference.rows import gelu_mul as gelu_mul
+from bitnet_jit.reference.rows import gelu_mul_norm as gelu_mul_norm
 from bitnet_jit.reference.rows import quantize_activation as quantize_activation
 from bitnet_jit.reference.rows import quantize_activation_groups as quantize_activation_groups
 from bitnet_jit.reference.rows import relu2_mul as relu2_mul

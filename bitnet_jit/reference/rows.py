@@ -5,6 +5,7 @@ from numpy.typing import ArrayLike, NDArray
 
 F32 = np.float32
 EPS = F32(1e-5)
+GELU_2U, GELU_CUBE = F32(2 * (2 / np.pi) ** 0.5), F32(0.044715)
 
 
 def quantize_activation(x: ArrayLike) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -148,6 +149,24 @@ def sigmoid_mul(gate: ArrayLike, up: ArrayLike) -> NDArray[np.float32]:
     with np.errstate(over="ignore", invalid="ignore"):
         inverse: NDArray[np.float32] = F32(1) + np.exp(-np.asarray(gate, F32))
         return F32(1) / inverse * np.asarray(up, F32)
+
+
+def gelu_mul(gate: ArrayLike, up: ArrayLike) -> NDArray[np.float32]:
+    """Compute gelu(gate) * up by tanh (arXiv 1606.08415): gate / (1 + exp(-2 u)) * up, element by element in float32.
+
+    u = sqrt(2 / pi) (gate + 0.044715 gate^3), for (1 + tanh u) / 2 = 1 / (1 + exp(-2 u)).
+    """
+    wide: NDArray[np.float32] = np.asarray(gate, F32)
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        power = GELU_2U * (wide + GELU_CUBE * wide * wide * wide)
+        inverse: NDArray[np.float32] = F32(1) + np.exp(-power)
+        return wide / inverse * np.asarray(up, F32)
+
+
+def gelu_mul_norm(gate: ArrayLike, up: ArrayLike, weight: ArrayLike | None, eps: float) -> NDArray[np.float32]:
+    """Compute gelu(gate) * up, and its norm if it has a weight, in float32, which a kernel rounds once."""
+    product = gelu_mul(gate, up)
+    return product if weight is None else rms_norm(product, weight, eps)
 
 
 def sigmoid_mul_norm(gate: ArrayLike, up: ArrayLike, weight: ArrayLike | None, eps: float) -> NDArray[np.float32]:

@@ -25,7 +25,7 @@ router = APIRouter()
 
 @router.post("/v1/embeddings", response_model=EmbeddingResponse)
 async def create_embeddings(body: EmbeddingRequest, request: Request, service: ServiceOf) -> Response:
-    """Turn texts into vectors: means of the last hidden states, of length 1."""
+    """Turn texts into vectors of length 1, pooled of the last hidden states as the model says, else by the mean."""
     try:
         texts = await inputs_of(service, body)
         vectors = await unless_gone(embed(service, body, texts), request)

@@ -220,7 +220,7 @@ async def tokens_of(service: Service, model_id: str, prompt: str) -> list[int]:
 
 def encode(module: Any, prompt: str) -> list[int]:
     """Return the tokens of a prompt."""
-    from bitnet_jit.generation.text import encode_prompt  # imports torch
+    from bitnet_jit.generation.prompts import encode_prompt  # imports torch
 
     if getattr(module, "tokenizer", None) is None:
         raise InvalidInput("prompt: this model came without a tokenizer, so it takes token ids only")

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 import bitnet_jit
 from bitnet_jit.engine import Grammar, InferenceEngine
-from bitnet_jit.engine.embeddings.pooling import LARGEST, Pool
 from bitnet_jit.errors import InvalidInput, ModelNotFound, RequestCancelled, RequestFailed, RequestTimeout
 from bitnet_jit.generation.sampling import Sampling
+from bitnet_jit.models.pooling import LARGEST, Pool
 
 TEXTS = ["In the beginning ", "x", "And it came to pass in those days, " * 9, "né 😀", "a" * 64, "b" * 65]
 

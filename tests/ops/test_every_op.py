@@ -181,6 +181,10 @@ CASES = {
         (floats(2, ROWS, IN), floats(2, ROWS, IN) + 1, floats(IN), 1e-5),
         (floats(ROWS, IN, dtype=torch.bfloat16), floats(ROWS, IN, dtype=torch.bfloat16), None, 0.0),
     ],
+    "gelu_mul_norm": [
+        (floats(2, ROWS, IN), floats(2, ROWS, IN) + 1, floats(IN), 1e-5),
+        (floats(ROWS, IN, dtype=torch.bfloat16), floats(ROWS, IN, dtype=torch.bfloat16), None, 0.0),
+    ],
     "hadamard": [
         (floats(2, ROWS, 64), signs(), 32),
         (floats(64, dtype=torch.bfloat16), None, 2),

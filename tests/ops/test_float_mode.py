@@ -52,6 +52,7 @@ def rows_of(dtype):
         "relu2_mul_norm": lambda: ops.relu2_mul_norm(up, x, weight, 1e-42),
         "silu_mul_norm": lambda: ops.silu_mul_norm(up, x, None, 0.0),
         "sigmoid_mul_norm": lambda: ops.sigmoid_mul_norm(up, x, None, 0.0),
+        "gelu_mul_norm": lambda: ops.gelu_mul_norm(up, x, None, 0.0),
         "relu2_mul_norm_quantize": lambda: ops.relu2_mul_norm_quantize(up, x, weight, 1e-42),
         "silu_mul_norm_quantize": lambda: ops.silu_mul_norm_quantize(up, x, None, 0.0),
         "round_weight": lambda: ops.round_weight(x),

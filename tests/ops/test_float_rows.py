@@ -9,6 +9,7 @@ from bitnet_jit.devices.threads import set_num_threads
 from bitnet_jit.ops.norm import (
     add_rms_norm,
     add_rms_norm_quantize,
+    gelu_mul_norm,
     quantize_activation,
     relu2_mul_norm,
     relu2_mul_norm_quantize,
@@ -25,6 +26,7 @@ QUANTIZING = {
     relu2_mul_norm: relu2_mul_norm_quantize,
     silu_mul_norm: silu_mul_norm_quantize,
 }
+GATES = {"relu2": relu2_mul_norm, "silu": silu_mul_norm, "sigmoid": sigmoid_mul_norm, "gelu": gelu_mul_norm}
 EVERY_OP = pytest.mark.parametrize("op", QUANTIZING, ids=["add", "relu2", "silu"])
 HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 SHAPES = st.tuples(st.integers(0, 5), st.sampled_from([1, 3, 17, 33, 257, 1000]))
@@ -74,6 +76,15 @@ def test_silu_without_a_norm(shape, extreme, seed):
     torch.testing.assert_close(h, torch.nn.functional.silu(gate) * up, equal_nan=True)
 
 
+@given(shape=SHAPES, extreme=EXTREMES, seed=SEEDS, large=st.sampled_from([1.0, 10.0, 1e4]))
+def test_gelu_is_that_of_torch(shape, extreme, seed, large):
+    gate, up, weight = draw(shape, extreme, seed)
+    h = gelu_mul_norm(gate * large, up, None, 0.0)
+    expected = torch.nn.functional.gelu(gate.double() * large, approximate="tanh") * up.double()
+    torch.testing.assert_close(h, expected.float(), rtol=1e-5, atol=1e-6, equal_nan=True)
+    assert equal(gelu_mul_norm(gate * large, up, weight, EPS), rms_norm(h, weight, EPS))
+
+
 @HALVES
 @given(shape=SHAPES, extreme=EXTREMES, seed=SEEDS)
 def test_a_sum_is_rounded_before_its_norm(dtype, shape, extreme, seed):
@@ -83,11 +94,11 @@ def test_a_sum_is_rounded_before_its_norm(dtype, shape, extreme, seed):
 
 @HALVES
 @pytest.mark.parametrize("with_norm", [False, True])
-@pytest.mark.parametrize("op", [relu2_mul_norm, silu_mul_norm, sigmoid_mul_norm], ids=["relu2", "silu", "sigmoid"])
+@pytest.mark.parametrize("op", GATES)
 @given(shape=SHAPES, extreme=EXTREMES, seed=SEEDS)
 def test_a_product_is_rounded_once(op, with_norm, dtype, shape, extreme, seed):
     gate, up, weight = draw(shape, extreme, seed, dtype)
-    weight = weight if with_norm or op is relu2_mul_norm else None
+    weight, op = weight if with_norm or op == "relu2" else None, GATES[op]
     assert equal(op(gate, up, weight, EPS), op(gate.float(), up.float(), weight, EPS).to(dtype))
 
 

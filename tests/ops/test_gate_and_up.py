@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from bitnet_jit.kernels.numba import tensors
 from bitnet_jit.ops.norm import (
+    gelu_mul_norm,
     relu2_mul_norm,
     relu2_mul_norm_quantize,
     sigmoid_mul_norm,
@@ -20,6 +21,7 @@ OPS = {
     "silu": silu_mul_norm,
     "silu, codes": silu_mul_norm_quantize,
     "sigmoid": sigmoid_mul_norm,
+    "gelu": gelu_mul_norm,
 }
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

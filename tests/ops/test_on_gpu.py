@@ -86,6 +86,7 @@ def cases(rows):
         "relu2_mul_norm": lambda: OPS.relu2_mul_norm(x, up, weight, 1e-5),
         "silu_mul_norm": lambda: OPS.silu_mul_norm(x, up, None, 0.0),
         "sigmoid_mul_norm": lambda: OPS.sigmoid_mul_norm(x, up, None, 0.0),
+        "gelu_mul_norm": lambda: OPS.gelu_mul_norm(x, up, None, 0.0),
         "relu2_mul_norm_quantize": lambda: OPS.relu2_mul_norm_quantize(x, up, weight, 1e-5),
         "embedding": lambda: OPS.embedding(ids, head, torch.ones(1000, device="cuda"), torch.bfloat16),
         "embedding_of_floats": lambda: OPS.embedding(ids, head.bfloat16(), None, torch.float32),

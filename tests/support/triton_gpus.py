@@ -77,6 +77,7 @@ PROBLEMS = (
             "silu_mul_norm",
             "silu_mul_norm_quantize",
             "sigmoid_mul_norm",
+            "gelu_mul_norm",
         )
     ),
     *(

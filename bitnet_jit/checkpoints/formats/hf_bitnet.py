@@ -85,7 +85,7 @@ def read_bitnet(fields: Fields) -> Storage:
     linear_class = fields.word("linear_class", ("bitlinear", "autobitlinear"), "bitlinear")
     mode = fields.word("quantization_mode", ("offline", "online"), "offline")
     if fields.flag("use_rms_norm", False):
-        raise fields.refuse("use_rms_norm", "false: a norm inside every linear layer is not supported")
+        raise fields.refuse("use_rms_norm", "false: an rms_norm inside every linear layer is not supported")
     check_unconverted(fields)
     if linear_class == "autobitlinear" and mode == "online":
         return Online()

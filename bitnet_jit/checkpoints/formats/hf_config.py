@@ -10,6 +10,7 @@ from bitnet_jit.checkpoints.formats import prism_mlx
 from bitnet_jit.checkpoints.formats.fields import Fields, read_json, read_json_if_there
 from bitnet_jit.checkpoints.formats.hf_bitnet import Online
 from bitnet_jit.checkpoints.formats.hf_delta_net import with_delta_net
+from bitnet_jit.checkpoints.formats.hf_gemma3 import global_fields, read_gemma3
 from bitnet_jit.checkpoints.formats.hf_quantization import read_storage
 from bitnet_jit.checkpoints.formats.hf_rope import read_rope
 from bitnet_jit.checkpoints.formats.hf_storage import Storage
@@ -25,7 +26,7 @@ class ModelKind:
 
     Attributes:
         architecture: the name of the class.
-        activation, sub_norms, qk_norms: as in `DecoderConfig`.
+        activation, sub_norms, qk_norms, branch_norms: as in `DecoderConfig`; Gemma 3 alone has the last ones.
         mlp_bias: whether gate, up and down can have biases.
         windows: whether layers can see the last tokens alone, which we do not run.
         norm_eps, rope_theta: where config.json has none.
@@ -35,9 +36,10 @@ class ModelKind:
     """
 
     architecture: str
-    activation: Literal["relu2", "silu"] = "silu"
+    activation: Literal["relu2", "silu", "gelu"] = "silu"
     sub_norms: bool = False
     qk_norms: bool = False
+    branch_norms: bool = False
     mlp_bias: bool = False
     windows: bool = False
     norm_eps: float = 1e-6
@@ -53,6 +55,9 @@ KINDS = {
     "llama": ModelKind("LlamaForCausalLM", mlp_bias=True),
     "minicpm": ModelKind("MiniCPMForCausalLM", multiplies=True),
     "qwen3": ModelKind("Qwen3ForCausalLM", qk_norms=True, windows=True, head_dim=128),
+    "gemma3_text": ModelKind(
+        "Gemma3ForCausalLM", "gelu", qk_norms=True, branch_norms=True, rope_theta=1e6, head_dim=256
+    ),
     "qwen3_5_text": ModelKind("Qwen3_5ForCausalLM", qk_norms=True, head_dim=256, mixes=True),
 }
 # the model_type of the text_config of models that read more than text
@@ -72,8 +77,8 @@ def read_config(path: Path) -> tuple[DecoderConfig, Storage]:
     hidden_size = fields.integer("hidden_size", high=MAX_IN_FEATURES)
     vocab_size = fields.integer("vocab_size")
     context_length = fields.integer("max_position_embeddings", 2048)
-    rope_theta, rope_scaling = read_rope(fields, kind.rope_theta, context_length, not kind.mixes)
-    fields.word("hidden_act", (kind.activation,), kind.activation)
+    rotary = global_fields(fields) if kind.branch_norms else fields
+    rope_theta, rope_scaling = read_rope(rotary, kind.rope_theta, context_length, not kind.mixes)
     config = DecoderConfig(
         vocab_size=vocab_size,
         hidden_size=hidden_size,
@@ -86,18 +91,26 @@ def read_config(path: Path) -> tuple[DecoderConfig, Storage]:
         norm_eps=fields.positive("rms_norm_eps", kind.norm_eps),
         rope_theta=rope_theta,
         rope_scaling=rope_scaling,
-        activation=kind.activation,
+        activation=kind.activation,  # checked by `with_parts`
         sub_norms=kind.sub_norms,
-        tied_embeddings=fields.flag("tie_word_embeddings", whole.flag("tie_word_embeddings", False)),
+        tied_embeddings=fields.flag("tie_word_embeddings", whole.flag("tie_word_embeddings", kind.branch_norms)),
         attention_bias=fields.flag("attention_bias", False),
         mlp_bias=kind.mlp_bias and fields.flag("mlp_bias", False),
         eos_ids=read_eos_ids(fields, path, vocab_size),
         qk_norms=kind.qk_norms,
         multipliers=read_multipliers(fields) if kind.multiplies else Multipliers(),
     )
-    config = with_delta_net(config, fields) if kind.mixes else config
+    config = with_parts(config, kind, fields)
     check_config(config, fields, kind)
     return config, storage
+
+
+def with_parts(config: DecoderConfig, kind: ModelKind, fields: Fields) -> DecoderConfig:
+    """Return an architecture with the parts that its kind alone has; its activation is checked."""
+    if kind.branch_norms:
+        return read_gemma3(config, fields)
+    fields.word("hidden_act", (kind.activation,), kind.activation)
+    return with_delta_net(config, fields) if kind.mixes else config
 
 
 def text_fields(whole: Fields) -> Fields:

@@ -6,7 +6,7 @@ import torch
 
 from bitnet_jit.checkpoints.formats.hf_config import KINDS, ModelKind
 from bitnet_jit.checkpoints.formats.hf_rope import scaling_json
-from bitnet_jit.checkpoints.formats.writer import Writer
+from bitnet_jit.checkpoints.formats.writer import Writer, check_written
 from bitnet_jit.dtypes import dtype_name
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.config import DecoderConfig
@@ -50,8 +50,7 @@ def config_json(
 
 def kind_of(config: DecoderConfig) -> tuple[str, ModelKind]:
     """Return the model_type of an architecture, and what it stands for."""
-    if config.delta_net is not None:
-        raise InvalidInput("model: models with a gated DeltaNet are not written, only read")
+    check_written(config)
     parts = (config.activation, config.sub_norms, config.qk_norms)
     for name, kind in KINDS.items():
         if (kind.activation, kind.sub_norms, kind.qk_norms) == parts:

@@ -1,4 +1,4 @@
-"""Tensors of floats that files of Qwen3.5 hold otherwise than we do: norms less 1, a convolution with a further axis.
+"""Tensors of floats that files hold otherwise than we do: norms less 1 (Qwen3.5, Gemma), a convolution of three axes.
 
 mlx-lm's folders have the convolution's taps before that axis, which tells them: their norms are whole.
 """
@@ -47,13 +47,14 @@ class FloatForms:
 
 PLAIN = FloatForms()
 NORMS = ("norm", "attention.norm", "attention.q_norm", "attention.k_norm", "delta_net.norm", "feed_forward.norm")
+BRANCH_NORMS = ("attention.branch_norm", "feed_forward.branch_norm")
 DELTA_NET = {"delta_net.decay": LOGARITHM, "delta_net.dt_bias": WIDE}
 
 
 def forms_of(config: DecoderConfig, names: HfNames, files: TensorFiles) -> FloatForms:
     """Return the forms in which files hold a model's floats."""
     if (net := config.delta_net) is None:
-        return PLAIN
+        return FloatForms(dict.fromkeys((*NORMS, *BRANCH_NORMS), LESS_ONE)) if config.branch_norms else PLAIN
     conv = names.tensor(f"blocks.{net.attends.index(False)}.delta_net.conv")
     shape = files.entries[conv].shape if conv in files.entries else ()
     if shape == AXIS_LAST.stored((net.mixed_features, net.taps)):

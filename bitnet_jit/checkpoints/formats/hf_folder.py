@@ -19,7 +19,8 @@ from bitnet_jit.checkpoints.formats.gguf.found import SUFFIX, names_in
 from bitnet_jit.checkpoints.formats.hf_chat import read_chat
 from bitnet_jit.checkpoints.formats.hf_config import read_config
 from bitnet_jit.checkpoints.formats.hf_floats import PLAIN, SAME, FloatForms, forms_of
-from bitnet_jit.checkpoints.formats.hf_names import HfNames, names_for
+from bitnet_jit.checkpoints.formats.hf_names import HfNames, has_inner_norms, names_for
+from bitnet_jit.checkpoints.formats.hf_pooling import read_pooling
 from bitnet_jit.checkpoints.formats.hf_storage import Storage
 from bitnet_jit.checkpoints.formats.hf_tokenizer import folder_tokenizer
 from bitnet_jit.checkpoints.formats.reader import Chat, StoredAs
@@ -46,7 +47,8 @@ class HfFolder:
         self.directory = path
         if others := sorted(name for name in names_in(path) if name.endswith(SUFFIX)):
             logger.warning("%s: its safetensors are read; to read %s instead, name the file", path, ", ".join(others))
-        self.config, self.storage = read_config(path / CONFIG)
+        config, self.storage = read_config(path / CONFIG)
+        self.config = with_inner_norms(config, path)
         self.names, self.forms = names_for(self.config), PLAIN
         self.oddities = Oddities()
         self._close = ExitStack()
@@ -80,6 +82,10 @@ class HfFolder:
     def defaults(self) -> Defaults:
         """Return what generation_config.json says of sampling."""
         return read_defaults(self.directory / GENERATION)
+
+    def pooling(self) -> str | None:
+        """Return what the folder's files of sentence-transformers say of pooling."""
+        return read_pooling(self.directory)
 
     @property
     def description(self) -> str:
@@ -134,6 +140,26 @@ class HfFolder:
 def in_file(names: HfNames, layer: LinearName) -> LinearName:
     """Return a layer by its name in the files."""
     return replace(layer, name=names.layer(layer.name))
+
+
+def with_inner_norms(config: DecoderConfig, path: Path) -> DecoderConfig:
+    """Return the architecture of a BitNet embedding model where the files of a folder have norms inside layers.
+
+    No config.json tells it. Such a model may have been saved without a head.
+
+    Raises:
+        CheckpointError: the files cannot be read, or Gemma 3 has no such norms.
+    """
+    if not config.qk_norms or config.delta_net is not None:
+        return config
+    with TensorFiles(path) as files:
+        names = set(files.entries)
+    if has_inner_norms(names):
+        has_head = f"{names_for(config, names).head}.weight" in names
+        return replace(config, inner_norms=True, tied_embeddings=config.tied_embeddings or not has_head)
+    if config.branch_norms:
+        raise CheckpointError(f"{path}: expected a norm inside each layer of Gemma 3, as BitNet embedding models have")
+    return config
 
 
 def check_tensors(

@@ -22,6 +22,13 @@ IN_BLOCK = {
     "feed_forward.sub_norm": "mlp.ffn_sub_norm",
     "feed_forward.down": "mlp.down_proj",
 }
+INSIDE = "norm"  # the name of a norm inside a layer of a BitNet embedding model
+INNER_NORMS = {f"{ours}.norm": f"{theirs}.{INSIDE}" for ours, theirs in IN_BLOCK.items() if theirs.endswith("_proj")}
+GEMMA3 = IN_BLOCK | {
+    "attention.branch_norm": "post_attention_layernorm",
+    "feed_forward.norm": "pre_feedforward_layernorm",
+    "feed_forward.branch_norm": "post_feedforward_layernorm",
+}
 DELTA_NET = {
     "delta_net.norm": "input_layernorm",
     "delta_net.qkv": "linear_attn.in_proj_qkv",
@@ -42,6 +49,7 @@ BODIES = {  # where the parts of a text model stand, with its head
     "model": "lm_head",
     "model.language_model": "lm_head",
     "language_model.model": "language_model.lm_head",
+    "": "lm_head",  # of a model that was saved without one
 }
 ASIDE = ("mtp.", "model.visual.", "visual.", "vision_tower.", "model.vision_tower.")  # what text needs no part of
 
@@ -65,9 +73,9 @@ class HfNames:
         if name == decoder_names.HEAD:
             return self.head
         if name in BODY:
-            return f"{self.body}.{BODY[name]}"
+            return in_body(self.body, BODY[name])
         _, index, part = name.split(".", 2)
-        return f"{self.body}.layers.{index}.{self.in_block[part]}"
+        return in_body(self.body, f"layers.{index}.{self.in_block[part]}")
 
     def tensor(self, name: str) -> str:
         """Return the name of a tensor of floats."""
@@ -87,10 +95,26 @@ def names_for(config: DecoderConfig, tensors: Collection[str] = ()) -> HfNames:
 
     Those of transformers, or of 1bitLLM, whose models alone have silu and sub-norms.
     """
-    bodies = [body for body in BODIES if f"{body}.{BODY[decoder_names.EMBEDDING]}.weight" in tensors]
+    bodies = [body for body in BODIES if in_body(body, f"{BODY[decoder_names.EMBEDDING]}.weight") in tensors]
     body = bodies[0] if bodies else "model"
-    in_block = ONE_BIT_LLM if config.sub_norms and config.activation == "silu" else IN_BLOCK | DELTA_NET
-    return HfNames(in_block, body, BODIES[body])
+    usual = GEMMA3 if config.branch_norms else IN_BLOCK | DELTA_NET
+    in_block = ONE_BIT_LLM if config.sub_norms and config.activation == "silu" else usual
+    return HfNames(in_block | INNER_NORMS if config.inner_norms else in_block, body, BODIES[body])
+
+
+def in_body(body: str, name: str) -> str:
+    """Return the name of a part of the body of a model, which has a name of its own or none.
+
+    >>> in_body("model", "norm"), in_body("", "norm")
+    ('model.norm', 'norm')
+    """
+    return f"{body}.{name}" if body else name
+
+
+def has_inner_norms(tensors: Collection[str]) -> bool:
+    """Return whether files that hold tensors of some names have a norm inside a layer."""
+    ends = tuple(f".{name}.weight" for name in INNER_NORMS.values())
+    return any(name.endswith(ends) for name in tensors)
 
 
 def hf_layer(name: str) -> str:

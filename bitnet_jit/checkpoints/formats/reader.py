@@ -115,6 +115,10 @@ class Reader(Protocol):
         """Return how the model's files would have tokens chosen; CheckpointError where a value is out of range."""
         ...
 
+    def pooling(self) -> str | None:
+        """Return how texts become vectors, one of POOLINGS, None where no file says; CheckpointError for other ways."""
+        ...
+
     def __enter__(self) -> Self: ...
 
     def __exit__(

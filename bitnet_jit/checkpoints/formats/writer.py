@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.quant.rotation import ROTATION, SignedBlocks
 
 
@@ -61,6 +62,14 @@ class Writer(Protocol):
     def metadata(self, shapes: dict[str, tuple[int, int]]) -> dict[str, str]:
         """Return the metadata of a file of weights, given (N, K) of each ternary weight by its name."""
         ...
+
+
+def check_written(config: DecoderConfig) -> None:
+    """Raise InvalidInput where a model has parts that no format is written with."""
+    parts = {"a gated DeltaNet": config.delta_net is not None, "norms inside its layers": config.inner_norms}
+    for part, is_there in parts.items():
+        if is_there:
+            raise InvalidInput(f"model: models with {part} are not written, only read")
 
 
 def encoded(

@@ -36,14 +36,14 @@ class EmbeddingCalls:
         return handle
 
     def embed(self, model_id: str, prompts: Sequence[Prompt]) -> torch.Tensor:
-        """Return the embeddings of texts, each the mean of its last hidden states, made of length 1.
+        """Return the embeddings of texts, each pooled of its last hidden states as the model says, else by the mean.
 
         Args:
             model_id: a decoder's name.
             prompts: texts, or token ids.
 
         Returns:
-            (n, hidden_size) float32 on the CPU; a row is the same bits whatever stands beside it.
+            (n, hidden_size) float32 on the CPU, each of length 1; a row is the same bits whatever stands beside it.
 
         Raises:
             InvalidInput, ModelNotFound, QueueFull, EngineClosed: as in `submit`; what has begun is cancelled.

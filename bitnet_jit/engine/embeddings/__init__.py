@@ -1,1 +1,1 @@
-"""Vectors of texts: their requests, and the mean of hidden states."""
+"""Vectors of texts: their requests, and the hidden states that they are made of."""

@@ -6,23 +6,19 @@ from typing import Any, cast
 
 import torch
 
-from bitnet_jit.arguments import show
 from bitnet_jit.engine.embeddings.embedding import Embedding
-from bitnet_jit.engine.embeddings.pooling import Pool
 from bitnet_jit.engine.text.asking import Prompt, check_pages, set_terms
 from bitnet_jit.engine.text.request import Request
-from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.decoder import Decoder
-from bitnet_jit.generation.prompts import as_row
+from bitnet_jit.generation.prompts import as_ids, check_texts
 from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.stopping import StopRule
-from bitnet_jit.generation.text import encode_prompt
+from bitnet_jit.models.pooling import MEAN, Pool
 
 
 def embed_all(submit: Callable[[Prompt], Embedding], prompts: Sequence[Prompt], at_once: int) -> torch.Tensor:
     """Return the embeddings of texts, (n, hidden_size) float32; so many wait at a time. InvalidInput for no texts."""
-    if isinstance(prompts, str | bytes | torch.Tensor) or not isinstance(prompts, Sequence) or not prompts:
-        raise InvalidInput(f"prompts: expected a list of texts, got {show(prompts)}")
+    check_texts(prompts)
     vectors: list[torch.Tensor] = []
     for first in range(0, len(prompts), at_once):
         handles: list[Embedding] = []
@@ -48,12 +44,11 @@ def make_embedding_request(
     Raises:
         InvalidInput: an argument is out of range, or the text does not fit the model's context or the pages.
     """
-    config = decoder.config
-    text = encode_prompt(decoder, prompt)[1] if isinstance(prompt, str) else prompt
-    ids = as_row(0, text, config.vocab_size, config.context_length)
+    ids = as_ids(decoder, 0, prompt)
     handle = Embedding(len(ids), lambda: request.cancel())
+    pool = Pool(decoder.pooling or MEAN)
     rule, waiting = StopRule(frozenset(), ()), cast(Any, handle)
-    request = Request(ids, len(ids), 0, rule, Sampling(), waiting, time.monotonic(), pool=Pool())
+    request = Request(ids, len(ids), 0, rule, Sampling(), waiting, time.monotonic(), pool=pool)
     check_pages(request, pages)
     set_terms(request, 0, client, timeout_s)
     return request, handle

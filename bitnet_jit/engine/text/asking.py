@@ -14,10 +14,9 @@ from bitnet_jit.engine.text.request import Request
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.ngram import NGrams
-from bitnet_jit.generation.prompts import Prompts, as_row, limits_of
+from bitnet_jit.generation.prompts import Prompts, as_row, encode_prompt, limits_of
 from bitnet_jit.generation.sampling import Sampling
 from bitnet_jit.generation.stopping import Stop, parted, stop_rules
-from bitnet_jit.generation.text import encode_prompt
 from bitnet_jit.problem import PAGE, pages_for
 
 if TYPE_CHECKING:

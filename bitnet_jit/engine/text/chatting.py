@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from bitnet_jit.arguments import show
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.generation.decoder import Decoder
-from bitnet_jit.generation.text import encode_prompt, without_added
+from bitnet_jit.generation.prompts import encode_prompt
+from bitnet_jit.generation.text import without_added
 
 if TYPE_CHECKING:
     from bitnet_jit.checkpoints.chat_template import ChatTemplate

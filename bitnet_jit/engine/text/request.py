@@ -12,8 +12,8 @@ from bitnet_jit.generation.stopping import StopRule
 from bitnet_jit.runner.pages import PagedSequence
 
 if TYPE_CHECKING:
-    from bitnet_jit.engine.embeddings.pooling import Pool
     from bitnet_jit.engine.grammar.grammar import Grammar, Matcher
+    from bitnet_jit.models.pooling import Pool
 
 NUMBERS = count()  # of requests, in the order in which they came
 

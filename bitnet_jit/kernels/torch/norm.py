@@ -40,6 +40,11 @@ def sigmoid_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     return torch.sigmoid(gate.float()) * up.float()
 
 
+def gelu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """Return gelu(gate) * up (..., K) by tanh in float32."""
+    return torch.nn.functional.gelu(gate.float(), approximate="tanh") * up.float()
+
+
 def norm_gradients(dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:
     """Return dx (..., K) and dw (K,) of x r w with r = 1 / sqrt(mean x^2 + eps), in float32; itself differentiable."""
     wide, scaled = x.float(), dy.float() * weight.float()
@@ -97,6 +102,10 @@ def bind_sigmoid_mul_norm(problem: Problem, config: Config):
     return gated_norm(sigmoid_mul)
 
 
+def bind_gelu_mul_norm(problem: Problem, config: Config):
+    return gated_norm(gelu_mul)
+
+
 def gated_norm(multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
     """Return what multiplies gate and up, and normalizes the product if there is a weight."""
 
@@ -133,6 +142,7 @@ KERNELS = (
     Kernel("torch.relu2_mul_norm", "relu2_mul_norm", bind_relu2_mul_norm, no_configs, always),
     Kernel("torch.silu_mul_norm", "silu_mul_norm", bind_silu_mul_norm, no_configs, always),
     Kernel("torch.sigmoid_mul_norm", "sigmoid_mul_norm", bind_sigmoid_mul_norm, no_configs, always),
+    Kernel("torch.gelu_mul_norm", "gelu_mul_norm", bind_gelu_mul_norm, no_configs, always),
     Kernel(
         "torch.relu2_mul_norm_quantize", "relu2_mul_norm_quantize", bind_relu2_mul_norm_quantize, no_configs, always
     ),

@@ -63,6 +63,9 @@ class DrawnFile:
     def defaults(self):
         return Defaults()
 
+    def pooling(self):
+        return "last"
+
     def __enter__(self):
         self.is_open = True
         return self

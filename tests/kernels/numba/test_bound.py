@@ -36,6 +36,7 @@ OPERANDS = {  # in the order in which each op's entry point takes them
     "relu2_mul_norm": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "y", None),
     "silu_mul_norm": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "y", None),
     "sigmoid_mul_norm": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "y", None),
+    "gelu_mul_norm": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "y", None),
     "relu2_mul_norm_quantize": ("gate", "up", ROW_STRIDE, "weight", "eps", None, *SCALES),
     "silu_mul_norm_quantize": ("gate", "up", ROW_STRIDE, "weight", "eps", None, *SCALES),
     "rms_norm_gradients": ("dy", "x", "weight", "eps", "dx", "dw"),
@@ -63,6 +64,7 @@ OPTIONAL = {
     "silu_mul_norm": "weight",
     "silu_mul_norm_quantize": "weight",
     "sigmoid_mul_norm": "weight",
+    "gelu_mul_norm": "weight",
 }
 
 

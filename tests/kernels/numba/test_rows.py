@@ -194,7 +194,7 @@ def test_silu_of_extreme_values():
 
 
 @pytest.mark.parametrize("gate", [np.nan, np.inf, -np.inf, -3e38, -1000, -88.8, -88, -87.5, 88, 3e38, 0.0, 1e-41])
-@pytest.mark.parametrize("name", ["silu_mul", "sigmoid_mul"])
+@pytest.mark.parametrize("name", ["silu_mul", "sigmoid_mul", "gelu_mul"])
 def test_gates_of_extreme_values_as_floats(name, gate):
     gate = np.full((1, 17), gate, np.float32)
     h, _ = run(f"{name}_norm", "float32", gate, np.ones_like(gate), weight_dtype="")
@@ -223,4 +223,4 @@ def test_a_row_does_not_depend_on_its_batch_or_threads():
 
 def test_every_op_with_two_inputs_has_a_gate_that_the_kernel_knows():
     assert {op for op, operands in norm.OPERANDS.items() if "gate" in operands} == norm.GATES.keys()
-    assert set(norm.GATES.values()) <= {"relu2", "silu", "sigmoid"}
+    assert set(norm.GATES.values()) <= {"relu2", "silu", "sigmoid", "gelu"}

@@ -13,14 +13,14 @@ from bitnet_jit import reference
 from bitnet_jit.kernels.triton.rowwise import rows
 
 QUANTIZED = ("rms_norm", "add_rms_norm", "relu2_mul_norm", "silu_mul_norm")  # and then
-FLOATS = (*QUANTIZED, "sigmoid_mul_norm")  # what these give are not codes
+FLOATS = (*QUANTIZED, "sigmoid_mul_norm", "gelu_mul_norm")  # what these give are not codes
 ADDS = ("add_rms_norm", rows.ADD)
 OPS = ("quantize_activation", *FLOATS, *(f"{op}_quantize" for op in QUANTIZED))
 GATES = {
     f"{kind}_mul_norm{end}": product
     for kind, product in (("relu2", reference.relu2_mul), ("silu", reference.silu_mul))
     for end in ("", "_quantize")
-} | {"sigmoid_mul_norm": reference.sigmoid_mul}
+} | {"sigmoid_mul_norm": reference.sigmoid_mul, "gelu_mul_norm": reference.gelu_mul}
 EPS = 1e-5
 
 
@@ -133,7 +133,7 @@ def test_any_leading_dimensions(kernel, leading):
 
 @pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
 @needs_device
-@every(*(row_problem(op, 4, 300) for op in ("silu_mul_norm", "silu_mul_norm_quantize", "sigmoid_mul_norm")))
+@every(*(row_problem(op, 4, 300) for op in (*FLOATS[3:], "silu_mul_norm_quantize")))
 def test_gates_without_a_norm(kernel):
     gate = np.random.default_rng(0).standard_normal((7, 700), dtype=np.float32) * 10
     gate[1, 3], gate[2, 4], gate[3, 5], gate[4] = np.nan, np.inf, -np.inf, -200
@@ -141,8 +141,8 @@ def test_gates_without_a_norm(kernel):
     problem = replace(row_problem(kernel.op, 7, 700), bias="")
     result = call(kernel, problem, kernel.configs(problem)[0], gate, up, None, 0.0)
     if kernel.op in FLOATS:
-        product = reference.silu_mul if kernel.op == "silu_mul_norm" else reference.sigmoid_mul
-        np.testing.assert_allclose(result, product(gate, up), rtol=1e-5, atol=1e-35)
+        tiny = 1e-12 if kernel.op == "gelu_mul_norm" else 1e-35  # its exponent is a cube, rounded
+        np.testing.assert_allclose(result, GATES[kernel.op](gate, up), rtol=1e-5, atol=tiny)
         return
     x_q, x_scale = result
     wanted = reference.silu_mul_norm_quantize(gate, up, None, 0.0)

@@ -8,7 +8,7 @@ Reading:
     runs.py         ternary blocks -> canonical codes; i2_s.py: microsoft's I2_S; q2_0.py: which dialect a Q2_0 is
     floats.py       blocks of other types -> floats
     names.py        our names -> those of the file; row_order.py: rows of q and k, as a file turns them and as we do
-    config.py       metadata -> DecoderConfig; rope.py: its rotary scaling
+    config.py       metadata -> DecoderConfig; rope.py: its rotary scaling; delta_net.py, gemma3.py: of these models
     tokenizer.py    metadata -> the content of a tokenizer.json; sentencepiece.py: of that kind; chat.py: the template
     model.py        GgufModel: the reader
 

@@ -7,12 +7,14 @@ from typing import Literal
 import torch
 
 from bitnet_jit.checkpoints.formats.gguf.delta_net import with_delta_net
+from bitnet_jit.checkpoints.formats.gguf.gemma3 import read_gemma3
 from bitnet_jit.checkpoints.formats.gguf.keys import Keys
-from bitnet_jit.checkpoints.formats.gguf.names import EMBEDDING, HEAD, IN_BLOCK, QWEN35
+from bitnet_jit.checkpoints.formats.gguf.names import EMBEDDING, GEMMA3, HEAD, IN_BLOCK, INNER_NORMS, QWEN35
 from bitnet_jit.checkpoints.formats.gguf.rope import read_rope_scaling
 from bitnet_jit.checkpoints.formats.gguf.values import Strings
 from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.models.config import DecoderConfig, Multipliers
+from bitnet_jit.models.pooling import CLS, LAST, MEAN
 from bitnet_jit.models.rope import check_rope
 from bitnet_jit.problem import MAX_IN_FEATURES
 
@@ -22,7 +24,7 @@ class ModelKind:
     """The consequences of a general.architecture.
 
     Attributes:
-        activation, sub_norms, qk_norms: as in `DecoderConfig`.
+        activation, sub_norms, qk_norms, branch_norms: as in `DecoderConfig`; Gemma 3 alone has the last ones.
         pairs: whether rows of q and k stand as llama.cpp turns them, two by two: see row_order.py.
         quantizes: whether models were trained with activations of int8, where their scales are of whole weights.
         multiplies: whether the file has MiniCPM's constants.
@@ -30,9 +32,10 @@ class ModelKind:
         names: of tensors in a block.
     """
 
-    activation: Literal["relu2", "silu"] = "silu"
+    activation: Literal["relu2", "silu", "gelu"] = "silu"
     sub_norms: bool = False
     qk_norms: bool = False
+    branch_norms: bool = False
     pairs: bool = False
     quantizes: bool = True
     multiplies: bool = False
@@ -41,6 +44,7 @@ class ModelKind:
 
 
 Shapes = Mapping[str, tuple[int, ...]]
+POOLINGS, MAX_POOLING = {1: MEAN, 2: CLS, 3: LAST}, 4  # 0 is none, 4 ranks pairs of texts
 ACTIVATION = "bitnet_jit.activation"  # a key of ours: "a8" or "a16"
 KINDS = {
     "bitnet-b1.58": ModelKind("relu2", sub_norms=True),
@@ -49,6 +53,7 @@ KINDS = {
     "llama": ModelKind(pairs=True),
     "minicpm": ModelKind(pairs=True, quantizes=False, multiplies=True),
     "qwen3": ModelKind(qk_norms=True, quantizes=False),
+    "gemma3": ModelKind("gelu", qk_norms=True, branch_norms=True, quantizes=False, names=GEMMA3),
     "qwen35": ModelKind(qk_norms=True, quantizes=False, mixes=True, names=QWEN35),
 }
 
@@ -93,11 +98,18 @@ def read_config(keys: Keys, tensors: Shapes, divisors: torch.Tensor | None = Non
         eos_ids=read_eos_ids(keys, vocab_size),
         qk_norms=kind.qk_norms,
         multipliers=read_multipliers(keys, of) if kind.multiplies else Multipliers(),
+        inner_norms=kind.qk_norms and not kind.mixes and has_inner_norms(tensors),
     )
-    if kind.mixes:
-        config = with_delta_net(config, keys, of)
+    config = with_parts(config, kind, keys, of)
     check_refused(keys, of, config)
     return config
+
+
+def with_parts(config: DecoderConfig, kind: ModelKind, keys: Keys, of: Callable[[str], str]) -> DecoderConfig:
+    """Return an architecture with the parts that its kind alone has."""
+    if kind.mixes:
+        return with_delta_net(config, keys, of)
+    return read_gemma3(config, keys, of) if kind.branch_norms else config
 
 
 def read_heads(keys: Keys, of: Callable[[str], str], hidden_size: int) -> tuple[int, int, int]:
@@ -114,10 +126,21 @@ def read_multipliers(keys: Keys, of: Callable[[str], str]) -> Multipliers:
     return Multipliers(embedding, residual, 1 / keys.positive(of("logit_scale")))
 
 
-def activation_of(keys: Keys, kind: ModelKind, architecture: str) -> Literal["relu2", "silu"]:
+def activation_of(keys: Keys, kind: ModelKind, architecture: str) -> Literal["relu2", "silu", "gelu"]:
     """Return the activation: that of the kind, unless the file names another."""
-    word = keys.word(f"{architecture}.hidden_activation", ("silu", "relu2"), kind.activation)
-    return "relu2" if word == "relu2" else "silu"
+    words: dict[str, Literal["relu2", "silu", "gelu"]] = {"relu2": "relu2", "silu": "silu", "gelu": "gelu"}
+    return words[keys.word(f"{architecture}.hidden_activation", tuple(words), kind.activation)]
+
+
+def has_inner_norms(tensors: Shapes) -> bool:
+    """Return whether a file has a norm inside a layer, as BitNet embedding models do."""
+    return any(f"blk.0.{name}.weight" in tensors for name in INNER_NORMS.values())
+
+
+def read_pooling(keys: Keys) -> str | None:
+    """Return how texts become vectors, None where the file says nothing of it."""
+    name = f"{keys.text('general.architecture')}.pooling_type"
+    return POOLINGS.get(keys.integer(name, 0, low=0, high=MAX_POOLING))
 
 
 def num_rows(keys: Keys, tensors: Shapes) -> int:
@@ -143,7 +166,7 @@ def check_refused(keys: Keys, of: Callable[[str], str], config: DecoderConfig) -
         raise keys.refuse(of("attention.value_length"), f"that of keys, {config.head_dim}")
     if keys.integer(of("rope.dimension_count"), config.head_dim) != (config.rotated_dims or config.head_dim):
         raise keys.refuse(of("rope.dimension_count"), f"{config.head_dim} (every dimension of a head turns)")
-    if keys.same_integer(of("attention.sliding_window"), 0, low=0):
+    if not config.branch_norms and keys.same_integer(of("attention.sliding_window"), 0, low=0):
         raise keys.refuse(of("attention.sliding_window"), "none: every token sees all tokens before it")
     try:
         check_rope(config)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from bitnet_jit.checkpoints.formats.gguf.config import KINDS
+from bitnet_jit.checkpoints.formats.writer import check_written
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.config import DecoderConfig, Multipliers
 from bitnet_jit.models.rope import frequencies
@@ -20,13 +21,11 @@ def architecture_of(config: DecoderConfig) -> str:
     >>> architecture_of(bitnet_jit.load().config)
     'bitnet-b1.58'
     """
-    multiplies, mixes = config.multipliers != Multipliers(), config.delta_net is not None
-    parts = (config.activation, config.sub_norms, config.qk_norms, multiplies, mixes)
+    check_written(config)
+    parts = (config.activation, config.sub_norms, config.qk_norms, config.multipliers != Multipliers())
     for name, kind in KINDS.items():
-        if (kind.activation, kind.sub_norms, kind.qk_norms, kind.multiplies, kind.mixes) == parts and not mixes:
+        if (kind.activation, kind.sub_norms, kind.qk_norms, kind.multiplies) == parts and not kind.mixes:
             return name
-    if mixes:
-        raise InvalidInput("model: models with a gated DeltaNet are not written, only read")
     raise InvalidInput(
         f"model: GGUF has no architecture with activation={config.activation!r}, sub_norms={config.sub_norms}, "
         f"qk_norms={config.qk_norms}"

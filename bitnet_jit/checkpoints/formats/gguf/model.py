@@ -10,7 +10,7 @@ from bitnet_jit.checkpoints.checks import CodeCount, Oddities, check_codes, chec
 from bitnet_jit.checkpoints.decoder_names import LinearName, block_names, outer_shapes
 from bitnet_jit.checkpoints.formats.decoding import decode
 from bitnet_jit.checkpoints.formats.gguf.chat import read_chat
-from bitnet_jit.checkpoints.formats.gguf.config import ACTIVATION, read_config, read_kind
+from bitnet_jit.checkpoints.formats.gguf.config import ACTIVATION, read_config, read_kind, read_pooling
 from bitnet_jit.checkpoints.formats.gguf.delta_net import floats_in_order, layer_in_order
 from bitnet_jit.checkpoints.formats.gguf.file import GgufFile
 from bitnet_jit.checkpoints.formats.gguf.found import file_of, is_gguf
@@ -96,6 +96,10 @@ class GgufModel:
     def defaults(self) -> Defaults:
         """Return what the file's metadata says of sampling."""
         return defaults_of_keys(self.keys.values)
+
+    def pooling(self) -> str | None:
+        """Return what the file's metadata says of pooling."""
+        return read_pooling(self.keys)
 
     @property
     def description(self) -> str:
@@ -203,7 +207,8 @@ class GgufModel:
         check_finite(self.file.place(name), w_scale)
         if w_scale.dim() == 0 and not w_scale > 0:
             raise CheckpointError(f"{self.file.place(name)}: expected a positive scale, found {float(w_scale):g}")
-        usual = "a8" if self.kind.quantizes and not group_size else "a16"
+        quantizes = self.kind.quantizes or self.config.inner_norms
+        usual = "a8" if quantizes and not group_size else "a16"
         activation = self.keys.word(ACTIVATION, ("a8", "a16"), usual)
         inputs, rotation = layer.in_features, self.rotation(layer)
         weight = TernaryWeight(out, w_scale, self.bias(layer), inputs, group_size, activation, rotation)

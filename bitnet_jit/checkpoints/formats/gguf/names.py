@@ -24,6 +24,14 @@ IN_BLOCK = {
     "feed_forward.sub_norm": "ffn_sub_norm",
     "feed_forward.down": "ffn_down",
 }
+INNER_NORMS = {  # of BitNet embedding models
+    f"{ours}.norm": f"{theirs}_norm_in" for ours, theirs in IN_BLOCK.items() if not ours.endswith("norm")
+}
+IN_BLOCK |= INNER_NORMS
+GEMMA3 = IN_BLOCK | {
+    "attention.branch_norm": "post_attention_norm",
+    "feed_forward.branch_norm": "post_ffw_norm",
+}
 QWEN35 = IN_BLOCK | {
     "feed_forward.norm": "post_attention_norm",
     "delta_net.norm": "attn_norm",

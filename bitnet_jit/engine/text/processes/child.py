@@ -16,7 +16,6 @@ from typing import Any, NoReturn, cast
 
 from bitnet_jit.checkpoints.checksum import stamp_of
 from bitnet_jit.checkpoints.loading import load
-from bitnet_jit.engine.embeddings.pooling import Pool
 from bitnet_jit.engine.grammar.grammar import Grammars
 from bitnet_jit.engine.models.model import num_pages, weight_count
 from bitnet_jit.engine.models.preparing import tune
@@ -39,6 +38,7 @@ from bitnet_jit.errors import BitNetError, CheckpointError, RequestFailed
 from bitnet_jit.generation.decoder import Decoder
 from bitnet_jit.generation.ngram import NGrams
 from bitnet_jit.generation.stopping import stop_rules
+from bitnet_jit.models.pooling import Pool
 from bitnet_jit.system.garbage import freeze
 
 LOOK_S = 1.0  # between two looks whether the engine's process is there
@@ -162,7 +162,7 @@ def request_of(terms: Terms, decoder: Decoder, handle: Handle) -> Request:
         ngrams=NGrams() if terms.speculates else None,
         prompt_logprobs=terms.prompt_logprobs,
         grammar=terms.grammar,
-        pool=Pool() if terms.pools else None,
+        pool=None if terms.pooling is None else Pool(terms.pooling),
         stop=terms.stop,
     )
 

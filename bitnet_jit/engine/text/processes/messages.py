@@ -69,7 +69,7 @@ class Terms:
     grammar: "Grammar | None"
     speculates: bool
     prompt_logprobs: int | None
-    pools: bool
+    pooling: str | None
 
     @classmethod
     def of(cls, request: Request) -> "Terms":
@@ -90,7 +90,7 @@ class Terms:
             request.grammar,
             request.ngrams is not None,
             request.prompt_logprobs,
-            request.pool is not None,
+            None if request.pool is None else request.pool.pooling,
         )
 
 

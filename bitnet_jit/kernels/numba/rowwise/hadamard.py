@@ -71,6 +71,10 @@ class RotationSpec:
         return False  # the gate is silu
 
     @property
+    def takes_gelu(self) -> bool:
+        return False  # the gate is silu
+
+    @property
     def adds(self) -> bool:
         return "delta" in OPERANDS[self.op]
 

@@ -5,6 +5,7 @@
     relu2_mul_norm   the same of relu(gate)^2 * up                                    (arXiv 2504.12285)
     silu_mul_norm    the same of silu(gate) * up, with or without the norm            (arXiv 2002.05202)
     sigmoid_mul_norm the same of sigmoid(gate) * up
+    gelu_mul_norm    the same of gelu(gate) * up, by tanh                             (arXiv 1606.08415)
     *_quantize       codes and scale of y, which is not rounded before
 
 A fused op keeps a row's float32 values in scratch memory. The sum of squares runs in 32 partial sums, whatever the CPU.
@@ -36,13 +37,15 @@ from bitnet_jit.kernels.numba.threads.parallel import COUNTER_BYTES, MEMBERS, TE
 from bitnet_jit.kernels.numba.threads.team import TeamConfig
 from bitnet_jit.problem import Problem
 
-MIN_SILU, INFINITY = np.float32(-88), np.float32(np.inf)  # for smaller gates `exp_float32` is cut off
+MIN_POWER, INFINITY = np.float32(-88), np.float32(np.inf)  # for smaller ones `exp_float32` is cut off
+GELU_2U, GELU_CUBE = np.float32(2 * (2 / np.pi) ** 0.5), np.float32(0.044715)
 GATES = {  # of the ops that multiply
     "relu2_mul_norm": "relu2",
     "relu2_mul_norm_quantize": "relu2",
     "silu_mul_norm": "silu",
     "silu_mul_norm_quantize": "silu",
     "sigmoid_mul_norm": "sigmoid",
+    "gelu_mul_norm": "gelu",
 }
 
 
@@ -77,11 +80,15 @@ class RowSpec:
 
     @property
     def takes_exp(self) -> bool:
-        return GATES.get(self.op) in ("silu", "sigmoid")
+        return GATES.get(self.op) in ("silu", "sigmoid", "gelu")
 
     @property
     def takes_sigmoid(self) -> bool:
         return GATES.get(self.op) == "sigmoid"
+
+    @property
+    def takes_gelu(self) -> bool:
+        return GATES.get(self.op) == "gelu"
 
     @property
     def adds(self) -> bool:
@@ -132,9 +139,10 @@ def widen(spec, job, row, values):
         for i in range(job.features):
             gate = load_float(spec.x_dtype, job.x, first + i)
             if spec.takes_exp:
-                inverse = F1 + exp_float32(-gate)
+                power = GELU_2U * (gate + GELU_CUBE * gate * gate * gate) if spec.takes_gelu else gate
+                inverse = F1 + exp_float32(-power)
                 over = F1 if spec.takes_sigmoid else gate
-                gate = over / (inverse if not gate < MIN_SILU else INFINITY)
+                gate = over / (inverse if not power < MIN_POWER else INFINITY)
             else:
                 gate = F0 if gate <= F0 else gate  # NaN stays
                 gate = gate * gate
@@ -214,6 +222,7 @@ OPERANDS: dict[str, Operands] = {  # of each op, in the order of `run`
     "silu_mul_norm": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "y", None),
     "silu_mul_norm_quantize": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "x_q", "x_scale"),
     "sigmoid_mul_norm": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "y", None),
+    "gelu_mul_norm": ("gate", "up", ROW_STRIDE, "weight", "eps", None, "y", None),
 }
 
 

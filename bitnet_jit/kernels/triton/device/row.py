@@ -13,6 +13,7 @@ import triton.language as tl
 MAX_PART = 1024  # words of a plane, as many as the registers of a program hold
 MIN_PART = 32
 LANES = tl.constexpr(256)
+GELU_2U, GELU_CUBE = tl.constexpr(2 * (2 / 3.141592653589793) ** 0.5), tl.constexpr(0.044715)
 
 
 def part_of(words: int) -> int:
@@ -73,11 +74,11 @@ def largest_of(x, SIZE: tl.constexpr):
 def load_values(x_ptr, other_ptr, k, inside, KIND: tl.constexpr):
     """Load float32 values at inputs k of a row, 0 where not inside.
 
-    KIND says of what: "x", or "add" of x and other, rounded to their dtype; "relu2", "silu" or "sigmoid" of x, times
-    other.
+    KIND says of what: "x", or "add" of x and other, rounded to their dtype; "relu2", "silu", "sigmoid" or "gelu" of x,
+    times other.
     """
     # outside a quotient of 0 would take a division's slow way, and with it all threads of its warp
-    x = tl.load(x_ptr + k, mask=inside, other=1.0 if KIND == "silu" else 0.0)
+    x = tl.load(x_ptr + k, mask=inside, other=1.0 if KIND == "silu" or KIND == "gelu" else 0.0)
     y = x.to(tl.float32)
     if KIND != "x":
         other = tl.load(other_ptr + k, mask=inside, other=0.0).to(tl.float32)
@@ -85,6 +86,9 @@ def load_values(x_ptr, other_ptr, k, inside, KIND: tl.constexpr):
             y = (y + other).to(x.dtype).to(tl.float32)
         elif KIND == "silu":
             y = tl.div_rn(y, 1.0 + tl.exp(-y)) * other
+        elif KIND == "gelu":
+            power = GELU_2U * (y + GELU_CUBE * y * y * y)
+            y = tl.div_rn(y, 1.0 + tl.exp(-power)) * other
         elif KIND == "sigmoid":
             y = tl.div_rn(tl.full(y.shape, 1.0, tl.float32), 1.0 + tl.exp(-y)) * other
         else:

@@ -5,6 +5,7 @@
     relu2_mul_norm        the same of relu(gate)^2 * up                                   (arXiv 2504.12285)
     silu_mul_norm         the same of gate / (1 + exp(-gate)) * up; the norm may be absent
     sigmoid_mul_norm      the same of up / (1 + exp(-gate))
+    gelu_mul_norm         the same of gate / (1 + exp(-2 u)) * up, u = sqrt(2 / pi) (gate + 0.044715 gate^3)
     quantize_activation   x_q = rint(x * (127 / max|x|)), half to even; x_scale = max|x| / 127
     *_quantize            both, y not rounded before
 
@@ -49,8 +50,10 @@ GATES = {  # of the ops that multiply
     "silu_mul_norm": "silu",
     "silu_mul_norm_quantize": "silu",
     "sigmoid_mul_norm": "sigmoid",
+    "gelu_mul_norm": "gelu",
 }
 KINDS = GATES | {"add_rms_norm": "add", ADD: "add"}  # of values, as `load_values` names them; "x" of the other ops
+EXPONENTIAL = ("silu", "sigmoid", "gelu")  # of KINDS
 OPERANDS = {
     "quantize_activation": ("x", None, None, None, None, None, "x_q", "x_scale"),
     "rms_norm": ("x", None, None, "weight", "eps", None, "y", None),
@@ -62,6 +65,7 @@ OPERANDS = {
     "silu_mul_norm": ("gate", "up", "row_stride", "weight", "eps", None, "y", None),
     "silu_mul_norm_quantize": ("gate", "up", "row_stride", "weight", "eps", None, "x_q", "x_scale"),
     "sigmoid_mul_norm": ("gate", "up", "row_stride", "weight", "eps", None, "y", None),
+    "gelu_mul_norm": ("gate", "up", "row_stride", "weight", "eps", None, "y", None),
 }
 
 
@@ -190,7 +194,7 @@ def block_of(problem: Problem) -> int:
 
 def fixed(problem: Problem) -> tuple[RowConfig, ...]:
     """Return the one config of an op with sums: more warps for few rows, which wait, than for rows that compete."""
-    block, heavy = block_of(problem), 2 if KINDS.get(problem.op) in ("silu", "sigmoid") else 1  # exp keeps threads busy
+    block, heavy = block_of(problem), 2 if KINDS.get(problem.op) in EXPONENTIAL else 1  # which keeps threads busy
     spread = 2 if problem.rows <= FEW_ROWS else 1
     return (RowConfig(block, min(16, max(4, spread * heavy * block // 1024))),)
 

@@ -1,0 +1,51 @@
+"""Gemma 3's parts besides, by which of its layers are local; the readers of folders and of GGUF files say that."""
+
+import logging
+import math
+from dataclasses import replace
+
+from bitnet_jit.models.config import DecoderConfig, LocalLayers, Multipliers
+
+logger = logging.getLogger(__name__)
+
+INTERVAL = 6  # every sixth layer sees all tokens
+WINDOW = 4096  # tokens, where a file has none
+LOCAL_THETA = 10_000.0
+
+
+def every(interval: int, num_layers: int) -> tuple[bool, ...]:
+    """Return of each layer whether it is local, where every so manyth sees all tokens.
+
+    >>> every(3, 4)
+    (True, True, False, True)
+    """
+    return tuple(bool((index + 1) % interval) for index in range(num_layers))
+
+
+def with_gemma3(
+    config: DecoderConfig, is_local: tuple[bool, ...], theta: float, window: int, query_scalar: float, where: str
+) -> DecoderConfig:
+    """Return an architecture with the parts that Gemma 3 has besides.
+
+    Attention sees all tokens, as local layers do while there are no more than their window. The context ends there.
+
+    Args:
+        config: what other models have, too.
+        is_local: layer by layer, whether it sees a window of the last tokens.
+        theta: base of the rotary frequencies of local layers.
+        window: tokens that they see.
+        query_scalar: products of queries and keys are divided by its root.
+        where: the file, for the log.
+    """
+    context = min(config.context_length, window) if any(is_local) else config.context_length
+    if context < config.context_length:
+        words = "%s: some layers see the last %d tokens alone: the context is %d tokens instead of %d"
+        logger.warning(words, where, window, context, config.context_length)
+    scales = Multipliers(math.sqrt(config.hidden_size), query=math.sqrt(config.head_dim / query_scalar))
+    return replace(
+        config,
+        context_length=context,
+        multipliers=scales,
+        branch_norms=True,
+        local=LocalLayers(is_local, theta) if any(is_local) else None,
+    )
