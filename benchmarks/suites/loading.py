@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 import bitnet_jit
 from benchmarks.harness.models.memory import with_peak
 from benchmarks.harness.models.shapes import SHAPES, ModelShape
@@ -28,6 +30,7 @@ from bitnet_jit.checkpoints.formats.gguf.writing import write_file
 from bitnet_jit.checkpoints.formats.reader import Chat
 from bitnet_jit.checkpoints.formats.registry import format_of
 from bitnet_jit.errors import CheckpointWarning
+from bitnet_jit.system.cores import available_cores
 
 PIECE_BYTES = 2**24  # of a plain read, per call of the system
 
@@ -104,6 +107,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--shape", choices=random, default="2b-4t", help="of the random weights (default: 2b-4t)")
     add("--formats", nargs="*", choices=NAMES, default=["i2_s", "tq2_0", "tq1_0"], help="default: i2_s tq2_0 tq1_0")
     add("--models", nargs="*", type=Path, default=[], metavar="PATH", help="models to be loaded besides")
+    add("--threads", type=at_least_one, default=available_cores(), help="of the CPU (default: all cores)")
     add("--turns", type=at_least_one, default=5, help="default: 5")
     add("--json", type=Path, metavar="FILE", help="write every figure there")
     return parser.parse_args(arguments)
@@ -112,7 +116,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def run(arguments: Sequence[str] | None = None) -> "Report[Load]":
     """Measure, print, and write the file that the command line asks for."""
     given = parse(arguments)
-    rows = []
+    rows: list[Load] = []
+    torch.set_num_threads(given.threads)
     print(f"{'model':24} {'MB':>8} {'read s':>8} {'load s':>8} {'ratio':>6} {'peak MB':>8}")
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", CheckpointWarning)  # random weights have the densities of random weights

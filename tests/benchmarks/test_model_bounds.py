@@ -1,5 +1,7 @@
 """Bounds of whole models, their random weights, turns, memory and reports."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -80,6 +82,8 @@ def test_random_embeddings_fit_both_halves_and_norms_have_their_widths():
     assert (head.shape, head.dtype) == ((96, 256), torch.bfloat16)
     assert torch.equal(head.float(), head.half().float())
     assert not torch.equal(head, reader.dense("embedding"))
+    sub_norms = replace(SMALL, qk_norms=True, sub_norms=True)
+    reader = RandomReader(sub_norms)
     widths = {
         "blocks.0.attention.q_norm": 64,
         "blocks.0.attention.k_norm": 64,

@@ -62,6 +62,9 @@ class RandomReader:
         """Return that nothing is said of sampling."""
         return Defaults()
 
+    def pooling(self) -> None:
+        """Return None: it is no embedding model."""
+
     def __enter__(self) -> Self:
         return self
 

@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 
 from benchmarks.harness.models.shapes import ModelShape
 from benchmarks.providers.models.gguf_blocks import BlockType, as_bytes, block_scales, choose_type
-from bitnet_jit.checkpoints.decoder_names import EMBEDDING, FINAL_NORM, HEAD, BlockNames, LinearName, block_names
+from bitnet_jit.checkpoints.decoder_names import (
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    AttentionNames,
+    BlockNames,
+    LinearName,
+    block_names,
+)
 from bitnet_jit.checkpoints.formats.reader import Reader
 from bitnet_jit.checkpoints.ternary import empty_i2
 from bitnet_jit.models.config import DecoderConfig
@@ -72,7 +80,7 @@ def entries(reader: Reader, kind: BlockType, head: str) -> Iterator[Entry]:
     for index in range(config.num_layers):
         names = block_names(config, index)
         titles = norm_titles(names)
-        for name, features in names.norms(config):
+        for name, (features,) in names.floats(config):
             yield norm_entry(reader, f"blk.{index}.{titles[name]}", name, features)
         for joint in names.linears:
             for layer in joint:
@@ -80,14 +88,17 @@ def entries(reader: Reader, kind: BlockType, head: str) -> Iterator[Entry]:
 
 
 def norm_titles(names: BlockNames) -> dict[str, str]:
-    """Return GGUF's names of the norms of a block by ours."""
+    """Return GGUF's names of the norms of a block by ours. Raise ValueError where it does not attend."""
+    attention, feed_forward = names.attention, names.feed_forward
+    if not isinstance(attention, AttentionNames):
+        raise ValueError("llama.cpp: this benchmark writes no files of models with a gated DeltaNet")
     return {
-        names.input_norm: "attn_norm",
-        names.middle_norm: "ffn_norm",
-        names.query_norm: "attn_q_norm",
-        names.key_norm: "attn_k_norm",
-        names.attention_sub_norm: "attn_sub_norm",
-        names.mlp_sub_norm: "ffn_sub_norm",
+        attention.norm: "attn_norm",
+        feed_forward.norm: "ffn_norm",
+        attention.query_norm: "attn_q_norm",
+        attention.key_norm: "attn_k_norm",
+        attention.sub_norm: "attn_sub_norm",
+        feed_forward.sub_norm: "ffn_sub_norm",
     }
 
 

@@ -109,7 +109,7 @@ def build_model(reader: Reader, device: str, dense: bool, dtype: torch.dtype = D
         tensors = [EMBEDDING, FINAL_NORM] + ([] if config.tied_embeddings else [HEAD])
         for index in range(config.num_layers):
             names = block_names(config, index)
-            tensors += [name for name, _ in names.norms(config)]
+            tensors += [name for name, _ in names.floats(config)]
             for joint in names.linears:
                 for layer in joint:
                     put(model, hf_layer(layer.name), linear(reader, layer, device, dense, dtype))
