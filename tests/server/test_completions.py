@@ -127,7 +127,7 @@ def test_a_text_goes_on_behind_the_end_token_where_that_is_ignored(tiny, client,
 def test_n_texts_draw_by_seeds_of_their_own(tiny, client):
     answer = client.completions.create(model="tiny", prompt=[VERSE, "A"], max_tokens=12, n=3, seed=7)
     seeds = [(prompt, seed) for prompt in (VERSE, "A") for seed in (7, 8, 9)]
-    expected = [text_of(tiny, alone(tiny, VERSE, 12, temperature=1, seed=seed)) for prompt, seed in seeds]
+    expected = [text_of(tiny, alone(tiny, prompt, 12, temperature=1, seed=seed)) for prompt, seed in seeds]
     assert [choice.text for choice in answer.choices] == expected
     assert len(set(expected)) > 2
     assert answer.usage.prompt_tokens == len(VERSE) + 1, "a prompt counts once"
