@@ -338,12 +338,11 @@ def arm_file(tmp_path_factory):
     """Write the embedded model as I2_S of llama-quantize on ARM."""
     from bitnet_jit.checkpoints.converting import convert_checkpoint
     from bitnet_jit.checkpoints.formats.gguf import target
-    from bitnet_jit.checkpoints.formats.gguf.i2_s import BLOCKS
+    from bitnet_jit.checkpoints.formats.gguf.i2_s import ARM
 
     path = tmp_path_factory.mktemp("arm") / "arm.gguf"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(target, "I2_S_BLOCK", BLOCKS["arm"][0])
-        patch.setattr(target, "I2_S_RUN", BLOCKS["arm"][1])
+        patch.setattr(target, "X86", ARM)
         convert_checkpoint(embedded_model(), path, "i2_s")
     return path
 
