@@ -1,6 +1,7 @@
 """Bound kernels: their operands by name, and the parts that must outlive the whole."""
 
 import ctypes
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,6 +25,8 @@ def test_sizes_outlive_the_bound_kernel():
 
 SCALES, CODES = ("x_q", "x_scale"), ("w_packed", "w_scale")
 PAGE_SCALES = "key_scale", "value_scale"
+BLOCK = 32
+FACTOR = BLOCK**-0.5  # of a rotation
 OPERANDS = {  # in the order in which each op's entry point takes them
     "bit_linear": ("x", None, *CODES, "bias", "y"),
     "quantized_linear": (*SCALES, *CODES, "bias", "y"),
@@ -51,8 +54,14 @@ OPERANDS = {  # in the order in which each op's entry point takes them
         *("history", "states", "positions", "starts", "slots", "y"),
     ),
     "paged_attention": ("qkv", "keys", "values", "rotary", "positions", "starts", "tables", *PAGE_SCALES, "y"),
+    "hadamard": ("x", None, None, None, 0.0, None, "signs", FACTOR, "y"),
+    "inverse_hadamard": ("x", None, None, None, 0.0, None, "signs", FACTOR, "y"),
+    "rms_norm_hadamard": ("x", None, None, "weight", "eps", None, "signs", FACTOR, "y"),
+    "add_rms_norm_hadamard": ("x", "delta", None, "weight", "eps", "total", "signs", FACTOR, "y"),
+    "silu_mul_hadamard": ("gate", "up", ROW_STRIDE, None, 0.0, None, "signs", FACTOR, "y"),
 }
 FIELDS = {  # of problems, where an op has its own
+    **{op: {"in_features": 64, "block": BLOCK} for op in OPERANDS if "hadamard" in op},
     "paged_attention": {"heads": 5, "kv_heads": 1, "head_dim": 10, "cache_dtype": "int8"},
     "delta_net": {"heads": 7, "kv_heads": 1, "head_dim": 1},
     "embedding": {"w_dtype": "int8"},
@@ -65,13 +74,16 @@ OPTIONAL = {
     "silu_mul_norm_quantize": "weight",
     "sigmoid_mul_norm": "weight",
     "gelu_mul_norm": "weight",
+    "hadamard": "signs",
+    "inverse_hadamard": "signs",
 }
 
 
 def bound_of(op, bias="float32"):
     """Bind every kernel of an op that this CPU can run."""
     fields = FIELDS.get(op, {})
-    problem = Problem(op, "cpu", 4, 70, 37, "i2/n64k16", "a8", "float32", "float32", "tensor", bias=bias, **fields)
+    problem = Problem(op, "cpu", 4, 70, 37, "i2/n64k16", "a8", "float32", "float32", "tensor", bias=bias)
+    problem = replace(problem, **fields)
     for kernel in registry.kernels_of("numba"):
         if kernel.op == op and kernel.unsupported_reason(problem) is None:
             yield kernel.bind(problem, kernel.configs(problem)[0])
