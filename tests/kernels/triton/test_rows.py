@@ -191,7 +191,7 @@ def test_halves(kernel, dtype, shape):
 
 def test_every_op_with_two_inputs_has_a_gate_that_the_kernel_knows():
     assert {op for op, operands in rows.OPERANDS.items() if "gate" in operands} == rows.GATES.keys()
-    assert set(rows.GATES.values()) <= {"relu2", "silu", "sigmoid"}
+    assert set(rows.GATES.values()) <= {"relu2", "silu", "sigmoid", "gelu"}
 
 
 @pytest.mark.parametrize("op", [op for op in OPS if op != "quantize_activation"])
