@@ -4,11 +4,8 @@ Its q has, head by head, the rows of queries and then those of the output's gate
 first dimensions of a head turn, those of queries and keys go to where the halves of a head begin (`models/rope.py`).
 """
 
-from dataclasses import replace
-
 import torch
 
-from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.models.rope import head_order
 
@@ -32,12 +29,3 @@ def attention_rows(config: DecoderConfig) -> torch.Tensor | None:
     values = heads * stride + config.kv_features + torch.arange(config.kv_features, device="cpu")
     gates = first + width + torch.arange(width, device="cpu") if config.output_gate else first[:0]
     return torch.cat([part.flatten() for part in (first + order, keys + order, values, gates)])
-
-
-def with_rows(weight: TernaryWeight, rows: torch.Tensor) -> TernaryWeight:
-    """Return a weight with its rows, their scales and biases in another order; codes stay in the memory they have."""
-    on_device = rows.to(weight.w_packed.device)
-    weight.w_packed.copy_(weight.w_packed[on_device])
-    w_scale = weight.w_scale[rows.to(weight.w_scale.device)] if weight.w_scale.dim() else weight.w_scale
-    bias = None if weight.bias is None else weight.bias[rows.to(weight.bias.device)]
-    return replace(weight, w_scale=w_scale, bias=bias)

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import torch
 
-from bitnet_jit.checkpoints.attention_rows import attention_rows, with_rows
+from bitnet_jit.checkpoints.attention_rows import attention_rows
 from bitnet_jit.checkpoints.decoder_names import (
     EMBEDDING,
     FINAL_NORM,
@@ -19,7 +19,7 @@ from bitnet_jit.checkpoints.decoder_names import (
 )
 from bitnet_jit.checkpoints.formats.reader import Reader
 from bitnet_jit.checkpoints.fused_layers import read_joint
-from bitnet_jit.checkpoints.ternary import TernaryWeight
+from bitnet_jit.checkpoints.ternary import TernaryWeight, with_rows
 from bitnet_jit.models.delta_net import PackedDeltaNet
 from bitnet_jit.models.head import Stored
 from bitnet_jit.models.inner_norms import BranchNormBlock, InnerNormAttention, InnerNormFeedForward
@@ -93,7 +93,9 @@ class Builder:
         A multiplier of their output goes into scale and bias.
         """
         weight = read_joint(self.reader, layers, self.device)
-        return self.packed(PackedBitLinear, weight if rows is None else with_rows(weight, rows), multiplier)
+        if rows is not None:
+            weight = with_rows(weight, lambda tensor: tensor[rows.to(tensor.device)])
+        return self.packed(PackedBitLinear, weight, multiplier)
 
     def normed(self, layer: LinearName, multiplier: float = 1.0) -> PackedBitLinear:
         """Return a layer with the norm inside it."""

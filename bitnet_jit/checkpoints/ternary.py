@@ -1,6 +1,7 @@
 """Ternary weights in our terms: canonical `i2` codes, float32 scales that multiply, and biases that are added last."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -29,6 +30,18 @@ class TernaryWeight:
     group_size: int = 0
     activation: str = "a8"
     rotation: SignedBlocks | None = None
+
+
+def with_rows(weight: TernaryWeight, order: Callable[[torch.Tensor], torch.Tensor]) -> TernaryWeight:
+    """Return a weight with its rows in another order, and their scales and biases; codes stay in the memory they have.
+
+    Args:
+        weight: the weight.
+        order: rows (N, ...) -> the same rows in their new order.
+    """
+    weight.w_packed.copy_(order(weight.w_packed))
+    w_scale = order(weight.w_scale) if weight.w_scale.dim() else weight.w_scale
+    return replace(weight, w_scale=w_scale, bias=None if weight.bias is None else order(weight.bias))
 
 
 def empty_i2(out_features: int, in_features: int, device: torch.device | str = "cpu") -> torch.Tensor:

@@ -65,6 +65,7 @@ class Network(nn.Module):
         super().__init__()
         self.config, self.dtype, self.cache_dtype = config, dtype, cache_dtype or dtype
         self.blocks = nn.ModuleList(blocks)
+        self._places = [config.place(layer) for layer in range(len(blocks))]
         self.norm = norm
         for name, stored in (("embedding", embedding), ("head", head), ("head_scale", head_scale)):
             if isinstance(stored, PackedTable):
@@ -160,7 +161,7 @@ class Network(nn.Module):
         stream: Stream = embedding.look_up(tokens, self.dtype), None
         last = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):
-            stream = block(stream, store, self.config.place(layer), wanted if layer == last else None)
+            stream = block(stream, store, self._places[layer], wanted if layer == last else None)
         return stream
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

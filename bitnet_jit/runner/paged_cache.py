@@ -132,8 +132,8 @@ class PagedCache:
         self.truncate(sequence, 0)
 
     def begin(self, sequences: Iterable[PagedSequence]) -> None:
-        """Note that a step begins to change the states of sequences."""
-        for sequence in sequences:
+        """Note that a step begins to change the states of sequences, where there are states."""
+        for sequence in sequences if self.states is not None else ():
             sequence.state_length = IN_STEP
 
     def end(self, sequence: PagedSequence, tokens: int) -> None:

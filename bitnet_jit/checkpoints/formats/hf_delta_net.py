@@ -6,11 +6,10 @@ from bitnet_jit.checkpoints.formats.fields import Fields
 from bitnet_jit.checkpoints.formats.hf_rope import read_rotated
 from bitnet_jit.errors import CheckpointError
 from bitnet_jit.models.config import DecoderConfig, DeltaNetConfig
-from bitnet_jit.problem import MAX_IN_FEATURES
+from bitnet_jit.problem import MAX_IN_FEATURES, MAX_TAPS
 
 PARTIAL = 0.25  # the share of a head's dimensions that turn, where config.json has none
 INTERVAL = 4  # every fourth block attends
-MAX_TAPS = 4
 LAYERS = {"linear_attention": False, "full_attention": True}
 
 

@@ -13,11 +13,11 @@ import torch
 from bitnet_jit.checkpoints.decoder_names import LinearName
 from bitnet_jit.checkpoints.formats.gguf.keys import Keys
 from bitnet_jit.checkpoints.fused_layers import per_group
-from bitnet_jit.checkpoints.ternary import TernaryWeight
+from bitnet_jit.checkpoints.ternary import TernaryWeight, with_rows
 from bitnet_jit.errors import CheckpointError
 from bitnet_jit.models.config import DecoderConfig, DeltaNetConfig
+from bitnet_jit.problem import MAX_TAPS
 
-MAX_TAPS = 4
 CODES_PER_BYTE = 4
 
 
@@ -83,8 +83,7 @@ def layer_in_order(weight: TernaryWeight, layer: LinearName, net: DeltaNetConfig
     if part[1] == "output":
         return columns_in_order(weight, net)
     order = heads_in_order if part[1] == "z" else values_in_order
-    weight.w_packed.copy_(order(weight.w_packed, net))
-    return replace(weight, w_scale=order(weight.w_scale, net) if weight.w_scale.dim() else weight.w_scale)
+    return with_rows(weight, lambda rows: order(rows, net))
 
 
 def columns_in_order(weight: TernaryWeight, net: DeltaNetConfig) -> TernaryWeight:

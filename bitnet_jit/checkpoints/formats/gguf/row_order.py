@@ -4,12 +4,11 @@ Row 2 j + h of a head in a file is our row h * D / 2 + j. Rows move as a whole, 
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 
 from bitnet_jit.checkpoints.decoder_names import LinearName
-from bitnet_jit.checkpoints.ternary import TernaryWeight
+from bitnet_jit.checkpoints.ternary import TernaryWeight, with_rows
 from bitnet_jit.models.config import DecoderConfig
 
 
@@ -26,12 +25,7 @@ def reordered(
     """
     part = layer.name.rsplit(".", 1)[-1]
     heads = {"q": config.num_heads, "k": config.num_kv_heads}.get(part, 0)
-    if not heads:
-        return weight
-    weight.w_packed.copy_(order(weight.w_packed, heads))
-    w_scale = order(weight.w_scale, heads) if weight.w_scale.dim() else weight.w_scale
-    bias = None if weight.bias is None else order(weight.bias, heads)
-    return replace(weight, w_scale=w_scale, bias=bias)
+    return with_rows(weight, lambda rows: order(rows, heads)) if heads else weight
 
 
 def in_halves(rows: torch.Tensor, heads: int) -> torch.Tensor:
