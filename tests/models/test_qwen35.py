@@ -308,3 +308,16 @@ def test_a_folded_mlx_folder_that_we_do_not_know_is_refused(small_mlx, changes, 
     (small_mlx / "changed" / "model.safetensors").hardlink_to(small_mlx / "model.safetensors")
     with pytest.raises(CheckpointError, match=message):
         bitnet_jit.load(small_mlx / "changed")
+
+
+@pytest.mark.parametrize("guessing", [1, 4, 5, 2**31 - 1])
+def test_blocks_that_guess_tokens_are_left_out_but_never_all(tmp_path, guessing):
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "linear_value_head_dim": 64, "head_dim": 64}
+    layers = ["linear_attention", "full_attention"] * 2
+    model = random_model(group=64, layer_types=layers, **sizes)
+    path = as_gguf(model, tmp_path / "model.gguf", Q2_0, 64, **{"qwen35.nextn_predict_layers": guessing})
+    if guessing < 4:
+        assert len(bitnet_jit.load(path).blocks) == 4 - guessing
+        return
+    with pytest.raises(CheckpointError, match=r"qwen35\.nextn_predict_layers: expected a whole number from 0 to 3"):
+        bitnet_jit.load(path)

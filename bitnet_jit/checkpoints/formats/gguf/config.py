@@ -82,7 +82,7 @@ def read_config(keys: Keys, tensors: Shapes, divisors: torch.Tensor | None = Non
         vocab_size=vocab_size,
         hidden_size=hidden_size,
         intermediate_size=keys.same_integer(of("feed_forward_length"), high=MAX_IN_FEATURES),
-        num_layers=keys.integer(of("block_count"), high=2**16) - keys.integer(of("nextn_predict_layers"), 0, 0, 2**10),
+        num_layers=read_num_layers(keys, of),
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
@@ -110,6 +110,12 @@ def with_parts(config: DecoderConfig, kind: ModelKind, keys: Keys, of: Callable[
     if kind.mixes:
         return with_delta_net(config, keys, of)
     return read_gemma3(config, keys, of) if kind.branch_norms else config
+
+
+def read_num_layers(keys: Keys, of: Callable[[str], str]) -> int:
+    """Return the number of blocks, without the last ones, which guess tokens; one is left at least."""
+    count = keys.integer(of("block_count"), high=2**16)
+    return count - keys.integer(of("nextn_predict_layers"), 0, low=0, high=count - 1)
 
 
 def read_heads(keys: Keys, of: Callable[[str], str], hidden_size: int) -> tuple[int, int, int]:
