@@ -11,7 +11,8 @@ from gguf_files import Q2_0, TQ2_0
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx_folders import logits_of_mlx
-from qwen35_models import as_gguf, as_prism_mlx, folded_names, random_model
+from qwen35_mlx import as_prism_mlx
+from qwen35_models import as_gguf, folded_names, random_model
 
 import bitnet_jit
 from bitnet_jit.errors import CacheFull, CheckpointError, InvalidInput

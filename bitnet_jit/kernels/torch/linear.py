@@ -23,7 +23,7 @@ def unpacked_chunks(w_packed: torch.Tensor, problem: Problem) -> Iterator[tuple[
     canonical = layout.to_canonical(w_packed, problem.out_features, problem.in_features)
     step = max(1, CHUNK_ELEMENTS // problem.in_features)
     for start in range(0, problem.out_features, step):
-        yield start, layout.format.unpack(canonical[start : start + step], problem.in_features)
+        yield start, layout.format.unpack_unchecked(canonical[start : start + step], problem.in_features)
 
 
 def accumulate(x_q: torch.Tensor, w_q: torch.Tensor) -> torch.Tensor:

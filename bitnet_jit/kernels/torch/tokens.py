@@ -29,7 +29,7 @@ def bind_packed_embedding(problem: Problem, config: Config):
     def run(ids: torch.Tensor, w_packed: torch.Tensor, w_scale: torch.Tensor) -> torch.Tensor:
         inside = (ids >= 0) & (ids < problem.out_features)
         rows = torch.where(inside, ids, 0)
-        w_q = layout.format.unpack(layout.to_canonical(w_packed, *sizes)[rows], problem.in_features)
+        w_q = layout.format.unpack_unchecked(layout.to_canonical(w_packed, *sizes)[rows], problem.in_features)
         y = dequantize_weight(w_q, w_scale[rows] if w_scale.dim() else w_scale, problem.group_size)
         return torch.where(inside[:, None], y, torch.nan).to(dtype)
 

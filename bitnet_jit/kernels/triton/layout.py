@@ -78,7 +78,7 @@ def i2_to_canonical(laid: Array, out_features: int, in_features: int) -> Array:
     """Undo `i2_from_canonical`."""
     xp = array_module(laid)
     fields = joined(I2.digits(laid), in_features)
-    return I2.pack(((fields + 1) & 3).view(xp.int8) - 1)
+    return I2.pack_unchecked(((fields + 1) & 3).view(xp.int8) - 1)
 
 
 def chunks_from_canonical(packed: Array, out_features: int, in_features: int) -> Array:
@@ -94,7 +94,7 @@ def chunks_to_canonical(laid: Array, out_features: int, in_features: int) -> Arr
     """Undo `chunks_from_canonical`."""
     chunks = laid.reshape(-1, CHUNK)
     padded = i2_to_canonical(chunks, len(chunks), 4 * CHUNK).reshape(laid.shape)
-    return I2.pack(I2.unpack(padded, 4 * laid.shape[1])[:, :in_features])
+    return I2.pack_unchecked(I2.unpack_unchecked(padded, 4 * laid.shape[1])[:, :in_features])
 
 
 def t5_shape(out_features: int, in_features: int) -> tuple[int, int]:
@@ -114,7 +114,7 @@ def t5_to_canonical(laid: Array, out_features: int, in_features: int) -> Array:
     xp = array_module(laid)
     value = cast(cast(laid, xp.int32) * 243 // 256, xp.uint8)
     codes = joined(T5.digits(value)[::-1], in_features)
-    return T5.pack(codes.view(xp.int8) - 1)
+    return T5.pack_unchecked(codes.view(xp.int8) - 1)
 
 
 def cast(values: Array, dtype: Any) -> Array:
