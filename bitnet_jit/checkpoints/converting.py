@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bitnet_jit.checkpoints.chat_template import ChatTemplate
+from bitnet_jit.checkpoints.file_names import GENERATION
 from bitnet_jit.checkpoints.formats.gguf.i2_s import USUAL
 from bitnet_jit.checkpoints.formats.gguf.target import NAMES, GgufTarget
 from bitnet_jit.checkpoints.formats.gguf.writing import write_file
 from bitnet_jit.checkpoints.formats.mlx_target import METADATA, MlxTarget
 from bitnet_jit.checkpoints.formats.reader import Reader
 from bitnet_jit.checkpoints.formats.registry import WRITERS, format_of, get_writer, make_reader
+from bitnet_jit.checkpoints.formats.sampling_keys import settings_of_defaults
 from bitnet_jit.checkpoints.formats.writer import Writer, check_written
 from bitnet_jit.checkpoints.hf_target import HfTarget
 from bitnet_jit.checkpoints.hub import find_model
@@ -94,12 +96,13 @@ def convert_checkpoint(
 def converted(path: Path, place: Path, format: str, lossy: bool, progress: Progress, variant: str) -> Conversion:
     """Write a model in another format, and return what was done."""
     reader, file, folder = make_reader(path, variant), GgufTarget(format, lossy), MlxTarget(lossy)
-    check_written(reader.config)
     if format in NAMES:
         write_gguf(path, reader, place, file, progress)
     elif format == MLX:
+        check_written(reader.config)
         write_mlx(path, reader, place, folder, progress)
     else:
+        check_written(reader.config)
         write_folder(path, reader, place, get_writer(format), progress)
     return Conversion(reader.description, bytes_of(place), file.moved, tuple(folder.floats))
 
@@ -150,9 +153,12 @@ def write_folder(path: Path, reader: Reader, place: Path, writer: Writer, progre
 
 
 def write_words(path: Path, reader: Reader, place: Path) -> None:
-    """Write the tokenizer and the chat template of a model beside its weights."""
+    """Write the tokenizer, the chat template and the sampling of a model beside its weights."""
     chat, tokenizer = format_of(path).chat(path), reader.tokenizer()
     with writing(place):
+        if settings := settings_of_defaults(reader.defaults()):
+            ends = {"eos_token_id": list(reader.config.eos_ids)} if reader.config.eos_ids else {}
+            write_beside_and_rename(place / GENERATION, json.dumps(settings | ends, indent=2).encode())
         if isinstance(tokenizer, FileTokenizer):
             write_beside_and_rename(place / "tokenizer.json", tokenizer.content())
         if chat.source is not None or chat.special:

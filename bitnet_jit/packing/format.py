@@ -52,6 +52,7 @@ class Format:
         >>> FORMATS["i2"].pack(np.array([[-1, 0, 1, 1, 1]], np.int8)).tolist()
         [[164, 86]]
         """
+        array_module(w_q)  # which refuses lists
         check_codes(w_q)
         return self.pack_unchecked(w_q)
 
@@ -79,6 +80,7 @@ class Format:
         >>> FORMATS["i2"].unpack(np.array([[164, 86]], np.uint8), 5).tolist()
         [[-1, 0, 1, 1, 1]]
         """
+        array_module(packed)  # which refuses lists
         self.check(packed, in_features)
         w_q = self.unpack_unchecked(packed, in_features)
         if 0 not in w_q.shape:

@@ -86,7 +86,7 @@ def test_any_cut_gives_the_same_bits(pair, cuts):
     alone, cut, other = (runner.cache.new_sequence() for _ in range(3))
     whole, start = runner.step([Chunk(alone, ids, len(ids))]), 0
     for count in cuts:
-        own, beside = Chunk(cut, ids[start : start + count], count), Chunk(other, [7] * (1 + count % 3))
-        parts = runner.step([beside, own])[1:] if count > 1 else runner.repeat([beside, own])[-1:]
+        part, beside = Chunk(cut, ids[start : start + count], count), Chunk(other, [7] * (1 + count % 3))
+        parts = runner.step([beside, part])[1:] if count > 1 else runner.repeat([beside, part])[-1:]
         assert torch.equal(parts, whole[start : start + count])
         start += count

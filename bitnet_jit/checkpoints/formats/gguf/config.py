@@ -149,6 +149,12 @@ def read_pooling(keys: Keys) -> str | None:
     return POOLINGS.get(keys.integer(name, 0, low=0, high=MAX_POOLING))
 
 
+def pooling_keys(architecture: str, pooling: str | None) -> dict[str, int]:
+    """Return the key of a pooling; none where no file says how to pool."""
+    numbers = {name: number for number, name in POOLINGS.items()}
+    return {} if pooling is None else {f"{architecture}.pooling_type": numbers[pooling]}
+
+
 def num_rows(keys: Keys, tensors: Shapes) -> int:
     """Return the rows of the embedding, or the number of tokens, where the architecture has no vocab_size."""
     tokens = keys.take("tokenizer.ggml.tokens", (), "an array of strings")

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 
 from bitnet_jit.checkpoints.formats.gguf.config import KINDS
-from bitnet_jit.checkpoints.formats.writer import check_written
+from bitnet_jit.checkpoints.formats.gguf.delta_net import delta_net_keys
+from bitnet_jit.checkpoints.formats.gguf.gemma3 import gemma3_keys
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.config import DecoderConfig, Multipliers
 from bitnet_jit.models.rope import frequencies
@@ -21,15 +22,21 @@ def architecture_of(config: DecoderConfig) -> str:
     >>> architecture_of(bitnet_jit.load().config)
     'bitnet-b1.58'
     """
-    check_written(config)
-    parts = (config.activation, config.sub_norms, config.qk_norms, config.multipliers != Multipliers())
+    constants = has_constants(config)
+    parts = (config.activation, config.sub_norms, config.qk_norms, config.branch_norms, constants)
     for name, kind in KINDS.items():
-        if (kind.activation, kind.sub_norms, kind.qk_norms, kind.multiplies) == parts and not kind.mixes:
+        of_kind = (kind.activation, kind.sub_norms, kind.qk_norms, kind.branch_norms, kind.multiplies)
+        if of_kind == parts and kind.mixes == (config.delta_net is not None):
             return name
     raise InvalidInput(
         f"model: GGUF has no architecture with activation={config.activation!r}, sub_norms={config.sub_norms}, "
         f"qk_norms={config.qk_norms}"
     )
+
+
+def has_constants(config: DecoderConfig) -> bool:
+    """Return whether a model has MiniCPM's constants; those of Gemma follow from its sizes."""
+    return config.multipliers != Multipliers() and not config.branch_norms
 
 
 def config_keys(config: DecoderConfig, name: str) -> dict[str, Any]:
@@ -46,10 +53,12 @@ def config_keys(config: DecoderConfig, name: str) -> dict[str, Any]:
         "attention.key_length": config.head_dim,
         "attention.value_length": config.head_dim,
         "attention.layer_norm_rms_epsilon": float(config.norm_eps),
-        "rope.dimension_count": config.head_dim,
+        "rope.dimension_count": config.rotated_dims or config.head_dim,
         "rope.freq_base": float(config.rope_theta),
         **scaling_keys(config),
-        **multiplier_keys(config.multipliers),
+        **(multiplier_keys(config.multipliers) if has_constants(config) else {}),
+        **delta_net_keys(config),
+        **gemma3_keys(config),
     }
     keys = {"general.architecture": architecture, "general.name": name}
     keys |= {f"{architecture}.{key}": given for key, given in sizes.items()}
@@ -57,9 +66,7 @@ def config_keys(config: DecoderConfig, name: str) -> dict[str, Any]:
 
 
 def multiplier_keys(multipliers: Multipliers) -> dict[str, Any]:
-    """Return the keys of MiniCPM's constants, none for other models."""
-    if multipliers == Multipliers():
-        return {}
+    """Return the keys of MiniCPM's constants."""
     scales = multipliers.embedding, multipliers.residual, 1 / multipliers.logits
     return dict(zip(("embedding_scale", "residual_scale", "logit_scale"), map(float, scales), strict=True))
 
@@ -80,7 +87,7 @@ def scaling_keys(config: DecoderConfig) -> dict[str, Any]:
             "rope.scaling.yarn_beta_fast": float(scaling.beta_fast),
             "rope.scaling.yarn_beta_slow": float(scaling.beta_slow),
         }
-    if isinstance(scaling, DividedScaling) and config.multipliers != Multipliers():
+    if isinstance(scaling, DividedScaling) and has_constants(config):
         long = {"rope.scaling.type": "longrope", "rope.scaling.attn_factor": float(scaling.magnitude)}
         return long | {"rope.scaling.original_context_length": config.context_length}
     if isinstance(scaling, DividedScaling) and scaling.magnitude != 1.0:

@@ -7,6 +7,7 @@ head, and the columns of the layer behind them.
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -14,11 +15,12 @@ from bitnet_jit.checkpoints.decoder_names import LinearName
 from bitnet_jit.checkpoints.formats.gguf.keys import Keys
 from bitnet_jit.checkpoints.fused_layers import per_group
 from bitnet_jit.checkpoints.ternary import TernaryWeight, with_rows
-from bitnet_jit.errors import CheckpointError
+from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.config import DecoderConfig, DeltaNetConfig
 from bitnet_jit.problem import MAX_TAPS
 
 CODES_PER_BYTE = 4
+Order = Callable[[torch.Tensor, DeltaNetConfig], torch.Tensor]  # of rows by heads: `heads_in_order` or `heads_as_tiled`
 
 
 def with_delta_net(config: DecoderConfig, keys: Keys, of: Callable[[str], str]) -> DecoderConfig:
@@ -59,42 +61,85 @@ def heads_in_order(rows: torch.Tensor, net: DeltaNetConfig) -> torch.Tensor:
     return tiled.transpose(0, 1).reshape(rows.shape)
 
 
-def floats_in_order(name: str, floats: torch.Tensor, net: DeltaNetConfig) -> torch.Tensor:
-    """Return a tensor of floats of a gated DeltaNet by our name, in our order; any other as it is."""
+def heads_as_tiled(rows: torch.Tensor, net: DeltaNetConfig) -> torch.Tensor:
+    """Return our rows (value_heads * n, ...) in the order of a file.
+
+    >>> net = DeltaNetConfig((False, True), key_heads=2, value_heads=4, key_dim=8, value_dim=8, taps=4)
+    >>> heads_as_tiled(torch.tensor([0, 1, 2, 3]), net)
+    tensor([0, 2, 1, 3])
+    """
+    heads: torch.Tensor = rows.unflatten(0, (net.key_heads, net.value_heads // net.key_heads, -1))
+    return heads.transpose(0, 1).reshape(rows.shape)
+
+
+def reorder_floats(name: str, floats: torch.Tensor, net: DeltaNetConfig, order: Order) -> torch.Tensor:
+    """Return a tensor of floats of a gated DeltaNet by our name with its heads in an order; any other as it is."""
     part = name.rsplit(".", 2)[-2:]
     if part[0] != "delta_net" or part[1] in ("norm", "head_norm"):
         return floats
-    if part[1] == "conv":
-        return values_in_order(floats, net)
-    return heads_in_order(floats, net)
+    return reorder_values(floats, net, order) if part[1] == "conv" else order(floats, net)
 
 
-def values_in_order(rows: torch.Tensor, net: DeltaNetConfig) -> torch.Tensor:
-    """Return rows of q, k and v of a file with those of v in our order of heads."""
+def reorder_values(rows: torch.Tensor, net: DeltaNetConfig, order: Order) -> torch.Tensor:
+    """Return rows of q, k and v with the heads of v in an order."""
     values = len(rows) - net.value_features
-    return torch.cat((rows[:values], heads_in_order(rows[values:], net)))
+    return torch.cat((rows[:values], order(rows[values:], net)))
 
 
-def layer_in_order(weight: TernaryWeight, layer: LinearName, net: DeltaNetConfig) -> TernaryWeight:
-    """Return a layer of a gated DeltaNet in our order of heads, any other as it is; codes stay where they are."""
+def reorder_layer(weight: TernaryWeight, layer: LinearName, net: DeltaNetConfig, order: Order) -> TernaryWeight:
+    """Return a layer of a gated DeltaNet with its heads in an order, any other as it is; codes stay where they are.
+
+    Raises:
+        InvalidInput: heads share a byte of codes, or a group of scales but in part.
+    """
     part = layer.name.rsplit(".", 2)[-2:]
     if part[0] != "delta_net":
         return weight
-    if part[1] == "output":
-        return columns_in_order(weight, net)
-    order = heads_in_order if part[1] == "z" else values_in_order
-    return with_rows(weight, lambda rows: order(rows, net))
+    if is_behind_heads(layer.name):
+        return reorder_columns(weight, net, order)
+    if part[1] == "z":
+        return with_rows(weight, lambda rows: order(rows, net))
+    return with_rows(weight, lambda rows: reorder_values(rows, net, order))
 
 
-def columns_in_order(weight: TernaryWeight, net: DeltaNetConfig) -> TernaryWeight:
-    """Return the layer behind the heads with its columns in our order; groups of scales that two heads share part."""
-    weight.w_packed.copy_(heads_in_order(weight.w_packed.T, net).T)
+def is_behind_heads(name: str) -> bool:
+    """Return whether a layer, by our name, has the heads of values as its inputs."""
+    return name.endswith("delta_net.output")
+
+
+def reorder_columns(weight: TernaryWeight, net: DeltaNetConfig, order: Order) -> TernaryWeight:
+    """Return the layer behind the heads with its columns in an order; groups of scales that two heads share part."""
+    if net.value_dim % CODES_PER_BYTE:
+        raise InvalidInput(f"a gated DeltaNet's heads of values have {net.value_dim} features, no multiple of 4")
+    weight.w_packed.copy_(order(weight.w_packed.T, net).T)
     if not weight.group_size:
         return weight
     size = weight.group_size if net.value_dim % weight.group_size == 0 else net.value_dim
     if weight.group_size % size:
-        raise CheckpointError(
+        raise InvalidInput(
             f"a gated DeltaNet's output: expected scales per {net.value_dim} inputs, those of a head, or a part or a "
-            f"multiple of them, found {weight.group_size}"
+            f"multiple of them, got {weight.group_size}"
         )
-    return replace(weight, w_scale=heads_in_order(per_group(weight, size).T, net).T.contiguous(), group_size=size)
+    return replace(weight, w_scale=order(per_group(weight, size).T, net).T.contiguous(), group_size=size)
+
+
+def delta_net_keys(config: DecoderConfig) -> dict[str, Any]:
+    """Return the keys of a gated DeltaNet, without the architecture before them; none of a model without one.
+
+    Raises:
+        InvalidInput: no interval says which blocks attend.
+    """
+    if (net := config.delta_net) is None:
+        return {}
+    interval = net.attends.index(True) + 1
+    if net.attends != tuple((index + 1) % interval == 0 for index in range(config.num_layers)):
+        blocks = [index for index, attends in enumerate(net.attends) if attends]
+        raise InvalidInput(f"format: in GGUF every so manyth block attends, got blocks {blocks}")
+    return {
+        "full_attention_interval": interval,
+        "ssm.conv_kernel": net.taps,
+        "ssm.state_size": net.key_dim,
+        "ssm.group_count": net.key_heads,
+        "ssm.time_step_rank": net.value_heads,
+        "ssm.inner_size": net.value_features,
+    }

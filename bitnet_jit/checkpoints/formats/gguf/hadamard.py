@@ -146,8 +146,13 @@ def read_rotations(keys: Keys, block: int) -> dict[int, SignedBlocks] | None:
     return {len(part): SignedBlocks(part.clone(), block) for part in signs}
 
 
-def hadamard_keys(rotations: Mapping[str, SignedBlocks], tied: bool) -> dict[str, Any]:
+def hadamard_keys(rotations: Mapping[str, SignedBlocks], tied: bool, gdn_v_grouped: bool) -> dict[str, Any]:
     """Return the keys of a model's folded weights, by their names in the file; none where there are none.
+
+    Args:
+        rotations: of the inputs of each.
+        tied: whether the embedding is the head, too.
+        gdn_v_grouped: as in `Hadamard`.
 
     Raises:
         InvalidInput: GGUF has one size of blocks, and one vector of signs per number of inputs; or the embedding alone
@@ -175,4 +180,5 @@ def hadamard_keys(rotations: Mapping[str, SignedBlocks], tied: bool) -> dict[str
     }
     said |= {"inverse_weight_names": [EMBEDDING]} if EMBEDDING in rotations else {}
     said |= {TIED: True} if folded_head else {}
+    said |= {"gdn_v_grouped": True} if gdn_v_grouped else {}
     return {PREFIX + key: given for key, given in said.items()}

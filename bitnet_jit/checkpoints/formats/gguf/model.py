@@ -11,7 +11,7 @@ from bitnet_jit.checkpoints.decoder_names import LinearName, block_names, outer_
 from bitnet_jit.checkpoints.formats.decoding import decode
 from bitnet_jit.checkpoints.formats.gguf.chat import read_chat
 from bitnet_jit.checkpoints.formats.gguf.config import ACTIVATION, read_config, read_kind, read_pooling
-from bitnet_jit.checkpoints.formats.gguf.delta_net import floats_in_order, layer_in_order
+from bitnet_jit.checkpoints.formats.gguf.delta_net import heads_in_order, is_behind_heads, reorder_floats, reorder_layer
 from bitnet_jit.checkpoints.formats.gguf.file import GgufFile
 from bitnet_jit.checkpoints.formats.gguf.found import file_of, is_gguf
 from bitnet_jit.checkpoints.formats.gguf.hadamard import PREFIX, read_hadamard
@@ -27,7 +27,7 @@ from bitnet_jit.checkpoints.formats.reader import Chat, StoredAs
 from bitnet_jit.checkpoints.formats.sampling_keys import defaults_of_keys
 from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.devices.huge_pages import CPU
-from bitnet_jit.errors import CheckpointError
+from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.generation.defaults import Defaults
 from bitnet_jit.generation.tokenizer import Tokenizer
 from bitnet_jit.models.config import DecoderConfig, DeltaNetConfig
@@ -196,7 +196,7 @@ class GgufModel:
     def in_order(self, name: str, floats: torch.Tensor) -> torch.Tensor:
         """Return a tensor of floats by our name as we have it."""
         net = self.config.delta_net
-        return floats if net is None else floats_in_order(name, floats, net)
+        return floats if net is None else reorder_floats(name, floats, net, heads_in_order)
 
     def ternary(self, layer: LinearName, out: torch.Tensor) -> TernaryWeight:
         """Read a ternary layer, its codes into `out`."""
@@ -218,17 +218,18 @@ class GgufModel:
 
     def with_heads_in_order(self, weight: TernaryWeight, layer: LinearName, net: DeltaNetConfig) -> TernaryWeight:
         """Return a layer with the heads of a gated DeltaNet in our order: the inputs of the last one may have it."""
-        part = layer.name.split(".", 2)[-1]
-        if part != "delta_net.output":
-            return layer_in_order(weight, layer, net)
-        if self.hadamard is not None and self.hadamard.gdn_v_grouped:
+        place, is_last = self.file.place(self.stored(layer.name)), is_behind_heads(layer.name)
+        if is_last and self.hadamard is not None and self.hadamard.gdn_v_grouped:
             return weight
-        if weight.rotation is not None and net.value_heads != net.key_heads:
+        if is_last and weight.rotation is not None and net.value_heads != net.key_heads:
             raise CheckpointError(
-                f"{self.file.place(self.stored(layer.name))}: expected {PREFIX}gdn_v_grouped where it is folded: its "
-                "inputs cannot be put in order behind a transform"
+                f"{place}: expected {PREFIX}gdn_v_grouped where it is folded: its inputs cannot be put in order behind "
+                "a transform"
             )
-        return layer_in_order(weight, layer, net)
+        try:
+            return reorder_layer(weight, layer, net, heads_in_order)
+        except InvalidInput as error:
+            raise CheckpointError(f"{place}: {error}") from None
 
     def rotation(self, layer: LinearName) -> SignedBlocks | None:
         """Return the rotation of a ternary layer's input, None where it has none."""

@@ -8,8 +8,9 @@ import torch
 
 from bitnet_jit.checkpoints.decoder_layers import ternary_layers
 from bitnet_jit.checkpoints.decoder_names import LinearName, block_names, outer_shapes
-from bitnet_jit.checkpoints.formats.gguf.config import ACTIVATION, KINDS
+from bitnet_jit.checkpoints.formats.gguf.config import ACTIVATION, KINDS, ModelKind, pooling_keys
 from bitnet_jit.checkpoints.formats.gguf.config_keys import architecture_of, config_keys, rope_divisors
+from bitnet_jit.checkpoints.formats.gguf.delta_net import heads_as_tiled, is_behind_heads, reorder_floats, reorder_layer
 from bitnet_jit.checkpoints.formats.gguf.encode import i2_s_bytes, to_blocks
 from bitnet_jit.checkpoints.formats.gguf.hadamard import hadamard_keys
 from bitnet_jit.checkpoints.formats.gguf.i2_s import X86
@@ -21,9 +22,11 @@ from bitnet_jit.checkpoints.formats.gguf.tokenizer_keys import tokenizer_keys
 from bitnet_jit.checkpoints.formats.gguf.types import I2_S, TYPES
 from bitnet_jit.checkpoints.formats.gguf.writing import Planned
 from bitnet_jit.checkpoints.formats.reader import Chat, Reader
+from bitnet_jit.checkpoints.formats.sampling_keys import keys_of_defaults
 from bitnet_jit.checkpoints.fused_layers import read_joint
 from bitnet_jit.checkpoints.ternary import TernaryWeight
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.models.config import DecoderConfig
 from bitnet_jit.quant.ternary import coarsest_scale
 
 NAMES = {"tq1_0": 34, "tq2_0": 35, "i2_s": 36, "q2_0": 42, "pq2_0": 142, "ptq1_0": 143}
@@ -56,8 +59,10 @@ class GgufTarget:
         for key, number in zip(("eos", "eot"), config.eos_ids, strict=False):
             keys[f"tokenizer.ggml.{key}_token_id"] = number
         keys[ACTIVATION] = weight.activation
-        rotations = ((gguf_tensor(layer.name), reader.rotation(layer)) for layer in ternary_layers(reader))
-        keys |= hadamard_keys({name: of for name, of in rotations if of is not None}, config.tied_embeddings)
+        rotations = {layer.name: rotation for layer in ternary_layers(reader) if (rotation := reader.rotation(layer))}
+        stored = {gguf_tensor(layer, kind_of(config).names): rotation for layer, rotation in rotations.items()}
+        keys |= hadamard_keys(stored, config.tied_embeddings, any(map(is_behind_heads, rotations)))
+        keys |= pooling_keys(architecture_of(config), reader.pooling()) | keys_of_defaults(reader.defaults())
         return keys if chat.source is None else keys | {"tokenizer.chat_template": chat.source}
 
     def tensors(self, reader: Reader) -> Iterator[Planned]:
@@ -85,30 +90,35 @@ class GgufTarget:
         return numbers(gguf_tensor(name), shape, reader.dtype_of(name), lambda: reader.dense(name))
 
     def floats(self, reader: Reader, name: str, shape: tuple[int, ...]) -> Planned:
-        """Return a norm, in float32: llama.cpp takes no other."""
-        return numbers(gguf_tensor(name), shape, torch.float32, lambda: reader.dense(name))
+        """Return a tensor of floats of a block, or a norm, in float32: llama.cpp takes no other."""
+        net, stored = reader.config.delta_net, gguf_tensor(name, kind_of(reader.config).names)
+
+        def content() -> torch.Tensor:
+            floats = reader.dense(name)
+            return floats if net is None else reorder_floats(name, floats, net, heads_as_tiled)
+
+        return numbers(stored, shape, torch.float32, content)
 
     def linear(self, reader: Reader, layer: LinearName) -> Iterator[Planned]:
         """Yield the weight of a layer, and its bias."""
-        block = X86.elements if self.type is I2_S else self.type.block
+        block, kind = X86.elements if self.type is I2_S else self.type.block, kind_of(reader.config)
         if layer.in_features % block:
             raise InvalidInput(
                 f"format: {self.type.name} holds inputs in multiples of {block}, {layer.name} has {layer.in_features}"
             )
         biases: list[torch.Tensor] = []
+        name = gguf_tensor(layer.name, kind.names)
 
         def content() -> torch.Tensor:
-            weight = read_joint(reader, [layer])
-            if KINDS[architecture_of(reader.config)].pairs:
-                weight = reordered(weight, layer, reader.config, in_pairs)
+            weight = as_stored(read_joint(reader, [layer]), layer, reader.config)
             biases.extend([] if weight.bias is None else [weight.bias])
-            return self.encoded(gguf_tensor(layer.name), weight)
+            return self.encoded(name, weight)
 
         shape = (layer.out_features, layer.in_features)
         size = self.type.size(layer.out_features * layer.in_features)
-        yield Planned(gguf_tensor(layer.name), NAMES[self.type_name], shape, size, content)
+        yield Planned(name, NAMES[self.type_name], shape, size, content)
         if layer.has_bias:
-            yield numbers(f"{gguf_layer(layer.name)}.bias", shape[:1], torch.float32, biases.pop)
+            yield numbers(f"{gguf_layer(layer.name, kind.names)}.bias", shape[:1], torch.float32, biases.pop)
 
     def encoded(self, name: str, weight: TernaryWeight) -> torch.Tensor:
         """Return the bytes of a weight; InvalidInput where the type does not hold its scales."""
@@ -135,6 +145,19 @@ class GgufTarget:
         if moved:
             self.moved[name] = moved
         return halves
+
+
+def kind_of(config: DecoderConfig) -> ModelKind:
+    """Return what the architecture of a model stands for."""
+    return KINDS[architecture_of(config)]
+
+
+def as_stored(weight: TernaryWeight, layer: LinearName, config: DecoderConfig) -> TernaryWeight:
+    """Return a weight with its rows and columns in the order of a file."""
+    if (net := config.delta_net) is not None:
+        is_grouped = weight.rotation is not None and is_behind_heads(layer.name)
+        return weight if is_grouped else reorder_layer(weight, layer, net, heads_as_tiled)
+    return reordered(weight, layer, config, in_pairs) if kind_of(config).pairs else weight
 
 
 def numbers(name: str, shape: tuple[int, ...], dtype: torch.dtype, read: Callable[[], torch.Tensor]) -> Planned:
