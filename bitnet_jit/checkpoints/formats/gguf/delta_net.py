@@ -135,7 +135,10 @@ def delta_net_keys(config: DecoderConfig) -> dict[str, Any]:
     if net.attends != tuple((index + 1) % interval == 0 for index in range(config.num_layers)):
         blocks = [index for index, attends in enumerate(net.attends) if attends]
         raise InvalidInput(f"format: in GGUF every so manyth block attends, got blocks {blocks}")
+    third, rest = divmod((config.rotated_dims or config.head_dim) // 2, 3)
     return {
+        # pairs of dimensions that turn with time, height and width of pictures: in texts the three are one position
+        "rope.dimension_sections": [third + (rest > 0), third + (rest > 1), third, 0],
         "full_attention_interval": interval,
         "ssm.conv_kernel": net.taps,
         "ssm.state_size": net.key_dim,

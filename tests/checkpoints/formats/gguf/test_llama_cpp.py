@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from qwen35_models import random_model
 from tokenizer_files import byte_level
 
 import bitnet_jit
@@ -28,3 +29,16 @@ def test_logits_and_tokens_are_those_of_llama_cpp(write_checkpoint, tmp_path, mo
     assert difference.max() < 0.3
     text = "hello the world, and then"
     assert theirs.tokenize(text.encode(), add_bos=False) == decoder.tokenizer.encode_part(text)
+
+
+def test_a_gated_delta_net_is_that_of_llama_cpp(tmp_path):
+    heads = {"linear_key_head_dim": 128, "linear_value_head_dim": 128}  # llama.cpp takes one width for both
+    random_model(group=64, **WIDE, **heads).save_pretrained(tmp_path / "folder")
+    byte_level().save(str(tmp_path / "folder" / "tokenizer.json"))
+    bitnet_jit.convert_checkpoint(tmp_path / "folder", tmp_path / "a.gguf", "q2_0")
+    theirs = llama_cpp.Llama(str(tmp_path / "a.gguf"), n_ctx=64, logits_all=True, verbose=False)
+    theirs.eval(IDS)
+    logits = bitnet_jit.load(tmp_path / "folder")(torch.tensor([IDS]))[0].numpy()
+    difference = np.abs(logits - theirs.scores[: len(IDS)]) / logits.std()
+    assert difference.mean() < 0.02
+    assert difference.max() < 0.3
