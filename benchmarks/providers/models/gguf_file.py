@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.harness.models.shapes import ModelShape
 from benchmarks.providers.models.gguf_blocks import BlockType, as_bytes, block_scales, choose_type
+from bitnet_jit.checkpoints.decoder_layers import ternary_layers
 from bitnet_jit.checkpoints.decoder_names import (
     EMBEDDING,
     FINAL_NORM,
@@ -27,7 +28,9 @@ from bitnet_jit.checkpoints.decoder_names import (
     LinearName,
     block_names,
 )
-from bitnet_jit.checkpoints.formats.reader import Reader
+from bitnet_jit.checkpoints.formats.gguf.target import GgufTarget
+from bitnet_jit.checkpoints.formats.gguf.writing import write_file
+from bitnet_jit.checkpoints.formats.reader import Chat, Reader
 from bitnet_jit.checkpoints.ternary import empty_i2
 from bitnet_jit.models.config import DecoderConfig
 
@@ -88,10 +91,9 @@ def entries(reader: Reader, kind: BlockType, head: str) -> Iterator[Entry]:
 
 
 def norm_titles(names: BlockNames) -> dict[str, str]:
-    """Return GGUF's names of the norms of a block by ours. Raise ValueError where it does not attend."""
+    """Return GGUF's names of the norms of a block that attends by ours."""
     attention, feed_forward = names.attention, names.feed_forward
-    if not isinstance(attention, AttentionNames):
-        raise ValueError("llama.cpp: this benchmark writes no files of models with a gated DeltaNet")
+    assert isinstance(attention, AttentionNames)
     return {
         attention.norm: "attn_norm",
         feed_forward.norm: "ffn_norm",
@@ -167,10 +169,14 @@ def write_gguf(file: Path, shape: ModelShape, head: str, kind: BlockType) -> Non
 
     Raises:
         ModuleNotFoundError: the package `gguf` is not installed.
+        ValueError: llama.cpp does not run such a model.
     """
     from gguf import GGUFWriter
 
     with shape.open_reader() as reader:
+        if reader.config.delta_net is not None:
+            write_delta_net(file, reader, shape.name, head)
+            return
         tensors = list(entries(reader, kind, head))
         writer = GGUFWriter(file, architecture(reader.config))
         describe(writer, reader.config)
@@ -183,6 +189,17 @@ def write_gguf(file: Path, shape: ModelShape, head: str, kind: BlockType) -> Non
         for entry in tensors:
             writer.write_tensor_data(np.ascontiguousarray(entry.make()))
         writer.close()
+
+
+def write_delta_net(file: Path, reader: Reader, name: str, head: str) -> None:
+    """Write a model with a gated DeltaNet by our own writer: layers, embedding and head in Q2_0."""
+    if head != "checkpoint":
+        raise ValueError(f"llama.cpp: this benchmark writes Qwen3.5 with its own head alone, not {head}")
+    if any(reader.rotation(layer) is not None for layer in ternary_layers(reader)):
+        raise ValueError("llama.cpp: it rotates no inputs")
+    target = GgufTarget("q2_0", lossy=True)
+    with file.open("wb") as out:
+        write_file(out, target.metadata(reader, Chat(None, {}), name), list(target.tensors(reader)))
 
 
 def describe(writer: Any, config: DecoderConfig) -> None:
