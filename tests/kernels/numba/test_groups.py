@@ -65,15 +65,16 @@ def check(draw, layout, activation, rows, dtype, group_size):
     problem = problem_of("bit_linear", layout, rows, (n, k), group_size, activation, dtype, dtype, bias_dtype)
     expected = expected_of(x_wide, w_q, w_scale, bias_wide, group_size, layout, activation)
     assert np.isnan(expected[~np.isfinite(x_wide).all(1)]).all() or activation == "a16"
-    (kernel,) = kernels_for(problem)
-    guarded, y = poisoned(rows, n, dtype)
-    team = all_threads(draw(st.sampled_from((1, 2))))
-    run_linear(kernel, problem, kernel.configs(problem)[0], x, w_packed, w_scale, bias, y=y, team=team)
-    np.testing.assert_array_equal(values(y, dtype), rounded(expected, dtype))
-    assert_guarded(guarded)
+    for kernel in kernels_for(problem):
+        for config in kernel.configs(problem)[: None if "amx" in kernel.name else 1]:
+            guarded, y = poisoned(rows, n, dtype)
+            team = all_threads(draw(st.sampled_from((1, 2))))
+            run_linear(kernel, problem, config, x, w_packed, w_scale, bias, y=y, team=team)
+            np.testing.assert_array_equal(values(y, dtype), rounded(expected, dtype))
+            assert_guarded(guarded)
 
 
-@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("rows", [1, 16, 40, 300])
 @pytest.mark.parametrize(("layout", "activation"), GROUPED)
 @QUICK
 @given(data=st.data())
@@ -99,16 +100,17 @@ def test_float_activations_equal_the_contract_with_row_scales(layout, rows, data
 @QUICK
 @given(data=st.data())
 def test_given_codes_equal_the_contract(data):
-    draw, rows = data.draw, data.draw(st.sampled_from((1, 5)))
+    draw, rows = data.draw, data.draw(st.sampled_from((1, 5, 70)))
     n, k = draw(st.sampled_from(OUT_FEATURES)), draw(st.sampled_from(IN_FEATURES))
     group_size = draw(st.sampled_from(GROUP_SIZES["i2"]))
     x_q, w_q, w_scale = codes(draw, rows, k), weights(draw, n, k), group_scales(draw, n, k, group_size)
     x_scale = np.linspace(0.5, 2, rows, dtype=np.float32)
     problem = problem_of("quantized_linear", "i2", rows, (n, k), group_size, x_dtype="int8")
     w_packed = LAYOUT["i2"].from_canonical(LAYOUT["i2"].format.pack(w_q), n, k)
-    (kernel,) = kernels_for(problem)
-    y = run_linear(kernel, problem, kernel.configs(problem)[0], x_q, w_packed, w_scale, x_scale=x_scale)
-    np.testing.assert_array_equal(y, reference.quantized_linear(x_q, x_scale, w_q, w_scale, None, group_size))
+    expected = reference.quantized_linear(x_q, x_scale, w_q, w_scale, None, group_size)
+    for kernel in kernels_for(problem):
+        y = run_linear(kernel, problem, kernel.configs(problem)[0], x_q, w_packed, w_scale, x_scale=x_scale)
+        np.testing.assert_array_equal(y, expected)
 
 
 @pytest.mark.parametrize(("activation", "group_size"), [("a8", 128), ("a8g", 128), ("a16", 128), ("a16", 0)])

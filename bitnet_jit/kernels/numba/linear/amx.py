@@ -14,21 +14,19 @@ from numba import types
 from bitnet_jit.errors import UnsupportedProblem
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.numba.bound import Bound
-from bitnet_jit.kernels.numba.compiler.jit import jit
+from bitnet_jit.kernels.numba.compiler.jit import jit, one_of
 from bitnet_jit.kernels.numba.intrinsics.amx_tiles import amx_unsupported_reason, configure, release, zero_sums
 from bitnet_jit.kernels.numba.intrinsics.pointers import pointer, stack_space
 from bitnet_jit.kernels.numba.intrinsics.scalars import least, most
 from bitnet_jit.kernels.numba.layout import BLOCK, INPUTS_OF_LAYOUT, STEP_BYTES
-from bitnet_jit.kernels.numba.linear.amx_tile import (
-    AHEAD,
-    UNITS,
-    AmxTile,
-    load_sums,
-    multiply_add,
-    multiply_add_unpack,
-    store_sums,
-    unpack_step,
+from bitnet_jit.kernels.numba.linear.amx_groups import (
+    LARGEST_GROUP,
+    AmxGroupTile,
+    group_tiles,
+    multiply_piece_by_groups,
 )
+from bitnet_jit.kernels.numba.linear.amx_loops import multiply_and_unpack, multiply_chunk, steps_until, unpack_until
+from bitnet_jit.kernels.numba.linear.amx_tile import AHEAD, AmxTile, load_sums, store_sums
 from bitnet_jit.kernels.numba.linear.epilogue import finish_rows
 from bitnet_jit.kernels.numba.linear.job import TILE_BYTES, prepare
 from bitnet_jit.kernels.numba.linear.launch import bind_linear, works_on
@@ -39,7 +37,7 @@ from bitnet_jit.kernels.numba.threads.team import TeamConfig, every, likely
 from bitnet_jit.problem import Problem
 
 NEAR_BYTES = 2**20  # of x in a part of the rows: the second cache keeps them while all strips of outputs pass
-MIN_ROWS = 4  # of the bucket: fewer rows are faster without AMX
+MIN_ROWS, MIN_GROUP_ROWS = 4, 16  # of the bucket: fewer rows are faster without AMX
 
 
 @jit
@@ -52,44 +50,6 @@ def write_shapes(config, rows):
     for tile in range(8):
         memory[16 + 2 * tile] = np.uint8(64)
         memory[48 + tile] = np.uint8(rows if tile < 6 else 16)
-
-
-@jit
-def unpack_until(tile, w, ring, step, last):
-    """Unpack steps `step`..last-1 of K, from address w; return the next one."""
-    while step < last:
-        unpack_step(tile, w + step * STEP_BYTES, ring, step * tile.code_rows)
-        step += 1
-    return step
-
-
-@jit
-def steps_until(tile, tiles, steps):
-    """Return how many of `steps` steps of K the first `tiles` tiles of 64 inputs need."""
-    return least(steps, (tiles * 16 + tile.code_rows - 1) // tile.code_rows)
-
-
-@jit
-def multiply_chunk(tile, x, second, ring, first, last):
-    """Add to sums tiles first..last-1 of x (addressed from the first of its row) times their codes in the ring."""
-    for t in range(first, last):
-        codes = ring + t % tile.ring * 16 * tile.row_bytes
-        multiply_add(tile, x + t * TILE_BYTES, second, codes)
-
-
-@jit
-def multiply_and_unpack(tile, x, second, w, steps, step, ring, first, last):
-    """Do as `multiply_chunk`, and unpack codes from step `step` on, AHEAD tiles early; return the next step."""
-    for t in range(first, last):
-        codes = ring + t % tile.ring * 16 * tile.row_bytes
-        if step + tile.batch <= steps:
-            row = step * tile.code_rows
-            multiply_add_unpack(tile, x + t * TILE_BYTES, second, codes, w + step * STEP_BYTES, ring, row)
-            step += tile.batch
-        else:
-            multiply_add(tile, x + t * TILE_BYTES, second, codes)
-        step = unpack_until(tile, w, ring, step, steps_until(tile, t + 1 + AHEAD, steps))
-    return step
 
 
 @jit
@@ -116,7 +76,7 @@ def multiply_units(tile, x, second, units, w, steps, tiles, ring, acc, tile_byte
 
 
 @jit
-def multiply_piece(spec, job, strip, first_unit, last_unit, rows, ring, acc):
+def multiply_whole_piece(spec, job, strip, first_unit, last_unit, rows, ring, acc):
     """Compute a strip of outputs for units first_unit..last_unit-1, whose tiles have `rows` rows."""
     tile = spec.tile
     tiles = (job.in_features + SEGMENT - 1) // SEGMENT
@@ -134,6 +94,10 @@ def multiply_piece(spec, job, strip, first_unit, last_unit, rows, ring, acc):
     finish_rows(spec, job, acc, tile.row_bytes, first_row, rows_here, output, count)
 
 
+multiply_piece = one_of(lambda spec: multiply_piece_by_groups if spec.grouped else multiply_whole_piece)
+
+
+@works_on(AmxGroupTile)
 @works_on(AmxTile)
 @jit
 def work(spec, job):
@@ -148,7 +112,7 @@ def work(spec, job):
     configure(config)
     width = 16 * tile.groups
     strips = (job.out_features + width - 1) // width
-    fewest = most((units + UNITS - 1) // UNITS, job.rows * job.x_stride // NEAR_BYTES)
+    fewest = most((units + tile.units - 1) // tile.units, job.rows * job.x_stride // NEAR_BYTES)
     parts = least(units, most(fewest, PIECES_PER_THREAD * job.threads // strips))
     home, ranges = member(job.fork, job.counters) % ranges_of(job.threads), ranges_of(job.threads)
     piece, offset = next_piece(job.counters, home, 0, ranges, strips * parts)
@@ -161,7 +125,8 @@ def work(spec, job):
 
 def bind(problem: Problem, config: TeamConfig) -> Bound:
     """Return the kernel bound to a problem, if `unsupported_reason` allows it: else a tile would end the process."""
-    if reason := unsupported_reason(problem):
+    reason = (groups_unsupported_reason if problem.scale == "group" else unsupported_reason)(problem)
+    if reason:
         raise UnsupportedProblem(str(problem), {"numba.amx": reason})
     tile = config.tile
     return bind_linear(
@@ -177,20 +142,44 @@ def tiles(problem: Problem) -> tuple[AmxTile, ...]:
     return tuple(AmxTile(format, rows, ring) for ring in rings for rows in row_tiles)
 
 
-def unsupported_reason(problem: Problem) -> str | None:
-    """Return why this kernel cannot run a problem, in words, or None."""
+def codes_unsupported_reason(problem: Problem, min_rows: int) -> str | None:
+    """Return why no kernel of this file can run a problem, in words, or None."""
     if problem.layout not in INPUTS_OF_LAYOUT:
         return f"reads the layouts {', '.join(INPUTS_OF_LAYOUT)}, not {problem.layout!r}"
     if problem.activation == "a16":
-        return "serves activation='a8'"
-    if problem.scale == "group":
-        return "takes tensor and row scales, not group scales"
-    if problem.rows < MIN_ROWS:
-        return f"takes {MIN_ROWS} rows or more, where it is the faster"
+        return "serves activation='a8' and 'a8g'"
+    if problem.rows < min_rows:
+        return f"takes {min_rows} rows or more, where it is the faster"
     return amx_unsupported_reason()
 
 
-KERNELS = tuple(
-    Kernel(f"numba.amx_{op}", op, bind, likely(tiles), unsupported_reason, every(tiles))
-    for op in ("bit_linear", "quantized_linear", "ternary_matmul")
+def unsupported_reason(problem: Problem) -> str | None:
+    """Return why the kernel for scales of tensors and rows cannot run a problem, in words, or None."""
+    if problem.scale == "group":
+        return "takes tensor and row scales, not group scales"
+    return codes_unsupported_reason(problem, MIN_ROWS)
+
+
+def groups_unsupported_reason(problem: Problem) -> str | None:
+    """Return why the kernel for group scales cannot run a problem, in words, or None."""
+    if problem.scale != "group":
+        return "takes group scales"
+    if reason := codes_unsupported_reason(problem, MIN_GROUP_ROWS):
+        return reason
+    if SEGMENT % INPUTS_OF_LAYOUT[problem.layout]:
+        return f"reads layouts whose steps divide {SEGMENT} inputs, not {problem.layout!r}"
+    if not group_tiles(problem):
+        return f"takes groups of {SEGMENT} to {LARGEST_GROUP} inputs, a multiple of {SEGMENT}, not {problem.group_size}"
+    return None
+
+
+KERNELS = (
+    *(
+        Kernel(f"numba.amx_{op}", op, bind, likely(tiles), unsupported_reason, every(tiles))
+        for op in ("bit_linear", "quantized_linear", "ternary_matmul")
+    ),
+    *(
+        Kernel(f"numba.amx_{op}_groups", op, bind, likely(group_tiles), groups_unsupported_reason, every(group_tiles))
+        for op in ("bit_linear", "quantized_linear")
+    ),
 )

@@ -17,7 +17,6 @@ from bitnet_jit.kernels.numba.intrinsics.isa import AVX512_VNNI
 from bitnet_jit.kernels.numba.intrinsics.prefetch import prefetch_weights
 from bitnet_jit.kernels.numba.layout import STEP_BYTES
 
-UNITS = 16  # of a piece of work
 AHEAD = 2  # tiles unpacked before their use
 
 
@@ -76,9 +75,14 @@ class AmxTile:
         return self.ring_rows * self.row_bytes
 
     @property
+    def units(self) -> int:
+        """Return the units of a piece of work at most."""
+        return 16
+
+    @property
     def acc_bytes(self) -> int:
         """Return the bytes of the sums of a piece of work."""
-        return UNITS * self.height * self.row_bytes
+        return self.units * self.height * self.row_bytes
 
     @property
     def config_bytes(self) -> int:

@@ -26,7 +26,14 @@ from bitnet_jit.kernels.numba.linear.sizes import (
     X_STRIDE,
     X_SUM_AT,
 )
-from bitnet_jit.kernels.numba.rowwise.quantize import SEGMENT, copy_row, quantize_groups, quantize_row, sum_groups
+from bitnet_jit.kernels.numba.rowwise.quantize import (
+    SEGMENT,
+    copy_row,
+    place_of,
+    quantize_groups,
+    quantize_row,
+    sum_groups,
+)
 from bitnet_jit.kernels.numba.threads.parallel import done, draw, wait
 
 TILE_BYTES = 1024
@@ -116,15 +123,15 @@ write_codes = one_of(lambda dtype: copy_row if dtype == "int8" else quantize_row
 
 
 @jit
-def store_sum(spec, job, row, codes, total):
+def store_sum(spec, job, row, codes, stride, total):
     """Store the sum of a row's codes."""
     store_int32(job.x_sum, row, total)
 
 
 @jit
-def store_group_sums(spec, job, row, codes, total):
+def store_group_sums(spec, job, row, codes, stride, total):
     """Store the negative sums of a row's codes by groups."""
-    sum_groups(codes, job.in_features, job.group_size, job.x_sum, row * job.groups)
+    sum_groups(codes, stride, job.in_features, job.group_size, job.x_sum, row * job.groups)
 
 
 store_sums = one_of(lambda spec: store_group_sums if spec.grouped else store_sum)
@@ -136,16 +143,16 @@ def prepare_whole_row(spec, job, row, codes, stride):
     x = job.x + row * job.in_features * spec.x_bytes
     segments = job.x_stride // SEGMENT
     total = write_codes(spec.x_dtype, x, job.in_features, codes, segments, stride, job.x_scale, row)
-    store_sums(spec, job, row, codes, total)
+    store_sums(spec, job, row, codes, stride, total)
 
 
 @jit
 def prepare_row_by_groups(spec, job, row, codes, stride):
-    """Store codes of one row of x one behind the other, and of each group its scale and its negative sum."""
-    x = job.x + row * job.in_features * spec.x_bytes
-    quantize_groups(spec.x_dtype, x, job.in_features, job.group_size, codes, job.x_scale, job.x_sum, row * job.groups)
+    """Store codes of one row of x in segments, and of each group its scale and its negative sum."""
+    x, first = job.x + row * job.in_features * spec.x_bytes, row * job.groups
+    quantize_groups(spec.x_dtype, x, job.in_features, job.group_size, codes, stride, job.x_scale, job.x_sum, first)
     for i in range(job.in_features, job.x_stride):
-        store_int8(codes, i, ZERO)
+        store_int8(place_of(codes, stride, i), 0, ZERO)
 
 
 prepare_row = one_of(lambda spec: prepare_row_by_groups if spec.x_grouped else prepare_whole_row)

@@ -123,39 +123,60 @@ def clear_segments(codes, first, last, stride):
 
 
 @jit
-def sum_groups(codes, count, group_size, x_sum, first):
-    """Sum a row's codes (one behind the other) by groups of inputs, the last maybe short, into -x_sum[first:]."""
+def place_of(codes, stride, i):
+    """Return the address of code i in segments of 64 that begin `stride` bytes apart."""
+    return codes + i // SEGMENT * stride + i % SEGMENT
+
+
+@jit
+def end_of_piece(stride, i, end):
+    """Return where codes from number i on that lie one behind the other end, `end` at most."""
+    return end if stride == SEGMENT else least(end, (i // SEGMENT + 1) * SEGMENT)
+
+
+@jit
+def sum_groups(codes, stride, count, group_size, x_sum, first):
+    """Sum a row's codes (in segments) by groups of inputs, the last maybe short, into -x_sum[first:]."""
     for group in range((count + group_size - 1) // group_size):
-        start = group * group_size
+        i, end = group * group_size, least((group + 1) * group_size, count)
         total = np.int32(0)
-        for i in range(start, least(start + group_size, count)):
-            total += load_int8(codes, i)
+        while i < end:
+            stop, piece = end_of_piece(stride, i, end), place_of(codes, stride, i)
+            for j in range(stop - i):
+                total += load_int8(piece, j)
+            i = stop
         store_int32(x_sum, first + group, np.int32(-total))
 
 
 @jit
-def quantize_groups(dtype, x, count, group_size, codes, x_scale, x_sum, first):
-    """Quantize groups of inputs, the last maybe short, each as `quantize_row` does a row, one behind the other.
+def quantize_groups(dtype, x, count, group_size, codes, stride, x_scale, x_sum, first):
+    """Quantize groups of inputs, the last maybe short, each as `quantize_row` does a row, into segments.
 
     Their scales go into x_scale[first:], their negative sums into x_sum[first:].
     """
     for group in range((count + group_size - 1) // group_size):
         begin = group * group_size
-        inputs = least(group_size, count - begin)
-        total = quantize_group(dtype, x, begin, inputs, codes + begin, x_scale, first + group)
+        end = least(begin + group_size, count)
+        total = quantize_group(dtype, x, begin, end, codes, stride, x_scale, first + group)
         store_int32(x_sum, first + group, np.int32(-total))
 
 
 @jit
-def quantize_group(dtype, x, begin, count, codes, x_scale, place):
-    """Store codes of x[begin:begin + count], scale `place` of x_scale, and return the sum of the codes."""
-    bits = absmax_bits(dtype, x, begin, count)
+def quantize_group(dtype, x, begin, end, codes, stride, x_scale, place):
+    """Store codes of x[begin:end], scale `place` of x_scale, and return the sum of the codes."""
+    bits = absmax_bits(dtype, x, begin, end - begin)
+    total = np.int32(0)
     if bits >= INFINITY_BITS:
-        for i in range(count):
-            store_int8(codes, i, np.int32(0))
+        for i in range(begin, end):
+            store_int8(place_of(codes, stride, i), 0, np.int32(0))
         store_float32(x_scale, place, np.float32(np.nan))
-        return np.int32(0)
+        return total
     absmax = float_from_bits(bits)
     absmax = absmax if absmax > FLOAT_EPS else FLOAT_EPS
     store_float32(x_scale, place, absmax / F127)
-    return quantize_segment(dtype, x, begin, count, F127 / absmax, codes)
+    i = begin
+    while i < end:
+        stop = end_of_piece(stride, i, end)
+        total += quantize_segment(dtype, x, i, stop - i, F127 / absmax, place_of(codes, stride, i))
+        i = stop
+    return total
