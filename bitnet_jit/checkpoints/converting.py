@@ -37,7 +37,7 @@ class Conversion:
     Attributes:
         source: the format that was found, in words.
         num_bytes: of the files that were written.
-        moved: by how much, relative, scales were rounded to float16, by the names of tensors; empty where none was.
+        moved: by how much, relative, scales were rounded to float16, or decays for "mlx", by the names of tensors.
         floats: the names of layers whose activations were int8 and are floats now.
         verification: how the two models compare, None where that was not asked for.
     """
@@ -94,14 +94,14 @@ def convert_checkpoint(
 def converted(path: Path, place: Path, format: str, lossy: bool, progress: Progress, variant: str) -> Conversion:
     """Write a model in another format, and return what was done."""
     reader, file, folder = make_reader(path, variant), GgufTarget(format, lossy), MlxTarget(lossy)
-    check_written(reader.config)
     if format in NAMES:
+        check_written(reader.config)
         write_gguf(path, reader, place, file, progress)
     elif format == MLX:
         write_mlx(path, reader, place, folder, progress)
     else:
         write_folder(path, reader, place, get_writer(format), progress)
-    return Conversion(reader.description, bytes_of(place), file.moved, tuple(folder.floats))
+    return Conversion(reader.description, bytes_of(place), file.moved | folder.moved, tuple(folder.floats))
 
 
 def bytes_of(place: Path) -> int:
@@ -141,7 +141,7 @@ def write_folder(path: Path, reader: Reader, place: Path, writer: Writer, progre
     """Write a folder of a format of `save`, tensor by tensor."""
     with reader:
         target = HfTarget(reader, writer)
-        planned, config = target.tensors(), target.config_json()
+        config, planned = target.config_json(), target.tensors()
         with writing(place), staged(place) as folder:
             write_planned(folder, planned, config, target.metadata(), progress)
             complete(folder, place, target, config, writer)

@@ -13,7 +13,7 @@ from bitnet_jit.checkpoints.formats.hf_config_json import config_json
 from bitnet_jit.checkpoints.formats.hf_names import hf_layer, hf_tensor
 from bitnet_jit.checkpoints.formats.reader import Reader
 from bitnet_jit.checkpoints.formats.safetensors_writing import PlannedTensors
-from bitnet_jit.checkpoints.formats.writer import Writer, encoded
+from bitnet_jit.checkpoints.formats.writer import Writer, check_one_scale, encoded
 from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.config import DecoderConfig, Multipliers
@@ -37,7 +37,8 @@ class HfTarget:
         return replace(self.reader.config, multipliers=Multipliers())
 
     def config_json(self) -> dict[str, Any]:
-        """Return the content of config.json."""
+        """Return the content of config.json; InvalidInput where such folders hold no model like it."""
+        check_one_scale(self.reader.config)
         return config_json(self.config, self.writer, self.dtype_of(EMBEDDING))
 
     def metadata(self) -> dict[str, str]:

@@ -1,6 +1,7 @@
-"""The gated DeltaNet that a config.json of Qwen3.5 describes."""
+"""The gated DeltaNet that a config.json of Qwen3.5 describes, read and written."""
 
 from dataclasses import replace
+from typing import Any
 
 from bitnet_jit.checkpoints.formats.fields import Fields
 from bitnet_jit.checkpoints.formats.hf_rope import read_rotated
@@ -47,7 +48,7 @@ def read_attends(fields: Fields, num_layers: int) -> tuple[bool, ...]:
     kinds = fields.words("layer_types")
     if kinds is None:
         interval = fields.integer("full_attention_interval", INTERVAL)
-        attends = tuple((index + 1) % interval == 0 for index in range(num_layers))
+        attends = every(interval, num_layers)
     else:
         if len(kinds) != num_layers or set(kinds) - LAYERS.keys():
             raise fields.refuse("layer_types", f"{num_layers} of 'linear_attention' or 'full_attention'")
@@ -64,3 +65,33 @@ def check_sizes(net: DeltaNetConfig, where: str) -> None:
             f"{where}: the heads of the gated DeltaNet have {net.mixed_features} features together, expected at most "
             f"{MAX_IN_FEATURES}"
         )
+
+
+def delta_net_json(net: DeltaNetConfig) -> dict[str, Any]:
+    """Return what a config.json says of the gated DeltaNet of a model."""
+    words = {attends: word for word, attends in LAYERS.items()}
+    interval = interval_of(net.attends)
+    return {
+        "layer_types": [words[attends] for attends in net.attends],
+        **({} if interval is None else {"full_attention_interval": interval}),
+        "linear_num_key_heads": net.key_heads,
+        "linear_num_value_heads": net.value_heads,
+        "linear_key_head_dim": net.key_dim,
+        "linear_value_head_dim": net.value_dim,
+        "linear_conv_kernel_dim": net.taps,
+    }
+
+
+def interval_of(attends: tuple[bool, ...]) -> int | None:
+    """Return n where every n-th block attends and no other; None where that is not so.
+
+    >>> interval_of((False, True, False, True, False)), interval_of((True, False))
+    (2, None)
+    """
+    interval = attends.index(True) + 1 if any(attends) else 1
+    return interval if attends == every(interval, len(attends)) else None
+
+
+def every(interval: int, num_layers: int) -> tuple[bool, ...]:
+    """Return of each block whether it attends, where every n-th does."""
+    return tuple((index + 1) % interval == 0 for index in range(num_layers))

@@ -45,10 +45,11 @@ BARE = ("linear_attn.A_log", "linear_attn.dt_bias")  # names that are those of t
 ONE_BIT_LLM = IN_BLOCK | {"attention.sub_norm": "self_attn.inner_attn_ln", "feed_forward.sub_norm": "mlp.ffn_layernorm"}
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 ROTARY = ".rotary_emb.inv_freq"  # the end of the names of rotary frequencies, which old versions saved
+MLX_TEXT = "language_model"  # begins the names of a text model in mlx-lm
 BODIES = {  # where the parts of a text model stand, with its head
     "model": "lm_head",
     "model.language_model": "lm_head",
-    "language_model.model": "language_model.lm_head",
+    f"{MLX_TEXT}.model": f"{MLX_TEXT}.lm_head",
     "": "lm_head",  # of a model that was saved without one
 }
 ASIDE = ("mtp.", "model.visual.", "visual.", "vision_tower.", "model.vision_tower.")  # what text needs no part of
@@ -100,6 +101,12 @@ def names_for(config: DecoderConfig, tensors: Collection[str] = ()) -> HfNames:
     usual = GEMMA3 if config.branch_norms else IN_BLOCK | DELTA_NET
     in_block = ONE_BIT_LLM if config.sub_norms and config.activation == "silu" else usual
     return HfNames(in_block | INNER_NORMS if config.inner_norms else in_block, body, BODIES[body])
+
+
+def mlx_names(config: DecoderConfig) -> HfNames:
+    """Return the names in a folder of mlx-lm: its Qwen3.5 is the text model of one that sees pictures."""
+    body = "model" if config.delta_net is None else f"{MLX_TEXT}.model"
+    return HfNames(body=body, head=BODIES[body])
 
 
 def in_body(body: str, name: str) -> str:

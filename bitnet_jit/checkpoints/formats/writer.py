@@ -65,11 +65,20 @@ class Writer(Protocol):
 
 
 def check_written(config: DecoderConfig) -> None:
-    """Raise InvalidInput where a model has parts that no format is written with."""
+    """Raise InvalidInput where a model has parts that no GGUF file is written with."""
     parts = {"a gated DeltaNet": config.delta_net is not None, "norms inside its layers": config.inner_norms}
     for part, is_there in parts.items():
         if is_there:
-            raise InvalidInput(f"model: models with {part} are not written, only read")
+            raise InvalidInput(f"model: models with {part} are not written as GGUF, only read")
+
+
+def check_one_scale(config: DecoderConfig) -> None:
+    """Raise InvalidInput where a model has parts that no folder with one scale per weight is written with."""
+    if config.delta_net is not None:
+        raise InvalidInput(
+            "model: folders with one scale per weight hold no model with a gated DeltaNet; convert its files to q2_0, "
+            "a type of GGUF, or to mlx"
+        )
 
 
 def encoded(
