@@ -47,6 +47,8 @@ def convert(
         )
     if result.floats:
         typer.echo(f"changed  the activations of {len(result.floats)} layers from int8 to floats")
+    if result.integers:
+        typer.echo(f"changed  the activations of {len(result.integers)} layers from floats to int8")
     if result.verification is not None:
         tell_verification(result.verification)
 

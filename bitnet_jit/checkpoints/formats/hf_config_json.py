@@ -6,6 +6,7 @@ import torch
 
 from bitnet_jit.checkpoints.formats.hf_config import KINDS, ModelKind
 from bitnet_jit.checkpoints.formats.hf_delta_net import delta_net_json
+from bitnet_jit.checkpoints.formats.hf_gemma3 import gemma3_json
 from bitnet_jit.checkpoints.formats.hf_rope import scaling_json, share_of
 from bitnet_jit.checkpoints.formats.writer import Writer
 from bitnet_jit.dtypes import dtype_name
@@ -19,7 +20,7 @@ def config_json(
     """Return the config.json of a decoder.
 
     Args:
-        config: the architecture.
+        config: the architecture, as files have it.
         writer: of the ternary layers.
         dtype: of the embedding; transformers computes in it.
         dense: as for `Writer.quantization_config`.
@@ -36,11 +37,10 @@ def config_json(
         "num_attention_heads": config.num_heads,
         "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
-        "hidden_act": config.activation,
         "max_position_embeddings": config.context_length,
         "rms_norm_eps": config.norm_eps,
         **rope_json(config),
-        **({} if config.delta_net is None else delta_net_json(config.delta_net)),
+        **parts_json(config),
         "tie_word_embeddings": config.tied_embeddings,
         "attention_bias": config.attention_bias,
         "mlp_bias": config.mlp_bias,
@@ -58,8 +58,17 @@ def kind_of(config: DecoderConfig) -> tuple[str, ModelKind]:
         if (kind.activation, kind.sub_norms, kind.qk_norms) == parts and (kind.branch_norms, kind.mixes) == others:
             return name, kind
     raise InvalidInput(
-        f"model: no model_type of transformers has activation={parts[0]!r}, sub_norms={parts[1]}, qk_norms={parts[2]}"
+        f"model: no model_type of transformers has activation={parts[0]!r}, sub_norms={parts[1]}, qk_norms={parts[2]}, "
+        f"branch_norms={others[0]}"
     )
+
+
+def parts_json(config: DecoderConfig) -> dict[str, Any]:
+    """Return what a config.json says of the activation, and of the parts that some kinds of models alone have."""
+    if config.branch_norms:
+        return gemma3_json(config)
+    said: dict[str, Any] = {"hidden_act": config.activation}
+    return said if config.delta_net is None else said | delta_net_json(config.delta_net)
 
 
 def rope_json(config: DecoderConfig) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from bitnet_jit.checkpoints.formats.hf_names import HfNames
 from bitnet_jit.checkpoints.formats.nearest import nearest
 from bitnet_jit.checkpoints.tensor_files import TensorFiles
+from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.config import DecoderConfig
 
 
@@ -76,6 +77,21 @@ class FloatForms:
     def of(self, name: str) -> FloatForm:
         """Return the form of a tensor."""
         return self.by_part.get(name.split(".", 2)[-1], SAME)
+
+    def exactly(self, name: str, stored: str, weight: torch.Tensor) -> torch.Tensor:
+        """Return what files hold for a tensor of ours.
+
+        Raises:
+            InvalidInput: it would not be read as the same numbers; the error has its name in the files.
+        """
+        if (form := self.of(name)) is SAME:
+            return weight
+        if moved := form.moved(weight):
+            raise InvalidInput(
+                f"{stored}: files hold such a norm less 1, in float32, which moves its numbers by up to {moved:.1e} of "
+                "them"
+            )
+        return form.write(weight)
 
 
 PLAIN = FloatForms()

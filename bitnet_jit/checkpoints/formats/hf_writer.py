@@ -27,6 +27,7 @@ class HfWriter:
     name: str
     scale_divides: bool
     by_transformers = True
+    activations = ("a8",)
 
     def stored_scale(self, scale: torch.Tensor) -> torch.Tensor:
         """Return the scale as it is stored."""
@@ -63,7 +64,7 @@ class HfWriter:
         }
         return said if eps_inside is None else said | {"use_rms_norm": True, "rms_norm_eps": eps_inside}
 
-    def metadata(self, shapes: dict[str, tuple[int, int]]) -> dict[str, str]:  # noqa: ARG002
+    def metadata(self, shapes: dict[str, tuple[int, int]], activation: str = "a8") -> dict[str, str]:  # noqa: ARG002
         """Return the metadata of the file."""
         return {"format": "pt"}
 

@@ -55,7 +55,7 @@ def test_axes_and_copies_come_back(dtype):
     assert SAME.moved(taps) == WIDE.moved(taps) == 0
 
 
-@given(length=LENGTHS, seed=st.integers(0, 2**31), scale=st.floats(1e-4, 1e4, width=32))
+@given(length=LENGTHS, seed=st.integers(0, 2**31), scale=st.floats(1e-4, 1e4))
 def test_the_nearest_neighbour_is_taken(length, seed, scale):
     wanted = drawn(length, seed, -4.0, 4.0)
     stored = nearest(wanted, lambda near: near * scale, wanted / scale)
