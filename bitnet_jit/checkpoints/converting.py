@@ -142,9 +142,7 @@ def write_mlx(path: Path, reader: Reader, place: Path, target: MlxTarget, progre
     write_words(path, reader, place)
 
 
-def write_folder(
-    path: Path, reader: Reader, place: Path, writer: Writer, lossy: bool, progress: Progress
-) -> list[str]:
+def write_folder(path: Path, reader: Reader, place: Path, writer: Writer, lossy: bool, progress: Progress) -> list[str]:
     """Write a folder of a format of `save`, tensor by tensor; return the layers whose activations became int8."""
     with reader:
         target = HfTarget(reader, writer, lossy)

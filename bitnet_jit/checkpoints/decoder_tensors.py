@@ -54,7 +54,7 @@ def decoder_tensors(
     for index, block in enumerate(decoder.blocks):
         names = block_names(config, index)
         dense |= block_norms(names, block)
-        for joint, layer in block_layers(names, block):
+        for joint, layer in zip(joint_names(names, config), block_layers(block), strict=True):
             if (norm := norm_inside(layer)) is not None:
                 dense[joint[0].norm] = norm.weight
             for name, codes, scale, bias in parted(joint, layer):
@@ -96,15 +96,17 @@ def block_norms(names: BlockNames, block: Any) -> dict[str, torch.Tensor]:
     return {name: norm.weight for name, norm in norms.items() if norm is not None}
 
 
-def block_layers(names: BlockNames, block: Any) -> Iterator[tuple[Sequence[LinearName], PackedBitLinear]]:
-    """Yield the ternary layers of a block, each with the names of the layers that were read as it."""
+def joint_names(names: BlockNames, config: DecoderConfig) -> Sequence[Sequence[LinearName]]:
+    """Return the names of the layers that were read as one, for each layer of `block_layers`."""
+    return [(part,) for joint in names.linears for part in joint] if config.inner_norms else names.linears
+
+
+def block_layers(block: Any) -> tuple[PackedBitLinear, ...]:
+    """Return the ternary layers of a block in the order of `BlockNames.linears`."""
     attention, middle = block.attention, block.feed_forward
     if isinstance(attention, InnerNormAttention):
-        layers = (attention.q, attention.k, attention.v, attention.output, middle.gate, middle.up, middle.down)
-        yield from zip([(part,) for joint in names.linears for part in joint], layers, strict=True)
-    else:
-        layers = attention.qkv, attention.output, middle.gate_up, middle.down
-        yield from zip(names.linears, layers, strict=True)
+        return attention.q, attention.k, attention.v, attention.output, middle.gate, middle.up, middle.down
+    return attention.qkv, attention.output, middle.gate_up, middle.down
 
 
 def parted(

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bitnet_jit.checkpoints.decoder_tensors import decoder_tensors
+from bitnet_jit.checkpoints.decoder_tensors import block_layers, decoder_tensors
 from bitnet_jit.checkpoints.file_names import GENERATION
 from bitnet_jit.checkpoints.formats.gemma3 import in_files
 from bitnet_jit.checkpoints.formats.hf_config_json import config_json
@@ -63,7 +63,7 @@ def save(model: nn.Module, directory: str | Path, format: str = "autobitlinear")
 def write(model: Any, place: Path, writer: Writer) -> None:
     """Write a model that was checked, and read it back."""
     if isinstance(model, Decoder):
-        activation = said_activation(model.blocks[0].attention.output.activation, writer)
+        activation = said_activation(block_layers(model.blocks[0])[0].activation, writer)
         tensors, shapes = decoder_tensors(model, writer, activation)
     else:
         tensors, shapes, activation = packed_tensors(model, writer), ternary_shapes(model), "a8"

@@ -89,7 +89,7 @@ def write_unfolded(decoder, origin: Path, folder: Path) -> Path:
     for index, block in enumerate(decoder.blocks):
         names = block_names(decoder.config, index)
         tensors |= block_norms(names, block)
-        for joint, layer in block_layers(names, block):
+        for joint, layer in zip(names.linears, block_layers(block), strict=True):
             for (_, codes, scale, _), name in zip(parted(joint, layer), joint, strict=True):
                 tensors[name.name] = in_float32(codes.numpy() * np.float64(np.float16(scale.item())))
     named = {hf_tensor(name): tensor.detach().float().contiguous() for name, tensor in tensors.items()}
