@@ -26,6 +26,7 @@ from bitnet_jit.checkpoints.fused_layers import read_joint
 from bitnet_jit.devices.huge_pages import CPU
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.config import DecoderConfig, Multipliers
+from bitnet_jit.quant.rotation import ROTATION
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class HfTarget:
         )
 
     def linear(self, builder: Builder, layer: LinearName, multiplier: float) -> PlannedTensors:
-        """Return the weight of a ternary layer, its scale, and its bias."""
+        """Return the weight of a ternary layer, its scale, its bias and its rotation."""
         path, sizes = self.names.layer(layer.name), (layer.out_features, layer.in_features)
         shapes = {
             f"{path}.weight": (torch.uint8, self.writer.weight_shape(path, *sizes)),
@@ -142,12 +143,15 @@ class HfTarget:
         }
         if layer.has_bias:
             shapes[f"{path}.bias"] = (torch.float32, sizes[:1])
+        if (rotation := self.reader.rotation(layer)) is not None:
+            signs = self.writer.stored_rotation(path, rotation)
+            shapes[f"{path}.{ROTATION}"] = (signs.dtype, tuple(signs.shape))
 
         def content() -> dict[str, torch.Tensor]:
             packed = builder.linear([layer], multiplier)
             self.check_activation(path, packed.activation)
             ((name, codes, scale, bias),) = parted([layer], packed)
-            return encoded(name, codes, scale, None if bias is None else bias.float(), self.writer)
+            return encoded(name, codes, scale, None if bias is None else bias.float(), self.writer, rotation)
 
         return PlannedTensors(shapes, content)
 

@@ -131,12 +131,3 @@ def hf_layer(name: str) -> str:
     'model.layers.3.self_attn.q_proj'
     """
     return HfNames().layer(name)
-
-
-def hf_tensor(name: str) -> str:
-    """Return the name of a tensor of floats as transformers has it.
-
-    >>> hf_tensor("norm")
-    'model.norm.weight'
-    """
-    return HfNames().tensor(name)
