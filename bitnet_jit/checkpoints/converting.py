@@ -68,8 +68,7 @@ def convert_checkpoint(
         format: "tq1_0", "tq2_0", "i2_s", "q2_0", "pq2_0" or "ptq1_0": a GGUF file whose ternary layers have that type;
             a format of `save`: "autobitlinear", "bitlinear", "i2" or "t5"; or "mlx", a folder of mlx-lm.
         lossy: whether to change what the format does not hold, and report it: scales are rounded to float16 in all
-            types of GGUF but i2_s, activations of int8 become floats in "mlx", and floats become int8 in
-            "autobitlinear" and "bitlinear".
+            types of GGUF but i2_s, activations become floats in "mlx", and int8 in "autobitlinear" and "bitlinear".
         verify: whether to read both again, and compare all codes, scales and floats, and the logits of a fixed text.
         progress: called with the number of tensors that are written, and that there are, after each.
         i2_s: how I2_S of the source is laid out, as in `load`.
