@@ -15,7 +15,7 @@ from bitnet_jit.checkpoints.formats.mlx_target import METADATA, MlxTarget
 from bitnet_jit.checkpoints.formats.reader import Reader
 from bitnet_jit.checkpoints.formats.registry import WRITERS, format_of, get_writer, make_reader
 from bitnet_jit.checkpoints.formats.sampling_keys import settings_of_defaults
-from bitnet_jit.checkpoints.formats.writer import Writer, check_written
+from bitnet_jit.checkpoints.formats.writer import Writer
 from bitnet_jit.checkpoints.hf_target import HfTarget
 from bitnet_jit.checkpoints.hub import find_model
 from bitnet_jit.checkpoints.loading import ignore, variant_of
@@ -39,8 +39,9 @@ class Conversion:
     Attributes:
         source: the format that was found, in words.
         num_bytes: of the files that were written.
-        moved: by how much, relative, scales were rounded to float16, by the names of tensors; empty where none was.
+        moved: by how much, relative, scales were rounded to float16, or decays for "mlx", by the names of tensors.
         floats: the names of layers whose activations were int8 and are floats now.
+        integers: the names of layers whose activations were floats and are int8 now.
         verification: how the two models compare, None where that was not asked for.
     """
 
@@ -48,6 +49,7 @@ class Conversion:
     num_bytes: int
     moved: dict[str, float] = field(default_factory=dict)
     floats: tuple[str, ...] = ()
+    integers: tuple[str, ...] = ()
     verification: Verification | None = None
 
 
@@ -68,7 +70,7 @@ def convert_checkpoint(
         format: "tq1_0", "tq2_0", "i2_s", "q2_0", "pq2_0" or "ptq1_0": a GGUF file whose ternary layers have that type;
             a format of `save`: "autobitlinear", "bitlinear", "i2" or "t5"; or "mlx", a folder of mlx-lm.
         lossy: whether to change what the format does not hold, and report it: scales are rounded to float16 in all
-            types of GGUF but i2_s, and activations of int8 become floats in "mlx".
+            types of GGUF but i2_s, activations become floats in "mlx", and int8 in "autobitlinear" and "bitlinear".
         verify: whether to read both again, and compare all codes, scales and floats, and the logits of a fixed text.
         progress: called with the number of tensors that are written, and that there are, after each.
         i2_s: how I2_S of the source is laid out, as in `load`.
@@ -96,20 +98,20 @@ def convert_checkpoint(
 def converted(path: Path, place: Path, format: str, lossy: bool, progress: Progress, variant: str) -> Conversion:
     """Write a model in another format, and return what was done."""
     reader, file, folder = make_reader(path, variant), GgufTarget(format, lossy), MlxTarget(lossy)
+    integers: list[str] = []
     if format in NAMES:
         write_gguf(path, reader, place, file, progress)
     elif format == MLX:
-        check_written(reader.config)
         write_mlx(path, reader, place, folder, progress)
     else:
-        check_written(reader.config)
-        write_folder(path, reader, place, get_writer(format), progress)
-    return Conversion(reader.description, bytes_of(place), file.moved, tuple(folder.floats))
+        integers = write_folder(path, reader, place, get_writer(format), lossy, progress)
+    moved = file.moved | folder.moved
+    return Conversion(reader.description, bytes_of(place), moved, tuple(folder.floats), tuple(integers))
 
 
 def bytes_of(place: Path) -> int:
     """Return the size of a file, or of the files in a folder."""
-    return place.stat().st_size if place.is_file() else sum(file.stat().st_size for file in place.iterdir())
+    return sum(file.stat().st_size for file in (place, *place.rglob("*")) if file.is_file())
 
 
 def check_apart(path: Path, place: Path, is_file: bool) -> None:
@@ -140,16 +142,17 @@ def write_mlx(path: Path, reader: Reader, place: Path, target: MlxTarget, progre
     write_words(path, reader, place)
 
 
-def write_folder(path: Path, reader: Reader, place: Path, writer: Writer, progress: Progress) -> None:
-    """Write a folder of a format of `save`, tensor by tensor."""
+def write_folder(path: Path, reader: Reader, place: Path, writer: Writer, lossy: bool, progress: Progress) -> list[str]:
+    """Write a folder of a format of `save`, tensor by tensor; return the layers whose activations became int8."""
     with reader:
-        target = HfTarget(reader, writer)
-        planned, config = target.tensors(), target.config_json()
+        target = HfTarget(reader, writer, lossy)
+        config, planned = target.config_json(), target.tensors()
         with writing(place), staged(place) as folder:
             write_planned(folder, planned, config, target.metadata(), progress)
             complete(folder, place, target, config, writer)
     reader.oddities.warn(5)
     write_words(path, reader, place)
+    return target.integers
 
 
 def write_words(path: Path, reader: Reader, place: Path) -> None:

@@ -97,8 +97,9 @@ def write_planned(
     write_json(directory / CONFIG, config)
 
 
-def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write an object to a file of JSON."""
+def write_json(file: Path, content: object) -> None:
+    """Write an object or a list to a file of JSON; its folder is made if need be."""
+    file.parent.mkdir(exist_ok=True)
     write_beside_and_rename(file, (json.dumps(content, indent=2) + "\n").encode())
 
 
@@ -119,7 +120,8 @@ def put_in_place(folder: Path, directory: Path) -> None:
     A killed process leaves a mix in no case, and no config.json only if it dies between the renames: so all that takes
     time comes before them.
     """
-    names = sorted(file.name for file in folder.iterdir() if file.name != CONFIG)
+    files = (str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    names = sorted(name for name in files if name != CONFIG)
     outdated = [name for name in (INDEX, *shards(directory)) if name not in names]
     same_config = same_content(folder / CONFIG, directory / CONFIG)
     for name in (*names, CONFIG):
@@ -128,7 +130,8 @@ def put_in_place(folder: Path, directory: Path) -> None:
     old.mkdir()
     with ExitStack() as undo:
         for name in (CONFIG, *names, *outdated):
-            keep(directory / name, old, undo)
+            make_folder((directory / name).parent, undo)
+            keep(directory / name, old / str(len(list(old.iterdir()))), undo)
         if not same_config:
             (directory / CONFIG).unlink(missing_ok=True)
         for name in names:
@@ -158,14 +161,21 @@ def write_through(file: Path) -> None:
         os.fsync(opened.fileno())
 
 
+def make_folder(folder: Path, undo: ExitStack) -> None:
+    """Make a folder if need be, which `undo` then removes."""
+    if not folder.exists():
+        folder.mkdir()
+        undo.callback(folder.rmdir)
+
+
 def keep(file: Path, old: Path, undo: ExitStack) -> None:
-    """Link a file into the folder `old`, from where `undo` brings it back; a file that is new, `undo` removes."""
+    """Link a file to the place `old`, from where `undo` brings it back; a file that is new, `undo` removes."""
     try:
-        os.link(file, old / file.name)
+        os.link(file, old)
     except OSError:  # there is none, or the file system has no links: then the place is empty until the new file comes
         try:
-            os.replace(file, old / file.name)
+            os.replace(file, old)
         except FileNotFoundError:
             undo.callback(file.unlink, missing_ok=True)
             return
-    undo.callback(os.replace, old / file.name, file)
+    undo.callback(os.replace, old, file)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from bitnet_jit.checkpoints.decoder_layers import dense_tensors, ternary_layers
+from bitnet_jit.checkpoints.formats.gemma3 import in_files
 from bitnet_jit.checkpoints.formats.hf_tokenizer import folder_tokenizer
 from bitnet_jit.checkpoints.formats.reader import Reader
 from bitnet_jit.checkpoints.formats.registry import make_reader
@@ -51,6 +52,7 @@ def check_read_back(folder: Path, directory: Path, model: Any, writer: Writer) -
     try:
         check_said(reader.config, model)
         reader.defaults()
+        reader.pooling()
         read_all(reader)
     except CheckpointError as error:
         raise InvalidInput(f"model: cannot be saved, bitnet_jit.load would refuse it: {told(error, folder)}") from None
@@ -61,8 +63,8 @@ def check_read_back(folder: Path, directory: Path, model: Any, writer: Writer) -
 
 def check_said(config: DecoderConfig, model: Any) -> None:
     """Raise CheckpointError where config.json says something else than a decoder's own config."""
-    if isinstance(model.config, DecoderConfig) and config != model.config:
-        different = {name: value for name, value in vars(model.config).items() if getattr(config, name) != value}
+    if isinstance(model.config, DecoderConfig) and config != (expected := in_files(model.config)):
+        different = {name: value for name, value in vars(expected).items() if getattr(config, name) != value}
         name, value = next(iter(different.items()))
         raise CheckpointError(
             f"config.json cannot say {name}={value!r}; a reader takes it for {getattr(config, name)!r}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from bitnet_jit.checkpoints.formats.writer import Writer, check_written
+from bitnet_jit.checkpoints.formats.writer import Writer, check_one_scale
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.network import Network
 from bitnet_jit.models.packed_table import PackedTable
@@ -62,7 +62,7 @@ def check_parts(model: nn.Module) -> None:
     """Raise InvalidInput where a `Decoder` has parts that no writer knows."""
     for module in model.modules():
         if isinstance(module, Network):
-            check_written(module.config)
+            check_one_scale(module.config)
 
 
 def check_float_head(model: nn.Module) -> None:

@@ -6,12 +6,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from bitnet_jit.checkpoints.decoder_tensors import decoder_tensors
+from bitnet_jit.checkpoints.decoder_tensors import block_layers, decoder_tensors
 from bitnet_jit.checkpoints.file_names import GENERATION
+from bitnet_jit.checkpoints.formats.gemma3 import in_files
 from bitnet_jit.checkpoints.formats.hf_config_json import config_json
 from bitnet_jit.checkpoints.formats.hf_names import EMBEDDING
+from bitnet_jit.checkpoints.formats.hf_pooling import pooling_files
 from bitnet_jit.checkpoints.formats.registry import get_writer
-from bitnet_jit.checkpoints.formats.writer import Writer
+from bitnet_jit.checkpoints.formats.writer import Writer, said_activation
 from bitnet_jit.checkpoints.generation_file import generation_json
 from bitnet_jit.checkpoints.model_tensors import Tensors, eps_inside, packed_tensors, ternary_shapes
 from bitnet_jit.checkpoints.publish import check_place, staged, write_json, write_model
@@ -61,18 +63,19 @@ def save(model: nn.Module, directory: str | Path, format: str = "autobitlinear")
 def write(model: Any, place: Path, writer: Writer) -> None:
     """Write a model that was checked, and read it back."""
     if isinstance(model, Decoder):
-        tensors, shapes = decoder_tensors(model, writer)
+        activation = said_activation(block_layers(model.blocks[0])[0].activation, writer)
+        tensors, shapes = decoder_tensors(model, writer, activation)
     else:
-        tensors, shapes = packed_tensors(model, writer), ternary_shapes(model)
+        tensors, shapes, activation = packed_tensors(model, writer), ternary_shapes(model), "a8"
     tied = getattr(model, "all_tied_weights_keys", None)  # of models of transformers
     tensors, config = one_copy_each(tensors, architecture(model, writer, tensors), tied)
     with writing(place), staged(place) as folder:
-        write_model(folder, tensors, config, writer.metadata(shapes))
+        write_model(folder, tensors, config, writer.metadata(shapes, activation))
         complete(folder, place, model, config, writer)
 
 
 def complete(folder: Path, place: Path, model: Any, config: dict[str, Any], writer: Writer) -> None:
-    """Write generation_config.json beside a model that was written to a folder, and read all of it back.
+    """Write generation_config.json and the pooling beside a model in a folder, and read all of it back.
 
     Args:
         folder: with what was written.
@@ -83,6 +86,9 @@ def complete(folder: Path, place: Path, model: Any, config: dict[str, Any], writ
     """
     if (generation := generation_json(model, config, place)) is not None:
         write_json(folder / GENERATION, generation)
+    if isinstance(model.config, DecoderConfig) and (pooling := getattr(model, "pooling", None)) is not None:
+        for name, content in pooling_files(pooling, model.config.hidden_size).items():
+            write_json(folder / name, content)
     check_read_back(folder, place, model, writer)
 
 
@@ -100,7 +106,7 @@ def architecture(model: Any, writer: Writer, tensors: Tensors) -> dict[str, Any]
     """Return the config.json of a model that is written as these tensors."""
     dtype, dense = main_dtype(tensors), dense_layers(model)
     if isinstance(model.config, DecoderConfig):
-        return config_json(model.config, writer, dtype, None if dense in ([], ["lm_head"]) else dense)
+        return config_json(in_files(model.config), writer, dtype, None if dense in ([], ["lm_head"]) else dense)
     said = {**model.config.to_dict(), "dtype": dtype_name(dtype)}
     said.pop("torch_dtype", None)  # the same by its old name
     if of_transformers(model):

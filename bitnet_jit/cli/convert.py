@@ -43,11 +43,12 @@ def convert(
     if result.moved:
         name = max(result.moved, key=result.moved.__getitem__)
         typer.echo(
-            f"rounded  the scales of {len(result.moved)} tensors to float16, by up to {result.moved[name]:.1e} of them "
-            f"({name})"
+            f"rounded  the numbers of {len(result.moved)} tensors, by up to {result.moved[name]:.1e} of them ({name})"
         )
     if result.floats:
         typer.echo(f"changed  the activations of {len(result.floats)} layers from int8 to floats")
+    if result.integers:
+        typer.echo(f"changed  the activations of {len(result.integers)} layers from floats to int8")
     if result.verification is not None:
         tell_verification(result.verification)
 

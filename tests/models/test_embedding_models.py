@@ -326,17 +326,6 @@ def without(folder, end):
     save_file({name: tensor for name, tensor in load_file(path).items() if not name.endswith(end)}, path)
 
 
-def test_such_models_are_not_written(decoder, tmp_path):
-    words = "models with norms inside its layers are not written, only read"
-    with pytest.raises(InvalidInput, match=words):
-        bitnet_jit.save(decoder, tmp_path / "saved")
-    folder = as_folder(random_model(), tmp_path / "model")
-    for format in ("i2_s", "autobitlinear", "mlx"):
-        with pytest.raises(InvalidInput, match=words):
-            bitnet_jit.convert_checkpoint(folder, tmp_path / "converted", format)
-    assert not (tmp_path / "converted").exists()
-
-
 def test_the_engine_pools_as_the_model_says(tmp_path):
     decoder = bitnet_jit.load(as_folder(random_model(), tmp_path / "model", "lasttoken"))
     with InferenceEngine() as engine:

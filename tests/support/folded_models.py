@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from bitnet_jit.checkpoints.decoder_names import block_names
 from bitnet_jit.checkpoints.decoder_tensors import block_layers, block_norms, parted
-from bitnet_jit.checkpoints.formats.hf_names import hf_tensor
+from bitnet_jit.checkpoints.formats.hf_names import HfNames
 
 BLOCK = 64
 SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2, "head_dim": 64}
@@ -92,7 +92,7 @@ def write_unfolded(decoder, origin: Path, folder: Path) -> Path:
         for joint, layer in zip(names.linears, block_layers(block), strict=True):
             for (_, codes, scale, _), name in zip(parted(joint, layer), joint, strict=True):
                 tensors[name.name] = in_float32(codes.numpy() * np.float64(np.float16(scale.item())))
-    named = {hf_tensor(name): tensor.detach().float().contiguous() for name, tensor in tensors.items()}
+    named = {HfNames().tensor(name): tensor.detach().float().contiguous() for name, tensor in tensors.items()}
     save_file(named, folder / "model.safetensors")
     return folder
 

@@ -66,7 +66,8 @@ def as_gguf(
     config, state = model.config, {name: tensor.detach() for name, tensor in model.state_dict().items()}
     tensors = {"token_embd.weight": floats(state["model.embed_tokens.weight"])}
     tensors["output_norm.weight"] = floats(state["model.norm.weight"] + 1)
-    tensors["output.weight"] = floats(state["lm_head.weight"])
+    if not config.tie_word_embeddings:
+        tensors["output.weight"] = floats(state["lm_head.weight"])
     for index, kind in enumerate(config.layer_types):
         layer = {name.split(".", 3)[3]: state[name] for name in state if f"layers.{index}." in name}
         parts = linear_tensors(layer, config) if kind == "linear_attention" else attention_tensors(layer)

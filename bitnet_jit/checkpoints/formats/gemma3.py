@@ -13,15 +13,6 @@ WINDOW = 4096  # tokens, where a file has none
 LOCAL_THETA = 10_000.0
 
 
-def every(interval: int, num_layers: int) -> tuple[bool, ...]:
-    """Return of each layer whether it is local, where every so manyth sees all tokens.
-
-    >>> every(3, 4)
-    (True, True, False, True)
-    """
-    return tuple(bool((index + 1) % interval) for index in range(num_layers))
-
-
 def with_gemma3(
     config: DecoderConfig, is_local: tuple[bool, ...], theta: float, window: int, query_scalar: float, where: str
 ) -> DecoderConfig:
@@ -41,11 +32,26 @@ def with_gemma3(
     if context < config.context_length:
         words = "%s: some layers see the last %d tokens alone: the context is %d tokens instead of %d"
         logger.warning(words, where, window, context, config.context_length)
-    scales = Multipliers(math.sqrt(config.hidden_size), query=math.sqrt(config.head_dim / query_scalar))
     return replace(
         config,
         context_length=context,
-        multipliers=scales,
+        multipliers=gemma3_multipliers(config.hidden_size, config.head_dim, query_scalar),
         branch_norms=True,
         local=LocalLayers(is_local, theta) if any(is_local) else None,
     )
+
+
+def gemma3_multipliers(hidden_size: int, head_dim: int, query_scalar: float) -> Multipliers:
+    """Return the constants of a model: products of queries and keys are divided by the root of `query_scalar`.
+
+    >>> gemma3_multipliers(64, 32, 32.0).embedding
+    8.0
+    """
+    return Multipliers(math.sqrt(hidden_size), query=math.sqrt(head_dim / query_scalar))
+
+
+def in_files(config: DecoderConfig) -> DecoderConfig:
+    """Return a decoder's architecture as its files are to say it: Gemma's constants are in no weight there."""
+    if not config.branch_norms or config.multipliers != Multipliers():
+        return config
+    return replace(config, multipliers=gemma3_multipliers(config.hidden_size, config.head_dim, config.head_dim))

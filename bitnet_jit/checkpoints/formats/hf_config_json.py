@@ -5,8 +5,10 @@ from typing import Any
 import torch
 
 from bitnet_jit.checkpoints.formats.hf_config import KINDS, ModelKind
-from bitnet_jit.checkpoints.formats.hf_rope import scaling_json
-from bitnet_jit.checkpoints.formats.writer import Writer, check_written
+from bitnet_jit.checkpoints.formats.hf_delta_net import delta_net_json
+from bitnet_jit.checkpoints.formats.hf_gemma3 import gemma3_json
+from bitnet_jit.checkpoints.formats.hf_rope import scaling_json, share_of
+from bitnet_jit.checkpoints.formats.writer import Writer
 from bitnet_jit.dtypes import dtype_name
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.models.config import DecoderConfig
@@ -18,7 +20,7 @@ def config_json(
     """Return the config.json of a decoder.
 
     Args:
-        config: the architecture.
+        config: the architecture, as files have it.
         writer: of the ternary layers.
         dtype: of the embedding; transformers computes in it.
         dense: as for `Writer.quantization_config`.
@@ -35,10 +37,10 @@ def config_json(
         "num_attention_heads": config.num_heads,
         "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
-        "hidden_act": config.activation,
         "max_position_embeddings": config.context_length,
         "rms_norm_eps": config.norm_eps,
         **rope_json(config),
+        **parts_json(config),
         "tie_word_embeddings": config.tied_embeddings,
         "attention_bias": config.attention_bias,
         "mlp_bias": config.mlp_bias,
@@ -50,18 +52,30 @@ def config_json(
 
 def kind_of(config: DecoderConfig) -> tuple[str, ModelKind]:
     """Return the model_type of an architecture, and what it stands for."""
-    check_written(config)
     parts = (config.activation, config.sub_norms, config.qk_norms)
+    others = (config.branch_norms, config.delta_net is not None)
     for name, kind in KINDS.items():
-        if (kind.activation, kind.sub_norms, kind.qk_norms) == parts:
+        if (kind.activation, kind.sub_norms, kind.qk_norms) == parts and (kind.branch_norms, kind.mixes) == others:
             return name, kind
     raise InvalidInput(
-        f"model: no model_type of transformers has activation={parts[0]!r}, sub_norms={parts[1]}, qk_norms={parts[2]}"
+        f"model: no model_type of transformers has activation={parts[0]!r}, sub_norms={parts[1]}, qk_norms={parts[2]}, "
+        f"branch_norms={others[0]}"
     )
+
+
+def parts_json(config: DecoderConfig) -> dict[str, Any]:
+    """Return what a config.json says of the activation, and of the parts that some kinds of models alone have."""
+    if config.branch_norms:
+        return gemma3_json(config)
+    said: dict[str, Any] = {"hidden_act": config.activation}
+    return said if config.delta_net is None else said | delta_net_json(config.delta_net)
 
 
 def rope_json(config: DecoderConfig) -> dict[str, Any]:
     """Return the rotary positions of a config.json, as transformers has them since 4.43; version 5 reads them too."""
-    if (scaling := config.rope_scaling) is None:
-        return {"rope_theta": config.rope_theta}
-    return {"rope_theta": config.rope_theta, "rope_scaling": scaling_json(scaling)}
+    scaling = {} if config.rope_scaling is None else scaling_json(config.rope_scaling)
+    if config.rotated_dims:
+        share = share_of(config.rotated_dims, config.head_dim)
+        said = {"rope_type": "default", "rope_theta": config.rope_theta, "partial_rotary_factor": share}
+        return {"rope_parameters": said | scaling}
+    return {"rope_theta": config.rope_theta} | ({"rope_scaling": scaling} if scaling else {})

@@ -1,9 +1,11 @@
-"""The gated DeltaNet that a config.json of Qwen3.5 describes."""
+"""The gated DeltaNet that a config.json of Qwen3.5 describes, read and written."""
 
 from dataclasses import replace
+from typing import Any
 
 from bitnet_jit.checkpoints.formats.fields import Fields
 from bitnet_jit.checkpoints.formats.hf_rope import read_rotated
+from bitnet_jit.checkpoints.formats.intervals import every_nth, interval_of
 from bitnet_jit.errors import CheckpointError
 from bitnet_jit.models.config import DecoderConfig, DeltaNetConfig
 from bitnet_jit.problem import MAX_IN_FEATURES, MAX_TAPS
@@ -47,7 +49,7 @@ def read_attends(fields: Fields, num_layers: int) -> tuple[bool, ...]:
     kinds = fields.words("layer_types")
     if kinds is None:
         interval = fields.integer("full_attention_interval", INTERVAL)
-        attends = tuple((index + 1) % interval == 0 for index in range(num_layers))
+        attends = every_nth(interval, num_layers)
     else:
         if len(kinds) != num_layers or set(kinds) - LAYERS.keys():
             raise fields.refuse("layer_types", f"{num_layers} of 'linear_attention' or 'full_attention'")
@@ -64,3 +66,18 @@ def check_sizes(net: DeltaNetConfig, where: str) -> None:
             f"{where}: the heads of the gated DeltaNet have {net.mixed_features} features together, expected at most "
             f"{MAX_IN_FEATURES}"
         )
+
+
+def delta_net_json(net: DeltaNetConfig) -> dict[str, Any]:
+    """Return what a config.json says of the gated DeltaNet of a model."""
+    words = {attends: word for word, attends in LAYERS.items()}
+    interval = interval_of(net.attends)
+    return {
+        "layer_types": [words[attends] for attends in net.attends],
+        **({} if interval is None else {"full_attention_interval": interval}),
+        "linear_num_key_heads": net.key_heads,
+        "linear_num_value_heads": net.value_heads,
+        "linear_key_head_dim": net.key_dim,
+        "linear_value_head_dim": net.value_dim,
+        "linear_conv_kernel_dim": net.taps,
+    }

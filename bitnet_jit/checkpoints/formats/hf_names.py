@@ -45,10 +45,11 @@ BARE = ("linear_attn.A_log", "linear_attn.dt_bias")  # names that are those of t
 ONE_BIT_LLM = IN_BLOCK | {"attention.sub_norm": "self_attn.inner_attn_ln", "feed_forward.sub_norm": "mlp.ffn_layernorm"}
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 ROTARY = ".rotary_emb.inv_freq"  # the end of the names of rotary frequencies, which old versions saved
+MLX_TEXT = "language_model"  # begins the names of a text model in mlx-lm
 BODIES = {  # where the parts of a text model stand, with its head
     "model": "lm_head",
     "model.language_model": "lm_head",
-    "language_model.model": "language_model.lm_head",
+    f"{MLX_TEXT}.model": f"{MLX_TEXT}.lm_head",
     "": "lm_head",  # of a model that was saved without one
 }
 ASIDE = ("mtp.", "model.visual.", "visual.", "vision_tower.", "model.vision_tower.")  # what text needs no part of
@@ -102,6 +103,12 @@ def names_for(config: DecoderConfig, tensors: Collection[str] = ()) -> HfNames:
     return HfNames(in_block | INNER_NORMS if config.inner_norms else in_block, body, BODIES[body])
 
 
+def mlx_names(config: DecoderConfig) -> HfNames:
+    """Return the names in a folder of mlx-lm: its Qwen3.5 is the text model of one that sees pictures."""
+    body = "model" if config.delta_net is None else f"{MLX_TEXT}.model"
+    return HfNames(body=body, head=BODIES[body])
+
+
 def in_body(body: str, name: str) -> str:
     """Return the name of a part of the body of a model, which has a name of its own or none.
 
@@ -124,12 +131,3 @@ def hf_layer(name: str) -> str:
     'model.layers.3.self_attn.q_proj'
     """
     return HfNames().layer(name)
-
-
-def hf_tensor(name: str) -> str:
-    """Return the name of a tensor of floats as transformers has it.
-
-    >>> hf_tensor("norm")
-    'model.norm.weight'
-    """
-    return HfNames().tensor(name)

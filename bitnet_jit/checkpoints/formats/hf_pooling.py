@@ -1,4 +1,7 @@
-"""How a folder of sentence-transformers says that texts become vectors: modules.json, and the pooling's config.json."""
+"""How a folder of sentence-transformers says that texts become vectors: modules.json, and the pooling's config.json.
+
+Both are read and written.
+"""
 
 from pathlib import Path
 
@@ -10,6 +13,8 @@ from bitnet_jit.system import reading
 
 MODES = {"pooling_mode_mean_tokens": MEAN, "pooling_mode_cls_token": CLS, "pooling_mode_lasttoken": LAST}
 PREFIX = "pooling_mode_"
+OTHERS = ("max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens")  # ways in which no model of ours pools
+PACKAGE = "sentence_transformers.models"
 KNOWN = ("Transformer", "Pooling", "Normalize")  # classes of modules.json: others would change the vectors
 
 
@@ -46,3 +51,18 @@ def check_modules(place: Path) -> None:
 def as_list(content: object) -> list[object]:
     """Return a list as it is; one that no module is in for anything else."""
     return content if isinstance(content, list) else [content]
+
+
+def pooling_files(pooling: str, width: int) -> dict[str, object]:
+    """Return what the files that say a pooling hold, by their places in the folder, for vectors of a width.
+
+    >>> list(pooling_files("mean", 64))
+    ['modules.json', '1_Pooling/config.json']
+    """
+    places = ("", POOLING, f"2_{KNOWN[2]}")
+    modules = [
+        {"idx": number, "name": str(number), "path": path, "type": f"{PACKAGE}.{kind}"}
+        for number, (path, kind) in enumerate(zip(places, KNOWN, strict=True))
+    ]
+    modes = {name: of == pooling for name, of in MODES.items()} | {f"{PREFIX}{name}": False for name in OTHERS}
+    return {MODULES: modules, f"{POOLING}/{CONFIG}": {"word_embedding_dimension": width, **modes}}

@@ -1,5 +1,6 @@
 """Rotary positions in a config.json of Hugging Face, read and written."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -55,6 +56,16 @@ def read_rotated(fields: Fields, head_dim: int, share: float) -> int:
     if not 2 <= rotated <= head_dim or rotated % 2:
         raise place.refuse("partial_rotary_factor", f"an even number of the {head_dim} dimensions of a head")
     return rotated
+
+
+def share_of(rotated_dims: int, head_dim: int) -> float:
+    """Return the partial_rotary_factor of a config.json, which `read_rotated` takes for so many dimensions.
+
+    >>> share_of(64, 256)
+    0.25
+    """
+    share = rotated_dims / head_dim
+    return share if int(head_dim * share) == rotated_dims else math.nextafter(share, 1.0)
 
 
 def read_llama3(inner: Fields, original: int, context_length: int) -> Llama3Scaling:  # noqa: ARG001

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from bitnet_jit.checkpoints.formats.hf_bitnet import METHOD
+from bitnet_jit.checkpoints.formats.nearest import nearest
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.quant.rotation import SignedBlocks
 
@@ -26,6 +27,7 @@ class HfWriter:
     name: str
     scale_divides: bool
     by_transformers = True
+    activations = ("a8",)
 
     def stored_scale(self, scale: torch.Tensor) -> torch.Tensor:
         """Return the scale as it is stored."""
@@ -62,7 +64,7 @@ class HfWriter:
         }
         return said if eps_inside is None else said | {"use_rms_norm": True, "rms_norm_eps": eps_inside}
 
-    def metadata(self, shapes: dict[str, tuple[int, int]]) -> dict[str, str]:  # noqa: ARG002
+    def metadata(self, shapes: dict[str, tuple[int, int]], activation: str = "a8") -> dict[str, str]:  # noqa: ARG002
         """Return the metadata of the file."""
         return {"format": "pt"}
 
@@ -83,10 +85,7 @@ def divided(name: str, bias: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
             f"{name}.bias: format 'autobitlinear' divides it by the scale {float(scale):g}, which is not finite in "
             f"{bias.dtype}; use bitlinear, i2 or t5"
         )
-    infinity = torch.tensor(float("inf"))
-    near = torch.stack((first, torch.nextafter(first, infinity), torch.nextafter(first, -infinity)))
-    nearest = (near * scale - wanted).abs().argmin(0, keepdim=True)
-    return near.gather(0, nearest)[0]
+    return nearest(wanted, lambda stored: stored * scale, first)
 
 
 def pack_rows(codes: torch.Tensor) -> torch.Tensor:
@@ -101,8 +100,4 @@ def pack_rows(codes: torch.Tensor) -> torch.Tensor:
 
 def divisor_of(scale: torch.Tensor) -> torch.Tensor:
     """Return a float32 (1,) whose inverse is that scale, or comes nearest to it."""
-    one = torch.ones(1, dtype=torch.float32, device=scale.device)
-    first = one / scale
-    infinity = torch.full_like(first, float("inf"))
-    near = [first, torch.nextafter(first, infinity), torch.nextafter(first, -infinity)]
-    return min(near, key=lambda divisor: abs(float(one / divisor) - float(scale)))
+    return nearest(scale, torch.reciprocal, scale.reciprocal())

@@ -40,7 +40,8 @@ from bitnet_jit.system.reading import parse_json
 
 VERSION = "1"
 METHOD = "bitnet_jit"
-SCALE, ACTIVATION = "tensor", "a8"  # the one scale layout and activation mode of version 1
+SCALE = "tensor"  # the one scale layout of version 1
+ACTIVATIONS = ("a8", "a16")  # int8, or floats; of all layers of a file
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ class Own(FloatTables):
         oddities.note_density(name, check_codes(files.place(name), count))
         scale = read_scale(files, layer, False, oddities)
         rotation = self.rotation(files, layer)
-        return TernaryWeight(out, scale, read_bias(files, layer), layer.in_features, rotation=rotation)
+        activation = files.metadata(name)["activation"]
+        bias = read_bias(files, layer)
+        return TernaryWeight(out, scale, bias, layer.in_features, activation=activation, rotation=rotation)
 
 
 def read_own(fields: Fields) -> Storage:
@@ -96,16 +99,17 @@ def read_own(fields: Fields) -> Storage:
     return Own(fields.word("packing", tuple(FORMATS)))
 
 
-def metadata_of(packing: str) -> dict[str, str]:
+def metadata_of(packing: str, activation: str) -> dict[str, str]:
     """Return the metadata of a file, without the shapes of its weights."""
-    return {"bitnet_jit": VERSION, "packing": packing, "scale": SCALE, "activation": ACTIVATION}
+    return {"bitnet_jit": VERSION, "packing": packing, "scale": SCALE, "activation": activation}
 
 
 def check_own(files: TensorFiles, name: str, packing: str, out_features: int, in_features: int) -> None:
     """Raise CheckpointError unless a weight is there, and its file's metadata is that of this version."""
     packed_shape, shape = FORMATS[packing].packed_shape(out_features, in_features), [out_features, in_features]
     said = files.metadata(name) if name in files.entries else {}
-    for key, value in metadata_of(packing).items():
+    activation = said.get("activation")
+    for key, value in metadata_of(packing, activation if activation in ACTIVATIONS else ACTIVATIONS[0]).items():
         if name in files.entries and said.get(key) != value:
             of = "format version" if key == "bitnet_jit" else key
             raise files.error(name, f"{of} {value!r} in the file's metadata", f"{said.get(key)!r}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from bitnet_jit.checkpoints.formats.own_format import METHOD, metadata_of
+from bitnet_jit.checkpoints.formats.own_format import ACTIVATIONS, METHOD, metadata_of
 from bitnet_jit.packing import FORMATS
 from bitnet_jit.quant.rotation import SignedBlocks
 
@@ -21,6 +21,7 @@ class OwnWriter:
 
     name: str
     by_transformers = False
+    activations = ACTIVATIONS
 
     def stored_scale(self, scale: torch.Tensor) -> torch.Tensor:
         """Return the scale as it is."""
@@ -47,6 +48,6 @@ class OwnWriter:
         """Return the quantization_config of config.json, which names no layers."""
         return {"quant_method": METHOD, "packing": self.name, "modules_to_not_convert": None}
 
-    def metadata(self, shapes: dict[str, tuple[int, int]]) -> dict[str, str]:
-        """Return the metadata of the file: version, packing, and shapes."""
-        return {"format": "pt", **metadata_of(self.name), "shapes": json.dumps(shapes)}
+    def metadata(self, shapes: dict[str, tuple[int, int]], activation: str = "a8") -> dict[str, str]:
+        """Return the metadata of the file: version, packing, activation, and shapes."""
+        return {"format": "pt", **metadata_of(self.name, activation), "shapes": json.dumps(shapes)}

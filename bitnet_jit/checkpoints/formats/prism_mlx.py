@@ -14,6 +14,7 @@ import torch
 from bitnet_jit.checkpoints.checks import Oddities
 from bitnet_jit.checkpoints.decoder_names import LinearName
 from bitnet_jit.checkpoints.formats.fields import REQUIRED, Fields
+from bitnet_jit.checkpoints.formats.hf_names import MLX_TEXT
 from bitnet_jit.checkpoints.formats.mlx_affine import KEY, TERNARY, MlxAffine, Quantization
 from bitnet_jit.checkpoints.tensor_files import TensorFiles
 from bitnet_jit.checkpoints.ternary import TernaryWeight
@@ -21,10 +22,15 @@ from bitnet_jit.errors import InvalidInput
 from bitnet_jit.quant.rotation import SignedBlocks
 
 MODEL_TYPE = "prism_hadamard_qwen35"
-BEGINNING = "language_model."  # of the names of all tensors
+BASE = "qwen3_5"  # the model_type of the same model without rotations
+BEGINNING = f"{MLX_TEXT}."  # of the names of all tensors
+TABLE = "embed_tokens"  # the end of the embedding's path
 BLOCKS = (0, 512, 1024, 2048, 4096, 8192)
+DTYPE = "float16"  # of a module's activations
 NAMESPACES = {1: "mlx-lm-text", 2: "mlx-vlm-qwen3_5"}  # by schema_version
 GROUP = 128
+SIZE = {"group_size": GROUP, "bits": TERNARY, "mode": "affine"}
+LAYOUT = "grouped"  # heads of values in Hugging Face's order
 
 
 @dataclass(frozen=True)
@@ -89,16 +95,15 @@ def read_prism(fields: Fields) -> PrismMlx:
     Raises:
         CheckpointError: a field is missing or another than the type has; it names the field.
     """
-    fields.word("base_model_type", ("qwen3_5",))
+    fields.word("base_model_type", (BASE,))
     version = fields.integer("schema_version", low=1, high=max(NAMESPACES))
     fields.word("tensor_namespace", (NAMESPACES[version],))
-    fields.word("gdn_activation_layout", ("grouped",))
+    fields.word("gdn_activation_layout", (LAYOUT,))
     if fields.flag("tie_word_embeddings", False):
         raise fields.refuse("tie_word_embeddings", "false")
     size = fields.inner(KEY)
-    wanted = {"group_size": GROUP, "bits": TERNARY, "mode": "affine"}
-    if size is None or size.values != wanted:
-        raise fields.refuse(KEY, str(wanted))
+    if size is None or size.values != SIZE:
+        raise fields.refuse(KEY, str(SIZE))
     return PrismMlx(Quantization(GROUP, TERNARY), {}, read_modules(fields))
 
 
@@ -115,8 +120,38 @@ def read_modules(fields: Fields) -> dict[str, int]:
             raise module.refuse("path", "the path of a module, each once")
         if block not in BLOCKS:
             raise module.refuse("block", f"one of {', '.join(map(str, BLOCKS))}")
-        if module.flag("embedding", False) != path.endswith("embed_tokens"):
+        if module.flag("embedding", False) != path.endswith(TABLE):
             raise module.refuse("embedding", "true for the embedding alone")
-        module.word("dtype", ("float16",), "float16")
+        module.word("dtype", (DTYPE,), DTYPE)
         blocks[path] = block
     return blocks
+
+
+def prism_json(blocks: Mapping[str, int]) -> dict[str, Any]:
+    """Return what a config.json of the type says besides, given the block of each packed module by its path."""
+    paths = {path.removeprefix(BEGINNING): block for path, block in blocks.items()}
+    modules = [
+        {"path": path, "block": block, "embedding": path.endswith(TABLE), "dtype": DTYPE}
+        for path, block in paths.items()
+    ]
+    return {
+        "model_type": MODEL_TYPE,
+        "base_model_type": BASE,
+        "schema_version": 1,
+        "tensor_namespace": NAMESPACES[1],
+        "gdn_activation_layout": LAYOUT,
+        KEY: SIZE,
+        "modules": modules,
+    }
+
+
+def check_modules(blocks: Mapping[str, int], layers: Mapping[str, LinearName]) -> None:
+    """Raise InvalidInput where the type cannot hold a module, given blocks and layers by the modules' paths."""
+    for path, layer in layers.items():
+        if blocks[path] not in BLOCKS or layer.in_features % max(1, blocks[path]):
+            sizes = ", ".join(map(str, BLOCKS[1:]))
+            raise InvalidInput(
+                f"format: mlx-lm rotates inputs in blocks of {sizes}, {path} in blocks of {blocks[path]}; use q2_0"
+            )
+        if layer.has_bias:
+            raise InvalidInput(f"format: in mlx-lm's models that rotate no layer has a bias, {path} has one; use q2_0")

@@ -22,6 +22,7 @@ class Writer(Protocol):
     Attributes:
         name: by which `save` knows it.
         by_transformers: transformers reads it, too; so config.json names dense layers, and norms inside ternary layers.
+        activations: with which its files can say that layers run, the usual one first; see `PackedBitLinear`.
     """
 
     @property
@@ -29,6 +30,9 @@ class Writer(Protocol):
 
     @property
     def by_transformers(self) -> bool: ...
+
+    @property
+    def activations(self) -> tuple[str, ...]: ...
 
     def stored_scale(self, scale: torch.Tensor) -> torch.Tensor:
         """Return a scale that multiplies, float32 (1,), as it is stored."""
@@ -59,17 +63,33 @@ class Writer(Protocol):
         """
         ...
 
-    def metadata(self, shapes: dict[str, tuple[int, int]]) -> dict[str, str]:
-        """Return the metadata of a file of weights, given (N, K) of each ternary weight by its name."""
+    def metadata(self, shapes: dict[str, tuple[int, int]], activation: str = "a8") -> dict[str, str]:
+        """Return the metadata of a file of weights, given (N, K) of each by its name, and one of `activations`."""
         ...
 
 
-def check_written(config: DecoderConfig) -> None:
-    """Raise InvalidInput where a model has parts that no format is written with."""
-    parts = {"a gated DeltaNet": config.delta_net is not None, "norms inside its layers": config.inner_norms}
-    for part, is_there in parts.items():
-        if is_there:
-            raise InvalidInput(f"model: models with {part} are not written, only read")
+def said_activation(activation: str, writer: Writer) -> str:
+    """Return with which activations files say that layers run, given those of the first layer."""
+    return activation if activation in writer.activations else writer.activations[0]
+
+
+def check_activation(name: str, activation: str, said: str, writer: Writer, remedy: str = "") -> None:
+    """Raise InvalidInput where a layer runs with other activations than its file says; it names what else to do."""
+    if activation != said:
+        others = "one activation for all layers" if activation in writer.activations else "use i2 or t5"
+        raise InvalidInput(
+            f"{name}: format {writer.name!r} would run it with activation={said!r}, it was made for {activation!r}; "
+            f"{remedy}{others}"
+        )
+
+
+def check_one_scale(config: DecoderConfig) -> None:
+    """Raise InvalidInput where a model has parts that no folder with one scale per weight is written with."""
+    if config.delta_net is not None:
+        raise InvalidInput(
+            "model: folders with one scale per weight hold no model with a gated DeltaNet; convert its files to q2_0, "
+            "a type of GGUF, or to mlx"
+        )
 
 
 def encoded(

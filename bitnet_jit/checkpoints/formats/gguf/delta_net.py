@@ -13,6 +13,7 @@ import torch
 
 from bitnet_jit.checkpoints.decoder_names import LinearName
 from bitnet_jit.checkpoints.formats.gguf.keys import Keys
+from bitnet_jit.checkpoints.formats.intervals import every_nth, interval_of
 from bitnet_jit.checkpoints.fused_layers import per_group
 from bitnet_jit.checkpoints.ternary import TernaryWeight, with_rows
 from bitnet_jit.errors import InvalidInput
@@ -36,7 +37,7 @@ def with_delta_net(config: DecoderConfig, keys: Keys, of: Callable[[str], str]) 
 def read_delta_net(keys: Keys, of: Callable[[str], str], num_layers: int) -> DeltaNetConfig:
     """Return the gated DeltaNet that metadata describes."""
     interval = keys.integer(of("full_attention_interval"), 4)
-    attends = tuple((index + 1) % interval == 0 for index in range(num_layers))
+    attends = every_nth(interval, num_layers)
     if all(attends) or not any(attends):
         raise keys.refuse(of("full_attention_interval"), f"2 to {num_layers}, the number of blocks")
     key_heads, value_heads = keys.integer(of("ssm.group_count")), keys.integer(of("ssm.time_step_rank"))
@@ -131,8 +132,7 @@ def delta_net_keys(config: DecoderConfig) -> dict[str, Any]:
     """
     if (net := config.delta_net) is None:
         return {}
-    interval = net.attends.index(True) + 1
-    if net.attends != tuple((index + 1) % interval == 0 for index in range(config.num_layers)):
+    if (interval := interval_of(net.attends)) is None:
         blocks = [index for index, attends in enumerate(net.attends) if attends]
         raise InvalidInput(f"format: in GGUF every so manyth block attends, got blocks {blocks}")
     third, rest = divmod((config.rotated_dims or config.head_dim) // 2, 3)

@@ -204,8 +204,16 @@ def test_our_formats_keep_rotations(folded_llama, tmp_path, format):
     assert (again.different, again.largest_difference) == ((), 0.0)
 
 
+@pytest.mark.parametrize("format", ["i2", "t5"])
+def test_our_formats_are_given_the_rotations_of_a_file(folded_llama, tmp_path, format):
+    result = convert_checkpoint(folded_llama, tmp_path / "made", format, verify=True).verification
+    assert (result.different, result.largest_difference) == ((), 0.0)
+
+
 @pytest.mark.parametrize("format", ["autobitlinear", "bitlinear"])
 def test_the_formats_of_transformers_refuse_rotations(folded_llama, tmp_path, format):
+    with pytest.raises(InvalidInput, match=f"q_proj: format '{format}' holds no rotated weights"):
+        convert_checkpoint(folded_llama, tmp_path / "saved", format)
     with pytest.raises(InvalidInput, match=f"q_proj: format '{format}' holds no rotated weights"):
         bitnet_jit.save(bitnet_jit.load(folded_llama), tmp_path / "saved", format)
     assert not (tmp_path / "saved").exists()
