@@ -21,5 +21,8 @@ settings.load_profile("quick")
 os.environ["BITNET_JIT_CACHE"] = tempfile.mkdtemp(prefix="bitnet_jit-tests-")
 atexit.register(shutil.rmtree, os.environ["BITNET_JIT_CACHE"], ignore_errors=True)
 
+# threads of OpenMP that wait leave the core to others: beside other tests their spinning makes steps thrice as long
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # in a background job of a shell Ctrl-C is ignored, and tests send it to themselves
 signal.signal(signal.SIGINT, signal.default_int_handler)

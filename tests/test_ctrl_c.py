@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-TRIALS = 6
+TRIALS = 4
 MANY_TRIALS = 300
 SCRIPT = """
 import os, random, signal, sys, tempfile, time

@@ -116,8 +116,9 @@ def put(name, value):
 
 def number_of_layers() -> int:
     """Return the number of packed layers that are alive."""
+    kind = bitnet_jit.PackedBitLinear  # asked of the package once, not once per object: there are millions
     gc.collect()
-    return sum(type(thing) is bitnet_jit.PackedBitLinear for thing in gc.get_objects())
+    return sum(type(thing) is kind for thing in gc.get_objects())
 
 
 BAD_TENSORS = {

@@ -13,6 +13,7 @@ from random import Random
 import pytest
 from safetensors import safe_open
 
+from bitnet_jit.cli import main
 from bitnet_jit.cli.train import train
 from bitnet_jit.training.settings import TrainSettings
 
@@ -36,6 +37,22 @@ def command(text, out, steps, *more):
 
 def run(*arguments):
     return subprocess.run(arguments, capture_output=True, text=True, timeout=120, encoding="utf-8")
+
+
+@pytest.fixture
+def refusal(monkeypatch, capsys):
+    """Return a function that runs the command in this process, which must end with code 1, and returns its stderr."""
+
+    def refuse(*arguments):
+        monkeypatch.setattr("sys.argv", ["bitnet-jit", *command(*arguments)[3:]])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        assert (ended.value.code, out) == (1, "")
+        assert "Traceback" not in err
+        return err
+
+    return refuse
 
 
 def losses(out):
@@ -109,20 +126,28 @@ def test_a_dense_model_is_not_packed(text, tmp_path):
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
-def test_errors_are_one_line(text, tmp_path):
+HEADS = "error: hidden_size: expected an even multiple of heads=5"
+
+
+def test_errors_are_one_line(text, tmp_path, refusal):
     for more, words in (
-        (["--heads", "5"], "error: hidden_size: expected an even multiple of heads=5"),
+        (["--heads", "5"], HEADS),
         (["--validation", "/no/such/file"], "error: validation: /no/such/file cannot be read"),
         (["--device", "cuda:77"], "error: device: 'cuda:77' cannot be used"),
     ):
-        result = run(*command(text, tmp_path / "out", 3, *more))
-        assert (result.returncode, result.stdout) == (1, "")
-        assert result.stderr.startswith(words)
+        assert refusal(text, tmp_path / "out", 3, *more).startswith(words)
         assert not (tmp_path / "out").exists()
 
 
+def test_a_shell_sees_an_error_in_one_line(text, tmp_path):
+    result = run(*command(text, tmp_path / "out", 3, "--heads", "5"))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith(HEADS)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
-def test_files_that_lie_are_one_line(text, tmp_path):
+def test_files_that_lie_are_one_line(text, tmp_path, refusal):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "huge").touch()
     os.truncate(tmp_path / "huge", 2**43)
@@ -134,10 +159,8 @@ def test_files_that_lie_are_one_line(text, tmp_path):
         (text, "nowhere", "error: out: .*nowhere cannot be written to"),
         (text, "n" * 300, "error: out: .* cannot be written to .*too long"),
     ):
-        result = run(*command(source, tmp_path / out, 3))
-        assert (result.returncode, result.stdout) == (1, ""), result.stderr
-        assert re.match(words, result.stderr.splitlines()[-1]), result.stderr
-        assert "Traceback" not in result.stderr
+        err = refusal(source, tmp_path / out, 3)
+        assert re.match(words, err.splitlines()[-1]), err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
@@ -147,7 +170,7 @@ def test_a_run_that_is_interrupted_goes_on_as_if_it_had_not_been(text, tmp_path)
     frequent = f"from bitnet_jit.training import run; run.SAVE_SECONDS = 0.05; {MAIN}"
     began = [sys.executable, "-c", frequent, *command(text, parts, 400)[3:]]
     checkpoint, ended = parts / "checkpoint.safetensors", 0
-    for _ in range(3):
+    for _ in range(2):
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
         process = subprocess.Popen(began, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         while process.poll() is None and not (checkpoint.exists() and checkpoint.stat().st_mtime_ns > before):

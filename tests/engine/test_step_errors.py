@@ -53,7 +53,7 @@ class Faulty:
         return self.ask((0, 70, 9, Sampling(), None)).result(WAIT).tokens == alone(0, 70, 9, Sampling())
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(
     requests=st.lists(REQUESTS, min_size=1, max_size=8),
     bugs=st.lists(st.tuples(st.integers(0, 25), st.sampled_from(MOMENTS), st.sampled_from([BUG, BUG, NO_MEMORY]))),

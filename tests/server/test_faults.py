@@ -152,7 +152,7 @@ class Faults(RuleBasedStateMachine):
 
 
 def test_histories():
-    run_state_machine_as_test(Faults, settings=settings(max_examples=12, stateful_step_count=15, deadline=None))
+    run_state_machine_as_test(Faults, settings=settings(max_examples=6, stateful_step_count=15, deadline=None))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from http_histories import WAIT, Ask, check_part, check_whole, connect, fetch, reset
 from served import wait_until
 
-CLIENTS = 40
+CLIENTS = 24
 WAITING = [b"", b"POST /v1/completions HT", b"GET /health HTTP/1.1\r\nHost: x\r\n"]  # connections without a request
 
 

@@ -29,6 +29,7 @@ GPUS = {
     "hip-gfx1100": (GPUTarget("hip", "gfx1100", 32), Gpu("RX 7900 XTX", "gfx1100", 96, 65536)),
     "hip-gfx1201": (GPUTarget("hip", "gfx1201", 32), Gpu("RX 9070 XT", "gfx1201", 64, 65536)),
 }
+TAKING_TURNS = [name for name in GPUS if name not in ("cuda-90", "hip-gfx1201")]  # gfx1201 is as gfx1100
 ROWS = (1, 4, 16, 64, 128, 2048)  # of the buckets, between which default configs differ
 OUT_FEATURES, IN_FEATURES = 8192, 1040  # inputs neither in whole chunks nor padded by `arrange`
 A8 = Problem("", "cuda", 1, OUT_FEATURES, IN_FEATURES, "i2/planes", "a8", "int8", "bfloat16", "row", bias="float32")
@@ -177,10 +178,25 @@ def cases(name):
 
 
 def representatives(name):
-    """Return one case for each kernel and the functions that it launches; GPUs take turns with the cases."""
-    groups = {}
+    """Return one case for each of the GPU's kernels; GPUs take turns with the cases.
+
+    Kernels that launch the same functions take turns with the GPUs of a vendor, the H200 apart, for which all compile.
+    """
+    groups, families = {}, {}
     for case in cases(name):
         functions = tuple(launch.function.__name__ for launch, _ in case.launches())
         groups.setdefault((case.kernel.name, functions), []).append(case)
+    for (_, functions), group in groups.items():
+        families.setdefault(functions, []).append(group)
     turn = list(GPUS).index(name)
-    return [group[turn * len(group) // len(GPUS)] for group in groups.values()]
+    taken = [group for family in families.values() for group in family[turn_of(name, len(family))]]
+    return [group[turn * len(group) // len(GPUS)] for group in taken]
+
+
+def turn_of(name, kernels):
+    """Return which of so many kernels, which launch the same functions, a GPU compiles: at least one."""
+    if name == "cuda-90":
+        return slice(None)
+    rivals = [other for other in TAKING_TURNS if GPUS[other][0].backend == GPUS[name][0].backend]
+    number = min(len(rivals), kernels)
+    return slice(rivals.index(name) % number, None, number)

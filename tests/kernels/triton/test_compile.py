@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ pytest.importorskip("triton", reason="the package triton is not installed")
 import triton
 from triton.compiler import ASTSource
 from triton_calls import BACKEND
-from triton_gpus import GPUS, HEADS, OF_TRAINING, PROBLEMS, Case, cases, representatives
+from triton_gpus import GPUS, HEADS, OF_TRAINING, PROBLEMS, TAKING_TURNS, Case, cases, representatives
 
 from bitnet_jit.kernels.triton.attention import paged
 from bitnet_jit.kernels.triton.attention.paged import Sizes
@@ -97,6 +98,11 @@ def in_processes(work):
         return pool.map(run_work, range(len(work)), chunksize=1)
 
 
+def vendors(names):
+    """Return the names of GPUs apart by vendor."""
+    return [list(group) for _, group in groupby(names, key=lambda name: GPUS[name][0].backend)]
+
+
 WORK = []  # of this process: functions cannot be sent to another
 
 
@@ -117,9 +123,15 @@ def check_compiles(name, cases):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in GPUS if name != "hip-gfx1201"])  # as gfx1100; all are compiled below
+@pytest.mark.parametrize("name", ["cuda-90", *TAKING_TURNS])  # all cases are compiled for all GPUs below
 def test_a_default_config_of_every_kernel_compiles(name):
     check_compiles(name, representatives(name))
+
+
+@pytest.mark.parametrize("names", [["cuda-90"], *vendors(TAKING_TURNS)], ids=", ".join)
+def test_every_kernel_has_its_turn(names):
+    kernels = {case.kernel.name for name in names for case in cases(name)}
+    assert {case.kernel.name for name in names for case in representatives(name)} == kernels
 
 
 @pytest.mark.exhaustive

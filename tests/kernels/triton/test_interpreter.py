@@ -53,8 +53,9 @@ def in_interpreter(*arguments):
 
 @pytest.mark.slow
 def test_the_suite_passes_in_the_interpreter():
-    # few examples of each kernel, see conftest.py; long rows by one op of each algorithm
-    check_suite("interpreter", "not (hundred_thousand_inputs and not bit_linear)")
+    # few examples of each kernel, see conftest.py; long rows by one op of each algorithm; operands with gaps by one
+    # width, as the interpreter does not know of aligned addresses
+    check_suite("interpreter", "not (hundred_thousand_inputs and (not bit_linear or chunks)) and not (gaps and 260)")
 
 
 @pytest.mark.exhaustive
