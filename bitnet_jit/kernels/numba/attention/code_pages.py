@@ -15,7 +15,7 @@ from bitnet_jit.kernels.numba.attention.turning import rotate
 from bitnet_jit.kernels.numba.compiler.jit import jit
 from bitnet_jit.kernels.numba.intrinsics.elements import load_float32, load_int8, store_float32, store_int8, store_int32
 from bitnet_jit.kernels.numba.intrinsics.scalars import F1
-from bitnet_jit.kernels.numba.rowwise.quantize import quantize_group
+from bitnet_jit.kernels.numba.rowwise.quantize import SEGMENT, quantize_group
 from bitnet_jit.problem import PAGE
 
 NOTHING = np.int32(0)
@@ -29,7 +29,7 @@ def write_key_codes(spec, job, token, position, count, page, kv_head, scratch):
         slot = position % PAGE + i
         first = (token + i) * spec.width + (spec.heads + kv_head) * spec.head_dim
         rotate(spec, job, first, position + i, F1, scratch.k, 1)
-        quantize_group(spec.rotated_dtype, scratch.k, 0, spec.head_dim, codes, scales, slot)
+        quantize_group(spec.rotated_dtype, scratch.k, 0, spec.head_dim, codes, SEGMENT, scales, slot)
         for d in range(spec.head_dim):
             store_int8(keys, d * PAGE + slot, load_int8(codes, d))
 
@@ -41,7 +41,9 @@ def write_value_codes(spec, job, token, position, count, page, kv_head):
     for i in range(count):
         slot = position % PAGE + i
         first = (token + i) * spec.width + (spec.heads + spec.kv_heads + kv_head) * spec.head_dim
-        quantize_group(spec.x_dtype, job.qkv, first, spec.head_dim, values + slot * spec.head_dim, scales, slot)
+        quantize_group(
+            spec.x_dtype, job.qkv, first, spec.head_dim, values + slot * spec.head_dim, SEGMENT, scales, slot
+        )
 
 
 @jit
@@ -50,7 +52,7 @@ def quantize_queries(spec, rows, scratch):
     scale = F1 / np.sqrt(np.float32(spec.head_dim))
     for row in range(rows):
         q = scratch.q + 4 * row * spec.head_dim
-        total = quantize_group(spec.rotated_dtype, q, 0, spec.head_dim, q, scratch.scales, row)
+        total = quantize_group(spec.rotated_dtype, q, 0, spec.head_dim, q, SEGMENT, scratch.scales, row)
         for d in range(spec.head_dim, spec.code_dim):
             store_int8(q, d, NOTHING)
         store_float32(scratch.scales, row, load_float32(scratch.scales, row) * scale)

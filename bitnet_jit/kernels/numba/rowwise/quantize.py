@@ -152,31 +152,31 @@ def sum_groups(codes, stride, count, group_size, x_sum, first):
 def quantize_groups(dtype, x, count, group_size, codes, stride, x_scale, x_sum, first):
     """Quantize groups of inputs, the last maybe short, each as `quantize_row` does a row, into segments.
 
-    Their scales go into x_scale[first:], their negative sums into x_sum[first:].
+    Where segments lie apart, groups are whole ones. Scales go into x_scale[first:], negative sums into x_sum[first:].
     """
     for group in range((count + group_size - 1) // group_size):
         begin = group * group_size
-        end = least(begin + group_size, count)
-        total = quantize_group(dtype, x, begin, end, codes, stride, x_scale, first + group)
+        inputs, place = least(group_size, count - begin), place_of(codes, stride, begin)
+        total = quantize_group(dtype, x, begin, inputs, place, stride, x_scale, first + group)
         store_int32(x_sum, first + group, np.int32(-total))
 
 
 @jit
-def quantize_group(dtype, x, begin, end, codes, stride, x_scale, place):
-    """Store codes of x[begin:end], scale `place` of x_scale, and return the sum of the codes."""
-    bits = absmax_bits(dtype, x, begin, end - begin)
+def quantize_group(dtype, x, begin, count, codes, stride, x_scale, place):
+    """Store codes of x[begin:begin + count] in segments, scale `place` of x_scale, and return the sum of the codes."""
+    bits = absmax_bits(dtype, x, begin, count)
     total = np.int32(0)
     if bits >= INFINITY_BITS:
-        for i in range(begin, end):
+        for i in range(count):
             store_int8(place_of(codes, stride, i), 0, np.int32(0))
         store_float32(x_scale, place, np.float32(np.nan))
         return total
     absmax = float_from_bits(bits)
     absmax = absmax if absmax > FLOAT_EPS else FLOAT_EPS
     store_float32(x_scale, place, absmax / F127)
-    i = begin
-    while i < end:
-        stop = end_of_piece(stride, i, end)
-        total += quantize_segment(dtype, x, i, stop - i, F127 / absmax, place_of(codes, stride, i))
+    i = 0
+    while i < count:
+        stop = end_of_piece(stride, i, count)
+        total += quantize_segment(dtype, x, begin + i, stop - i, F127 / absmax, place_of(codes, stride, i))
         i = stop
     return total
