@@ -198,8 +198,9 @@ def write_delta_net(file: Path, reader: Reader, name: str, head: str) -> None:
     if any(reader.rotation(layer) is not None for layer in ternary_layers(reader)):
         raise ValueError("llama.cpp: it rotates no inputs")
     target = GgufTarget("q2_0", lossy=True)
+    keys = target.metadata(reader, Chat(None, {}), name) | {"tokenizer.ggml.model": "none"}
     with file.open("wb") as out:
-        write_file(out, target.metadata(reader, Chat(None, {}), name), list(target.tensors(reader)))
+        write_file(out, keys, list(target.tensors(reader)))
 
 
 def describe(writer: Any, config: DecoderConfig) -> None:
