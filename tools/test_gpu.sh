@@ -17,7 +17,8 @@ gpu_tests="tests/kernels/test_conformance.py tests/models/test_compile.py tests/
     tests/kernels/triton/test_norm_gemv.py
     tests/kernels/triton/test_linear.py tests/kernels/triton/test_rows.py tests/kernels/triton/test_repeats.py
     tests/kernels/triton/test_weights.py tests/kernels/triton/test_norm_gradients.py
-    tests/nn/test_on_gpu.py tests/models/test_on_gpu.py tests/models/test_packed_table.py tests/checkpoints/test_on_gpu.py
+    tests/nn/test_on_gpu.py tests/models/test_on_gpu.py tests/models/test_families_on_gpu.py
+    tests/models/test_packed_table.py tests/checkpoints/test_on_gpu.py
     tests/devices/test_checks.py tests/benchmarks/test_on_gpu.py
     tests/engine/devices/test_on_gpus.py tests/engine/devices/test_backends.py tests/engine/memory/test_staging.py
     tests/engine/profiling/test_profiler.py tests/engine/targets/test_on_gpu.py tests/engine/test_builder.py

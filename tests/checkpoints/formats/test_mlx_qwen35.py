@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 import bitnet_jit
 from bitnet_jit import convert_checkpoint
 from bitnet_jit.checkpoints.decoder_names import LinearName
-from bitnet_jit.checkpoints.formats.hf_delta_net import every, interval_of
 from bitnet_jit.checkpoints.formats.hf_rope import share_of
+from bitnet_jit.checkpoints.formats.intervals import every_nth, interval_of
 from bitnet_jit.checkpoints.formats.prism_mlx import check_modules
 from bitnet_jit.checkpoints.formats.registry import make_reader
 from bitnet_jit.errors import InvalidInput
@@ -163,10 +163,10 @@ def test_decays_move_only_where_it_is_asked_for(tmp_path):
 
 @given(interval=st.integers(1, 9), layers=st.integers(1, 40))
 def test_intervals_are_recognized(interval, layers):
-    attends = every(interval, layers)
+    attends = every_nth(interval, layers)
     if any(attends):
         assert interval_of(attends) == interval
-        assert interval_of((*attends, not every(interval, layers + 1)[-1])) is None
+        assert interval_of((*attends, not every_nth(interval, layers + 1)[-1])) is None
 
 
 @settings(max_examples=200)

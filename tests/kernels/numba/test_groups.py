@@ -16,6 +16,7 @@ from numba_calls import assert_guarded, poisoned, rounded, run_linear
 from bitnet_jit import reference
 from bitnet_jit.kernels.numba import BACKEND
 from bitnet_jit.kernels.numba.arrays import all_threads
+from bitnet_jit.kernels.numba.intrinsics.amx_tiles import amx_unsupported_reason
 from bitnet_jit.kernels.numba.intrinsics.isa import usable_isas
 from bitnet_jit.kernels.numba.layout import INPUTS_OF_LAYOUT, LAYOUTS
 from bitnet_jit.kernels.numba.threads.team import TeamConfig
@@ -74,12 +75,21 @@ def check(draw, layout, activation, rows, dtype, group_size):
             assert_guarded(guarded)
 
 
-@pytest.mark.parametrize("rows", [1, 16, 40, 300])
+@pytest.mark.parametrize("rows", [1, 40])
 @pytest.mark.parametrize(("layout", "activation"), GROUPED)
 @QUICK
 @given(data=st.data())
 def test_groups_equal_the_contract(layout, activation, rows, data):
     check(data.draw, layout, activation, rows, "float32", data.draw(st.sampled_from(GROUP_SIZES[layout])))
+
+
+@pytest.mark.skipif(amx_unsupported_reason() is not None, reason="this CPU has no AMX")
+@pytest.mark.parametrize("rows", [16, 300])
+@pytest.mark.parametrize("activation", ["a8", "a8g"])
+@QUICK
+@given(data=st.data())
+def test_several_units_of_the_matrix_unit_give_the_bits_of_the_reference(activation, rows, data):
+    check(data.draw, "i2", activation, rows, "float32", data.draw(st.sampled_from(GROUP_SIZES["i2"])))
 
 
 @pytest.mark.parametrize(("activation", "dtype"), [("a8", "bfloat16"), ("a8g", "float16"), ("a16", "bfloat16")])
