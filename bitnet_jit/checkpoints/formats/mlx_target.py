@@ -12,7 +12,7 @@ import torch
 
 from bitnet_jit.checkpoints.decoder_layers import dense_tensors, ternary_layers
 from bitnet_jit.checkpoints.decoder_names import EMBEDDING, FINAL_NORM, HEAD, LinearName, outer_shapes
-from bitnet_jit.checkpoints.formats.gguf.target import block_scales
+from bitnet_jit.checkpoints.formats.block_scales import block_scales
 from bitnet_jit.checkpoints.formats.hf_config_json import config_json
 from bitnet_jit.checkpoints.formats.hf_floats import SAME, mlx_forms
 from bitnet_jit.checkpoints.formats.hf_names import mlx_names

@@ -8,6 +8,7 @@ import torch
 
 from bitnet_jit.checkpoints.decoder_layers import ternary_layers
 from bitnet_jit.checkpoints.decoder_names import LinearName, block_names, outer_shapes
+from bitnet_jit.checkpoints.formats.block_scales import block_scales
 from bitnet_jit.checkpoints.formats.gguf.config import ACTIVATION, KINDS, ModelKind, pooling_keys
 from bitnet_jit.checkpoints.formats.gguf.config_keys import architecture_of, config_keys, rope_divisors
 from bitnet_jit.checkpoints.formats.gguf.delta_net import heads_as_tiled, is_behind_heads, reorder_floats, reorder_layer
@@ -165,17 +166,3 @@ def numbers(name: str, shape: tuple[int, ...], dtype: torch.dtype, read: Callabl
     number, of = DENSE[dtype]
     size = of.size(torch.Size(shape).numel())
     return Planned(name, number, shape, size, lambda: read().to(dtype).contiguous().view(-1).view(torch.uint8))
-
-
-def block_scales(name: str, weight: TernaryWeight, block: int) -> torch.Tensor:
-    """Return the scales of a weight by blocks of inputs, float32 (N, K / block)."""
-    blocks = weight.in_features // block
-    if not weight.group_size:
-        return weight.w_scale.reshape(-1, 1).expand(len(weight.w_packed), blocks)
-    if weight.group_size % block == 0:
-        return weight.w_scale.repeat_interleave(weight.group_size // block, 1)[:, :blocks]
-    groups = weight.w_scale.unflatten(1, (blocks, -1)) if block % weight.group_size == 0 else None
-    if groups is None or bool(((groups != 0) & (groups != groups.amax(2, keepdim=True))).any()):
-        raise InvalidInput(f"format: a scale per {block} inputs, {name} has one per {weight.group_size}")
-    largest: torch.Tensor = groups.amax(2)
-    return largest
