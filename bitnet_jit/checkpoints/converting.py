@@ -1,6 +1,5 @@
 """`convert_checkpoint`: a model's files in one format -> files in another, with the same codes and scales."""
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from bitnet_jit.checkpoints.formats.writer import Writer
 from bitnet_jit.checkpoints.hf_target import HfTarget
 from bitnet_jit.checkpoints.hub import find_model
 from bitnet_jit.checkpoints.loading import ignore, variant_of
-from bitnet_jit.checkpoints.publish import staged, write_planned
+from bitnet_jit.checkpoints.publish import staged, write_json, write_planned
 from bitnet_jit.checkpoints.saving import complete
 from bitnet_jit.checkpoints.verifying import Verification, verify_same
 from bitnet_jit.errors import InvalidInput
@@ -161,11 +160,12 @@ def write_words(path: Path, reader: Reader, place: Path) -> None:
     with writing(place):
         if settings := settings_of_defaults(reader.defaults()):
             ends = {"eos_token_id": list(reader.config.eos_ids)} if reader.config.eos_ids else {}
-            write_beside_and_rename(place / GENERATION, json.dumps(settings | ends, indent=2).encode())
+            write_json(place / GENERATION, settings | ends)
         if isinstance(tokenizer, FileTokenizer):
             write_beside_and_rename(place / "tokenizer.json", tokenizer.content())
         if chat.source is not None or chat.special:
             ChatTemplate(chat.source or "", chat.special)
             said = {"chat_template": chat.source, **chat.special}
-            content = json.dumps({name: given for name, given in said.items() if given is not None}, indent=2)
-            write_beside_and_rename(place / "tokenizer_config.json", content.encode())
+            write_json(
+                place / "tokenizer_config.json", {name: given for name, given in said.items() if given is not None}
+            )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import qwen35_models
 import torch
+from folded_models import keys_of, signs_of
 from gguf_files import Q2_0, TQ2_0
 from small_checkpoints import write
 
@@ -61,19 +62,14 @@ def test_files_of_a_gated_delta_net_become_others(tmp_path, first, second):
 def test_a_rotated_file_becomes_another(tmp_path, grouped):
     heads = {} if grouped else {"linear_num_key_heads": 4}
     model = qwen35_models.random_model(group=64, **SIZES, **heads)
-    signs = [1 - 2 * np.random.default_rng(width).integers(0, 2, width) for width in (128, 256)]
-    keys = {
-        "version": 1,
-        "block_size": 64,
-        "transform": "normalized-sylvester-walsh-hadamard",
-        "axis": "input-last-dimension",
-        "sign_mode": "explicit",
-        "weight_names": qwen35_models.folded_names(model),
-        "sign_widths": np.array([128, 256]),
-        "sign_values": np.concatenate(signs).astype(np.int32),
-        "gdn_v_grouped": grouped,
-    }
-    rotation = {f"prism.hadamard.{key}": given for key, given in keys.items()}
+    widths = (128, 256)
+    rotation = keys_of(
+        qwen35_models.folded_names(model),
+        inverse_weight_names=None,
+        sign_widths=np.array(widths),
+        sign_values=np.concatenate([signs_of(width) for width in widths]),
+        gdn_v_grouped=grouped,
+    )
     source = qwen35_models.as_gguf(model, tmp_path / "a.gguf", Q2_0, 64, grouped=grouped, **rotation)
     result = convert_checkpoint(source, tmp_path / "b.gguf", "q2_0", verify=True)
     assert_same(result, source, tmp_path / "b.gguf")

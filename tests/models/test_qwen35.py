@@ -6,7 +6,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
-from folded_models import matrix
+from folded_models import keys_of, matrix
 from gguf_files import Q2_0, TQ2_0
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -231,18 +231,13 @@ def test_a_folded_gguf_file_rotates_its_inputs(tmp_path, grouped):
     heads = {} if grouped else {"linear_num_key_heads": 4}  # as many as of values: then there is one order alone
     model = random_model(group=64, **sizes, **heads)
     plain, signs = unfolded(model, 64)
-    keys = {
-        "version": 1,
-        "block_size": 64,
-        "transform": "normalized-sylvester-walsh-hadamard",
-        "axis": "input-last-dimension",
-        "sign_mode": "explicit",
-        "weight_names": folded_names(model),
-        "sign_widths": np.array(list(signs)),
-        "sign_values": torch.cat(list(signs.values())).int().numpy(),
-        "gdn_v_grouped": grouped,
-    }
-    rotation = {f"prism.hadamard.{key}": given for key, given in keys.items()}
+    rotation = keys_of(
+        folded_names(model),
+        inverse_weight_names=None,
+        sign_widths=np.array(list(signs)),
+        sign_values=torch.cat(list(signs.values())).int().numpy(),
+        gdn_v_grouped=grouped,
+    )
     path = as_gguf(model, tmp_path / "model.gguf", Q2_0, 64, grouped=grouped, **rotation)
     with torch.no_grad():
         expected = plain(prompt(33)).logits
@@ -254,15 +249,8 @@ def test_a_folded_gguf_file_rotates_its_inputs(tmp_path, grouped):
 def test_a_folded_layer_whose_inputs_are_in_another_order_is_refused(tmp_path):
     sizes = {"hidden_size": 128, "intermediate_size": 256, "linear_value_head_dim": 64, "head_dim": 64}
     model = random_model(group=64, **sizes)
-    keys = {
-        "version": 1,
-        "block_size": 64,
-        "transform": "normalized-sylvester-walsh-hadamard",
-        "axis": "input-last-dimension",
-        "sign_mode": "identity",
-        "weight_names": folded_names(model),
-    }
-    rotation = {f"prism.hadamard.{key}": given for key, given in keys.items()}
+    absent = dict.fromkeys(("inverse_weight_names", "sign_widths", "sign_values"))
+    rotation = keys_of(folded_names(model), sign_mode="identity", **absent)
     path = as_gguf(model, tmp_path / "model.gguf", Q2_0, 64, **rotation)
     with pytest.raises(CheckpointError, match=r"ssm_out.weight: expected prism\.hadamard\.gdn_v_grouped"):
         bitnet_jit.load(path)

@@ -4,6 +4,7 @@ import logging
 import math
 from dataclasses import replace
 
+from bitnet_jit.checkpoints.formats.intervals import every_nth
 from bitnet_jit.models.config import DecoderConfig, LocalLayers, Multipliers
 
 logger = logging.getLogger(__name__)
@@ -11,6 +12,15 @@ logger = logging.getLogger(__name__)
 INTERVAL = 6  # every sixth layer sees all tokens
 WINDOW = 4096  # tokens, where a file has none
 LOCAL_THETA = 10_000.0
+
+
+def local_layers(interval: int, num_layers: int) -> tuple[bool, ...]:
+    """Return of each layer whether it is local, where every n-th sees all tokens.
+
+    >>> local_layers(3, 4)
+    (True, True, False, True)
+    """
+    return tuple(not sees_all for sees_all in every_nth(interval, num_layers))
 
 
 def with_gemma3(

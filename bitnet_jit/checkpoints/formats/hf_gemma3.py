@@ -7,8 +7,7 @@ import math
 from typing import Any
 
 from bitnet_jit.checkpoints.formats.fields import Fields
-from bitnet_jit.checkpoints.formats.gemma3 import INTERVAL, LOCAL_THETA, WINDOW, with_gemma3
-from bitnet_jit.checkpoints.formats.intervals import every_nth
+from bitnet_jit.checkpoints.formats.gemma3 import INTERVAL, LOCAL_THETA, WINDOW, local_layers, with_gemma3
 from bitnet_jit.models.config import DecoderConfig
 
 LAYERS = {"sliding_attention": True, "full_attention": False}
@@ -41,7 +40,7 @@ def read_local(fields: Fields, num_layers: int) -> tuple[bool, ...]:
     kinds = fields.words("layer_types")
     if kinds is None:
         name = "sliding_window_pattern" if "sliding_window_pattern" in fields.values else "_sliding_window_pattern"
-        return tuple(not flag for flag in every_nth(fields.integer(name, INTERVAL), num_layers))
+        return local_layers(fields.integer(name, INTERVAL), num_layers)
     if len(kinds) != num_layers or set(kinds) - LAYERS.keys():
         raise fields.refuse("layer_types", f"{num_layers} of {' or '.join(map(repr, LAYERS))}")
     return tuple(LAYERS[kind] for kind in kinds)

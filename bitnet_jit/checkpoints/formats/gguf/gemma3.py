@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from bitnet_jit.checkpoints.formats.gemma3 import INTERVAL, LOCAL_THETA, WINDOW, with_gemma3
+from bitnet_jit.checkpoints.formats.gemma3 import INTERVAL, LOCAL_THETA, WINDOW, local_layers, with_gemma3
 from bitnet_jit.checkpoints.formats.gguf.keys import Keys
-from bitnet_jit.checkpoints.formats.intervals import every_nth
 from bitnet_jit.errors import CheckpointError, InvalidInput
 from bitnet_jit.models.config import DecoderConfig
 
@@ -34,7 +33,7 @@ def read_local(keys: Keys, name: str, num_layers: int) -> tuple[bool, ...]:
     """Return of each layer whether it is local: by an interval, or a flag per layer."""
     value = keys.values.get(name)
     if not isinstance(value, np.ndarray):
-        return tuple(not flag for flag in every_nth(keys.integer(name, INTERVAL), num_layers))
+        return local_layers(keys.integer(name, INTERVAL), num_layers)
     if len(value) != num_layers or value.dtype.kind not in "biu":
         raise keys.refuse(name, f"{num_layers} flags")
     return tuple(map(bool, value.tolist()))

@@ -19,6 +19,7 @@ from bitnet_jit.kernels.numba.intrinsics.amx_tiles import amx_unsupported_reason
 from bitnet_jit.kernels.numba.intrinsics.pointers import pointer, stack_space
 from bitnet_jit.kernels.numba.intrinsics.scalars import least, most
 from bitnet_jit.kernels.numba.layout import BLOCK, INPUTS_OF_LAYOUT, STEP_BYTES
+from bitnet_jit.kernels.numba.linear import tiled
 from bitnet_jit.kernels.numba.linear.amx_groups import (
     LARGEST_GROUP,
     AmxGroupTile,
@@ -30,7 +31,6 @@ from bitnet_jit.kernels.numba.linear.amx_tile import AHEAD, AmxTile, load_sums, 
 from bitnet_jit.kernels.numba.linear.epilogue import finish_rows
 from bitnet_jit.kernels.numba.linear.job import TILE_BYTES, prepare
 from bitnet_jit.kernels.numba.linear.launch import bind_linear, works_on
-from bitnet_jit.kernels.numba.linear.tiled import PIECES_PER_THREAD
 from bitnet_jit.kernels.numba.rowwise.quantize import SEGMENT
 from bitnet_jit.kernels.numba.threads.parallel import member, next_piece, ranges_of
 from bitnet_jit.kernels.numba.threads.team import TeamConfig, every, likely
@@ -81,8 +81,7 @@ def multiply_whole_piece(spec, job, strip, first_unit, last_unit, rows, ring, ac
     tile = spec.tile
     tiles = (job.in_features + SEGMENT - 1) // SEGMENT
     steps = (job.in_features + 4 * tile.code_rows - 1) // (4 * tile.code_rows)
-    width = 16 * tile.groups
-    output = strip * width
+    output = strip * tile.width
     w = job.w + output // BLOCK * steps * STEP_BYTES + output % BLOCK * 4
     second = job.x_stride // SEGMENT * TILE_BYTES
     x = job.x_q + first_unit * tile.row_tiles * second
@@ -90,7 +89,7 @@ def multiply_whole_piece(spec, job, strip, first_unit, last_unit, rows, ring, ac
     multiply_units(tile, x, second, units, w, steps, tiles, ring, acc, rows * tile.row_bytes)
     first_row = first_unit * tile.row_tiles * rows
     rows_here = least(units * tile.row_tiles * rows, job.rows - first_row)
-    count = least(width, job.out_features - output)
+    count = least(tile.width, job.out_features - output)
     finish_rows(spec, job, acc, tile.row_bytes, first_row, rows_here, output, count)
 
 
@@ -110,10 +109,9 @@ def work(spec, job):
     config = stack_space(tile, "config_bytes")
     write_shapes(config, rows)
     configure(config)
-    width = 16 * tile.groups
-    strips = (job.out_features + width - 1) // width
+    strips = (job.out_features + tile.width - 1) // tile.width
     fewest = most((units + tile.units - 1) // tile.units, job.rows * job.x_stride // NEAR_BYTES)
-    parts = least(units, most(fewest, PIECES_PER_THREAD * job.threads // strips))
+    parts = least(units, most(fewest, tiled.PIECES_PER_THREAD * job.threads // strips))
     home, ranges = member(job.fork, job.counters) % ranges_of(job.threads), ranges_of(job.threads)
     piece, offset = next_piece(job.counters, home, 0, ranges, strips * parts)
     while piece >= 0:
@@ -142,35 +140,27 @@ def tiles(problem: Problem) -> tuple[AmxTile, ...]:
     return tuple(AmxTile(format, rows, ring) for ring in rings for rows in row_tiles)
 
 
-def codes_unsupported_reason(problem: Problem, min_rows: int) -> str | None:
-    """Return why no kernel of this file can run a problem, in words, or None."""
-    if problem.layout not in INPUTS_OF_LAYOUT:
-        return f"reads the layouts {', '.join(INPUTS_OF_LAYOUT)}, not {problem.layout!r}"
-    if problem.activation == "a16":
-        return "serves activation='a8' and 'a8g'"
-    if problem.rows < min_rows:
-        return f"takes {min_rows} rows or more, where it is the faster"
-    return amx_unsupported_reason()
-
-
 def unsupported_reason(problem: Problem) -> str | None:
     """Return why the kernel for scales of tensors and rows cannot run a problem, in words, or None."""
-    if problem.scale == "group":
-        return "takes tensor and row scales, not group scales"
-    return codes_unsupported_reason(problem, MIN_ROWS)
+    return tiled.unsupported_reason(problem) or unit_unsupported_reason(problem, MIN_ROWS)
 
 
 def groups_unsupported_reason(problem: Problem) -> str | None:
     """Return why the kernel for group scales cannot run a problem, in words, or None."""
-    if problem.scale != "group":
-        return "takes group scales"
-    if reason := codes_unsupported_reason(problem, MIN_GROUP_ROWS):
+    if reason := tiled.groups_unsupported_reason(problem) or unit_unsupported_reason(problem, MIN_GROUP_ROWS):
         return reason
     if SEGMENT % INPUTS_OF_LAYOUT[problem.layout]:
         return f"reads layouts whose steps divide {SEGMENT} inputs, not {problem.layout!r}"
     if not group_tiles(problem):
         return f"takes groups of {SEGMENT} to {LARGEST_GROUP} inputs, a multiple of {SEGMENT}, not {problem.group_size}"
     return None
+
+
+def unit_unsupported_reason(problem: Problem, min_rows: int) -> str | None:
+    """Return why the matrix unit is not for a problem, in words, or None."""
+    if problem.rows < min_rows:
+        return f"takes {min_rows} rows or more, where it is the faster"
+    return amx_unsupported_reason()
 
 
 KERNELS = (

@@ -51,11 +51,6 @@ class AmxGroupTile(AmxTile):
         return AVX512_VNNI.lanes
 
     @property
-    def width(self) -> int:
-        """Return the outputs in the tile."""
-        return 16 * self.groups
-
-    @property
     def products_bytes(self) -> int:
         """Return the bytes of two units' products."""
         return 2 * self.height * self.row_bytes
@@ -91,35 +86,30 @@ def add_row(typingctx, spec, products, x_sum, x_scale, scales, sums):
 
 
 @jit
-def add_unit(spec, job, group, products, scales, sums, first_row, rows):
-    """Add the products of a group and a unit, whose first row is `first_row`, to the sums of its rows."""
-    row_bytes = spec.tile.row_bytes
-    for r in range(least(rows, job.rows - first_row)):
-        place = 4 * ((first_row + r) * job.groups + group)
-        add_row(spec, products + r * row_bytes, job.x_sum + place, job.x_scale + place, scales, sums + r * row_bytes)
+def add_unit(spec, job, group, unit, products, scales, sums, first_row, rows):
+    """Add the products of a group and a unit of `rows` rows to its sums; `first_row` is that of unit 0."""
+    tile, first = spec.tile, unit * rows
+    made = products + unit % 2 * tile.height * tile.row_bytes
+    for r in range(least(rows, job.rows - first_row - first)):
+        place, total = 4 * ((first_row + first + r) * job.groups + group), sums + (first + r) * tile.row_bytes
+        add_row(spec, made + r * tile.row_bytes, job.x_sum + place, job.x_scale + place, scales, total)
 
 
 @jit
 def multiply_group(spec, job, group, x, second, units, w, steps, step, ring, products, scales, sums, first_row, rows):
     """Add a group's products of all units to their sums; return the next step of K to be unpacked."""
-    tile = spec.tile
-    tiles, tile_bytes = job.group_size // SEGMENT, rows * tile.row_bytes
+    tile, tiles = spec.tile, job.group_size // SEGMENT
     first, unit_rows = group * tiles, rows * tile.row_tiles
     last = least(first + tiles, (job.in_features + SEGMENT - 1) // SEGMENT)
-    half, unit_bytes = tile.height * tile.row_bytes, unit_rows * tile.row_bytes
     for unit in range(units):
         zero_sums()
         if unit == 0:
             step = multiply_and_unpack(tile, x, second, w, steps, step, ring, first, last)
         else:
             multiply_chunk(tile, x + unit * tile.row_tiles * second, second, ring, first, last)
-            made, before = products + (unit - 1) % 2 * half, unit - 1
-            row = first_row + before * unit_rows
-            add_unit(spec, job, group, made, scales, sums + before * unit_bytes, row, unit_rows)
-        store_sums(tile, products + unit % 2 * half, tile_bytes)
-    before = units - 1
-    made, row = products + before % 2 * half, first_row + before * unit_rows
-    add_unit(spec, job, group, made, scales, sums + before * unit_bytes, row, unit_rows)
+            add_unit(spec, job, group, unit - 1, products, scales, sums, first_row, unit_rows)
+        store_sums(tile, products + unit % 2 * tile.height * tile.row_bytes, rows * tile.row_bytes)
+    add_unit(spec, job, group, units - 1, products, scales, sums, first_row, unit_rows)
     return step
 
 

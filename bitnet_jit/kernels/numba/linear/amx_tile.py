@@ -55,6 +55,11 @@ class AmxTile:
         return 4 // self.row_tiles
 
     @property
+    def width(self) -> int:
+        """Return the outputs in the tile."""
+        return 16 * self.groups
+
+    @property
     def row_bytes(self) -> int:
         """Return the bytes per row of unpacked codes (4 inputs of every output), and of sums."""
         return 64 * self.groups
