@@ -21,7 +21,7 @@ from bitnet_jit.engine.tensors.memory_used import memory_used
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
 
-MLX = "mlx"  # the name that a kernel language of Apple's MLX would have
+MLX = "mlx"  # the name of the kernel language of Apple's MLX
 
 
 @dataclass(frozen=True)
@@ -159,14 +159,10 @@ def is_cuda_available() -> bool:
 
 
 def is_metal_available() -> bool:
-    """Return whether torch can use an Apple GPU here. Our own kernels do not serve it yet: torch's plain ones do."""
+    """Return whether torch can use an Apple GPU here."""
     return MPS.count() > 0
 
 
 def is_mlx_available() -> bool:
-    """Return whether a kernel language of Apple's MLX is registered and its package installed; none comes with us yet.
-
-    >>> is_mlx_available()
-    False
-    """
+    """Return whether MLX's kernels can be used here: its package is installed. `bitnet_jit.mlx` uses them."""
     return MLX in registry.BACKENDS and registry.absent_reason(MLX) is None

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 
 from bitnet_jit.arguments import show, whole_number
-from bitnet_jit.engine.devices.backends import MLX, all_devices, backend_of, is_mlx_available
+from bitnet_jit.engine.devices.backends import MLX, all_devices, backend_of
 from bitnet_jit.engine.devices.speed import Speed, measured_speed
 from bitnet_jit.errors import InvalidInput, OutOfMemory
 from bitnet_jit.system.memory import in_words
@@ -155,5 +155,4 @@ class DeviceSelector:
 
     def _hint(self) -> str:
         """Return what else is to be said of a device that is not here."""
-        is_mlx = str(self.device) == MLX and not is_mlx_available()
-        return "; no kernels for Apple's MLX come with this version" if is_mlx else ""
+        return "; MLX is no device of torch: see bitnet_jit.mlx, or name mps" if str(self.device) == MLX else ""

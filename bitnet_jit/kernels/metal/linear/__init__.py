@@ -1,0 +1,1 @@
+"""Ternary products: `few` for few rows, by sums over a simdgroup; `many` for many, by its matrices."""

@@ -1,0 +1,64 @@
+"""An algorithm for products, and how the linear ops are made of one and of what becomes of x before it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bitnet_jit.kernels.kernel import Config
+from bitnet_jit.kernels.metal.launch import Bound, Launch, Scratch
+from bitnet_jit.kernels.metal.linear.parts import Inputs, padded_rows, quantized
+from bitnet_jit.problem import Problem
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A way to multiply.
+
+    Attributes:
+        name: of its kernels.
+        launch: (problem, rows, config, inputs) -> the launch of the product.
+        configs, space: as a kernel's.
+        unsupported_reason: problem -> None, or in words.
+        code: config -> the dtype in which it reads codes.
+    """
+
+    name: str
+    launch: Callable[[Problem, int, Any, Inputs], Launch]
+    configs: Callable[[Problem], tuple[Config, ...]]
+    space: Callable[[Problem], tuple[Config, ...]]
+    unsupported_reason: Callable[[Problem], str | None]
+    code: Callable[[Any], str]
+
+
+def bind_bit_linear(problem: Problem, config: Config, algorithm: Algorithm) -> Bound:
+    """Bind `bit_linear` on codes: the quantizer, and the product."""
+
+    def launches(rows: int) -> tuple[Launch, ...]:
+        first, inputs, _ = quantized(problem, rows, algorithm.code(config))
+        return first, algorithm.launch(problem, rows, config, inputs)
+
+    return Bound(launches, lambda rows: quantized(problem, rows, algorithm.code(config))[2])
+
+
+def bind_given(problem: Problem, given: Inputs, dtype: str, config: Config, algorithm: Algorithm) -> Bound:
+    """Bind a product of x as it is given, filled up where it has to be."""
+
+    def launches(rows: int) -> tuple[Launch, ...]:
+        before, inputs, _ = padded_rows(problem, rows, given, dtype)
+        return *before, algorithm.launch(problem, rows, config, inputs)
+
+    def scratch(rows: int) -> Scratch:
+        return padded_rows(problem, rows, given, dtype)[2]
+
+    return Bound(launches, scratch)
+
+
+def bind_codes(problem: Problem, config: Config, algorithm: Algorithm) -> Bound:
+    """Bind an op on codes that are given: with their scales, or without any."""
+    given = Inputs("x_q", "x_scale" if problem.op == "quantized_linear" else None)
+    return bind_given(problem, given, algorithm.code(config), config, algorithm)
+
+
+def bind_floats(problem: Problem, config: Config, algorithm: Algorithm) -> Bound:
+    """Bind `bit_linear` on activations in floating point."""
+    return bind_given(problem, Inputs("x"), problem.x_dtype, config, algorithm)

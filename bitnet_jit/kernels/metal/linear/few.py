@@ -1,0 +1,106 @@
+"""Products of few rows: each simdgroup has some outputs, and its lanes share K.
+
+One row is bound by the weights' bytes where a weight costs few operations. Apple's GPUs convert and shift at a quarter
+of the rate of a multiply-add, so one way of decoding writes the exponents of halves (`sources/codes.h`).
+"""
+
+from dataclasses import dataclass
+
+from bitnet_jit.kernels.metal.launch import SIMD, Launch
+from bitnet_jit.kernels.metal.layout import WORD, padded_inputs
+from bitnet_jit.kernels.metal.linear.parts import CODE, GROUP, SCALES, Inputs
+from bitnet_jit.kernels.metal.source import Source
+from bitnet_jit.problem import Problem
+
+CONVERSION, EXPONENT, BYTES = 0, 1, 2  # ways to multiply a word
+MAX_ROWS = 16
+SOURCE = Source(
+    "few",
+    ("x", "x_scale", "w", "w_scale", "bias"),
+    ("y",),
+    ("codes.h", "finish.h"),
+    ("WAY", "ROWS", "OUTS", "WORDS", "SIMDGROUPS", "SCALE", "HAS_X_SCALE", "X_BY_GROUP", "HAS_BIAS", "Y"),
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a kernel of few rows is cut.
+
+    Attributes:
+        way: to multiply a word: by conversion (0), by exponents (1), or by dot products of bytes (2).
+        rows: of a simdgroup.
+        outs: outputs of a simdgroup.
+        words: that a lane takes at a time: 1, 2 or 4.
+        simdgroups: of a threadgroup.
+    """
+
+    way: int
+    rows: int
+    outs: int
+    words: int
+    simdgroups: int
+
+
+def launch(problem: Problem, rows: int, config: Config, inputs: Inputs) -> Launch:
+    """Return the launch for some rows."""
+    row_words = padded_inputs(problem.in_features) // WORD
+    groups = -(-problem.in_features // problem.group_size) if problem.scale == GROUP else 1
+    constants: dict[str, int | bool | str] = {
+        "WAY": config.way,
+        "ROWS": config.rows,
+        "OUTS": config.outs,
+        "WORDS": config.words,
+        "SIMDGROUPS": config.simdgroups,
+        "SCALE": SCALES[problem.scale],
+        "HAS_X_SCALE": inputs.x_scale is not None and not inputs.by_group,
+        "X_BY_GROUP": inputs.by_group,
+        "HAS_BIAS": bool(problem.bias),
+        "Y": problem.y_dtype,
+    }
+    outputs = config.outs * config.simdgroups
+    return Launch(
+        SOURCE,
+        inputs.operands(problem),
+        ("y",),
+        constants,
+        (rows, problem.out_features, row_words, group_words(problem, row_words), groups),
+        (-(-problem.out_features // outputs), -(-rows // config.rows), 1),
+        SIMD * config.simdgroups,
+    )
+
+
+def group_words(problem: Problem, row_words: int) -> int:
+    """Return the words of a group; those of a row where there is one group."""
+    if problem.scale != GROUP or problem.group_size >= problem.in_features:
+        return row_words
+    return problem.group_size // WORD
+
+
+def configs(problem: Problem) -> tuple[Config, ...]:
+    """Return the likely configs."""
+    rows = min(4, problem.rows)
+    return tuple(Config(way, rows, 4, 1, 4) for way in (EXPONENT, CONVERSION))
+
+
+def space(problem: Problem) -> tuple[Config, ...]:
+    """Return all that may be the fastest."""
+    return tuple(
+        Config(way, rows, outs, words, simdgroups)
+        for way in (EXPONENT, CONVERSION)
+        for rows in dict.fromkeys((min(2, problem.rows), min(4, problem.rows), min(8, problem.rows)))
+        for outs in (2, 4, 8)
+        for words in (1, 2)
+        for simdgroups in (1, 2, 4, 8)
+        if rows * outs <= 32
+    )
+
+
+def code(config: Config) -> str:
+    """Return the dtype in which codes are read."""
+    return "int8" if config.way == BYTES else CODE
+
+
+def unsupported_reason(problem: Problem) -> str | None:
+    """Return why the kernel refuses, or None."""
+    return None if problem.rows <= MAX_ROWS else f"takes up to {MAX_ROWS} rows"

@@ -1,0 +1,1 @@
+"""Ops on rows: activation quantization, norms and their fusions."""

@@ -1,0 +1,3 @@
+"""Kernels in MLX's own operations, which run on every device that MLX has."""
+
+KERNELS = ()
