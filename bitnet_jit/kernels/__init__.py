@@ -3,7 +3,7 @@
 `registry.register` adds a backend from outside the package.
 """
 
-from bitnet_jit.kernels import mlx, numba, registry, torch, triton
+from bitnet_jit.kernels import mlx, mps, numba, registry, torch, triton
 
-for folder in (numba, triton, mlx, torch):
+for folder in (numba, triton, mps, mlx, torch):
     registry.register(folder.BACKEND)

@@ -72,6 +72,20 @@ class Source:
         lines = [declaration(self.name, name, constants[name]) for name in self.constants]
         return "\n".join((*lines, text_of(f"sources/{self.name}.metal")))
 
+    def program(self, constants: Constants, dtypes: Mapping[str, str]) -> str:
+        """Return the whole text of a kernel in Metal, with the signature that `mx.fast.metal_kernel` writes itself.
+
+        Args:
+            constants: its constants.
+            dtypes: of its inputs and outputs by name.
+        """
+        buffers = [f"const device {TYPES[dtypes[name]]}* {name}" for name in self.inputs]
+        buffers += ["constant int* sizes", *(f"device {TYPES[dtypes[name]]}* {name}" for name in self.outputs)]
+        parameters = [f"{buffer} [[buffer({place})]]" for place, buffer in enumerate(buffers)]
+        parameters += [f"{type} {name} [[{name}]]" for name, type in self.attributes().items()]
+        signature = f"kernel void {self.entry(constants, 'metal')}(\n  " + ",\n  ".join(parameters) + ")"
+        return f"{self.header('metal')}\n{signature} {{\n{self.body(constants)}\n}}\n"
+
     def attributes(self) -> dict[str, str]:
         """Return what the body asks of a thread's place, and the types."""
         body = text_of(f"sources/{self.name}.metal")

@@ -3,11 +3,14 @@
 from functools import partial
 
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.kernels.metal.linear import few
+from bitnet_jit.kernels.metal.linear import few, many
 from bitnet_jit.kernels.metal.linear.algorithm import Algorithm, bind_bit_linear, bind_codes, bind_floats
 from bitnet_jit.kernels.metal.linear.refusals import all_of, codes_refused, floats_refused, unsupported_reason
 
-PRODUCTS = (Algorithm("few", few.launch, few.configs, few.space, few.unsupported_reason, few.code),)
+PRODUCTS = (
+    Algorithm("few", few.launch, few.configs, few.space, few.unsupported_reason, few.code),
+    Algorithm("many", many.launch, many.configs, many.space, many.unsupported_reason, many.code),
+)
 OPS = {"bit_linear": bind_bit_linear, "quantized_linear": bind_codes, "ternary_matmul": bind_codes}
 
 

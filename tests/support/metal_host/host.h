@@ -26,6 +26,7 @@
 #define FUNCTION static inline
 #define SHARED(type, name, count) threadgroup type* const name = (threadgroup type*)host::shared_memory(__LINE__, sizeof(type) * (count))
 #define BARRIER() host::wait_for_threadgroup()
+#define SIMD_BARRIER() host::exchange(0, host::SIMD_BARRIER)
 
 typedef unsigned int uint;
 typedef unsigned short ushort;
@@ -70,10 +71,13 @@ Lanes<T> exchange(T mine, int operation) {
 }
 }  // namespace host
 
+inline uint my_lane() { return host::services.place()->lane; }
+#ifndef PLACE_AS_PARAMETERS  // else a kernel has them in its signature
 #define threadgroup_position_in_grid (host::services.place()->group)
 #define thread_index_in_threadgroup (host::services.place()->thread_)
-#define thread_index_in_simdgroup (host::services.place()->lane)
+#define thread_index_in_simdgroup (my_lane())
 #define simdgroup_index_in_threadgroup (host::services.place()->simdgroup)
+#endif
 
 // Return a float rounded to MANTISSA bits behind the point and EXPONENT bits, half to even.
 template <int EXPONENT, int MANTISSA>
@@ -153,7 +157,7 @@ T max(T a, T b) {
 
 template <typename T>
 T simd_shuffle_xor(T value, uint mask) {
-  return host::exchange(value, host::SHUFFLE).of(thread_index_in_simdgroup ^ mask);
+  return host::exchange(value, host::SHUFFLE).of(my_lane() ^ mask);
 }
 template <typename T>
 T simd_shuffle(T value, uint lane) {
@@ -169,4 +173,45 @@ T simd_max(T value) {
   for (uint mask = 16; mask > 0; mask >>= 1) value = max(value, simd_shuffle_xor(value, mask));
   return value;
 }
-inline void simdgroup_barrier_() { host::exchange(0, host::SIMD_BARRIER); }
+
+// Matrices of 8 x 8: each lane holds two numbers of a row.
+template <typename T>
+struct Matrix {
+  T at[2];
+};
+template <typename T>
+using Left = Matrix<T>;
+template <typename T>
+using Right = Matrix<T>;
+typedef Matrix<float> Sums;
+
+inline int matrix_row() { return int(my_lane()) / 4; }
+inline int matrix_column() { return int(my_lane()) % 4 * 2; }
+inline Sums no_sums() { return {{0.0f, 0.0f}}; }
+template <typename T>
+void read_left(Left<T>& left, const threadgroup T* from, int stride) {
+  for (int i = 0; i < 2; i++) left.at[i] = from[matrix_row() * stride + matrix_column() + i];
+}
+template <typename T>
+void read_right(Right<T>& right, const threadgroup T* from, int stride) {
+  for (int i = 0; i < 2; i++) right.at[i] = from[(matrix_column() + i) * stride + matrix_row()];
+}
+inline void write_sums(Sums& sums, threadgroup float* to) {
+  for (int i = 0; i < 2; i++) to[matrix_row() * 8 + matrix_column() + i] = sums.at[i];
+}
+template <typename T>
+struct Operands {
+  T left[2], right[2];
+};
+template <typename T>
+void multiply_add(Sums& sums, Left<T>& left, Right<T>& right) {
+  const Operands<T> mine = {{left.at[0], left.at[1]}, {right.at[0], right.at[1]}};
+  const auto lanes = host::exchange(mine, host::MATRIX);
+  for (int k = 0; k < 8; k++) {
+    const float a = float(lanes.of(matrix_row() * 4 + k / 2).left[k % 2]);
+    for (int i = 0; i < 2; i++) {
+      const int column = matrix_column() + i;
+      sums.at[i] += a * float(lanes.of(k * 4 + column / 2).right[column % 2]);
+    }
+  }
+}

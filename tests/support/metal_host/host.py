@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 COMPILERS = ("clang++", *(f"clang++-{version}" for version in range(22, 13, -1)))
 SANITIZERS = ("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
 FLAGS = ("-std=c++17", "-O1", "-g1", "-ffp-contract=off", "-fsanitize-address-use-after-return=never", *SANITIZERS)
+LIBRARY = ("-shared", "-fPIC", "-Wall", "-Werror", "-Wno-unused", "-Wno-unknown-pragmas")
 OPTIONS = {"ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
 TEMPLATE = """
 #include "host.h"
@@ -93,7 +94,7 @@ def library_of_text(header: str, body: str, names: Sequence[str], dtypes: Sequen
         parameters=", ".join(parameters),
         arguments=", ".join(f"({kind})buffers[{place}]" for place, kind in enumerate(types)),
     )
-    return compiled(text, ".so", ("-shared", "-fPIC", "-Wall", "-Werror", "-Wno-unused", "-Wno-unknown-pragmas"))
+    return compiled(text, ".so", LIBRARY)
 
 
 class Host:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bitnet_jit.kernels.metal.launch import SIMD, Launch
 from bitnet_jit.kernels.metal.layout import WORD, padded_inputs
-from bitnet_jit.kernels.metal.linear.parts import CODE, GROUP, SCALES, Inputs
+from bitnet_jit.kernels.metal.linear.parts import CODE, Inputs, finish_constants, groups_of
 from bitnet_jit.kernels.metal.source import Source
 from bitnet_jit.problem import Problem
 
@@ -45,18 +45,14 @@ class Config:
 def launch(problem: Problem, rows: int, config: Config, inputs: Inputs) -> Launch:
     """Return the launch for some rows."""
     row_words = padded_inputs(problem.in_features) // WORD
-    groups = -(-problem.in_features // problem.group_size) if problem.scale == GROUP else 1
+    size, groups = groups_of(problem)
     constants: dict[str, int | bool | str] = {
         "WAY": config.way,
         "ROWS": config.rows,
         "OUTS": config.outs,
         "WORDS": config.words,
         "SIMDGROUPS": config.simdgroups,
-        "SCALE": SCALES[problem.scale],
-        "HAS_X_SCALE": inputs.x_scale is not None and not inputs.by_group,
-        "X_BY_GROUP": inputs.by_group,
-        "HAS_BIAS": bool(problem.bias),
-        "Y": problem.y_dtype,
+        **finish_constants(problem, inputs),
     }
     outputs = config.outs * config.simdgroups
     return Launch(
@@ -64,17 +60,10 @@ def launch(problem: Problem, rows: int, config: Config, inputs: Inputs) -> Launc
         inputs.operands(problem),
         ("y",),
         constants,
-        (rows, problem.out_features, row_words, group_words(problem, row_words), groups),
+        (rows, problem.out_features, row_words, row_words if groups == 1 else size // WORD, groups),
         (-(-problem.out_features // outputs), -(-rows // config.rows), 1),
         SIMD * config.simdgroups,
     )
-
-
-def group_words(problem: Problem, row_words: int) -> int:
-    """Return the words of a group; those of a row where there is one group."""
-    if problem.scale != GROUP or problem.group_size >= problem.in_features:
-        return row_words
-    return problem.group_size // WORD
 
 
 def configs(problem: Problem) -> tuple[Config, ...]:

@@ -39,11 +39,27 @@ class Inputs:
         return self.x, self.x_scale, "w_packed", w_scale, "bias" if problem.bias else None
 
 
+def groups_of(problem: Problem) -> tuple[int, int]:
+    """Return the inputs that share a scale, and how many groups of them a row has."""
+    size = min(problem.group_size, problem.in_features) if problem.scale == GROUP else problem.in_features
+    return size, -(-problem.in_features // size)
+
+
+def finish_constants(problem: Problem, inputs: Inputs) -> dict[str, int | bool | str]:
+    """Return the constants by which a product is scaled and rounded."""
+    return {
+        "SCALE": SCALES[problem.scale],
+        "HAS_X_SCALE": inputs.x_scale is not None and not inputs.by_group,
+        "X_BY_GROUP": inputs.by_group,
+        "HAS_BIAS": bool(problem.bias),
+        "Y": problem.y_dtype,
+    }
+
+
 def quantized(problem: Problem, rows: int, code: str) -> tuple[Launch, Inputs, Scratch]:
     """Return the launch that makes codes of x, what a product reads then, and where it lies."""
     by_group, padded = problem.activation == "a8g", padded_inputs(problem.in_features)
-    size = min(problem.group_size, problem.in_features) if by_group else problem.in_features
-    groups = -(-problem.in_features // size)
+    size, groups = groups_of(problem) if by_group else (problem.in_features, 1)
     launch = Launch(
         QUANTIZE,
         ("x",),
