@@ -5,6 +5,7 @@ each set of constants is a kernel of its own. The same text runs as Metal, as CU
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +30,7 @@ ATTRIBUTES = {  # what a thread may ask of its place, as `mx.fast.metal_kernel` 
     "thread_index_in_threadgroup": "uint",
     "threadgroup_position_in_grid": "uint3",
 }
+ADDRESS_SPACES = re.compile(r"\b(device|constant|threadgroup|thread) (?=[A-Za-z])")
 Constants = Mapping[str, "int | bool | str"]
 
 
@@ -59,9 +61,9 @@ class Source:
     def header(self, dialect: str) -> str:
         """Return what stands before the kernel: the vocabulary of a dialect, and the headers."""
         vocabulary = text_of(f"vocabulary/{dialect}.h") if dialect in DIALECTS else ""
-        return "\n".join((vocabulary, *(text_of(f"sources/{header}") for header in self.headers)))
+        return "\n".join((vocabulary, *(in_dialect(text_of(f"sources/{name}"), dialect) for name in self.headers)))
 
-    def body(self, constants: Constants) -> str:
+    def body(self, constants: Constants, dialect: str) -> str:
         """Return the kernel's body behind its constants.
 
         Raises:
@@ -70,7 +72,7 @@ class Source:
         if set(constants) != set(self.constants):
             raise InvalidInput(f"constants of {self.name}: expected {self.constants}, got {tuple(constants)}")
         lines = [declaration(self.name, name, constants[name]) for name in self.constants]
-        return "\n".join((*lines, text_of(f"sources/{self.name}.metal")))
+        return "\n".join((*lines, in_dialect(text_of(f"sources/{self.name}.metal"), dialect)))
 
     def program(self, constants: Constants, dtypes: Mapping[str, str]) -> str:
         """Return the whole text of a kernel in Metal, with the signature that `mx.fast.metal_kernel` writes itself.
@@ -84,7 +86,7 @@ class Source:
         parameters = [f"{buffer} [[buffer({place})]]" for place, buffer in enumerate(buffers)]
         parameters += [f"{type} {name} [[{name}]]" for name, type in self.attributes().items()]
         signature = f"kernel void {self.entry(constants, 'metal')}(\n  " + ",\n  ".join(parameters) + ")"
-        return f"{self.header('metal')}\n{signature} {{\n{self.body(constants)}\n}}\n"
+        return f"{self.header('metal')}\n{signature} {{\n{self.body(constants, 'metal')}\n}}\n"
 
     def attributes(self) -> dict[str, str]:
         """Return what the body asks of a thread's place, and the types."""
@@ -93,8 +95,17 @@ class Source:
 
     def entry(self, constants: Constants, dialect: str) -> str:
         """Return a name of the kernel that no other text has: compilers keep kernels by their names."""
-        content = (self.header(dialect) + self.body(constants)).encode()
+        content = (self.header(dialect) + self.body(constants, dialect)).encode()
         return f"bitnet_{self.name}_{hashlib.sha256(content).hexdigest()[:12]}"
+
+
+def in_dialect(text: str, dialect: str) -> str:
+    """Return a source in a dialect: CUDA does not name the memory that a pointer leads to.
+
+    >>> in_dialect("const device uint* words", "cuda")
+    'const uint* words'
+    """
+    return ADDRESS_SPACES.sub("", text) if dialect == "cuda" else text
 
 
 def declaration(kernel: str, name: str, value: "int | bool | str") -> str:

@@ -1,45 +1,48 @@
 """The table of Metal kernels: every algorithm as a kernel of each op that it serves, named for a backend."""
 
+from collections.abc import Callable
 from functools import partial
 
 from bitnet_jit.kernels.kernel import Kernel
+from bitnet_jit.kernels.metal.launch import Bound
 from bitnet_jit.kernels.metal.linear import few, many
-from bitnet_jit.kernels.metal.linear.algorithm import Algorithm, bind_bit_linear, bind_codes, bind_floats
-from bitnet_jit.kernels.metal.linear.refusals import all_of, codes_refused, floats_refused, unsupported_reason
+from bitnet_jit.kernels.metal.linear.algorithm import Algorithm, bind_bit_linear, bind_codes, bind_floats, bind_fused
+from bitnet_jit.kernels.metal.linear.refusals import Refusal, all_of, codes_refused, floats_refused, unsupported_reason
 
+Bind = Callable[..., Bound]
 PRODUCTS = (
     Algorithm("few", few.launch, few.configs, few.space, few.unsupported_reason, few.code),
     Algorithm("many", many.launch, many.configs, many.space, many.unsupported_reason, many.code),
 )
+FUSED = Algorithm("fused", few.fused_launch, few.configs, few.space, few.fused_unsupported_reason, few.code)
 OPS = {"bit_linear": bind_bit_linear, "quantized_linear": bind_codes, "ternary_matmul": bind_codes}
 
 
 def linear_kernels(backend: str) -> tuple[Kernel, ...]:
     """Return the kernels of the linear ops."""
+    fused = of_algorithm(f"{backend}.fused_bit_linear", "bit_linear", bind_fused, FUSED, codes_refused)
     on_codes = tuple(
-        Kernel(
-            f"{backend}.{algorithm.name}_{op}",
-            op,
-            partial(bind, algorithm=algorithm),
-            algorithm.configs,
-            all_of(algorithm.unsupported_reason, codes_refused, unsupported_reason),
-            algorithm.space,
-        )
+        of_algorithm(f"{backend}.{algorithm.name}_{op}", op, bind, algorithm, codes_refused)
         for algorithm in PRODUCTS
         for op, bind in OPS.items()
     )
     on_floats = tuple(
-        Kernel(
-            f"{backend}.{algorithm.name}_a16",
-            "bit_linear",
-            partial(bind_floats, algorithm=algorithm),
-            algorithm.configs,
-            all_of(algorithm.unsupported_reason, floats_refused, unsupported_reason),
-            algorithm.space,
-        )
+        of_algorithm(f"{backend}.{algorithm.name}_a16", "bit_linear", bind_floats, algorithm, floats_refused)
         for algorithm in PRODUCTS
     )
-    return on_codes + on_floats
+    return fused, *on_codes, *on_floats
+
+
+def of_algorithm(name: str, op: str, bind: Bind, algorithm: Algorithm, activation_refused: Refusal) -> Kernel:
+    """Return the kernel of an op that an algorithm serves."""
+    return Kernel(
+        name,
+        op,
+        partial(bind, algorithm=algorithm),
+        algorithm.configs,
+        all_of(algorithm.unsupported_reason, activation_refused, unsupported_reason),
+        algorithm.space,
+    )
 
 
 def kernels(backend: str) -> tuple[Kernel, ...]:

@@ -24,7 +24,7 @@ def kernel_of(source: Source, constants: tuple[tuple[str, int | bool | str], ...
         name=source.entry(dict(constants), dialect),
         input_names=[*source.inputs, "sizes"],
         output_names=list(source.outputs),
-        source=source.body(dict(constants)),
+        source=source.body(dict(constants), dialect),
         header=source.header(dialect),
     )
 

@@ -78,7 +78,7 @@ def library_of(source: Source, constants: Constants, dtypes: Sequence[str], body
         body: another text in place of the source's: a mutant.
     """
     names = (*source.inputs, "sizes", *source.outputs)
-    text = source.body(constants) if body is None else body
+    text = source.body(constants, "metal") if body is None else body
     return library_of_text(source.header("host"), text, names, dtypes, set(source.outputs))
 
 

@@ -53,6 +53,11 @@ def bind_given(problem: Problem, given: Inputs, dtype: str, config: Config, algo
     return Bound(launches, scratch)
 
 
+def bind_fused(problem: Problem, config: Config, algorithm: Algorithm) -> Bound:
+    """Bind `bit_linear` on codes that the product makes itself."""
+    return bind_given(problem, Inputs("x"), problem.x_dtype, config, algorithm)
+
+
 def bind_codes(problem: Problem, config: Config, algorithm: Algorithm) -> Bound:
     """Bind an op on codes that are given: with their scales, or without any."""
     given = Inputs("x_q", "x_scale" if problem.op == "quantized_linear" else None)

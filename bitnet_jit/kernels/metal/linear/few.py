@@ -8,18 +8,19 @@ from dataclasses import dataclass
 
 from bitnet_jit.kernels.metal.launch import SIMD, Launch
 from bitnet_jit.kernels.metal.layout import WORD, padded_inputs
-from bitnet_jit.kernels.metal.linear.parts import CODE, Inputs, finish_constants, groups_of
+from bitnet_jit.kernels.metal.linear.parts import CODE, FINISH, Inputs, finish_constants, groups_of
 from bitnet_jit.kernels.metal.source import Source
 from bitnet_jit.problem import Problem
 
 CONVERSION, EXPONENT, BYTES = 0, 1, 2  # ways to multiply a word
 MAX_ROWS = 16
+MAX_FUSED_ROWS = 2  # every simdgroup makes the codes of its rows
 SOURCE = Source(
     "few",
     ("x", "x_scale", "w", "w_scale", "bias"),
     ("y",),
-    ("codes.h", "finish.h"),
-    ("WAY", "ROWS", "OUTS", "WORDS", "SIMDGROUPS", "SCALE", "HAS_X_SCALE", "X_BY_GROUP", "HAS_BIAS", "Y"),
+    ("codes.h", "quantize.h", "finish.h"),
+    ("WAY", "ROWS", "OUTS", "WORDS", "SIMDGROUPS", "QUANTIZES", "X", "CODE", *FINISH),
 )
 
 
@@ -43,7 +44,19 @@ class Config:
 
 
 def launch(problem: Problem, rows: int, config: Config, inputs: Inputs) -> Launch:
-    """Return the launch for some rows."""
+    """Return the launch for some rows of codes, or of floats that count as they are."""
+    return launch_on(problem, rows, config, inputs, code(config) if problem.activation != "a16" else problem.x_dtype)
+
+
+def fused_launch(problem: Problem, rows: int, config: Config, inputs: Inputs) -> Launch:
+    """Return the launch for some rows of floats, whose codes it makes itself."""
+    return launch_on(problem, rows, config, inputs, problem.x_dtype, quantizes=True)
+
+
+def launch_on(
+    problem: Problem, rows: int, config: Config, inputs: Inputs, x_dtype: str, quantizes: bool = False
+) -> Launch:
+    """Return the launch for some rows of a dtype."""
     row_words = padded_inputs(problem.in_features) // WORD
     size, groups = groups_of(problem)
     constants: dict[str, int | bool | str] = {
@@ -52,6 +65,9 @@ def launch(problem: Problem, rows: int, config: Config, inputs: Inputs) -> Launc
         "OUTS": config.outs,
         "WORDS": config.words,
         "SIMDGROUPS": config.simdgroups,
+        "QUANTIZES": quantizes,
+        "X": x_dtype,
+        "CODE": "int8" if config.way == BYTES else x_dtype,
         **finish_constants(problem, inputs),
     }
     outputs = config.outs * config.simdgroups
@@ -88,6 +104,13 @@ def space(problem: Problem) -> tuple[Config, ...]:
 def code(config: Config) -> str:
     """Return the dtype in which codes are read."""
     return "int8" if config.way == BYTES else CODE
+
+
+def fused_unsupported_reason(problem: Problem) -> str | None:
+    """Return why the kernel that makes codes itself refuses, or None."""
+    if problem.activation == "a8g":
+        return "takes int8 activations with one scale per row, not one per group (a8g)"
+    return None if problem.rows <= MAX_FUSED_ROWS else f"takes up to {MAX_FUSED_ROWS} rows"
 
 
 def unsupported_reason(problem: Problem) -> str | None:

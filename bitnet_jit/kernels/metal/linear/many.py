@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bitnet_jit.kernels.metal.launch import SIMD, Launch
 from bitnet_jit.kernels.metal.layout import padded_inputs
-from bitnet_jit.kernels.metal.linear.parts import CODE, GROUP, Inputs, finish_constants, groups_of
+from bitnet_jit.kernels.metal.linear.parts import CODE, FINISH, GROUP, Inputs, finish_constants, groups_of
 from bitnet_jit.kernels.metal.source import Source
 from bitnet_jit.problem import Problem
 
@@ -17,7 +17,7 @@ SOURCE = Source(
     ("x", "x_scale", "w", "w_scale", "bias"),
     ("y",),
     ("codes.h", "tiles.h", "finish.h"),
-    ("OP", "TM", "TN", "SM", "SN", "SCALE", "HAS_X_SCALE", "X_BY_GROUP", "HAS_BIAS", "Y"),
+    ("OP", "TM", "TN", "SM", "SN", *FINISH),
 )
 
 

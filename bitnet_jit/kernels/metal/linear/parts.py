@@ -13,6 +13,7 @@ from bitnet_jit.problem import Problem
 
 GROUP = "group"
 SCALES = {"": 0, "tensor": 1, "row": 2, GROUP: 3}  # as sources/few.metal knows them
+FINISH = ("SCALE", "HAS_X_SCALE", "X_BY_GROUP", "HAS_BIAS", "Y")  # constants of every product's last steps
 QUANTIZE = Source("quantize", ("x",), ("x_q", "x_scale"), ("quantize.h",), ("SIMDGROUPS", "CODE"))
 PAD = Source("pad", ("x",), ("padded",), (), ("SIMDGROUPS", "CODE"))
 SIMDGROUPS = 8  # of a threadgroup that quantizes a row

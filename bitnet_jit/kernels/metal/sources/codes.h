@@ -1,18 +1,20 @@
 // Sixteen weights of one word, multiplied by sixteen inputs.
 //
 // A word of i2/words holds the codes w + 1 of sixteen inputs in a row, the first in its lowest two bits. Each way below
-// has `Weights`, decoded once for all rows, and holds a row's inputs; all sums of codes are exact.
+// has `Weights`, decoded once for all rows, and holds a row's inputs: read as they are, or `set` to codes that the kernel
+// has just made. All sums of codes are exact.
 
-template <typename T>
-struct alignas(4 * sizeof(T)) Four {
-  T at[4];
+// Numbers that lie side by side and are read at once.
+template <typename T, int COUNT>
+struct alignas(COUNT * sizeof(T)) Run {
+  T at[COUNT];
 };
 
-// Read sixteen numbers from an address that is a multiple of four of them.
+// Read sixteen numbers.
 template <typename T>
-FUNCTION void read_run(const device T* from, thread float* to) {
+FUNCTION void read_sixteen(const device T* from, thread float* to) {
   for (int f = 0; f < 4; f++) {
-    const device Four<T>* four = (const device Four<T>*)from + f;
+    const device Run<T, 4>* four = (const device Run<T, 4>*)from + f;
     for (int i = 0; i < 4; i++) to[4 * f + i] = float(four->at[i]);
   }
 }
@@ -29,7 +31,11 @@ struct ByConversion {
 
   template <typename X>
   void load(const device X* from) {
-    read_run(from, x);
+    read_sixteen(from, x);
+  }
+
+  void set(const thread float* codes) {
+    for (int i = 0; i < 16; i++) x[i] = codes[i];
   }
 
   static Weights decode(uint word) {
@@ -57,8 +63,13 @@ struct ByExponent {
 
   template <typename X>
   void load(const device X* from) {
-    read_run(from, x);
-    for (int i = 0; i < 16; i++) x[i] *= 1.0f / float(1 << (2 * place(i % 8)));
+    float inputs[16];
+    read_sixteen(from, inputs);
+    set(inputs);
+  }
+
+  void set(const thread float* inputs) {
+    for (int i = 0; i < 16; i++) x[i] = inputs[i] * (1.0f / float(1 << (2 * place(i % 8))));
   }
 
   static Weights decode(uint word) {
@@ -91,13 +102,27 @@ struct ByBytes {
   int total;
 
   void load(const device int8_t* from) {
-    const device Four<uint>* four = (const device Four<uint>*)from;
+    const device Run<uint, 4>* four = (const device Run<uint, 4>*)from;
+    uint bytes[4];
+    for (int i = 0; i < 4; i++) bytes[i] = four->at[i];
+    arrange(bytes);
+  }
+
+  void set(const thread float* codes) {
+    uint bytes[4];
+    for (int i = 0; i < 4; i++) {
+      bytes[i] = 0;
+      for (int j = 0; j < 4; j++) bytes[i] |= (uint(int(codes[4 * i + j])) & 0xffu) << (8 * j);
+    }
+    arrange(bytes);
+  }
+
+  void arrange(const thread uint* bytes) {
     total = 0;
     for (int j = 0; j < 4; j++) x[j] = 0;
     for (int i = 0; i < 4; i++) {
-      const uint bytes = four->at[i];
-      total = dot4(bytes, 0x01010101u, total);
-      for (int j = 0; j < 4; j++) x[j] |= ((bytes >> (8 * j)) & 0xffu) << (8 * i);
+      total = dot4(bytes[i], 0x01010101u, total);
+      for (int j = 0; j < 4; j++) x[j] |= ((bytes[i] >> (8 * j)) & 0xffu) << (8 * i);
     }
   }
 

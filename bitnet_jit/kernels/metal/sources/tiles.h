@@ -3,7 +3,7 @@
 // Write four numbers as operands, as they are or times a scale.
 template <bool SCALED, typename X, typename OP>
 FUNCTION void read_four(const device X* from, threadgroup OP* to, float scale) {
-  const device Four<X>* four = (const device Four<X>*)from;
+  const device Run<X, 4>* four = (const device Run<X, 4>*)from;
   for (int i = 0; i < 4; i++) to[i] = SCALED ? OP(float(four->at[i]) * scale) : OP(four->at[i]);
 }
 

@@ -1,8 +1,4 @@
-// Metal's vocabulary in CUDA, as far as the sources use it.
-#define device
-#define constant
-#define thread
-#define threadgroup
+// Metal's vocabulary in CUDA, as far as the sources use it; names of memory are taken out of them before.
 #define FUNCTION static __device__ __forceinline__
 #define SHARED(type, name, count) __shared__ type name[count]
 #define BARRIER() __syncthreads()
