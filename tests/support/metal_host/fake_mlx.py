@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -11,6 +12,7 @@ import numpy as np
 from metal_host.host import Host, library_of_text
 
 HOST = Host()
+SEEDS = count()  # each call has threads run in another order
 DTYPES = {mx.float32: "float32", mx.float16: "float16", mx.bfloat16: "bfloat16", mx.int8: "int8", mx.uint8: "uint8"}
 DTYPES |= {mx.int32: "int32", mx.int64: "int64", mx.uint32: "uint32"}
 POISON = 0xA5  # in every byte of an output
@@ -30,7 +32,6 @@ def from_numpy(numbers: np.ndarray, dtype: mx.Dtype) -> mx.array:
 def metal_kernel(name, input_names, output_names, source, header="", ensure_row_contiguous=True, **_):
     """Stand for `mx.fast.metal_kernel`; kernels run when they are called."""
     assert ensure_row_contiguous, "strides are not handed over"
-    seeds = iter(range(1 << 30))
 
     def call(inputs, grid, threadgroup, output_shapes, output_dtypes, stream=None):
         assert len(inputs) == len(input_names)
@@ -46,7 +47,7 @@ def metal_kernel(name, input_names, output_names, source, header="", ensure_row_
         ]
         groups = (grid[0] // threadgroup[0], grid[1], grid[2])
         buffers = [*map(to_numpy, inputs), *outputs]
-        left = HOST.run(library, buffers, groups, threadgroup[0], seed=next(seeds))
+        left = HOST.run(library, buffers, groups, threadgroup[0], seed=next(SEEDS))
         return [from_numpy(numbers, dtype) for numbers, dtype in zip(left[len(inputs) :], output_dtypes, strict=True)]
 
     return call

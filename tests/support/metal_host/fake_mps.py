@@ -7,6 +7,7 @@ numbers as 32 bits, and a grid of full threadgroups.
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from unittest.mock import patch
 
@@ -18,6 +19,7 @@ from bitnet_jit.kernels.metal.source import TYPES, text_of
 from metal_host.host import LIBRARY, Host, compiled
 
 HOST = Host()
+SEEDS = count()  # each call has threads run in another order
 SIGNATURE = re.compile(r"kernel void (\w+)\((.*?)\) \{", re.DOTALL)
 BUFFER = re.compile(r"(const device|constant|device) (\w+)\* (\w+) \[\[buffer\((\d+)\)\]\]")
 PLACE = re.compile(r"uint3? (\w+) \[\[(\w+)\]\]")
@@ -80,7 +82,7 @@ class Function:
             bits = argument.view(torch.int16) if argument.dtype == torch.bfloat16 else argument
             buffers.append(bits.numpy())
         groups = (threads[0] // group_size[0], *threads[1:])
-        left = HOST.run(self.library, buffers, groups, group_size[0])
+        left = HOST.run(self.library, buffers, groups, group_size[0], seed=next(SEEDS))
         for (space, _, name, _), before, after in zip(self.buffers, buffers, left, strict=True):
             if space == "device":
                 before[...] = after  # the tensor's memory

@@ -124,8 +124,13 @@ struct Small {
   Small operator+(Small other) const { return Small(float(*this) + float(other)); }
   Small operator*(Small other) const { return Small(float(*this) * float(other)); }
 };
+#ifdef ADDRESS_SPACES
+typedef short half;  // types of the language, which can be read from any of them
+typedef char16_t bfloat;
+#else
 typedef Small<5, 10> half;
 typedef Small<8, 7> bfloat;
+#endif
 
 template <typename To, typename From>
 To as_type(From value) {

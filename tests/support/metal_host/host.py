@@ -4,6 +4,7 @@ A fault in a kernel (an address, undefined behaviour, a barrier that some thread
 raises HostFault with its report here.
 """
 
+import atexit
 import hashlib
 import os
 import shutil
@@ -102,6 +103,7 @@ class Host:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        atexit.register(self.close)
 
     def run(
         self,

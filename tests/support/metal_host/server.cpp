@@ -34,6 +34,7 @@ struct Fiber {
 
 struct Group {
   std::vector<Fiber> fibers = std::vector<Fiber>(MAX_THREADS);
+  std::vector<int> ready[MAX_THREADS / 32];  // threads that can go on, by simdgroup
   std::vector<char> slots = std::vector<char>(2 * MAX_THREADS * 64);
   std::map<int, std::vector<char>> lines;  // what the sources declared, by line: threads of a group share it
   std::map<int, void*> shared;
@@ -89,7 +90,6 @@ void prepare(Fiber& fiber) {
   top[0] = (void*)begin;
   top[1] = nullptr;
   fiber.pointer = top - SAVED;
-  fiber.state = READY;
   fiber.turns = 0;
 }
 
@@ -115,32 +115,45 @@ void* exchange(const void* mine, size_t bytes, int operation) {
   return base;
 }
 
-// Let simdgroups go on whose lanes have all come to the same operation, else the whole group from its barrier.
-bool release() {
-  bool any = false;
-  int waiting = 0, done = 0;
-  for (int first = 0; first < group.threads; first += 32) {
-    int here = 0;
-    for (int lane = 0; lane < 32; lane++) {
-      const Fiber& fiber = group.fibers[first + lane];
-      here += fiber.state == AT_SIMD;
-      waiting += fiber.state == AT_BARRIER;
-      done += fiber.state == DONE;
-    }
-    if (here == 0) continue;
-    if (here != 32) fail("lanes of a simdgroup do not come to the same operation");
-    for (int lane = 0; lane < 32; lane++) {
-      Fiber& fiber = group.fibers[first + lane];
-      if (fiber.operation != group.fibers[first].operation) fail("lanes come to unlike operations of a simdgroup");
-      fiber.state = READY;
-    }
-    any = true;
+// Let threads of a simdgroup go on.
+void go_on(int t) {
+  group.fibers[t].state = READY;
+  group.ready[t / 32].push_back(t);
+}
+
+// Let a simdgroup go on whose lanes have all come to the same operation.
+void release_simdgroup(int first) {
+  for (int lane = 0; lane < 32; lane++) {
+    const Fiber& fiber = group.fibers[first + lane];
+    if (fiber.state != AT_SIMD) return;
+    if (fiber.operation != group.fibers[first].operation) fail("lanes come to unlike operations of a simdgroup");
   }
-  if (any) return true;
-  if (waiting == 0) return false;
-  if (done) fail("some threads end where others wait at a barrier");
-  for (int t = 0; t < group.threads; t++) group.fibers[t].state = READY;
-  return true;
+  for (int lane = 0; lane < 32; lane++) go_on(first + lane);
+}
+
+// Let a threadgroup go on from its barrier, where nobody else can; false where all have ended.
+bool release_threadgroup() {
+  int counts[4] = {};
+  for (int t = 0; t < group.threads; t++) counts[group.fibers[t].state]++;
+  if (counts[AT_SIMD]) fail("lanes of a simdgroup do not come to the same operation");
+  if (counts[AT_BARRIER] && counts[DONE]) fail("some threads end where others wait at a barrier");
+  for (int t = 0; t < group.threads; t++)
+    if (group.fibers[t].state == AT_BARRIER) go_on(t);
+  return counts[AT_BARRIER] > 0;
+}
+
+// Return a thread that can go on: mostly of the simdgroup that is ahead, so that some run far before others; -1: none.
+int draw(int& ahead) {
+  const int simdgroups = group.threads / 32;
+  if (group.random() % 256 == 0) ahead = int(group.random() % simdgroups);
+  int from = group.random() % 8 ? ahead : int(group.random() % simdgroups);
+  for (int tries = 0; group.ready[from].empty(); from = (from + 1) % simdgroups)
+    if (tries++ == simdgroups) return -1;
+  auto& ready = group.ready[from];
+  std::swap(ready[group.random() % ready.size()], ready.back());
+  const int t = ready.back();
+  ready.pop_back();
+  return t;
 }
 
 void run_group(uint3 where) {
@@ -149,19 +162,16 @@ void run_group(uint3 where) {
   for (int t = 0; t < group.threads; t++) {
     prepare(group.fibers[t]);
     group.fibers[t].place = {where, uint(t), uint(t % 32), uint(t / 32)};
+    go_on(t);
   }
-  std::vector<int> ready;
   do {
-    ready.clear();
-    for (int t = 0; t < group.threads; t++)
-      if (group.fibers[t].state == READY) ready.push_back(t);
-    while (!ready.empty()) {
-      std::swap(ready[group.random() % ready.size()], ready.back());
-      group.current = &group.fibers[ready.back()];
-      ready.pop_back();
+    int ahead = int(group.random() % (group.threads / 32));
+    for (int t = draw(ahead); t >= 0; t = draw(ahead)) {
+      group.current = &group.fibers[t];
       switch_stack(&group.scheduler, group.current->pointer);
+      if (group.current->state == AT_SIMD) release_simdgroup(t / 32 * 32);
     }
-  } while (release());
+  } while (release_threadgroup());
 }
 
 void read_all(void* to, size_t bytes) {
