@@ -16,9 +16,11 @@ import torch
 from torch.utils._cpp_embed_headers import _embed_headers
 
 from bitnet_jit.kernels.metal.source import TYPES, text_of
+from bitnet_jit.kernels.mps import tensors
 from metal_host.host import LIBRARY, Host, compiled
 
 HOST = Host()
+allocate = tensors.allocate
 SEEDS = count()  # each call has threads run in another order
 SIGNATURE = re.compile(r"kernel void (\w+)\((.*?)\) \{", re.DOTALL)
 BUFFER = re.compile(r"(const device|constant|device) (\w+)\* (\w+) \[\[buffer\((\d+)\)\]\]")
@@ -100,6 +102,14 @@ class Library:
 
 @contextmanager
 def mps() -> Iterator[None]:
-    """Make torch compile shaders, for tensors that lie on the CPU."""
-    with patch.object(torch.mps, "compile_shader", Library):
+    """Make torch compile shaders, for tensors that lie on the CPU; what a call makes begins as NaN."""
+    with patch.object(torch.mps, "compile_shader", Library), patch.object(tensors, "allocate", poisoned):
         yield
+
+
+def poisoned(made, device):
+    """Return the tensors that a call makes, all bits set."""
+    allocated = allocate(made, device)
+    for tensor in allocated.values():
+        tensor.view(-1).view(torch.uint8).fill_(0xFF)
+    return allocated
