@@ -30,6 +30,8 @@ class DeviceKind:
         is_capturing: whether a graph is being captured, in which nothing can be timed.
         synchronize: waits until the device has done all that it was told.
         total_memory: device -> bytes that it has.
+        memory_in_use: device -> bytes of it that this process has taken; None: torch or the system is asked.
+        unified: whether its memory is the CPU's: what is taken of one is taken of the other.
         measure: (calls, sets of arguments) -> what times calls that take the sets in turn.
         table: GPU or None -> the name of the shipped table of choices for such devices; None: the type.
         default_dtype: of activations, where a model does not say.
@@ -60,6 +62,8 @@ class DeviceKind:
     is_capturing: Callable[[], bool] = lambda: False
     synchronize: Callable[[], None] = nothing
     total_memory: Callable[[Any], int] = lambda device: ADDRESSES
+    memory_in_use: Callable[[Any], int] | None = None
+    unified: bool = False
     measure: Callable[[Sequence[Callable[..., Any]], Sequence[tuple[Any, ...]]], Measure] = measure_by_clock
     table: Callable[[Gpu | None], str] | None = None
     default_dtype: str = "bfloat16"

@@ -24,11 +24,14 @@ class Rates:
 
     Attributes:
         bytes: read from memory.
-        operations: of int8, a multiply-add counted as two; 0 where no kernel measures it.
+        operations: of int8, or of float32 where kernels multiply codes in that, a multiply-add counted as two; 0 where
+            no kernel measures it.
+        origin: where both come from, in words.
     """
 
     bytes: float
     operations: float
+    origin: str = "measured here"
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Backend:
         disabled_reason: None, or in words how the user has switched its compiler off, and what to do about it.
         get_ready: does what its first call would wait for and can be done beside other work; None: nothing is slow.
         offline: how it compiles in other processes; None: there is nothing to compile.
-        measure_rates: (device, threads) -> what the device does at most; None where it has no kernels for that.
+        measure_rates: (device, threads) -> what the device does at most, measured or published; None: it cannot tell.
         decode: (how codes are stored, source, `out`, K) -> the numbers of codes 1 and of codes 3 in `out`, which is
             filled with the source's canonical codes (`packing/stored.py`); both are tensors on its device, contiguous.
             None: it has no pass for that.

@@ -62,7 +62,7 @@ class Explanation:
             limit = (
                 f"{roofline.bytes / 1e9:.0f} GB/s" if bound == "memory" else f"{roofline.operations / 1e12:.1f} TOP/s"
             )
-            lines += [("roofline", f"{100 * self.share:.0f} % of what {bound} allows ({limit}, measured here)")]
+            lines += [("roofline", f"{100 * self.share:.0f} % of what {bound} allows ({limit}, {roofline.origin})")]
         if tuned is not None and tuned.runner_up is not None:
             lines += [("runner-up", f"{tuned.runner_up}, {tuned.runner_up_microseconds:.1f} us")]
         lines += [("refused", f"{name}: {reason}") for name, reason in choice.refusals.items()]

@@ -59,7 +59,7 @@ def measured(device: torch.device, threads: int) -> Roofline:
         logger.info("%s is passed over: %s", name, error)
     rates = measure_rates(device, threads)
     keep(name, {"device": key, **asdict(rates)})
-    return Roofline(rates.bytes, rates.operations)
+    return Roofline(**asdict(rates))
 
 
 def measure_rates(device: torch.device, threads: int) -> Rates:
@@ -73,7 +73,7 @@ def measure_rates(device: torch.device, threads: int) -> Rates:
 
 def parse(entry: Any) -> Roofline:
     """Return what a file tells. Raises ValueError, KeyError, TypeError or OverflowError where it is damaged."""
-    known = Roofline(float(entry["bytes"]), float(entry["operations"]))
+    known = Roofline(float(entry["bytes"]), float(entry["operations"]), str(entry.get("origin", Rates.origin)))
     if not (0 < known.bytes < math.inf and 0 <= known.operations < math.inf):
         raise ValueError(f"it says {entry}")
     return known

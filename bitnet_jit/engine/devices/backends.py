@@ -31,10 +31,12 @@ class Memory:
     Attributes:
         total_bytes: that it has; None where nobody knows.
         used_bytes: of them, in use by all programs; 0 where nobody knows.
+        unified: whether it is the CPU's memory: bytes of both are the same ones, to be counted once.
     """
 
     total_bytes: int | None
     used_bytes: int
+    unified: bool = False
 
     @property
     def free_bytes(self) -> int:
@@ -115,10 +117,11 @@ class DeviceBackend:
 
     def memory_usage(self) -> Memory:
         """Return the device's memory at this moment."""
-        total = kind_of(self.device).total_memory(self.device)
+        kind = kind_of(self.device)
+        total = kind.total_memory(self.device)
         if total == ADDRESSES:
-            return Memory(None, 0)
-        return Memory(total, int(total * memory_used(self.device)))
+            return Memory(None, 0, kind.unified)
+        return Memory(total, int(total * memory_used(self.device)), kind.unified)
 
     def capabilities(self) -> Capabilities:
         """Return what the device can do."""

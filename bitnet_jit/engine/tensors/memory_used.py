@@ -27,7 +27,10 @@ def memory_used(device: torch.device | None) -> float:
     if report is not None:
         free, total = report(device)
         return 1 - float(free) / float(total)
-    if kind_of(device).total_memory(device) == ADDRESSES:  # nobody knows
+    kind = kind_of(device)
+    if kind.memory_in_use is not None:
+        return min(1.0, kind.memory_in_use(device) / kind.total_memory(device))
+    if kind.total_memory(device) == ADDRESSES:  # nobody knows
         return 0.0
     limit = total_memory()
     if limit < physical_memory():

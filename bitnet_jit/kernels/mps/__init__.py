@@ -3,7 +3,7 @@
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from bitnet_jit.kernels.backend import Backend, Call
+from bitnet_jit.kernels.backend import Backend, Call, Rates
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.operands import Operands
 from bitnet_jit.packing.layout import Layout
@@ -32,6 +32,17 @@ def bind_call(bound: Any, operands: Operands, device: Any) -> Call:
     return bind_call(bound, operands, device)
 
 
+def measure_rates(device: Any, threads: int) -> Rates:
+    """Return what is published of the chip; of one that is not known, how fast torch reads its memory."""
+    from bitnet_jit.devices.apple import chip_of
+    from bitnet_jit.devices.mps import find_gpu
+    from bitnet_jit.kernels.torch.limits import measure_rates
+
+    gpu = find_gpu(device)
+    chip = chip_of(gpu.name, gpu.multiprocessors)
+    return Rates(chip.bandwidth, chip.operations, f"published of {gpu.name}") if chip else measure_rates(device)
+
+
 def disabled_reason() -> str | None:
     """Return what is missing in an old torch, or None. Imports nothing."""
     try:
@@ -53,4 +64,5 @@ BACKEND = Backend(
     layouts_need_package=False,
     bind_call=bind_call,
     disabled_reason=disabled_reason,
+    measure_rates=measure_rates,
 )

@@ -1,5 +1,8 @@
 """Devices as places where batches run: what is said of them is what the records say."""
 
+import importlib.util
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -13,7 +16,6 @@ from bitnet_jit.engine import all_backends, backend_of, is_cuda_available, is_me
 from bitnet_jit.engine.devices.backends import DeviceBackend, all_devices
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
-from bitnet_jit.kernels.backend import Backend
 from bitnet_jit.system.memory import total_memory
 
 CPU = torch.device("cpu")
@@ -71,16 +73,11 @@ def test_every_device_has_a_backend(monkeypatch):
 def test_what_is_available_is_asked_of_the_records(monkeypatch):
     assert is_cuda_available() == torch.cuda.is_available()
     assert is_metal_available() == torch.backends.mps.is_available()
-    assert not is_mlx_available()
-    mlx = Backend("mlx", kernels=tuple, bind_call=None, packages=("torch",), device_types=("mps",))
-    registry.register(mlx)
-    try:
-        assert is_mlx_available()
-    finally:
-        registry.unregister("mlx")
-    absent = Backend("mlx", kernels=tuple, bind_call=None, packages=("no_such_package",))
-    registry.register(absent)
-    try:
-        assert not is_mlx_available()
-    finally:
-        registry.unregister("mlx")
+    assert is_mlx_available() == (importlib.util.find_spec("mlx") is not None)
+    ours = registry.BACKENDS["mlx"]
+    for package, available in (("torch", True), ("no_such_package", False)):
+        monkeypatch.setitem(registry.BACKENDS, "mlx", replace(ours, packages=(package,)))
+        registry.forget()
+        assert is_mlx_available() == available
+    monkeypatch.undo()
+    registry.forget()
