@@ -14,7 +14,7 @@ from benchmarks.harness.timing import Times
 from bitnet_jit.devices.cpu import cpu_name
 from bitnet_jit.system.cores import available_cores
 
-PACKAGES = ("bitnet-jit", "torch", "numba", "triton", "numpy", "llama-cpp-python", "transformers", "gemlite")
+PACKAGES = ("bitnet-jit", "torch", "mlx", "numba", "triton", "numpy", "llama-cpp-python", "transformers", "gemlite")
 LIMIT = "limit:"
 
 R = TypeVar("R")  # the rows of a report
