@@ -1,20 +1,25 @@
-"""`mx.fast.metal_kernel` in the host harness: MLX's rules for names, types and grids; sources run on the CPU."""
+"""`mx.fast.metal_kernel` on a machine without Metal: MLX writes the program, the host harness runs it.
 
+MLX writes a kernel's text when it exports a graph, which needs no GPU, and prints it if it is asked to. So signature,
+names, types and address spaces are its own: an input of fewer than eight numbers is a constant, one without dimensions
+a reference.
+"""
+
+import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
+from functools import cache
 from types import SimpleNamespace
 from unittest.mock import patch
 
 import mlx.core as mx
 import numpy as np
 
-from metal_host.host import Host, library_of_text
+from metal_host.program import Program
 
-HOST = Host()
-SEEDS = count()  # each call has threads run in another order
-DTYPES = {mx.float32: "float32", mx.float16: "float16", mx.bfloat16: "bfloat16", mx.int8: "int8", mx.uint8: "uint8"}
-DTYPES |= {mx.int32: "int32", mx.int64: "int64", mx.uint32: "uint32"}
+metal_kernel = mx.fast.metal_kernel
 POISON = 0xFF  # in every byte of an output: NaN
 
 
@@ -29,26 +34,48 @@ def from_numpy(numbers: np.ndarray, dtype: mx.Dtype) -> mx.array:
     return mx.view(array, mx.bfloat16) if dtype == mx.bfloat16 else array
 
 
-def metal_kernel(name, input_names, output_names, source, header="", ensure_row_contiguous=True, **_):
+def printed(run) -> str:
+    """Return what C++ prints on standard output while a function runs."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with tempfile.TemporaryFile("w+") as file:
+        os.dup2(file.fileno(), 1)
+        try:
+            run()
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
+        file.seek(0)
+        return file.read()
+
+
+def fake_kernel(name, input_names, output_names, source, header="", ensure_row_contiguous=True, **options):
     """Stand for `mx.fast.metal_kernel`; kernels run when they are called."""
     assert ensure_row_contiguous, "strides are not handed over"
+    real = metal_kernel(name, input_names, output_names, source, header, ensure_row_contiguous, **options)
+
+    @cache
+    def program(kinds, output_dtypes):
+        def exported(*inputs):
+            return real(inputs=list(inputs), output_dtypes=list(output_dtypes), output_shapes=[(1,)] * len(output_dtypes),
+                        grid=(32, 1, 1), threadgroup=(32, 1, 1), verbose=True)  # fmt: skip
+
+        with tempfile.TemporaryDirectory() as folder:
+            examples = [mx.zeros(shape, dtype=dtype) for shape, dtype in kinds]
+            text = printed(lambda: mx.export_function(f"{folder}/kernel.mlxfn", exported, *examples))
+        return Program(text.partition("```\n")[2].rpartition("\n```")[0])
 
     def call(inputs, grid, threadgroup, output_shapes, output_dtypes, stream=None):
-        assert len(inputs) == len(input_names)
-        assert len(output_shapes) == len(output_dtypes) == len(output_names)
-        assert threadgroup[1:] == (1, 1)
-        assert grid[0] % threadgroup[0] == 0, "a threadgroup that is not full"
-        dtypes = [DTYPES[array.dtype] for array in inputs] + [DTYPES[dtype] for dtype in output_dtypes]
-        library = library_of_text(header, source, (*input_names, *output_names), dtypes, set(output_names))
-        storage = [np.dtype(np.uint16 if dtype == mx.bfloat16 else DTYPES[dtype]) for dtype in output_dtypes]
+        # the text depends on dtypes, and on whether an input is small or has no dimensions
+        kinds = tuple(((min(a.size, 8),) if a.ndim else (), a.dtype) for a in inputs)
+        made = program(kinds, tuple(output_dtypes))
+        storage = [to_numpy(mx.zeros((), dtype=dtype)).dtype for dtype in output_dtypes]
         outputs = [
             np.full(int(np.prod(shape)) * kind.itemsize, POISON, np.uint8).view(kind).reshape(shape)
             for shape, kind in zip(output_shapes, storage, strict=True)
         ]
-        groups = (grid[0] // threadgroup[0], grid[1], grid[2])
-        buffers = [*map(to_numpy, inputs), *outputs]
-        left = HOST.run(library, buffers, groups, threadgroup[0], seed=next(SEEDS))
-        return [from_numpy(numbers, dtype) for numbers, dtype in zip(left[len(inputs) :], output_dtypes, strict=True)]
+        left = made.run([*map(to_numpy, inputs), *outputs], grid, threadgroup)[len(inputs) :]
+        return [from_numpy(numbers, dtype) for numbers, dtype in zip(left, output_dtypes, strict=True)]
 
     return call
 
@@ -61,6 +88,6 @@ def metal() -> Iterator[None]:
         patch.object(mx, "default_device", lambda: gpu),
         patch.object(mx.metal, "is_available", lambda: True),
         patch.object(mx, "device_info", lambda: {"device_name": "Apple M0", "architecture": "applegpu_g0"}),
-        patch.object(mx.fast, "metal_kernel", metal_kernel),
+        patch.object(mx.fast, "metal_kernel", fake_kernel),
     ):
         yield

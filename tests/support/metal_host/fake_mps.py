@@ -1,13 +1,11 @@
-"""`torch.mps.compile_shader` in the host harness: the whole program is compiled with the signature that it has.
+"""`torch.mps.compile_shader` in the host harness, for tensors that lie on the CPU.
 
-Each call is compared with that signature: as many arguments as it has buffers, in their order and of their types, whole
-numbers as 32 bits, and a grid of full threadgroups.
+Each call is compared with the program's signature: as many arguments as it has buffers, in their order and of their
+types, whole numbers as 32 bits, tensors without gaps, and a grid of full threadgroups.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from unittest.mock import patch
 
@@ -15,64 +13,25 @@ import numpy as np
 import torch
 from torch.utils._cpp_embed_headers import _embed_headers
 
-from bitnet_jit.kernels.metal.source import TYPES, text_of
+from bitnet_jit.kernels.metal.source import TYPES
 from bitnet_jit.kernels.mps import tensors
-from metal_host.host import LIBRARY, Host, compiled
+from metal_host.program import Program
 
-HOST = Host()
 allocate = tensors.allocate
-SEEDS = count()  # each call has threads run in another order
-SIGNATURE = re.compile(r"kernel void (\w+)\((.*?)\) \{", re.DOTALL)
-BUFFER = re.compile(r"(const device|constant|device) (\w+)\* (\w+) \[\[buffer\((\d+)\)\]\]")
-PLACE = re.compile(r"uint3? (\w+) \[\[(\w+)\]\]")
-PLACES = {
-    "threadgroup_position_in_grid": "place->group",
-    "thread_index_in_threadgroup": "place->thread_",
-    "thread_index_in_simdgroup": "place->lane",
-    "simdgroup_index_in_threadgroup": "place->simdgroup",
-}
-PROGRAM = """
-#define PLACE_AS_PARAMETERS
-#include "host.h"
-{text}
-extern "C" void set_services(const host::Services* given) {{ host::services = *given; }}
-extern "C" void run(void** buffers) {{
-  const host::Place* place = host::services.place();
-  {name}({arguments});
-}}
-"""
 
 
 class Function:
-    """A kernel of a program."""
+    """A kernel of a library."""
 
     def __init__(self, text: str) -> None:
-        assert text.isascii(), "torch hands sources over as ASCII"
         lines = [f"{line}\n" for line in text.split("\n")]
-        text = _embed_headers(lines, [Path(torch.__file__).parent / "include"], set())
-        (self.name, signature), *more = SIGNATURE.findall(text)
-        assert not more
-        self.buffers = [match.groups() for match in BUFFER.finditer(signature)]
-        assert [int(place) for *_, place in self.buffers] == list(range(len(self.buffers)))
-        places = [match.groups() for match in PLACE.finditer(signature)]
-        assert all(name == attribute for name, attribute in places)
-        arguments = [f"({kind}*)buffers[{place}]" for _, kind, _, place in self.buffers]
-        arguments += [PLACES[name] for name, _ in places]
-        rest = text.replace(text_of("vocabulary/metal.h").rstrip(), "")
-        assert len(rest) < len(text)
-        self.library = compiled(
-            PROGRAM.format(text=rest, name=self.name, arguments=", ".join(arguments)),
-            ".so",
-            (*LIBRARY, "-Wno-unknown-attributes"),
-        )
+        self.program = Program(_embed_headers(lines, [Path(torch.__file__).parent / "include"], set()))
 
     def __call__(self, *arguments, threads, group_size, arg_casts):
-        assert len(arguments) == len(self.buffers)
-        assert len(threads) == len(group_size) == 3
-        assert group_size[1:] == (1, 1)
-        assert threads[0] % group_size[0] == 0, "a threadgroup that is not full"
+        assert len(arguments) == len(self.program.buffers)
         buffers = []
-        for place, (argument, (_, kind, name, _)) in enumerate(zip(arguments, self.buffers, strict=True)):
+        for place, (argument, (_, kind, how, name)) in enumerate(zip(arguments, self.program.buffers, strict=True)):
+            assert how == "*"
             if isinstance(argument, list):
                 assert arg_casts == {place: "int32"}
                 assert kind == "int"
@@ -83,13 +42,10 @@ class Function:
             assert argument.storage_offset() * argument.element_size() % 16 == 0, name
             bits = argument.view(torch.int16) if argument.dtype == torch.bfloat16 else argument
             buffers.append(bits.numpy())
-        groups = (threads[0] // group_size[0], *threads[1:])
-        left = HOST.run(self.library, buffers, groups, group_size[0], seed=next(SEEDS))
-        for (space, _, name, _), before, after in zip(self.buffers, buffers, left, strict=True):
+        left = self.program.run(buffers, threads, group_size)
+        for (space, *_), before, after in zip(self.program.buffers, buffers, left, strict=True):
             if space == "device":
                 before[...] = after  # the tensor's memory
-            else:
-                assert before.tobytes() == after.tobytes(), name
 
 
 class Library:
@@ -97,12 +53,12 @@ class Library:
 
     def __init__(self, text: str) -> None:
         function = Function(text)
-        setattr(self, function.name, function)
+        setattr(self, function.program.name, function)
 
 
 @contextmanager
 def mps() -> Iterator[None]:
-    """Make torch compile shaders, for tensors that lie on the CPU; what a call makes begins as NaN."""
+    """Make torch compile shaders; what a call makes begins as NaN."""
     with patch.object(torch.mps, "compile_shader", Library), patch.object(tensors, "allocate", poisoned):
         yield
 
