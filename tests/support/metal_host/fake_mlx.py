@@ -56,9 +56,10 @@ def fake_kernel(name, input_names, output_names, source, header="", ensure_row_c
 
     @cache
     def program(kinds, output_dtypes):
+        made = {"output_dtypes": list(output_dtypes), "output_shapes": [(1,)] * len(output_dtypes)}
+
         def exported(*inputs):
-            return real(inputs=list(inputs), output_dtypes=list(output_dtypes), output_shapes=[(1,)] * len(output_dtypes),
-                        grid=(32, 1, 1), threadgroup=(32, 1, 1), verbose=True)  # fmt: skip
+            return real(inputs=list(inputs), **made, grid=(32, 1, 1), threadgroup=(32, 1, 1), verbose=True)
 
         with tempfile.TemporaryDirectory() as folder:
             examples = [mx.zeros(shape, dtype=dtype) for shape, dtype in kinds]

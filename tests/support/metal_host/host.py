@@ -62,6 +62,7 @@ def compiled(text: str, suffix: str, flags: Sequence[str]) -> Path:
             source = target.with_suffix(".cpp")
             source.write_text(text)
             beside = target.with_suffix(".new")
+            beside.touch()  # where nothing is made, as with -fsyntax-only
             command = (str(compiler), *FLAGS, *flags, "-I", str(HERE), "-o", str(beside), str(source))
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
