@@ -18,8 +18,9 @@ class Launch:
 
     Attributes:
         source: the kernel.
-        inputs: for each of the source's inputs the name of a tensor of the call, or None where it has none.
-        outputs: for each of its outputs likewise.
+        inputs: for each of the source's inputs the name of a tensor of the call, or None where it has none. A float of
+            the call, such as a norm's epsilon, comes as a float32 tensor of one element.
+        outputs: for each of its outputs likewise; what stands where there is None is not written.
         constants: its constants.
         sizes: the whole numbers of this call.
         threadgroups: of the grid, by x, y and z.
@@ -28,7 +29,7 @@ class Launch:
 
     source: Source
     inputs: tuple[str | None, ...]
-    outputs: tuple[str, ...]
+    outputs: tuple[str | None, ...]
     constants: Constants = field(hash=False)
     sizes: tuple[int, ...]
     threadgroups: tuple[int, int, int]

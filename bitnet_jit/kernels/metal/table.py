@@ -4,8 +4,22 @@ from functools import partial
 
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.metal.linear import few
-from bitnet_jit.kernels.metal.linear.algorithm import Algorithm, bind_bit_linear, bind_codes, bind_floats
-from bitnet_jit.kernels.metal.linear.refusals import all_of, codes_refused, floats_refused, unsupported_reason
+from bitnet_jit.kernels.metal.linear.algorithm import (
+    FUSED,
+    Algorithm,
+    bind_bit_linear,
+    bind_codes,
+    bind_floats,
+    bind_fused,
+)
+from bitnet_jit.kernels.metal.linear.refusals import (
+    all_of,
+    codes_refused,
+    floats_refused,
+    groups_of_x_refused,
+    unsupported_reason,
+)
+from bitnet_jit.kernels.metal.rowwise import rows
 
 PRODUCTS = (Algorithm("few", few.launch, few.configs, few.space, few.unsupported_reason, few.code),)
 OPS = {"bit_linear": bind_bit_linear, "quantized_linear": bind_codes, "ternary_matmul": bind_codes}
@@ -39,6 +53,22 @@ def linear_kernels(backend: str) -> tuple[Kernel, ...]:
     return on_codes + on_floats
 
 
+def fused_kernels(backend: str) -> tuple[Kernel, ...]:
+    """Return the kernels of layers with what stands before them."""
+    return tuple(
+        Kernel(
+            f"{backend}.{algorithm.name}_{op}",
+            op,
+            partial(bind_fused, algorithm=algorithm),
+            algorithm.configs,
+            all_of(algorithm.unsupported_reason, codes_refused, groups_of_x_refused, unsupported_reason),
+            algorithm.space,
+        )
+        for algorithm in PRODUCTS
+        for op in FUSED
+    )
+
+
 def kernels(backend: str) -> tuple[Kernel, ...]:
     """Return all kernels, named for the backend that launches them."""
-    return linear_kernels(backend)
+    return linear_kernels(backend) + fused_kernels(backend) + rows.kernels(backend)

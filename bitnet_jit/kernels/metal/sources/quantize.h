@@ -1,21 +1,9 @@
-// The activation quantizer of a row, by the threads of a threadgroup.
+// The activation quantizer of a row.
 
 constant constexpr float SMALLEST = 1e-5f;  // quantizers divide by no smaller absolute maximum
 
 // Return the bits of |x|: as whole numbers they are in the order of the values, with NaN and infinity at the top.
 FUNCTION uint magnitude(float x) { return as_type<uint>(x) & 0x7fffffffu; }
-
-// Return the largest number of all threads of a threadgroup; `shared` has one place per simdgroup.
-template <int SIMDGROUPS>
-FUNCTION uint largest_of_all(uint mine, threadgroup uint* shared, int simdgroup, int lane) {
-  mine = simd_max(mine);
-  if (SIMDGROUPS == 1) return mine;
-  if (lane == 0) shared[simdgroup] = mine;
-  BARRIER();
-  for (int s = 0; s < SIMDGROUPS; s++) mine = max(mine, shared[s]);
-  BARRIER();
-  return mine;
-}
 
 struct Quantizer {
   float inverse, scale;
