@@ -1,6 +1,6 @@
 """Launches: kernels with everything decided but their buffers, so that running one decides nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from bitnet_jit.errors import InvalidInput
@@ -25,6 +25,7 @@ class Launch:
         sizes: the whole numbers of this call.
         threadgroups: of the grid, by x, y and z.
         threads: of a threadgroup.
+        written: names among the outputs that are tensors of the call, which keep what is not written.
     """
 
     source: Source
@@ -34,6 +35,7 @@ class Launch:
     sizes: tuple[int, ...]
     threadgroups: tuple[int, int, int]
     threads: int
+    written: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.threads % SIMD or not SIMD <= self.threads <= MAX_THREADS:
@@ -53,3 +55,14 @@ class Bound:
 
     launches: Callable[[int], tuple[Launch, ...]]
     scratch: Callable[[int], Scratch] = lambda rows: {}
+
+
+@dataclass(frozen=True)
+class Varying:
+    """A kernel bound to a problem whose calls vary in more sizes than the number of rows.
+
+    Attributes:
+        of: shapes of a call's tensors by name -> the kernel, bound to them.
+    """
+
+    of: Callable[[Mapping[str, tuple[int, ...]]], Bound]

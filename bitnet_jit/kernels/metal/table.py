@@ -3,6 +3,7 @@
 from functools import partial
 
 from bitnet_jit.kernels.kernel import Kernel
+from bitnet_jit.kernels.metal.attention import paged
 from bitnet_jit.kernels.metal.linear import few
 from bitnet_jit.kernels.metal.linear.algorithm import (
     FUSED,
@@ -69,6 +70,11 @@ def fused_kernels(backend: str) -> tuple[Kernel, ...]:
     )
 
 
+def writing_kernels(backend: str) -> tuple[Kernel, ...]:
+    """Return the kernels that write into tensors of their calls, too."""
+    return paged.kernels(backend)
+
+
 def kernels(backend: str) -> tuple[Kernel, ...]:
-    """Return all kernels, named for the backend that launches them."""
+    """Return the kernels that write into what they make alone, named for the backend that launches them."""
     return linear_kernels(backend) + fused_kernels(backend) + rows.kernels(backend)
