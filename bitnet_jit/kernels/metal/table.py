@@ -4,6 +4,7 @@ from functools import partial
 
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.metal.attention import paged
+from bitnet_jit.kernels.metal.head import logits
 from bitnet_jit.kernels.metal.linear import few
 from bitnet_jit.kernels.metal.linear.algorithm import (
     FUSED,
@@ -24,6 +25,7 @@ from bitnet_jit.kernels.metal.rowwise import rows
 
 PRODUCTS = (Algorithm("few", few.launch, few.configs, few.space, few.unsupported_reason, few.code),)
 OPS = {"bit_linear": bind_bit_linear, "quantized_linear": bind_codes, "ternary_matmul": bind_codes}
+FLOAT_OPS = {"bit_linear": "a16", "packed_logits": "packed_logits"}  # and how their kernels are named
 
 
 def linear_kernels(backend: str) -> tuple[Kernel, ...]:
@@ -42,14 +44,15 @@ def linear_kernels(backend: str) -> tuple[Kernel, ...]:
     )
     on_floats = tuple(
         Kernel(
-            f"{backend}.{algorithm.name}_a16",
-            "bit_linear",
+            f"{backend}.{algorithm.name}_{name}",
+            op,
             partial(bind_floats, algorithm=algorithm),
             algorithm.configs,
             all_of(algorithm.unsupported_reason, floats_refused, unsupported_reason),
             algorithm.space,
         )
         for algorithm in PRODUCTS
+        for op, name in FLOAT_OPS.items()
     )
     return on_codes + on_floats
 
@@ -77,4 +80,4 @@ def writing_kernels(backend: str) -> tuple[Kernel, ...]:
 
 def kernels(backend: str) -> tuple[Kernel, ...]:
     """Return the kernels that write into what they make alone, named for the backend that launches them."""
-    return linear_kernels(backend) + fused_kernels(backend) + rows.kernels(backend)
+    return linear_kernels(backend) + fused_kernels(backend) + rows.kernels(backend) + logits.kernels(backend)

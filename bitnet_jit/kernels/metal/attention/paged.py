@@ -33,14 +33,14 @@ ATTEND = Source(
     "attend",
     ("qkv", "rotary", *TOKENS, "tables", *PAGES),
     ("y", *RESULTS),
-    ("quantize.h", "tokens.h", "attend.h"),
+    ("quantize.h", "tokens.h", "run.h", "attend.h"),
     ("SIMDGROUPS", "ROWS", "HEADS", "KV", "HEAD_DIM", "CODES", "SPLIT", "X"),
 )
 JOIN = Source(
     "attend_join",
     (*RESULTS, *TOKENS),
     ("y",),
-    ("quantize.h", "tokens.h", "attend.h"),
+    ("quantize.h", "tokens.h", "run.h", "attend.h"),
     ("SIMDGROUPS", "HEADS", "HEAD_DIM", "X"),
 )
 

@@ -7,11 +7,6 @@
 // scores, and pairs of dimensions for acc; each sum has one order, whatever ROWS is. With codes, q and k are whole
 // numbers, whose sums float32 holds exactly.
 
-template <typename T>
-struct alignas(2 * sizeof(T)) Pair {
-  T at[2];
-};
-
 FUNCTION float negative_infinity() { return as_type<float>(0xff800000u); }
 
 // Of pieces: `acc` at 2 j and 2 j + 1 has the dimensions 2 lane + 64 j and the next one.
@@ -66,10 +61,24 @@ template <int ROWS, int HEAD_DIM, typename C>
 FUNCTION void multiply_keys(threadgroup const float* queries, const device C* keys, int lane, thread Scores* scores) {
   for (int r = 0; r < ROWS; r++) scores[r].at[0] = scores[r].at[1] = 0.0f;
   for (int d = 0; d < HEAD_DIM; d++) {
-    const device Pair<C>* key = (const device Pair<C>*)(keys + d * PAGE + 2 * lane);
+    const device Run<C, 2>* key = (const device Run<C, 2>*)(keys + d * PAGE + 2 * lane);
     for (int i = 0; i < 2; i++) {
       const float k = float(key->at[i]);
       for (int r = 0; r < ROWS; r++) scores[r].at[i] = fma_rn(queries[r * HEAD_DIM + d], k, scores[r].at[i]);
+    }
+  }
+}
+
+// Add weights times the value (HEAD_DIM,) of one position to acc.
+template <int ROWS, int PAIRS, int HEAD_DIM, typename C>
+FUNCTION void add_value(
+    thread const float* weights, const device C* value, int lane, thread Pieces<ROWS, PAIRS>& piece) {
+  for (int j = 0; j < PAIRS; j++) {
+    const int d = 2 * lane + 64 * j;
+    const device Run<C, 2>* pair = (const device Run<C, 2>*)(value + d);
+    for (int i = 0; i < 2 && d < HEAD_DIM; i++) {
+      const float v = float(pair->at[i]);
+      for (int r = 0; r < ROWS; r++) piece.acc[r][2 * j + i] = fma_rn(weights[r], v, piece.acc[r][2 * j + i]);
     }
   }
 }
@@ -78,20 +87,14 @@ FUNCTION void multiply_keys(threadgroup const float* queries, const device C* ke
 template <int ROWS, int PAIRS, int HEAD_DIM, typename C>
 FUNCTION void multiply_values(
     thread const Scores* weights, const device C* values, int count, int lane, thread Pieces<ROWS, PAIRS>& piece) {
-  for (int slot = 0; slot < count; slot++) {
-    float weight[ROWS];
+  for (int slot = 0; slot < count; slot += 2) {
+    float even[ROWS], odd[ROWS];
     for (int r = 0; r < ROWS; r++) {
-      const float even = simd_shuffle(weights[r].at[0], slot / 2), odd = simd_shuffle(weights[r].at[1], slot / 2);
-      weight[r] = slot % 2 ? odd : even;
+      even[r] = simd_shuffle(weights[r].at[0], slot / 2);
+      odd[r] = simd_shuffle(weights[r].at[1], slot / 2);
     }
-    for (int j = 0; j < PAIRS; j++) {
-      const int d = 2 * lane + 64 * j;
-      const device Pair<C>* value = (const device Pair<C>*)(values + slot * HEAD_DIM + d);
-      for (int i = 0; i < 2 && d < HEAD_DIM; i++) {
-        const float v = float(value->at[i]);
-        for (int r = 0; r < ROWS; r++) piece.acc[r][2 * j + i] = fma_rn(weight[r], v, piece.acc[r][2 * j + i]);
-      }
-    }
+    add_value<ROWS, PAIRS, HEAD_DIM>(even, values + slot * HEAD_DIM, lane, piece);
+    if (slot + 1 < count) add_value<ROWS, PAIRS, HEAD_DIM>(odd, values + (slot + 1) * HEAD_DIM, lane, piece);
   }
 }
 

@@ -12,12 +12,12 @@ struct Quantizer {
   float code(float x) const { return bad ? 0.0f : min(max(rint(mul_rn(x, inverse)), -128.0f), 127.0f); }
 };
 
-// Return the quantizer of a row by the bits of its absolute maximum.
-FUNCTION Quantizer quantizer_of(uint absmax_bits) {
+// Return the quantizer of a row by the bits of its absolute maximum, whose code is `steps`.
+FUNCTION Quantizer quantizer_of(uint absmax_bits, float steps = 127.0f) {
   Quantizer q;
   q.bad = absmax_bits >= 0x7f800000u;
   const float absmax = q.bad ? 1.0f : max(as_type<float>(absmax_bits), SMALLEST);
-  q.inverse = div_rn(127.0f, absmax);
-  q.scale = q.bad ? as_type<float>(0x7fc00000u) : div_rn(absmax, 127.0f);
+  q.inverse = div_rn(steps, absmax);
+  q.scale = q.bad ? as_type<float>(0x7fc00000u) : div_rn(absmax, steps);
   return q;
 }
