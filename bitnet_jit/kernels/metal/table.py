@@ -21,7 +21,7 @@ from bitnet_jit.kernels.metal.linear.refusals import (
     groups_of_x_refused,
     unsupported_reason,
 )
-from bitnet_jit.kernels.metal.rowwise import rows
+from bitnet_jit.kernels.metal.rowwise import hadamard, rows
 
 PRODUCTS = (Algorithm("few", few.launch, few.configs, few.space, few.unsupported_reason, few.code),)
 OPS = {"bit_linear": bind_bit_linear, "quantized_linear": bind_codes, "ternary_matmul": bind_codes}
@@ -80,4 +80,10 @@ def writing_kernels(backend: str) -> tuple[Kernel, ...]:
 
 def kernels(backend: str) -> tuple[Kernel, ...]:
     """Return the kernels that write into what they make alone, named for the backend that launches them."""
-    return linear_kernels(backend) + fused_kernels(backend) + rows.kernels(backend) + logits.kernels(backend)
+    return (
+        *linear_kernels(backend),
+        *fused_kernels(backend),
+        *rows.kernels(backend),
+        *hadamard.kernels(backend),
+        *logits.kernels(backend),
+    )

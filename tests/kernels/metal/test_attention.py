@@ -158,6 +158,16 @@ def test_padding_between_tokens_is_left_out():
     np.testing.assert_array_equal(again[0], cache[0])
 
 
+@pytest.mark.parametrize("full", [0, 10**6])
+def test_tokens_behind_the_last_sequence_are_padding_whatever_their_position(full):
+    texts = make_texts(FLOATS, [5], 9)
+    call, cache, again = texts.call([(0, 5)], padding=3), texts.cache(), texts.cache()
+    expected = run(FLOATS, call, cache, full=full)
+    call["positions"][-3:] = 2
+    np.testing.assert_array_equal(run(FLOATS, call, again, full=full), expected)
+    np.testing.assert_array_equal(again[0], cache[0])
+
+
 def test_pages_that_no_position_needs_stay():
     texts = make_texts(INT8, [PAGE + 1], 8)
     cache = texts.cache()
