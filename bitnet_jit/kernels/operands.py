@@ -1,6 +1,7 @@
 """The tensors and numbers of one call of an op, as kernels see them: names, shapes and dtypes, and no values."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -55,3 +56,10 @@ class Operands:
         """Return the names of the arguments that are numbers."""
         tensors = {operand.name for operand in self.inputs}
         return tuple(name for name in self.arguments if name not in tensors)
+
+    def with_shapes(self, shapes: Sequence[Sequence[int] | None]) -> "Operands":
+        """Return the operands of a call by the shapes of its arguments, all of which are tensors or absent (None)."""
+        inputs = tuple(replace(a, shape=tuple(shape or ())) for a, shape in zip(self.inputs, shapes, strict=True))
+        leading, before = inputs[0].shape[:-1], len(self.leading)
+        outputs = tuple(replace(a, shape=(*leading, *a.shape[before:])) for a in self.outputs)
+        return replace(self, inputs=inputs, outputs=outputs, leading=leading, varying=False)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from halves import stored, values
+from hypothesis import strategies as st
 from numba_calls import rounded
 
 from bitnet_jit.kernels.numba.arrays import STORAGE, run
@@ -11,6 +12,7 @@ from bitnet_jit.problem import PAGE, Problem, rows_bucket
 
 ARGUMENTS = ("qkv", "keys", "values", "rotary", "positions", "starts", "tables")
 PAGES = ("keys", "values", "key_scale", "value_scale")
+LENGTHS = (1, 2, 3, 17, 33, 63, 64, 65, 127, 129, 200)
 
 
 @dataclass(frozen=True)
@@ -143,3 +145,31 @@ def wide(call, cache, model):
         **pages_of([wide_pages(a, model) for a in cache]),
         "rounded": lambda x: rounded(np.ascontiguousarray(x, np.float32), model.cache_dtype),
     }
+
+
+@st.composite
+def chunks(draw, length):
+    """The number of tokens of each call that a sequence is part of."""
+    kind = draw(st.sampled_from(("whole", "few", "chunks")))
+    if kind == "whole":
+        return [length]
+    most = 3 if kind == "few" and length <= 65 else 70
+    counts = []
+    while sum(counts) < length:
+        counts.append(min(draw(st.integers(1, most)), length - sum(counts)))
+    return counts
+
+
+@st.composite
+def schedules(draw, lengths):
+    """Calls until all sequences are done: of each sequence (first position, tokens), and padding tokens."""
+    rest = [draw(chunks(length)) for length in lengths]
+    done, calls = [0] * len(lengths), []
+    while any(rest):
+        alone = draw(st.booleans())
+        waiting = [r for r, counts in enumerate(rest) if counts]
+        turn = waiting[:1] if alone else waiting
+        counts = [rest[r].pop(0) if r in turn else 0 for r in range(len(lengths))]
+        calls.append(([*zip(done, counts, strict=True)], draw(st.integers(0, 2))))
+        done = [first + count for first, count in zip(done, counts, strict=True)]
+    return calls

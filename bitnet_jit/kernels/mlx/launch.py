@@ -1,12 +1,12 @@
 """Launches of Metal's or CUDA's kernels on MLX's arrays."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import mlx.core as mx
 
-from bitnet_jit.kernels.metal.launch import Bound, Launch, Scratch
+from bitnet_jit.kernels.metal.launch import UNUSED_OUTPUT, Bound, Launch, Scratch
 from bitnet_jit.kernels.metal.source import Source
 from bitnet_jit.kernels.mlx.language import language
 from bitnet_jit.kernels.operands import Operands
@@ -29,7 +29,7 @@ def kernel_of(source: Source, constants: tuple[tuple[str, int | bool | str], ...
     )
 
 
-def prepare(launch: Launch, made: Mapping[str, tuple[tuple[int, ...], str]]) -> Run:
+def prepare(launch: Launch, made: Scratch) -> Run:
     """Return what runs a launch: it takes the arrays of a call by name, and adds those that the launch makes.
 
     Args:
@@ -39,12 +39,13 @@ def prepare(launch: Launch, made: Mapping[str, tuple[tuple[int, ...], str]]) -> 
     kernel = kernel_of(launch.source, tuple(launch.constants.items()), language() or "metal")
     absent = next(name for name in launch.inputs if name is not None)  # stands where there is nothing, and is not read
     inputs = [absent if name is None else name for name in launch.inputs]
+    kinds = [UNUSED_OUTPUT if name is None else made[name] for name in launch.outputs]
     sizes, (gx, gy, gz) = mx.array(launch.sizes, dtype=mx.int32), launch.threadgroups
     options = {
         "grid": (gx * launch.threads, gy, gz),
         "threadgroup": (launch.threads, 1, 1),
-        "output_shapes": [made[name][0] for name in launch.outputs],
-        "output_dtypes": [getattr(mx, made[name][1]) for name in launch.outputs],
+        "output_shapes": [shape for shape, _ in kinds],
+        "output_dtypes": [getattr(mx, dtype) for _, dtype in kinds],
     }
 
     def run(values: Values) -> None:
@@ -63,10 +64,7 @@ def bind(bound: Bound, operands: Operands) -> Callable[..., tuple[Any, ...]]:
     names = operands.arguments
 
     def call(*arguments: Any) -> tuple[Any, ...]:
-        values: Values = {
-            name: value.reshape(-1) if isinstance(value, mx.array) and not value.ndim else value
-            for name, value in zip(names, arguments, strict=True)
-        }
+        values: Values = {name: as_buffer(value) for name, value in zip(names, arguments, strict=True)}
         for run in runs:
             run(values)
         return tuple(values[name] for name in outputs)
@@ -75,6 +73,13 @@ def bind(bound: Bound, operands: Operands) -> Callable[..., tuple[Any, ...]]:
         return tuple(mx.zeros(shape, dtype=getattr(mx, dtype)) for shape, dtype in outputs.values())
 
     return call if rows else empty
+
+
+def as_buffer(value: Any) -> Any:
+    """Return an array with a dimension at least; a number as an array of one element."""
+    if isinstance(value, mx.array):
+        return value if value.ndim else value.reshape(-1)
+    return value if value is None else mx.array([value], dtype=mx.float32)
 
 
 def in_rows(shape: tuple[int, ...], operands: Operands) -> tuple[int, ...]:

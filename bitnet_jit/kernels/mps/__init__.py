@@ -13,9 +13,9 @@ OLDEST = (2, 7)  # torch whose shaders take lists of whole numbers
 
 def kernels() -> tuple[Kernel, ...]:
     """Return all kernels, the preferred ones of an op first."""
-    from bitnet_jit.kernels.metal.table import kernels
+    from bitnet_jit.kernels.metal.table import kernels, writing_kernels
 
-    return kernels("mps")
+    return (*kernels("mps"), *writing_kernels("mps"))
 
 
 def layouts() -> tuple[Layout, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from bitnet_jit.kernels.metal.launch import Launch
+from bitnet_jit.kernels.metal.launch import UNUSED, Launch
 from bitnet_jit.kernels.metal.source import Source
 
 Run = Callable[[Mapping[str, torch.Tensor]], None]
@@ -27,12 +27,13 @@ def prepare(launch: Launch, dtypes: Mapping[str, str]) -> Run:
 
     Args:
         launch: the launch.
-        dtypes: of all tensors of the call.
+        dtypes: of all tensors of the call; UNUSED among them.
     """
     absent = next(name for name in launch.inputs if name is not None)  # stands where there is nothing, and is not read
-    inputs = [absent if name is None else name for name in launch.inputs]
+    inputs = [name or absent for name in launch.inputs]
+    outputs = [name or UNUSED for name in launch.outputs]
     names = [*launch.source.inputs, *launch.source.outputs]
-    types = tuple(zip(names, (dtypes[name] for name in (*inputs, *launch.outputs)), strict=True))
+    types = tuple(zip(names, (dtypes[name] for name in (*inputs, *outputs)), strict=True))
     function = function_of(launch.source, tuple(launch.constants.items()), types)
     sizes, (gx, gy, gz) = list(launch.sizes), launch.threadgroups
     options = {
@@ -40,7 +41,6 @@ def prepare(launch: Launch, dtypes: Mapping[str, str]) -> Run:
         "group_size": (launch.threads, 1, 1),
         "arg_casts": {len(inputs): "int32"},
     }
-    outputs = launch.outputs
 
     def run(tensors: Mapping[str, torch.Tensor]) -> None:
         function(*[tensors[name] for name in inputs], sizes, *[tensors[name] for name in outputs], **options)

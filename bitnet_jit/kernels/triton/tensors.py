@@ -5,7 +5,6 @@ belongs to the graph. Nothing here waits for the device.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -65,19 +64,11 @@ def varying_call(bound: Varying, operands: Operands, device: torch.device) -> Ca
         if run is None:
             if len(calls) >= MAX_CALLS:
                 calls.clear()
-            here = with_shapes(operands, shapes)
+            here = operands.with_shapes(shapes)
             run = calls[shapes] = bind_call(fixed(bound, here), here, device)
         return run(*arguments)
 
     return call
-
-
-def with_shapes(operands: Operands, shapes: tuple[torch.Size | None, ...]) -> Operands:
-    """Return the operands of a call by the shapes of its arguments, all of which are tensors or absent (None)."""
-    inputs = tuple(replace(a, shape=tuple(shape or ())) for a, shape in zip(operands.inputs, shapes, strict=True))
-    leading, before = inputs[0].shape[:-1], len(operands.leading)
-    outputs = tuple(replace(a, shape=(*leading, *a.shape[before:])) for a in operands.outputs)
-    return replace(operands, inputs=inputs, outputs=outputs, leading=leading, varying=False)
 
 
 def fixed(bound: Bound | Varying, operands: Operands) -> Bound:

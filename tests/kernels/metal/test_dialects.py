@@ -6,7 +6,7 @@ from metal_calls import KERNELS
 from metal_host import nvrtc
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.kernels.metal.launch import Launch
+from bitnet_jit.kernels.metal.launch import UNUSED_OUTPUT, Launch, Varying
 from bitnet_jit.kernels.metal.linear.parts import PAD
 from bitnet_jit.ops.op import OPS
 
@@ -23,6 +23,9 @@ def programs():
             operands = OPS[problem.op].spec.operands_of(problem, (problem.rows,))
             bound = kernel.bind(problem, kernel.configs(problem)[0])
             dtypes = {operand.name: operand.dtype for operand in (*operands.inputs, *operands.outputs)}
+            dtypes |= dict.fromkeys(operands.numbers, "float32") | {None: UNUSED_OUTPUT[1]}
+            if isinstance(bound, Varying):
+                bound = bound.of({operand.name: operand.shape for operand in operands.inputs})
             dtypes |= {name: dtype for name, (_, dtype) in bound.scratch(problem.rows).items()}
             for launch in bound.launches(problem.rows):
                 absent = next(name for name in launch.inputs if name is not None)

@@ -27,8 +27,20 @@ MUTANTS = {  # what is wrong: the kernel, its config, the file, the text, and wh
     ),
     "lanes that overlap": ("few_bit_linear", FEW, "few.metal", "first += 32 * WORDS", "first += 16 * WORDS"),
     "rows beyond the last": ("many_bit_linear", MANY, "many.metal", "min(m0 + tile_row, rows - 1)", "(m0 + tile_row)"),
-    "no barrier behind a write": ("fused_bit_linear", FUSED, "quantize.h", "= mine;\n  BARRIER();", "= mine;"),
-    "no barrier behind a read": ("fused_bit_linear", FUSED, "quantize.h", "shared[s]);\n  BARRIER();", "shared[s]);"),
+    "no barrier behind a write": (
+        "fused_bit_linear",
+        FUSED,
+        "reduce.h",
+        "= mine;\n  BARRIER();\n  for",
+        "= mine;\n  for",
+    ),
+    "no barrier behind a read": (
+        "fused_bit_linear",
+        FUSED,
+        "reduce.h",
+        "max(mine, shared[s]);\n  BARRIER();",
+        "max(mine, shared[s]);",
+    ),
     "a tile that is read early": (
         "many_bit_linear",
         MANY,
@@ -59,14 +71,8 @@ MUTANTS = {  # what is wrong: the kernel, its config, the file, the text, and wh
         "rint(mul_rn(x, inverse))",
         "mul_rn(x, inverse)",
     ),
-    "an input too many": (
-        "few_bit_linear",
-        FEW,
-        "quantize.metal",
-        "q_row + k] = CODE(k < last",
-        "q_row + k] = CODE(k <= last",
-    ),
-    "padding that is not filled": ("few_bit_linear", FEW, "quantize.metal", "k < end;", "k < last;"),
+    "an input too few": ("few_bit_linear", FEW, "rows.metal", "sizes[0] - begin)", "sizes[0] - begin - 1)"),
+    "padding that is not filled": ("few_bit_linear", FEW, "rows.metal", "thread_; k < end;", "thread_; k < size;"),
 }
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from attention_calls import Heads, assert_attends, make_texts, run_attention, wide
+from attention_calls import LENGTHS, Heads, assert_attends, make_texts, run_attention, schedules, wide
 from halves import stored, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,35 +28,6 @@ MODELS = (
 )
 SCHEDULED = (MODELS[0], MODELS[3], MODELS[6], MODELS[7])
 INT8 = MODELS[7]
-LENGTHS = (1, 2, 3, 17, 33, 63, 64, 65, 127, 129, 200)
-
-
-@st.composite
-def chunks(draw, length):
-    """The number of tokens of each call that a sequence is part of."""
-    kind = draw(st.sampled_from(("whole", "few", "chunks")))
-    if kind == "whole":
-        return [length]
-    most = 3 if kind == "few" and length <= 65 else 70
-    counts = []
-    while sum(counts) < length:
-        counts.append(min(draw(st.integers(1, most)), length - sum(counts)))
-    return counts
-
-
-@st.composite
-def schedules(draw, lengths):
-    """Calls until all sequences are done: of each sequence (first position, tokens), and padding tokens."""
-    rest = [draw(chunks(length)) for length in lengths]
-    done, calls = [0] * len(lengths), []
-    while any(rest):
-        alone = draw(st.booleans())
-        waiting = [r for r, counts in enumerate(rest) if counts]
-        turn = waiting[:1] if alone else waiting
-        counts = [rest[r].pop(0) if r in turn else 0 for r in range(len(lengths))]
-        calls.append(([*zip(done, counts, strict=True)], draw(st.integers(0, 2))))
-        done = [first + count for first, count in zip(done, counts, strict=True)]
-    return calls
 
 
 def run_schedule(texts, calls, threads):

@@ -7,7 +7,15 @@ from typing import Any
 from bitnet_jit.kernels.kernel import Config
 from bitnet_jit.kernels.metal.launch import Bound, Launch, Scratch
 from bitnet_jit.kernels.metal.linear.parts import Inputs, padded_rows, quantized
+from bitnet_jit.kernels.metal.rowwise.rows import ADD, PLAIN, RELU2, SILU, Kind
 from bitnet_jit.problem import Problem
+
+FUSED = {  # ops of a layer with what stands before it
+    "rms_norm_bit_linear": PLAIN,
+    "add_rms_norm_bit_linear": ADD,
+    "relu2_mul_norm_bit_linear": RELU2,
+    "silu_mul_norm_bit_linear": SILU,
+}
 
 
 @dataclass(frozen=True)
@@ -30,14 +38,24 @@ class Algorithm:
     code: Callable[[Any], str]
 
 
-def bind_bit_linear(problem: Problem, config: Config, algorithm: Algorithm) -> Bound:
-    """Bind `bit_linear` on codes: the quantizer, and the product."""
+def bind_codes_of(problem: Problem, config: Config, algorithm: Algorithm, kind: Kind, has_norm: bool) -> Bound:
+    """Bind the two launches of a layer on codes: what becomes of its input, and the product."""
 
     def launches(rows: int) -> tuple[Launch, ...]:
-        first, inputs, _ = quantized(problem, rows, algorithm.code(config))
+        first, inputs, _ = quantized(problem, rows, algorithm.code(config), kind, has_norm)
         return first, algorithm.launch(problem, rows, config, inputs)
 
     return Bound(launches, lambda rows: quantized(problem, rows, algorithm.code(config))[2])
+
+
+def bind_bit_linear(problem: Problem, config: Config, algorithm: Algorithm) -> Bound:
+    """Bind `bit_linear` on codes."""
+    return bind_codes_of(problem, config, algorithm, PLAIN, has_norm=False)
+
+
+def bind_fused(problem: Problem, config: Config, algorithm: Algorithm) -> Bound:
+    """Bind a layer with a sum or a gate, and a norm, before it."""
+    return bind_codes_of(problem, config, algorithm, FUSED[problem.op], has_norm=bool(problem.w_dtype))
 
 
 def bind_given(problem: Problem, given: Inputs, dtype: str, config: Config, algorithm: Algorithm) -> Bound:
@@ -53,8 +71,8 @@ def bind_given(problem: Problem, given: Inputs, dtype: str, config: Config, algo
     return Bound(launches, scratch)
 
 
-def bind_fused(problem: Problem, config: Config, algorithm: Algorithm) -> Bound:
-    """Bind `bit_linear` on codes that the product makes itself."""
+def bind_in_one(problem: Problem, config: Config, algorithm: Algorithm) -> Bound:
+    """Bind `bit_linear` as one launch, which makes the codes itself."""
     return bind_given(problem, Inputs("x"), problem.x_dtype, config, algorithm)
 
 

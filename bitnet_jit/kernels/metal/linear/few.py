@@ -19,7 +19,7 @@ SOURCE = Source(
     "few",
     ("x", "x_scale", "w", "w_scale", "bias"),
     ("y",),
-    ("codes.h", "quantize.h", "finish.h"),
+    ("run.h", "codes.h", "reduce.h", "quantize.h", "finish.h"),
     ("WAY", "ROWS", "OUTS", "WORDS", "SIMDGROUPS", "QUANTIZES", "X", "CODE", *FINISH),
 )
 

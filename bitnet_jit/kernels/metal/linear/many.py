@@ -16,7 +16,7 @@ SOURCE = Source(
     "many",
     ("x", "x_scale", "w", "w_scale", "bias"),
     ("y",),
-    ("codes.h", "tiles.h", "finish.h"),
+    ("run.h", "tiles.h", "finish.h"),
     ("OP", "TM", "TN", "SM", "SN", *FINISH),
 )
 

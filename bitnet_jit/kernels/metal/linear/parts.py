@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 
 from bitnet_jit.kernels.metal.launch import SIMD, Launch, Scratch
 from bitnet_jit.kernels.metal.layout import RUN, padded_inputs
+from bitnet_jit.kernels.metal.rowwise.rows import PLAIN, Kind, Made, launch
 from bitnet_jit.kernels.metal.source import Source
 from bitnet_jit.problem import Problem
 
 GROUP = "group"
 SCALES = {"": 0, "tensor": 1, "row": 2, GROUP: 3}  # as sources/few.metal knows them
 FINISH = ("SCALE", "HAS_X_SCALE", "X_BY_GROUP", "HAS_BIAS", "Y")  # constants of every product's last steps
-QUANTIZE = Source("quantize", ("x",), ("x_q", "x_scale"), ("quantize.h",), ("SIMDGROUPS", "CODE"))
 PAD = Source("pad", ("x",), ("padded",), (), ("SIMDGROUPS", "CODE"))
-SIMDGROUPS = 8  # of a threadgroup that quantizes a row
+SIMDGROUPS = 8  # of a threadgroup that fills a row up
 CODE = "float16"
 
 
@@ -57,21 +57,15 @@ def finish_constants(problem: Problem, inputs: Inputs) -> dict[str, int | bool |
     }
 
 
-def quantized(problem: Problem, rows: int, code: str) -> tuple[Launch, Inputs, Scratch]:
-    """Return the launch that makes codes of x, what a product reads then, and where it lies."""
+def quantized(
+    problem: Problem, rows: int, code: str, kind: Kind = PLAIN, has_norm: bool = False
+) -> tuple[Launch, Inputs, Scratch]:
+    """Return the launch that makes codes of x or of a gate, what a product reads then, and where it lies."""
     by_group, padded = problem.activation == "a8g", padded_inputs(problem.in_features)
     size, groups = groups_of(problem) if by_group else (problem.in_features, 1)
-    launch = Launch(
-        QUANTIZE,
-        ("x",),
-        ("codes", "x_scale"),
-        {"SIMDGROUPS": SIMDGROUPS, "CODE": code},
-        (problem.in_features, size, padded, groups),
-        (groups, rows, 1),
-        SIMD * SIMDGROUPS,
-    )
+    made = Made("codes", "x_scale", code, padded, size)
     scratch: Scratch = {"codes": ((rows, padded), code), "x_scale": ((rows, groups), "float32")}
-    return launch, Inputs("codes", "x_scale", by_group), scratch
+    return launch(problem, rows, kind, has_norm, made), Inputs("codes", "x_scale", by_group), scratch
 
 
 def padded_rows(problem: Problem, rows: int, given: Inputs, dtype: str) -> tuple[tuple[Launch, ...], Inputs, Scratch]:
@@ -79,7 +73,7 @@ def padded_rows(problem: Problem, rows: int, given: Inputs, dtype: str) -> tuple
     padded = padded_inputs(problem.in_features)
     if problem.in_features % RUN == 0 and dtype == problem.x_dtype:
         return (), given, {}
-    launch = Launch(
+    filling = Launch(
         PAD,
         (given.x,),
         ("padded",),
@@ -88,4 +82,4 @@ def padded_rows(problem: Problem, rows: int, given: Inputs, dtype: str) -> tuple
         (-(-padded // (SIMD * SIMDGROUPS)), rows, 1),
         SIMD * SIMDGROUPS,
     )
-    return (launch,), replace(given, x="padded"), {"padded": ((rows, padded), dtype)}
+    return (filling,), replace(given, x="padded"), {"padded": ((rows, padded), dtype)}

@@ -28,6 +28,11 @@ def codes_refused(problem: Problem) -> str | None:
     return "serves activation='a8' and 'a8g'" if problem.activation == "a16" else None
 
 
+def groups_of_x_refused(problem: Problem) -> str | None:
+    """Return why a kernel refuses activations with scales per group behind a norm, or None."""
+    return "quantizes a norm's output by rows: activation='a8'" if problem.activation == "a8g" else None
+
+
 def floats_refused(problem: Problem) -> str | None:
     """Return why a kernel on activations in floating point refuses, or None."""
     return None if problem.activation == "a16" else "serves activation='a16'"

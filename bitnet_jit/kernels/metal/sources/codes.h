@@ -4,12 +4,6 @@
 // has `Weights`, decoded once for all rows, and holds a row's inputs: read as they are, or `set` to codes that the kernel
 // has just made. All sums of codes are exact.
 
-// Numbers that lie side by side and are read at once.
-template <typename T, int COUNT>
-struct alignas(COUNT * sizeof(T)) Run {
-  T at[COUNT];
-};
-
 // Read sixteen numbers.
 template <typename T>
 FUNCTION void read_sixteen(const device T* from, thread float* to) {

@@ -17,6 +17,7 @@ typedef __nv_bfloat16 bfloat;
 // ptxas would make one operation of a product and a sum; these are never joined
 FUNCTION float mul_rn(float a, float b) { return __fmul_rn(a, b); }
 FUNCTION float add_rn(float a, float b) { return __fadd_rn(a, b); }
+FUNCTION float fma_rn(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 FUNCTION float div_rn(float a, float b) { return __fdiv_rn(a, b); }
 FUNCTION float sqrt_rn(float a) { return __fsqrt_rn(a); }
 FUNCTION float exp_of(float a) { return expf(a); }
@@ -33,6 +34,10 @@ FUNCTION To as_type(From value) {
 template <typename T>
 FUNCTION T simd_shuffle_xor(T value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
+}
+template <typename T>
+FUNCTION T simd_shuffle(T value, int lane) {
+  return __shfl_sync(0xffffffffu, value, lane);
 }
 template <typename T>
 FUNCTION T simd_sum(T value) {

@@ -15,6 +15,7 @@ using namespace metal;
 
 FUNCTION float mul_rn(float a, float b) { return a * b; }
 FUNCTION float add_rn(float a, float b) { return a + b; }
+FUNCTION float fma_rn(float a, float b, float c) { return fma(a, b, c); }
 FUNCTION float div_rn(float a, float b) { return a / b; }
 FUNCTION float sqrt_rn(float a) { return precise::sqrt(a); }
 FUNCTION float exp_of(float a) { return precise::exp(a); }
