@@ -21,7 +21,7 @@ from bitnet_jit.kernels.metal.linear.refusals import (
     groups_of_x_refused,
     unsupported_reason,
 )
-from bitnet_jit.kernels.metal.rowwise import hadamard, rows
+from bitnet_jit.kernels.metal.rowwise import embedding, hadamard, rows
 
 PRODUCTS = (Algorithm("few", few.launch, few.configs, few.space, few.unsupported_reason, few.code),)
 OPS = {"bit_linear": bind_bit_linear, "quantized_linear": bind_codes, "ternary_matmul": bind_codes}
@@ -85,5 +85,6 @@ def kernels(backend: str) -> tuple[Kernel, ...]:
         *fused_kernels(backend),
         *rows.kernels(backend),
         *hadamard.kernels(backend),
+        *embedding.kernels(backend),
         *logits.kernels(backend),
     )

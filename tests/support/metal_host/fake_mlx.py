@@ -8,12 +8,11 @@ from unittest.mock import patch
 import mlx.core as mx
 import numpy as np
 
-from metal_host.host import Host, library_of_text
+from metal_host.host import library_of_text
+from metal_host.run_bound import HOST, poisoned
 
-HOST = Host()
 DTYPES = {mx.float32: "float32", mx.float16: "float16", mx.bfloat16: "bfloat16", mx.int8: "int8", mx.uint8: "uint8"}
 DTYPES |= {mx.int32: "int32", mx.int64: "int64", mx.uint32: "uint32"}
-POISON = 0xA5  # in every byte of an output
 
 
 def to_numpy(array: mx.array) -> np.ndarray:
@@ -39,11 +38,7 @@ def metal_kernel(name, input_names, output_names, source, header="", ensure_row_
         assert grid[0] % threadgroup[0] == 0, "a threadgroup that is not full"
         dtypes = [DTYPES[array.dtype] for array in inputs] + [DTYPES[dtype] for dtype in output_dtypes]
         library = library_of_text(header, source, (*input_names, *output_names), dtypes, set(output_names))
-        storage = [np.dtype(np.uint16 if dtype == mx.bfloat16 else DTYPES[dtype]) for dtype in output_dtypes]
-        outputs = [
-            np.full(int(np.prod(shape)) * kind.itemsize, POISON, np.uint8).view(kind).reshape(shape)
-            for shape, kind in zip(output_shapes, storage, strict=True)
-        ]
+        outputs = [poisoned(shape, DTYPES[dtype]) for shape, dtype in zip(output_shapes, output_dtypes, strict=True)]
         groups = (grid[0] // threadgroup[0], grid[1], grid[2])
         buffers = [*map(to_numpy, inputs), *outputs]
         left = HOST.run(library, buffers, groups, threadgroup[0], seed=next(seeds))
