@@ -25,7 +25,7 @@ from bitnet_jit.kernels.metal.linear.refusals import (
     groups_of_x_refused,
     unsupported_reason,
 )
-from bitnet_jit.kernels.metal.rowwise import hadamard, rows
+from bitnet_jit.kernels.metal.rowwise import embedding, hadamard, rows
 
 Bind = Callable[..., Bound]
 PRODUCTS = (
@@ -87,5 +87,6 @@ def kernels(backend: str) -> tuple[Kernel, ...]:
         *fused_kernels(backend),
         *rows.kernels(backend),
         *hadamard.kernels(backend),
+        *embedding.kernels(backend),
         *logits.kernels(backend),
     )

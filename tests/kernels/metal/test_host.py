@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 from metal_calls import needs_clang
-from metal_host.host import Host, HostFault, library_of_text
+from metal_host.host import HOST, HostFault, library_of_text
 
 pytestmark = needs_clang
-HOST = Host()
 
 
 def run(body, *buffers, grid=(1, 1, 1), threads=64, written=("y",), names=("x", "y"), dtypes=None, seed=0):

@@ -163,3 +163,6 @@ class Host:
         report = self._errors.read().decode(errors="replace")
         self.close()
         return HostFault(report)
+
+
+HOST = Host()  # of this process

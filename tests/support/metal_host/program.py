@@ -12,9 +12,8 @@ from itertools import count
 import numpy as np
 
 from bitnet_jit.kernels.metal.source import text_of
-from metal_host.host import LIBRARY, Host, compiled
+from metal_host.host import HOST, LIBRARY, compiled
 
-HOST = Host()
 SEEDS = count()  # each call has threads run in another order
 SIGNATURE = re.compile(r"(?:\[\[kernel\]\]|kernel) void (\w+)\((.*?)\) \{", re.DOTALL)
 BUFFER = re.compile(r"(const device|const constant|constant|device) (\w+)([*&]) (\w+) \[\[buffer\((\d+)\)\]\]")

@@ -4,12 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bitnet_jit.kernels.metal.launch import Bound, Launch
-from metal_host.host import Host, library_of
+from bitnet_jit.kernels.metal.launch import UNUSED, Bound, Launch
+from metal_host.host import HOST, library_of
 
-HOST = Host()
-POISON = 0xA5  # in every byte of what a kernel makes
-UNUSED = "unused"  # stands where a launch has no output
+POISON = 0xFF  # in every byte of what a kernel makes: NaN
 
 
 def poisoned(shape: tuple[int, ...], dtype: str) -> np.ndarray:

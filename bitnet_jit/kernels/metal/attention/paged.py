@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import prod
 
 from bitnet_jit.kernels.kernel import Kernel
+from bitnet_jit.kernels.metal.choices import takes_all
 from bitnet_jit.kernels.metal.launch import SIMD, Bound, Launch, Scratch, Varying
 from bitnet_jit.kernels.metal.source import Source
 from bitnet_jit.problem import Problem
@@ -188,11 +189,6 @@ def space(problem: Problem) -> tuple[AttentionConfig, ...]:
 def configs(problem: Problem) -> tuple[AttentionConfig, ...]:
     """Return the likely configs."""
     return space(problem)[:2]
-
-
-def takes_all(problem: Problem) -> str | None:
-    """Return None: no problem is refused."""
-    return None
 
 
 def kernels(backend: str) -> tuple[Kernel, ...]:

@@ -17,8 +17,7 @@ from bitnet_jit.problem import Problem
 
 MAX_EXACT_INPUTS = 2**15  # 127 * 128 times the inputs of a lane, of 32, is at most 2^24
 MIN_NUMBERS = 8  # of a head; MLX hands fewer over in the address space for constants
-WIDTHS = {"int8": (8, 4, 2, 1)}  # numbers of the head that a lane reads at once; of floats
-FLOAT_WIDTHS = (4, 2, 1)
+WIDTHS = (8, 4, 2, 1)  # numbers of the head that a lane reads at once, of int8; of floats not the first one
 MAX_SUMS = 32  # of a lane, each with a row and an output
 HIDDEN = Source(
     "hidden",
@@ -79,7 +78,7 @@ def hidden_codes(problem: Problem, rows: int) -> Launch:
 def product(problem: Problem, rows: int, config: HeadConfig) -> Launch:
     """Return the launch of the product."""
     codes = problem.w_dtype == "int8"
-    widths = WIDTHS.get(problem.w_dtype, FLOAT_WIDTHS)
+    widths = WIDTHS if codes else WIDTHS[1:]
     return Launch(
         HEAD,
         ("codes", "x_scale", "head", "head_scale") if codes else ("x", None, "head", None),

@@ -9,8 +9,9 @@ Stages run in the order that `reference/hadamard.py` fixes, and each sum is of t
 """
 
 from bitnet_jit.kernels.kernel import Config, Kernel
+from bitnet_jit.kernels.metal.choices import one_config, takes_all
 from bitnet_jit.kernels.metal.launch import SIMD, Bound, Launch, Scratch
-from bitnet_jit.kernels.metal.rowwise.rows import ADD, PLAIN, SILU, Made, configs, launch, takes_all
+from bitnet_jit.kernels.metal.rowwise.rows import ADD, PLAIN, SILU, Made, launch
 from bitnet_jit.kernels.metal.source import Source
 from bitnet_jit.problem import Problem
 
@@ -67,7 +68,7 @@ def bind_behind(problem: Problem, config: Config) -> Bound:
 def kernels(backend: str) -> tuple[Kernel, ...]:
     """Return the kernels of the rotations."""
     return tuple(
-        Kernel(f"{backend}.{op}", op, bound, configs, takes_all)
+        Kernel(f"{backend}.{op}", op, bound, one_config, takes_all)
         for ops, bound in ((ALONE, bind), (tuple(BEHIND), bind_behind))
         for op in ops
     )

@@ -8,6 +8,7 @@ row's bits do not depend on the rows beside it, nor on what is done with its cod
 from dataclasses import dataclass
 
 from bitnet_jit.kernels.kernel import Config, Kernel
+from bitnet_jit.kernels.metal.choices import one_config, takes_all
 from bitnet_jit.kernels.metal.launch import SIMD, Bound, Launch
 from bitnet_jit.kernels.metal.source import Source
 from bitnet_jit.problem import Problem
@@ -125,16 +126,6 @@ def bind(problem: Problem, config: Config) -> Bound:
     return Bound(lambda rows: (launch(problem, rows, kind, bool(problem.bias), made),))
 
 
-def configs(problem: Problem) -> tuple[Config, ...]:
-    """Return the one config: another would add up squares in another order."""
-    return (None,)
-
-
-def takes_all(problem: Problem) -> str | None:
-    """Return None: no problem is refused."""
-    return None
-
-
 def kernels(backend: str) -> tuple[Kernel, ...]:
-    """Return the kernels of the ops on rows."""
-    return tuple(Kernel(f"{backend}.{op}", op, bind, configs, takes_all) for op in OPS)
+    """Return the kernels of the ops on rows; a choice would add up squares in another order."""
+    return tuple(Kernel(f"{backend}.{op}", op, bind, one_config, takes_all) for op in OPS)
