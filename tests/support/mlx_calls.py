@@ -21,8 +21,8 @@ def to_array(numbers, dtype=None):
 
 
 def to_numpy(array):
-    """Return an array's numbers; bfloat16 as float32."""
-    return np.array(array.astype(mx.float32) if array.dtype == mx.bfloat16 else array)
+    """Return an array's numbers; those of half types as float32."""
+    return np.array(array.astype(mx.float32) if array.dtype in (mx.bfloat16, mx.float16) else array)
 
 
 def run_rows(name, problem, *arguments, config=0):
