@@ -9,8 +9,7 @@ gives back the outputs alone.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import mlx.core as mx
-
+from bitnet_jit.devices.mlx import to_array, to_tensor
 from bitnet_jit.kernels.backend import Call
 from bitnet_jit.kernels.metal.launch import Bound
 from bitnet_jit.kernels.mlx.launch import bind
@@ -75,28 +74,6 @@ def shape_of(operand: Operand, leading: Sequence[int], operands: Operands) -> tu
 def unwrapped(results: tuple[Any, ...]) -> Any:
     """Return the results of a call: one by itself, several as a tuple."""
     return results if len(results) > 1 else results[0]
-
-
-def to_array(value: Any) -> Any:
-    """Return a torch tensor as an array; what is no tensor as it is."""
-    if not hasattr(value, "data_ptr"):
-        return value
-    import torch
-
-    tensor = value.detach().cpu().contiguous()
-    if tensor.dtype == torch.bfloat16:
-        return mx.view(mx.array(tensor.view(torch.int16).numpy()), mx.bfloat16)
-    return mx.array(tensor.numpy())
-
-
-def to_tensor(array: Any) -> Any:
-    """Return an array as a torch tensor on the CPU."""
-    import numpy as np
-    import torch
-
-    if array.dtype == mx.bfloat16:
-        return torch.from_numpy(np.array(mx.view(array, mx.int16))).view(torch.bfloat16)
-    return torch.from_numpy(np.array(array))
 
 
 def write(tensor: Any, values: Any) -> None:
