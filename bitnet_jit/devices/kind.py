@@ -50,6 +50,7 @@ class DeviceKind:
         prompt_tokens: tokens of prompts in one step of a model: more are no faster, and take more memory.
         begin_fetch: tensor -> what waits for it and gives it back on the CPU; later work does not delay it.
         failure_words: what a RuntimeError says where the device itself has failed: its driver, or a launch.
+        tensors: torch's word for the device on which tensors of its calls lie, where torch does not know the type; "".
         title: number of the device -> its heading for people; None: its name in torch.
         describe: device -> what people want to know, by name.
     """
@@ -80,8 +81,14 @@ class DeviceKind:
     begin_fetch: Callable[[Any], Callable[[], Any]] = lambda tensor: lambda: tensor
     failure_words: tuple[str, ...] = ()
     copies: Callable[[Any], Any] | None = None
+    tensors: str = ""
     title: Callable[[int], str] | None = None
     describe: Callable[[Any], dict[str, str]] = lambda device: {}
+
+    @property
+    def tensor_type(self) -> str:
+        """Return torch's word for the type of device on which tensors of its calls lie."""
+        return self.tensors or self.type
 
     def name(self, device: Any) -> str:
         """Return the fingerprint of a device of this type."""

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 from bitnet_jit.devices.cpu import CPU
 from bitnet_jit.devices.cuda import CUDA
 from bitnet_jit.devices.kind import DeviceKind
+from bitnet_jit.devices.mlx import MLX
 from bitnet_jit.devices.mps import MPS
 from bitnet_jit.problem import Gpu
 
 if TYPE_CHECKING:
     import torch
 
-KINDS = {kind.type: kind for kind in (CUDA, MPS, CPU)}  # the one to be preferred first
+KINDS = {kind.type: kind for kind in (CUDA, MPS, MLX, CPU)}  # the one to be preferred first
 
 
 def kind_of(device: "torch.device") -> DeviceKind:

@@ -18,12 +18,14 @@ class Operand:
         shape: its sizes.
         dtype: its name in torch's and NumPy's words, such as "bfloat16"; "" for an optional tensor that is absent.
         has_rows: whether the leading dimensions of the call come first in its shape.
+        written: whether the op writes into it.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     has_rows: bool = False
+    written: bool = False
 
 
 @dataclass(frozen=True)

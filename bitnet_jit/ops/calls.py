@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bitnet_jit.devices.kinds import kind_of
+from bitnet_jit.devices.kinds import kind_named
 from bitnet_jit.errors import UnsupportedProblem
 from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.backend import Call
@@ -25,8 +25,8 @@ DISPATCHER = Dispatcher()
 
 
 def make_call(problem: Problem, operands: Operands, device: torch.device) -> Call:
-    """Return the call for a problem: the dispatcher's choice, bound to tensors by its backend."""
-    may_tune = not kind_of(device).is_capturing()
+    """Return the call for a problem: the dispatcher's choice, bound to tensors on a device by its backend."""
+    may_tune = not kind_named(problem.device_type).is_capturing()
     choice = DISPATCHER.choose(problem, device if may_tune else None)
     return bind_call(choice.kernel, choice.bound, operands, device)
 

@@ -201,7 +201,13 @@ class OpSpec:
             registry.get_layout(problem.layout) if problem.layout else None,
         )
         inputs = tuple(
-            Operand(tensor.name, tuple(tensor.shape.sizes(seen)), tensor.dtype_in(problem), tensor.shape.has_rows)
+            Operand(
+                tensor.name,
+                tuple(tensor.shape.sizes(seen)),
+                tensor.dtype_in(problem),
+                tensor.shape.has_rows,
+                bool(tensor.written),
+            )
             for tensor in self.tensors
         )
         dtypes = {operand.name: operand.dtype for operand in inputs}

@@ -2,9 +2,11 @@
 
 Codes are w + 1 in {0, 1, 2}. A packed weight is canonical when it is uint8 (N, ceil(K / codes_per_byte)) with the
 codes of a row in ascending order of K, the first of a byte in its lowest digit; missing codes of the last byte are 1
-(weight 0). A `Format` takes and returns NumPy arrays or torch tensors: its functions use only what the two share.
+(weight 0). A `Format` takes and returns NumPy arrays, torch tensors or MLX arrays: its functions use only what these
+share.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -14,7 +16,7 @@ import numpy as np
 
 from bitnet_jit.errors import InvalidInput
 
-Array = Any  # numpy.ndarray or torch.Tensor
+Array = Any  # numpy.ndarray, torch.Tensor or mlx.core.array
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Format:
     def check(self, packed: Array, in_features: int) -> None:
         """Raise InvalidInput unless `packed` is, in dtype and shape, a canonical weight with `in_features` inputs."""
         columns = self.packed_shape(1, in_features)[1]
-        if packed.ndim != 2 or str(packed.dtype).removeprefix("torch.") != "uint8" or packed.shape[1] != columns:
+        if packed.ndim != 2 or dtype_word(packed) != "uint8" or packed.shape[1] != columns:
             raise InvalidInput(
                 f"packed: expected uint8 (N, {columns}) in format {self.name} for in_features={in_features}, "
                 f"got {packed.dtype} {tuple(packed.shape)}"
@@ -123,24 +125,37 @@ class Format:
 
 
 def array_module(a: Array) -> ModuleType | Any:
-    """Return numpy for an array and torch for a tensor; torch is not imported for an array."""
+    """Return the library of an array: numpy, torch or mlx.core; neither of the latter two is imported for another."""
     if isinstance(a, np.ndarray):
         return np
+    if is_mlx(a):
+        return sys.modules["mlx.core"]
     import torch
 
     if isinstance(a, torch.Tensor):
         return torch
-    raise InvalidInput(f"expected a NumPy array or a torch tensor, got {type(a).__name__}")
+    raise InvalidInput(f"expected a NumPy array, a torch tensor or an MLX array, got {type(a).__name__}")
+
+
+def is_mlx(a: Array) -> bool:
+    """Return whether something is an array of MLX, which is not imported here: it has been where there is one."""
+    mx = sys.modules.get("mlx.core")
+    return mx is not None and isinstance(a, mx.array)
+
+
+def dtype_word(a: Array) -> str:
+    """Return the name of an array's dtype, such as "uint8", whatever its library."""
+    return str(a.dtype).rpartition(".")[2]
 
 
 def device_of(a: Array) -> dict[str, Any]:
     """Return keyword arguments that make a new array on the device of `a`."""
-    return {} if isinstance(a, np.ndarray) else {"device": a.device}
+    return {"device": a.device} if hasattr(a, "data_ptr") else {}
 
 
 def check_codes(w_q: Array) -> None:
     """Raise InvalidInput unless w_q is (N, K) int8 with values -1, 0 and 1."""
-    if w_q.ndim != 2 or str(w_q.dtype).removeprefix("torch.") != "int8":
+    if w_q.ndim != 2 or dtype_word(w_q) != "int8":
         raise InvalidInput(f"w_q: expected int8 (N, K), got {w_q.dtype} {tuple(w_q.shape)}")
     if 0 not in w_q.shape and (int(w_q.min()) < -1 or int(w_q.max()) > 1):
         raise InvalidInput(f"w_q: expected values -1, 0 and 1, got {int(w_q.min())}..{int(w_q.max())}")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bitnet_jit.errors import InvalidInput
-from bitnet_jit.packing.format import Array, Format
+from bitnet_jit.packing.format import Array, Format, dtype_word
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Layout:
     def check(self, packed: Array, out_features: int, in_features: int, name: str = "w_packed") -> None:
         """Raise InvalidInput unless `packed` is uint8 of this layout's shape."""
         expected = self.shape(out_features, in_features)
-        if str(packed.dtype).removeprefix("torch.") != "uint8" or tuple(packed.shape) != expected:
+        if dtype_word(packed) != "uint8" or tuple(packed.shape) != expected:
             raise InvalidInput(
                 f"{name}: expected uint8 {expected} for {out_features} x {in_features} in layout {self.name!r}, "
                 f"got {packed.dtype} {tuple(packed.shape)}"

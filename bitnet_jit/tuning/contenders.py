@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from bitnet_jit.devices.kinds import kind_of
+from bitnet_jit.devices.kinds import kind_named
 from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.backend import Call
 from bitnet_jit.kernels.kernel import Config, Kernel
@@ -41,7 +41,7 @@ def contenders(problem: Problem, wide: bool = False) -> list[Contender]:
     """
     fitting, _ = registry.candidates(problem)
     fast = [kernel for kernel in fitting if not registry.is_fallback(kernel)]
-    by_clock = kind_of(torch.device(problem.device_type)).times_alone
+    by_clock = kind_named(problem.device_type).times_alone
     competing = fitting if not fast or wide and by_clock else fast
     return [
         Contender(kernel, config)

@@ -8,6 +8,7 @@ from torch import nn
 
 from bitnet_jit.arguments import whole_number
 from bitnet_jit.devices.checks import check_device
+from bitnet_jit.devices.kinds import kind_named
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.ops import calls
 from bitnet_jit.problem import Problem, rows_bucket
@@ -103,7 +104,7 @@ def explain(layer_or_problem: nn.Module | Problem, rows: int | None = None) -> E
         device = device_of(layer_or_problem)
         problems = list(problems_of_model(layer_or_problem, (rows or 1,)))
     elif isinstance(layer_or_problem, Problem):
-        device = check_device(layer_or_problem.device_type)
+        device = check_device(kind_named(layer_or_problem.device_type).tensor_type)
         problems = [replace(layer_or_problem, rows=rows_bucket(rows or layer_or_problem.rows))]
     else:
         raise InvalidInput(f"layer_or_problem: expected a torch module or a Problem, got {layer_or_problem!r}")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from bitnet_jit.devices.kinds import kind_of
+from bitnet_jit.devices.kinds import kind_named
 from bitnet_jit.problem import Problem
 from bitnet_jit.runtime.cache import config_fields
 from bitnet_jit.runtime.entries import Tuned
@@ -24,11 +24,11 @@ def tune(
     Args:
         problem: what to tune.
         effort: of `EFFORTS`.
-        device: where; None: the first one of the problem's type.
+        device: where its tensors lie; None: the first one of the problem's type.
         among: contenders, the default first; None: all.
     """
-    device = torch.device(problem.device_type) if device is None else device
-    kind = kind_of(device)
+    kind = kind_named(problem.device_type)
+    device = torch.device(kind.tensor_type) if device is None else device
     with kind.current(device), torch.no_grad():
         sets = argument_sets(problem, device)
         competing = contenders(problem, EFFORTS[effort].wide) if among is None else among

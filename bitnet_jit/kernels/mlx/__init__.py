@@ -16,9 +16,9 @@ NAME = "mlx"
 
 def kernels() -> tuple[Kernel, ...]:
     """Return all kernels, the preferred ones of an op first."""
-    from bitnet_jit.kernels.mlx import metal, plain
+    from bitnet_jit.kernels.mlx import metal, plain, quantized
 
-    return (*metal.KERNELS, *plain.KERNELS)
+    return (*metal.KERNELS, *quantized.KERNELS, *plain.KERNELS)
 
 
 def layouts() -> tuple[Layout, ...]:

@@ -4,26 +4,12 @@ Products of codes are whole numbers, so a float32 matmul is exact while its part
 pieces of 65,536 inputs, N into pieces that bound the memory of the unpacked weight.
 """
 
-from collections.abc import Iterator
-
 import torch
 
-from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.kernel import Config, Kernel
 from bitnet_jit.kernels.torch.norm import quantize_rows
+from bitnet_jit.kernels.unpacking import EXACT_INPUTS, unpacked_chunks
 from bitnet_jit.problem import Problem
-
-EXACT_INPUTS = 2**16  # 128 * 2^16 < 2^24
-CHUNK_ELEMENTS = 2**24  # of the unpacked weight
-
-
-def unpacked_chunks(w_packed: torch.Tensor, problem: Problem) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield (first output, codes -1..1 (n, K) int8) by pieces; another backend's layout is undone first."""
-    layout = registry.get_layout(problem.layout)
-    canonical = layout.to_canonical(w_packed, problem.out_features, problem.in_features)
-    step = max(1, CHUNK_ELEMENTS // problem.in_features)
-    for start in range(0, problem.out_features, step):
-        yield start, layout.format.unpack_unchecked(canonical[start : start + step], problem.in_features)
 
 
 def accumulate(x_q: torch.Tensor, w_q: torch.Tensor) -> torch.Tensor:

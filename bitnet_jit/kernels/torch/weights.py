@@ -4,8 +4,8 @@ import torch
 
 from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.kernel import Config, Kernel
-from bitnet_jit.kernels.torch.linear import unpacked_chunks
 from bitnet_jit.kernels.torch.norm import always, no_configs
+from bitnet_jit.kernels.unpacking import unpacked_chunks
 from bitnet_jit.problem import Problem
 from bitnet_jit.quant import dequantize_weight, quantize_weight
 
