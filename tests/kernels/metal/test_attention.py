@@ -83,6 +83,18 @@ def test_any_schedule_config_and_order_of_threads_gives_the_same_bits(model, dat
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize(
+    "model", [Heads(3, 1, 258, "float32", "float16"), Heads(2, 2, 512, "float32", "int8")], ids=str
+)
+def test_large_heads(model):
+    texts = make_texts(model, [PAGE + 2], 1)
+    cache = texts.cache()
+    run(model, texts.call([(0, PAGE)]), cache)
+    call = texts.call([(PAGE, 2)])
+    expected = reference.paged_attention(**wide(call, cache, model))
+    assert_attends(run(model, call, cache), cache, expected, model)
+
+
 @pytest.mark.parametrize("model", [FLOATS, INT8], ids=str)
 def test_a_simdgroup_may_take_several_pieces_of_many(model, monkeypatch):
     monkeypatch.setattr(paged, "MAX_TURNS", 9)
