@@ -31,6 +31,7 @@ ATTRIBUTES = {  # what a thread may ask of its place, as `mx.fast.metal_kernel` 
     "threadgroup_position_in_grid": "uint3",
 }
 ADDRESS_SPACES = re.compile(r"\b(device|constant|threadgroup|thread) (?=[A-Za-z])")
+COMMENT = re.compile("//.*")
 Constants = Mapping[str, "int | bool | str"]
 
 
@@ -60,7 +61,7 @@ class Source:
 
     def header(self, dialect: str) -> str:
         """Return what stands before the kernel: the vocabulary of a dialect, and the headers."""
-        vocabulary = text_of(f"vocabulary/{dialect}.h") if dialect in DIALECTS else ""
+        vocabulary = compact(text_of(f"vocabulary/{dialect}.h")) if dialect in DIALECTS else ""
         return "\n".join((vocabulary, *(in_dialect(text_of(f"sources/{name}"), dialect) for name in self.headers)))
 
     def body(self, constants: Constants, dialect: str) -> str:
@@ -105,7 +106,18 @@ def in_dialect(text: str, dialect: str) -> str:
     >>> in_dialect("const device uint* words", "cuda")
     'const uint* words'
     """
+    text = compact(text)
     return ADDRESS_SPACES.sub("", text) if dialect == "cuda" else text
+
+
+def compact(text: str) -> str:
+    """Return a source without comments and indents: MLX copies and hashes the text of a kernel in every call.
+
+    >>> compact("int a;  // a number\\n\\n  int b;\\n")
+    'int a;\\nint b;'
+    """
+    lines = (COMMENT.sub("", line).strip() for line in text.splitlines())
+    return "\n".join(line for line in lines if line)
 
 
 def declaration(kernel: str, name: str, value: "int | bool | str") -> str:

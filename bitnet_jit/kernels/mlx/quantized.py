@@ -19,6 +19,7 @@ from bitnet_jit.kernels.metal.linear.refusals import (
     floats_refused,
     layout_unsupported_reason,
 )
+from bitnet_jit.kernels.mlx.language import language
 from bitnet_jit.kernels.mlx.plain.linear import finished
 from bitnet_jit.kernels.mlx.plain.norm import quantize_rows
 from bitnet_jit.problem import Problem
@@ -116,7 +117,20 @@ def one_scale_refused(problem: Problem) -> str | None:
     return "serves activation='a8' and 'a16'" if problem.activation == "a8g" else None
 
 
-REFUSED = (layout_unsupported_reason, one_scale_refused, codes_unsupported_reason, groups_unsupported_reason)
+def language_unsupported_reason(problem: Problem) -> str | None:
+    """Return why MLX's product of float32 must not be asked for, or None."""
+    if language() == "cuda":
+        return "MLX's CUDA build ends the process in products of float32 by two-bit weights (seen with 0.32.4)"
+    return None
+
+
+REFUSED = (
+    language_unsupported_reason,
+    layout_unsupported_reason,
+    one_scale_refused,
+    codes_unsupported_reason,
+    groups_unsupported_reason,
+)
 
 
 ON_CODES, ON_FLOATS = all_of(codes_refused, *REFUSED), all_of(floats_refused, *REFUSED)

@@ -43,16 +43,21 @@ def call_on_arrays(on_rows: Callable[..., Any], operands: Operands) -> Callable[
     results = (*operands.outputs, *(operand for operand in present.values() if operand.written))
 
     def call(*arguments: Any) -> tuple[Any, ...]:
-        values = [a if shape is None else a.reshape(shape) for a, shape in zip(arguments, places, strict=True)]
+        values = [in_shape(a, shape) for a, shape in zip(arguments, places, strict=True)]
         arrays = on_rows(*values)
         arrays = arrays if isinstance(arrays, tuple) else (arrays,)
         leading = operands.leading if leads is None else leading_of(arguments[leads], places[leads])
         return tuple(
-            array.reshape(shape_of(result, leading, operands)) if result.has_rows else array
+            in_shape(array, shape_of(result, leading, operands)) if result.has_rows else array
             for array, result in zip(arrays, results, strict=True)
         )
 
     return call
+
+
+def in_shape(array: Any, shape: Any) -> Any:
+    """Return an array in a shape; itself where it has that, as each view costs a node of MLX's graph."""
+    return array if shape is None or array.shape == shape else array.reshape(shape)
 
 
 def in_rows(operand: Operand, operands: Operands) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from bitnet_jit.kernels.metal.source import TYPES, Constants, Source, text_of
+from bitnet_jit.kernels.metal.source import TYPES, Constants, Source
 
 HERE = Path(__file__).parent
 COMPILERS = ("clang++", *(f"clang++-{version}" for version in range(22, 13, -1)))
@@ -91,7 +91,7 @@ def library_of_text(header: str, body: str, names: Sequence[str], dtypes: Sequen
         f"{'' if name in written else 'const '}{kind} {name}" for name, kind in zip(names, types, strict=True)
     ]
     text = TEMPLATE.format(
-        header=header.replace(text_of("vocabulary/metal.h"), ""),
+        header=header,
         body=body,
         parameters=", ".join(parameters),
         arguments=", ".join(f"({kind})buffers[{place}]" for place, kind in enumerate(types)),

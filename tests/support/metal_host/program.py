@@ -11,7 +11,7 @@ from itertools import count
 
 import numpy as np
 
-from bitnet_jit.kernels.metal.source import text_of
+from bitnet_jit.kernels.metal.source import compact, text_of
 from metal_host.host import HOST, LIBRARY, compiled
 
 SEEDS = count()  # each call has threads run in another order
@@ -57,7 +57,7 @@ class Program:
             f"{'*' if how == '&' else ''}({kind}*)buffers[{i}]" for i, (_, kind, how, _) in enumerate(self.buffers)
         ]
         arguments += [PLACES[name] for name, _ in places]
-        rest = text.replace(text_of("vocabulary/metal.h").rstrip(), "")
+        rest = text.replace(compact(text_of("vocabulary/metal.h")), "")
         assert len(rest) < len(text)
         rest = SMALL + rest.replace("[[kernel]] void", "static void").replace("kernel void", "static void")
         check_address_spaces(rest)
