@@ -11,6 +11,7 @@ from mlx import nn
 
 import bitnet_jit.mlx as bjm
 from bitnet_jit import InvalidInput, reference
+from bitnet_jit.errors import MissingPackage
 from bitnet_jit.mlx import version
 from bitnet_jit.mlx.calls import CALLS
 from bitnet_jit.mlx.ops import lay, linear_function
@@ -215,12 +216,12 @@ def test_the_needed_version_is_that_of_the_extra(monkeypatch):
     ]
     assert not asked or f">={version.WANTED}" in asked[0]
     monkeypatch.setattr(version, "version", lambda name: "0.31.9")
-    with pytest.raises(InvalidInput, match=r"expected the package mlx >= 0\.32, found 0\.31\.9; pip install"):
+    with pytest.raises(MissingPackage, match=r"expected the package mlx >= 0\.32, found 0\.31\.9; pip install"):
         version.check_mlx()
 
     def absent(name):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(version, "version", absent)
-    with pytest.raises(InvalidInput, match=r"expected the package mlx >= 0\.32, found none; pip install"):
+    with pytest.raises(MissingPackage, match=r"expected the package mlx >= 0\.32, found none; pip install"):
         version.check_mlx()
