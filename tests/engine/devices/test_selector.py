@@ -93,7 +93,7 @@ def test_what_is_preferred_and_absent_gives_way_and_is_logged(caplog):
     ("arguments", "words"),
     [
         (("force", "cuda:7"), "device: expected one of cuda:0, cuda:1, mps:0, cpu, got 'cuda:7'"),
-        (("force", "mlx"), "got 'mlx'; no kernels for Apple's MLX come with this version"),
+        (("force", "mlx"), "got 'mlx'; MLX is no device of torch: see bitnet_jit.mlx, or name mps"),
         (("force", ""), "got ''"),
         (("force",), "device: expected a device with mode='force', got None"),
         (("auto", "cpu"), "device: expected no device with mode='auto', got 'cpu'"),
