@@ -18,6 +18,10 @@ class InvalidInput(BitNetError, ValueError):
     """An argument has a wrong shape, dtype, device or value; the message names the argument and the value."""
 
 
+class MissingPackage(InvalidInput, ImportError):
+    """A package that is asked for is not installed, or too old; the message says what to install."""
+
+
 class CheckpointError(BitNetError, ValueError):
     """A model file lacks a part, holds a wrong one, or is of an unknown kind."""
 

@@ -10,15 +10,21 @@ import sys
 import pytest
 
 import bitnet_jit
-from bitnet_jit.errors import BitNetError, CheckpointError, InvalidInput, UnsupportedProblem
+from bitnet_jit.errors import BitNetError, CheckpointError, InvalidInput, MissingPackage, UnsupportedProblem
 
 HEAVY = ("torch", "numba", "llvmlite", "triton", "mlx", "transformers", "numpy", "tokenizers", "safetensors")
 SIDE_EFFECTS = "bitnet_jit.__main__"
 
+
+def absent(package: str) -> bool:
+    """Return whether a package is not installed."""
+    return importlib.util.find_spec(package) is None
+
+
 MODULES = sorted(
     name
     for _, name, _ in pkgutil.walk_packages(bitnet_jit.__path__, "bitnet_jit.")
-    if name != SIDE_EFFECTS and not ("triton" in name and importlib.util.find_spec("triton") is None)
+    if name != SIDE_EFFECTS and not any(language in name and absent(language) for language in ("triton", "mlx"))
 )
 
 
@@ -134,7 +140,12 @@ def test_the_package_has_examples():
 
 @pytest.mark.parametrize(
     ("error", "builtin"),
-    [(InvalidInput, ValueError), (CheckpointError, ValueError), (UnsupportedProblem, NotImplementedError)],
+    [
+        (InvalidInput, ValueError),
+        (MissingPackage, ImportError),
+        (CheckpointError, ValueError),
+        (UnsupportedProblem, NotImplementedError),
+    ],
 )
 def test_errors_are_ours_and_also_the_expected_builtin(error, builtin):
     assert issubclass(error, BitNetError)

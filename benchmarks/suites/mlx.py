@@ -82,7 +82,7 @@ def make_work(shape: Shape, rows: int) -> Work:
     y = mx.array(reference.bit_linear(first, w_q, np.float32(SCALE))).astype(mx.bfloat16).astype(mx.float32)
     names = {"layout": layout.name, "activation": "a8", "x_dtype": "bfloat16", "y_dtype": "bfloat16", "scale": "tensor"}
     problem = Problem("bit_linear", "mlx", rows_bucket(rows), n, k, **names)
-    return Work(problem, rows, x, weights, mx.array([SCALE]), np.array(y))
+    return Work(problem, rows, x, weights, mx.array(SCALE), np.array(y))
 
 
 def bound(work: Work, kernel: Kernel, config: Config) -> Callable[[object], object]:

@@ -1,7 +1,7 @@
 """MLX's default device: the type of problems on its arrays, which torch does not know.
 
 Torch tensors for its calls lie on the CPU, so that it is no device of torch: `count` is 0. Its memory is the machine's,
-as Apple's GPUs share it with the CPU; of an NVIDIA GPU it is what MLX says.
+as Apple's GPUs share it with the CPU, unless MLX says otherwise.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,7 +47,8 @@ def find_gpu() -> Gpu | None:
 
 def memory_bytes() -> int:
     """Return the bytes of the device's memory, which is the machine's where MLX does not say."""
-    return int(information().get("memory_size", 0)) if on_gpu() else total_memory()
+    said = information().get("memory_size", 0) if on_gpu() else 0
+    return int(said) or total_memory()
 
 
 def synchronize() -> None:

@@ -1,7 +1,8 @@
 """bitnet_jit on MLX's arrays: layers of mlx.nn, models of mlx-lm, and files.
 
 Ops run by the same records, dispatcher and tuned choices as on torch tensors, on kernels of the backend "mlx".
-Importing this package imports MLX. Where that is absent, it raises InvalidInput that names what to install.
+Importing this package imports MLX. Where that is absent, it raises MissingPackage, an InvalidInput and
+ImportError that names what to install.
 """
 
 from bitnet_jit.mlx.version import check_mlx

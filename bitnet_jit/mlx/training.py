@@ -6,6 +6,7 @@ import mlx.core as mx
 from mlx import nn
 
 from bitnet_jit.errors import InvalidInput
+from bitnet_jit.kernels.mlx.plain.products import columns_times
 from bitnet_jit.mlx.calls import call
 from bitnet_jit.mlx.ops import LAYOUT, bias_gradient, quantize_activation, quantize_weight
 from bitnet_jit.mlx.packed import PackedBitLinear
@@ -34,7 +35,7 @@ def gradients(arrays: Any, dy: Any, _: Any) -> Any:
     dx = call(INPUT_GRAD.spec.name, dy.astype(x.dtype), *quantize_weight(weight), *sizes)
     rounded = call("dequantize_activation", *quantize_activation(x), mx.float32)
     rows = dy.reshape(-1, dy.shape[-1]).astype(mx.float32)
-    dw = (rows.T @ rounded.reshape(-1, rounded.shape[-1])).astype(weight.dtype)
+    dw = columns_times(rows, rounded.reshape(-1, rounded.shape[-1])).astype(weight.dtype)
     return dx, dw, *(bias_gradient(dy, b) for b in bias)
 
 

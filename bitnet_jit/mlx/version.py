@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from bitnet_jit.errors import InvalidInput
+from bitnet_jit.errors import MissingPackage
 
 MIN_VERSION = (0, 32)
 WANTED = ".".join(map(str, MIN_VERSION))
@@ -10,10 +10,10 @@ ADVICE = "pip install 'bitnet-jit[mlx]' on a Mac, 'mlx[cpu]' or 'mlx[cuda13]' on
 
 
 def check_mlx() -> None:
-    """Raise InvalidInput unless MLX is installed, and is not older than what is needed."""
+    """Raise MissingPackage unless MLX is installed, and is not older than what is needed."""
     try:
         installed = version("mlx")
     except PackageNotFoundError:
-        raise InvalidInput(f"bitnet_jit.mlx: expected the package mlx >= {WANTED}, found none; {ADVICE}") from None
+        raise MissingPackage(f"bitnet_jit.mlx: expected the package mlx >= {WANTED}, found none; {ADVICE}") from None
     if tuple(int(part) for part in installed.split(".")[:2]) < MIN_VERSION:
-        raise InvalidInput(f"bitnet_jit.mlx: expected the package mlx >= {WANTED}, found {installed}; {ADVICE}")
+        raise MissingPackage(f"bitnet_jit.mlx: expected the package mlx >= {WANTED}, found {installed}; {ADVICE}")

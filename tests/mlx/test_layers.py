@@ -1,5 +1,6 @@
 """Layers of MLX: outputs are the contract, gradients go straight through, wrong arguments are told in words."""
 
+import os
 from importlib import metadata
 
 import mlx.core as mx
@@ -7,13 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from metal_host.host import find_compiler
 from mlx import nn
 
 import bitnet_jit.mlx as bjm
 from bitnet_jit import InvalidInput, reference
+from bitnet_jit.errors import MissingPackage
 from bitnet_jit.mlx import version
 from bitnet_jit.mlx.calls import CALLS
 from bitnet_jit.mlx.ops import lay, linear_function
+from bitnet_jit.ops.calls import DISPATCHER
 from bitnet_jit.packing import FORMATS
 
 SHAPES = st.tuples(st.sampled_from((1, 3, 17)), st.sampled_from((1, 3, 33)), st.sampled_from((1, 17, 33, 131)))
@@ -215,12 +219,29 @@ def test_the_needed_version_is_that_of_the_extra(monkeypatch):
     ]
     assert not asked or f">={version.WANTED}" in asked[0]
     monkeypatch.setattr(version, "version", lambda name: "0.31.9")
-    with pytest.raises(InvalidInput, match=r"expected the package mlx >= 0\.32, found 0\.31\.9; pip install"):
+    with pytest.raises(MissingPackage, match=r"expected the package mlx >= 0\.32, found 0\.31\.9; pip install"):
         version.check_mlx()
 
     def absent(name):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(version, "version", absent)
-    with pytest.raises(InvalidInput, match=r"expected the package mlx >= 0\.32, found none; pip install"):
+    with pytest.raises(MissingPackage, match=r"expected the package mlx >= 0\.32, found none; pip install"):
         version.check_mlx()
+
+
+@pytest.mark.skipif(
+    find_compiler() is None and "CI" not in os.environ, reason="needs clang++ and its sanitizers: apt install clang"
+)
+def test_calls_go_to_metal_where_there_is_a_gpu():
+    from metal_host.fake_mlx import metal
+
+    x, weight, bias, _ = draw((2, 9, 70))
+    w_packed, w_scale = bjm.quantize_weight(mx.array(weight))
+    arrays = (mx.array(x), w_packed, w_scale, mx.array(bias))
+    on_cpu = bjm.bit_linear(*arrays, in_features=70)
+    with metal():
+        y = bjm.bit_linear(*arrays, in_features=70)
+    assert mx.array_equal(y, on_cpu).item()
+    chosen = {DISPATCHER.choose(problem).kernel.name for problem in DISPATCHER.problems() if problem.gpu is not None}
+    assert "mlx.few_bit_linear" in chosen

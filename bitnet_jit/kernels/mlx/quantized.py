@@ -54,8 +54,8 @@ def product(x: mx.array, w_packed: mx.array, scales: mx.array, biases: mx.array,
     """Multiply x (M, K) by the weight with scales and biases (N, groups): (M, N) float32."""
     if not x.shape[0]:  # on which MLX's product divides by zero
         return mx.zeros((0, w_packed.shape[0]), dtype=mx.float32)
-    filled = mx.pad(x.astype(mx.float32), [(0, 0), (0, padded_inputs(x.shape[1]) - x.shape[1])])
-    words = w_packed.view(mx.uint32)
+    filled = mx.contiguous(mx.pad(x.astype(mx.float32), [(0, 0), (0, padded_inputs(x.shape[1]) - x.shape[1])]))
+    words = mx.contiguous(w_packed).view(mx.uint32)
     return mx.quantized_matmul(filled, words, scales, biases, transpose=True, group_size=group_size, bits=BITS)
 
 

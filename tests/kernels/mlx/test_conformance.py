@@ -4,8 +4,6 @@ import pytest
 import torch
 from conformance import ALL_CONFIGS, check, kernels_with_problems
 
-pytest.importorskip("mlx.core", reason="needs MLX: pip install 'mlx[cpu]'")
-
 EACH = [
     pytest.param(kernel, problems, id=kernel.name)
     for kernel, problems in kernels_with_problems("mlx")

@@ -5,8 +5,6 @@ import os
 import pytest
 import torch
 from conformance import ALL_CONFIGS, check, problems_of
-
-pytest.importorskip("mlx.core", reason="needs MLX: pip install 'mlx[cpu]'")
 from metal_host.fake_mlx import metal
 from metal_host.host import find_compiler
 

@@ -14,6 +14,7 @@ import mlx.core as mx
 from bitnet_jit.kernels.kernel import Config
 from bitnet_jit.kernels.mlx.plain.exponential import exp
 from bitnet_jit.kernels.mlx.plain.norm import quantize
+from bitnet_jit.kernels.mlx.plain.products import times
 from bitnet_jit.kernels.mlx.plain.records import plain_kernel
 from bitnet_jit.problem import PAGE, WEIGHT_STEPS, Problem
 
@@ -63,12 +64,19 @@ def score(q: mx.array, pages: Pages) -> mx.array:
     if pages.key_scale is not None:
         codes, q_scale = quantize(q, CODE_STEPS)
         factors = (q_scale * scale)[..., None]
-        return mx.einsum("tkgd,kdp->tkgp", codes, k) * factors * pages_of(pages.key_scale, 2)[:, None]
+        return score_codes(codes, k) * factors * pages_of(pages.key_scale, 2)[:, None]
     q = q * scale
     scores = mx.zeros((*q.shape[:3], k.shape[-1]), dtype=mx.float32)
     for d in range(q.shape[-1]):
         scores = scores + q[..., d, None] * k[:, None, d]
     return scores
+
+
+def score_codes(codes: mx.array, k: mx.array) -> mx.array:
+    """Return the sums (T, KV, G, P) of codes of queries (T, KV, G, D) times those of keys k (KV, D, P)."""
+    tokens, kv_heads, group, dim = codes.shape
+    rows = mx.transpose(codes, (1, 0, 2, 3)).reshape(kv_heads, tokens * group, dim)
+    return mx.transpose(times(rows, k).reshape(kv_heads, tokens, group, -1), (1, 0, 2, 3))
 
 
 def weigh(p: mx.array, visible: mx.array, pages: Pages) -> mx.array:
@@ -87,9 +95,17 @@ def weigh_codes(w: mx.array, v: mx.array) -> mx.array:
     largest = mx.max(w, axis=-1)  # (T, KV, G, N)
     whole = mx.round(w * (WEIGHT_STEPS / largest)[..., None])
     upper = mx.floor(whole / 128)
-    sums = [mx.nan_to_num(mx.einsum("tkgns,ksnd->tkgnd", digit, v)) for digit in (upper, whole - 128 * upper)]
+    sums = [mx.nan_to_num(weigh_digits(digit, v)) for digit in (upper, whole - 128 * upper)]
     total = (128 * sums[0].astype(mx.int32) + sums[1].astype(mx.int32)).astype(mx.float32)
     return total * (largest / WEIGHT_STEPS)[..., None]
+
+
+def weigh_digits(w: mx.array, v: mx.array) -> mx.array:
+    """Return the sums (T, KV, G, N, D) of codes v (KV, PAGE, N, D) times digits w (T, KV, G, N, PAGE)."""
+    tokens, kv_heads, group, count, _ = w.shape
+    rows = mx.transpose(w, (1, 3, 0, 2, 4)).reshape(kv_heads, count, tokens * group, PAGE)
+    sums = times(rows, mx.transpose(v, (0, 2, 1, 3))).reshape(kv_heads, count, tokens, group, -1)
+    return mx.transpose(sums, (2, 0, 3, 1, 4))
 
 
 def attend(q: mx.array, pages: Pages, positions: mx.array) -> mx.array:

@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from bitnet_jit.kernels.kernel import Config
 from bitnet_jit.kernels.mlx.plain.norm import quantize
+from bitnet_jit.kernels.mlx.plain.products import times_rows
 from bitnet_jit.kernels.mlx.plain.records import plain_kernel
 from bitnet_jit.problem import Problem
 
@@ -28,14 +29,14 @@ def exact_sums(codes: mx.array, head: mx.array) -> mx.array:
     sums = mx.zeros((codes.shape[0], head.shape[0]), dtype=mx.int64)
     for start in range(0, codes.shape[1], EXACT_INPUTS):
         part = slice(start, start + EXACT_INPUTS)
-        sums = sums + (codes[:, part] @ head[:, part].T).astype(mx.int64)
+        sums = sums + times_rows(codes[:, part], head[:, part]).astype(mx.int64)
     return sums
 
 
 def float_logits(x: mx.array, head: mx.array, head_scale: None) -> mx.array:
     """Multiply x (M, K) by a head (V, K) of floats: (M, V) float32."""
     wide = x.astype(mx.float32)
-    return mx.concatenate([wide @ piece.T for piece in pieces_of(head)], axis=1)
+    return mx.concatenate([times_rows(wide, piece) for piece in pieces_of(head)], axis=1)
 
 
 def int8_logits(x: mx.array, head: mx.array, head_scale: mx.array) -> mx.array:

@@ -11,6 +11,7 @@ import mlx.core as mx
 from bitnet_jit.kernels.kernel import Config
 from bitnet_jit.kernels.metal.linear.refusals import codes_refused, floats_refused
 from bitnet_jit.kernels.mlx.plain.norm import quantize_rows
+from bitnet_jit.kernels.mlx.plain.products import times, times_rows
 from bitnet_jit.kernels.mlx.plain.records import plain_kernel
 from bitnet_jit.kernels.unpacking import EXACT_INPUTS, unpacked_chunks
 from bitnet_jit.problem import Problem
@@ -23,7 +24,7 @@ def accumulate(x_q: mx.array, w_q: mx.array) -> mx.array:
     acc = mx.zeros((x_q.shape[0], w_q.shape[0]), dtype=mx.int32)
     for start in range(0, x_q.shape[1], EXACT_INPUTS):
         part = slice(start, start + EXACT_INPUTS)
-        acc = acc + (x_q[:, part].astype(mx.float32) @ w_q[:, part].astype(mx.float32).T).astype(mx.int32)
+        acc = acc + times_rows(x_q[:, part].astype(mx.float32), w_q[:, part].astype(mx.float32)).astype(mx.int32)
     return acc
 
 
@@ -112,11 +113,11 @@ def bind_bit_linear(problem: Problem, config: Config) -> Run:
 
 def bind_bit_linear_a16(problem: Problem, config: Config) -> Run:
     def by_group(x: mx.array, w_packed: mx.array, w_scale: mx.array) -> list[mx.array]:
-        return [x @ w.T for _, w in dequantized_chunks(w_packed, w_scale, problem)]
+        return [times_rows(x, w) for _, w in dequantized_chunks(w_packed, w_scale, problem)]
 
     def by_output(x: mx.array, w_packed: mx.array, w_scale: mx.array) -> list[mx.array]:
         return [
-            (x @ w_q.astype(mx.float32).T) * part_of(w_scale, start, w_q)
+            times_rows(x, w_q.astype(mx.float32)) * part_of(w_scale, start, w_q)
             for start, w_q in unpacked_chunks(w_packed, problem)
         ]
 
@@ -132,7 +133,7 @@ def bind_input_grad(problem: Problem, config: Config) -> Run:
     def run(dy: mx.array, w_packed: mx.array, w_scale: mx.array) -> mx.array:
         dx = mx.zeros((dy.shape[0], problem.in_features), dtype=mx.float32)
         for start, w in dequantized_chunks(w_packed, w_scale, problem):
-            dx = dx + dy[:, start : start + w.shape[0]].astype(mx.float32) @ w
+            dx = dx + times(dy[:, start : start + w.shape[0]].astype(mx.float32), w)
         return dx.astype(dy.dtype)
 
     return run
