@@ -21,6 +21,7 @@ from benchmarks.harness.options import at_least_one, new_parser
 from benchmarks.harness.report import Report, header, write
 from benchmarks.harness.shapes import Shape, parse_shapes
 from bitnet_jit import reference
+from bitnet_jit.devices.mlx import MLX
 from bitnet_jit.kernels import registry
 from bitnet_jit.kernels.kernel import Config, Kernel
 from bitnet_jit.ops.op import OPS
@@ -81,7 +82,9 @@ def make_work(shape: Shape, rows: int) -> Work:
     first = np.array(x[:CHECKED_ROWS].astype(mx.float32))
     y = mx.array(reference.bit_linear(first, w_q, np.float32(SCALE))).astype(mx.bfloat16).astype(mx.float32)
     names = {"layout": layout.name, "activation": "a8", "x_dtype": "bfloat16", "y_dtype": "bfloat16", "scale": "tensor"}
-    problem = Problem("bit_linear", "mlx", rows_bucket(rows), n, k, **names)
+    problem = Problem(
+        "bit_linear", MLX.type, rows_bucket(rows), n, k, **names, device=MLX.name(None), gpu=MLX.gpu(None)
+    )
     return Work(problem, rows, x, weights, mx.array(SCALE), np.array(y))
 
 

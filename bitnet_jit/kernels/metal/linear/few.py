@@ -83,19 +83,26 @@ def launch_on(
 
 
 def configs(problem: Problem) -> tuple[Config, ...]:
-    """Return the likely configs."""
+    """Return the likely configs: on GPUs with dot products of bytes, NVIDIA's, those."""
     rows = min(4, problem.rows)
+    if has_byte_products(problem):
+        return Config(BYTES, rows, 4, 4, 4), Config(BYTES, rows, 4, 1, 4), Config(CONVERSION, rows, 4, 1, 4)
     return tuple(Config(way, rows, 4, 1, 4) for way in (EXPONENT, CONVERSION))
+
+
+def has_byte_products(problem: Problem) -> bool:
+    """Return whether a problem is of codes, on a GPU that multiplies bytes."""
+    return problem.activation != "a16" and problem.gpu is not None and problem.gpu.arch.startswith("sm_")
 
 
 def space(problem: Problem) -> tuple[Config, ...]:
     """Return all that may be the fastest."""
     return tuple(
         Config(way, rows, outs, words, simdgroups)
-        for way in (EXPONENT, CONVERSION)
+        for way in ((BYTES,) if has_byte_products(problem) else (EXPONENT, CONVERSION))
         for rows in dict.fromkeys((min(2, problem.rows), min(4, problem.rows), min(8, problem.rows)))
         for outs in (2, 4, 8)
-        for words in (1, 2)
+        for words in (1, 2, 4)
         for simdgroups in (1, 2, 4, 8)
         if rows * outs <= 32
     )
