@@ -15,6 +15,7 @@ from bitnet_jit.cli.generate import generate
 from bitnet_jit.cli.info import info
 from bitnet_jit.cli.inspect import inspect
 from bitnet_jit.cli.plain_help import PlainHelp
+from bitnet_jit.cli.report import report
 from bitnet_jit.cli.serve import serve
 from bitnet_jit.cli.train import train
 
@@ -42,5 +43,5 @@ def options(
     """Accept options before the command."""
 
 
-for command in (generate, chat, serve, convert, inspect, train, autotune, explain, info, bench, bench_engine):
+for command in (generate, chat, serve, convert, inspect, train, autotune, explain, info, bench, bench_engine, report):
     app.command(cls=PlainHelp)(command)

@@ -16,6 +16,7 @@ SHAPES = ["2560x2560", "6912x2560", "2560x6912"]  # outputs x inputs
 ROWS = [1, 16, 128, 512]
 SECONDS = 0.3  # to measure each line
 MIN_CALLS = 5
+MLX = "mlx"  # MLX's arrays in place of a device of torch
 
 
 @dataclass(frozen=True)
@@ -42,21 +43,20 @@ def bench(
     rows: Annotated[list[int], typer.Option(min=1, help="Rows of the input; may be given again.")] = ROWS,  # noqa: B006
     packing: Annotated[str, typer.Option(help="i2 (2 bits per weight) or t5 (1.6).")] = "i2",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: as many as torch uses]")] = None,
-    device: Annotated[str, typer.Option(help="Such as cpu or cuda:0.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Such as cpu, cuda:0 or mps; mlx for MLX's arrays.")] = "cpu",
 ) -> None:
     """Measure packed linear layers (int8 activations, ternary weights, float32 in and out) on this machine."""
     sizes = [parse_shape(shape) for shape in shapes]
     from rich.console import Console
     from rich.progress import track
 
-    from bitnet_jit.devices.checks import check_device
     from bitnet_jit.devices.memory import check_fits
     from bitnet_jit.devices.threads import get_num_threads, set_num_threads
     from bitnet_jit.nn.checks import check_features
     from bitnet_jit.packing import get_format
 
     get_format(packing)
-    place = check_device(device)
+    place = check_place(device, packing)
     if threads is not None:
         set_num_threads(threads)
     for out_features, in_features in sizes:
@@ -66,8 +66,22 @@ def bench(
         check_fits(f"--shape, --rows: {out_features}x{in_features} with {max(rows)} rows", num_bytes)
     jobs = [(*size, number) for size in sizes for number in rows]
     console = Console(stderr=True)
-    measured = [measure(*job, packing, str(place)) for job in track(jobs, "measuring", console=console, transient=True)]
+    measured = [measure(*job, packing, place) for job in track(jobs, "measuring", console=console, transient=True)]
     Console().print(as_table(measured, f"bit_linear, {packing}, {device}, {get_num_threads()} CPU threads"))
+
+
+def check_place(device: str, packing: str) -> str:
+    """Return a device of torch, or "mlx" where that is here; what cannot be measured is wrong usage."""
+    from bitnet_jit.devices.checks import check_device
+    from bitnet_jit.kernels import registry
+
+    if device != MLX:
+        return str(check_device(device))
+    if reason := registry.absent_reason(MLX):
+        raise typer.BadParameter(reason, param_hint="--device")
+    if packing != "i2":
+        raise typer.BadParameter(f"expected i2 on {MLX}, got {packing!r}", param_hint="--packing")
+    return device
 
 
 def parse_shape(text: str) -> tuple[int, int]:
@@ -80,6 +94,10 @@ def parse_shape(text: str) -> tuple[int, int]:
 
 def measure(out_features: int, in_features: int, rows: int, packing: str, device: str) -> Measured:
     """Measure the median time per call of a packed layer with random codes."""
+    if device == MLX:
+        from bitnet_jit.cli.bench_mlx import measure_on_mlx
+
+        return Measured(out_features, in_features, rows, *measure_on_mlx(out_features, in_features, rows))
     import torch
 
     from bitnet_jit.devices.kinds import kind_of

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conformance import ALL_CONFIGS, check, kernels_with_problems
 
 from bitnet_jit.devices.kinds import available_types
+from bitnet_jit.tuning.conformance import ALL_CONFIGS, check, kernels_with_problems
 
 DEVICES = available_types()
 EACH = [

@@ -4,7 +4,6 @@ import logging
 
 import pytest
 import torch
-from conformance import check, kernels_with_problems
 from toy_backend import TOY
 from typer.testing import CliRunner
 
@@ -13,6 +12,7 @@ from bitnet_jit.cli.app import app
 from bitnet_jit.kernels import registry
 from bitnet_jit.ops import calls, eager
 from bitnet_jit.problem import Problem
+from bitnet_jit.tuning.conformance import check, kernels_with_problems
 from bitnet_jit.tuning.tune import tune
 
 QUANTIZE = Problem("quantize_activation", "cpu", 4, 64, 64, x_dtype="float32", y_dtype="int8")

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from conformance import ALL_CONFIGS, check, problems_of
 from metal_calls import KERNELS, needs_clang
 from metal_host.fake_mps import mps
 
 from bitnet_jit.ops.op import OPS
+from bitnet_jit.tuning.conformance import ALL_CONFIGS, check, problems_of
 
 pytestmark = needs_clang
 

@@ -1,7 +1,6 @@
 """The texts that compilers get, CUDA's by NVRTC, and what is refused before they get it."""
 
 import pytest
-from conformance import problems_of
 from metal_calls import KERNELS
 from metal_host import nvrtc
 
@@ -9,6 +8,7 @@ from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels.metal.launch import UNUSED_OUTPUT, Launch, Varying
 from bitnet_jit.kernels.metal.linear.parts import PAD
 from bitnet_jit.ops.op import OPS
+from bitnet_jit.tuning.conformance import problems_of
 
 needs_nvrtc = pytest.mark.skipif(
     nvrtc.find() is None, reason="the packages nvidia-cuda-nvrtc and triton are not installed"

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from conformance import ALL_CONFIGS, check, kernels_with_problems
+
+from bitnet_jit.tuning.conformance import ALL_CONFIGS, check, kernels_with_problems
 
 EACH = [
     pytest.param(kernel, problems, id=kernel.name)

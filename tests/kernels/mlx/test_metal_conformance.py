@@ -4,12 +4,12 @@ import os
 
 import pytest
 import torch
-from conformance import ALL_CONFIGS, check, problems_of
 from metal_host.fake_mlx import metal
 from metal_host.host import find_compiler
 
 from bitnet_jit.kernels.mlx.metal import KERNELS
 from bitnet_jit.ops.op import OPS
+from bitnet_jit.tuning.conformance import ALL_CONFIGS, check, problems_of
 
 pytestmark = pytest.mark.skipif(
     find_compiler() is None and "CI" not in os.environ, reason="needs clang++ and its sanitizers: apt install clang"

@@ -1,12 +1,13 @@
 """The conformance suite: what every kernel of every backend has to compute, made from the records of ops alone.
 
 A problem is drawn for each op at ragged shapes, in every dtype, layout and kind of scales. The expected result is that
-of the fallback, which has tests of its own against reference.py; exact ops are compared to the bit.
+of the fallback, which has tests of its own against `bitnet_jit.reference`; exact ops are compared to the bit. The tests
+run it on every backend, and `bitnet-jit report` on the machine of whoever asks.
 """
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -19,6 +20,7 @@ from bitnet_jit.ops.arguments import LayoutName, PowerOfTwo, Word
 from bitnet_jit.ops.calls import bind_call
 from bitnet_jit.ops.op import OPS
 from bitnet_jit.ops.spec import OpSpec, output_dtype
+from bitnet_jit.packing.layout import Layout
 from bitnet_jit.problem import ACTIVATIONS, Problem, rows_bucket
 from bitnet_jit.tuning.contenders import agree, in_order
 from bitnet_jit.tuning.synthetic import synthetic_values
@@ -132,7 +134,7 @@ def biases(spec: OpSpec) -> list[str]:
     return [*map(dtype_name, tensors[0].dtypes[:2]), *([""] if tensors[0].optional else [])]
 
 
-def layouts_of(device_type: str):
+def layouts_of(device_type: str) -> Iterable[Layout]:
     """Return the layouts of all backends that serve a type of device."""
     by_name = {layout.name: layout for backend in registry.serving(device_type) for layout in backend.layouts()}
     return by_name.values()
