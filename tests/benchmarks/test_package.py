@@ -46,8 +46,9 @@ def test_help_tells_the_options_of_a_script(script, monkeypatch, capsys):
         runpy.run_path(str(FOLDER / script), run_name="__main__")
     assert ended.value.code == 0
     printed = capsys.readouterr().out
-    others = {"load_server.py": ("--json", "--picture"), "soak.py": ("--json",)}
-    for option in ("--json", "--threads") if script.startswith("bench_") else others.get(script, ("--results",)):
+    others = {"load_server.py": ("--json", "--picture"), "soak.py": ("--json",), "bench_mlx.py": ("--json", "--rows")}
+    usual = ("--json", "--threads") if script.startswith("bench_") else ("--results",)
+    for option in others.get(script, usual):
         assert option in printed
 
 
