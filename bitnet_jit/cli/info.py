@@ -68,8 +68,11 @@ def version(package: str) -> str:
 
 def backend_lines(backend: "Backend", devices: list[str]) -> list[tuple[str, str]]:
     """Return whether a backend is usable on each type of device, and what it says of itself."""
+    from bitnet_jit.devices.kinds import kind_named
     from bitnet_jit.kernels import registry
 
+    beside_torch = [type for type in backend.device_types if kind_named(type).tensors]
+    devices = beside_torch or devices
     reasons = {device: registry.unsupported_reason(backend.name, device) for device in devices}
     lines = [(f"on {device}", f"not usable: {reason}" if reason else "usable") for device, reason in reasons.items()]
     return lines if None not in reasons.values() else [*lines, *backend.describe().items()]

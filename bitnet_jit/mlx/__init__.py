@@ -24,11 +24,13 @@ from bitnet_jit.mlx.ops import ternary_matmul as ternary_matmul  # noqa: E402
 from bitnet_jit.mlx.packed import PackedBitLinear as PackedBitLinear  # noqa: E402
 from bitnet_jit.mlx.patching import patch as patch  # noqa: E402
 from bitnet_jit.mlx.training import BitLinear as BitLinear  # noqa: E402, behind the check
+from bitnet_jit.mlx.tuning import autotune as autotune  # noqa: E402
 
 __all__ = [
     "BitLinear",
     "PackedBitLinear",
     "RMSNorm",
+    "autotune",
     "bit_linear",
     "call",
     "convert",

@@ -18,6 +18,7 @@ from bitnet_jit.ops.arguments import Dtype, Tensor
 from bitnet_jit.ops.call_cache import keep, new_calls
 from bitnet_jit.ops.calls import make_call
 from bitnet_jit.ops.op import OPS
+from bitnet_jit.problem import Problem
 
 NAMES = ("float32", "float16", "bfloat16", "float64", "int8", "uint8", "int16", "int32", "int64")
 DTYPES: dict[mx.Dtype, torch.dtype] = {getattr(mx, name): getattr(torch, name) for name in NAMES}
@@ -59,16 +60,34 @@ def facts_of(value: Any) -> Any:
     return (value.shape, value.dtype) if type(value) is mx.array else value
 
 
-def make(op: str, values: Sequence[Any]) -> Callable[..., Any]:
-    """Return what runs arguments of an op, once they have been checked; it takes all of them."""
+def checked(op: str, values: Sequence[Any]) -> tuple[Any, Any]:
+    """Return the record of an op and what a check of its arguments has seen; InvalidInput where one is wrong."""
     if op not in OPS:
         raise InvalidInput(f"op: expected one of {', '.join(sorted(OPS))}, got {op!r}")
     spec = OPS[op].spec
     required = [argument for argument in spec.arguments if getattr(argument, "default", None) is None]
     if not len(required) <= len(values) <= len(spec.arguments):
         raise InvalidInput(f"{op}: expected {len(required)} arguments, as in {spec.schema}, got {len(values)}")
-    seen = spec.check([stand_in(argument, value) for argument, value in zip(spec.arguments, values, strict=False)])
-    problem = replace(spec.problem(seen), device_type=MLX.type, device=MLX.name(None), gpu=MLX.gpu(None))
+    return spec, spec.check(
+        [stand_in(argument, value) for argument, value in zip(spec.arguments, values, strict=False)]
+    )
+
+
+def problem_of(op: str, values: Sequence[Any]) -> Problem:
+    """Return the problem that a call poses; InvalidInput where an argument is wrong."""
+    spec, seen = checked(op, values)
+    return on_device(spec.problem(seen))
+
+
+def on_device(problem: Problem) -> Problem:
+    """Return a problem as one of MLX's default device."""
+    return replace(problem, device_type=MLX.type, device=MLX.name(None), gpu=MLX.gpu(None))
+
+
+def make(op: str, values: Sequence[Any]) -> Callable[..., Any]:
+    """Return what runs arguments of an op, once they have been checked; it takes all of them."""
+    spec, seen = checked(op, values)
+    problem = on_device(spec.problem(seen))
     run = make_call(problem, spec.operands_of(problem, seen.sizes.get(..., ())), PLACE)
     places = [place for place, argument in enumerate(spec.arguments) if argument.name in spec.operands]
     return lambda *values: run(*(values[place] for place in places))

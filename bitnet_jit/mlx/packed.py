@@ -5,9 +5,10 @@ from mlx import nn
 
 from bitnet_jit.errors import InvalidInput
 from bitnet_jit.kernels import registry
+from bitnet_jit.mlx.calls import problem_of
 from bitnet_jit.mlx.ops import LAYOUT, bit_linear, run_linear
 from bitnet_jit.nn.checks import check_features, check_options
-from bitnet_jit.problem import SCALES, scale_shape
+from bitnet_jit.problem import SCALES, Problem, scale_shape
 
 
 class PackedBitLinear(nn.Module):
@@ -55,6 +56,11 @@ class PackedBitLinear(nn.Module):
     def out_features(self) -> int:
         """Return N."""
         return self.w_packed.shape[0]
+
+    def problem(self, x: mx.array) -> Problem:
+        """Return the problem that a call on x (..., K) poses, which tuned choices are keyed by."""
+        options = (self.in_features, self.out_features, LAYOUT, self.group_size, self.activation)
+        return problem_of("bit_linear", (x, self.w_packed, self.w_scale, self.bias, *options))
 
     def __call__(self, x: mx.array) -> mx.array:
         """Return (..., N) of x's dtype for x (..., K) float32, bfloat16 or float16."""

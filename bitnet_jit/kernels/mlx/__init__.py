@@ -6,7 +6,7 @@ the CPU are taken, too, and copied.
 
 from typing import Any
 
-from bitnet_jit.kernels.backend import Backend, Call
+from bitnet_jit.kernels.backend import Backend, Call, Rates
 from bitnet_jit.kernels.kernel import Kernel
 from bitnet_jit.kernels.operands import Operands
 from bitnet_jit.packing.layout import Layout
@@ -35,6 +35,15 @@ def bind_call(bound: Any, operands: Operands, device: Any) -> Call:
     return bind_call(bound, operands)
 
 
+def measure_rates(device: Any, threads: int) -> Rates:
+    """Return what is published of an Apple chip; elsewhere how fast torch reads the machine's memory."""
+    from bitnet_jit.devices.mlx import find_gpu
+    from bitnet_jit.kernels.metal.peaks import rates_of
+
+    gpu = find_gpu()
+    return rates_of(gpu.name if gpu else "", 0, device)
+
+
 def describe() -> dict[str, str]:
     """Return what MLX runs on, for people."""
     from bitnet_jit.kernels.mlx.language import describe
@@ -51,5 +60,6 @@ BACKEND = Backend(
     layouts=layouts,
     layouts_need_package=False,
     bind_call=bind_call,
+    measure_rates=measure_rates,
     describe=describe,
 )

@@ -2,6 +2,8 @@
 
 import mlx.core as mx
 
+from bitnet_jit.devices.apple import describe_chip
+
 
 def language() -> str | None:
     """Return the dialect of kernels for MLX's default device: "metal" or "cuda"; None where that is a CPU."""
@@ -22,5 +24,6 @@ def unsupported_reason() -> str | None:
 def describe() -> dict[str, str]:
     """Return what MLX runs on, for people."""
     info = {key: str(value) for key, value in mx.device_info().items()} if language() else {}
-    kept = {key: info[key] for key in ("device_name", "architecture") if key in info}
+    kept: dict[str, str] = {key: info[key] for key in ("device_name", "architecture") if key in info}
+    kept |= describe_chip(info.get("device_name", ""), 0)
     return {"kernels": {"metal": "Metal", "cuda": "CUDA", None: "MLX's own, on the CPU"}[language()]} | kept

@@ -34,13 +34,11 @@ def bind_call(bound: Any, operands: Operands, device: Any) -> Call:
 
 def measure_rates(device: Any, threads: int) -> Rates:
     """Return what is published of the chip; of one that is not known, how fast torch reads its memory."""
-    from bitnet_jit.devices.apple import chip_of
     from bitnet_jit.devices.mps import find_gpu
-    from bitnet_jit.kernels.torch.limits import measure_rates
+    from bitnet_jit.kernels.metal.peaks import rates_of
 
     gpu = find_gpu(device)
-    chip = chip_of(gpu.name, gpu.multiprocessors)
-    return Rates(chip.bandwidth, chip.operations, f"published of {gpu.name}") if chip else measure_rates(device)
+    return rates_of(gpu.name, gpu.multiprocessors, device)
 
 
 def disabled_reason() -> str | None:
