@@ -95,9 +95,10 @@ def parse_shape(text: str) -> tuple[int, int]:
 def measure(out_features: int, in_features: int, rows: int, packing: str, device: str) -> Measured:
     """Measure the median time per call of a packed layer with random codes."""
     if device == MLX:
-        from bitnet_jit.cli.bench_mlx import measure_on_mlx
+        from bitnet_jit.cli.bench_mlx import layer_on_mlx
 
-        return Measured(out_features, in_features, rows, *measure_on_mlx(out_features, in_features, rows))
+        call, num_bytes = layer_on_mlx(out_features, in_features, rows)
+        return Measured(out_features, in_features, rows, statistics.median(time_calls(call)), num_bytes)
     import torch
 
     from bitnet_jit.devices.kinds import kind_of

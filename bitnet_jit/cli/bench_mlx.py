@@ -1,14 +1,13 @@
 """`bitnet-jit bench --device mlx`: the same layers on MLX's arrays."""
 
-import statistics
+from collections.abc import Callable
 
 
-def measure_on_mlx(out_features: int, in_features: int, rows: int) -> tuple[float, int]:
-    """Measure a packed layer with random codes on MLX's default device: median seconds per call, and its bytes."""
+def layer_on_mlx(out_features: int, in_features: int, rows: int) -> tuple[Callable[[], object], int]:
+    """Return what runs a packed layer with random codes on MLX's default device, and the bytes of its weight."""
     import mlx.core as mx
     import numpy as np
 
-    from bitnet_jit.cli.bench import time_calls
     from bitnet_jit.mlx import PackedBitLinear
     from bitnet_jit.mlx.ops import lay
     from bitnet_jit.packing import FORMATS
@@ -20,4 +19,4 @@ def measure_on_mlx(out_features: int, in_features: int, rows: int) -> tuple[floa
     layer.eval()
     x = mx.array(rng.standard_normal((rows, in_features)).astype(np.float32))
     mx.eval(x, w_packed)
-    return statistics.median(time_calls(lambda: mx.eval(layer(x)))), w_packed.nbytes
+    return lambda: mx.eval(layer(x)), w_packed.nbytes
