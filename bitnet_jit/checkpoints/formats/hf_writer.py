@@ -56,12 +56,13 @@ class HfWriter:
 
     def quantization_config(self, eps_inside: float | None, dense: list[str] | None) -> dict[str, Any]:
         """Return the quantization_config of config.json."""
-        said = {
+        said: dict[str, Any] = {
             "quant_method": METHOD,
             "linear_class": self.name,
             "quantization_mode": "offline",
-            "modules_to_not_convert": dense,
         }
+        if dense is not None:  # mlx-lm takes a list or nothing
+            said["modules_to_not_convert"] = dense
         return said if eps_inside is None else said | {"use_rms_norm": True, "rms_norm_eps": eps_inside}
 
     def metadata(self, shapes: dict[str, tuple[int, int]], activation: str = "a8") -> dict[str, str]:  # noqa: ARG002
