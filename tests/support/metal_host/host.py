@@ -63,7 +63,8 @@ def compiled(text: str, suffix: str, flags: Sequence[str]) -> Path:
             source.write_text(text)
             beside = target.with_suffix(".new")
             beside.touch()  # where nothing is made, as with -fsyntax-only
-            command = (str(compiler), *FLAGS, *flags, "-I", str(HERE), "-o", str(beside), str(source))
+            include = () if "-isystem" in flags else ("-I", str(HERE))
+            command = (str(compiler), *FLAGS, *flags, *include, "-o", str(beside), str(source))
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise HostFault(f"{source}: {done.stderr[:6000]}")

@@ -12,7 +12,7 @@ from itertools import count
 import numpy as np
 
 from bitnet_jit.kernels.metal.source import compact, text_of
-from metal_host.host import HOST, LIBRARY, compiled
+from metal_host.host import HERE, HOST, LIBRARY, compiled
 
 SEEDS = count()  # each call has threads run in another order
 SIGNATURE = re.compile(r"(?:\[\[kernel\]\]|kernel) void (\w+)\((.*?)\) \{", re.DOTALL)
@@ -25,6 +25,8 @@ PLACES = {
     "simdgroup_index_in_threadgroup": "place->simdgroup",
 }
 SMALL = "typedef half float16_t;\ntypedef bfloat bfloat16_t;\n"  # MLX's names
+# Metal before 4.0 is C++14; what newer C++ is in host.h, a header of the system here, does not count
+DIALECT = ("-std=c++14", "-isystem", str(HERE), "-Wno-everything", "-Werror=c++17-extensions", "-Werror=c++20-extensions")
 PROGRAM = """
 #define PLACE_AS_PARAMETERS
 #include "host.h"
@@ -79,4 +81,4 @@ class Program:
 def check_address_spaces(text: str) -> None:
     """Raise HostFault where pointers to unlike memory are mixed."""
     whole = f'#define ADDRESS_SPACES\n#define PLACE_AS_PARAMETERS\n#include "host.h"\n{text}'
-    compiled(whole, ".checked", ("-fsyntax-only", "-w"))
+    compiled(whole, ".checked", ("-fsyntax-only", *DIALECT))
