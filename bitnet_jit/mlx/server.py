@@ -4,6 +4,7 @@ One more, `--activation a8`, has layers quantize their inputs as BitNet's checkp
 mlx-lm computes them, is what runs without it. Models are patched when the server loads them.
 """
 
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,8 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         InvalidInput: `--activation` is neither a8 nor a16.
     """
-    from mlx_lm import server
-
+    server: Any = importlib.import_module("mlx_lm.server")
     rest, activation = taken(list(sys.argv[1:] if arguments is None else arguments))
     server.load = patching(server.load, activation)
     sys.argv = ["mlx_lm.server", *rest]

@@ -15,10 +15,9 @@ pytestmark = pytest.mark.skipif(
     find_compiler() is None and "CI" not in os.environ, reason="needs clang++ and its sanitizers: apt install clang"
 )
 FEW = 1  # problems per kernel by default; each is compiled
-ON_ARRAYS = [kernel for kernel in KERNELS if kernel.op != "paged_attention"]  # which writes into its arguments
 
 
-@pytest.mark.parametrize("kernel", ON_ARRAYS, ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
 def test_every_kernel_agrees_with_the_fallback(kernel):
     with metal():
         problems = [p for p in problems_of(OPS[kernel.op].spec, "mlx") if kernel.unsupported_reason(p) is None]

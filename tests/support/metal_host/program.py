@@ -26,7 +26,14 @@ PLACES = {
 }
 SMALL = "typedef half float16_t;\ntypedef bfloat bfloat16_t;\n"  # MLX's names
 # Metal before 4.0 is C++14; what newer C++ is in host.h, a header of the system here, does not count
-DIALECT = ("-std=c++14", "-isystem", str(HERE), "-Wno-everything", "-Werror=c++17-extensions", "-Werror=c++20-extensions")
+DIALECT = (
+    "-std=c++14",
+    "-isystem",
+    str(HERE),
+    "-Wno-everything",
+    "-Werror=c++17-extensions",
+    "-Werror=c++20-extensions",
+)
 PROGRAM = """
 #define PLACE_AS_PARAMETERS
 #include "host.h"

@@ -68,14 +68,15 @@ class Sizes:
     pages: int
 
 
-def bind(problem: Problem, config: AttentionConfig) -> Varying:
-    """Bind the op: launches by the shapes of a call's arguments."""
+def bind(problem: Problem, config: AttentionConfig, writes: bool = True) -> Varying:
+    """Bind the op: launches by the shapes of a call's arguments; `writes`: keys and values into their pages, too."""
 
     def of(shapes: Mapping[str, tuple[int, ...]]) -> Bound:
         sizes = Sizes(prod(shapes["positions"]), *shapes["tables"])
         is_split = units(problem, sizes, config) < FULL and num_sums(problem, sizes) <= MAX_SUMS and sizes.pages > 1
         attending = attend(problem, sizes, config, is_split)
-        launches = (write(problem, sizes), attending, *((join(problem, sizes),) if is_split else ()))
+        writing = (write(problem, sizes),) if writes else ()
+        launches = (*writing, attending, *((join(problem, sizes),) if is_split else ()))
         return Bound(lambda rows: launches, lambda rows: results(problem, sizes) if is_split else {})
 
     return Varying(of)

@@ -5,7 +5,7 @@ order that depends on shapes. Sums of codes of an int8 cache are whole numbers b
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,9 +168,39 @@ def sequences(positions: mx.array, starts: mx.array) -> Iterator[tuple[int, list
             yield sequence, tokens, [at[token] for token in tokens]
 
 
+@dataclass(frozen=True)
+class Part:
+    """The tokens of one sequence in a call.
+
+    Attributes:
+        tokens: their numbers in the call (T,), and `positions` (T,) in the sequence.
+        table: the pages of the sequence up to the last of them.
+    """
+
+    tokens: mx.array
+    positions: mx.array
+    table: mx.array
+
+
+def parts_of(positions: mx.array, starts: mx.array, tables: mx.array) -> list[Part]:
+    """Return the sequences that have tokens in a call; a token at a position below 0 is none."""
+    return [
+        Part(mx.array(tokens), mx.array(at), tables[sequence, : at[-1] // PAGE + 1])
+        for sequence, tokens, at in sequences(positions, starts)
+    ]
+
+
+def written(cache: Pages, qkv: mx.array, rotary: mx.array, parts: Sequence[Part], problem: Problem) -> Pages:
+    """Return all pages with the keys, rotated, and the values of a call's tokens written into them."""
+    first = problem.heads * problem.head_dim
+    for part in parts:
+        k, v = mx.split(mx.unflatten(qkv[part.tokens, first:].astype(mx.float32), -1, (-1, problem.head_dim)), 2, 1)
+        cache = after(cache, rotate(k, rotary[part.positions]), v, part.positions, part.table)
+    return cache
+
+
 def bind_paged_attention(problem: Problem, config: Config) -> Callable[..., tuple[mx.array, ...]]:
-    heads, kv_heads, head_dim = problem.heads, problem.kv_heads, problem.head_dim
-    ends = [heads, heads + kv_heads]
+    size = problem.heads * problem.head_dim
 
     def run(
         qkv: mx.array,
@@ -183,16 +213,12 @@ def bind_paged_attention(problem: Problem, config: Config) -> Callable[..., tupl
         key_scale: mx.array | None,
         value_scale: mx.array | None,
     ) -> tuple[mx.array, ...]:
-        y = mx.zeros((qkv.shape[0], heads * head_dim), dtype=qkv.dtype)
-        cache, parts = Pages(keys, values, key_scale, value_scale), []
-        for sequence, tokens, at in sequences(positions, starts):
-            rows, where = mx.array(tokens), mx.array(at)
-            q, k, v = mx.split(mx.unflatten(qkv[rows].astype(mx.float32), -1, (-1, head_dim)), ends, 1)
-            table = tables[sequence, : at[-1] // PAGE + 1]
-            cache = after(cache, rotate(k, rotary[where]), v, where, table)
-            parts.append((rows, mx.unflatten(rotate(q, rotary[where]), 1, (kv_heads, -1)), table, where))
-        for rows, q, table, where in parts:  # when all of them are written
-            y[rows] = attend_in_chunks(q, cache.of(table), where).flatten(1).astype(y.dtype)
+        y, parts = mx.zeros((qkv.shape[0], size), dtype=qkv.dtype), parts_of(positions, starts, tables)
+        cache = written(Pages(keys, values, key_scale, value_scale), qkv, rotary, parts, problem)
+        for part in parts:  # when all of them are written
+            q = mx.unflatten(qkv[part.tokens, :size].astype(mx.float32), -1, (-1, problem.head_dim))
+            q = mx.unflatten(rotate(q, rotary[part.positions]), 1, (problem.kv_heads, -1))
+            y[part.tokens] = attend_in_chunks(q, cache.of(part.table), part.positions).flatten(1).astype(y.dtype)
         return y, *cache.arrays()
 
     return run
