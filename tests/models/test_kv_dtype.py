@@ -53,12 +53,13 @@ def test_other_words_are_refused(word):
 
 
 def test_int8_is_refused_where_only_the_plain_kernel_runs_it():
-    for device in ("cuda:0", "mps:0"):
+    for device in ("cuda:0", "xpu:0"):
         with pytest.raises(
             InvalidInput, match=f"cache: 'int8' is not for {device} .*use 'auto', 'float32' or 'bfloat16'"
         ):
             kv_dtype("int8", torch.float32, torch.device(device))
         assert kv_dtype("bfloat16", torch.float32, torch.device(device)) == torch.bfloat16
+    assert kv_dtype("int8", torch.float32, torch.device("mps:0")) == torch.int8  # Metal's kernel takes it
 
 
 def test_a_saved_model_does_not_remember_its_cache(tmp_path):

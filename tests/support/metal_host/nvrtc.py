@@ -11,7 +11,12 @@ from pathlib import Path
 from bitnet_jit.kernels.metal.source import TYPES, Constants, Source
 
 CUDA_TYPES = TYPES | {"float16": "__half", "bfloat16": "__nv_bfloat16"}
-HEADER = "#include <cuda_fp16.h>\n#include <cuda_bf16.h>\ntypedef signed char int8_t;\ntypedef unsigned char uint8_t;\n"
+HEADER = """#include <cuda_fp16.h>
+#include <cuda_bf16.h>
+typedef signed char int8_t;
+typedef unsigned char uint8_t;
+typedef long int64_t;
+"""
 
 
 def find() -> tuple[Path, Path] | None:
