@@ -114,7 +114,7 @@ def _compiled_anew():
     launch.function_of.cache_clear()
 
 
-@pytest.mark.parametrize(("name", "config"), {(name, config) for name, config, *_ in MUTANTS.values()})
+@pytest.mark.parametrize(("name", "config"), dict.fromkeys((name, config) for name, config, *_ in MUTANTS.values()))
 def test_kernels_as_they_are_answer_right(name, config):
     assert answers_right(name, config)
 
