@@ -5,7 +5,6 @@
     source.py     Source: a body, the names of its buffers, its headers; its text in a dialect
     launch.py     Launch, Bound, Varying: kernels with everything decided but their buffers
     layout.py     i2/words, which all of them read
-    choices.py    what kernels without a choice have in common
     table.py      all kernels, as records of a backend
 
 Nothing here imports MLX or torch.

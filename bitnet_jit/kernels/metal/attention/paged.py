@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
+from bitnet_jit.kernels.choices import takes_all
 from bitnet_jit.kernels.kernel import Kernel
-from bitnet_jit.kernels.metal.choices import takes_all
 from bitnet_jit.kernels.metal.launch import SIMD, Bound, Launch, Scratch, Varying
 from bitnet_jit.kernels.metal.source import Source
 from bitnet_jit.problem import Problem

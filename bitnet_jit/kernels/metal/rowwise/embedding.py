@@ -1,7 +1,7 @@
 """`embedding` and `packed_embedding`: the rows of token ids in a table of floats, of int8, or of packed codes."""
 
+from bitnet_jit.kernels.choices import one_config, takes_all
 from bitnet_jit.kernels.kernel import Config, Kernel
-from bitnet_jit.kernels.metal.choices import one_config, takes_all
 from bitnet_jit.kernels.metal.launch import SIMD, Bound, Launch
 from bitnet_jit.kernels.metal.layout import I2, padded_inputs
 from bitnet_jit.kernels.metal.linear.parts import SCALES

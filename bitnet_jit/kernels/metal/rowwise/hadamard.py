@@ -8,8 +8,8 @@
 Stages run in the order that `reference/hadamard.py` fixes, and each sum is of two numbers.
 """
 
+from bitnet_jit.kernels.choices import one_config, takes_all
 from bitnet_jit.kernels.kernel import Config, Kernel
-from bitnet_jit.kernels.metal.choices import one_config, takes_all
 from bitnet_jit.kernels.metal.launch import SIMD, Bound, Launch, Scratch
 from bitnet_jit.kernels.metal.rowwise.rows import ADD, PLAIN, SILU, Made, launch
 from bitnet_jit.kernels.metal.source import Source

@@ -7,8 +7,8 @@ row's bits do not depend on the rows beside it, nor on what is done with its cod
 
 from dataclasses import dataclass
 
+from bitnet_jit.kernels.choices import one_config, takes_all
 from bitnet_jit.kernels.kernel import Config, Kernel
-from bitnet_jit.kernels.metal.choices import one_config, takes_all
 from bitnet_jit.kernels.metal.launch import SIMD, Bound, Launch
 from bitnet_jit.kernels.metal.source import Source
 from bitnet_jit.problem import Problem

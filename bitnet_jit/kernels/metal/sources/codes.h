@@ -17,6 +17,12 @@ struct FloatWeights {
   float at[16];
 };
 
+FUNCTION float dot_of(FloatWeights w, const thread float* x) {
+  float sum = 0;
+  for (int i = 0; i < 16; i++) sum += w.at[i] * x[i];
+  return sum;
+}
+
 // By conversion: a shift, a mask, a conversion and a multiply-add per weight.
 struct ByConversion {
   typedef float Sum;
@@ -38,11 +44,7 @@ struct ByConversion {
     return w;
   }
 
-  float dot(Weights w) const {
-    float sum = 0;
-    for (int i = 0; i < 16; i++) sum += w.at[i] * x[i];
-    return sum;
-  }
+  float dot(Weights w) const { return dot_of(w, x); }
 };
 
 // By halves whose exponent is written: 0x6400 | field is 1024 + field, two weights of a word at a time. Fields that do
@@ -77,11 +79,7 @@ struct ByExponent {
     return w;
   }
 
-  float dot(Weights w) const {
-    float sum = 0;
-    for (int i = 0; i < 16; i++) sum += w.at[i] * x[i];
-    return sum;
-  }
+  float dot(Weights w) const { return dot_of(w, x); }
 };
 
 struct ByteWeights {
